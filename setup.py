@@ -1,0 +1,37 @@
+"""The package, its dependencies and its commands."""
+
+from setuptools import find_packages, setup
+
+setup(
+    name="skd_tf",
+    version="0.1.0",
+    description="Spherical Knowledge Distillation of image classifiers in Keras 3 and TensorFlow",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
+    packages=find_packages(include=["skd_tf", "skd_tf.*"]),
+    package_data={"skd_tf": ["assets/*"]},
+    # Lower bounds are the versions that the tests ran with.
+    install_requires=[
+        "tensorflow>=2.21",
+        "keras>=3.15",
+        "tensorflow-datasets>=4.9.10",
+        "importlib_resources>=7.1",  # tensorflow-datasets imports it without declaring it
+        "keras-tuner>=1.4.8",
+        "tensorboard>=2.21",  # tensorflow no longer brings it, keras-tuner imports it
+        "absl-py>=2.5",
+        "matplotlib>=3.11",
+    ],
+    extras_require={
+        "test": ["pytest>=9.2", "ruff>=0.17", "hypothesis>=6.170"],
+        "gpu": ["tensorflow[and-cuda]>=2.21"],
+    },
+    entry_points={
+        "console_scripts": [
+            "skd-train = skd_tf.train:cli_main",
+            "skd-evaluate = skd_tf.evaluate:cli_main",
+            "skd-tune = skd_tf.tune:cli_main",
+            "skd-export = skd_tf.export:cli_main",
+        ]
+    },
+)

@@ -1,0 +1,208 @@
+"""Config: every knob of a run exactly once, with its type, default, unit, help and check.
+
+The flags (cli.py), the JSON record and the comparison of two runs all follow from these fields.
+"""
+
+import dataclasses
+
+from skd_tf import grammar
+from skd_tf.errors import InputError
+from skd_tf.knobs import as_text, checked, did_you_mean, knob, refusal, rules_of
+from skd_tf.loss_names import LOSS_NAMES
+from skd_tf.networks.names import NETWORK_NAMES
+
+NEED_NO_TEACHER = ("cross_entropy",)
+PRECISIONS = ("float32", "bfloat16", "float16")
+
+
+def _not_empty(name, value):
+    if not value:
+        raise refusal(name, "''", "is empty", "a name", f"Leave --{name} out for its default")
+    return value
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """The settings of one run; immutable, checked at construction, in canonical form.
+
+    Raises:
+      InputError: one line for the first value that is not what its knob expects.
+    """
+
+    dataset: str = knob(
+        "digits",
+        "digits, or a TFDS image classification set (cifar10, cifar100, fashion_mnist, ...)",
+        check=_not_empty,
+        heading="Data",
+    )
+    download: bool = knob(False, "let TFDS download a set that is not there", affects_result=False)
+    data_seed: int = knob(0, "seed of the validation split and the augmentation", low=0, high=2**31 - 1)
+    validation_fraction: float = knob(
+        0.1, "share of the training split held out for validation", low=0, high=0.5
+    )
+    image_size: int = knob(0, "side that images are brought to; 0: the set's own", low=0, unit="pixels")
+
+    student: str = knob("resnet8", "network to train", choices=tuple(NETWORK_NAMES), heading="Networks")
+    student_alone: str = knob(
+        "none",
+        "the student without a teacher, for comparison: train, none, or the workdir of such a run",
+        check=_not_empty,
+    )
+    teacher: str = knob(
+        "", "network to train as the teacher, or to check a loaded one against", choices=tuple(NETWORK_NAMES)
+    )
+    teacher_checkpoint: str = knob("", "the teacher: a .keras file, or a workdir of a run")
+    teacher_flagfile: str = knob("", "settings to train the teacher with, in <workdir>/teacher")
+
+    loss: str = knob("spherical", "distillation method", choices=LOSS_NAMES, heading="Loss")
+    temperature: float = knob(4.0, "softmax temperature of the distill term", above=0)
+    kd_weight: float | str = knob(
+        0.9, "weight of the distill term", low=0, grammar=grammar.WEIGHT, check=grammar.canonical_weight
+    )
+    label_weight: float | str | None = knob(
+        None,
+        "weight of the label term; none: 1 - kd_weight, which then stays in [0, 1]",
+        low=0,
+        grammar=grammar.WEIGHT,
+        check=grammar.canonical_weight,
+    )
+    radius: float | str = knob(
+        "auto",
+        "L2 norm that logits are projected to; auto: 2 * sqrt(classes)",
+        above=0,
+        choices=("auto", "teacher_mean", "teacher_sample"),
+    )
+    center: bool = knob(True, "subtract each logit vector's mean before projecting")
+
+    epochs: int = knob(30, "passes over the training split", low=1, heading="Training")
+    batch_size: int = knob(64, "global, over all replicas", low=1, unit="examples")
+    learning_rate: float = knob(0.05, "global, at its peak", above=0)
+    lr_schedule: str = knob(
+        "cosine", "after the warm-up", grammar=grammar.LR_SCHEDULE, check=grammar.canonical_lr_schedule
+    )
+    warmup_epochs: float | None = knob(
+        None, "linear warm-up of the learning rate; none: 5% of the run", low=0, unit="epochs"
+    )
+    optimizer: str = knob("sgd", "optimizer", choices=("sgd", "adamw"))
+    momentum: float = knob(0.9, "of sgd", low=0, below=1)
+    nesterov: bool = knob(False, "Nesterov's momentum, of sgd")
+    weight_decay: float = knob(
+        5e-4, "sgd: L2, added to the gradient before momentum; adamw: decoupled", low=0
+    )
+    clip_norm: float = knob(0.0, "limit of the gradient's global norm; 0: off", low=0)
+    label_smoothing: float = knob(0.0, "share of each label spread over all classes", low=0, below=1)
+    seed: int = knob(0, "seed of the student's initial weights and the shuffle order", low=0, high=2**31 - 1)
+
+    strategy: str = knob(
+        "auto",
+        "replicas; auto: mirrored where there are several devices",
+        choices=("auto", "one_device", "mirrored"),
+        heading="Machine",
+    )
+    virtual_devices: int = knob(
+        0, "split the first device into so many, to try replicas; 0: leave it as it is", low=0
+    )
+    precision: str = knob("float32", "that the student computes in", choices=PRECISIONS)
+    teacher_precision: str = knob("float32", "that the teacher computes in", choices=PRECISIONS)
+    jit_compile: str = knob("auto", "XLA; auto: by device", choices=("auto", "true", "false"))
+    steps_per_call: int = knob(8, "training steps per host call", low=1, unit="steps", affects_result=False)
+    checkpoint_every: str = knob(
+        "epoch",
+        "how often to save what a resumed run needs",
+        grammar=grammar.INTERVAL,
+        check=grammar.canonical_interval,
+        affects_result=False,
+    )
+    dry_run: bool = knob(False, "print what would run, and stop", affects_result=False)
+    overwrite: bool = knob(False, "begin anew in a workdir that holds another run", affects_result=False)
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, checked(field, getattr(self, field.name)))
+        if (
+            self.needs_teacher
+            and self.label_weight is None
+            and grammar.parse_weight(self.kd_weight).extremes[1] > 1
+        ):
+            remedy = "Lower it, or give --label_weight as well"
+            raise refusal(
+                "kd_weight",
+                self.kd_weight,
+                "leaves a negative weight to the labels (1 - kd_weight)",
+                "values in [0, 1] where --label_weight is not given",
+                remedy,
+            )
+        if self.warmup_epochs is not None and self.warmup_epochs > self.epochs:
+            raise refusal(
+                "warmup_epochs",
+                self.warmup_epochs,
+                "is longer than the run",
+                f"at most --epochs={self.epochs}",
+                "Shorten the warm-up, or raise --epochs",
+            )
+
+    @property
+    def needs_teacher(self):
+        return self.loss not in NEED_NO_TEACHER
+
+    @property
+    def teacher_source(self):
+        """(flag, value) that says where the teacher comes from: the most specific one given, or None."""
+        sources = ("teacher_checkpoint", "teacher_flagfile", "teacher")
+        return next(((name, getattr(self, name)) for name in sources if getattr(self, name)), None)
+
+    def require_teacher(self):
+        """Raises InputError where the loss needs a teacher and no flag says where one comes from."""
+        if self.needs_teacher and not self.teacher_source:
+            raise InputError(
+                f"--loss={self.loss} needs a teacher. Expected --teacher_checkpoint, --teacher_flagfile or "
+                f"--teacher. Received none of them. Add one, or choose --loss={NEED_NO_TEACHER[0]}."
+            )
+
+    def replace(self, **changes):
+        """A copy with other values, checked as a whole."""
+        names = _names()
+        for name, value in changes.items():
+            if name not in names:
+                raise refusal(
+                    name,
+                    value,
+                    "is no setting",
+                    "a flag of --help",
+                    did_you_mean(name, names, "Leave it out"),
+                )
+        return dataclasses.replace(self, **changes)
+
+    def to_json(self):
+        """A dict of plain values; `from_json` reads it back as an equal Config."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, record):
+        """Reads `to_json`'s dict; InputError for unknown or missing knobs, whose values would be a guess."""
+        names, given = _names(), set(record)
+        unknown, missing = sorted(given - set(names)), [name for name in names if name not in given]
+        if unknown or missing:
+            raise InputError(
+                "The recorded settings do not fit this version of skd_tf. Expected each setting once. "
+                f"Received unknown={','.join(unknown) or 'none'} missing={','.join(missing) or 'none'}. "
+                "Run it again from its flags, or with the version that wrote it."
+            )
+        return cls(**record)
+
+    def differences(self, other):
+        """Lines "--flag: this -> other" over the knobs whose value could change a number in the result."""
+        pairs = [
+            (field.name, getattr(self, field.name), getattr(other, field.name))
+            for field in dataclasses.fields(self)
+            if rules_of(field).affects_result
+        ]
+        return [
+            f"--{name}: {as_text(mine)} -> {as_text(theirs)}"
+            for name, mine, theirs in pairs
+            if mine != theirs
+        ]
+
+
+def _names():
+    return [field.name for field in dataclasses.fields(Config)]

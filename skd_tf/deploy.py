@@ -1,0 +1,78 @@
+"""The student as it ships: float32, stock Keras layers only, preprocessing and readout inside."""
+
+import math
+
+import keras
+import tensorflow as tf
+
+
+def stock_copy(model):
+    """A float32 copy of a Functional model with the same weights; other models are returned as they are."""
+    if not isinstance(model, (keras.models.Sequential, keras.src.models.functional.Functional)):
+        return model
+
+    def stock_layer(layer):
+        return type(layer).from_config(layer.get_config() | {"dtype": "float32"})
+
+    copy = keras.models.clone_model(model, clone_function=stock_layer, recursive=True)
+    copy.set_weights(model.get_weights())
+    return copy
+
+
+def deployable(student, readout, *, radius, center):
+    """The student with its readout: softmax of the output is the student's probability.
+
+    sphere, centred:     R (z - m(z)) / ||z - m(z)|| = LayerNormalization(z) * R / sqrt(classes)
+    sphere, not centred: R z / ||z||                 = UnitNormalization(z) * R
+
+    Args:
+      student: built keras.Model, raw logits out.
+      readout: "raw" or "sphere" (the loss' row in `LOSSES`).
+      radius: R, > 0; unused for "raw".
+      center: which of the two spheres.
+
+    Returns:
+      keras.Model of raw pixels `[batch, h, w, c]` to float32 logits `[batch, classes]`; loads without skd_tf.
+    """
+    copy = stock_copy(student)
+    images = keras.Input(student.input_shape[1:], name="images")
+    logits = copy(images)
+    if readout == "sphere":
+        classes = logits.shape[-1]
+        if center:
+            # epsilon only keeps an all-equal row finite: it must stay far below the variance of any real row.
+            unit = keras.layers.LayerNormalization(center=False, scale=False, epsilon=1e-12, name="sphere_unit")
+            scale = radius / math.sqrt(classes)
+        else:
+            unit, scale = keras.layers.UnitNormalization(name="sphere_unit"), radius
+        logits = keras.layers.Rescaling(scale, name="sphere_radius")(unit(logits))
+    return keras.Model(images, logits, name=student.name)
+
+
+def save_saved_model(model, path, class_names):
+    """Writes a SavedModel for serving.
+
+    Signature `serving_default`: `images` uint8 `[batch, h, w, c]` -> `logits`, `probabilities` float32 `[batch, classes]`,
+    `class_id` int64 `[batch]`, `label` string `[batch]`.
+
+    Args:
+      model: what `deployable` returns.
+      path: folder to write.
+      class_names: one name a class.
+    """
+
+    def serve(images):
+        logits = model(tf.cast(images, tf.float32), training=False)
+        class_id = tf.argmax(logits, axis=-1)
+        return {
+            "logits": logits,
+            "probabilities": tf.nn.softmax(logits),
+            "class_id": class_id,
+            "label": tf.gather(tf.constant(list(class_names)), class_id),
+        }
+
+    archive = keras.export.ExportArchive()
+    archive.track(model)
+    signature = tf.TensorSpec([None, *model.input_shape[1:]], tf.uint8, name="images")
+    archive.add_endpoint(name="serving_default", fn=serve, input_signature=[signature])
+    archive.write_out(str(path), verbose=False)

@@ -1,0 +1,285 @@
+"""Distiller: the keras.Model that trains a student from a teacher, on one device or many."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from skd_tf import deploy, devices, losses, optimizers, precision, replicas
+from skd_tf.errors import InputError
+from skd_tf.inputs import as_logits, batches_of_x, given_logits, global_batch, image_of
+from skd_tf.objective import Objective
+from skd_tf.settings import Setting, number
+from skd_tf.step_means import StepMeans
+from skd_tf.steps import Steps
+
+_ADAPT_EXAMPLES = 10_000
+
+
+@keras.saving.register_keras_serializable("skd_tf")
+class Distiller(keras.Model):
+    """Knowledge distillation as a Keras model; its weights are the student's.
+
+    loss = label_weight * label + kd_weight * distill, per example, summed and divided by the global batch.
+
+    Data is (x, y[, sample_weight]) with y integer labels (-1: unlabelled) or one-hot rows. x is what both nets take, or
+    {"image": ..., "teacher_logits": ...}, whose logits then take the teacher's place. call() and predict() return raw
+    logits; compiled metrics see the logits whose softmax is the probability (projected for a loss on the sphere).
+
+    Args:
+      student: keras.Model returning raw logits `[batch, classes]`.
+      teacher: the same with any weights; never updated whatever its `trainable` says, and no part of this model's weights,
+        saving, export or summary. None where x carries the logits.
+      loss: a name in `LOSSES`, a row of it, or a callable of the same shape as its functions.
+      temperature: softmax temperature, > 0.
+      kd_weight: weight of the distill term, >= 0.
+      label_weight: weight of the label term, >= 0; None keeps it at 1 - kd_weight. A loss without a distill term always
+        has label weight 1.
+      radius: > 0, "auto" = 2 * sqrt(classes), "teacher_mean", or "teacher_sample".
+      center: whether the sphere is centred (the authors' code) or not (the paper's figure).
+      label_smoothing: probability spread evenly over all classes in the label term, in [0, 1).
+
+    `.temperature`, `.kd_weight`, `.label_weight` and `.radius` are variables: assigning never retraces.
+
+    Reference: Guo et al. 2021, arXiv:2010.07485.
+    """
+
+    def __init__(
+        self, student, teacher=None, loss="spherical", *, temperature=4.0, kd_weight=0.9, label_weight=None,
+        radius="auto", center=True, label_smoothing=0.0, name="distiller",
+    ):  # fmt: skip
+        super().__init__(name=name)
+        self.student = student
+        self.teacher = teacher
+        self.objective = Objective(loss, center=center, label_smoothing=label_smoothing)
+        self.means = StepMeans(self.objective.mean_names)
+        self._loss_argument, self._radius_argument = loss, radius
+        self._label_follows = label_weight is None
+        if not self.objective.needs_teacher:
+            kd_weight, label_weight = 0.0, 1.0
+        elif label_weight is None:
+            label_weight = 1.0 - number("kd_weight", kd_weight, high=1.0, remedy="Give label_weight as well")
+        self.temperature = Setting("temperature", number("temperature", temperature, above=0.0))
+        self.label_weight = Setting("label_weight", number("label_weight", label_weight))
+        follower = self.label_weight if self._label_follows else None
+        self.kd_weight = Setting("kd_weight", number("kd_weight", kd_weight), complement=follower)
+        self.radius = Setting("radius", 0.0)
+        self._radius_known = False
+        self.built = student.built
+        if student.built:
+            self._fix_radius(student.output_shape)
+
+    def __setattr__(self, name, value):
+        if name == "teacher":  # past Keras' and TensorFlow's tracking, so that no file ever holds it
+            object.__setattr__(self, name, value)
+            if getattr(self, "compiled", False):
+                self._make_steps()  # the traced ones hold the teacher before
+        else:
+            super().__setattr__(name, value)
+
+    def call(self, inputs, training=False):
+        return as_logits(self.student(image_of(inputs), training=training))
+
+    def build(self, input_shape=None):
+        if not self.student.built:
+            self.student.build(input_shape["image"] if isinstance(input_shape, dict) else input_shape)
+        self.built = True
+
+    def compile(self, optimizer="sgd", *, metrics=None, jit_compile="auto", schedules=None, **kwargs):
+        """As keras.Model.compile, without a loss: the Distiller has its own.
+
+        Args:
+          optimizer: any Keras optimizer; its clipping and its weight decay see the gradient summed over all replicas.
+          metrics: Keras metrics of (y, logits on the student's readout).
+          jit_compile: True, False, or "auto": by device (`skd_tf.devices`). Compiles both forwards, loss and gradient, on
+            any number of replicas; the reduction and the optimizer stay outside.
+          schedules: {"kd_weight": f, ...}: any of the four variables is set to f(step) before each step.
+        """
+        if kwargs.get("loss") is not None:
+            raise InputError("compile() takes no loss. Expected none. Received loss=. Construct Distiller(..., loss=...).")
+        super().compile(optimizer=optimizer, metrics=metrics, jit_compile=False, **kwargs)
+        if precision.computes_in_float16(self.student) and not isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
+            self.optimizer = keras.optimizers.LossScaleOptimizer(self.optimizer)
+        optimizers.take_gradients_as_summed(self.optimizer)
+        self.xla, self.xla_reason = devices.jit_compile_choice(jit_compile, replicas.device_kind())
+        self.schedules = dict(schedules or {})
+        if self.student.built and not self.optimizer.built:
+            with self.distribute_strategy.scope():
+                self.optimizer.build(self.student.trainable_variables)
+        self._make_steps()
+
+    def _make_steps(self):
+        step = self._loss_and_gradients
+        self._compiled_step = tf.function(step, jit_compile=True, autograph=False) if self.xla else step
+        strategy, eager = self.distribute_strategy, self.run_eagerly
+        self._train_steps = Steps(strategy, self.train_step, before=self._assign_schedules, eager=eager)
+        self._test_steps = Steps(strategy, self.test_step, eager=eager)
+        self.train_function = self.test_function = None
+        self.traces = 0  # of the training step, on any replica
+
+    def fit(self, x=None, y=None, **kwargs):
+        self._prepare(x)
+        return super().fit(x, y, **kwargs)
+
+    def export(self, filepath, **kwargs):
+        """Exports the student alone: stock layers, readout inside."""
+        return self.deployable().export(filepath, **kwargs)
+
+    def deployable(self):
+        """The student as a stock Keras model whose outputs' softmax are its probabilities."""
+        return deploy.deployable(
+            self.student, self.objective.row.readout, radius=float(self.radius.numpy()), center=self.objective.center
+        )
+
+    def probability_logits(self, logits):
+        """Raw logits `[batch, classes]` to those whose softmax is the probability (`skd_tf.losses.readout`)."""
+        return losses.readout(logits, self.objective.row.readout, self.radius.value, center=self.objective.center)
+
+    def adapt(self, data):
+        """Fixes the radius of "teacher_mean" and "teacher_sample": the mean norm of the teacher's logits.
+
+        Args:
+          data: un-augmented training images in fixed order: batches of (x, y) or of x, or an array; 10,000 count at most.
+        """
+        norms, seen = [], 0
+        for x in batches_of_x(data):
+            logits = self._teacher_logits_of(x)
+            if logits is None:
+                raise InputError(_NO_TEACHER)
+            norms.append(losses.logit_norm(logits, center=self.objective.center).numpy()[: _ADAPT_EXAMPLES - seen])
+            seen += len(norms[-1])
+            if seen >= _ADAPT_EXAMPLES:
+                break
+        if not seen:
+            raise InputError("adapt() got no data. Expected training images. Received 0 batches. Pass the training data.")
+        self.radius.assign(np.concatenate(norms).astype(np.float64).mean())
+        self._radius_known = True
+        return self
+
+    def get_config(self):
+        loss = self._loss_argument
+        return {
+            "student": keras.saving.serialize_keras_object(self.student),
+            "loss": loss if isinstance(loss, str) else keras.saving.serialize_keras_object(self.objective.row.function),
+            "temperature": float(self.temperature.numpy()),
+            "kd_weight": float(self.kd_weight.numpy()),
+            "label_weight": None if self._label_follows else float(self.label_weight.numpy()),
+            "radius": self._radius_argument if isinstance(self._radius_argument, str) else float(self.radius.numpy()),
+            "center": self.objective.center,
+            "label_smoothing": self.objective.label_smoothing,
+            "name": self.name,
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        objects = {k: v for k, v in config.items() if isinstance(v, dict)}
+        return cls(**config | {k: keras.saving.deserialize_keras_object(v, custom_objects) for k, v in objects.items()})
+
+    @property
+    def metrics(self):
+        compiled = self._compile_metrics if self.compiled else None
+        return [self.means] if compiled is None else [self.means, compiled]
+
+    def train_step(self, data):
+        """One update, in replica context: the compiled part, one collective, the optimizer."""
+        self.traces += 1
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        replica_count = tf.distribute.get_replica_context().num_replicas_in_sync
+        image = image_of(x)
+        sums, counts, gradients, student_logits = self._compiled_step(
+            image, given_logits(x), y, sample_weight, global_batch(image, replica_count), replica_count
+        )
+        weights = self.student.trainable_variables
+        moving = [v for v in self.student.non_trainable_variables if "float" in v.dtype] if replica_count > 1 else []
+        summed = iter(replicas.sum_over_replicas([*gradients, sums, counts, *(v.value for v in moving)]))
+        self.optimizer.apply([next(summed) for _ in weights], weights)
+        self.means.update_state(next(summed), next(summed))
+        for variable in moving:  # averaged at every update: saving at any step changes nothing
+            variable.assign(next(summed) / replica_count)
+        self._update_compiled_metrics(y, student_logits, sample_weight)
+        return self.means.result()
+
+    def test_step(self, data):
+        """The loss, where the teacher or its logits are at hand, and the measurements. Changes no weight."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        student_logits = as_logits(self.student(image_of(x), training=False))
+        teacher_logits = self._teacher_logits_of(x) if self.objective.needs_teacher else None
+        _, sums, counts = self._objective(student_logits, teacher_logits, y, sample_weight)
+        self.means.update_state(*replicas.sum_over_replicas([sums, counts]))
+        self._update_compiled_metrics(y, student_logits, sample_weight)
+        return self.means.result()
+
+    def _loss_and_gradients(self, image, teacher_logits, labels, sample_weight, global_batch, replica_count):
+        """What XLA compiles: both forwards, loss, gradient. A collective cannot stand in here."""
+        if teacher_logits is None and self.objective.needs_teacher:
+            teacher_logits = self._teacher_logits_of(image)
+            if teacher_logits is None:
+                raise InputError(_NO_TEACHER)
+        weights = [variable.value for variable in self.student.trainable_variables]
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(weights)
+            student_logits = as_logits(self.student(image, training=True))
+            per_example, sums, counts = self._objective(student_logits, teacher_logits, labels, sample_weight)
+            # By the GLOBAL batch, here and nowhere else: the sum over replicas is then the batch's mean.
+            loss = tf.reduce_sum(per_example) / tf.cast(global_batch, per_example.dtype)
+            for regularizer in self.student.losses:
+                loss += tf.cast(regularizer, loss.dtype) / replica_count
+            loss = self.optimizer.scale_loss(loss)
+        gradients = tape.gradient(loss, weights, unconnected_gradients="zero")
+        return sums, counts, [tf.convert_to_tensor(gradient) for gradient in gradients], student_logits
+
+    def _objective(self, student_logits, teacher_logits, labels, sample_weight):
+        radius = self.radius.value
+        return self.objective(
+            student_logits, teacher_logits, labels, sample_weight,
+            temperature=self.temperature.value,
+            radius="teacher_sample" if self._radius_argument == "teacher_sample" else radius,
+            readout_radius=radius, kd_weight=self.kd_weight.value, label_weight=self.label_weight.value,
+        )  # fmt: skip
+
+    def _teacher_logits_of(self, x):
+        """The given logits or the teacher's own, without a gradient; None where there are neither."""
+        logits = given_logits(x)
+        if logits is None and self.teacher is not None:
+            logits = tf.stop_gradient(as_logits(self.teacher(image_of(x), training=False)))
+        return logits
+
+    def _update_compiled_metrics(self, y, student_logits, sample_weight):
+        if self._compile_metrics is not None:
+            self._compile_metrics.update_state(y, self.probability_logits(student_logits), sample_weight)
+
+    def run_steps(self, iterator, steps):
+        """Makes `steps` updates, each with a global batch from a (distributed) iterator, in one host call."""
+        self._train_steps(iterator, steps)
+
+    def make_train_function(self, force=False):
+        if self.train_function is None or force:
+            self.train_function = self._train_steps.keras_function(self.steps_per_execution, self.get_metrics_result)
+
+    def make_test_function(self, force=False):
+        if self.test_function is None or force:
+            self.test_function = self._test_steps.keras_function(self.steps_per_execution, self.get_metrics_result)
+
+    def _assign_schedules(self):
+        for name, schedule in self.schedules.items():
+            getattr(self, name).assign(schedule(self.optimizer.iterations))
+
+    def _prepare(self, x):
+        """What needs data before the first step: an unbuilt student, a radius not yet measured."""
+        if not self.student.built:
+            self.student(image_of(next(iter(batches_of_x(x)))))
+            self.built = True
+            self._fix_radius(self.student.output_shape)
+        if not self._radius_known:
+            self.adapt(x)
+
+    def _fix_radius(self, output_shape):
+        radius = losses.resolve_radius(self._radius_argument, output_shape[-1])
+        self._radius_known = not isinstance(radius, str) or not self.objective.needs_teacher
+        if not isinstance(radius, str):
+            self.radius.assign(radius)
+
+
+_NO_TEACHER = (
+    "No teacher. Expected a teacher model or x = {'image', 'teacher_logits'}. Received neither. "
+    "Set distiller.teacher, or use loss='cross_entropy'."
+)

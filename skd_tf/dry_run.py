@@ -1,0 +1,180 @@
+"""What a run would do, told without importing TensorFlow."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import re
+
+from skd_tf import devices, grammar, schedules
+from skd_tf.cli import FIELDS
+from skd_tf.errors import InputError
+from skd_tf.knobs import as_text
+from skd_tf.known_datasets import KNOWN_DATASETS
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """What is known of a dataset before it is loaded: examples by split, and classes (None where unknown)."""
+
+    train: int
+    test: int
+    num_classes: int | None
+
+
+def describe(config, workdir=None, data_dir=None):
+    """The resolved settings of a run and what follows from them, as text of several lines.
+
+    Args:
+      config: a `Config`.
+      workdir: where the run would write.
+      data_dir: the TFDS data folder; None is TFDS' own default.
+
+    Raises:
+      InputError: a global batch that the replicas do not divide, or one larger than the training split.
+    """
+    sizes = dataset_sizes(config.dataset, data_dir)
+    sections = {
+        "Settings (* is not the default)": _settings(config),
+        "Machine": _machine(config),
+        f"Data: {config.dataset}": _data(config, sizes),
+        "Schedule": _schedule(config, sizes),
+        "Loss": _loss(config, sizes),
+        "Workdir": [str(workdir) if workdir else "not given"],
+    }
+    lines = ["Dry run: nothing is loaded, trained or written."]
+    for title, body in sections.items():
+        lines += [title, *(f"  {line}" for line in body)]
+    return "\n".join(lines)
+
+
+def dataset_sizes(name, data_dir=None):
+    """`Sizes` of a prepared TFDS set's own record, else of the table of known sets, else None."""
+    folder = pathlib.Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    records = sorted((folder / name.partition(":")[0]).glob("**/dataset_info.json"), key=_version)
+    if not records or name == "digits":
+        known = KNOWN_DATASETS.get(name)
+        return known and Sizes(known.train, known.test, known.num_classes)
+    try:
+        splits = json.loads(records[-1].read_text(encoding="utf-8"))["splits"]
+        counts = {split["name"]: sum(map(int, split["shardLengths"])) for split in splits}
+        return Sizes(
+            counts["train"], counts.get("test", counts.get("validation", 0)), _num_classes(records[-1].parent)
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"The record of a dataset is damaged. Expected its splits and features. Received {records[-1]}. "
+            "Prepare the dataset again."
+        ) from error
+
+
+def _settings(config):
+    values = [(name, getattr(config, name), field.default) for name, field in FIELDS.items()]
+    return [
+        f"{' ' if value == default else '*'} --{name}={as_text(value)}" for name, value, default in values
+    ]
+
+
+def _machine(config):
+    gpus = devices.gpu_count()
+    strategy, replicas = devices.replicas(config.strategy, virtual_devices=config.virtual_devices, gpus=gpus)
+    share = devices.per_replica_batch(config.batch_size, replicas)
+    compiled, reason = devices.jit_compile_choice(config.jit_compile, "GPU" if gpus else "CPU")
+    split = (
+        f", the first split into {config.virtual_devices} virtual devices" if config.virtual_devices else ""
+    )
+    found = (
+        f"{gpus} GPU, used if TensorFlow's CUDA libraries are installed"
+        if gpus
+        else f"CPU, {os.cpu_count()} cores"
+    )
+    return [
+        f"devices        {found}{split}",
+        f"strategy       {strategy}, replicas: {replicas}",
+        f"batch          {config.batch_size} global, {share} per replica",
+        f"XLA            {'on' if compiled else 'off'} ({reason})",
+        f"precision      {config.precision} student, {config.teacher_precision} teacher",
+    ]
+
+
+def _data(config, sizes):
+    if sizes is None:
+        return ["examples       unknown until it is loaded", "steps          unknown until it is loaded"]
+    held_out, steps = _held_out(config, sizes), _steps_per_epoch(config, sizes)
+    train = sizes.train - held_out
+    return [
+        f"examples       {train} to train, {held_out} to validate, {sizes.test} to test",
+        f"classes        {sizes.num_classes or 'unknown until it is loaded'}",
+        f"steps          {steps} an epoch, {steps * config.epochs} in all",
+        f"dropped        {train - steps * config.batch_size} examples an epoch, the last short batch",
+    ]
+
+
+def _schedule(config, sizes):
+    rate = f"{config.lr_schedule}, peak {config.learning_rate}"
+    never = [
+        epoch for epoch in grammar.parse_lr_schedule(config.lr_schedule).epochs if epoch >= config.epochs
+    ]
+    if never:
+        rate += f"; never reached: epoch {', '.join(f'{epoch:g}' for epoch in never)}"
+    warmup = "5% of the run" if config.warmup_epochs is None else f"{config.warmup_epochs:g} epochs"
+    if sizes:
+        steps_per_epoch = _steps_per_epoch(config, sizes)
+        warmup += f", {schedules.warmup_steps(config, steps_per_epoch)} steps"
+        rate += f"; last step {schedules.learning_rate(config, steps_per_epoch)[-1]:.3g}"
+    return [
+        f"epochs         {config.epochs}",
+        f"learning rate  {rate}",
+        f"warm-up        {warmup}",
+        f"optimizer      {config.optimizer}",
+    ]
+
+
+def _loss(config, sizes):
+    if not config.needs_teacher:
+        return [f"{config.loss:14} labels alone, weight 1, no teacher"]
+    classes = sizes.num_classes if sizes else None
+    radius = config.radius
+    if radius == "auto":
+        number = f"{2 * classes**0.5:.4f}" if classes else "known with the classes"
+        radius = f"{number} (auto: 2 * sqrt(classes))"
+    elif isinstance(radius, str):
+        radius = f"{radius}, measured on the teacher before training"
+    label = "1 - kd" if config.label_weight is None else config.label_weight
+    source = config.teacher_source
+    return [
+        f"{config.loss:14} temperature {config.temperature:g}",
+        f"weights        kd {config.kd_weight}, label {label}",
+        f"teacher        {f'--{source[0]}={source[1]}' if source else 'none given'}",
+        *([f"radius         {radius}"] if config.loss == "spherical" else []),
+    ]
+
+
+def _held_out(config, sizes):
+    return round(sizes.train * config.validation_fraction)
+
+
+def _steps_per_epoch(config, sizes):
+    train = sizes.train - _held_out(config, sizes)
+    if train < config.batch_size:
+        raise InputError(
+            f"The global batch is larger than the training split. Expected at most {train} examples. "
+            f"Received --batch_size={config.batch_size}. Lower --batch_size."
+        )
+    return train // config.batch_size
+
+
+def _num_classes(folder):
+    features = json.loads((folder / "features.json").read_text(encoding="utf-8"))["featuresDict"]["features"]
+    return next(
+        (
+            int(feature["classLabel"]["numClasses"])
+            for feature in features.values()
+            if "classLabel" in feature
+        ),
+        None,
+    )
+
+
+def _version(path):
+    return [int(number) for number in re.findall(r"\d+", path.parent.name)]

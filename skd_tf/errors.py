@@ -1,0 +1,8 @@
+"""The one exception for bad input: a single line that says what, expected, received, what to do."""
+
+
+class InputError(ValueError):
+    """Bad input from the user; entry points print its one line and exit with code 2, without a traceback.
+
+    The message reads "<what is wrong>. Expected <...>. Received <name>=<value>. <what to do>."
+    """

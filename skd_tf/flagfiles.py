@@ -1,0 +1,79 @@
+"""Flagfiles: expanding --flagfile, includes among it, into the flags they hold."""
+
+import pathlib
+import re
+
+from skd_tf.errors import InputError
+
+_DIRECTIVE = re.compile(r"--?flagfile(?:=(.*))?", re.DOTALL)
+_TRAILING_COMMENT = re.compile(r"\s(#|//)")
+
+
+def expand(arguments):
+    """Replaces every --flagfile by the flags in it, at its place: of two flags the later one rules.
+
+    The format is absl's: a flag a line, comments on lines of their own after # or //. An included path is
+    read from the current folder, as absl does, or else from the including file's folder, so that a run can
+    start anywhere.
+
+    Args:
+      arguments: the command line without the program's name.
+
+    Yields:
+      (argument, where it stands; "" for the command line).
+
+    Raises:
+      InputError: a file that cannot be read or includes itself, or a line that is no flag.
+    """
+    arguments = iter(arguments)
+    for argument in arguments:
+        directive = _DIRECTIVE.fullmatch(argument)
+        if directive is None:
+            yield argument, ""
+            continue
+        path = next(arguments, "") if directive[1] is None else directive[1]
+        if path:  # an empty one takes back nothing and adds nothing, as in absl
+            yield from _read(path, None, ())
+
+
+def _read(path, folder, including):
+    found = pathlib.Path(path.strip()).expanduser()
+    if folder is not None and not found.exists():
+        found = folder / found
+    if found.resolve() in including:
+        raise InputError(
+            f"A flagfile includes itself. Expected includes without a circle. Received --flagfile={path} in "
+            f"{including[-1].name}. Remove that line."
+        )
+    try:
+        lines = found.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise InputError(
+            f"A flagfile cannot be read ({reason}). Expected a text file. Received --flagfile={path}. "
+            "Check the path."
+        ) from error
+    for number, line in enumerate(lines, start=1):
+        line, where = line.strip(), f"{found} line {number}"
+        if not line or line.startswith(("#", "//")):
+            continue
+        directive = _DIRECTIVE.fullmatch(line)
+        if directive:
+            yield from _read(directive[1] or "", found.parent, (*including, found.resolve()))
+            continue
+        problem = _problem(line)
+        if problem:
+            raise InputError(
+                f"{problem[0]} in {where}. Expected --flag=value. Received {line}. {problem[1]}."
+            )
+        yield line, where
+
+
+def _problem(line):
+    if _TRAILING_COMMENT.search(line):
+        return "A comment follows a flag", "Put the comment on a line of its own"
+    if not line.startswith("-"):
+        return "A line is no flag", "Begin it with -- or, for a comment, with #"
+    if "=" not in line and len(line.split()) > 1:
+        return "A flag lacks its =", f"Write {'='.join(line.split(maxsplit=1))}"
+    return None

@@ -1,0 +1,30 @@
+"""The networks of the field in stock Keras layers: raw pixels in, raw logits out.
+
+names         NETWORK_NAMES: names and published parameter counts, without TensorFlow
+table         NETWORKS: name -> builder and its arguments; build(name, ...) -> keras.Model
+layers        what all are made of: seeded initial weights, PyTorch's padding, one BatchNorm
+resnet        residual networks: CIFAR's (He et al. 2016), ImageNet's, and ImageNet's with a CIFAR stem
+wide_resnet   pre-activation wide residual networks for CIFAR
+vgg           VGG with BatchNorm for CIFAR
+mobilenet     MobileNetV2 for CIFAR
+shufflenet    ShuffleNet V1 and V2 for CIFAR
+small         students of some hundred parameters
+
+Importing this package does not import TensorFlow; NETWORKS and build do, when they are first used.
+"""
+
+from skd_tf.networks.names import NETWORK_NAMES
+
+__all__ = ["NETWORKS", "NETWORK_NAMES", "build"]
+
+
+def __getattr__(name):
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from skd_tf.networks import table
+
+    return getattr(table, name)
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})

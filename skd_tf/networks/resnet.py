@@ -1,0 +1,110 @@
+"""Residual networks with post-activation blocks: CIFAR's, ImageNet's, and ImageNet's with a CIFAR stem.
+
+Layer names follow torchvision's: `layer2.0.conv1` is `stage2_block1_conv1`, `layer2.0.downsample.0` is
+`stage2_block1_shortcut_conv`, `layer2.0.downsample.1` is `stage2_block1_shortcut_bn`.
+"""
+
+import keras
+
+from skd_tf.errors import InputError
+from skd_tf.networks.layers import batch_norm, pad_channels, relu, zero_pad
+
+_WIDTHS = (64, 128, 256, 512)  # of the four stages of ImageNet's networks
+
+
+def cifar_resnet(make, images, *, depth, widths, shortcut="projection"):
+    """He et al.'s network for CIFAR: three stages of (depth - 2) / 6 basic blocks each.
+
+    Args:
+      make: LayerMaker.
+      images: `[batch, height, width, channels]`.
+      depth: number of weighted layers on the longest path, 6n + 2.
+      widths: channels of the stem and of the three stages.
+      shortcut: "projection" (1x1 convolution and BatchNorm where the shape changes; RepDistiller, mdistiller)
+        or "pad" (option A of the paper: stride-2 slice and zero channels, no parameters; akamaster).
+
+    Returns:
+      Features `[batch, height / 4, width / 4, widths[3]]`.
+
+    Reference: He et al. 2016, arXiv:1512.03385, section 4.2.
+    """
+    if shortcut not in _SHORTCUTS:
+        raise InputError(
+            f"Unknown kind of shortcut. Expected one of {', '.join(_SHORTCUTS)}. "
+            f"Received shortcut={shortcut!r}. Choose a listed one."
+        )
+    outputs = cifar_stem(make, images, widths[0])
+    return _stages(make, outputs, basic_block, widths[1:], [(depth - 2) // 6] * 3, _SHORTCUTS[shortcut])
+
+
+def basic_resnet(make, images, *, blocks, stem):
+    """ResNet-18 and -34: four stages of basic blocks, 64 to 512 channels (arXiv:1512.03385, table 1)."""
+    return _stages(make, stem(make, images, 64), basic_block, _WIDTHS, blocks, projection_shortcut)
+
+
+def bottleneck_resnet(make, images, *, blocks, stem):
+    """ResNet-50, -101, -152: four stages of bottleneck blocks, 256 to 2048 channels, strides on the 3x3."""
+    return _stages(make, stem(make, images, 64), bottleneck_block, _WIDTHS, blocks, projection_shortcut)
+
+
+def cifar_stem(make, images, width):
+    outputs = make.conv(images, width, 3, name="stem_conv")
+    return relu(batch_norm(outputs, name="stem_bn"), name="stem_relu")
+
+
+def imagenet_stem(make, images, width):
+    outputs = make.conv(images, width, 7, strides=2, name="stem_conv")
+    outputs = relu(batch_norm(outputs, name="stem_bn"), name="stem_relu")
+    # Zeros stand for PyTorch's -inf: after a ReLU the maximum is the same.
+    outputs = zero_pad(outputs, 1, name="stem_pool_padding")
+    return keras.layers.MaxPooling2D(3, strides=2, name="stem_pool")(outputs)
+
+
+def basic_block(make, inputs, width, strides, shortcut, *, name):
+    """relu(bn(conv3x3(relu(bn(conv3x3(x))))) + shortcut(x)); the first convolution has the stride."""
+    outputs = make.conv(inputs, width, 3, strides=strides, name=f"{name}_conv1")
+    outputs = relu(batch_norm(outputs, name=f"{name}_bn1"), name=f"{name}_relu1")
+    outputs = make.conv(outputs, width, 3, name=f"{name}_conv2")
+    outputs = batch_norm(outputs, name=f"{name}_bn2")
+    return _join(make, inputs, outputs, strides, shortcut, name=name)
+
+
+def bottleneck_block(make, inputs, width, strides, shortcut, *, name):
+    """1x1 to `width`, 3x3 with the stride, 1x1 to 4 * `width` channels, plus the shortcut."""
+    outputs = make.conv(inputs, width, 1, name=f"{name}_conv1")
+    outputs = relu(batch_norm(outputs, name=f"{name}_bn1"), name=f"{name}_relu1")
+    outputs = make.conv(outputs, width, 3, strides=strides, name=f"{name}_conv2")
+    outputs = relu(batch_norm(outputs, name=f"{name}_bn2"), name=f"{name}_relu2")
+    outputs = make.conv(outputs, 4 * width, 1, name=f"{name}_conv3")
+    outputs = batch_norm(outputs, name=f"{name}_bn3")
+    return _join(make, inputs, outputs, strides, shortcut, name=name)
+
+
+def projection_shortcut(make, inputs, width, strides, *, name):
+    outputs = make.conv(inputs, width, 1, strides=strides, name=f"{name}_conv")
+    return batch_norm(outputs, name=f"{name}_bn")
+
+
+def pad_shortcut(make, inputs, width, strides, *, name):
+    """inputs[:, ::strides, ::strides] with zero channels, half before and half after."""
+    outputs = inputs
+    if strides > 1:
+        outputs = keras.layers.AveragePooling2D(1, strides=strides, name=f"{name}_slice")(outputs)
+    return pad_channels(outputs, width - inputs.shape[-1], name=f"{name}_channels")
+
+
+_SHORTCUTS = {"projection": projection_shortcut, "pad": pad_shortcut}
+
+
+def _join(make, inputs, outputs, strides, shortcut, *, name):
+    if strides > 1 or inputs.shape[-1] != outputs.shape[-1]:
+        inputs = shortcut(make, inputs, outputs.shape[-1], strides, name=f"{name}_shortcut")
+    return relu(keras.layers.Add(name=f"{name}_add")([outputs, inputs]), name=f"{name}_relu")
+
+
+def _stages(make, outputs, block, widths, blocks, shortcut):
+    for stage, (width, count) in enumerate(zip(widths, blocks, strict=True), start=1):
+        for index in range(1, count + 1):
+            strides = 2 if stage > 1 and index == 1 else 1
+            outputs = block(make, outputs, width, strides, shortcut, name=f"stage{stage}_block{index}")
+    return outputs

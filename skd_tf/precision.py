@@ -1,0 +1,21 @@
+"""Half precision: how a network computes, never how its weights are kept."""
+
+import keras
+
+# Raw pixels are normalised in float32: bfloat16 keeps 8 bits, which is what a pixel has before it is scaled.
+_KEEPS_FLOAT32 = (keras.layers.InputLayer, keras.layers.Rescaling, keras.layers.Normalization)
+
+
+def set_precision(model, precision):
+    """Lets every layer of a model compute in float32, bfloat16 or float16; variables stay float32."""
+    if precision == "float32":
+        return model
+    policy = keras.DTypePolicy(f"mixed_{precision}")
+    for layer in model._flatten_layers(include_self=False):
+        if not isinstance(layer, (*_KEEPS_FLOAT32, keras.Model)):
+            layer.dtype_policy = policy
+    return model
+
+
+def computes_in_float16(model):
+    return any(layer.compute_dtype == "float16" for layer in model._flatten_layers(include_self=False))

@@ -1,0 +1,82 @@
+"""What a run writes down: one JSON line and TensorBoard scalars an epoch, and facts about where it ran."""
+
+import json
+import pathlib
+import platform
+import subprocess
+
+import tensorflow as tf
+
+from skd_tf.workdir import write_text
+
+
+class Records:
+    """metrics.jsonl and tensorboard/ of a workdir; lines of epochs that a resumed run repeats are dropped first."""
+
+    def __init__(self, workdir, *, epochs_done):
+        self._file = workdir / "metrics.jsonl"
+        kept = [line for line in self._lines() if json.loads(line)["epoch"] < epochs_done]
+        write_text(self._file, "".join(line + "\n" for line in kept))
+        self._writer = tf.summary.create_file_writer(str(workdir / "tensorboard"))
+
+    def add(self, record):
+        """Appends one epoch; `record` has "epoch" and "step"."""
+        with open(self._file, "a") as file:
+            file.write(json.dumps(record) + "\n")
+        with self._writer.as_default(step=record["step"]):
+            for name, value in record.items():
+                if isinstance(value, (int, float)) and name not in ("epoch", "step"):
+                    tf.summary.scalar(name, value)
+        self._writer.flush()
+
+    def rows(self):
+        return [json.loads(line) for line in self._lines()]
+
+    def _lines(self):
+        """Whole lines; a last line that a crash cut short is not one."""
+        if not self._file.is_file():
+            return []
+        return [line for line in self._file.read_text().split("\n")[:-1] if line]
+
+
+def versions():
+    import keras
+    import numpy
+
+    from skd_tf import __version__
+
+    return {
+        "skd_tf": __version__,
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+        "numpy": numpy.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def device(strategy):
+    """The machine in words: what computes, how many replicas."""
+    gpus = tf.config.list_physical_devices("GPU")
+    if gpus:
+        name = tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU")
+        name = f"{len(gpus)} x {name}"
+    else:
+        name = f"{_cpu_name()}, {len(tf.config.list_logical_devices('CPU'))} logical devices"
+    return f"{name}, {strategy.num_replicas_in_sync} replicas"
+
+
+def git_commit():
+    """Commit of the source this ran from, "-dirty" with changes on top; None outside a checkout."""
+    folder = pathlib.Path(__file__).parent
+    try:
+        ask = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        return subprocess.run(ask, capture_output=True, text=True, check=True, timeout=10).stdout.strip() or None
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _cpu_name():
+    cpuinfo = pathlib.Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{len(names)} cores of {names[0]}" if names else platform.processor() or "CPU"

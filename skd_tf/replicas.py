@@ -1,0 +1,68 @@
+"""Replicas: the distribution strategy, and the one collective of a training step."""
+
+import tensorflow as tf
+
+from skd_tf.errors import InputError
+
+
+def make_strategy(config):
+    """The tf.distribute.Strategy that `--strategy` and `--virtual_devices` ask for.
+
+    Virtual devices split the first CPU (or GPU) into logical ones and so must be made before TensorFlow starts.
+
+    Raises:
+      InputError: devices already started otherwise, or a global batch that the replicas do not divide.
+    """
+    kind = "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
+    if config.virtual_devices:
+        _split_device(kind, config.virtual_devices)
+    devices = [device.name.replace("/device:", "") for device in tf.config.list_logical_devices(kind)]
+    mirrored = config.strategy == "mirrored" or (config.strategy == "auto" and len(devices) > 1)
+    strategy = tf.distribute.MirroredStrategy(devices) if mirrored else tf.distribute.get_strategy()
+    if config.batch_size % strategy.num_replicas_in_sync:
+        raise InputError(
+            f"The global batch does not divide over the replicas. Expected a multiple of {strategy.num_replicas_in_sync}. "
+            f"Received batch_size={config.batch_size}. Change --batch_size or --virtual_devices."
+        )
+    return strategy
+
+
+def device_kind():
+    return "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
+
+
+def sum_over_replicas(tensors):
+    """Sums each tensor over all replicas, in ONE collective a dtype (replica context).
+
+    Packing costs one copy; sixty small collectives cost sixty launches.
+    """
+    context = tf.distribute.get_replica_context()
+    if context.num_replicas_in_sync == 1:
+        return list(tensors)
+    tensors = [tf.convert_to_tensor(tensor) for tensor in tensors]
+    summed = [None] * len(tensors)
+    for dtype in {tensor.dtype: None for tensor in tensors}:  # a dict, not a set: same order on every worker
+        places = [i for i, tensor in enumerate(tensors) if tensor.dtype == dtype]
+        packed = tf.concat([tf.reshape(tensors[i], [-1]) for i in places], axis=0)
+        packed = context.all_reduce(tf.distribute.ReduceOp.SUM, packed)
+        parts = tf.split(packed, [tf.size(tensors[i]) for i in places], num=len(places))
+        for i, part in zip(places, parts, strict=True):
+            summed[i] = tf.reshape(part, tf.shape(tensors[i]))
+            summed[i].set_shape(tensors[i].shape)
+    return summed
+
+
+def _split_device(kind, count):
+    device = tf.config.list_physical_devices(kind)[0]
+    options = {"memory_limit": 1024} if kind == "GPU" else {}
+    try:
+        tf.config.set_logical_device_configuration(
+            device, [tf.config.LogicalDeviceConfiguration(**options) for _ in range(count)]
+        )
+    except RuntimeError as error:
+        started = len(tf.config.list_logical_devices(kind))
+        if started != count:
+            raise InputError(
+                f"TensorFlow has already started its devices. Expected {count} logical devices. Received "
+                f"virtual_devices={count} with {started} started. Set it before anything else uses TensorFlow."
+            ) from error

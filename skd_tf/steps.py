@@ -1,0 +1,69 @@
+"""Steps: any number of steps of a model over all replicas in one host call."""
+
+import functools
+
+import keras
+import tensorflow as tf
+
+
+class Steps:
+    """Takes global batches from an iterator and runs a replica-context step with each.
+
+    The number of steps is a tensor: any number is the same graph, and k calls of one step equal one call of k bit for bit.
+
+    Args:
+      strategy: tf.distribute.Strategy.
+      step: called in replica context with one replica's data.
+      before: called in cross-replica context before each step, or None.
+      eager: whether to run without a graph.
+    """
+
+    def __init__(self, strategy, step, *, before=None, eager=False):
+        self._strategy, self._step, self._before, self._eager = strategy, step, before, eager
+        self._done = tf.Variable(0, trainable=False, dtype=tf.int64)
+        # A partial has no code object for TensorFlow to count traces of different models by.
+        self._graph = tf.function(functools.partial(self._loop), autograph=False)
+
+    def __call__(self, iterator, steps):
+        """Raises tf.errors.OutOfRangeError where the data ends; the steps before that have been made."""
+        if self._eager:
+            for _ in range(steps):
+                self.one(next(iterator))
+        else:
+            self._graph(iterator, tf.constant(steps, tf.int64))
+
+    def one(self, data):
+        if self._before is not None:
+            self._before()
+        self._strategy.run(self._step, args=(keras.tree.map_structure(_without_optional, data),))
+
+    def keras_function(self, steps, result):
+        """The function of an iterator that Keras' fit() and evaluate() call, returning `result()`."""
+
+        def function(iterator):
+            if not isinstance(iterator, (tf.data.Iterator, tf.distribute.DistributedIterator)):  # train_on_batch
+                self.one(next(iterator))
+                return result()
+            before = int(self._done.numpy())
+            try:
+                self(iterator, steps)
+            except (tf.errors.OutOfRangeError, StopIteration):
+                if int(self._done.numpy()) == before:
+                    raise StopIteration from None
+            return result()
+
+        return function
+
+    def _loop(self, iterator, steps):
+        def body(done):
+            self.one(next(iterator))
+            self._done.assign_add(1)
+            return (done + 1,)
+
+        # Not autograph's loop over tf.range: it may trace its body twice, and a step takes seconds to trace.
+        tf.while_loop(lambda done: done < steps, body, (tf.constant(0, tf.int64),), parallel_iterations=1)
+
+
+def _without_optional(value):
+    """Keras wraps absent parts of its data (a missing sample_weight) in tf.experimental.Optional."""
+    return None if isinstance(value, tf.experimental.Optional) else value

@@ -1,0 +1,50 @@
+"""Cases and helpers that the tests of the losses share."""
+
+import numpy as np
+import tensorflow as tf
+
+from skd_tf.losses import LOSSES
+
+CASES = [
+    ("spherical", {"temperature": 4.0, "radius": 20.0}),
+    ("spherical", {"temperature": 1.0, "radius": 6.3, "center": True}),
+    ("spherical", {"temperature": 2.0, "radius": 9.0, "center": False}),
+    ("spherical", {"temperature": 4.0, "radius": "teacher_sample"}),
+    ("spherical", {"temperature": 1.5, "radius": "teacher_sample", "center": False}),
+    ("kd", {"temperature": 4.0}),
+    ("kd", {"temperature": 1.0}),
+    ("cross_entropy", {}),
+    ("logit_standardization", {"temperature": 2.0}),
+    ("dkd", {"temperature": 4.0, "alpha": 1.0, "beta": 8.0}),
+    ("dkd", {"temperature": 1.0, "alpha": 0.5, "beta": 2.0}),
+    ("dist", {"temperature": 4.0}),
+    ("dist", {"temperature": 1.0}),
+]
+
+
+def batch(classes=10, size=6, seed=0):
+    """Student and teacher logits, off centre, and labels, the last of them -1."""
+    rng = np.random.default_rng(seed)
+    student, teacher = 0.5 + 2 * rng.normal(size=(size, classes)), 3 * rng.normal(size=(size, classes)) - 1
+    return student, teacher, np.append(rng.integers(0, classes, size - 1), -1)
+
+
+def terms(name, settings, student, teacher, labels):
+    result = LOSSES[name].function(student, teacher, labels, **settings)
+    return {term: value.numpy() for term, value in result.items()}
+
+
+def gradients(name, settings, student, teacher, labels):
+    """The gradient of each term, summed over the batch, with respect to the student's logits."""
+    student = tf.convert_to_tensor(student)
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(student)
+        sums = LOSSES[name].function(student, teacher, labels, **settings)
+        sums = {term: tf.reduce_sum(value) for term, value in sums.items()}
+    return {term: tape.gradient(value, student).numpy() for term, value in sums.items()}
+
+
+def assert_terms_close(first, second, **tolerance):
+    assert first.keys() == second.keys()
+    for term, value in first.items():
+        np.testing.assert_allclose(value, second[term], **tolerance, err_msg=term)

@@ -1,0 +1,129 @@
+"""What is known of a run before TensorFlow starts: devices, datasets, the dry run's text."""
+
+import json
+
+import pytest
+
+from skd_tf import devices, dry_run
+from skd_tf.config import Config
+from skd_tf.errors import InputError
+from skd_tf.known_datasets import KNOWN_DATASETS
+
+
+def _prepare(folder, name, version, train, classes):
+    record = folder / name / version
+    record.mkdir(parents=True)
+    splits = [{"name": "train", "shardLengths": train}, {"name": "test", "shardLengths": ["10"]}]
+    (record / "dataset_info.json").write_text(json.dumps({"splits": splits}))
+    features = {"image": {}, "label": {"classLabel": {"numClasses": str(classes)}}}
+    (record / "features.json").write_text(json.dumps({"featuresDict": {"features": features}}))
+    return record
+
+
+def _lines(config, **places):
+    """The dry run's lines as {first word: rest}, settings left out."""
+    lines = [line.split(maxsplit=1) for line in dry_run.describe(config, **places).splitlines()]
+    return {line[0]: line[-1] for line in lines if not line[0].startswith(("--", "*"))}
+
+
+@pytest.mark.parametrize(
+    ("strategy", "virtual_devices", "gpus", "expected"),
+    [
+        ("auto", 0, 0, ("one_device", 1)),
+        ("auto", 1, 0, ("one_device", 1)),
+        ("auto", 2, 0, ("mirrored", 2)),
+        ("auto", 0, 4, ("mirrored", 4)),
+        ("auto", 2, 2, ("mirrored", 3)),
+        ("mirrored", 0, 0, ("mirrored", 1)),
+        ("one_device", 4, 2, ("one_device", 1)),
+    ],
+)
+def test_replicas(strategy, virtual_devices, gpus, expected):
+    assert devices.replicas(strategy, virtual_devices=virtual_devices, gpus=gpus) == expected
+
+
+def test_gpus_are_those_of_the_driver_that_cuda_leaves_visible(tmp_path):
+    for name in ("0000:01:00.0", "0000:02:00.0"):
+        (tmp_path / name).mkdir()
+    visible = {None: 2, "": 0, "-1": 0, "1": 1, "0,1": 2, "0,-1,1": 1, "5": 0, "GPU-1f2e, GPU-77aa": 2}
+    for value, count in visible.items():
+        environment = {} if value is None else {"CUDA_VISIBLE_DEVICES": value}
+        assert devices.gpu_count(tmp_path, environment) == count, value
+    assert devices.gpu_count(tmp_path / "none", {"CUDA_VISIBLE_DEVICES": "0"}) == 0
+
+
+def test_xla_is_chosen_by_device_unless_asked_for():
+    assert [devices.jit_compile_choice("auto", device)[0] for device in ("CPU", "GPU", "TPU")] == [
+        False,
+        True,
+        True,
+    ]
+    for setting, expected in [("true", True), (True, True), ("false", False), (False, False)]:
+        compiled, reason = devices.jit_compile_choice(setting, "CPU")
+        assert compiled is expected and "asked for" in reason
+    with pytest.raises(InputError, match="jit_compile=perhaps"):
+        devices.jit_compile_choice("perhaps", "CPU")
+
+
+def test_the_digits_run_is_counted_by_hand(monkeypatch):
+    monkeypatch.setattr(devices, "gpu_count", lambda: 0)
+    lines = _lines(Config(teacher="resnet20", epochs=20, temperature=2), workdir="runs/x")
+    assert lines["examples"] == "808 to train, 90 to validate, 899 to test"  # 90 of 898 held out
+    assert lines["steps"] == "12 an epoch, 240 in all"
+    assert lines["dropped"] == "40 examples an epoch, the last short batch"
+    assert lines["warm-up"] == "5% of the run, 12 steps"
+    assert lines["batch"] == "64 global, 64 per replica"
+    assert lines["XLA"].startswith("off (auto")
+    assert lines["radius"].startswith("6.3246 ")  # 2 * sqrt(10)
+    assert lines["teacher"] == "--teacher=resnet20"
+    assert "runs/x" in lines
+
+
+def test_changed_settings_are_marked():
+    text = dry_run.describe(Config(epochs=5))
+    assert "  * --epochs=5\n" in text and "    --temperature=4.0\n" in text
+
+
+def test_replicas_share_the_batch_or_the_run_is_refused(monkeypatch):
+    monkeypatch.setattr(devices, "gpu_count", lambda: 0)
+    lines = _lines(Config(virtual_devices=4))
+    assert lines["batch"] == "64 global, 16 per replica" and lines["strategy"] == "mirrored, replicas: 4"
+    with pytest.raises(InputError, match=r"Expected a multiple of 3\. Received --batch_size=64"):
+        dry_run.describe(Config(virtual_devices=3))
+
+
+def test_a_batch_beyond_the_training_split_is_refused():
+    assert _lines(Config(batch_size=808))["steps"] == "1 an epoch, 30 in all"
+    with pytest.raises(InputError, match="at most 808 examples"):
+        dry_run.describe(Config(batch_size=809))
+
+
+def test_a_prepared_set_is_read_from_its_newest_record(tmp_path):
+    _prepare(tmp_path, "flowers", "9.0.0", ["7"], 5)
+    newest = _prepare(tmp_path, "flowers", "10.1.0", ["1000", "1000"], 25)
+    lines = _lines(Config(dataset="flowers", validation_fraction=0.25), data_dir=tmp_path)
+    assert lines["examples"] == "1500 to train, 500 to validate, 10 to test"
+    assert lines["classes"] == "25" and lines["radius"].startswith("10.0000 ")
+    (newest / "dataset_info.json").write_text("{}")
+    with pytest.raises(InputError, match="damaged"):
+        dry_run.describe(Config(dataset="flowers"), data_dir=tmp_path)
+
+
+def test_a_set_that_is_not_there_is_known_by_name_or_left_open(tmp_path):
+    lines = _lines(Config(dataset="cifar100"), data_dir=tmp_path)
+    assert lines["examples"] == "45000 to train, 5000 to validate, 10000 to test"
+    lines = _lines(Config(dataset="flowers"), data_dir=tmp_path)
+    assert "unknown" in lines["examples"] and "unknown" in lines["steps"]
+
+
+def test_milestones_that_the_run_never_reaches_are_named():
+    config = Config(epochs=5, lr_schedule="multistep:3,5,180")
+    assert "never reached: epoch 5, 180" in _lines(config)["learning"]
+
+
+def test_the_known_sets_are_consistent():
+    for known in KNOWN_DATASETS.values():
+        channels = known.image_shape[2]
+        assert len(known.mean) == len(known.std) == channels
+        assert all(0 < mean < 1 for mean in known.mean) and all(0 < std < 0.5 for std in known.std)
+        assert 0 < known.pad <= known.image_shape[0] // 4
