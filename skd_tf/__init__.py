@@ -25,7 +25,7 @@ _HOMES = {
     "run": "experiment",
 }
 
-__all__ = [*_HOMES, "losses", "networks"]
+__all__ = ["LOSSES", "Config", "Distiller", "InputError", "losses", "networks", "run"]
 
 
 def __getattr__(name):

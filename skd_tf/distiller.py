@@ -97,7 +97,8 @@ class Distiller(keras.Model):
         if kwargs.get("loss") is not None:
             raise InputError("compile() takes no loss. Expected none. Received loss=. Construct Distiller(..., loss=...).")
         super().compile(optimizer=optimizer, metrics=metrics, jit_compile=False, **kwargs)
-        if precision.computes_in_float16(self.student) and not isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
+        scales = isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer)
+        if precision.computes_in_float16(self.student) and not scales:
             self.optimizer = keras.optimizers.LossScaleOptimizer(self.optimizer)
         optimizers.take_gradients_as_summed(self.optimizer)
         self.xla, self.xla_reason = devices.jit_compile_choice(jit_compile, replicas.device_kind())
@@ -258,6 +259,20 @@ class Distiller(keras.Model):
     def make_test_function(self, force=False):
         if self.test_function is None or force:
             self.test_function = self._test_steps.keras_function(self.steps_per_execution, self.get_metrics_result)
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        """Makes the compiled metrics' variables, which cannot be made inside a replica's graph.
+
+        Keras would average a batch over replicas to learn its shape, which uneven parts do not survive.
+        """
+        if self._compile_metrics is None or self._compile_metrics.built or self.student.output_shape is None:
+            return
+        if data_batch is None:
+            data_batch = next(next(iter(iterator))[2])
+        _, y, _ = keras.utils.unpack_x_y_sample_weight(data_batch)
+        y = self.distribute_strategy.experimental_local_results(y)[0]
+        with self.distribute_strategy.scope():
+            self._compile_metrics.build(y, tf.zeros([len(y), self.student.output_shape[-1]]))
 
     def _assign_schedules(self):
         for name, schedule in self.schedules.items():

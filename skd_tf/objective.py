@@ -122,4 +122,4 @@ def _row(loss):
         return losses.LOSSES[loss]
     if callable(loss):
         return losses.Loss(loss, readout="raw", needs_teacher=True, defaults={})
-    raise InputError(f"Not a loss. Expected a name, a row of LOSSES or a callable. Received loss={loss!r}. See skd_tf.losses.")
+    raise InputError(f"Not a loss. Expected a name, a row of LOSSES or a callable. Received loss={loss!r}. See LOSSES.")

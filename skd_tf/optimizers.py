@@ -59,5 +59,6 @@ def take_gradients_as_summed(optimizer):
     scaling and weight decay see what one replica would see."""
     for part in (optimizer, getattr(optimizer, "inner_optimizer", None)):
         if part is not None:
-            part._all_reduce_sum_gradients
-            part._all_reduce_sum_gradients = lambda grads_and_vars: list(grads_and_vars)
+            if not hasattr(part, "_all_reduce_sum_gradients"):
+                raise RuntimeError("This Keras sums gradients elsewhere: skd_tf needs keras 3.15 or one that is like it.")
+            part._all_reduce_sum_gradients = list

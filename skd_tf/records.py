@@ -54,15 +54,15 @@ def versions():
     }
 
 
-def device(strategy):
-    """The machine in words: what computes, how many replicas."""
+def device(replicas=1):
+    """The machine in words: what computes, and how many replicas."""
     gpus = tf.config.list_physical_devices("GPU")
     if gpus:
         name = tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU")
         name = f"{len(gpus)} x {name}"
     else:
-        name = f"{_cpu_name()}, {len(tf.config.list_logical_devices('CPU'))} logical devices"
-    return f"{name}, {strategy.num_replicas_in_sync} replicas"
+        name = _cpu_name()
+    return f"{name}, replicas: {replicas}"
 
 
 def git_commit():

@@ -1,7 +1,10 @@
 """Replicas: the distribution strategy, and the one collective of a training step."""
 
+import functools
+
 import tensorflow as tf
 
+from skd_tf.devices import per_replica_batch
 from skd_tf.errors import InputError
 
 
@@ -13,18 +16,20 @@ def make_strategy(config):
     Raises:
       InputError: devices already started otherwise, or a global batch that the replicas do not divide.
     """
-    kind = "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
+    kind = device_kind()
     if config.virtual_devices:
         _split_device(kind, config.virtual_devices)
     devices = [device.name.replace("/device:", "") for device in tf.config.list_logical_devices(kind)]
     mirrored = config.strategy == "mirrored" or (config.strategy == "auto" and len(devices) > 1)
-    strategy = tf.distribute.MirroredStrategy(devices) if mirrored else tf.distribute.get_strategy()
-    if config.batch_size % strategy.num_replicas_in_sync:
-        raise InputError(
-            f"The global batch does not divide over the replicas. Expected a multiple of {strategy.num_replicas_in_sync}. "
-            f"Received batch_size={config.batch_size}. Change --batch_size or --virtual_devices."
-        )
+    strategy = _mirrored(tuple(devices)) if mirrored else tf.distribute.get_strategy()
+    per_replica_batch(config.batch_size, strategy.num_replicas_in_sync)
     return strategy
+
+
+@functools.cache
+def _mirrored(devices):
+    """One strategy per set of devices: two would number their collectives alike, and TensorFlow mixes them up."""
+    return tf.distribute.MirroredStrategy(list(devices))
 
 
 def device_kind():

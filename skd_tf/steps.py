@@ -20,44 +20,45 @@ class Steps:
 
     def __init__(self, strategy, step, *, before=None, eager=False):
         self._strategy, self._step, self._before, self._eager = strategy, step, before, eager
-        self._done = tf.Variable(0, trainable=False, dtype=tf.int64)
         # A partial has no code object for TensorFlow to count traces of different models by.
-        self._graph = tf.function(functools.partial(self._loop), autograph=False)
+        self._many = tf.function(functools.partial(self._loop), autograph=False)
+        self._single = self._one if eager else tf.function(functools.partial(self._one), autograph=False)
 
     def __call__(self, iterator, steps):
-        """Raises tf.errors.OutOfRangeError where the data ends; the steps before that have been made."""
+        """Makes `steps` steps with batches of one static shape, in one host call."""
         if self._eager:
             for _ in range(steps):
-                self.one(next(iterator))
+                self._one(next(iterator))
         else:
-            self._graph(iterator, tf.constant(steps, tf.int64))
-
-    def one(self, data):
-        if self._before is not None:
-            self._before()
-        self._strategy.run(self._step, args=(keras.tree.map_structure(_without_optional, data),))
+            self._many(iterator, tf.constant(steps, tf.int64))
 
     def keras_function(self, steps, result):
-        """The function of an iterator that Keras' fit() and evaluate() call, returning `result()`."""
+        """The function of an iterator that Keras' fit() and evaluate() call; returns `result()`.
+
+        Batches are taken one by one: a ragged one cannot be taken inside a graph's loop on several replicas.
+        """
 
         def function(iterator):
-            if not isinstance(iterator, (tf.data.Iterator, tf.distribute.DistributedIterator)):  # train_on_batch
-                self.one(next(iterator))
-                return result()
-            before = int(self._done.numpy())
-            try:
-                self(iterator, steps)
-            except (tf.errors.OutOfRangeError, StopIteration):
-                if int(self._done.numpy()) == before:
-                    raise StopIteration from None
+            for done in range(steps):
+                try:
+                    data = next(iterator)
+                except (tf.errors.OutOfRangeError, StopIteration):
+                    if not done:
+                        raise StopIteration from None
+                    break
+                self._single(data)
             return result()
 
         return function
 
+    def _one(self, data):
+        if self._before is not None:
+            self._before()
+        self._strategy.run(self._step, args=(keras.tree.map_structure(_without_optional, data),))
+
     def _loop(self, iterator, steps):
         def body(done):
-            self.one(next(iterator))
-            self._done.assign_add(1)
+            self._one(next(iterator))
             return (done + 1,)
 
         # Not autograph's loop over tf.range: it may trace its body twice, and a step takes seconds to trace.

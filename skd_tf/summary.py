@@ -22,10 +22,16 @@ def table(result):
     return aligned(lines)
 
 
+def models_table(rows):
+    """Text table of the models that `skd_tf.evaluate` measured."""
+    columns = [column for column in _COLUMNS if column[1] in rows[0]]
+    lines = [["model", *(heading for heading, _, _ in columns)]]
+    lines += [[row["path"], *(form.format(row[key]) for _, key, form in columns)] for row in rows]
+    return aligned(lines)
+
+
 def aligned(lines):
     """Rows of texts as one block: the first column to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(cell.rjust(width) if i else cell.ljust(width) for i, (cell, width) in enumerate(zip(line, widths, strict=True)))
-        for line in lines
-    )
+    rows = ([cell.rjust(width) for cell, width in zip(line, widths, strict=True)] for line in lines)
+    return "\n".join("  ".join([row[0].strip().ljust(widths[0]), *row[1:]]) for row in rows)

@@ -16,8 +16,9 @@ def two_logical_cpus():
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def two_replicas():
-    import tensorflow as tf
+    from skd_tf import replicas
+    from skd_tf.config import Config
 
-    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    return replicas.make_strategy(Config(strategy="mirrored"))

@@ -73,7 +73,8 @@ def test_each_epoch_has_each_example_at_most_once_in_another_order(digits):
     config = Config(batch_size=40)
     known = {image.tobytes(): i for i, image in enumerate(digits.train.images)}
     batches = stream(plain, config)
-    orders = [[known[image.tobytes()] for images, _ in batches[e * STEPS : (e + 1) * STEPS] for image in images] for e in (0, 1)]
+    epochs = batches[:STEPS], batches[STEPS:]
+    orders = [[known[image.tobytes()] for images, _ in epoch for image in images] for epoch in epochs]
     for order in orders:
         assert len(order) == len(set(order)) == 800
     assert orders[0] != orders[1]
@@ -97,11 +98,11 @@ def test_seed_moves_the_order_and_data_seed_the_pixels(digits):
     assert len(as_set(base) & as_set(seed)) >= 780
 
 
-@pytest.mark.parametrize("augmentation", [augment.Augmentation(2, True), augment.Augmentation(1, False), augment.Augmentation(0, True)])
-def test_augmentation_is_pad_crop_and_mirror(augmentation):
+@pytest.mark.parametrize(("pad", "flip"), [(2, True), (1, False), (0, True)])
+def test_augmentation_is_pad_crop_and_mirror(pad, flip):
+    augmentation = augment.Augmentation(pad, flip)
     images = np.random.default_rng(0).integers(0, 256, [64, 6, 5, 3], np.uint8)
     rows = augment.draws(3, 4, 64).numpy()
-    pad, flip = augmentation
     expected = []
     for image, (dy, dx, mirror) in zip(images, rows, strict=True):
         dy, dx = dy % (2 * pad + 1), dx % (2 * pad + 1)
@@ -186,6 +187,6 @@ def test_any_tfds_set_brings_its_own_facts(made):
 
 
 def test_images_of_several_sizes_need_a_size(made):
-    with pytest.raises(InputError, match="several sizes.*--image_size"):
+    with pytest.raises(InputError, match=r"several sizes.*--image_size"):
         data.load(Config(dataset="mixed"), made)
     assert data.load(Config(dataset="mixed", image_size=8), made).image_shape == (8, 8, 3)

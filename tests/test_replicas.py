@@ -1,0 +1,143 @@
+"""Two replicas equal one: weights, losses, metrics; and fail to when the loss is scaled wrongly."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from nets import batches, conv_net, distance, make_distiller, run, weights_of
+
+from skd_tf import replicas
+from skd_tf.config import Config
+from skd_tf.errors import InputError
+
+
+def trained(strategy, data, **settings):
+    distiller = make_distiller(strategy, **settings)
+    return distiller, run(distiller, data, steps_per_call=5)
+
+
+# Float32 training amplifies rounding: 1e-5 is what 5 steps leave of the different order of two sums, 1e-3 what 20 do.
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize(("steps", "tolerance"), [(5, 1e-5), (20, 1e-3)])
+def test_two_replicas_equal_one(two_replicas, jit_compile, steps, tolerance):
+    data = batches(steps, size=16)
+    one, one_means = trained(None, data, jit_compile=jit_compile)
+    two, two_means = trained(two_replicas, data, jit_compile=jit_compile)
+    assert two.distribute_strategy.num_replicas_in_sync == 2
+    assert distance(weights_of(one.student), weights_of(two.student)) < tolerance
+    assert two_means == pytest.approx(one_means, rel=10 * tolerance)
+    assert two.traces == 2  # one a replica
+
+
+def test_in_float64_the_two_agree_to_rounding(two_replicas):
+    data = batches(20, size=16, dtype="float64")
+    one, _ = trained(None, data, dtype="float64")
+    two, _ = trained(two_replicas, data, dtype="float64")
+    assert distance(weights_of(one.student), weights_of(two.student)) < 1e-10
+
+
+@pytest.mark.parametrize("factor", [0.5, 2.0])
+def test_a_wrong_scale_of_the_loss_is_seen(two_replicas, monkeypatch, factor):
+    """The check above is no check if halving or doubling the loss on replicas passes it."""
+    data = batches(5, size=16)
+    one, _ = trained(None, data)
+    two = make_distiller(two_replicas)
+    inner = two._loss_and_gradients
+
+    def scaled(*arguments):
+        sums, counts, gradients, logits = inner(*arguments)
+        return sums, counts, [factor * g for g in gradients], logits
+
+    two._compiled_step = scaled
+    run(two, data)
+    assert distance(weights_of(one.student), weights_of(two.student)) > 1e-3
+
+
+def test_a_regularizer_counts_once(two_replicas):
+    def distiller(strategy):
+        made = make_distiller(strategy)
+        made.student.layers[0].kernel.regularizer = keras.regularizers.L2(0.1)
+        return made
+
+    data, results = batches(5, size=16), []
+    for strategy in (None, two_replicas):
+        made = distiller(strategy)
+        run(made, data)
+        results.append(weights_of(made.student))
+    plain, _ = trained(None, data)
+    assert distance(*results) < 1e-5 < 1e-3 < distance(results[0], weights_of(plain.student))
+
+
+@pytest.mark.parametrize("clip", [{"global_clipnorm": 0.1}, {"clipnorm": 0.05}])
+def test_clipping_sees_the_summed_gradient(two_replicas, clip):
+    data = batches(5, size=16)
+
+    def optimizer():
+        return keras.optimizers.SGD(0.1, momentum=0.9, **clip)
+
+    one, _ = trained(None, data, optimizer=optimizer)
+    two, _ = trained(two_replicas, data, optimizer=optimizer)
+    free, _ = trained(None, data, optimizer=lambda: keras.optimizers.SGD(0.1, momentum=0.9))
+    assert distance(weights_of(one.student), weights_of(two.student)) < 1e-5
+    assert distance(weights_of(one.student), weights_of(free.student)) > 1e-3
+
+
+def test_moving_statistics_are_the_mean_over_replicas_at_every_step(two_replicas):
+    """Against each replica's half-batch statistics worked out by hand."""
+    (images, labels), = batches(1, size=16)
+    two = make_distiller(two_replicas, batch_norm=True, optimizer=lambda: keras.optimizers.SGD(0.0))
+    run(two, [(images, labels)])
+    net = conv_net(1, batch_norm=True)
+    halves = [net.layers[0](half).numpy() for half in (images[:8], images[8:])]
+    mean = np.mean([half.mean((0, 1, 2)) for half in halves], axis=0)
+    variance = np.mean([half.var((0, 1, 2)) for half in halves], axis=0)
+    layer = two.student.layers[1]
+    for variable, expected in ((layer.moving_mean, 0.1 * mean), (layer.moving_variance, 0.9 + 0.1 * variance)):
+        copies = [copy.numpy() for copy in two_replicas.experimental_local_results(variable.value)]
+        assert np.array_equal(copies[0], copies[1])
+        np.testing.assert_allclose(copies[0], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_keras_fit_and_evaluate_on_two_replicas_equal_one(two_replicas):
+    """A ragged last batch included: 22 examples in batches of 8 leave 6, and 3 a replica."""
+    (images, labels), = batches(1, size=22)
+    histories, evaluations, weights = [], [], []
+    for strategy in (None, two_replicas):
+        distiller = make_distiller(strategy)
+        distiller.compile(keras.optimizers.SGD(0.05), metrics=["sparse_categorical_accuracy"])
+        options = {"batch_size": 8, "verbose": 0, "shuffle": False, "epochs": 2, "validation_data": (images, labels)}
+        histories.append(distiller.fit(images, labels, **options).history)
+        evaluations.append(distiller.evaluate(images, labels, batch_size=5, verbose=0, return_dict=True))
+        weights.append(weights_of(distiller.student))
+        np.testing.assert_allclose(
+            distiller.predict(images, batch_size=5, verbose=0), distiller.student(images), rtol=1e-4, atol=1e-5
+        )
+    assert distance(*weights) < 1e-5
+    for one, two in (histories, evaluations):
+        assert one.keys() == two.keys()
+        for name in one:
+            assert two[name] == pytest.approx(one[name], rel=1e-4), name
+
+
+def test_one_collective_sums_everything(two_replicas):
+    @tf.function
+    def summed():
+        def replica():
+            i = tf.cast(tf.distribute.get_replica_context().replica_id_in_sync_group, tf.float32)
+            return replicas.sum_over_replicas([i + 1.0, tf.fill([2, 3], i), tf.fill([1], tf.cast(i + 5, tf.float64))])
+
+        return two_replicas.run(replica)
+
+    scalar, matrix, double = (two_replicas.experimental_local_results(v) for v in summed())
+    assert [float(v) for v in scalar] == [3.0, 3.0]
+    assert all(np.array_equal(v, np.ones([2, 3])) for v in matrix) and double[1].dtype == tf.float64
+    assert [float(v[0]) for v in double] == [11.0, 11.0]
+
+
+def test_strategies_and_their_errors():
+    assert replicas.make_strategy(Config(strategy="one_device")).num_replicas_in_sync == 1
+    assert replicas.make_strategy(Config(strategy="auto", virtual_devices=2)).num_replicas_in_sync == 2
+    with pytest.raises(InputError, match=r"multiple of 2.*batch_size=33"):
+        replicas.make_strategy(Config(strategy="mirrored", batch_size=33))
+    with pytest.raises(InputError, match="already started"):
+        replicas.make_strategy(Config(virtual_devices=3))
