@@ -77,12 +77,12 @@ def prepare(config, folder, data_dir=None, *, test=True):
       A `Setup`.
     """
     strategy = replicas.make_strategy(config)
-    teacher_path = _find_teacher(config, folder, data_dir)
+    teacher_path = find_teacher(config, folder, data_dir)
     dataset = data.load(config, data_dir, test=test)
     return Setup(dataset, strategy, _load_teacher(config, dataset, strategy, teacher_path))
 
 
-def _find_teacher(config, folder, data_dir):
+def find_teacher(config, folder, data_dir):
     """Path of the teacher's workdir or file; trains it first where the settings say so. None for a loss without one."""
     if not config.needs_teacher:
         return None

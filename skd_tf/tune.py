@@ -86,7 +86,7 @@ def search(config, space, workdir, data_dir, max_trials, seed):
     class Tuner(keras_tuner.Tuner):
         """keras-tuner draws, ours train: a returned dict makes it keep no checkpoint and no teacher."""
 
-        def run_trial(self, trial):
+        def run_trial(self, trial, verbose=0):
             values = {name: trial.hyperparameters.get(name) for name, _, _ in space}
             say(f"Trial {len(rows) + 1} of {max_trials}: " + ", ".join(f"{k} {v}" for k, v in values.items()))
             trial_config = config.replace(**values)
