@@ -54,6 +54,14 @@ class Config:
     teacher_checkpoint: str = knob("", "the teacher: a .keras file, or a workdir of a run")
     teacher_flagfile: str = knob("", "settings to train the teacher with, in <workdir>/teacher")
 
+    teacher_cache_dir: str = knob(
+        "", "folder for the teacher's logits: computed once per augmented image, shared by runs", affects_result=bool
+    )
+    teacher_cache_dtype: str = knob("float16", "of the cached training logits", choices=("float16", "float32"))
+    teacher_cache_epochs: int = knob(
+        0, "epochs of augmentation that are cached and trained on in turn; 0: as many as the run has", low=0, unit="epochs"
+    )
+
     loss: str = knob("spherical", "distillation method", choices=LOSS_NAMES, heading="Loss")
     temperature: float = knob(4.0, "softmax temperature of the distill term", above=0)
     kd_weight: float | str = knob(
@@ -132,6 +140,9 @@ class Config:
                 "values in [0, 1] where --label_weight is not given",
                 remedy,
             )
+        if self.teacher_cache_epochs and not self.teacher_cache_dir:
+            raise refusal("teacher_cache_epochs", self.teacher_cache_epochs, "needs a teacher cache",
+                          "--teacher_cache_dir beside it", "Add --teacher_cache_dir=DIR")  # fmt: skip
         if self.warmup_epochs is not None and self.warmup_epochs > self.epochs:
             raise refusal(
                 "warmup_epochs",
@@ -192,16 +203,14 @@ class Config:
 
     def differences(self, other):
         """Lines "--flag: this -> other" over the knobs whose value could change a number in the result."""
-        pairs = [
-            (field.name, getattr(self, field.name), getattr(other, field.name))
-            for field in dataclasses.fields(self)
-            if rules_of(field).affects_result
-        ]
-        return [
-            f"--{name}: {as_text(mine)} -> {as_text(theirs)}"
-            for name, mine, theirs in pairs
-            if mine != theirs
-        ]
+        lines = []
+        for field in dataclasses.fields(self):
+            affects = rules_of(field).affects_result
+            mine, theirs = getattr(self, field.name), getattr(other, field.name)
+            same = affects(mine) == affects(theirs) if callable(affects) else not affects or mine == theirs
+            if not same:
+                lines.append(f"--{field.name}: {as_text(mine)} -> {as_text(theirs)}")
+        return lines
 
 
 def _names():

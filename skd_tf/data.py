@@ -15,6 +15,7 @@ import tensorflow as tf
 from skd_tf import augment
 from skd_tf.errors import InputError
 from skd_tf.known_datasets import KNOWN_DATASETS
+from skd_tf.teacher_cache import HEADER_BYTES
 
 _SHUFFLE_STREAM = 0x5EED_0D
 _ASSETS = pathlib.Path(__file__).parent / "assets"
@@ -88,7 +89,9 @@ def load(config, data_dir=None, *, test=True):
     )  # fmt: skip
 
 
-def train_stream(dataset, config, *, steps_per_epoch, first_step, last_step, shards=1, shard_range=None):
+def train_stream(
+    dataset, config, *, steps_per_epoch, first_step, last_step, shards=1, shard_range=None, logit_files=None
+):  # fmt: skip
     """Augmented training batches of steps [first_step, last_step).
 
     One element is one replica's part of a global batch, so a step takes `len(shard_range)` elements. Rows are dealt out in
@@ -102,9 +105,12 @@ def train_stream(dataset, config, *, steps_per_epoch, first_step, last_step, sha
       last_step: global step to end before.
       shards: replicas in all; they divide the global batch.
       shard_range: the replicas fed by this stream, all of them by default.
+      logit_files: paths of `TeacherCache` files for epochs 0, 1, ..., in the order of `dataset.train`; augmentation then
+        has as many epochs as there are files, and starts again after them.
 
     Returns:
-      tf.data.Dataset of (images uint8 `[batch / shards, h, w, c]`, labels int32 `[batch / shards]`).
+      tf.data.Dataset of (images uint8 `[batch / shards, h, w, c]`, labels int32 `[batch / shards]`); with logit files
+      images become {"image": images, "teacher_logits": `[batch / shards, classes]`}.
     """
     if last_step <= first_step:
         raise ValueError(f"An empty stream: steps {first_step} to {last_step}.")
@@ -114,14 +120,19 @@ def train_stream(dataset, config, *, steps_per_epoch, first_step, last_step, sha
     examples, last_index = len(train), int(train.index.max())
     rows_per_epoch = steps_per_epoch * config.batch_size
     with tf.device("CPU"):
+        files = tf.constant(logit_files or [""])
         images, labels, index = tf.constant(train.images), tf.constant(train.labels), tf.constant(train.index)
 
     def epoch_rows(epoch):
         order = tf.random.experimental.stateless_shuffle(
             tf.range(examples), seed=tf.stack([tf.constant(config.seed, tf.int64), epoch + _SHUFFLE_STREAM]), alg="philox"
         )
-        table = augment.draws(config.data_seed, epoch, last_index + 1)
-        table = tf.gather(tf.gather(table, index), order)[:rows_per_epoch]
+        pictures = epoch % len(logit_files) if logit_files else epoch
+        table = augment.draws(config.data_seed, pictures, last_index + 1)
+        drawn = {"rows": order, "table": tf.gather(tf.gather(table, index), order)}
+        if logit_files:
+            logits = _read_logits(tf.gather(files, pictures), dataset.num_classes, config.teacher_cache_dtype)
+            drawn["logits"] = tf.gather(logits, order)
 
         def deal(values):  # [rows, ...] -> [steps * local replicas, rows a replica, ...]
             shape = values.shape[1:]
@@ -130,14 +141,22 @@ def train_stream(dataset, config, *, steps_per_epoch, first_step, last_step, sha
             end = tf.minimum(last_step - epoch * steps_per_epoch, steps_per_epoch)
             return tf.reshape(values[begin:end], [-1, config.batch_size // shards, *shape])
 
-        return tf.data.Dataset.from_tensor_slices((deal(order[:rows_per_epoch]), deal(table)))
+        return tf.data.Dataset.from_tensor_slices({name: deal(v[:rows_per_epoch]) for name, v in drawn.items()})
 
-    def batch(rows, table):
-        return augment.apply(tf.gather(images, rows), table, augmentation), tf.gather(labels, rows)
+    def batch(drawn):
+        pixels = augment.apply(tf.gather(images, drawn["rows"]), drawn["table"], augmentation)
+        x = {"image": pixels, "teacher_logits": drawn["logits"]} if logit_files else pixels
+        return x, tf.gather(labels, drawn["rows"])
 
     epochs = tf.data.Dataset.range(first_step // steps_per_epoch, math.ceil(last_step / steps_per_epoch))
     stream = epochs.flat_map(epoch_rows).map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     return stream.prefetch(tf.data.AUTOTUNE)
+
+
+def _read_logits(path, classes, dtype):
+    """The records of a `TeacherCache` file, `[examples, classes]`, by plain TensorFlow operations."""
+    records = tf.io.decode_raw(tf.io.read_file(path), dtype)
+    return tf.reshape(records[HEADER_BYTES // tf.as_dtype(dtype).size :], [-1, classes])
 
 
 def _hold_out(split, fraction, data_seed):

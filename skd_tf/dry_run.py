@@ -56,11 +56,10 @@ def dataset_sizes(name, data_dir=None):
         known = KNOWN_DATASETS.get(name)
         return known and Sizes(known.train, known.test, known.num_classes)
     try:
-        splits = json.loads(records[-1].read_text(encoding="utf-8"))["splits"]
-        counts = {split["name"]: sum(map(int, split["shardLengths"])) for split in splits}
-        return Sizes(
-            counts["train"], counts.get("test", counts.get("validation", 0)), _num_classes(records[-1].parent)
-        )
+        record = json.loads(records[-1].read_text(encoding="utf-8"))
+        counts = {split["name"]: sum(map(int, split["shardLengths"])) for split in record["splits"]}
+        test = counts.get("test", counts.get("validation", 0))
+        return Sizes(counts["train"], test, _num_classes(record, records[-1].parent))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"The record of a dataset is damaged. Expected its splits and features. Received {records[-1]}. "
@@ -164,16 +163,11 @@ def _steps_per_epoch(config, sizes):
     return train // config.batch_size
 
 
-def _num_classes(folder):
+def _num_classes(record, folder):
+    """Classes of the label that the set itself names for supervised learning: CIFAR-100 has two labels."""
+    label = record["supervisedKeys"]["tuple"]["items"][1]["featureKey"]
     features = json.loads((folder / "features.json").read_text(encoding="utf-8"))["featuresDict"]["features"]
-    return next(
-        (
-            int(feature["classLabel"]["numClasses"])
-            for feature in features.values()
-            if "classLabel" in feature
-        ),
-        None,
-    )
+    return int(features[label]["classLabel"]["numClasses"])
 
 
 def _version(path):

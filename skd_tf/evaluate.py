@@ -1,6 +1,5 @@
 """python -m skd_tf.evaluate: measures finished models on a dataset's test split, side by side."""
 
-import math
 import pathlib
 
 from absl import flags
@@ -59,8 +58,8 @@ def evaluate(paths, dataset):
     rows = []
     for path, model in opened:
         logits = evaluation.Predictor(model)(dataset.test.images)
-        parameters = sum(math.prod(variable.shape) for variable in model.trainable_variables)
-        rows.append({"path": path} | metrics.quality(logits, dataset.test.labels) | {"parameters": parameters})
+        facts = {"parameters": models.parameter_count(model)}
+        rows.append({"path": path} | metrics.quality(logits, dataset.test.labels) | facts)
     return {
         "models": rows,
         "dataset": {"name": dataset.name, "version": dataset.version, "test_examples": len(dataset.test)},

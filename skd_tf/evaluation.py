@@ -15,11 +15,13 @@ class Predictor:
         self.batch_size = batch_size
         self._forward = tf.function(functools.partial(model, training=False), autograph=False)
 
-    def __call__(self, images):
+    def __call__(self, images, transform=None):
+        """Logits in the order of `images`; `transform(batch, rows)` is applied first, rows being places in `images`."""
         logits = []
         for start in range(0, len(images), self.batch_size):
-            batch = images[start : start + self.batch_size]
-            missing = self.batch_size - len(batch)
-            padded = np.pad(batch, [(0, missing)] + [(0, 0)] * 3) if missing else batch
-            logits.append(self._forward(tf.constant(padded)).numpy()[: len(batch)].astype(np.float32))
+            rows = np.arange(start, min(start + self.batch_size, len(images)))
+            padded = np.resize(rows, self.batch_size)  # the last batch repeats its rows: one shape, one graph
+            batch = tf.constant(images[padded])
+            batch = batch if transform is None else transform(batch, padded)
+            logits.append(self._forward(batch).numpy()[: len(rows)].astype(np.float32))
         return np.concatenate(logits)

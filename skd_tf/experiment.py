@@ -1,10 +1,9 @@
 """run(config, workdir): from settings to a student that ships. The only module that knows every part."""
 
-import math
-
 from skd_tf import cli, data, deploy, evaluation, metrics, models, records, replicas, summary
 from skd_tf.errors import InputError
 from skd_tf.progress import say
+from skd_tf.teachers import Teacher, chance_level
 from skd_tf.training import Setup, train_student
 from skd_tf.workdir import Workdir, write_json, write_text
 
@@ -79,7 +78,7 @@ def prepare(config, folder, data_dir=None, *, test=True):
     strategy = replicas.make_strategy(config)
     teacher_path = find_teacher(config, folder, data_dir)
     dataset = data.load(config, data_dir, test=test)
-    return Setup(dataset, strategy, _load_teacher(config, dataset, strategy, teacher_path))
+    return Setup(dataset, strategy, _open_teacher(config, dataset, strategy, teacher_path))
 
 
 def find_teacher(config, folder, data_dir):
@@ -119,23 +118,19 @@ def _is_finished(settings, path):
         return False
 
 
-def _load_teacher(config, dataset, strategy, path):
+def _open_teacher(config, dataset, strategy, path):
     """The teacher, checked, its accuracy on held-out images said BEFORE a student learns from it."""
     if path is None:
         return None
-    with strategy.scope():
-        teacher = models.load_teacher(
-            path, name=config.teacher, dataset=dataset, teacher_precision=config.teacher_precision
-        )
+    teacher = Teacher(path, config, dataset, strategy)
     held_out = dataset.validation is not None
     split = dataset.validation if held_out else dataset.train.take(slice(_CHANCE_EXAMPLES))
     name = "validation" if held_out else "training (nothing is held out)"
-    accuracy = metrics.quality(evaluation.Predictor(teacher)(split.images), split.labels)["accuracy"]
-    say(f"Teacher {teacher.name} from {path}: accuracy {accuracy:.4f} on {len(split)} {name} images.")
-    chance = 1 / dataset.num_classes
-    if accuracy <= chance + 3 * math.sqrt(chance * (1 - chance) / len(split)):
+    accuracy = metrics.quality(teacher.logits(split.images), split.labels)["accuracy"]
+    say(f"Teacher {teacher.facts['name']} from {path}: accuracy {accuracy:.4f} on {len(split)} {name} images.")
+    if chance_level(accuracy, dataset.num_classes, len(split)):
         raise InputError(
-            f"The teacher is at chance level. Expected an accuracy well above {chance:.3f} on the {name} images. "
+            f"The teacher is at chance level. Expected an accuracy well above 1/{dataset.num_classes} on the {name} images. "
             f"Received {accuracy:.4f} from {path}. Check that it was trained on {dataset.name} with these class numbers."
         )
     return teacher
@@ -143,15 +138,17 @@ def _load_teacher(config, dataset, strategy, path):
 
 def _measure(setup, distiller, student, alone_path):
     """Teacher, student alone and student on the test split, in one final pass; the student as it ships."""
-    found = {"teacher": setup.teacher, "student_alone": models.load(alone_path) if alone_path else None, "student": student}
-    test, result, logits = setup.dataset.test, {}, {}
-    for name, model in found.items():
-        if model is None:
-            continue
-        logits[name] = evaluation.Predictor(model)(test.images)
-        parameters = sum(math.prod(variable.shape) for variable in model.trainable_variables)
-        result[name] = metrics.quality(logits[name], test.labels) | {"parameters": parameters}
-        if "teacher" in logits and name != "teacher":
+    test, teacher = setup.dataset.test, setup.teacher
+    logits, parameters = {}, {}
+    if teacher:
+        logits["teacher"], parameters["teacher"] = teacher.logits(test.images), teacher.facts["parameters"]
+    for name, model in {"student_alone": models.load(alone_path) if alone_path else None, "student": student}.items():
+        if model is not None:
+            logits[name] = evaluation.Predictor(model)(test.images)
+            parameters[name] = models.parameter_count(model)
+    result = {name: metrics.quality(z, test.labels) | {"parameters": parameters[name]} for name, z in logits.items()}
+    for name in result:
+        if teacher and name != "teacher":
             result[name]["agreement"] = metrics.agreement(logits[name], logits["teacher"])
     # What ships lies on the sphere, where every norm is the radius: the norm worth knowing is the raw one.
     result["student"]["logit_norm"] = metrics.mean_norm(evaluation.Predictor(distiller)(test.images))

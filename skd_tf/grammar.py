@@ -14,13 +14,13 @@ WEIGHT = (
     '20 epochs" or "cosine 1 to 0 over 240 epochs"'
 )
 LR_SCHEDULE = "constant, cosine, or multistep:EPOCH,EPOCH,...[:FACTOR] (the factor is 0.1 unless given)"
-INTERVAL = '"epoch", "N steps" or "N seconds"'
+INTERVAL = '"epoch", "N steps" (or just N) or "N seconds" (or Ns)'
 
 _NUMBER = r"(\d+\.?\d*(?:e[-+]?\d+)?|\.\d+(?:e[-+]?\d+)?)"
 _STEP = re.compile(rf"{_NUMBER} from epoch {_NUMBER}")
 _RAMP = re.compile(rf"(linear|cosine) {_NUMBER} to {_NUMBER} over {_NUMBER} epochs?")
 _MULTISTEP = re.compile(rf"multistep ?: ?({_NUMBER}(?: ?, ?{_NUMBER})*)(?: ?: ?{_NUMBER})?")
-_INTERVAL = re.compile(rf"{_NUMBER} ?(steps?|seconds?|s)")
+_INTERVAL = re.compile(rf"{_NUMBER} ?(steps?|seconds?|s|)")
 
 
 class Steps(typing.NamedTuple):
@@ -135,7 +135,7 @@ def parse_interval(value, name="checkpoint_every"):
         return 1, "epoch"
     match = _INTERVAL.fullmatch(text)
     count = float(match[1]) if match else 0.0
-    unit = "steps" if match and match[2].startswith("step") else "seconds"
+    unit = "steps" if match and match[2] in ("", "step", "steps") else "seconds"
     if not 0 < count < float("inf") or (unit == "steps" and not count.is_integer()):
         raise refusal(name, value, "is not an interval", INTERVAL, f"Write for example --{name}='30 seconds'")
     return (int(count) if unit == "steps" else count), unit

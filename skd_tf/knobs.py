@@ -26,7 +26,8 @@ class Knob:
       check: `(name, value) -> value in canonical form`, raises InputError.
       unit: of the number, for `--help`.
       heading: opens a section of `--help` with this setting.
-      affects_result: whether another value could change a number that a run reports.
+      affects_result: whether another value could change a number that a run reports; or a function of the value that
+        keeps what of it could.
     """
 
     help: str
@@ -39,7 +40,7 @@ class Knob:
     check: typing.Callable | None = None
     unit: str = ""
     heading: str = ""
-    affects_result: bool = True
+    affects_result: bool | typing.Callable = True
 
 
 def knob(default, help, **rules):

@@ -1,5 +1,6 @@
 """Finished models, found and loaded from what a user has: a workdir, a `.keras` file, a SavedModel; and teachers."""
 
+import math
 import pathlib
 
 import keras
@@ -7,6 +8,9 @@ import tensorflow as tf
 
 from skd_tf import precision
 from skd_tf.errors import InputError
+
+# Part of the teacher cache's key: raise it whenever a teacher's logits change by how it is prepared at loading.
+FOLDING_VERSION = 1
 
 
 class ServedModel:
@@ -51,13 +55,24 @@ def load(path):
     path = pathlib.Path(path)
     if (path / "saved_model.pb").is_file():
         return _loaded(ServedModel, path)
+    return _loaded(lambda file: keras.models.load_model(file, compile=False, safe_mode=True), keras_file(path))
+
+
+def keras_file(path):
+    """The `.keras` file behind a path: the file itself, or the student of a workdir."""
+    path = pathlib.Path(path)
     file = path / "student.keras" if path.is_dir() else path
     if file.suffix != ".keras" or not file.is_file():
         raise InputError(
             "No model there. Expected a workdir with student.keras inside, a .keras file or a SavedModel folder. "
             f"Received path={path}. Check the path; a run that has not finished has no student.keras."
         )
-    return _loaded(lambda file: keras.models.load_model(file, compile=False, safe_mode=True), file)
+    return file
+
+
+def parameter_count(model):
+    """Trainable parameters."""
+    return sum(math.prod(variable.shape) for variable in model.trainable_variables)
 
 
 def _loaded(loader, path):

@@ -18,6 +18,7 @@ from skd_tf import (
     progress,
     records,
     schedules,
+    teachers,
 )  # fmt: skip
 from skd_tf.distiller import Distiller
 from skd_tf.errors import InputError
@@ -30,11 +31,11 @@ _LEAST_TOP_PROBABILITY = 0.25
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """What several students can share: data, replicas, and a teacher (None for a loss without one)."""
+    """What several students can share: data, replicas, and a `Teacher` (None for a loss without one)."""
 
     dataset: data.Dataset
     strategy: tf.distribute.Strategy
-    teacher: object
+    teacher: teachers.Teacher | None
 
 
 def train_student(config, setup, folder):
@@ -54,7 +55,10 @@ def train_student(config, setup, folder):
     steps_per_epoch = _steps_per_epoch(config, setup.dataset)
     distiller = build_distiller(config, setup, steps_per_epoch)
     _announce(config, setup, distiller, steps_per_epoch)
-    return distiller, _train(config, setup.dataset, folder, distiller, steps_per_epoch)
+    cached = setup.teacher.epoch_files(config.teacher_cache_epochs or config.epochs) if setup.teacher else None
+    if not cached and setup.teacher:
+        distiller.teacher = setup.teacher.model
+    return distiller, _train(config, setup.dataset, folder, distiller, steps_per_epoch, cached)
 
 
 def build_distiller(config, setup, steps_per_epoch):
@@ -75,7 +79,7 @@ def build_distiller(config, setup, steps_per_epoch):
                 starts[name] = float(values[0])
                 tables[name] = schedules.Table(values)
         distiller = Distiller(
-            student, setup.teacher, config.loss, temperature=config.temperature, **starts, radius=config.radius,
+            student, None, config.loss, temperature=config.temperature, **starts, radius=config.radius,
             center=config.center, label_smoothing=config.label_smoothing,
         )  # fmt: skip
         distiller.compile(
@@ -84,7 +88,8 @@ def build_distiller(config, setup, steps_per_epoch):
             schedules=tables if distiller.objective.needs_teacher else {},
         )
     if config.radius in ("teacher_mean", "teacher_sample") and distiller.objective.needs_teacher:
-        distiller.adapt(dataset.train.images[:_ADAPT_EXAMPLES])
+        images = dataset.train.images[:_ADAPT_EXAMPLES]
+        distiller.adapt({"image": images, "teacher_logits": tf.constant(setup.teacher.logits(images))})
     return distiller
 
 
@@ -117,7 +122,7 @@ def _announce(config, setup, distiller, steps_per_epoch):
         warn(f"--radius / --temperature is too small for the sphere to represent the teacher: no class can pass {top:.3f}.")
 
 
-def _train(config, dataset, folder, distiller, steps_per_epoch):
+def _train(config, dataset, folder, distiller, steps_per_epoch, logit_files):
     saved = checkpoints.Checkpoints(folder / "checkpoints")
     first_step, extra = saved.restore(distiller, warn) or (0, {"seconds": 0.0})
     last_step = config.epochs * steps_per_epoch
@@ -142,7 +147,7 @@ def _train(config, dataset, folder, distiller, steps_per_epoch):
     def make_stream(shards, shard_range):
         return data.train_stream(
             dataset, config, steps_per_epoch=steps_per_epoch, first_step=first_step, last_step=last_step,
-            shards=shards, shard_range=shard_range,
+            shards=shards, shard_range=shard_range, logit_files=logit_files,
         )  # fmt: skip
 
     if first_step < last_step:

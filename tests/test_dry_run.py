@@ -14,8 +14,11 @@ def _prepare(folder, name, version, train, classes):
     record = folder / name / version
     record.mkdir(parents=True)
     splits = [{"name": "train", "shardLengths": train}, {"name": "test", "shardLengths": ["10"]}]
-    (record / "dataset_info.json").write_text(json.dumps({"splits": splits}))
-    features = {"image": {}, "label": {"classLabel": {"numClasses": str(classes)}}}
+    keys = {"tuple": {"items": [{"featureKey": "image"}, {"featureKey": "label"}]}}
+    (record / "dataset_info.json").write_text(json.dumps({"splits": splits, "supervisedKeys": keys}))
+    # The coarse label comes first, as in CIFAR-100.
+    labels = {"coarse_label": 2, "label": classes}
+    features = {"image": {}} | {name: {"classLabel": {"numClasses": str(count)}} for name, count in labels.items()}
     (record / "features.json").write_text(json.dumps({"featuresDict": {"features": features}}))
     return record
 
