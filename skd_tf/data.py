@@ -240,7 +240,7 @@ def _supervised_keys(info, tfds):
         or len(keys) != 2
         or not isinstance(features[keys[0]], tfds.features.Image)
         or not isinstance(features[keys[1]], tfds.features.ClassLabel)
-        or features[keys[0]].dtype != np.uint8
+        or features[keys[0]].np_dtype != np.uint8
     ):
         raise InputError(
             f"Dataset {info.name} is not an image classification set. Expected one uint8 image and one class label. "

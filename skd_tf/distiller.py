@@ -252,6 +252,11 @@ class Distiller(keras.Model):
         """Makes `steps` updates, each with a global batch from a (distributed) iterator, in one host call."""
         self._train_steps(iterator, steps)
 
+    @property
+    def waited_seconds(self):
+        """Seconds that `run_steps` has waited for input since compile()."""
+        return float(self._train_steps.waited.numpy())
+
     def make_train_function(self, force=False):
         if self.train_function is None or force:
             self.train_function = self._train_steps.keras_function(self.steps_per_execution, self.get_metrics_result)

@@ -4,7 +4,7 @@ import pathlib
 
 from absl import flags
 
-from skd_tf import cli
+from skd_tf import cli, quiet
 from skd_tf.errors import InputError
 
 _SETTINGS = ("data_dir", "dataset", "download", "image_size")
@@ -19,6 +19,7 @@ def define(flag_values):
 
 
 def main(flag_values):
+    quiet.import_tensorflow()
     from skd_tf import data, summary
     from skd_tf.progress import say
     from skd_tf.workdir import write_json

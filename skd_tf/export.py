@@ -4,7 +4,7 @@ import pathlib
 
 from absl import flags
 
-from skd_tf import cli
+from skd_tf import cli, quiet
 from skd_tf.errors import InputError
 
 
@@ -14,6 +14,7 @@ def define(flag_values):
 
 
 def main(flag_values):
+    quiet.import_tensorflow()
     from skd_tf.progress import say
 
     for name, path in export(flag_values.workdir, flag_values.output).items():

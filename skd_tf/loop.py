@@ -4,8 +4,17 @@ Keras' fit() knows only whole epochs: it wipes restored metrics, restarts the da
 """
 
 import time
+import typing
 
 from skd_tf import grammar
+
+
+class Pace(typing.NamedTuple):
+    """Steps that were timed, the seconds they took, and how many of those they waited for input."""
+
+    steps: int
+    seconds: float
+    waited_seconds: float
 
 
 class Interval:
@@ -39,7 +48,7 @@ def train(distiller, make_stream, *, first_step, last_step, steps_per_epoch, ste
       steps_per_epoch: full batches in an epoch.
       steps_per_call: most steps in one host call.
       interval: `Interval` between saves; the last step is always saved.
-      on_epoch_end: called with (step, {name: mean}, seconds spent on the epoch's steps in this process, examples' steps).
+      on_epoch_end: called with (step, {name: mean}, `Pace` of the epoch's steps in this process).
       save: called with a step whose state is to be saved.
     """
 
@@ -51,22 +60,23 @@ def train(distiller, make_stream, *, first_step, last_step, steps_per_epoch, ste
     strategy = distiller.distribute_strategy
     with strategy.scope():
         iterator = iter(strategy.distribute_datasets_from_function(local_stream))
-    step, timed_steps, seconds = first_step, 0, 0.0
+    step, pace = first_step, Pace(0, 0.0, 0.0)
     while step < last_step:
         to_epoch_end = steps_per_epoch - step % steps_per_epoch
         steps = int(min(steps_per_call, to_epoch_end, last_step - step, interval.steps_left(step)))
-        start = time.perf_counter()
+        start, waited = time.perf_counter(), distiller.waited_seconds
         distiller.run_steps(iterator, steps)
         step_before, step = step, step + steps
         epoch_ends = steps == to_epoch_end
         means = distiller.means.result() if epoch_ends else None  # waits for the device, so that the time is true
         # The first call traces and compiles: it counts only where there is no other.
         if step_before > first_step or epoch_ends:
-            seconds, timed_steps = seconds + time.perf_counter() - start, timed_steps + steps
+            call = Pace(steps, time.perf_counter() - start, distiller.waited_seconds - waited)
+            pace = Pace(*map(sum, zip(pace, call, strict=True)))
         if epoch_ends:
-            on_epoch_end(step, means, seconds, timed_steps)
+            on_epoch_end(step, means, pace)
             distiller.means.reset_state()
-            seconds, timed_steps = 0.0, 0
+            pace = Pace(0, 0.0, 0.0)
         if interval.due(step, epoch_ends) or step == last_step:
             save(step)
             interval.saved()

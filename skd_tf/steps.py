@@ -20,6 +20,8 @@ class Steps:
 
     def __init__(self, strategy, step, *, before=None, eager=False):
         self._strategy, self._step, self._before, self._eager = strategy, step, before, eager
+        # Seconds that steps of one call waited for their data, in all.
+        self.waited = tf.Variable(0.0, trainable=False, dtype=tf.float64)
         # A partial has no code object for TensorFlow to count traces of different models by.
         self._many = tf.function(functools.partial(self._loop), autograph=False)
         self._single = self._one if eager else tf.function(functools.partial(self._one), autograph=False)
@@ -58,7 +60,11 @@ class Steps:
 
     def _loop(self, iterator, steps):
         def body(done):
-            self._one(next(iterator))
+            asked = tf.timestamp()
+            data = next(iterator)
+            with tf.control_dependencies(tf.nest.flatten(data, expand_composites=True)):
+                self.waited.assign_add(tf.timestamp() - asked)
+            self._one(data)
             return (done + 1,)
 
         # Not autograph's loop over tf.range: it may trace its body twice, and a step takes seconds to trace.

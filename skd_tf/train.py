@@ -1,6 +1,6 @@
 """python -m skd_tf.train: one command from settings to a distilled student, exported and measured."""
 
-from skd_tf import cli
+from skd_tf import cli, quiet
 
 
 def main(flags):
@@ -11,6 +11,7 @@ def main(flags):
 
         print(dry_run.describe(config, workdir, data_dir))
         return
+    quiet.import_tensorflow()
     from skd_tf import experiment
 
     experiment.run(config, workdir, data_dir)

@@ -27,6 +27,7 @@ from skd_tf.progress import say, warn
 _ADAPT_EXAMPLES = 10_000
 # Below this the sphere cannot say more than "perhaps": with 100 classes, R = 10 and T = 4 no class can pass 0.11.
 _LEAST_TOP_PROBABILITY = 0.25
+_MOST_WAITING = 0.10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,14 +134,18 @@ def _train(config, dataset, folder, distiller, steps_per_epoch, logit_files):
     validate = evaluation.Predictor(distiller)
     rates = schedules.learning_rate(config, steps_per_epoch)
 
-    def on_epoch_end(step, means, seconds, steps):
+    def on_epoch_end(step, means, pace):
         epoch = step // steps_per_epoch
         record = {"epoch": epoch - 1, "step": step, **means, **_in_force(distiller, rates[step - 1], means)}
         if dataset.validation:
             logits = distiller.probability_logits(validate(dataset.validation.images))
             quality = metrics.quality(logits, dataset.validation.labels)
             record |= {f"val_{name}": quality[name] for name in ("accuracy", "nll", "ece")}
-        record |= {"examples_per_second": steps * config.batch_size / seconds, "seconds": clock.seconds()}
+        record |= {
+            "examples_per_second": pace.steps * config.batch_size / pace.seconds,
+            "input_wait_share": pace.waited_seconds / pace.seconds,
+            "seconds": clock.seconds(),
+        }
         log.add(record)
         clock.say_epoch(epoch, record)
 
@@ -157,9 +162,14 @@ def _train(config, dataset, folder, distiller, steps_per_epoch, logit_files):
             on_epoch_end=on_epoch_end, save=lambda step: saved.save(distiller, step, {"seconds": clock.seconds()}),
         )  # fmt: skip
     rows = log.rows()
+    rate, waiting = (float(np.median([row[name] for row in rows])) for name in ("examples_per_second", "input_wait_share"))
+    say(f"{rate:,.0f} images/s, {waiting:.1%} of the time spent waiting for input.")
+    if waiting > _MOST_WAITING:
+        warn(f"training waited for its input {waiting:.0%} of the time: the pipeline, not the step, sets the pace.")
     return {
         "seconds": clock.seconds(),
-        "examples_per_second": float(np.median([row["examples_per_second"] for row in rows])),
+        "examples_per_second": rate,
+        "input_wait_share": waiting,
         "val_accuracy": rows[-1].get("val_accuracy"),
     }
 

@@ -2,7 +2,7 @@
 
 from absl import flags
 
-from skd_tf import cli
+from skd_tf import cli, quiet
 from skd_tf.errors import InputError
 
 _GRAMMAR = "NAME:log:LOW:HIGH, NAME:linear:LOW:HIGH, NAME:int:LOW:HIGH or NAME:choice:A,B,..."
@@ -24,6 +24,7 @@ def main(flag_values):
             "A search needs validation images: it never sees the test split. Expected --validation_fraction > 0. "
             "Received --validation_fraction=0. Set it to 0.1 for example."
         )
+    quiet.import_tensorflow()
     search(config, space, flag_values.workdir, flag_values.data_dir, flag_values.max_trials, flag_values.search_seed)
 
 

@@ -50,7 +50,8 @@ def _npz(folder):
 def numbers(folder):
     """metrics.jsonl without what may differ between two runs of the same command."""
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if k not in ("seconds", "examples_per_second")} for row in rows]
+    timed = ("seconds", "examples_per_second", "input_wait_share")
+    return [{name: value for name, value in row.items() if name not in timed} for row in rows]
 
 
 def test_a_run_leaves_all_it_promises(finished):

@@ -1,6 +1,7 @@
 """The teacher cache: the very logits of the very image, computed once, or named and computed again."""
 
 import dataclasses
+import functools
 
 import numpy as np
 import pytest
@@ -36,6 +37,11 @@ def open_teacher(teacher_file, digits, folder, strategy=None, **settings):
 def stream(config, digits, files, first_step=0, last_step=3 * STEPS, **options):
     options |= {"first_step": first_step, "last_step": last_step, "logit_files": files}
     return list(data.train_stream(digits, config, steps_per_epoch=STEPS, **options).as_numpy_iterator())
+
+
+def stream_for(context, digits, config, files):
+    options = {"steps_per_epoch": STEPS, "first_step": 0, "last_step": STEPS, "logit_files": files}
+    return data.train_stream(digits, config, shards=context.num_replicas_in_sync, **options)
 
 
 def mismatch(teacher, batches):
@@ -83,10 +89,7 @@ def test_training_from_the_cache_equals_training_live(teacher_file, digits, tmp_
         if files is None:
             distiller.teacher = teacher.model
         batches = strategy.distribute_datasets_from_function(
-            lambda context, config=config, files=files: data.train_stream(
-                digits, config, steps_per_epoch=STEPS, first_step=0, last_step=STEPS,
-                shards=context.num_replicas_in_sync, logit_files=files,
-            )  # fmt: skip
+            functools.partial(stream_for, digits=digits, config=config, files=files)
         )
         iterator = iter(batches)
         distiller.run_steps(iterator, 1)
