@@ -25,6 +25,7 @@ setup(
     extras_require={
         "test": ["pytest>=9.2", "ruff>=0.17", "hypothesis>=6.170"],
         "gpu": ["tensorflow[and-cuda]>=2.21"],
+        "convert": ["torch>=2.13"],  # tools/convert_torch.py, for checkpoints that are not .npz
     },
     entry_points={
         "console_scripts": [

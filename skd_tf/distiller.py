@@ -62,8 +62,7 @@ class Distiller(keras.Model):
         self.label_weight = Setting("label_weight", number("label_weight", label_weight))
         follower = self.label_weight if self._label_follows else None
         self.kd_weight = Setting("kd_weight", number("kd_weight", kd_weight), complement=follower)
-        self.radius = Setting("radius", 0.0)
-        self._radius_known = False
+        self.radius = Setting("radius", 0.0)  # not known yet
         self.built = student.built
         if student.built:
             self._fix_radius(student.output_shape)
@@ -153,7 +152,6 @@ class Distiller(keras.Model):
         if not seen:
             raise InputError("adapt() got no data. Expected training images. Received 0 batches. Pass the training data.")
         self.radius.assign(np.concatenate(norms).astype(np.float64).mean())
-        self._radius_known = True
         return self
 
     def get_config(self):
@@ -249,13 +247,12 @@ class Distiller(keras.Model):
             self._compile_metrics.update_state(y, self.probability_logits(student_logits), sample_weight)
 
     def run_steps(self, iterator, steps):
-        """Makes `steps` updates, each with a global batch from a (distributed) iterator, in one host call."""
-        self._train_steps(iterator, steps)
+        """Makes `steps` updates, each with a global batch from a (distributed) iterator, in one host call.
 
-    @property
-    def waited_seconds(self):
-        """Seconds that `run_steps` has waited for input since compile()."""
-        return float(self._train_steps.waited.numpy())
+        Returns:
+          The seconds that this call has waited for its input.
+        """
+        return self._train_steps(iterator, steps)
 
     def make_train_function(self, force=False):
         if self.train_function is None or force:
@@ -289,17 +286,15 @@ class Distiller(keras.Model):
             self.student(image_of(next(iter(batches_of_x(x)))))
             self.built = True
             self._fix_radius(self.student.output_shape)
-        if not self._radius_known:
+        if self.objective.needs_teacher and not float(self.radius.numpy()):
             self.adapt(x)
 
     def _fix_radius(self, output_shape):
         radius = losses.resolve_radius(self._radius_argument, output_shape[-1])
-        self._radius_known = not isinstance(radius, str) or not self.objective.needs_teacher
         if not isinstance(radius, str):
             self.radius.assign(radius)
 
 
 _NO_TEACHER = (
-    "No teacher. Expected a teacher model or x = {'image', 'teacher_logits'}. Received neither. "
-    "Set distiller.teacher, or use loss='cross_entropy'."
+    "No teacher. Expected a teacher model or x = {'image', 'teacher_logits'}. Received neither. Set distiller.teacher."
 )

@@ -64,14 +64,14 @@ def train(distiller, make_stream, *, first_step, last_step, steps_per_epoch, ste
     while step < last_step:
         to_epoch_end = steps_per_epoch - step % steps_per_epoch
         steps = int(min(steps_per_call, to_epoch_end, last_step - step, interval.steps_left(step)))
-        start, waited = time.perf_counter(), distiller.waited_seconds
-        distiller.run_steps(iterator, steps)
+        start = time.perf_counter()
+        waited = distiller.run_steps(iterator, steps)
         step_before, step = step, step + steps
         epoch_ends = steps == to_epoch_end
         means = distiller.means.result() if epoch_ends else None  # waits for the device, so that the time is true
         # The first call traces and compiles: it counts only where there is no other.
         if step_before > first_step or epoch_ends:
-            call = Pace(steps, time.perf_counter() - start, distiller.waited_seconds - waited)
+            call = Pace(steps, time.perf_counter() - start, waited)
             pace = Pace(*map(sum, zip(pace, call, strict=True)))
         if epoch_ends:
             on_epoch_end(step, means, pace)

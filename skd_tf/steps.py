@@ -1,6 +1,7 @@
 """Steps: any number of steps of a model over all replicas in one host call."""
 
 import functools
+import time
 
 import keras
 import tensorflow as tf
@@ -20,19 +21,21 @@ class Steps:
 
     def __init__(self, strategy, step, *, before=None, eager=False):
         self._strategy, self._step, self._before, self._eager = strategy, step, before, eager
-        # Seconds that steps of one call waited for their data, in all.
-        self.waited = tf.Variable(0.0, trainable=False, dtype=tf.float64)
         # A partial has no code object for TensorFlow to count traces of different models by.
         self._many = tf.function(functools.partial(self._loop), autograph=False)
         self._single = self._one if eager else tf.function(functools.partial(self._one), autograph=False)
 
     def __call__(self, iterator, steps):
-        """Makes `steps` steps with batches of one static shape, in one host call."""
-        if self._eager:
-            for _ in range(steps):
-                self._one(next(iterator))
-        else:
-            self._many(iterator, tf.constant(steps, tf.int64))
+        """Makes `steps` steps with batches of one static shape, in one host call; returns the seconds waited for them."""
+        if not self._eager:
+            return self._many(iterator, tf.constant(steps, tf.int64))  # a tensor: reading it would wait for the device
+        waited = 0.0
+        for _ in range(steps):
+            asked = time.perf_counter()
+            data = next(iterator)
+            waited += time.perf_counter() - asked
+            self._one(data)
+        return waited
 
     def keras_function(self, steps, result):
         """The function of an iterator that Keras' fit() and evaluate() call; returns `result()`.
@@ -59,16 +62,17 @@ class Steps:
         self._strategy.run(self._step, args=(keras.tree.map_structure(_without_optional, data),))
 
     def _loop(self, iterator, steps):
-        def body(done):
+        def body(done, waited):
             asked = tf.timestamp()
             data = next(iterator)
             with tf.control_dependencies(tf.nest.flatten(data, expand_composites=True)):
-                self.waited.assign_add(tf.timestamp() - asked)
+                waited += tf.timestamp() - asked
             self._one(data)
-            return (done + 1,)
+            return done + 1, waited
 
         # Not autograph's loop over tf.range: it may trace its body twice, and a step takes seconds to trace.
-        tf.while_loop(lambda done: done < steps, body, (tf.constant(0, tf.int64),), parallel_iterations=1)
+        start = tf.constant(0, tf.int64), tf.constant(0.0, tf.float64)
+        return tf.while_loop(lambda done, _: done < steps, body, start, parallel_iterations=1)[1]
 
 
 def _without_optional(value):

@@ -19,7 +19,11 @@ def table(result):
             name = "student" if key == "student" and "teacher" not in result else name
             row = result[key]
             lines.append([name, *(form.format(row[c]) if row.get(c) is not None else "-" for _, c, form in _COLUMNS)])
-    return aligned(lines)
+    text = aligned(lines)
+    if result.get("radius"):
+        config = result["config"]
+        text += f"\non the sphere of radius {result['radius']:.4g} ({config['radius']}), temperature {config['temperature']:g}"
+    return text
 
 
 def models_table(rows):

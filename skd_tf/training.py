@@ -8,7 +8,9 @@ import tensorflow as tf
 
 from skd_tf import (
     checkpoints,
+    cluster,
     data,
+    devices,
     evaluation,
     loop,
     metrics,
@@ -91,6 +93,7 @@ def build_distiller(config, setup, steps_per_epoch):
     if config.radius in ("teacher_mean", "teacher_sample") and distiller.objective.needs_teacher:
         images = dataset.train.images[:_ADAPT_EXAMPLES]
         distiller.adapt({"image": images, "teacher_logits": tf.constant(setup.teacher.logits(images))})
+        distiller.radius.assign(cluster.agree(lambda: float(distiller.radius.numpy())))
     return distiller
 
 
@@ -114,6 +117,9 @@ def _announce(config, setup, distiller, steps_per_epoch):
         f"{config.batch_size // replica_count}, loss {config.loss}, XLA {'on' if distiller.xla else 'off'} "
         f"({distiller.xla_reason})."
     )
+    slow = devices.half_precision_warning((config.precision, config.teacher_precision))
+    if slow:
+        warn(slow)
     if distiller.objective.row.readout != "sphere":
         return
     radius, classes = float(distiller.radius.numpy()), dataset.num_classes
@@ -129,11 +135,12 @@ def _train(config, dataset, folder, distiller, steps_per_epoch, logit_files):
     last_step = config.epochs * steps_per_epoch
     if first_step:
         say(f"Resuming at step {first_step} of {last_step}.")
-    log = records.Records(folder, epochs_done=first_step // steps_per_epoch)
+    log = records.Records(folder, epochs_done=first_step // steps_per_epoch) if cluster.is_chief() else None
     clock = progress.Clock(config.student, config.epochs, first_step / steps_per_epoch, before=extra["seconds"])
     validate = evaluation.Predictor(distiller)
     rates = schedules.learning_rate(config, steps_per_epoch)
 
+    @cluster.chief_only
     def on_epoch_end(step, means, pace):
         epoch = step // steps_per_epoch
         record = {"epoch": epoch - 1, "step": step, **means, **_in_force(distiller, rates[step - 1], means)}
@@ -143,7 +150,7 @@ def _train(config, dataset, folder, distiller, steps_per_epoch, logit_files):
             record |= {f"val_{name}": quality[name] for name in ("accuracy", "nll", "ece")}
         record |= {
             "examples_per_second": pace.steps * config.batch_size / pace.seconds,
-            "input_wait_share": pace.waited_seconds / pace.seconds,
+            "input_wait_share": float(pace.waited_seconds) / pace.seconds,
             "seconds": clock.seconds(),
         }
         log.add(record)
@@ -161,13 +168,17 @@ def _train(config, dataset, folder, distiller, steps_per_epoch, logit_files):
             steps_per_call=config.steps_per_call, interval=loop.Interval(config.checkpoint_every),
             on_epoch_end=on_epoch_end, save=lambda step: saved.save(distiller, step, {"seconds": clock.seconds()}),
         )  # fmt: skip
-    rows = log.rows()
+    return cluster.agree(lambda: _history(log.rows(), clock.seconds()))
+
+
+def _history(rows, seconds):
+    """What a run's epochs come to."""
     rate, waiting = (float(np.median([row[name] for row in rows])) for name in ("examples_per_second", "input_wait_share"))
     say(f"{rate:,.0f} images/s, {waiting:.1%} of the time spent waiting for input.")
     if waiting > _MOST_WAITING:
         warn(f"training waited for its input {waiting:.0%} of the time: the pipeline, not the step, sets the pace.")
     return {
-        "seconds": clock.seconds(),
+        "seconds": seconds,
         "examples_per_second": rate,
         "input_wait_share": waiting,
         "val_accuracy": rows[-1].get("val_accuracy"),

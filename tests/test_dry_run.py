@@ -130,3 +130,13 @@ def test_the_known_sets_are_consistent():
         assert len(known.mean) == len(known.std) == channels
         assert all(0 < mean < 1 for mean in known.mean) and all(0 < std < 0.5 for std in known.std)
         assert 0 < known.pad <= known.image_shape[0] // 4
+
+
+def test_half_precision_that_a_cpu_only_emulates_is_said(tmp_path):
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text("processor : 0\nflags : fpu avx avx2\n")
+    assert "no bfloat16 arithmetic" in devices.half_precision_warning(("bfloat16", "float32"), cpuinfo)
+    assert devices.half_precision_warning(("float32", "float32"), cpuinfo) == ""
+    cpuinfo.write_text("flags : fpu avx2 avx512_bf16\n")
+    assert devices.half_precision_warning(("bfloat16", "float32"), cpuinfo) == ""
+    assert "no float16" in devices.half_precision_warning(("bfloat16", "float16"), cpuinfo)

@@ -111,6 +111,18 @@ def test_overwrite_begins_anew_and_nothing_else_is_removed(finished, teacher, tm
     assert (foreign / "student.keras").read_text() == "someone's"
 
 
+def test_nothing_is_traced_after_the_first_epoch(teacher, tmp_path):
+    """Three epochs with validation, a ragged number of steps a call, a stepwise kd weight: one trace of each graph."""
+    from skd_tf import training
+
+    config = Config(teacher_checkpoint=str(teacher), kd_weight="0.9, 0.5 from epoch 1, 0.1 from epoch 2", **SMALL)
+    distiller, _ = training.train_student(config, experiment.prepare(config, tmp_path), tmp_path)
+    assert distiller.traces == 1
+    assert distiller._train_steps._many.experimental_get_tracing_count() == 1
+    assert [row["kd_weight"] for row in numbers(tmp_path)] == pytest.approx([0.9, 0.5, 0.1])
+    assert [row["label_weight"] for row in numbers(tmp_path)] == pytest.approx([0.1, 0.5, 0.9])
+
+
 def test_two_replicas_through_the_whole_command(teacher, tmp_path):
     config = Config(teacher_checkpoint=str(teacher), strategy="mirrored", **SMALL)
     result = experiment.run(config, tmp_path)
