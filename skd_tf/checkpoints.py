@@ -9,6 +9,7 @@ import zipfile
 
 import numpy as np
 
+from skd_tf import cluster
 from skd_tf.errors import InputError
 
 _SUFFIX = ".ckpt"
@@ -40,6 +41,7 @@ class Checkpoints:
     def __init__(self, folder, *, keep=2):
         self.folder, self.keep = pathlib.Path(folder), keep
 
+    @cluster.chief_only
     def save(self, distiller, step, extra=None):
         """Writes a checkpoint of `step`: to a temporary name, flushed to the disk, then renamed."""
         arrays = {name: np.asarray(variable) for name, variable in state_of(distiller).items()}
@@ -68,7 +70,7 @@ class Checkpoints:
         return sorted(self.folder.glob(f"step-*{_SUFFIX}"))
 
     def restore(self, distiller, warn):
-        """Puts the newest readable checkpoint into a compiled, built Distiller.
+        """Puts the newest readable checkpoint, the same on all workers, into a compiled, built Distiller.
 
         Args:
           distiller: with the same networks and optimizer as the one saved.
@@ -80,14 +82,21 @@ class Checkpoints:
         Raises:
           InputError: the checkpoint is of another network or optimizer.
         """
+        name = cluster.agree(lambda: self._newest(warn))
+        if name is None:
+            return None
+        arrays, facts = _read(self.folder / name)
+        _assign(state_of(distiller), arrays, name)
+        return facts["step"], facts["extra"]
+
+    def _newest(self, warn):
+        """Name of the newest checkpoint that can be read, or None."""
         for path in reversed(self.paths()):
             try:
-                arrays, facts = _read(path)
+                _read(path)
+                return path.name
             except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
                 warn(f"Checkpoint {path.name} is damaged ({error}) and is not used.")
-                continue
-            _assign(state_of(distiller), arrays, path)
-            return facts["step"], facts["extra"]
         return None
 
 
@@ -100,14 +109,14 @@ def _read(path):
         return {name: arrays[name] for name in arrays.files}, facts
 
 
-def _assign(state, arrays, path):
+def _assign(state, arrays, file_name):
     shapes = {name: tuple(variable.shape) for name, variable in state.items()}
     found = {name: array.shape for name, array in arrays.items()}
     different = sorted(name for name in shapes.keys() | found.keys() if shapes.get(name) != found.get(name))
     if different:
         name = different[0]
         raise InputError(
-            f"{path.name} is a checkpoint of another network or optimizer: {len(different)} tensors differ. "
+            f"{file_name} is a checkpoint of another network or optimizer: {len(different)} tensors differ. "
             f"Expected {name} of shape {shapes.get(name)}. Received {found.get(name)}. Use another --workdir."
         )
     for name, variable in state.items():

@@ -150,6 +150,9 @@ def run(main, *, description, define=define_flags, required=("workdir",)):
     except InputError as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         sys.exit(2)
+    except OSError as error:  # a full disk, a read-only folder: the machine's state, not a fault of the program
+        print(f"error: {error.strerror or error}. Received {error.filename or 'no file name'}.", file=sys.stderr)
+        sys.exit(1)
 
 
 def help_text(flag_values, description, required=()):

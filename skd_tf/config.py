@@ -12,6 +12,7 @@ from skd_tf.loss_names import LOSS_NAMES
 from skd_tf.networks.names import NETWORK_NAMES
 
 NEED_NO_TEACHER = ("cross_entropy",)
+NEED_ONE_CLASS = ("dkd",)
 PRECISIONS = ("float32", "bfloat16", "float16")
 
 
@@ -103,12 +104,15 @@ class Config:
 
     strategy: str = knob(
         "auto",
-        "replicas; auto: mirrored where there are several devices",
-        choices=("auto", "one_device", "mirrored"),
+        "replicas; auto: multi_worker where TF_CONFIG names several workers, mirrored where there are several devices",
+        choices=("auto", "one_device", "mirrored", "multi_worker"),
         heading="Machine",
     )
     virtual_devices: int = knob(
         0, "split the first device into so many, to try replicas; 0: leave it as it is", low=0
+    )
+    sync_batch_norm: bool = knob(
+        False, "BatchNorm's statistics over the global batch, not each replica's part of it; without XLA then"
     )
     precision: str = knob("float32", "that the student computes in", choices=PRECISIONS)
     teacher_precision: str = knob("float32", "that the teacher computes in", choices=PRECISIONS)
@@ -140,6 +144,9 @@ class Config:
                 "values in [0, 1] where --label_weight is not given",
                 remedy,
             )
+        if self.label_smoothing and self.loss in NEED_ONE_CLASS:
+            raise refusal("label_smoothing", self.label_smoothing, f"does not go with --loss={self.loss}, which needs one "
+                          "class an image", "0", "Leave it out")  # fmt: skip
         if self.teacher_cache_epochs and not self.teacher_cache_dir:
             raise refusal("teacher_cache_epochs", self.teacher_cache_epochs, "needs a teacher cache",
                           "--teacher_cache_dir beside it", "Add --teacher_cache_dir=DIR")  # fmt: skip

@@ -17,7 +17,7 @@ from skd_tf.errors import InputError
 from skd_tf.known_datasets import KNOWN_DATASETS
 from skd_tf.teacher_cache import HEADER_BYTES
 
-_SHUFFLE_STREAM = 0x5EED_0D
+_SHUFFLE_STREAM = 2 << 32  # far from the augmentation's: no epoch of one is an epoch of the other
 _ASSETS = pathlib.Path(__file__).parent / "assets"
 
 
@@ -76,13 +76,14 @@ def load(config, data_dir=None, *, test=True):
     read = _SOURCES.get(config.dataset, _read_tfds)
     version, class_names, splits = read(config, data_dir, ("train", "test") if test else ("train",))
     train, validation = _hold_out(splits["train"], config.validation_fraction, config.data_seed)
-    known = KNOWN_DATASETS.get(config.dataset)
-    if known is None or config.image_size:
+    known, height = KNOWN_DATASETS.get(config.dataset), train.images.shape[1]
+    if known is None:
         mean, std = _pixel_statistics(train.images)
         natural = train.images.shape[3] == 3  # photographs may be mirrored; characters may not
-        augmentation = augment.Augmentation(pad=max(1, train.images.shape[1] // 8), flip=natural)
+        augmentation = augment.Augmentation(pad=max(1, height // 8), flip=natural)
     else:
-        mean, std, augmentation = known.mean, known.std, augment.Augmentation(known.pad, known.flip)
+        mean, std = known.mean, known.std
+        augmentation = augment.Augmentation(round(known.pad * height / known.image_shape[0]), known.flip)
     return Dataset(
         config.dataset, version, tuple(class_names), tuple(mean), tuple(std), augmentation,
         train, validation, splits.get("test"),

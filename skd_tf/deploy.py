@@ -5,17 +5,25 @@ import math
 import keras
 import tensorflow as tf
 
+from skd_tf.batch_norm import FusedBatchNormalization
+from skd_tf.errors import InputError
+from skd_tf.folding import copy_state, exchange_layers, graph_of
+
 
 def stock_copy(model):
-    """A float32 copy of a Functional model with the same weights; other models are returned as they are."""
-    if not isinstance(model, (keras.models.Sequential, keras.src.models.functional.Functional)):
+    """A float32 copy, in Keras' own layers, of a Functional or Sequential model; other models are returned as they are."""
+    if graph_of(model) is None:
         return model
 
-    def stock_layer(layer):
-        return type(layer).from_config(layer.get_config() | {"dtype": "float32"})
+    def stock(layer):
+        if not isinstance(layer, keras.layers.Layer):
+            return type(layer).from_config(layer.get_config())
+        kind = keras.layers.BatchNormalization if isinstance(layer, FusedBatchNormalization) else type(layer)
+        return kind.from_config(layer.get_config() | {"dtype": "float32"})
 
-    copy = keras.models.clone_model(model, clone_function=stock_layer, recursive=True)
-    copy.set_weights(model.get_weights())
+    copy, copies = exchange_layers(model, stock)
+    for layer, stock_layer in copies.items():
+        copy_state(layer, stock_layer)
     return copy
 
 
@@ -34,6 +42,11 @@ def deployable(student, readout, *, radius, center):
     Returns:
       keras.Model of raw pixels `[batch, h, w, c]` to float32 logits `[batch, classes]`; loads without skd_tf.
     """
+    if getattr(student, "input_shape", None) is None or not hasattr(student, "output_shape"):
+        raise InputError(
+            "The student cannot be written in stock layers. Expected a Functional or Sequential model. "
+            f"Received {type(student).__name__}. Export it with its own export()."
+        )
     copy = stock_copy(student)
     images = keras.Input(student.input_shape[1:], name="images")
     logits = copy(images)

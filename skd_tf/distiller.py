@@ -1,18 +1,15 @@
 """Distiller: the keras.Model that trains a student from a teacher, on one device or many."""
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from skd_tf import deploy, devices, losses, optimizers, precision, replicas
 from skd_tf.errors import InputError
-from skd_tf.inputs import as_logits, batches_of_x, given_logits, global_batch, image_of
+from skd_tf.inputs import NO_TEACHER, as_logits, batches_of_x, given_logits, global_batch, image_of, mean_logit_norm
 from skd_tf.objective import Objective
 from skd_tf.settings import Setting, number
 from skd_tf.step_means import StepMeans
 from skd_tf.steps import Steps
-
-_ADAPT_EXAMPLES = 10_000
 
 
 @keras.saving.register_keras_serializable("skd_tf")
@@ -52,7 +49,7 @@ class Distiller(keras.Model):
         self.teacher = teacher
         self.objective = Objective(loss, center=center, label_smoothing=label_smoothing)
         self.means = StepMeans(self.objective.mean_names)
-        self._loss_argument, self._radius_argument = loss, radius
+        self._radius_argument = radius
         self._label_follows = label_weight is None
         if not self.objective.needs_teacher:
             kd_weight, label_weight = 0.0, 1.0
@@ -64,8 +61,9 @@ class Distiller(keras.Model):
         self.kd_weight = Setting("kd_weight", number("kd_weight", kd_weight), complement=follower)
         self.radius = Setting("radius", 0.0)  # not known yet
         self.built = student.built
-        if student.built:
-            self._fix_radius(student.output_shape)
+        shape = getattr(student, "output_shape", None)  # a subclassed model has none before it has seen data
+        if shape is not None:
+            self._fix_radius(shape[-1])
 
     def __setattr__(self, name, value):
         if name == "teacher":  # past Keras' and TensorFlow's tracking, so that no file ever holds it
@@ -126,9 +124,10 @@ class Distiller(keras.Model):
 
     def deployable(self):
         """The student as a stock Keras model whose outputs' softmax are its probabilities."""
-        return deploy.deployable(
-            self.student, self.objective.row.readout, radius=float(self.radius.numpy()), center=self.objective.center
-        )
+        radius, readout = float(self.radius.numpy()), self.objective.row.readout
+        if readout == "sphere" and not radius:
+            raise InputError("The radius is not known yet. Expected adapt() or fit() before. Received 0. Call adapt().")
+        return deploy.deployable(self.student, readout, radius=radius, center=self.objective.center)
 
     def probability_logits(self, logits):
         """Raw logits `[batch, classes]` to those whose softmax is the probability (`skd_tf.losses.readout`)."""
@@ -140,25 +139,14 @@ class Distiller(keras.Model):
         Args:
           data: un-augmented training images in fixed order: batches of (x, y) or of x, or an array; 10,000 count at most.
         """
-        norms, seen = [], 0
-        for x in batches_of_x(data):
-            logits = self._teacher_logits_of(x)
-            if logits is None:
-                raise InputError(_NO_TEACHER)
-            norms.append(losses.logit_norm(logits, center=self.objective.center).numpy()[: _ADAPT_EXAMPLES - seen])
-            seen += len(norms[-1])
-            if seen >= _ADAPT_EXAMPLES:
-                break
-        if not seen:
-            raise InputError("adapt() got no data. Expected training images. Received 0 batches. Pass the training data.")
-        self.radius.assign(np.concatenate(norms).astype(np.float64).mean())
+        self.radius.assign(mean_logit_norm(data, self._teacher_logits_of, center=self.objective.center))
         return self
 
     def get_config(self):
-        loss = self._loss_argument
+        loss = next((name for name, row in losses.LOSSES.items() if row is self.objective.row), None)
         return {
             "student": keras.saving.serialize_keras_object(self.student),
-            "loss": loss if isinstance(loss, str) else keras.saving.serialize_keras_object(self.objective.row.function),
+            "loss": loss or keras.saving.serialize_keras_object(self.objective.row.function),
             "temperature": float(self.temperature.numpy()),
             "kd_weight": float(self.kd_weight.numpy()),
             "label_weight": None if self._label_follows else float(self.label_weight.numpy()),
@@ -167,6 +155,9 @@ class Distiller(keras.Model):
             "label_smoothing": self.objective.label_smoothing,
             "name": self.name,
         }
+
+    def get_compile_config(self):
+        """Nothing: a loaded Distiller has no teacher, and is compiled anew."""
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
@@ -184,8 +175,9 @@ class Distiller(keras.Model):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         replica_count = tf.distribute.get_replica_context().num_replicas_in_sync
         image = image_of(x)
+        batch = global_batch(image, replica_count, equal_parts=self._train_steps.equal_parts)
         sums, counts, gradients, student_logits = self._compiled_step(
-            image, given_logits(x), y, sample_weight, global_batch(image, replica_count), replica_count
+            image, given_logits(x), y, sample_weight, batch, replica_count
         )
         weights = self.student.trainable_variables
         moving = [v for v in self.student.non_trainable_variables if "float" in v.dtype] if replica_count > 1 else []
@@ -212,7 +204,7 @@ class Distiller(keras.Model):
         if teacher_logits is None and self.objective.needs_teacher:
             teacher_logits = self._teacher_logits_of(image)
             if teacher_logits is None:
-                raise InputError(_NO_TEACHER)
+                raise InputError(NO_TEACHER)
         weights = [variable.value for variable in self.student.trainable_variables]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(weights)
@@ -282,19 +274,20 @@ class Distiller(keras.Model):
 
     def _prepare(self, x):
         """What needs data before the first step: an unbuilt student, a radius not yet measured."""
-        if not self.student.built:
-            self.student(image_of(next(iter(batches_of_x(x)))))
+        needed = self.objective.needs_teacher and not float(self.radius.numpy())
+        if (needed or not self.student.built) and iter(batches_of_x(x)) is x:
+            raise InputError(
+                "The data can be read only once. Expected arrays or a tf.data.Dataset. Received a generator. "
+                "Call adapt(...) first, with a student that is built."
+            )
+        if needed or not self.student.built:
+            logits = self.student(image_of(next(iter(batches_of_x(x))))[:1])
             self.built = True
-            self._fix_radius(self.student.output_shape)
+            self._fix_radius(logits.shape[-1])
         if self.objective.needs_teacher and not float(self.radius.numpy()):
             self.adapt(x)
 
-    def _fix_radius(self, output_shape):
-        radius = losses.resolve_radius(self._radius_argument, output_shape[-1])
+    def _fix_radius(self, num_classes):
+        radius = losses.resolve_radius(self._radius_argument, num_classes)
         if not isinstance(radius, str):
             self.radius.assign(radius)
-
-
-_NO_TEACHER = (
-    "No teacher. Expected a teacher model or x = {'image', 'teacher_logits'}. Received neither. Set distiller.teacher."
-)

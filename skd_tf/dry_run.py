@@ -6,7 +6,7 @@ import os
 import pathlib
 import re
 
-from skd_tf import devices, grammar, schedules
+from skd_tf import cluster, devices, grammar, schedules
 from skd_tf.cli import FIELDS
 from skd_tf.errors import InputError
 from skd_tf.knobs import as_text
@@ -31,7 +31,7 @@ def describe(config, workdir=None, data_dir=None):
       data_dir: the TFDS data folder; None is TFDS' own default.
 
     Raises:
-      InputError: a global batch that the replicas do not divide, or one larger than the training split.
+      InputError: a global batch that the replicas do not divide, one larger than the training split, or a bad TF_CONFIG.
     """
     sizes = dataset_sizes(config.dataset, data_dir)
     sections = {
@@ -76,9 +76,15 @@ def _settings(config):
 
 def _machine(config):
     gpus = devices.gpu_count()
-    strategy, replicas = devices.replicas(config.strategy, virtual_devices=config.virtual_devices, gpus=gpus)
+    me = cluster.member(config.strategy)
+    strategy, replicas = devices.replicas(
+        config.strategy, virtual_devices=config.virtual_devices, gpus=gpus, member=me
+    )
     share = devices.per_replica_batch(config.batch_size, replicas)
-    compiled, reason = devices.jit_compile_choice(config.jit_compile, "GPU" if gpus else "CPU")
+    compiled, reason = devices.jit_compile_choice(
+        config.jit_compile, "GPU" if gpus else "CPU", collective=config.sync_batch_norm and replicas > 1
+    )
+    place = f", worker {me.index} of {me.workers}{'' if me.index else ', the chief'}" if me else ""
     split = (
         f", the first split into {config.virtual_devices} virtual devices" if config.virtual_devices else ""
     )
@@ -89,7 +95,7 @@ def _machine(config):
     )
     return [
         f"devices        {found}{split}",
-        f"strategy       {strategy}, replicas: {replicas}",
+        f"strategy       {strategy}, replicas: {replicas}{place}",
         f"batch          {config.batch_size} global, {share} per replica",
         f"XLA            {'on' if compiled else 'off'} ({reason})",
         f"precision      {config.precision} student, {config.teacher_precision} teacher",

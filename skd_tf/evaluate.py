@@ -22,14 +22,18 @@ def main(flag_values):
     quiet.import_tensorflow()
     from skd_tf import data, summary
     from skd_tf.progress import say
-    from skd_tf.workdir import write_json
+    from skd_tf.workdir import recorded_config, write_json
 
     output = pathlib.Path(flag_values.output) if flag_values.output else None
     if output and not output.parent.is_dir():
         raise InputError(
             f"The output has no folder. Expected an existing folder. Received --output={output}. Make {output.parent} first."
         )
-    config = cli.config_from(flag_values).replace(validation_fraction=0.0)
+    base = None
+    if not {"dataset", "image_size"} & cli.explicit_names(flag_values):  # then the data of the first run among the models
+        base = next(filter(None, (recorded_config(path) for path in flag_values.model)), None)
+    config = cli.config_from(flag_values, base).replace(validation_fraction=0.0)
+    say(f"Test split of {config.dataset}")
     result = evaluate(flag_values.model, data.load(config, flag_values.data_dir))
     say(summary.models_table(result["models"]))
     if output:

@@ -1,23 +1,30 @@
 """run(config, workdir): from settings to a student that ships. The only module that knows every part."""
 
-from skd_tf import cli, data, deploy, evaluation, metrics, models, records, replicas, summary
+import pathlib
+
+from skd_tf import cli, cluster, data, deploy, evaluation, metrics, models, records, replicas, summary
+from skd_tf.config import Config
 from skd_tf.errors import InputError
 from skd_tf.progress import say
 from skd_tf.teachers import Teacher, chance_level
 from skd_tf.training import Setup, train_student
-from skd_tf.workdir import Workdir, write_json, write_text
+from skd_tf.workdir import Workdir, recorded_config, write_json, write_text
 
 # What a teacher trained by the way takes over from the run it serves: its data and its machine.
 _SHARED = (
     "dataset", "download", "data_seed", "validation_fraction", "image_size", "strategy", "virtual_devices", "jit_compile",
     "steps_per_call", "checkpoint_every", "overwrite",
 )  # fmt: skip
-_NO_TEACHER = {
-    "loss": "cross_entropy", "teacher": "", "teacher_checkpoint": "", "teacher_flagfile": "", "student_alone": "none",
-}  # fmt: skip
+# A run without a teacher, and without settings that would only be part of its name.
+_DISTILLING = (
+    "teacher", "teacher_checkpoint", "teacher_flagfile", "teacher_precision", "teacher_cache_dir", "teacher_cache_dtype",
+    "teacher_cache_epochs", "student_alone", "temperature", "kd_weight", "label_weight", "radius", "center",
+)  # fmt: skip
+_NO_TEACHER = {name: getattr(Config(), name) for name in _DISTILLING} | {"loss": "cross_entropy"}
 _CHANCE_EXAMPLES = 2000
 
 
+@cluster.reporting_lost_workers()
 def run(config, workdir, data_dir=None):
     """Trains, exports and measures; resumes what was interrupted, returns what was finished.
 
@@ -31,17 +38,24 @@ def run(config, workdir, data_dir=None):
 
     Raises:
       InputError: whatever is wrong with settings, data, teacher or workdir.
+      WorkerLost: another worker stopped; the same call on all of them resumes.
     """
     config.require_teacher()
+    replicas.make_strategy(config)  # before anything that only the chief of a cluster may do
     folder = Workdir(workdir, config)
     if folder.result is not None:
         say(f"{folder.path} is finished:\n\n{summary.table(folder.result)}\n\nResult: {folder / 'result.json'}")
         return folder.result
     write_text(folder / "flags.txt", cli.write_flags(config))
+    _check_student_alone(config)
     setup = prepare(config, folder, data_dir)
     alone_path = _find_student_alone(config, folder, data_dir)
     distiller, history = train_student(config, setup, folder)
+    return cluster.agree(lambda: _ship(config, folder, setup, distiller, history, alone_path))
 
+
+def _ship(config, folder, setup, distiller, history, alone_path):
+    """Exports the student, measures it beside the others, and writes the result."""
     dataset, student = setup.dataset, distiller.deployable()
     student.save(folder / "student.keras")
     deploy.save_saved_model(student, folder / "saved_model", dataset.class_names)
@@ -87,8 +101,16 @@ def find_teacher(config, folder, data_dir):
         return None
     if config.teacher_checkpoint:
         return config.teacher_checkpoint
-    settings = cli.read_flagfile(config.teacher_flagfile)[0] if config.teacher_flagfile else config
     shared = {name: getattr(config, name) for name in _SHARED}
+    if config.teacher_flagfile:
+        settings, given = cli.read_flagfile(config.teacher_flagfile)
+        if "loss" in given and settings.needs_teacher:
+            raise InputError(
+                f"The teacher's flagfile distils. Expected --loss=cross_entropy in it. Received --loss={settings.loss} in "
+                f"{config.teacher_flagfile}. Train such a teacher first, and name its workdir with --teacher_checkpoint."
+            )
+    else:  # this run's recipe, but not its seed: every seed of the student has the same teacher
+        settings = config.replace(seed=Config().seed)
     settings = settings.replace(**_NO_TEACHER | shared, student=config.teacher or settings.student)
     return _nested_run("Teacher", settings, folder / "teacher", data_dir)
 
@@ -99,8 +121,22 @@ def _find_student_alone(config, folder, data_dir):
     if config.student_alone == "train":
         # The same code, initial weights, data, order, epochs and rates: only the loss is another.
         return _nested_run("Student alone", config.replace(**_NO_TEACHER), folder / "student_alone", data_dir)
-    models.load(config.student_alone)  # found wanting now, not after the training
     return config.student_alone
+
+
+def _check_student_alone(config):
+    """InputError, before anything is trained, where --student_alone is no finished run of the same student and recipe."""
+    if config.student_alone in ("none", "train") or not config.needs_teacher:
+        return
+    path = pathlib.Path(config.student_alone)
+    models.keras_file(path)
+    before = recorded_config(path)
+    differences = before.differences(config.replace(**_NO_TEACHER)) if before else ["no config.json"]
+    if differences:
+        raise InputError(
+            "--student_alone is another training than this one without its teacher. Expected the same settings. "
+            f"Received {'; '.join(differences)} in {path}. Take --student_alone=train."
+        )
 
 
 def _nested_run(what, settings, path, data_dir):
@@ -113,7 +149,9 @@ def _nested_run(what, settings, path, data_dir):
 def _is_finished(settings, path):
     """Whether a finished run with these settings is there: --overwrite of the outer run leaves that one alone."""
     try:
-        return path.is_dir() and Workdir(path, settings.replace(overwrite=False)).result is not None
+        return cluster.agree(
+            lambda: path.is_dir() and Workdir(path, settings.replace(overwrite=False)).result is not None
+        )
     except InputError:
         return False
 
@@ -123,10 +161,12 @@ def _open_teacher(config, dataset, strategy, path):
     if path is None:
         return None
     teacher = Teacher(path, config, dataset, strategy)
+    if cluster.workers() > 1:
+        _ = teacher.model  # by all at once, whatever each finds in the cache: variables are made in a collective
     held_out = dataset.validation is not None
     split = dataset.validation if held_out else dataset.train.take(slice(_CHANCE_EXAMPLES))
     name = "validation" if held_out else "training (nothing is held out)"
-    accuracy = metrics.quality(teacher.logits(split.images), split.labels)["accuracy"]
+    accuracy = cluster.agree(lambda: metrics.quality(teacher.logits(split.images), split.labels)["accuracy"])
     say(f"Teacher {teacher.facts['name']} from {path}: accuracy {accuracy:.4f} on {len(split)} {name} images.")
     if chance_level(accuracy, dataset.num_classes, len(split)):
         raise InputError(

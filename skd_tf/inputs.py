@@ -3,7 +3,13 @@
 import numpy as np
 import tensorflow as tf
 
-from skd_tf import replicas
+from skd_tf import losses, replicas
+from skd_tf.errors import InputError
+
+NO_TEACHER = (
+    "No teacher. Expected a teacher model or x = {'image', 'teacher_logits'}. Received neither. Set distiller.teacher."
+)
+_ADAPT_EXAMPLES = 10_000
 
 
 def image_of(x):
@@ -19,9 +25,9 @@ def as_logits(output):
     return output if output.dtype == tf.float64 else tf.cast(output, tf.float32)
 
 
-def global_batch(image, replica_count):
-    """Examples in the global batch. A static shape is the same on every replica; a ragged one has to be asked for."""
-    if image.shape[0] is not None:
+def global_batch(image, replica_count, *, equal_parts):
+    """Examples in the global batch, in replica context; where replicas may hold unequal parts, by asking all of them."""
+    if image.shape[0] is not None and (equal_parts or replica_count == 1):
         return image.shape[0] * replica_count
     return replicas.sum_over_replicas([tf.shape(image)[0]])[0]
 
@@ -33,3 +39,28 @@ def batches_of_x(data):
         count = len(data["image"])
         return ({k: v[i : i + 256] for k, v in data.items()} for i in range(0, count, 256))
     return (batch[0] if isinstance(batch, (tuple, list)) else batch for batch in data)
+
+
+def mean_logit_norm(data, logits_of, *, center):
+    """The mean norm of a teacher's logits over the first 10,000 images.
+
+    Args:
+      data: batches (x, y) or x, or an array, of un-augmented images in fixed order.
+      logits_of: x -> logits `[batch, classes]`, or None without a teacher.
+      center: whether the mean over classes is taken off first.
+
+    Raises:
+      InputError: no teacher, or no data.
+    """
+    norms, seen = [], 0
+    for x in batches_of_x(data):
+        logits = logits_of(x)
+        if logits is None:
+            raise InputError(NO_TEACHER)
+        norms.append(losses.logit_norm(logits, center=center).numpy()[: _ADAPT_EXAMPLES - seen])
+        seen += len(norms[-1])
+        if seen >= _ADAPT_EXAMPLES:
+            break
+    if not seen:
+        raise InputError("adapt() got no data. Expected training images. Received 0 batches. Pass the training data.")
+    return np.concatenate(norms).astype(np.float64).mean()

@@ -8,9 +8,10 @@ import tensorflow as tf
 
 from skd_tf import precision
 from skd_tf.errors import InputError
+from skd_tf.folding import fold_batch_norm
 
 # Part of the teacher cache's key: raise it whenever a teacher's logits change by how it is prepared at loading.
-FOLDING_VERSION = 1
+FOLDING_VERSION = 2
 
 
 class ServedModel:
@@ -71,8 +72,9 @@ def keras_file(path):
 
 
 def parameter_count(model):
-    """Trainable parameters."""
-    return sum(math.prod(variable.shape) for variable in model.trainable_variables)
+    """Trainable parameters; of a teacher those that it had before folding."""
+    count = sum(math.prod(variable.shape) for variable in model.trainable_variables)
+    return getattr(model, "unfolded_parameters", count)
 
 
 def _loaded(loader, path):
@@ -86,7 +88,7 @@ def _loaded(loader, path):
 
 
 def load_teacher(path, *, name, dataset, teacher_precision):
-    """Loads a teacher and checks that it fits the data.
+    """Loads a teacher, checks that it fits the data, and folds its BatchNorm (`.folding` says how much of it).
 
     Args:
       path: as in `load`.
@@ -110,7 +112,9 @@ def load_teacher(path, *, name, dataset, teacher_precision):
                 f"Received teacher_precision={teacher_precision} with {path}. Use its .keras file."
             )
         return model
-    return precision.set_precision(model, teacher_precision)
+    folded = fold_batch_norm(model)
+    folded.unfolded_parameters = parameter_count(model)
+    return precision.set_precision(folded, teacher_precision)
 
 
 def check_fits(model, dataset, path):

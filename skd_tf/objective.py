@@ -63,6 +63,12 @@ class Objective:
         else:
             settings = {name: value for name, value in given.items() if name in self._accepted}
             terms = self.row.function(student_logits, teacher_logits, targets, **settings)
+        wanted = {"label", "distill"} if self.needs_teacher and teacher_logits is not None else {"label"}
+        if set(terms) != wanted:
+            raise InputError(
+                f"The loss returns other terms. Expected {', '.join(sorted(wanted))}. Received {', '.join(sorted(terms))}. "
+                "Return a dict with just these, one value an example."
+            )
         terms = {name: term if sample_weight is None else term * tf.cast(sample_weight, term.dtype)
                  for name, term in terms.items()}  # fmt: skip
         dtype = terms["label"].dtype

@@ -1,15 +1,19 @@
-"""Lines on standard output for whoever waits."""
+"""Lines on standard output for whoever waits; of several workers the chief alone says them."""
 
 import sys
 import time
 
+from skd_tf.cluster import chief_only
+
 _SHOWN = (("loss", "loss"), ("train", "accuracy"), ("validation", "val_accuracy"), ("agreement", "agreement"))
 
 
+@chief_only
 def say(text=""):
     print(text, flush=True)
 
 
+@chief_only
 def warn(text):
     print(f"warning: {text}", file=sys.stderr, flush=True)
 

@@ -7,6 +7,7 @@ import subprocess
 
 import tensorflow as tf
 
+from skd_tf import cluster
 from skd_tf.workdir import write_text
 
 
@@ -55,14 +56,15 @@ def versions():
 
 
 def device(replicas=1):
-    """The machine in words: what computes, and how many replicas."""
+    """The machine in words: what computes on each worker, and how many replicas."""
     gpus = tf.config.list_physical_devices("GPU")
     if gpus:
         name = tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU")
         name = f"{len(gpus)} x {name}"
     else:
         name = _cpu_name()
-    return f"{name}, replicas: {replicas}"
+    workers = f", workers: {cluster.workers()}" if cluster.workers() > 1 else ""
+    return f"{name}{workers}, replicas: {replicas}"
 
 
 def git_commit():

@@ -4,32 +4,38 @@ import functools
 
 import tensorflow as tf
 
-from skd_tf.devices import per_replica_batch
+from skd_tf import cluster, devices
 from skd_tf.errors import InputError
 
 
 def make_strategy(config):
-    """The tf.distribute.Strategy that `--strategy` and `--virtual_devices` ask for.
+    """The tf.distribute.Strategy that `--strategy`, `--virtual_devices` and TF_CONFIG ask for.
 
-    Virtual devices split the first CPU (or GPU) into logical ones and so must be made before TensorFlow starts.
+    Virtual devices split the first CPU (or GPU) into logical ones; they, and a cluster, must be made before TensorFlow starts.
 
     Raises:
-      InputError: devices already started otherwise, or a global batch that the replicas do not divide.
+      InputError: devices already started otherwise, a global batch that the replicas do not divide, or a bad TF_CONFIG.
+      WorkerLost: some worker of the cluster never came.
     """
-    kind = device_kind()
+    kind, me = device_kind(), cluster.member(config.strategy)
+    if me:
+        gpus = len(tf.config.list_physical_devices("GPU"))
+        _, count = devices.replicas(config.strategy, virtual_devices=config.virtual_devices, gpus=gpus, member=me)
+        devices.per_replica_batch(config.batch_size, count)  # before anybody waits for anybody
+        return cluster.join(me)
     if config.virtual_devices:
         _split_device(kind, config.virtual_devices)
-    devices = [device.name.replace("/device:", "") for device in tf.config.list_logical_devices(kind)]
-    mirrored = config.strategy == "mirrored" or (config.strategy == "auto" and len(devices) > 1)
-    strategy = _mirrored(tuple(devices)) if mirrored else tf.distribute.get_strategy()
-    per_replica_batch(config.batch_size, strategy.num_replicas_in_sync)
+    names = [device.name.replace("/device:", "") for device in tf.config.list_logical_devices(kind)]
+    mirrored = config.strategy == "mirrored" or (config.strategy == "auto" and len(names) > 1)
+    strategy = _mirrored(tuple(names)) if mirrored else tf.distribute.get_strategy()
+    devices.per_replica_batch(config.batch_size, strategy.num_replicas_in_sync)
     return strategy
 
 
 @functools.cache
-def _mirrored(devices):
+def _mirrored(names):
     """One strategy per set of devices: two would number their collectives alike, and TensorFlow mixes them up."""
-    return tf.distribute.MirroredStrategy(list(devices))
+    return tf.distribute.MirroredStrategy(list(names))
 
 
 def device_kind():

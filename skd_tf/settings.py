@@ -18,10 +18,13 @@ class Setting(keras.Variable):
     """
 
     def __init__(self, name, value, complement=None):
+        self._complement = None  # Keras assigns while it makes the variable
         super().__init__(value, dtype="float32", trainable=False, name=name)
         self._complement = complement
 
     def assign(self, value):
+        if isinstance(value, (int, float)):
+            number(self.name, value, high=math.inf if self._complement is None else 1.0)
         super().assign(value)
         if self._complement is not None:
             self._complement.assign(1.0 - tf.cast(value, tf.float32))
@@ -29,6 +32,9 @@ class Setting(keras.Variable):
 
 
 def number(name, value, *, above=None, high=math.inf, remedy="Give a number"):
+    """The value as a float; InputError where it is no number within (above or >= 0, high]."""
+    if isinstance(value, (str, bool)) or not hasattr(value, "__float__"):
+        raise InputError(f"{name} is no number. Expected a number. Received {name}={value!r}. {remedy}.")
     low_ok = value > above if above is not None else value >= 0
     if not (low_ok and value <= high and math.isfinite(value)):
         expected = f"> {above:g}" if above is not None else f">= 0{'' if high == math.inf else f' and <= {high:g}'}"

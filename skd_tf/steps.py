@@ -21,6 +21,7 @@ class Steps:
 
     def __init__(self, strategy, step, *, before=None, eager=False):
         self._strategy, self._step, self._before, self._eager = strategy, step, before, eager
+        self.equal_parts = False  # whether what is being traced has the same number of examples on every replica
         # A partial has no code object for TensorFlow to count traces of different models by.
         self._many = tf.function(functools.partial(self._loop), autograph=False)
         self._single = self._one if eager else tf.function(functools.partial(self._one), autograph=False)
@@ -34,7 +35,7 @@ class Steps:
             asked = time.perf_counter()
             data = next(iterator)
             waited += time.perf_counter() - asked
-            self._one(data)
+            self._one(data, equal_parts=True)
         return waited
 
     def keras_function(self, steps, result):
@@ -56,7 +57,8 @@ class Steps:
 
         return function
 
-    def _one(self, data):
+    def _one(self, data, equal_parts=False):
+        self.equal_parts = equal_parts
         if self._before is not None:
             self._before()
         self._strategy.run(self._step, args=(keras.tree.map_structure(_without_optional, data),))
@@ -67,7 +69,7 @@ class Steps:
             data = next(iterator)
             with tf.control_dependencies(tf.nest.flatten(data, expand_composites=True)):
                 waited += tf.timestamp() - asked
-            self._one(data)
+            self._one(data, equal_parts=True)
             return done + 1, waited
 
         # Not autograph's loop over tf.range: it may trace its body twice, and a step takes seconds to trace.

@@ -22,7 +22,8 @@ def table(result):
     text = aligned(lines)
     if result.get("radius"):
         config = result["config"]
-        text += f"\non the sphere of radius {result['radius']:.4g} ({config['radius']}), temperature {config['temperature']:g}"
+        radius = f"radius {result['radius']:.4g} ({config['radius']})"
+        text += f"\non the sphere of {radius}, temperature {config['temperature']:g}"
     return text
 
 

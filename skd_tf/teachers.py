@@ -36,7 +36,7 @@ class Teacher:
             # Evaluation and the radius are exact: their files are few.
             self._exact = teacher_cache.TeacherCache(config.teacher_cache_dir, "float32", warn)
             self._identity = {
-                "teacher": fingerprint(path),
+                "teacher": self.fingerprint,
                 "precision": config.teacher_precision,
                 "folding": models.FOLDING_VERSION,
             }
@@ -49,6 +49,10 @@ class Teacher:
                 self.path, name=self._config.teacher, dataset=self._dataset,
                 teacher_precision=self._config.teacher_precision,
             )  # fmt: skip
+
+    @functools.cached_property
+    def fingerprint(self):
+        return fingerprint(self.path)
 
     @functools.cached_property
     def facts(self):

@@ -1,20 +1,28 @@
 """python -m skd_tf.train: one command from settings to a distilled student, exported and measured."""
 
-from skd_tf import cli, quiet
+import sys
+
+from skd_tf import cli, cluster, quiet
 
 
 def main(flags):
     config, workdir, data_dir = cli.config_from(flags), flags.workdir, flags.data_dir
     config.require_teacher()
+    cluster.member(config.strategy)  # a bad TF_CONFIG is told before TensorFlow is loaded
     if config.dry_run:
         from skd_tf import dry_run
 
         print(dry_run.describe(config, workdir, data_dir))
-        return
+        return None
     quiet.import_tensorflow()
     from skd_tf import experiment
 
-    experiment.run(config, workdir, data_dir)
+    try:
+        experiment.run(config, workdir, data_dir)
+    except cluster.WorkerLost as error:
+        print("error:", error, file=sys.stderr)
+        return 1
+    return None
 
 
 def cli_main():

@@ -24,7 +24,9 @@ from skd_tf import (
 )  # fmt: skip
 from skd_tf.distiller import Distiller
 from skd_tf.errors import InputError
+from skd_tf.knobs import as_text
 from skd_tf.progress import say, warn
+from skd_tf.workdir import write_json
 
 _ADAPT_EXAMPLES = 10_000
 # Below this the sphere cannot say more than "perhaps": with 100 classes, R = 10 and T = 4 no class can pass 0.11.
@@ -61,7 +63,10 @@ def train_student(config, setup, folder):
     cached = setup.teacher.epoch_files(config.teacher_cache_epochs or config.epochs) if setup.teacher else None
     if not cached and setup.teacher:
         distiller.teacher = setup.teacher.model
-    return distiller, _train(config, setup.dataset, folder, distiller, steps_per_epoch, cached)
+    resolved = {"radius": float(distiller.radius.numpy()), "xla": distiller.xla, "xla_reason": distiller.xla_reason}
+    resolved |= {"replicas": setup.strategy.num_replicas_in_sync, "teacher": setup.teacher and setup.teacher.fingerprint}
+    write_json(folder / "config.json", config.to_json() | {"resolved": resolved})
+    return distiller, _train(config, setup, folder, distiller, steps_per_epoch, cached)
 
 
 def build_distiller(config, setup, steps_per_epoch):
@@ -117,6 +122,10 @@ def _announce(config, setup, distiller, steps_per_epoch):
         f"{config.batch_size // replica_count}, loss {config.loss}, XLA {'on' if distiller.xla else 'off'} "
         f"({distiller.xla_reason})."
     )
+    authors = {name: value for name, value in distiller.objective.row.defaults.items() if getattr(config, name) != value}
+    if authors:
+        given = ", ".join(f"--{name}={as_text(getattr(config, name))} (theirs: {value})" for name, value in authors.items())
+        say(f"Not the authors' settings of {config.loss}: {given}.")
     slow = devices.half_precision_warning((config.precision, config.teacher_precision))
     if slow:
         warn(slow)
@@ -129,10 +138,16 @@ def _announce(config, setup, distiller, steps_per_epoch):
         warn(f"--radius / --temperature is too small for the sphere to represent the teacher: no class can pass {top:.3f}.")
 
 
-def _train(config, dataset, folder, distiller, steps_per_epoch, logit_files):
-    saved = checkpoints.Checkpoints(folder / "checkpoints")
+def _train(config, setup, folder, distiller, steps_per_epoch, logit_files):
+    dataset, saved = setup.dataset, checkpoints.Checkpoints(folder / "checkpoints")
+    facts = {"teacher": setup.teacher and setup.teacher.fingerprint}
     first_step, extra = saved.restore(distiller, warn) or (0, {"seconds": 0.0})
     last_step = config.epochs * steps_per_epoch
+    if first_step and extra.get("teacher") != facts["teacher"]:
+        raise InputError(
+            "The teacher has changed since this run began. Expected the same weights. "
+            f"Received others in {setup.teacher.path}. Choose another --workdir, or add --overwrite to begin anew."
+        )
     if first_step:
         say(f"Resuming at step {first_step} of {last_step}.")
     log = records.Records(folder, epochs_done=first_step // steps_per_epoch) if cluster.is_chief() else None
@@ -166,7 +181,7 @@ def _train(config, dataset, folder, distiller, steps_per_epoch, logit_files):
         loop.train(
             distiller, make_stream, first_step=first_step, last_step=last_step, steps_per_epoch=steps_per_epoch,
             steps_per_call=config.steps_per_call, interval=loop.Interval(config.checkpoint_every),
-            on_epoch_end=on_epoch_end, save=lambda step: saved.save(distiller, step, {"seconds": clock.seconds()}),
+            on_epoch_end=on_epoch_end, save=lambda step: saved.save(distiller, step, facts | {"seconds": clock.seconds()}),
         )  # fmt: skip
     return cluster.agree(lambda: _history(log.rows(), clock.seconds()))
 

@@ -4,12 +4,19 @@ from absl import flags
 
 from skd_tf import cli, quiet
 from skd_tf.errors import InputError
+from skd_tf.knobs import as_text
 
+# Data, teacher and machine are shared by all trials, and so cannot be searched.
+_SEARCHABLE = (
+    "student", "loss", "temperature", "kd_weight", "label_weight", "radius", "center", "epochs", "batch_size",
+    "learning_rate", "lr_schedule", "warmup_epochs", "optimizer", "momentum", "nesterov", "weight_decay", "clip_norm",
+    "label_smoothing", "seed", "precision",
+)  # fmt: skip
 _GRAMMAR = "NAME:log:LOW:HIGH, NAME:linear:LOW:HIGH, NAME:int:LOW:HIGH or NAME:choice:A,B,..."
 
 
 def define(flag_values):
-    cli.define_flags(flag_values)
+    cli.define_flags(flag_values, [*cli.PLACES, *(name for name in cli.FIELDS if name != "dry_run")])
     flags.DEFINE_multi_string("search", None, f"setting to search: {_GRAMMAR}; repeatable", flag_values=flag_values)
     flags.DEFINE_integer("max_trials", 10, "students to train", lower_bound=1, flag_values=flag_values)
     flags.DEFINE_integer("search_seed", 0, "seed of the settings drawn", flag_values=flag_values)
@@ -36,12 +43,16 @@ def parse_search(text, config):
     """
     name, _, rest = text.partition(":")
     kind, _, values = rest.partition(":")
-    if name not in cli.FIELDS or name in ("dry_run", "overwrite", "download"):
-        raise InputError(f"--search names no setting. Expected {_GRAMMAR}. Received --search={text}. See --help for names.")
+    if name not in _SEARCHABLE:
+        raise InputError(
+            f"--search names no setting that can be searched. Expected {_GRAMMAR}, NAME one of {', '.join(_SEARCHABLE)}. "
+            f"Received --search={text}. Correct the name."
+        )
     numbers = values.split("," if kind == "choice" else ":")
     try:
         if kind == "choice":
-            values = [getattr(config.replace(**{name: value}), name) for value in numbers]
+            # Texts: keras-tuner's choices are of one type, and Config reads them back.
+            values = [as_text(getattr(config.replace(**{name: value}), name)) for value in numbers]
         else:
             low, high = (_NUMBER_KINDS[kind](value) for value in numbers)
             if not low < high or (kind == "log" and low <= 0):
@@ -77,7 +88,7 @@ def search(config, space, workdir, data_dir, max_trials, seed):
 
     from skd_tf import experiment, summary, training
     from skd_tf.progress import say
-    from skd_tf.workdir import write_json, write_text
+    from skd_tf.workdir import Workdir, write_json, write_text
 
     folder = pathlib.Path(workdir)
     folder.mkdir(parents=True, exist_ok=True)
@@ -91,10 +102,11 @@ def search(config, space, workdir, data_dir, max_trials, seed):
             values = {name: trial.hyperparameters.get(name) for name, _, _ in space}
             say(f"Trial {len(rows) + 1} of {max_trials}: " + ", ".join(f"{k} {v}" for k, v in values.items()))
             trial_config = config.replace(**values)
-            trial_folder = folder / "trials" / trial.trial_id
-            trial_folder.mkdir(parents=True, exist_ok=True)
+            # Begun anew whatever an earlier search left there: its trials have the same numbers and other settings.
+            trial_folder = Workdir(folder / "trials" / trial.trial_id, trial_config.replace(overwrite=True))
             _, history = training.train_student(trial_config, setup, trial_folder)
-            rows.append({"val_accuracy": history["val_accuracy"], "settings": values})
+            settings = {name: getattr(trial_config, name) for name in values}
+            rows.append({"val_accuracy": history["val_accuracy"], "settings": settings})
             return {"val_accuracy": history["val_accuracy"]}
 
     parameters = keras_tuner.HyperParameters()
@@ -107,6 +119,8 @@ def search(config, space, workdir, data_dir, max_trials, seed):
     tuner.search(verbose=0)
     rows.sort(key=lambda row: -row["val_accuracy"])
     best = config.replace(**rows[0]["settings"])
+    if not best.teacher_checkpoint:  # the one that was searched with
+        best = best.replace(teacher_checkpoint=str(folder / "teacher"), teacher_flagfile="", teacher="")
     write_text(folder / "best.flags", cli.write_flags(best.replace(dry_run=False, overwrite=False)))
     write_json(folder / "trials.json", rows)
     names = [name for name, _, _ in space]

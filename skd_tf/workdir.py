@@ -5,6 +5,7 @@ import os
 import pathlib
 import shutil
 
+from skd_tf import cluster
 from skd_tf.config import Config
 from skd_tf.errors import InputError
 
@@ -19,17 +20,33 @@ class Workdir:
         config.json flags.txt metrics.jsonl checkpoints/ tensorboard/ student.keras saved_model/ result.json
         teacher/ student_alone/     runs of their own, where this run trained them
 
+    All workers of a cluster share it; the chief alone changes it.
+
     Args:
       path: folder, made if need be.
       config: the run's `Config`. A folder begun with settings that could give other numbers is refused, unless
         `config.overwrite`, which removes the files above (never the two inner runs) and begins anew.
 
     Raises:
-      InputError: another run's folder; the differing settings are listed.
+      InputError: another run's folder; the differing settings are listed. Or one that this worker cannot see.
     """
 
     def __init__(self, path, config):
         self.path = pathlib.Path(path)
+        chief = Config.from_json(cluster.agree(lambda: self._begin(config)))
+        if chief.differences(config):
+            raise InputError(
+                "This worker was given other settings than the chief. Expected the same command on all workers. "
+                f"Received {'; '.join(chief.differences(config))}. Correct this worker's flags."
+            )
+        if not (self / "config.json").is_file():
+            raise InputError(
+                "The workdir is not shared. Expected one folder for all workers. Received "
+                f"workdir={self.path}, where this worker does not see the chief's config.json. Choose a shared folder."
+            )
+
+    def _begin(self, config):
+        """Claims the folder for a run; returns the settings that the run has."""
         if config.overwrite:
             self._clear()
         try:
@@ -38,6 +55,7 @@ class Workdir:
             if before is not None:
                 self._refuse_differences(before, config)
             write_json(self / "config.json", config.to_json())
+            return config.to_json()
         except OSError as error:
             raise InputError(
                 f"The workdir cannot be written ({error.strerror}). Expected a writable folder. "
@@ -50,19 +68,16 @@ class Workdir:
     @property
     def result(self):
         """The finished run's result, or None."""
+        return cluster.agree(self._read_result)
+
+    def _read_result(self):
         file = self / "result.json"
         return json.loads(file.read_text()) if file.is_file() else None
 
     def _recorded(self):
-        file = self / "config.json"
-        if file.is_file():
-            try:
-                return Config.from_json(json.loads(file.read_text()))
-            except json.JSONDecodeError as error:
-                raise InputError(
-                    f"The recorded settings are damaged ({error}). Expected JSON. Received {file}. "
-                    "Choose another --workdir, or add --overwrite to begin anew."
-                ) from error
+        before = recorded_config(self.path)
+        if before is not None:
+            return before
         foreign = [name for name in _FILES if (self / name).exists()]
         if foreign:
             raise InputError(
@@ -73,18 +88,36 @@ class Workdir:
 
     def _refuse_differences(self, before, config):
         differences = before.differences(config)
-        if differences:
+        begun = any((self / name).exists() for name in _FILES[2:])  # settings alone are no run yet
+        if differences and begun:
             raise InputError(
                 f"The workdir {self.path} belongs to a run with other settings. Expected the same ones. "
                 f"Received {'; '.join(differences)}. Choose another --workdir, or add --overwrite to begin anew."
             )
 
     def _clear(self):
-        if self._recorded() is None:  # refuses a folder whose files are not a run's
+        if not (self / "config.json").is_file():  # whatever it holds: an older version's, or a damaged one
+            self._recorded()  # refuses files that are no run's
             return
         for name in _FILES:
             path = self / name
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def recorded_config(path):
+    """The Config in a workdir's config.json, None without one; InputError where it is damaged or of another version."""
+    file = pathlib.Path(path) / "config.json"
+    if not file.is_file():
+        return None
+    try:
+        record = json.loads(file.read_text())
+        record.pop("resolved", None)
+        return Config.from_json(record)
+    except (json.JSONDecodeError, AttributeError) as error:
+        raise InputError(
+            f"The recorded settings are damaged ({error}). Expected JSON. Received {file}. "
+            "Choose another --workdir, or add --overwrite to begin anew."
+        ) from error
 
 
 def write_json(path, value):
@@ -92,7 +125,9 @@ def write_json(path, value):
     write_text(path, json.dumps(value, indent=1) + "\n")
 
 
+@cluster.chief_only
 def write_text(path, text):
+    """Writes a text whole or not at all."""
     path = pathlib.Path(path)
     temporary = path.with_name(path.name + ".tmp")
     with open(temporary, "w") as file:

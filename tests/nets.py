@@ -57,7 +57,8 @@ def run(distiller, data, *, steps_per_call=1):
     strategy = distiller.distribute_strategy
     dataset = tf.data.Dataset.from_tensor_slices((images, labels))
     dataset = dataset.batch(len(data[0][1]) // strategy.num_replicas_in_sync, drop_remainder=True)
-    iterator = iter(strategy.distribute_datasets_from_function(lambda context: dataset))
+    share = lambda context: dataset.shard(context.num_input_pipelines, context.input_pipeline_id)  # noqa: E731
+    iterator = iter(strategy.distribute_datasets_from_function(share))
     left = len(data)
     while left:
         steps = min(steps_per_call, left)

@@ -15,13 +15,14 @@ from skd_tf.checkpoints import Checkpoints
 from skd_tf.config import Config
 from skd_tf.errors import InputError
 
-SMALL = {"student": "cnn_2", "epochs": 3, "batch_size": 100, "learning_rate": 0.1}
+# One device, for the tests' two logical CPUs would be two replicas to --strategy=auto.
+SMALL = {"student": "cnn_2", "epochs": 3, "batch_size": 100, "learning_rate": 0.1, "strategy": "one_device"}
 
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory):
     folder = tmp_path_factory.mktemp("teacher")
-    config = Config(student="cnn_8", loss="cross_entropy", epochs=12, batch_size=50, learning_rate=0.1)
+    config = Config(**SMALL | {"student": "cnn_8", "loss": "cross_entropy", "epochs": 12, "batch_size": 50})
     assert experiment.run(config, folder)["student"]["accuracy"] > 0.5
     return folder
 
@@ -124,7 +125,7 @@ def test_nothing_is_traced_after_the_first_epoch(teacher, tmp_path):
 
 
 def test_two_replicas_through_the_whole_command(teacher, tmp_path):
-    config = Config(teacher_checkpoint=str(teacher), strategy="mirrored", **SMALL)
+    config = Config(teacher_checkpoint=str(teacher), **SMALL | {"strategy": "mirrored"})
     result = experiment.run(config, tmp_path)
     assert "replicas: 2" in result["device"] and 0.05 < result["student"]["accuracy"] <= 1
 
@@ -136,11 +137,32 @@ def test_errors_come_before_anything_is_trained(teacher, tmp_path):
         ({"teacher_checkpoint": str(teacher), "teacher": "resnet8"}, "another network"),
         ({"teacher_checkpoint": str(teacher), "batch_size": 4000}, "smaller than a batch"),
         ({"teacher_checkpoint": str(teacher), "student_alone": str(tmp_path / "nobody")}, "No model there"),
+        ({"teacher_checkpoint": str(teacher), "student_alone": str(teacher)}, "--student: cnn_8 -> cnn_2"),
     ]
     for i, (settings, words) in enumerate(cases):
         with pytest.raises(InputError, match=words):
             experiment.run(Config(**SMALL | settings), tmp_path / str(i))
         assert not (tmp_path / str(i) / "metrics.jsonl").exists()
+
+
+def test_a_wrong_flag_does_not_claim_the_workdir_and_a_changed_teacher_is_seen(teacher, tmp_path):
+    import shutil
+
+    with pytest.raises(InputError, match="No model there"):
+        experiment.run(Config(teacher_checkpoint=str(tmp_path / "typo"), **SMALL), tmp_path / "run")
+    copy = shutil.copytree(teacher, tmp_path / "teacher")
+    config = Config(teacher_checkpoint=str(copy), **SMALL)
+    experiment.run(config, tmp_path / "run")
+    resolved = json.loads((tmp_path / "run" / "config.json").read_text())["resolved"]
+    assert resolved["radius"] == pytest.approx(2 * 10**0.5) and resolved["replicas"] == 1 and resolved["xla_reason"]
+    (tmp_path / "run" / "result.json").unlink()
+    shutil.copy(tmp_path / "run" / "student.keras", copy / "student.keras")  # as if trained anew in place
+    with pytest.raises(InputError, match="teacher has changed"):
+        experiment.run(config, tmp_path / "run")
+    (tmp_path / "run" / "config.json").write_text("{")
+    with pytest.raises(InputError, match="--overwrite"):
+        experiment.run(config, tmp_path / "run")
+    experiment.run(config.replace(overwrite=True, teacher_checkpoint=str(teacher)), tmp_path / "run")
 
 
 def test_a_teacher_at_chance_or_of_other_classes_is_an_error(tmp_path):
@@ -203,6 +225,7 @@ def test_evaluate_export_and_tune_as_commands(finished, tmp_path, monkeypatch, c
             assert row[name] == pytest.approx(result["student"][name], abs=1e-5), name
 
     flags = [f"--teacher_checkpoint={config.teacher_checkpoint}", "--student=cnn_2", "--epochs=1", "--batch_size=100"]
+    flags += ["--strategy=one_device"]
     search = ["--search=temperature:log:1:16", "--search=kd_weight:choice:0.5,0.9", "--max_trials=3"]
     out = command(tune, f"--workdir={tmp_path / 'tune'}", *flags, *search)
     trials = json.loads((tmp_path / "tune" / "trials.json").read_text())

@@ -10,8 +10,11 @@ the spread is that of the student's initial weights and order alone.
 import json
 import pathlib
 import statistics
+import sys
 
 from absl import flags
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))  # a checkout need not be installed
 
 from skd_tf import cli
 from skd_tf.errors import InputError

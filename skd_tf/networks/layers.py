@@ -3,7 +3,9 @@
 import keras
 import numpy as np
 
-BATCH_NORM = keras.layers.BatchNormalization  # the class behind every normalisation of every network
+from skd_tf.batch_norm import FusedBatchNormalization
+
+BATCH_NORM = FusedBatchNormalization  # the class behind every normalisation of every network
 
 
 class LayerMaker:

@@ -1,0 +1,55 @@
+"""BatchNorm on TensorFlow's fused kernel."""
+
+import keras
+import tensorflow as tf
+from keras import ops
+
+_KERNEL_DTYPES = ("float32", "bfloat16", "float16")
+
+
+@keras.saving.register_keras_serializable("skd_tf")
+class FusedBatchNormalization(keras.layers.BatchNormalization):
+    """keras.layers.BatchNormalization with one kernel forward and one backward.
+
+    Weights, configuration and numbers are Keras'. Half-precision images are read and written as they are, summed in
+    float32 inside the kernel; Keras casts the whole activation to float32 and back.
+
+    The kernel takes images `[batch, height, width, channels]` in float32, bfloat16 or float16. What it does not take
+    (other ranks, axes and dtypes, masks, renorm, synchronized), Keras' own layer computes.
+    """
+
+    def call(self, inputs, training=None, mask=None):
+        if mask is not None or not self._suits_kernel(inputs):
+            return super().call(inputs, training=training, mask=mask)
+        mean, variance = self._float32(self.moving_mean), self._float32(self.moving_variance)
+        training = bool(training and self.trainable)
+        # tf.compat.v1.nn.fused_batch_norm would raise an epsilon of 1e-5 to 1.001e-5, in silence.
+        outputs = tf.raw_ops.FusedBatchNormV3(
+            x=inputs,
+            scale=self._float32(self.gamma) if self.scale else tf.ones_like(mean),
+            offset=self._float32(self.beta) if self.center else tf.zeros_like(mean),
+            mean=mean[:0] if training else mean,
+            variance=variance[:0] if training else variance,
+            epsilon=self.epsilon,
+            is_training=training,
+        )
+        if training:
+            count = ops.cast(tf.reduce_prod(tf.shape(inputs)[:3]), "float32")
+            # The kernel divides by count - 1 (by 1 where that is 0), Keras by count.
+            batch_variance = outputs.batch_variance * (count - 1.0) / count
+            self.moving_mean.assign(mean * self.momentum + outputs.batch_mean * (1.0 - self.momentum))
+            self.moving_variance.assign(variance * self.momentum + batch_variance * (1.0 - self.momentum))
+        return ops.cast(outputs.y, self.compute_dtype)
+
+    def _suits_kernel(self, inputs):
+        """Whether the kernel takes these inputs, and is the better way.
+
+        XLA fuses Keras' own formulas, casts included, and has no such kernel: it computes the variance as
+        E[x^2] - E[x]^2, whose error in the outputs is 2e-4 at mean / std = 10, 0.02 at 100 and 4 at 1000.
+        """
+        images = len(inputs.shape) == 4 and self.axis in (-1, 3) and inputs.dtype in _KERNEL_DTYPES
+        return images and not self.renorm and not self.synchronized and tf.__internal__.get_enclosing_xla_context() is None
+
+    @staticmethod
+    def _float32(variable):
+        return ops.cast(variable, "float32")

@@ -1,0 +1,52 @@
+"""What each worker of test_multi_worker.py runs: python cluster_worker.py FOLDER."""
+
+import json
+import os
+import pathlib
+import sys
+
+import numpy as np
+from nets import batches, make_distiller, run, weights_of
+
+from skd_tf import cluster, replicas
+from skd_tf.config import Config
+from skd_tf.errors import InputError
+from skd_tf.evaluation import Predictor
+
+
+def main(folder):
+    strategy = replicas.make_strategy(Config(strategy="multi_worker", batch_size=16))
+    assert replicas.make_strategy(Config(strategy="auto", batch_size=16)) is strategy
+    index = json.loads(os.environ["TF_CONFIG"])["task"]["index"]
+    facts = {"replicas": strategy.num_replicas_in_sync, "chief": cluster.is_chief()} | decisions(index)
+    for dtype in ("float32", "float64"):
+        data = batches(20, size=16, dtype=dtype)
+        distiller = make_distiller(strategy, dtype=dtype)
+        means = run(distiller, data, steps_per_call=5)
+        np.save(folder / f"{dtype}-{index}.npy", weights_of(distiller.student))
+        facts[dtype] = means
+        if index == 0:  # on one worker alone: a prediction must wait for nobody
+            np.save(folder / f"{dtype}-logits.npy", Predictor(distiller)(data[0][0]))
+    (folder / f"facts-{index}.json").write_text(json.dumps(facts))
+    cluster.agree(lambda: None)  # nobody leaves before all are done
+
+
+def decisions(index):
+    """What the workers agree on: the chief's value or error, a text of several chunks, an agreement within another."""
+    long = cluster.agree(lambda: f"{index}é" * 5000)
+    within = cluster.agree(lambda: cluster.agree(lambda: index) + 10)
+    try:
+        cluster.agree(lambda: refuse(index))
+        problem = None
+    except InputError as error:
+        problem = str(error)
+    written = cluster.chief_only(lambda: index)()
+    return {"long": long == "0é" * 5000, "within": within, "problem": problem, "written": written}
+
+
+def refuse(index):
+    raise InputError(f"Worker {index} says no.")
+
+
+if __name__ == "__main__":
+    main(pathlib.Path(sys.argv[1]))
