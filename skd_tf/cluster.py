@@ -48,7 +48,7 @@ def member(strategy, environment=None):
     """This process's place in the cluster that `--strategy` asks for; None for a process by itself.
 
     Args:
-      strategy: `Config.strategy`. "auto" joins a cluster of several workers; others than "multi_worker" never look at TF_CONFIG.
+      strategy: `Config.strategy`. "auto" joins a cluster of several workers; "mirrored" and "one_device" never look.
       environment: where TF_CONFIG stands; `os.environ` unless given.
 
     Raises:
@@ -94,8 +94,8 @@ def _parse(text):
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         problem = f"it lacks {error}" if isinstance(error, KeyError) else error
         raise InputError(
-            f"TF_CONFIG is malformed: {problem}. Expected {_EXPECTED}. Received TF_CONFIG={text}. Correct it on every worker, "
-            "or choose --strategy=mirrored."
+            f"TF_CONFIG is malformed: {problem}. Expected {_EXPECTED}. Received TF_CONFIG={text}. Correct it on every "
+            "worker, or choose --strategy=mirrored."
         ) from error
 
 

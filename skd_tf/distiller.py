@@ -10,6 +10,7 @@ from skd_tf.objective import Objective
 from skd_tf.settings import Setting, number
 from skd_tf.step_means import StepMeans
 from skd_tf.steps import Steps
+from skd_tf.sync_batch_norm import is_synchronized
 
 
 @keras.saving.register_keras_serializable("skd_tf")
@@ -98,7 +99,10 @@ class Distiller(keras.Model):
         if precision.computes_in_float16(self.student) and not scales:
             self.optimizer = keras.optimizers.LossScaleOptimizer(self.optimizer)
         optimizers.take_gradients_as_summed(self.optimizer)
-        self.xla, self.xla_reason = devices.jit_compile_choice(jit_compile, replicas.device_kind())
+        replica_count = self.distribute_strategy.num_replicas_in_sync
+        self.xla, self.xla_reason = devices.jit_compile_choice(
+            jit_compile, replicas.device_kind(), collective=replica_count > 1 and is_synchronized(self.student)
+        )
         self.schedules = dict(schedules or {})
         if self.student.built and not self.optimizer.built:
             with self.distribute_strategy.scope():

@@ -11,7 +11,7 @@ from skd_tf.errors import InputError
 def make_strategy(config):
     """The tf.distribute.Strategy that `--strategy`, `--virtual_devices` and TF_CONFIG ask for.
 
-    Virtual devices split the first CPU (or GPU) into logical ones; they, and a cluster, must be made before TensorFlow starts.
+    Virtual devices split the first CPU (or GPU) into logical ones; these, and a cluster, come before TensorFlow's start.
 
     Raises:
       InputError: devices already started otherwise, a global batch that the replicas do not divide, or a bad TF_CONFIG.

@@ -26,6 +26,7 @@ from skd_tf.distiller import Distiller
 from skd_tf.errors import InputError
 from skd_tf.knobs import as_text
 from skd_tf.progress import say, warn
+from skd_tf.sync_batch_norm import synchronized
 from skd_tf.workdir import write_json
 
 _ADAPT_EXAMPLES = 10_000
@@ -77,6 +78,8 @@ def build_distiller(config, setup, steps_per_epoch):
             config.student, input_shape=dataset.image_shape, num_classes=dataset.num_classes,
             mean=dataset.mean, std=dataset.std, seed=config.seed,
         )  # fmt: skip
+        if config.sync_batch_norm and setup.strategy.num_replicas_in_sync > 1:
+            student = synchronized(student)
         precision.set_precision(student, config.precision)
         rates = schedules.learning_rate(config, steps_per_epoch)
         starts, tables = {}, {}

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import signal
+import subprocess
 import sys
 import threading
 
@@ -14,7 +15,7 @@ import pytest
 from nets import batches, distance, make_distiller, run, weights_of
 from test_experiment import checkpoint_arrays, numbers
 
-from skd_tf import cluster, devices, dry_run
+from skd_tf import cluster, devices, dry_run, replicas
 from skd_tf.config import Config
 from skd_tf.errors import InputError
 
@@ -29,10 +30,9 @@ class Workers:
     """Processes of one command; `lines` is what they have printed so far, `codes` their exit codes after `wait`."""
 
     def __init__(self, *command, count=2, limit_seconds):
-        environment = {"PYTHONPATH": f"{TESTS.parent}:{TESTS}", "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
-        os.environ.update(environment)
+        environment = os.environ | {"PYTHONPATH": f"{TESTS.parent}:{TESTS}"}
         self.lines, self._seen = [], threading.Condition()
-        self.processes = launcher.start([sys.executable, *command], launcher.free_addresses(count))
+        self.processes = launcher.start([sys.executable, *command], launcher.free_addresses(count), environment)
         self._limit = threading.Timer(limit_seconds, self.kill)
         self._limit.start()
         self._waiting = threading.Thread(target=launcher.wait, args=(self.processes, self._add), daemon=True)
@@ -56,6 +56,83 @@ class Workers:
         self._waiting.join()
         self._limit.cancel()
         return [process.returncode for process in self.processes]
+
+
+ADDRESSES = ["10.0.0.1:2222", "10.0.0.2:2222"]
+
+
+def tf_config(cluster, kind="worker", index=0):
+    return {"TF_CONFIG": json.dumps({"cluster": cluster, "task": {"type": kind, "index": index}})}
+
+
+def test_a_place_in_the_cluster():
+    two = tf_config({"worker": ADDRESSES}, index=1)
+    assert cluster.member("auto", two) == cluster.member("multi_worker", two)
+    assert (cluster.member("auto", two).workers, cluster.member("auto", two).index) == (2, 1)
+    with_chief = {"chief": ADDRESSES[:1], "worker": ADDRESSES[1:]}
+    assert [cluster.member("auto", tf_config(with_chief, kind)).index for kind in ("chief", "worker")] == [0, 1]
+    one = tf_config({"worker": ADDRESSES[:1]})
+    assert cluster.member("auto", one) is None and cluster.member("multi_worker", one).workers == 1
+    nobody = {"TF_CONFIG": "{}"}
+    for strategy, environment in (("auto", {}), ("auto", nobody), ("mirrored", two), ("one_device", {"TF_CONFIG": "?"})):
+        assert cluster.member(strategy, environment) is None
+
+
+@pytest.mark.parametrize(
+    ("environment", "problem"),
+    [
+        ({}, "TF_CONFIG is missing"),
+        ({"TF_CONFIG": "worker"}, "malformed: Expecting value"),
+        ({"TF_CONFIG": "[1]"}, "malformed"),
+        ({"TF_CONFIG": '{"cluster": {"worker": ["a:1"]}}'}, "it lacks 'task'"),
+        (tf_config({"ps": ["a:1"], "worker": ["b:1"]}), "jobs other than chief and worker: ps"),
+        (tf_config({"worker": ["a"]}), "a is no host:port"),
+        (tf_config({"worker": "a:1"}), "no host:port"),
+        (tf_config({"worker": ["a:1", "a:1"]}), "same address"),
+        (tf_config({"worker": ["a:1"]}, index=1), "no worker 1"),
+        (tf_config({"chief": ["a:1", "b:1"], "worker": ["c:1"]}), "2 chiefs"),
+    ],
+)
+def test_a_bad_tf_config_is_one_line(environment, problem):
+    with pytest.raises(InputError, match=problem) as caught:
+        cluster.member("multi_worker", environment)
+    assert "Expected" in str(caught.value) and "Received" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_what_a_cluster_cannot_do_is_told_up_front(monkeypatch):
+    environment = tf_config({"worker": ADDRESSES})
+    monkeypatch.setenv("TF_CONFIG", environment["TF_CONFIG"])
+    assert "multi_worker, replicas: 2, worker 0 of 2, the chief" in dry_run.describe(Config(loss="cross_entropy"))
+    me = cluster.member("auto", environment)
+    assert devices.replicas("auto", gpus=4, member=me) == ("multi_worker", 8)
+    with pytest.raises(InputError, match="Virtual devices are for one process"):
+        devices.replicas("auto", virtual_devices=2, member=me)
+    with pytest.raises(InputError, match=r"multiple of 2.*batch_size=33"):
+        replicas.make_strategy(Config(batch_size=33))
+    with pytest.raises(InputError, match=r"more replicas than examples.*at least 2.*batch_size=1"):
+        replicas.make_strategy(Config(batch_size=1))
+
+
+def test_the_launcher_ends_all_when_one_fails():
+    program = "import os, sys, time; index = os.environ['TF_CONFIG'][-3]; print('hello', flush=True); {}"
+    lines, addresses = [], launcher.free_addresses(3)
+    assert len({*addresses}) == 3
+    fails = [sys.executable, "-c", program.format("sys.exit(7) if index == '1' else time.sleep(0.5) or sys.exit(1)")]
+    assert launcher.wait(launcher.start(fails, addresses), lines.append) == 7
+    assert sorted(lines) == ["[0] hello", "[1] hello", "[2] hello"]
+    assert launcher.wait(launcher.start([sys.executable, "-c", ""], addresses), lines.append) == 0
+
+
+def test_the_launcher_passes_ctrl_c_on():
+    program = "import time; print('ready', flush=True); time.sleep(60)"
+    command = f"import sys, launch_local_cluster as l; c = [sys.executable, '-c', {program!r}]; "
+    command += "sys.exit(l.wait(l.start(c, l.free_addresses(2)), lambda line: print(line, flush=True)))"
+    tool = subprocess.Popen(
+        [sys.executable, "-c", command], cwd=TOOL.parent, text=True, stdout=subprocess.PIPE, start_new_session=True
+    )
+    assert sorted(tool.stdout.readline() for _ in range(2)) == ["[0] ready\n", "[1] ready\n"]
+    tool.send_signal(signal.SIGINT)
+    assert tool.wait(timeout=20) == 130
 
 
 def test_two_workers_equal_two_replicas(tmp_path, two_replicas):
@@ -83,7 +160,8 @@ def test_two_workers_equal_two_replicas(tmp_path, two_replicas):
 
 
 def train_flags(workdir, *flags):
-    return ("-m", "skd_tf.train", "--student=cnn_2", "--batch_size=50", "--learning_rate=0.1", f"--workdir={workdir}", *flags)
+    shared = ("--student=cnn_2", "--batch_size=50", "--learning_rate=0.1")
+    return ("-m", "skd_tf.train", *shared, f"--workdir={workdir}", *flags)
 
 
 @pytest.fixture(scope="module")

@@ -29,12 +29,12 @@ def free_addresses(count):
         return [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
 
 
-def start(command, addresses):
+def start(command, addresses, environment=None):
     """Starts one process of a command a worker, each told its place by TF_CONFIG; returns the processes."""
-    processes = []
+    processes, inherited = [], os.environ if environment is None else environment
     for index in range(len(addresses)):
         place = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
-        environment = os.environ | {"TF_CONFIG": json.dumps(place), "PYTHONUNBUFFERED": "1"}
+        environment = {**inherited, "TF_CONFIG": json.dumps(place), "PYTHONUNBUFFERED": "1"}
         # Sessions of their own: Ctrl-C reaches this process alone, which then ends each of them once.
         processes.append(
             subprocess.Popen(
