@@ -279,7 +279,7 @@ class Distiller(keras.Model):
     def _prepare(self, x):
         """What needs data before the first step: an unbuilt student, a radius not yet measured."""
         needed = self.objective.needs_teacher and not float(self.radius.numpy())
-        if (needed or not self.student.built) and iter(batches_of_x(x)) is x:
+        if (needed or not self.student.built) and hasattr(x, "__next__"):
             raise InputError(
                 "The data can be read only once. Expected arrays or a tf.data.Dataset. Received a generator. "
                 "Call adapt(...) first, with a student that is built."

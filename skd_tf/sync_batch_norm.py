@@ -22,7 +22,7 @@ class SynchronizedBatchNormalization(FusedBatchNormalization):
     def call(self, inputs, training=None, mask=None):
         if not (training and self.trainable):
             return super().call(inputs, training=training, mask=mask)
-        x = ops.cast(inputs, ops.result_type(inputs.dtype, "float32"))
+        x = ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
         moving_mean, moving_variance = (ops.cast(v, x.dtype) for v in (self.moving_mean, self.moving_variance))
         mean, variance = self._global_moments(x, moving_mean)
         self.moving_mean.assign(moving_mean * self.momentum + mean * (1.0 - self.momentum))

@@ -14,19 +14,25 @@ from skd_tf.errors import InputError
 from skd_tf.evaluation import Predictor
 
 
+CASES = {
+    "single": {"dtype": "float32"},
+    "double": {"dtype": "float64"},
+    "synchronized": {"dtype": "float64", "batch_norm": True, "synchronize": True},
+}
+
+
 def main(folder):
     strategy = replicas.make_strategy(Config(strategy="multi_worker", batch_size=16))
     assert replicas.make_strategy(Config(strategy="auto", batch_size=16)) is strategy
     index = json.loads(os.environ["TF_CONFIG"])["task"]["index"]
     facts = {"replicas": strategy.num_replicas_in_sync, "chief": cluster.is_chief()} | decisions(index)
-    for dtype in ("float32", "float64"):
-        data = batches(20, size=16, dtype=dtype)
-        distiller = make_distiller(strategy, dtype=dtype)
-        means = run(distiller, data, steps_per_call=5)
-        np.save(folder / f"{dtype}-{index}.npy", weights_of(distiller.student))
-        facts[dtype] = means
+    for name, settings in CASES.items():
+        data = batches(20, size=16, dtype=settings["dtype"])
+        distiller = make_distiller(strategy, **settings)
+        facts[name] = run(distiller, data, steps_per_call=5)
+        np.save(folder / f"{name}-{index}.npy", weights_of(distiller.student))
         if index == 0:  # on one worker alone: a prediction must wait for nobody
-            np.save(folder / f"{dtype}-logits.npy", Predictor(distiller)(data[0][0]))
+            np.save(folder / f"{name}-logits.npy", Predictor(distiller)(data[0][0]))
     (folder / f"facts-{index}.json").write_text(json.dumps(facts))
     cluster.agree(lambda: None)  # nobody leaves before all are done
 

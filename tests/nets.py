@@ -4,6 +4,7 @@ import keras
 import numpy as np
 
 from skd_tf.distiller import Distiller
+from skd_tf.sync_batch_norm import synchronized
 
 CLASSES = 5
 
@@ -39,12 +40,14 @@ def distance(one, other):
     return np.linalg.norm(one - other) / np.linalg.norm(one)
 
 
-def make_distiller(strategy=None, *, batch_norm=False, dtype="float32", optimizer=None, jit_compile=False, **settings):
+def make_distiller(
+    strategy=None, *, batch_norm=False, synchronize=False, dtype="float32", optimizer=None, jit_compile=False, **settings
+):  # fmt: skip
     import contextlib
 
     with strategy.scope() if strategy else contextlib.nullcontext():
         student, teacher = conv_net(1, batch_norm=batch_norm, dtype=dtype), conv_net(2, batch_norm=batch_norm, dtype=dtype)
-        distiller = Distiller(student, teacher, **settings)
+        distiller = Distiller(synchronized(student) if synchronize else student, teacher, **settings)
         distiller.compile(optimizer() if optimizer else keras.optimizers.SGD(0.05, momentum=0.9), jit_compile=jit_compile)
     return distiller
 

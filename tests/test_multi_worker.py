@@ -12,6 +12,7 @@ import threading
 import keras
 import numpy as np
 import pytest
+from cluster_worker import CASES
 from nets import batches, distance, make_distiller, run, weights_of
 from test_experiment import checkpoint_arrays, numbers
 
@@ -139,20 +140,21 @@ def test_two_workers_equal_two_replicas(tmp_path, two_replicas):
     """Summing two numbers in another order changes nothing: what is left is rounding inside differently threaded kernels,
     which 20 steps amplify as in test_replicas."""
     workers = Workers(str(TESTS / "cluster_worker.py"), str(tmp_path), limit_seconds=100)
-    mirrored = {}
-    for dtype in ("float32", "float64"):
-        mirrored[dtype] = make_distiller(two_replicas, dtype=dtype)
-        mirrored[dtype, "means"] = run(mirrored[dtype], batches(20, size=16, dtype=dtype), steps_per_call=5)
+    ours = {}
+    for name, settings in CASES.items():
+        synchronize = settings.pop("synchronize", False)
+        ours[name] = make_distiller(None if synchronize else two_replicas, **settings)  # synchronized: as one replica
+        ours[name, "means"] = run(ours[name], batches(20, size=16, dtype=settings["dtype"]), steps_per_call=5)
     assert workers.wait() == [0, 0], workers.lines
     facts = [json.loads((tmp_path / f"facts-{index}.json").read_text()) for index in (0, 1)]
-    for dtype, tolerance in (("float32", 1e-5), ("float64", 1e-12)):
-        ours = weights_of(mirrored[dtype].student)
-        theirs = [np.load(tmp_path / f"{dtype}-{index}.npy") for index in (0, 1)]
+    for name, settings in CASES.items():
+        tolerance = {"float32": 1e-5, "float64": 1e-12}[settings["dtype"]]
+        theirs = [np.load(tmp_path / f"{name}-{index}.npy") for index in (0, 1)]
         assert np.array_equal(*theirs)
-        assert distance(ours, theirs[0]) < tolerance
-        assert facts[0][dtype] == facts[1][dtype] == pytest.approx(mirrored[dtype, "means"], rel=10 * tolerance)
-        logits = mirrored[dtype].student(batches(1, size=16, dtype=dtype)[0][0]).numpy()
-        np.testing.assert_allclose(np.load(tmp_path / f"{dtype}-logits.npy"), logits, rtol=1e-3, atol=1e-5)
+        assert distance(weights_of(ours[name].student), theirs[0]) < tolerance
+        assert facts[0][name] == facts[1][name] == pytest.approx(ours[name, "means"], rel=10 * tolerance)
+        logits = ours[name].student(batches(1, size=16, dtype=settings["dtype"])[0][0]).numpy()
+        np.testing.assert_allclose(np.load(tmp_path / f"{name}-logits.npy"), logits, rtol=1e-3, atol=1e-5)
     for index, fact in enumerate(facts):
         assert fact["replicas"] == 2 and fact["chief"] == (index == 0) and fact["long"]
         assert fact["within"] == 10 and fact["problem"] == "Worker 0 says no."

@@ -1,0 +1,89 @@
+"""The Distiller as a Keras citizen: subclassed students, saving, and errors before anything is lost."""
+
+import keras
+import numpy as np
+import pytest
+from nets import CLASSES, batches, conv_net, make_distiller
+
+from skd_tf.distiller import Distiller
+from skd_tf.errors import InputError
+from skd_tf.losses import LOSSES, cross_entropy
+
+
+class Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.net = conv_net(1)
+
+    def call(self, images, training=False):
+        return self.net(images, training=training)
+
+
+def test_a_subclassed_student_trains_as_the_functional_one_inside_it():
+    (images, labels), = batches(1, size=16)
+    histories = []
+    for student in (conv_net(1), Subclassed()):
+        distiller = Distiller(student, conv_net(2))
+        distiller.compile(keras.optimizers.SGD(0.05))
+        histories.append(distiller.fit(images, labels, batch_size=8, epochs=2, shuffle=False, verbose=0).history)
+    for name, values in histories[0].items():
+        assert histories[1][name] == pytest.approx(values, rel=1e-5), name
+    with pytest.raises(InputError, match="stock layers"):
+        distiller.deployable()
+
+
+@pytest.mark.parametrize("loss", ["kd", LOSSES["spherical"]])
+def test_a_saved_distiller_comes_back_with_its_settings(loss, tmp_path):
+    (images, labels), = batches(1)
+    distiller = make_distiller(loss=loss, temperature=3.0, kd_weight=0.6, radius=5.0, center=False, label_smoothing=0.1)
+    distiller.save(tmp_path / "d.keras")
+    loaded = keras.models.load_model(tmp_path / "d.keras")
+    assert loaded.get_config() | {"student": 0} == distiller.get_config() | {"student": 0}
+    loaded.teacher = distiller.teacher
+    loaded.compile("sgd")
+    expected = distiller.evaluate(images, labels, verbose=0, return_dict=True)
+    assert loaded.evaluate(images, labels, verbose=0, return_dict=True) == pytest.approx(expected)
+
+
+def test_a_measured_radius_survives_saving(tmp_path):
+    (images, _), = batches(1)
+    distiller = make_distiller(radius="teacher_mean").adapt(images)
+    distiller.save(tmp_path / "d.keras")
+    loaded = keras.models.load_model(tmp_path / "d.keras")
+    assert float(loaded.radius.numpy()) == float(distiller.radius.numpy()) > 0
+
+
+def test_nothing_is_exported_on_a_sphere_of_unknown_radius():
+    with pytest.raises(InputError, match="adapt"):
+        make_distiller(radius="teacher_mean").deployable()
+
+
+def test_data_that_can_be_read_once_is_not_spent_on_measuring():
+    distiller = make_distiller(radius="teacher_mean")
+    with pytest.raises(InputError, match="only once"):
+        distiller.fit((batch for batch in batches(3)), verbose=0)
+
+
+def test_settings_are_checked_when_assigned():
+    distiller = make_distiller()
+    with pytest.raises(InputError, match="kd_weight"):
+        distiller.kd_weight.assign(2.0)  # its label weight would be -1
+    with pytest.raises(InputError, match="temperature"):
+        distiller.temperature.assign(-1.0)
+    with pytest.raises(InputError, match="no number"):
+        Distiller(conv_net(), kd_weight="0.9, 0.5 from epoch 2", loss="kd")
+
+
+def test_a_loss_with_a_misspelt_term_is_refused():
+    def misspelt(student_logits, teacher_logits, labels):
+        return {"label": cross_entropy(student_logits, None, labels)["label"], "distil": student_logits[:, 0]}
+
+    (images, labels), = batches(1)
+    with pytest.raises(InputError, match="distil"):
+        make_distiller(loss=misspelt).fit(images, labels, verbose=0)
+
+
+def test_one_hot_labels_equal_class_numbers():
+    (images, labels), = batches(1)
+    one = make_distiller().evaluate(images, labels, verbose=0, return_dict=True)
+    assert make_distiller().evaluate(images, np.eye(CLASSES)[labels], verbose=0, return_dict=True) == pytest.approx(one)
