@@ -15,9 +15,8 @@ from skd_tf.evaluation import Predictor
 
 
 CASES = {
-    "single": {"dtype": "float32"},
-    "double": {"dtype": "float64"},
-    "synchronized": {"dtype": "float64", "batch_norm": True, "synchronize": True},
+    "plain": {},
+    "synchronized": {"batch_norm": True, "synchronize": True},
 }
 
 
@@ -27,8 +26,8 @@ def main(folder):
     index = json.loads(os.environ["TF_CONFIG"])["task"]["index"]
     facts = {"replicas": strategy.num_replicas_in_sync, "chief": cluster.is_chief()} | decisions(index)
     for name, settings in CASES.items():
-        data = batches(20, size=16, dtype=settings["dtype"])
-        distiller = make_distiller(strategy, **settings)
+        data = batches(20, size=16, dtype="float64")
+        distiller = make_distiller(strategy, dtype="float64", **settings)
         facts[name] = run(distiller, data, steps_per_call=5)
         np.save(folder / f"{name}-{index}.npy", weights_of(distiller.student))
         if index == 0:  # on one worker alone: a prediction must wait for nobody

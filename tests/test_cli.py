@@ -25,7 +25,8 @@ CONTRACT = [
     *("epochs", "batch_size", "learning_rate", "lr_schedule", "warmup_epochs", "optimizer", "momentum"),
     *("nesterov", "weight_decay", "clip_norm", "label_smoothing", "seed"),
     *("strategy", "virtual_devices", "precision", "teacher_precision", "jit_compile", "steps_per_call"),
-    *("checkpoint_every", "dry_run", "overwrite"),
+    *("checkpoint_every", "dry_run", "overwrite", "sync_batch_norm"),
+    *("teacher_cache_dir", "teacher_cache_dtype", "teacher_cache_epochs"),
 ]
 PROGRAM = """
     import sys
