@@ -151,7 +151,7 @@ class Config:
             raise refusal("teacher_cache_epochs", self.teacher_cache_epochs, "needs a teacher cache",
                           "--teacher_cache_dir beside it", "Add --teacher_cache_dir=DIR")  # fmt: skip
         if self.sync_batch_norm and self.jit_compile == "true":
-            raise refusal("jit_compile", "true", "and --sync_batch_norm exclude each other: XLA compiles no sum over replicas",
+            raise refusal("jit_compile", "true", "excludes --sync_batch_norm: XLA compiles no sum over replicas",
                           "auto or false beside --sync_batch_norm", "Leave out one of the two")  # fmt: skip
         if self.warmup_epochs is not None and self.warmup_epochs > self.epochs:
             raise refusal(

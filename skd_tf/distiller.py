@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from skd_tf import deploy, devices, losses, optimizers, precision, replicas
 from skd_tf.errors import InputError
-from skd_tf.inputs import NO_TEACHER, as_logits, batches_of_x, given_logits, global_batch, image_of, mean_logit_norm
+from skd_tf.inputs import NO_TEACHER, as_logits, batches_of_x, given_logits, global_batch, image_of, infer, mean_logit_norm
 from skd_tf.objective import Objective
 from skd_tf.settings import Setting, number
 from skd_tf.step_means import StepMeans
@@ -62,9 +62,8 @@ class Distiller(keras.Model):
         self.kd_weight = Setting("kd_weight", number("kd_weight", kd_weight), complement=follower)
         self.radius = Setting("radius", 0.0)  # not known yet
         self.built = student.built
-        shape = getattr(student, "output_shape", None)  # a subclassed model has none before it has seen data
-        if shape is not None:
-            self._fix_radius(shape[-1])
+        if getattr(student, "output_shape", None) is not None:  # a subclassed model has none before it has seen data
+            self._fix_radius(student.output_shape[-1])
 
     def __setattr__(self, name, value):
         if name == "teacher":  # past Keras' and TensorFlow's tracking, so that no file ever holds it
@@ -75,7 +74,8 @@ class Distiller(keras.Model):
             super().__setattr__(name, value)
 
     def call(self, inputs, training=False):
-        return as_logits(self.student(image_of(inputs), training=training))
+        image = image_of(inputs)
+        return as_logits(self.student(image, training=True)) if training else infer(self.student, image)
 
     def build(self, input_shape=None):
         if not self.student.built:
@@ -99,10 +99,8 @@ class Distiller(keras.Model):
         if precision.computes_in_float16(self.student) and not scales:
             self.optimizer = keras.optimizers.LossScaleOptimizer(self.optimizer)
         optimizers.take_gradients_as_summed(self.optimizer)
-        replica_count = self.distribute_strategy.num_replicas_in_sync
-        self.xla, self.xla_reason = devices.jit_compile_choice(
-            jit_compile, replicas.device_kind(), collective=replica_count > 1 and is_synchronized(self.student)
-        )
+        collective = self.distribute_strategy.num_replicas_in_sync > 1 and is_synchronized(self.student)
+        self.xla, self.xla_reason = devices.jit_compile_choice(jit_compile, replicas.device_kind(), collective=collective)
         self.schedules = dict(schedules or {})
         if self.student.built and not self.optimizer.built:
             with self.distribute_strategy.scope():
@@ -178,25 +176,29 @@ class Distiller(keras.Model):
         self.traces += 1
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         replica_count = tf.distribute.get_replica_context().num_replicas_in_sync
-        image = image_of(x)
+        image, weights = image_of(x), self.student.trainable_variables
         batch = global_batch(image, replica_count, equal_parts=self._train_steps.equal_parts)
+        may_skip = optimizers.may_skip(self.optimizer)
+        moving = [v for v in self.student.non_trainable_variables if "float" in v.dtype and (replica_count > 1 or may_skip)]
+        before = [tf.identity(v.value) for v in moving]
         sums, counts, gradients, student_logits = self._compiled_step(
             image, given_logits(x), y, sample_weight, batch, replica_count
         )
-        weights = self.student.trainable_variables
-        moving = [v for v in self.student.non_trainable_variables if "float" in v.dtype] if replica_count > 1 else []
-        summed = iter(replicas.sum_over_replicas([*gradients, sums, counts, *(v.value for v in moving)]))
-        self.optimizer.apply([next(summed) for _ in weights], weights)
-        self.means.update_state(next(summed), next(summed))
-        for variable in moving:  # averaged at every update: saving at any step changes nothing
-            variable.assign(next(summed) / replica_count)
+        local = replicas.unless_empty(image, [*gradients, sums, counts], [v.value for v in moving], before)
+        summed = iter(replicas.sum_over_replicas(local))
+        gradients = [next(summed) for _ in weights]
+        unless_skipped = optimizers.unless_skipped(self.optimizer, gradients)
+        self.optimizer.apply(gradients, weights)
+        self.means.update_state(unless_skipped(next(summed)), unless_skipped(next(summed)))
+        for variable, value in zip(moving, before, strict=True):  # averaged every time: saving at any step changes nothing
+            variable.assign(unless_skipped(next(summed) / replica_count, value))
         self._update_compiled_metrics(y, student_logits, sample_weight)
         return self.means.result()
 
     def test_step(self, data):
         """The loss, where the teacher or its logits are at hand, and the measurements. Changes no weight."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        student_logits = as_logits(self.student(image_of(x), training=False))
+        student_logits = infer(self.student, image_of(x))
         teacher_logits = self._teacher_logits_of(x) if self.objective.needs_teacher else None
         _, sums, counts = self._objective(student_logits, teacher_logits, y, sample_weight)
         self.means.update_state(*replicas.sum_over_replicas([sums, counts]))
@@ -235,7 +237,7 @@ class Distiller(keras.Model):
         """The given logits or the teacher's own, without a gradient; None where there are neither."""
         logits = given_logits(x)
         if logits is None and self.teacher is not None:
-            logits = tf.stop_gradient(as_logits(self.teacher(image_of(x), training=False)))
+            logits = tf.stop_gradient(infer(self.teacher, image_of(x)))
         return logits
 
     def _update_compiled_metrics(self, y, student_logits, sample_weight):

@@ -16,6 +16,19 @@ def image_of(x):
     return x["image"] if isinstance(x, dict) else x
 
 
+def infer(model, image):
+    """A model's logits in inference, `[batch, classes]`.
+
+    A ragged batch can leave a replica without examples, and oneDNN's convolutions give an empty batch a wrong shape: on
+    several replicas one black image goes along, and its logits are dropped.
+    """
+    context = tf.distribute.get_replica_context()
+    if image.shape[0] or context is None or context.num_replicas_in_sync == 1:
+        return as_logits(model(image, training=False))
+    image = tf.concat([image, tf.zeros([1, *image.shape[1:]], image.dtype)], axis=0)
+    return as_logits(model(image, training=False))[:-1]
+
+
 def given_logits(x):
     return as_logits(x["teacher_logits"]) if isinstance(x, dict) and "teacher_logits" in x else None
 

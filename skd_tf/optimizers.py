@@ -54,6 +54,22 @@ def make_optimizer(config, learning_rate):
     return _OPTIMIZERS[config.optimizer](config, learning_rate, {"global_clipnorm": config.clip_norm or None})
 
 
+def may_skip(optimizer):
+    """Whether an optimizer skips steps whose gradient is not finite: float16's loss scaling does."""
+    return isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+
+
+def unless_skipped(optimizer, gradients):
+    """A function of (new, old=0): new, or old where the optimizer skips the step of these gradients.
+
+    An overflow in the forward pass would otherwise stay for ever in BatchNorm's moving statistics and the epoch's means.
+    """
+    if not may_skip(optimizer):
+        return lambda new, old=0.0: new
+    finite = optimizer.check_finite(gradients)
+    return lambda new, old=0.0: keras.ops.where(finite, new, keras.ops.cast(old, new.dtype))
+
+
 def take_gradients_as_summed(optimizer):
     """Keras sums gradients over replicas inside apply(), after clipping them. Ours arrive summed, so that clipping, loss
     scaling and weight decay see what one replica would see."""

@@ -63,6 +63,18 @@ def sum_over_replicas(tensors):
     return summed
 
 
+def unless_empty(image, sums, statistics, before):
+    """What a replica adds to the batch: `sums` and `statistics`; zeros and those `before` where it got no example.
+
+    Keras' fit() leaves replicas without any where a last batch is smaller than their number; their means are 0 / 0.
+    """
+    if image.shape[0] is not None:
+        return [*sums, *statistics]
+    has_examples = tf.shape(image)[0] > 0
+    otherwise = [*map(tf.zeros_like, sums), *before]
+    return [tf.where(has_examples, *pair) for pair in zip([*sums, *statistics], otherwise, strict=True)]
+
+
 def _split_device(kind, count):
     device = tf.config.list_physical_devices(kind)[0]
     options = {"memory_limit": 1024} if kind == "GPU" else {}

@@ -1,4 +1,4 @@
-"""Half precision: nets compute in it; weights, losses and measurements stay float32; a bad float16 step is skipped by all."""
+"""Half precision: nets compute in it; weights, losses and measurements stay float32; all skip a bad float16 step."""
 
 import contextlib
 
@@ -51,46 +51,43 @@ def test_each_net_computes_in_its_own_precision_and_all_else_in_float32(student,
 
 
 # 8 and 11 bits of mantissa: an error of 0.4% and 0.05% in every activation.
-@pytest.mark.parametrize(("half", "tolerance"), [("bfloat16", 0.02), ("float16", 0.003)])
+@pytest.mark.parametrize(("half", "tolerance"), [("bfloat16", 0.01), ("float16", 0.001)])
 def test_training_stays_near_float32(half, tolerance, two_replicas):
     data = batches(10, size=16)
-    full = distiller_in("float32")
-    means = run(full, data)
-    for options in ({}, {"strategy": two_replicas, "batch_norm": False}, {"jit_compile": True}):
-        reference, reference_means = full, means
-        if not options.get("batch_norm", True):  # on replicas BatchNorm has another meaning
-            reference = distiller_in("float32", batch_norm=False)
-            reference_means = run(reference, data)
-        distiller = distiller_in(half, half, **options)
-        assert run(distiller, data, steps_per_call=5)["loss"] == pytest.approx(reference_means["loss"], rel=5 * tolerance)
-        assert 1e-6 < distance(weights_of(reference.student), weights_of(distiller.student)) < tolerance
+    for strategy in (None, two_replicas):
+        full, distiller = distiller_in("float32", strategy=strategy), distiller_in(half, half, strategy)
+        loss = run(full, data)["loss"]
+        assert run(distiller, data, steps_per_call=5)["loss"] == pytest.approx(loss, rel=5 * tolerance)
+        assert 1e-6 < distance(weights_of(full.student), weights_of(distiller.student)) < tolerance
 
 
-@pytest.mark.parametrize("bad_half", [0, 1])
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize(("bad_half", "jit_compile"), [(0, False), (1, True)])
 def test_a_bad_float16_step_is_skipped_by_all_replicas_alike(two_replicas, bad_half, jit_compile):
-    """Pixels that overflow float16 in one replica's half of a batch: infinite activations there, infinite gradients there."""
+    """Pixels that overflow float16 in one replica's half of a batch: activations and gradients are infinite there alone."""
     good, bad, after = batches(3, size=16)
     bad[0][8 * bad_half : 8 * bad_half + 8] = 1e6
     distiller = distiller_in("float16", strategy=two_replicas, jit_compile=jit_compile)
     run(distiller, [good])
 
     def state():
-        variables = [*distiller.student.variables, *distiller.optimizer.inner_optimizer.variables]
+        """Weights, BatchNorm's moving statistics, momentum and steps done, on every replica."""
+        inner = distiller.optimizer.inner_optimizer
+        variables = [*distiller.student.variables, *inner.momentums, inner.iterations]
         return [copy.numpy() for v in variables for copy in two_replicas.experimental_local_results(v.value)]
 
     def scales():
         copies = two_replicas.experimental_local_results(distiller.optimizer.dynamic_scale.value)
         return [float(copy) for copy in copies]
 
-    before, scale = state(), scales()
+    before, scale, means = state(), scales(), distiller.means.result()
     assert scale[0] == scale[1]
     run(distiller, [bad])
     assert scales() == [scale[0] / 2] * 2
     assert all(np.array_equal(one, other) for one, other in zip(before, state(), strict=True))
+    assert distiller.means.result() == means and np.isfinite(means["loss"])
     run(distiller, [after])
-    changed = [not np.array_equal(one, other) for one, other in zip(before, state(), strict=True)]
-    assert all(changed) and all(np.isfinite(value).all() for value in state()) and scales() == [scale[0] / 2] * 2
+    assert not any(np.array_equal(one, other) for one, other in zip(before, state(), strict=True))
+    assert all(np.isfinite(value).all() for value in state()) and scales() == [scale[0] / 2] * 2
 
 
 def test_the_loss_scale_leaves_gradients_as_they_are(two_replicas):
@@ -105,5 +102,5 @@ def test_the_loss_scale_leaves_gradients_as_they_are(two_replicas):
         run(distiller, data)
         return weights_of(distiller.student)
 
-    for strategy in (None, two_replicas):
-        assert distance(trained(None, 1.0), trained(strategy, 2.0**10)) < 1e-5
+    unscaled = trained(None, 1.0)
+    assert all(distance(unscaled, trained(strategy, 2.0**10)) < 1e-5 for strategy in (None, two_replicas))
