@@ -68,7 +68,7 @@ def unless_empty(image, sums, statistics, before):
 
     Keras' fit() leaves replicas without any where a last batch is smaller than their number; their means are 0 / 0.
     """
-    if image.shape[0] is not None:
+    if image.shape[0]:
         return [*sums, *statistics]
     has_examples = tf.shape(image)[0] > 0
     otherwise = [*map(tf.zeros_like, sums), *before]

@@ -114,6 +114,7 @@ def test_what_a_cluster_cannot_do_is_told_up_front(monkeypatch):
         replicas.make_strategy(Config(batch_size=1))
 
 
+@pytest.mark.slow
 def test_the_launcher_ends_all_when_one_fails():
     program = "import os, sys, time; index = os.environ['TF_CONFIG'][-3]; print('hello', flush=True); {}"
     lines, addresses = [], launcher.free_addresses(3)
@@ -124,6 +125,7 @@ def test_the_launcher_ends_all_when_one_fails():
     assert launcher.wait(launcher.start([sys.executable, "-c", ""], addresses), lines.append) == 0
 
 
+@pytest.mark.slow
 def test_the_launcher_passes_ctrl_c_on():
     program = "import time; print('ready', flush=True); time.sleep(60)"
     command = f"import sys, launch_local_cluster as l; c = [sys.executable, '-c', {program!r}]; "
@@ -136,6 +138,7 @@ def test_the_launcher_passes_ctrl_c_on():
     assert tool.wait(timeout=20) == 130
 
 
+@pytest.mark.slow
 def test_two_workers_equal_two_replicas(tmp_path, two_replicas):
     """And one replica, where BatchNorm is synchronized: in float64, to rounding, which 20 steps hardly amplify."""
     workers = Workers(str(TESTS / "cluster_worker.py"), str(tmp_path), limit_seconds=100)
