@@ -4,9 +4,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from nets import batches, conv_net, distance, make_distiller, run, weights_of
+from nets import CLASSES, batches, conv_net, distance, make_distiller, run, weights_of
 
-from skd_tf import replicas
+from skd_tf import deploy, dry_run, losses, replicas
+from skd_tf.checkpoints import Checkpoints, state_of
 from skd_tf.config import Config
 from skd_tf.errors import InputError
 
@@ -96,6 +97,95 @@ def test_moving_statistics_are_the_mean_over_replicas_at_every_step(two_replicas
         copies = [copy.numpy() for copy in two_replicas.experimental_local_results(variable.value)]
         assert np.array_equal(copies[0], copies[1])
         np.testing.assert_allclose(copies[0], expected, rtol=1e-5, atol=1e-6)
+
+
+def trained_by_hand(data, replica_count, learning_rate, momentum):
+    """Weights after SGD where each replica normalises its own rows, written out on one device without a strategy."""
+    student, teacher = (conv_net(seed, batch_norm=True, dtype="float64") for seed in (1, 2))
+    moving, weights = student.non_trainable_variables, student.trainable_variables
+    velocities = [np.zeros(w.shape) for w in weights]
+    for images, labels in data:
+        before, after, gradients = [v.numpy() for v in moving], [], []
+        for rows in np.split(np.arange(len(labels)), replica_count):
+            for variable, value in zip(moving, before, strict=True):
+                variable.assign(value)
+            with tf.GradientTape() as tape:
+                logits = student(images[rows], training=True)
+                terms = losses.spherical_kd(logits, teacher(images[rows], training=False), labels[rows], radius=2 * CLASSES**0.5)
+                loss = tf.reduce_sum(0.1 * terms["label"] + 0.9 * terms["distill"]) / len(labels)
+            gradients.append(tape.gradient(loss, [w.value for w in weights]))
+            after.append([v.numpy() for v in moving])
+        for place, weight in enumerate(weights):
+            velocities[place] = momentum * velocities[place] - learning_rate * sum(g[place] for g in gradients)
+            weight.assign_add(velocities[place])
+        for variable, *values in zip(moving, *after, strict=True):
+            variable.assign(np.mean(values, axis=0))
+    return weights_of(student)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_batch_norm_equals_statistics_of_each_replica_by_hand(two_replicas, jit_compile):
+    """Float64, so that nothing but rounding is left after eight steps: the settings of 0.9 and 0.1 are float32 variables."""
+    data = batches(8, size=16, dtype="float64")
+    two = make_distiller(two_replicas, batch_norm=True, dtype="float64", jit_compile=jit_compile)
+    run(two, data, steps_per_call=3)
+    assert distance(trained_by_hand(data, 2, 0.05, 0.9), weights_of(two.student)) < 1e-7
+    assert distance(trained_by_hand(data, 1, 0.05, 0.9), weights_of(two.student)) > 1e-3
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("float64", 1e-12)])
+def test_synchronized_batch_norm_equals_one_replica(two_replicas, dtype, tolerance):
+    data = batches(10, size=16, dtype=dtype)
+    one, one_means = trained(None, data, batch_norm=True, dtype=dtype)
+    two, two_means = trained(two_replicas, data, batch_norm=True, dtype=dtype, synchronize=True, jit_compile="auto")
+    apart, _ = trained(two_replicas, data, batch_norm=True, dtype=dtype)
+    assert distance(weights_of(one.student), weights_of(two.student)) < tolerance
+    assert two_means == pytest.approx(one_means, rel=10 * tolerance)
+    assert distance(weights_of(one.student), weights_of(apart.student)) > 1e-3
+    assert (two.xla, "synchronized" in two.xla_reason) == (False, True)
+    shipped = deploy.stock_copy(two.student)
+    assert {type(layer) for layer in shipped.layers if "batch" in layer.name} == {keras.layers.BatchNormalization}
+    np.testing.assert_allclose(shipped(data[0][0]), two.student(data[0][0]), rtol=1e-5, atol=1e-6)
+
+
+def test_xla_and_synchronized_batch_norm_exclude_each_other(two_replicas):
+    with pytest.raises(InputError, match="XLA cannot compile a synchronized BatchNorm"):
+        make_distiller(two_replicas, batch_norm=True, synchronize=True, jit_compile=True)
+    with pytest.raises(InputError, match=r"jit_compile.*excludes --sync_batch_norm"):
+        Config(sync_batch_norm=True, jit_compile="true")
+    text = dry_run.describe(Config(sync_batch_norm=True, virtual_devices=2, loss="cross_entropy"))
+    assert "XLA            off (synchronized BatchNorm" in text
+
+
+def test_a_prediction_does_not_depend_on_the_order_of_rows(two_replicas):
+    """Replicas with moving statistics of their own would disagree by 0.2 here."""
+    two = make_distiller(two_replicas, batch_norm=True)
+    run(two, batches(10, size=16))
+    (images, _), = batches(1, size=16, seed=7)
+    for order in (np.roll(np.arange(16), 8), np.random.default_rng(0).permutation(16)):
+        mixed = two.predict(images[order], batch_size=16, verbose=0)
+        np.testing.assert_allclose(mixed, two.predict(images, batch_size=16, verbose=0)[order], rtol=1e-5, atol=1e-6)
+
+
+def test_saving_at_any_step_changes_nothing(two_replicas, tmp_path):
+    data, saved, plain = batches(4), *(make_distiller(two_replicas, batch_norm=True) for _ in range(2))
+    for step, batch in enumerate(data):
+        run(saved, [batch])
+        Checkpoints(tmp_path).save(saved, step)
+    for batch in data:
+        run(plain, [batch])
+    assert saved.means.result() == plain.means.result()
+    for one, other in zip(state_of(saved).values(), state_of(plain).values(), strict=True):
+        copies = [copy.numpy() for v in (one, other) for copy in two_replicas.experimental_local_results(v.value)]
+        assert all(np.array_equal(copies[0], copy) for copy in copies)
+
+
+def test_a_replica_without_examples_adds_nothing(two_replicas):
+    """17 examples in batches of 8 leave one, and a replica without any, whose BatchNorm would be 0 / 0."""
+    (images, labels), = batches(1, size=17)
+    two = make_distiller(two_replicas, batch_norm=True)
+    history = two.fit(images, labels, batch_size=8, verbose=0, shuffle=False).history
+    assert np.isfinite(weights_of(two.student)).all() and np.isfinite(history["loss"]).all()
 
 
 def test_keras_fit_and_evaluate_on_two_replicas_equal_one(two_replicas):
