@@ -111,7 +111,8 @@ def trained_by_hand(data, replica_count, learning_rate, momentum):
                 variable.assign(value)
             with tf.GradientTape() as tape:
                 logits = student(images[rows], training=True)
-                terms = losses.spherical_kd(logits, teacher(images[rows], training=False), labels[rows], radius=2 * CLASSES**0.5)
+                teacher_logits = teacher(images[rows], training=False)
+                terms = losses.spherical_kd(logits, teacher_logits, labels[rows], radius=2 * CLASSES**0.5)
                 loss = tf.reduce_sum(0.1 * terms["label"] + 0.9 * terms["distill"]) / len(labels)
             gradients.append(tape.gradient(loss, [w.value for w in weights]))
             after.append([v.numpy() for v in moving])
@@ -123,6 +124,7 @@ def trained_by_hand(data, replica_count, learning_rate, momentum):
     return weights_of(student)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_batch_norm_equals_statistics_of_each_replica_by_hand(two_replicas, jit_compile):
     """Float64, so that nothing but rounding is left after eight steps: the settings of 0.9 and 0.1 are float32 variables."""
@@ -133,6 +135,7 @@ def test_batch_norm_equals_statistics_of_each_replica_by_hand(two_replicas, jit_
     assert distance(trained_by_hand(data, 1, 0.05, 0.9), weights_of(two.student)) > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("float64", 1e-12)])
 def test_synchronized_batch_norm_equals_one_replica(two_replicas, dtype, tolerance):
     data = batches(10, size=16, dtype=dtype)
@@ -148,6 +151,7 @@ def test_synchronized_batch_norm_equals_one_replica(two_replicas, dtype, toleran
     np.testing.assert_allclose(shipped(data[0][0]), two.student(data[0][0]), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_xla_and_synchronized_batch_norm_exclude_each_other(two_replicas):
     with pytest.raises(InputError, match="XLA cannot compile a synchronized BatchNorm"):
         make_distiller(two_replicas, batch_norm=True, synchronize=True, jit_compile=True)
@@ -157,6 +161,7 @@ def test_xla_and_synchronized_batch_norm_exclude_each_other(two_replicas):
     assert "XLA            off (synchronized BatchNorm" in text
 
 
+@pytest.mark.slow
 def test_a_prediction_does_not_depend_on_the_order_of_rows(two_replicas):
     """Replicas with moving statistics of their own would disagree by 0.2 here."""
     two = make_distiller(two_replicas, batch_norm=True)
@@ -167,6 +172,7 @@ def test_a_prediction_does_not_depend_on_the_order_of_rows(two_replicas):
         np.testing.assert_allclose(mixed, two.predict(images, batch_size=16, verbose=0)[order], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_saving_at_any_step_changes_nothing(two_replicas, tmp_path):
     data, saved, plain = batches(4), *(make_distiller(two_replicas, batch_norm=True) for _ in range(2))
     for step, batch in enumerate(data):
@@ -180,8 +186,9 @@ def test_saving_at_any_step_changes_nothing(two_replicas, tmp_path):
         assert all(np.array_equal(copies[0], copy) for copy in copies)
 
 
+@pytest.mark.slow
 def test_a_replica_without_examples_adds_nothing(two_replicas):
-    """17 examples in batches of 8 leave one, and a replica without any, whose BatchNorm would be 0 / 0."""
+    """17 examples in batches of 8 leave one, and a replica without any."""
     (images, labels), = batches(1, size=17)
     two = make_distiller(two_replicas, batch_norm=True)
     history = two.fit(images, labels, batch_size=8, verbose=0, shuffle=False).history
