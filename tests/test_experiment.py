@@ -232,14 +232,13 @@ def test_evaluate_export_and_tune_as_commands(finished, tmp_path, monkeypatch, c
     assert len(trials) == 3 and "best.flags" in out
     assert all(1 <= row["settings"]["temperature"] <= 16 and row["settings"]["kd_weight"] in (0.5, 0.9) for row in trials)
     assert trials[0]["val_accuracy"] == max(row["val_accuracy"] for row in trials)
+    best = experiment.cli.read_flagfile(tmp_path / "tune" / "best.flags")[0]
+    assert best.temperature == trials[0]["settings"]["temperature"]
+    assert experiment.run(best, tmp_path / "best")["student"]["val_accuracy"] == trials[0]["val_accuracy"]
     # Another search in the same place begins anew.
     command(tune, f"--workdir={tmp_path / 'tune'}", *flags, "--search=radius:choice:auto,3", "--max_trials=2")
     again = json.loads((tmp_path / "tune" / "trials.json").read_text())
     assert {row["settings"]["radius"] for row in again} == {"auto", 3.0}
-    command(tune, f"--workdir={tmp_path / 'tune'}", *flags, *search)
-    best = experiment.cli.read_flagfile(tmp_path / "tune" / "best.flags")[0]
-    assert best.temperature == trials[0]["settings"]["temperature"]
-    assert experiment.run(best, tmp_path / "best")["student"]["val_accuracy"] == trials[0]["val_accuracy"]
 
 
 @pytest.mark.parametrize("text", ["temperature", "temperature:log:4:1", "temprature:log:1:4", "temperature:log:0:4",
