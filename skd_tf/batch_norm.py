@@ -1,4 +1,8 @@
-"""BatchNorm on TensorFlow's fused kernel."""
+"""BatchNorm on TensorFlow's fused kernel.
+
+A training step of resnet20 is 1.2 times as fast with it as with Keras' layer (float32, batch 64, no XLA, oneDNN on, 2 cores
+of an AMD EPYC with AVX2, busy; median of 15 interleaved rounds 1.19, of 7 by CPU time 1.21).
+"""
 
 import keras
 import tensorflow as tf

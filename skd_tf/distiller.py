@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from skd_tf import deploy, devices, losses, optimizers, precision, replicas
 from skd_tf.errors import InputError
-from skd_tf.inputs import NO_TEACHER, as_logits, batches_of_x, given_logits, global_batch, image_of, infer, mean_logit_norm
+from skd_tf.inputs import NO_TEACHER, batches_of_x, forward, given_logits, global_batch, image_of, mean_logit_norm
 from skd_tf.objective import Objective
 from skd_tf.settings import Setting, number
 from skd_tf.step_means import StepMeans
@@ -75,7 +75,7 @@ class Distiller(keras.Model):
 
     def call(self, inputs, training=False):
         image = image_of(inputs)
-        return as_logits(self.student(image, training=True)) if training else infer(self.student, image)
+        return forward(self.student, image, training=bool(training))
 
     def build(self, input_shape=None):
         if not self.student.built:
@@ -198,7 +198,7 @@ class Distiller(keras.Model):
     def test_step(self, data):
         """The loss, where the teacher or its logits are at hand, and the measurements. Changes no weight."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        student_logits = infer(self.student, image_of(x))
+        student_logits = forward(self.student, image_of(x))
         teacher_logits = self._teacher_logits_of(x) if self.objective.needs_teacher else None
         _, sums, counts = self._objective(student_logits, teacher_logits, y, sample_weight)
         self.means.update_state(*replicas.sum_over_replicas([sums, counts]))
@@ -214,7 +214,7 @@ class Distiller(keras.Model):
         weights = [variable.value for variable in self.student.trainable_variables]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(weights)
-            student_logits = as_logits(self.student(image, training=True))
+            student_logits = forward(self.student, image, training=True)
             per_example, sums, counts = self._objective(student_logits, teacher_logits, labels, sample_weight)
             # By the GLOBAL batch, here and nowhere else: the sum over replicas is then the batch's mean.
             loss = tf.reduce_sum(per_example) / tf.cast(global_batch, per_example.dtype)
@@ -237,7 +237,7 @@ class Distiller(keras.Model):
         """The given logits or the teacher's own, without a gradient; None where there are neither."""
         logits = given_logits(x)
         if logits is None and self.teacher is not None:
-            logits = tf.stop_gradient(infer(self.teacher, image_of(x)))
+            logits = tf.stop_gradient(forward(self.teacher, image_of(x)))
         return logits
 
     def _update_compiled_metrics(self, y, student_logits, sample_weight):

@@ -1,4 +1,9 @@
-"""Folding: BatchNorm of a finished network becomes part of the convolution or dense layer before it."""
+"""Folding: BatchNorm of a finished network becomes part of the convolution or dense layer before it.
+
+Inference of resnet56 is 1.2 times as fast folded as with Keras' layers (float32, batch 64, oneDNN on or off, 2 cores of an
+AMD EPYC with AVX2, busy; medians of interleaved rounds 1.27, by CPU time 1.12 and 1.21). Outputs of 13 networks of ours and
+of keras.applications differ by at most 8e-7 of the largest logit's distance from its row's mean.
+"""
 
 import collections
 from typing import NamedTuple
@@ -43,8 +48,8 @@ def fold_batch_norm(model):
       model: keras.Model; stays as it is.
 
     Returns:
-      A copy with the attribute `folding`, a `Folding`; the model itself where nothing folds, and where it is no graph of
-      layers (neither Functional nor Sequential).
+      A copy with the attribute `folding`, a `Folding`; the model itself where nothing folds: where it is no graph of layers
+      (neither Functional nor Sequential), or some call in it forces training=True.
     """
     pairs = _foldable(model)
     if not pairs:

@@ -16,17 +16,18 @@ def image_of(x):
     return x["image"] if isinstance(x, dict) else x
 
 
-def infer(model, image):
-    """A model's logits in inference, `[batch, classes]`.
+def forward(model, image, *, training=False):
+    """A model's logits, `[batch, classes]`.
 
-    A ragged batch can leave a replica without examples, and oneDNN's convolutions give an empty batch a wrong shape: on
-    several replicas one black image goes along, and its logits are dropped.
+    A ragged batch can leave a replica without examples, and oneDNN's convolutions give an empty batch a wrong shape: there
+    a black image stands in, and its logits are dropped.
     """
     context = tf.distribute.get_replica_context()
     if image.shape[0] or context is None or context.num_replicas_in_sync == 1:
-        return as_logits(model(image, training=False))
-    image = tf.concat([image, tf.zeros([1, *image.shape[1:]], image.dtype)], axis=0)
-    return as_logits(model(image, training=False))[:-1]
+        return as_logits(model(image, training=training))
+    count = tf.shape(image)[0]
+    stand_in = tf.zeros([1 - tf.minimum(count, 1), *image.shape[1:]], image.dtype)
+    return as_logits(model(tf.concat([image, stand_in], axis=0), training=training))[:count]
 
 
 def given_logits(x):

@@ -66,7 +66,7 @@ def sum_over_replicas(tensors):
 def unless_empty(image, sums, statistics, before):
     """What a replica adds to the batch: `sums` and `statistics`; zeros and those `before` where it got no example.
 
-    Keras' fit() leaves replicas without any where a last batch is smaller than their number; their means are 0 / 0.
+    Keras' fit() leaves replicas without any where a last batch is smaller than their number.
     """
     if image.shape[0]:
         return [*sums, *statistics]

@@ -19,7 +19,7 @@ def with_random_statistics(model, seed=0):
     for layer in model._flatten_layers():
         if isinstance(layer, layers.BatchNormalization):
             for weight in layer.weights:
-                low, high = (-0.5, 0.5) if weight.name in ("moving_mean", "beta") else (0.3, 3.0)
+                low, high = (-0.5, 0.5) if weight.name in ("moving_mean", "beta") else (0.5, 1.5)
                 weight.assign(random.uniform(low, high, weight.shape))
         elif getattr(layer, "use_bias", False):
             layer.bias.assign(random.normal(size=layer.bias.shape))

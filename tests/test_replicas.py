@@ -217,7 +217,7 @@ def test_keras_fit_and_evaluate_on_two_replicas_equal_one(two_replicas):
 
 
 def test_one_collective_sums_everything(two_replicas):
-    @tf.function
+    @tf.function(autograph=False)
     def summed():
         def replica():
             i = tf.cast(tf.distribute.get_replica_context().replica_id_in_sync_group, tf.float32)

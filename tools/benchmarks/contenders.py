@@ -7,9 +7,9 @@ Answers each line with the milliseconds of a step, and the line "end" with {"pea
 
 import json
 import os
-import resource
 import sys
-import time
+
+import racing
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # for all: TensorFlow leaves it off on CPUs without AVX512-VNNI
@@ -18,7 +18,7 @@ STEPS = 30
 CLASSES, IMAGES = 100, 12_800
 
 
-def _dataset():
+def make_dataset():
     """CIFAR-shaped random images through the product's own pipeline: the same augmented input for all."""
     import numpy as np
 
@@ -32,7 +32,7 @@ def _dataset():
     return data.Dataset("random", "1", names, mean, std, augment.Augmentation(4, True), split, None, None)
 
 
-def _net(name, dataset, *, stock):
+def make_net(name, dataset, *, stock):
     from skd_tf import deploy, networks
 
     facts = {"input_shape": dataset.image_shape, "num_classes": CLASSES, "mean": dataset.mean, "std": dataset.std}
@@ -60,19 +60,19 @@ def ours(job, *, precision="float32", cached=False, loss="spherical"):
     from skd_tf.config import Config
     from skd_tf.distiller import Distiller
 
-    dataset, files, teacher = _dataset(), None, None
+    dataset, files, teacher = make_dataset(), None, None
     config = Config(loss=loss, precision=precision, teacher_precision=precision, batch_size=job["batch_size"])
     if loss != "cross_entropy":
         folder = tempfile.mkdtemp()
         path = f"{folder}/teacher.keras"
-        _net(job["teacher"], dataset, stock=True).save(path)
+        make_net(job["teacher"], dataset, stock=True).save(path)
         config = config.replace(teacher_cache_dir=folder if cached else "", teacher_cache_epochs=int(cached))
         opened = teachers.Teacher(path, config, dataset, tf.distribute.get_strategy())
         if cached:
             files = opened.epoch_files(1)
         else:
             teacher = opened.model
-    student = precisions.set_precision(_net(job["student"], dataset, stock=False), precision)
+    student = precisions.set_precision(make_net(job["student"], dataset, stock=False), precision)
     distiller = Distiller(student, teacher, loss)
     distiller.compile(optimizers.make_optimizer(config, 0.05))
     settings = {"teacher_cache_dir": "x" if cached else ""}
@@ -97,8 +97,8 @@ def keras_distillation(job, *, precision="float32"):
 
     if precision != "float32":
         keras.mixed_precision.set_dtype_policy(f"mixed_{precision}")
-    dataset = _dataset()
-    teacher, student = (_net(job[name], dataset, stock=precision == "float32") for name in ("teacher", "student"))
+    dataset = make_dataset()
+    teacher, student = (make_net(job[name], dataset, stock=precision == "float32") for name in ("teacher", "student"))
     # A string here would skip the softmax and the temperature.
     loss = keras.distillation.LogitsDistillation(temperature=4.0, loss=keras.losses.KLDivergence())
     distiller = keras.distillation.Distiller(teacher=teacher, student=student, distillation_losses=loss)
@@ -142,7 +142,7 @@ def torch_authors(job, *, fast=False):
     if fast:
         student, teacher = (net.to(memory_format=torch.channels_last) for net in (student, teacher))
     optimizer = torch.optim.SGD(student.parameters(), 0.05, momentum=0.9, weight_decay=5e-4)
-    dataset = _dataset()
+    dataset = make_dataset()
     mean, std = (torch.tensor(value).reshape(1, 3, 1, 1) * 255 for value in (dataset.mean, dataset.std))
     batches = _stream(dataset, job).as_numpy_iterator()
     half = torch.autocast("cpu", torch.bfloat16) if fast else contextlib.nullcontext()
@@ -195,21 +195,6 @@ CONTENDERS = {
 }
 
 
-def main(name, job):
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever a library prints is not an answer
-    steps = CONTENDERS[name](job)
-    steps()  # traces, compiles, fills the pipeline
-    print("ready", file=answers, flush=True)
-    for line in sys.stdin:
-        if line.strip() == "end":
-            memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-            print(json.dumps({"peak_memory_mb": memory}), file=answers, flush=True)
-            os._exit(0)  # an endless fit() cannot be joined
-        start = time.perf_counter()
-        steps()
-        print(1000 * (time.perf_counter() - start) / STEPS, file=answers, flush=True)
-
-
 if __name__ == "__main__":
-    main(sys.argv[1], json.loads(sys.argv[2]))
+    contender, job = sys.argv[1], json.loads(sys.argv[2])
+    racing.serve(lambda: (CONTENDERS[contender](job), racing.resident_mb), STEPS)

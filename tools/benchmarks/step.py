@@ -3,12 +3,12 @@
 import json
 import pathlib
 import statistics
-import subprocess
 import sys
 
+import racing
 from absl import flags
 
-_HERE = pathlib.Path(__file__).parent
+_CONTENDERS = pathlib.Path(__file__).with_name("contenders.py")
 _RATIOS = (  # slower, faster, what issue and README quote
     ("keras.distillation float32", "ours live float32"),
     ("keras.distillation bfloat16", "ours live bfloat16"),
@@ -47,7 +47,8 @@ def main(flag_values):
     studies = {}
     for teacher in flag_values.teacher:
         job = {"student": flag_values.student, "teacher": teacher, "batch_size": flag_values.batch_size}
-        studies[teacher] = _race(names, job, flag_values.rounds)
+        commands = {name: [sys.executable, str(_CONTENDERS), name, json.dumps(job)] for name in names}
+        studies[teacher] = racing.race(commands, flag_values.rounds)
         print(f"\n{flag_values.student} from {teacher}, batch {flag_values.batch_size}, {records.device()}\n")
         print(_table(studies[teacher]), flush=True)
     record = {"student": flag_values.student, "batch_size": flag_values.batch_size, "rounds": flag_values.rounds}
@@ -55,35 +56,6 @@ def main(flag_values):
     record |= {"git_commit": records.git_commit()}
     if flag_values.output:
         write_json(flag_values.output, record)
-
-
-def _race(names, job, rounds):
-    """One process a contender; in each round every one makes its 30 steps alone, in turn."""
-    processes, rows = {}, {}
-    for name in names:
-        command = [sys.executable, str(_HERE / "contenders.py"), name, json.dumps(job)]
-        process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        if process.stdout.readline().strip() == "ready":
-            processes[name], rows[name] = process, {"ms": []}
-        else:
-            reason = process.stderr.read().strip().splitlines()
-            print(f"{name}: left out ({reason[-1] if reason else 'ended'})", flush=True)
-    for _ in range(rounds):
-        for name, process in processes.items():
-            rows[name]["ms"].append(float(_ask(process, "go")))
-    for name, process in processes.items():
-        rows[name] |= json.loads(_ask(process, "end"))
-        rows[name]["median_ms"] = statistics.median(rows[name]["ms"])
-        process.wait()
-    return rows
-
-
-def _ask(process, line):
-    process.stdin.write(line + "\n")
-    process.stdin.flush()
-    return process.stdout.readline()
 
 
 def _table(rows):

@@ -1,0 +1,28 @@
+"""python tools/benchmark.py COMMAND [--flag=value ...]: measures this machine, as a Markdown table and a JSON record."""
+
+import importlib
+import pathlib
+import sys
+
+from skd_tf import cli
+
+COMMANDS = {  # module of tools/benchmarks: what it measures
+    "step": "A training step, ours and what a user would take instead.",
+    "scaling": "Examples a second and memory, by number of replicas and steps per call.",
+}
+
+
+def main():
+    name = sys.argv[1] if len(sys.argv) > 1 else ""
+    if name not in COMMANDS:
+        lines = [f"usage: python {sys.argv[0]} COMMAND [--help] [--flag=value ...]", ""]
+        print("\n".join(lines + [f"  {command:8} {text}" for command, text in COMMANDS.items()]))
+        sys.exit(0 if name in ("-h", "--help") else 2)
+    del sys.argv[1]
+    sys.path.insert(0, str(pathlib.Path(__file__).parent / "benchmarks"))
+    command = importlib.import_module(name)
+    cli.run(command.main, description=COMMANDS[name], define=command.define, required=())
+
+
+if __name__ == "__main__":
+    main()
