@@ -124,8 +124,7 @@ def trained_by_hand(data, replica_count, learning_rate, momentum):
     return weights_of(student)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_batch_norm_equals_statistics_of_each_replica_by_hand(two_replicas, jit_compile):
     """Float64, so that nothing but rounding is left after eight steps: the settings of 0.9 and 0.1 are float32 variables."""
     data = batches(8, size=16, dtype="float64")
@@ -135,8 +134,7 @@ def test_batch_norm_equals_statistics_of_each_replica_by_hand(two_replicas, jit_
     assert distance(trained_by_hand(data, 1, 0.05, 0.9), weights_of(two.student)) > 1e-3
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("float64", 1e-12)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [pytest.param("float32", 1e-5, marks=pytest.mark.slow), ("float64", 1e-12)])
 def test_synchronized_batch_norm_equals_one_replica(two_replicas, dtype, tolerance):
     data = batches(10, size=16, dtype=dtype)
     one, one_means = trained(None, data, batch_norm=True, dtype=dtype)
@@ -151,7 +149,6 @@ def test_synchronized_batch_norm_equals_one_replica(two_replicas, dtype, toleran
     np.testing.assert_allclose(shipped(data[0][0]), two.student(data[0][0]), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.slow
 def test_xla_and_synchronized_batch_norm_exclude_each_other(two_replicas):
     with pytest.raises(InputError, match="XLA cannot compile a synchronized BatchNorm"):
         make_distiller(two_replicas, batch_norm=True, synchronize=True, jit_compile=True)
@@ -161,7 +158,6 @@ def test_xla_and_synchronized_batch_norm_exclude_each_other(two_replicas):
     assert "XLA            off (synchronized BatchNorm" in text
 
 
-@pytest.mark.slow
 def test_a_prediction_does_not_depend_on_the_order_of_rows(two_replicas):
     """Replicas with moving statistics of their own would disagree by 0.2 here."""
     two = make_distiller(two_replicas, batch_norm=True)
@@ -172,7 +168,6 @@ def test_a_prediction_does_not_depend_on_the_order_of_rows(two_replicas):
         np.testing.assert_allclose(mixed, two.predict(images, batch_size=16, verbose=0)[order], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.slow
 def test_saving_at_any_step_changes_nothing(two_replicas, tmp_path):
     data, saved, plain = batches(4), *(make_distiller(two_replicas, batch_norm=True) for _ in range(2))
     for step, batch in enumerate(data):
@@ -186,7 +181,6 @@ def test_saving_at_any_step_changes_nothing(two_replicas, tmp_path):
         assert all(np.array_equal(copies[0], copy) for copy in copies)
 
 
-@pytest.mark.slow
 def test_a_replica_without_examples_adds_nothing(two_replicas):
     """17 examples in batches of 8 leave one, and a replica without any."""
     (images, labels), = batches(1, size=17)

@@ -6,6 +6,7 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 
 
@@ -22,13 +23,13 @@ def race(commands, rounds):
     """
     processes, rows = {}, {}
     for name, command in commands.items():
-        process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+        errors = tempfile.TemporaryFile("w+")  # a pipe that nobody reads would stop the process once it is full
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True)
         if process.stdout.readline().strip() == "ready":
             processes[name], rows[name] = process, {"ms": []}
         else:
-            reason = process.stderr.read().strip().splitlines()
+            errors.seek(0)
+            reason = errors.read().strip().splitlines()
             print(f"{name}: left out ({reason[-1] if reason else 'ended'})", flush=True)
     for _ in range(rounds):
         for name, process in processes.items():

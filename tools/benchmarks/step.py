@@ -34,6 +34,9 @@ def define(flag_values):
 def main(flag_values):
     from contenders import CONTENDERS
 
+    from skd_tf import quiet
+
+    quiet.import_tensorflow()
     from skd_tf import records
     from skd_tf.errors import InputError
     from skd_tf.workdir import write_json
