@@ -10,7 +10,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["skd_tf", "skd_tf.*"]),
-    package_data={"skd_tf": ["assets/*"]},
+    package_data={"skd_tf": ["assets/*", "templates/*"]},
     # Lower bounds are the versions that the tests ran with.
     install_requires=[
         "tensorflow>=2.21",
@@ -24,7 +24,12 @@ setup(
     ],
     extras_require={
         "test": ["pytest>=9.2", "ruff>=0.17", "hypothesis>=6.170"],
+        # mkdocs 2 has no plugins and no hooks.
+        "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.8,<10", "mkdocstrings[python]>=1.0", "ruff>=0.17"],
         "gpu": ["tensorflow[and-cuda]>=2.21"],
+        "onnx": ["onnx>=1.23", "tf2onnx>=1.17", "onnxruntime>=1.32"],  # --format=onnx
+        "litert": ["ai-edge-litert>=2.3"],  # runs .tflite files; TensorFlow's own interpreter is on its way out
+        "bench": ["torch>=2.13"],  # tools/benchmark.py step, beside PyTorch
         "convert": ["torch>=2.13"],  # tools/convert_torch.py, for checkpoints that are not .npz
     },
     entry_points={
@@ -33,6 +38,7 @@ setup(
             "skd-evaluate = skd_tf.evaluate:cli_main",
             "skd-tune = skd_tf.tune:cli_main",
             "skd-export = skd_tf.export:cli_main",
+            "skd-report = skd_tf.report:cli_main",
         ]
     },
 )

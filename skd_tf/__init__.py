@@ -8,6 +8,7 @@
     python -m skd_tf.train      trains a student from a teacher, exports and measures it
     python -m skd_tf.evaluate   measures finished models on a test split
     python -m skd_tf.export     writes the student of a run for serving
+    python -m skd_tf.report     shows finished runs on one page
     python -m skd_tf.tune       searches temperature and other settings
 
 Importing the package costs nothing: each name below is imported when it is first used.
@@ -25,13 +26,13 @@ _HOMES = {
     "run": "experiment",
 }
 
-__all__ = ["LOSSES", "Config", "Distiller", "InputError", "losses", "networks", "run"]
+__all__ = ["LOSSES", "Config", "Distiller", "InputError", "keras_losses", "losses", "networks", "run", "schedules"]
 
 
 def __getattr__(name):
     if name in _HOMES:
         return getattr(importlib.import_module(f"skd_tf.{_HOMES[name]}"), name)
-    if name in ("losses", "networks"):
+    if name in ("keras_losses", "losses", "networks", "schedules"):
         return importlib.import_module(f"skd_tf.{name}")
     raise AttributeError(f"module 'skd_tf' has no attribute {name!r}")
 

@@ -22,6 +22,17 @@ class Augmentation(typing.NamedTuple):
     flip: bool
 
 
+class ResizedCrop(typing.NamedTuple):
+    """A window of random area and aspect ratio, resized to the image's shape, then mirrored with probability 1/2 if `flip`.
+
+    `area` is the range of the window's share of the image, `ratio` that of width / height.
+    """
+
+    flip: bool
+    area: tuple = (0.1, 1.0)
+    ratio: tuple = (3 / 4, 4 / 3)
+
+
 def draws(data_seed, epoch, examples):
     """Returns `[examples, 3]` int32, >= 0: the numbers behind each example's augmentation in one epoch."""
     bits = tf.random.stateless_uniform(
@@ -41,14 +52,14 @@ def apply(images, draws, augmentation):
     Args:
       images: `[batch, height, width, channels]`, any dtype, raw pixels (the padding is black, 0, as in the field's recipes).
       draws: `[batch, 3]` int32 rows of `draws`.
-      augmentation: an `Augmentation`.
+      augmentation: an `Augmentation`; a `ResizedCrop` was cut when the image was decoded, and is left as it is.
 
     Returns:
       The same shape and dtype as `images`.
     """
-    pad, flip = augmentation
-    if not (pad or flip):
+    if isinstance(augmentation, ResizedCrop) or not any(augmentation):
         return images
+    pad, flip = augmentation
     _, height, width, channels = images.shape
     span = 2 * pad + 1
     rows = draws[:, 0, None] % span + tf.range(height)

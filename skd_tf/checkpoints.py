@@ -1,8 +1,10 @@
 """Exact resume: every number a run's future depends on, in one file that is either whole or not there."""
 
+import concurrent.futures
 import hashlib
 import io
 import json
+import math
 import os
 import pathlib
 import zipfile
@@ -32,41 +34,90 @@ def state_of(distiller):
 
 
 class Checkpoints:
-    """The checkpoints of one run in one folder, newest kept.
+    """The checkpoints of one run in one folder: the newest, and the best on validation.
 
     A file is a zip of an uncompressed .npz and its facts (step, extra, SHA-256 of the arrays): no pickle, nothing that
-    can run.
+    can run. It is written beside the training, one at a time.
+
+    Args:
+      folder: made if need be.
+      keep: how many of the newest stay.
     """
 
     def __init__(self, folder, *, keep=2):
         self.folder, self.keep = pathlib.Path(folder), keep
+        self._writer, self._writing, self._best = None, None, None
 
     @cluster.chief_only
     def save(self, distiller, step, extra=None):
-        """Writes a checkpoint of `step`: to a temporary name, flushed to the disk, then renamed."""
-        arrays = {name: np.asarray(variable) for name, variable in state_of(distiller).items()}
-        self.write(arrays, step, extra or {})
+        """Takes a copy of the state of `step` and writes it in the background."""
+        self._save(distiller, f"step-{step:09d}{_SUFFIX}", step, extra or {})
 
-    def write(self, arrays, step, extra):
+    @cluster.chief_only
+    def save_best(self, distiller, step, score, extra=None):
+        """As `save`, where `score` is above that of the best one there is, which it replaces."""
+        if self._best is None:
+            self._best = max((_score_of(path) for path in self.folder.glob(f"best-*{_SUFFIX}")), default=-math.inf)
+        if score > self._best:
+            self._best = score
+            self._save(distiller, f"best-{step:09d}{_SUFFIX}", step, (extra or {}) | {"score": score})
+
+    def wait(self):
+        """Returns when all is on the disk; raises what went wrong in the background.
+
+        Raises:
+          OSError: a full disk, a folder that cannot be written; the files before are whole.
+        """
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def close(self):
+        """Waits, and ends the background; nothing is raised."""
+        if self._writer is not None:
+            self._writer.shutdown()
+
+    def _save(self, distiller, name, step, extra):
+        self.wait()
+        # Copies: what numpy sees of a variable on the CPU is the variable, and training goes on.
+        arrays = {name: variable.numpy().copy() for name, variable in state_of(distiller).items()}
+        if self._writer is None:
+            self._writer = concurrent.futures.ThreadPoolExecutor(1, "checkpoints")
+        self._writing = self._writer.submit(self.write, arrays, name, step, extra)
+
+    def write(self, arrays, name, step, extra):
+        """Writes a file whole or not at all: to a temporary name, flushed to the disk, then renamed; removes older ones."""
+        try:
+            self._write(arrays, name, step, extra)
+        except OSError as error:
+            reason = f"The checkpoint of step {step} cannot be written ({error.strerror}). Those before it are whole"
+            raise OSError(error.errno, f"{reason}: free the disk, and the same command resumes", str(self.folder)) from error
+
+    def _write(self, arrays, name, step, extra):
         body = io.BytesIO()
         np.savez(body, **arrays)
         facts = {"step": step, "extra": extra, "sha256": hashlib.sha256(body.getbuffer()).hexdigest()}
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / f"step-{step:09d}{_SUFFIX}"
+        path = self.folder / name
         temporary = path.with_suffix(".tmp")
-        with open(temporary, "wb") as file:
-            with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-                archive.writestr("facts.json", json.dumps(facts))
-                archive.writestr("arrays.npz", body.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        try:
+            with open(temporary, "wb") as file:
+                with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+                    archive.writestr("facts.json", json.dumps(facts))
+                    archive.writestr("arrays.npz", body.getbuffer())
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
         _flush_folder(self.folder)
-        for old in self.paths()[: -self.keep]:
+        kind, kept = name.partition("-")[0], {"step": self.keep, "best": 1}
+        for old in sorted(self.folder.glob(f"{kind}-*{_SUFFIX}"))[: -kept[kind]]:
             old.unlink()
 
     def paths(self):
-        """Checkpoint files, oldest first."""
+        """Files of the newest states, oldest first."""
         return sorted(self.folder.glob(f"step-*{_SUFFIX}"))
 
     def restore(self, distiller, warn):
@@ -95,18 +146,33 @@ class Checkpoints:
             try:
                 _read(path)
                 return path.name
-            except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            except _Damaged as error:
                 warn(f"Checkpoint {path.name} is damaged ({error}) and is not used.")
         return None
 
 
+class _Damaged(ValueError):
+    """A file that is not whole."""
+
+
 def _read(path):
-    with zipfile.ZipFile(path) as archive:
-        facts, body = json.loads(archive.read("facts.json")), archive.read("arrays.npz")
-    if hashlib.sha256(body).hexdigest() != facts["sha256"]:
-        raise ValueError("its checksum does not match")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            facts, body = json.loads(archive.read("facts.json")), archive.read("arrays.npz")
+        whole = hashlib.sha256(body).hexdigest() == facts["sha256"]
+    except Exception as error:  # a flipped bit makes zipfile raise almost anything
+        raise _Damaged(error or type(error).__name__) from error
+    if not whole:
+        raise _Damaged("its checksum does not match")
     with np.load(io.BytesIO(body), allow_pickle=False) as arrays:
         return {name: arrays[name] for name in arrays.files}, facts
+
+
+def _score_of(path):
+    try:
+        return _read(path)[1]["extra"].get("score", -math.inf)
+    except _Damaged:
+        return -math.inf
 
 
 def _assign(state, arrays, file_name):

@@ -8,12 +8,13 @@ defines nothing twice.
 import dataclasses
 import os
 import pathlib
+import shlex
 import sys
 import textwrap
 
 from absl import flags
 
-from skd_tf import devices, flagfiles
+from skd_tf import devices, flagfiles, interrupts
 from skd_tf.config import Config
 from skd_tf.errors import InputError
 from skd_tf.knobs import as_text, did_you_mean, expectation, kinds_of, rules_of
@@ -44,7 +45,12 @@ def define_flags(flag_values, names=(*PLACES, *FIELDS)):
 
 def explicit_names(flag_values):
     """The Config fields that were given on the command line or in a flagfile."""
-    return {name for name in FIELDS if name in flag_values and flag_values[name].present}
+    return {name for name in FIELDS if _is_setting(name, flag_values) and flag_values[name].present}
+
+
+def _is_setting(name, flag_values):
+    """Whether a flag is that field of Config, and not a flag of the entry point's own that shares its name."""
+    return name in flag_values and name in FIELDS and flag_values[name].help == rules_of(FIELDS[name]).help
 
 
 def config_from(flag_values, base=None):
@@ -61,8 +67,11 @@ def config_from(flag_values, base=None):
     return Config(**changes) if base is None else base.replace(**changes)
 
 
-def parse(arguments, flag_values):
-    """Parses a command line, without the program's name, into flag_values; InputError for what is amiss."""
+def parse(arguments, flag_values, positional=None):
+    """Parses a command line, without the program's name, into flag_values; InputError for what is amiss.
+
+    `positional` names the multi flag that takes the arguments which are no flags.
+    """
     pairs = list(flagfiles.expand(arguments))
     try:
         leftovers = flag_values([sys.argv[0] or "skd_tf", *(argument for argument, _ in pairs)])[1:]
@@ -76,7 +85,9 @@ def parse(arguments, flag_values):
         ) from error
     except (flags.Error, ValueError) as error:
         raise InputError(f"{error}. Expected --flag=value. See --help.") from error
-    if leftovers:
+    if leftovers and positional:
+        flag_values[positional].value = [*(flag_values[positional].value or []), *leftovers]
+    elif leftovers:
         raise InputError(
             f"An argument is no flag. Expected --flag=value only. Received {leftovers[0]}. "
             "Join it to its flag with =, and quote what holds spaces."
@@ -118,7 +129,7 @@ def write_flags(config):
     return "".join(f"{line}\n" for line in lines)
 
 
-def run(main, *, description, define=define_flags, required=("workdir",)):
+def run(main, *, description, define=define_flags, required=("workdir",), positional=None):
     """Runs an entry point: parses sys.argv, calls main, exits.
 
     Bad input, wherever it is found, is one line "error: ..." on stderr and exit code 2, without a traceback.
@@ -128,6 +139,7 @@ def run(main, *, description, define=define_flags, required=("workdir",)):
       description: what the command does, for --help.
       define: called with the FlagValues to define its flags on; `define_flags` and more.
       required: names of flags that must be given.
+      positional: the flag that takes the arguments which are no flags, None where there are none.
     """
     # TensorFlow's notes at start-up are not about the user's job; without a GPU even its "errors" say just that.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1" if devices.gpu_count() else "3")
@@ -139,14 +151,20 @@ def run(main, *, description, define=define_flags, required=("workdir",)):
         if _HELP & set(sys.argv[1:]):
             print(help_text(flag_values, description, required))
             sys.exit(0)
-        parse(sys.argv[1:], flag_values)
+        parse(sys.argv[1:], flag_values, positional)
         for name in required:
             if not flag_values[name].value:
                 expected = flag_values[name].help
                 raise InputError(
                     f"--{name} is missing. Expected {expected}. Received nothing. Add --{name}=..."
                 )
-        sys.exit(main(flag_values))
+        with interrupts.raised():
+            code = main(flag_values)
+        sys.exit(code)
+    except interrupts.Interrupted as error:
+        what = f"stopped by {error.signal.name}. {error.what}".strip()
+        print(f"\n{what} The same command goes on from there:\n  {command_line()}", file=sys.stderr)
+        sys.exit(error.exit_code)
     except InputError as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         sys.exit(2)
@@ -155,13 +173,19 @@ def run(main, *, description, define=define_flags, required=("workdir",)):
         sys.exit(1)
 
 
+def command_line():
+    """The command of this process, as a user would type it to go on: without --overwrite, which would begin anew."""
+    arguments = [argument for argument in sys.argv[1:] if argument.lstrip("-").partition("=")[0] != "overwrite"]
+    return f"{_program_name()} {shlex.join(arguments)}"
+
+
 def help_text(flag_values, description, required=()):
     """The text of --help: sections, defaults, units and what each flag accepts."""
     needed = "".join(f" --{name}=..." for name in required)
     lines = [f"usage: {_program_name()}{needed} [--flagfile=FILE] [--flag=value ...]", "", description, ""]
     lines += ["  --flagfile=FILE", "      flags read from a file, at this place: a later flag rules"]
     places = [name for name in PLACES if name in flag_values]
-    own = [name for name in flag_values if name not in FIELDS and name not in PLACES]
+    own = [name for name in flag_values if not _is_setting(name, flag_values) and name not in PLACES]
     for name in places + own:
         flag = flag_values[name]
         default = "" if flag.default is None else f"={as_text(flag.default)}"
@@ -169,7 +193,7 @@ def help_text(flag_values, description, required=()):
     heading = ""
     for name, field in FIELDS.items():
         heading = rules_of(field).heading or heading
-        if name in flag_values:
+        if _is_setting(name, flag_values):
             if heading:
                 lines, heading = [*lines, "", f"{heading}:"], ""
             default = as_text(field.default)

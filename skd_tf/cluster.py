@@ -167,6 +167,11 @@ def workers():
     return _joined.member.workers
 
 
+def share(work):
+    """This worker's part of a list of which every worker does a part."""
+    return work[_joined.member.index :: workers()]
+
+
 def is_chief():
     return _joined.member.index == 0
 

@@ -5,21 +5,32 @@ The flags (cli.py), the JSON record and the comparison of two runs all follow fr
 
 import dataclasses
 
-from skd_tf import grammar
+from skd_tf import grammar, references
 from skd_tf.errors import InputError
 from skd_tf.knobs import as_text, checked, did_you_mean, knob, refusal, rules_of
-from skd_tf.loss_names import LOSS_NAMES
+from skd_tf.loss_names import LOSS_NAMES, LOSS_SETTINGS
 from skd_tf.networks.names import NETWORK_NAMES
 
 NEED_NO_TEACHER = ("cross_entropy",)
 NEED_ONE_CLASS = ("dkd",)
 PRECISIONS = ("float32", "bfloat16", "float16")
+PREPROCESSINGS = ("raw", "unit", "tf", "torch", "caffe", "standard")
+_NETWORK = f"one of {', '.join(NETWORK_NAMES)}, keras.applications:NAME, or MODULE:FUNCTION of (input_shape, num_classes)"
 
 
 def _not_empty(name, value):
     if not value:
         raise refusal(name, "''", "is empty", "a name", f"Leave --{name} out for its default")
     return value
+
+
+def _network(name, value):
+    if value in ("", *NETWORK_NAMES) or references.is_reference(value) or references.application(value):
+        return value if value or name == "teacher" else _not_empty(name, value)
+    if value.endswith(".keras") and name == "student":
+        return value
+    remedy = did_you_mean(value, NETWORK_NAMES, "Take a listed name, or MODULE:FUNCTION for one of your own")
+    raise refusal(name, value, "is no network", _NETWORK + (", or a .keras file" if name == "student" else ""), remedy)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,7 +43,8 @@ class Config:
 
     dataset: str = knob(
         "digits",
-        "digits, or a TFDS image classification set (cifar10, cifar100, fashion_mnist, ...)",
+        "digits, a TFDS image classification set (cifar10, imagenet2012, ...), folder:PATH with a folder of JPEG or PNG "
+        "files for each class, in train/ and test/ or split by data_seed, or MODULE:FUNCTION",
         check=_not_empty,
         heading="Data",
     )
@@ -42,17 +54,50 @@ class Config:
         0.1, "share of the training split held out for validation", low=0, high=0.5
     )
     image_size: int = knob(0, "side that images are brought to; 0: the set's own", low=0, unit="pixels")
+    augmentation: str = knob(
+        "auto",
+        "of training images: pad_crop (pad, crop, mirror), resized_crop (a window of area 0.1 to 1 and ratio 3/4 to 4/3, "
+        "mirror), none; auto: pad_crop, of imagenet2012 resized_crop",
+        choices=("auto", "pad_crop", "resized_crop", "none"),
+    )
+    cache_dataset: str = knob(
+        "auto",
+        "where decoded images are kept: memory, none (decoded anew each time); auto: in memory where they fit",
+        choices=("auto", "memory", "none"),
+        affects_result=False,
+    )
 
-    student: str = knob("resnet8", "network to train", choices=tuple(NETWORK_NAMES), heading="Networks")
+    student: str = knob(
+        "resnet8",
+        f"network to train: {_NETWORK}; or a .keras file, with its weights",
+        check=_network,
+        heading="Networks",
+    )
+    student_checkpoint: str = knob(
+        "", "start weights: a workdir, a .keras file or keras.applications:NAME; a head of another size is made anew"
+    )
+    student_preprocessing: str = knob(
+        "auto",
+        "put in front of one's own student: raw (nothing), unit (to [0, 1]), tf (to [-1, 1]), torch, caffe (ImageNet's), "
+        "standard (the set's mean and std); auto: standard for a function's network without a layer that scales, else raw",
+        choices=("auto", *PREPROCESSINGS),
+    )
     student_alone: str = knob(
         "none",
         "the student without a teacher, for comparison: train, none, or the workdir of such a run",
         check=_not_empty,
     )
     teacher: str = knob(
-        "", "network to train as the teacher, or to check a loaded one against", choices=tuple(NETWORK_NAMES)
+        "",
+        "network to train as the teacher, named as a student is; or one of ours to check a loaded one against",
+        check=_network,
     )
-    teacher_checkpoint: str = knob("", "the teacher: a .keras file, or a workdir of a run")
+    teacher_checkpoint: str = knob(
+        "", "the teacher: a workdir of a run, a .keras file, a SavedModel folder, or keras.applications:NAME"
+    )
+    teacher_preprocessing: str = knob(
+        "auto", "of a loaded teacher that has it not inside, as of a student; auto: raw", choices=("auto", *PREPROCESSINGS)
+    )
     teacher_flagfile: str = knob("", "settings to train the teacher with, in <workdir>/teacher")
 
     teacher_cache_dir: str = knob(
@@ -82,8 +127,14 @@ class Config:
         choices=("auto", "teacher_mean", "teacher_sample"),
     )
     center: bool = knob(True, "subtract each logit vector's mean before projecting")
+    loss_settings: str = knob(
+        "",
+        "what else the loss takes (dkd: alpha, beta)",
+        grammar=grammar.LOSS_SETTINGS,
+        check=grammar.canonical_loss_settings,
+    )
 
-    epochs: int = knob(30, "passes over the training split", low=1, heading="Training")
+    epochs: int = knob(30, "passes over the training split", low=1, high=10_000, heading="Training")
     batch_size: int = knob(64, "global, over all replicas", low=1, unit="examples")
     learning_rate: float = knob(0.05, "global, at its peak", above=0)
     lr_schedule: str = knob(
@@ -99,6 +150,9 @@ class Config:
         5e-4, "sgd: L2, added to the gradient before momentum; adamw: decoupled", low=0
     )
     clip_norm: float = knob(0.0, "limit of the gradient's global norm; 0: off", low=0)
+    ema_momentum: float = knob(
+        0.0, "of a moving average of the student's weights, which is evaluated and exported; 0: off", low=0, below=1
+    )
     label_smoothing: float = knob(0.0, "share of each label spread over all classes", low=0, below=1)
     seed: int = knob(0, "seed of the student's initial weights and the shuffle order", low=0, high=2**31 - 1)
 
@@ -125,6 +179,15 @@ class Config:
         check=grammar.canonical_interval,
         affects_result=False,
     )
+    keep_checkpoints: int = knob(2, "newest checkpoints that stay, beside the best one", low=1, affects_result=False)
+    profile_steps: str = knob(
+        "",
+        "training steps to trace for TensorBoard's profiler, in <workdir>/tensorboard; the first step is 1",
+        grammar=grammar.STEP_RANGE,
+        check=grammar.canonical_step_range,
+        affects_result=False,
+    )
+    report: bool = knob(True, "write report.html at the end", affects_result=False)
     dry_run: bool = knob(False, "print what would run, and stop", affects_result=False)
     overwrite: bool = knob(False, "begin anew in a workdir that holds another run", affects_result=False)
 
@@ -147,6 +210,11 @@ class Config:
         if self.label_smoothing and self.loss in NEED_ONE_CLASS:
             raise refusal("label_smoothing", self.label_smoothing, f"does not go with --loss={self.loss}, which needs one "
                           "class an image", "0", "Leave it out")  # fmt: skip
+        foreign = set(grammar.parse_loss_settings(self.loss_settings)) - set(LOSS_SETTINGS.get(self.loss, ()))
+        if foreign:
+            known = ", ".join(LOSS_SETTINGS.get(self.loss, ())) or "nothing"
+            raise refusal("loss_settings", self.loss_settings, f"names what --loss={self.loss} does not take",
+                          f"{known} for this loss", "Leave it out")  # fmt: skip
         if self.teacher_cache_epochs and not self.teacher_cache_dir:
             raise refusal("teacher_cache_epochs", self.teacher_cache_epochs, "needs a teacher cache",
                           "--teacher_cache_dir beside it", "Add --teacher_cache_dir=DIR")  # fmt: skip

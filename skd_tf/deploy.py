@@ -62,6 +62,26 @@ def deployable(student, readout, *, radius, center):
     return keras.Model(images, logits, name=student.name)
 
 
+def calibrated(model, temperature):
+    """A deployable model whose logits are divided by a temperature: one stock layer more."""
+    divide = keras.layers.Rescaling(1 / temperature, name="calibration")
+    return keras.Model(model.input, divide(model.output), name=model.name)
+
+
+def before_readout(model):
+    """The raw logits of a model that `deployable` put on a sphere, as a keras.Model; None for any other model."""
+    if not isinstance(model, keras.Model) or "sphere_unit" not in {layer.name for layer in model.layers}:
+        return None
+    return keras.Model(model.input, model.get_layer("sphere_unit").input)
+
+
+def serve(model, images):
+    """{"logits", "probabilities", "class_id"} of images `[batch, h, w, c]`, uint8 or float: what every export returns."""
+    logits = model(tf.cast(images, tf.float32), training=False)
+    # tf.argmax, not Keras': its ops are ones that onnxruntime refuses.
+    return {"logits": logits, "probabilities": tf.nn.softmax(logits), "class_id": tf.argmax(logits, axis=-1)}
+
+
 def save_saved_model(model, path, class_names):
     """Writes a SavedModel for serving.
 
@@ -74,18 +94,12 @@ def save_saved_model(model, path, class_names):
       class_names: one name a class.
     """
 
-    def serve(images):
-        logits = model(tf.cast(images, tf.float32), training=False)
-        class_id = tf.argmax(logits, axis=-1)
-        return {
-            "logits": logits,
-            "probabilities": tf.nn.softmax(logits),
-            "class_id": class_id,
-            "label": tf.gather(tf.constant(list(class_names)), class_id),
-        }
+    def labelled(images):
+        served = serve(model, images)
+        return served | {"label": tf.gather(tf.constant(list(class_names)), served["class_id"])}
 
-    archive = keras.export.ExportArchive()
-    archive.track(model)
-    signature = tf.TensorSpec([None, *model.input_shape[1:]], tf.uint8, name="images")
-    archive.add_endpoint(name="serving_default", fn=serve, input_signature=[signature])
-    archive.write_out(str(path), verbose=False)
+    images = tf.TensorSpec([None, *model.input_shape[1:]], tf.uint8, name="images")
+    module = tf.Module()
+    module.serve = tf.function(labelled, input_signature=[images], autograph=False)
+    module.weights = [variable.value for variable in model.variables]  # keras.export.ExportArchive stores each twice
+    tf.saved_model.save(module, str(path), signatures={"serving_default": module.serve})

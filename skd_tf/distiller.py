@@ -3,11 +3,12 @@
 import keras
 import tensorflow as tf
 
-from skd_tf import deploy, devices, losses, optimizers, precision, replicas
+from skd_tf import deploy, devices, inputs, losses, optimizers, precision, replicas
 from skd_tf.errors import InputError
+from skd_tf.guard import Guard
 from skd_tf.inputs import NO_TEACHER, batches_of_x, forward, given_logits, global_batch, image_of, mean_logit_norm
 from skd_tf.objective import Objective
-from skd_tf.settings import Setting, number
+from skd_tf.settings import Setting, loss_weights, number
 from skd_tf.step_means import StepMeans
 from skd_tf.steps import Steps
 from skd_tf.sync_batch_norm import is_synchronized
@@ -32,9 +33,10 @@ class Distiller(keras.Model):
       kd_weight: weight of the distill term, >= 0.
       label_weight: weight of the label term, >= 0; None keeps it at 1 - kd_weight. A loss without a distill term always
         has label weight 1.
-      radius: > 0, "auto" = 2 * sqrt(classes), "teacher_mean", or "teacher_sample".
+      radius: a number > 0, "auto" = 2 * sqrt(classes), "teacher_mean", or "teacher_sample".
       center: whether the sphere is centred (the authors' code) or not (the paper's figure).
       label_smoothing: probability spread evenly over all classes in the label term, in [0, 1).
+      loss_settings: numbers for what else the loss takes: {"alpha": 1.0, "beta": 2.0} for "dkd".
 
     `.temperature`, `.kd_weight`, `.label_weight` and `.radius` are variables: assigning never retraces.
 
@@ -43,23 +45,21 @@ class Distiller(keras.Model):
 
     def __init__(
         self, student, teacher=None, loss="spherical", *, temperature=4.0, kd_weight=0.9, label_weight=None,
-        radius="auto", center=True, label_smoothing=0.0, name="distiller",
+        radius="auto", center=True, label_smoothing=0.0, loss_settings=None, name="distiller",
     ):  # fmt: skip
         super().__init__(name=name)
         self.student = student
         self.teacher = teacher
-        self.objective = Objective(loss, center=center, label_smoothing=label_smoothing)
+        self.objective = Objective(loss, center=center, label_smoothing=label_smoothing, settings=loss_settings)
         self.means = StepMeans(self.objective.mean_names)
+        self.guard = Guard(self.objective.mean_names)
         self._radius_argument = radius
         self._label_follows = label_weight is None
-        if not self.objective.needs_teacher:
-            kd_weight, label_weight = 0.0, 1.0
-        elif label_weight is None:
-            label_weight = 1.0 - number("kd_weight", kd_weight, high=1.0, remedy="Give label_weight as well")
+        kd_weight, label_weight = loss_weights(kd_weight, label_weight, needs_teacher=self.objective.needs_teacher)
         self.temperature = Setting("temperature", number("temperature", temperature, above=0.0))
-        self.label_weight = Setting("label_weight", number("label_weight", label_weight))
+        self.label_weight = Setting("label_weight", label_weight)
         follower = self.label_weight if self._label_follows else None
-        self.kd_weight = Setting("kd_weight", number("kd_weight", kd_weight), complement=follower)
+        self.kd_weight = Setting("kd_weight", kd_weight, complement=follower)
         self.radius = Setting("radius", 0.0)  # not known yet
         self.built = student.built
         if getattr(student, "output_shape", None) is not None:  # a subclassed model has none before it has seen data
@@ -74,8 +74,7 @@ class Distiller(keras.Model):
             super().__setattr__(name, value)
 
     def call(self, inputs, training=False):
-        image = image_of(inputs)
-        return forward(self.student, image, training=bool(training))
+        return forward(self.student, image_of(inputs), training=bool(training))
 
     def build(self, input_shape=None):
         if not self.student.built:
@@ -95,8 +94,7 @@ class Distiller(keras.Model):
         if kwargs.get("loss") is not None:
             raise InputError("compile() takes no loss. Expected none. Received loss=. Construct Distiller(..., loss=...).")
         super().compile(optimizer=optimizer, metrics=metrics, jit_compile=False, **kwargs)
-        scales = isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer)
-        if precision.computes_in_float16(self.student) and not scales:
+        if precision.computes_in_float16(self.student) and not optimizers.may_skip(self.optimizer):
             self.optimizer = keras.optimizers.LossScaleOptimizer(self.optimizer)
         optimizers.take_gradients_as_summed(self.optimizer)
         collective = self.distribute_strategy.num_replicas_in_sync > 1 and is_synchronized(self.student)
@@ -111,7 +109,8 @@ class Distiller(keras.Model):
         step = self._loss_and_gradients
         self._compiled_step = tf.function(step, jit_compile=True, autograph=False) if self.xla else step
         strategy, eager = self.distribute_strategy, self.run_eagerly
-        self._train_steps = Steps(strategy, self.train_step, before=self._assign_schedules, eager=eager)
+        around = {"before": self._assign_schedules, "stopped": self.guard.tripped}
+        self._train_steps = Steps(strategy, self.train_step, **around, eager=eager)
         self._test_steps = Steps(strategy, self.test_step, eager=eager)
         self.train_function = self.test_function = None
         self.traces = 0  # of the training step, on any replica
@@ -144,17 +143,22 @@ class Distiller(keras.Model):
         self.radius.assign(mean_logit_norm(data, self._teacher_logits_of, center=self.objective.center))
         return self
 
+    def assign_settings(self, *, temperature, kd_weight, label_weight, radius):
+        """Puts in force what a Distiller would be made with; label_weight stays None or not, radius per sample or not."""
+        kd_weight, label_weight = loss_weights(kd_weight, label_weight, needs_teacher=self.objective.needs_teacher)
+        self.temperature.assign(number("temperature", temperature, above=0.0))
+        self.kd_weight.assign(kd_weight)
+        self.label_weight.assign(label_weight)
+        self._radius_argument = radius
+        self._fix_radius(self.student.output_shape[-1])
+
     def get_config(self):
-        loss = next((name for name, row in losses.LOSSES.items() if row is self.objective.row), None)
-        return {
+        return self.objective.get_config() | {
             "student": keras.saving.serialize_keras_object(self.student),
-            "loss": loss or keras.saving.serialize_keras_object(self.objective.row.function),
             "temperature": float(self.temperature.numpy()),
             "kd_weight": float(self.kd_weight.numpy()),
             "label_weight": None if self._label_follows else float(self.label_weight.numpy()),
             "radius": self._radius_argument if isinstance(self._radius_argument, str) else float(self.radius.numpy()),
-            "center": self.objective.center,
-            "label_smoothing": self.objective.label_smoothing,
             "name": self.name,
         }
 
@@ -171,27 +175,32 @@ class Distiller(keras.Model):
         compiled = self._compile_metrics if self.compiled else None
         return [self.means] if compiled is None else [self.means, compiled]
 
+    @property
+    def metrics_names(self):
+        """In the order in which evaluate() lists them: the compiled ones first."""
+        compiled = [metric.name for part in self.metrics[1:] for metric in part.metrics]
+        return compiled + sorted(self.means.result().keys() - set(compiled))
+
     def train_step(self, data):
         """One update, in replica context: the compiled part, one collective, the optimizer."""
         self.traces += 1
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         replica_count = tf.distribute.get_replica_context().num_replicas_in_sync
         image, weights = image_of(x), self.student.trainable_variables
-        batch = global_batch(image, replica_count, equal_parts=self._train_steps.equal_parts)
-        may_skip = optimizers.may_skip(self.optimizer)
-        moving = [v for v in self.student.non_trainable_variables if "float" in v.dtype and (replica_count > 1 or may_skip)]
-        before = [tf.identity(v.value) for v in moving]
-        sums, counts, gradients, student_logits = self._compiled_step(
-            image, given_logits(x), y, sample_weight, batch, replica_count
-        )
+        batch = global_batch(image, replica_count, equal_parts=self._train_steps.in_loop)
+        moving = [variable for variable in self.student.non_trainable_variables if "float" in variable.dtype]
+        before = [tf.identity(variable.value) for variable in moving]
+        done = self._compiled_step(image, given_logits(x), y, sample_weight, batch, replica_count)
+        sums, counts, gradients, student_logits = done
         local = replicas.unless_empty(image, [*gradients, sums, counts], [v.value for v in moving], before)
         summed = iter(replicas.sum_over_replicas(local))
         gradients = [next(summed) for _ in weights]
-        unless_skipped = optimizers.unless_skipped(self.optimizer, gradients)
-        self.optimizer.apply(gradients, weights)
-        self.means.update_state(unless_skipped(next(summed)), unless_skipped(next(summed)))
+        sums, counts = next(summed), next(summed)
+        finite = self.guard.check(sums, gradients, self.optimizer, in_loop=self._train_steps.in_loop)
+        optimizers.apply_if(finite, self.optimizer, gradients, weights)
+        self.means.update_state(*(tf.where(finite, total, tf.zeros_like(total)) for total in (sums, counts)))
         for variable, value in zip(moving, before, strict=True):  # averaged every time: saving at any step changes nothing
-            variable.assign(unless_skipped(next(summed) / replica_count, value))
+            variable.assign(tf.where(finite, next(summed) / replica_count, value))
         self._update_compiled_metrics(y, student_logits, sample_weight)
         return self.means.result()
 
@@ -245,11 +254,7 @@ class Distiller(keras.Model):
             self._compile_metrics.update_state(y, self.probability_logits(student_logits), sample_weight)
 
     def run_steps(self, iterator, steps):
-        """Makes `steps` updates, each with a global batch from a (distributed) iterator, in one host call.
-
-        Returns:
-          The seconds that this call has waited for its input.
-        """
+        """Makes `steps` updates with global batches from a (distributed) iterator; returns the seconds waited for them."""
         return self._train_steps(iterator, steps)
 
     def make_train_function(self, force=False):
@@ -282,10 +287,7 @@ class Distiller(keras.Model):
         """What needs data before the first step: an unbuilt student, a radius not yet measured."""
         needed = self.objective.needs_teacher and not float(self.radius.numpy())
         if (needed or not self.student.built) and hasattr(x, "__next__"):
-            raise InputError(
-                "The data can be read only once. Expected arrays or a tf.data.Dataset. Received a generator. "
-                "Call adapt(...) first, with a student that is built."
-            )
+            raise InputError(inputs.READ_ONCE)
         if needed or not self.student.built:
             logits = self.student(image_of(next(iter(batches_of_x(x))))[:1])
             self.built = True
@@ -295,5 +297,4 @@ class Distiller(keras.Model):
 
     def _fix_radius(self, num_classes):
         radius = losses.resolve_radius(self._radius_argument, num_classes)
-        if not isinstance(radius, str):
-            self.radius.assign(radius)
+        self.radius.assign(0.0 if isinstance(radius, str) else radius)

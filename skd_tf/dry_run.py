@@ -4,13 +4,13 @@ import dataclasses
 import json
 import os
 import pathlib
-import re
 
-from skd_tf import cluster, devices, grammar, schedules
+from skd_tf import cluster, devices, grammar, image_folders, schedules, sources
 from skd_tf.cli import FIELDS
 from skd_tf.errors import InputError
 from skd_tf.knobs import as_text
-from skd_tf.known_datasets import KNOWN_DATASETS
+from skd_tf.known_datasets import KNOWN_DATASETS, augmentation_of, kind_of, size_and_resize
+from skd_tf.workdir import recorded_config, refuse_differences
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,16 +31,19 @@ def describe(config, workdir=None, data_dir=None):
       data_dir: the TFDS data folder; None is TFDS' own default.
 
     Raises:
-      InputError: a global batch that the replicas do not divide, one larger than the training split, or a bad TF_CONFIG.
+      InputError: a data set, teacher, student or flagfile that is not there; a workdir of another run; a global batch that
+        the replicas do not divide, one larger than the training split, or a bad TF_CONFIG.
     """
-    sizes = dataset_sizes(config.dataset, data_dir)
+    sources.check(config)
+    sources.check_dataset(config, data_dir)
+    sizes = dataset_sizes(config, data_dir)
     sections = {
         "Settings (* is not the default)": _settings(config),
         "Machine": _machine(config),
         f"Data: {config.dataset}": _data(config, sizes),
         "Schedule": _schedule(config, sizes),
         "Loss": _loss(config, sizes),
-        "Workdir": [str(workdir) if workdir else "not given"],
+        "Workdir": [_workdir(config, workdir)],
     }
     lines = ["Dry run: nothing is loaded, trained or written."]
     for title, body in sections.items():
@@ -48,12 +51,15 @@ def describe(config, workdir=None, data_dir=None):
     return "\n".join(lines)
 
 
-def dataset_sizes(name, data_dir=None):
-    """`Sizes` of a prepared TFDS set's own record, else of the table of known sets, else None."""
-    folder = pathlib.Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
-    records = sorted((folder / name.partition(":")[0]).glob("**/dataset_info.json"), key=_version)
-    if not records or name == "digits":
-        known = KNOWN_DATASETS.get(name)
+def dataset_sizes(config, data_dir=None):
+    """`Sizes` of a folder, of a prepared TFDS set's own record, else of the table of known sets, else None."""
+    kind = kind_of(config.dataset)
+    if kind == "folder":
+        folder = image_folders.find(config.dataset, config.data_seed)
+        return Sizes(len(folder.splits["train"]), len(folder.splits["test"]), len(folder.class_names))
+    records = sources.tfds_records(config.dataset, data_dir) if kind == "tfds" else []
+    if not records:
+        known = KNOWN_DATASETS.get(config.dataset)
         return known and Sizes(known.train, known.test, known.num_classes)
     try:
         record = json.loads(records[-1].read_text(encoding="utf-8"))
@@ -65,6 +71,17 @@ def dataset_sizes(name, data_dir=None):
             f"The record of a dataset is damaged. Expected its splits and features. Received {records[-1]}. "
             "Prepare the dataset again."
         ) from error
+
+
+def _workdir(config, workdir):
+    if not workdir:
+        return "not given"
+    before = recorded_config(workdir)
+    if before is None or config.overwrite:
+        return f"{workdir}{', begun anew' if before else ''}"
+    refuse_differences(workdir, before, config)
+    finished = (pathlib.Path(workdir) / "result.json").is_file()
+    return f"{workdir}, {'finished: nothing would run' if finished else 'of these settings: it would resume'}"
 
 
 def _settings(config):
@@ -103,8 +120,13 @@ def _machine(config):
 
 
 def _data(config, sizes):
+    size, _ = size_and_resize(config)
+    pictures = [
+        f"images         {f'{size}x{size}' if size else 'their own size'}",
+        f"augmentation   {augmentation_of(config)}",
+    ]
     if sizes is None:
-        return ["examples       unknown until it is loaded", "steps          unknown until it is loaded"]
+        return ["examples       unknown until it is loaded", "steps          unknown until it is loaded", *pictures]
     held_out, steps = _held_out(config, sizes), _steps_per_epoch(config, sizes)
     train = sizes.train - held_out
     return [
@@ -112,6 +134,7 @@ def _data(config, sizes):
         f"classes        {sizes.num_classes or 'unknown until it is loaded'}",
         f"steps          {steps} an epoch, {steps * config.epochs} in all",
         f"dropped        {train - steps * config.batch_size} examples an epoch, the last short batch",
+        *pictures,
     ]
 
 
@@ -175,6 +198,3 @@ def _num_classes(record, folder):
     features = json.loads((folder / "features.json").read_text(encoding="utf-8"))["featuresDict"]["features"]
     return int(features[label]["classLabel"]["numClasses"])
 
-
-def _version(path):
-    return [int(number) for number in re.findall(r"\d+", path.parent.name)]

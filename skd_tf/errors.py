@@ -6,3 +6,7 @@ class InputError(ValueError):
 
     The message reads "<what is wrong>. Expected <...>. Received <name>=<value>. <what to do>."
     """
+
+
+class Diverged(InputError):
+    """Training whose loss is no number any more: with these settings, and so an error of input too."""

@@ -14,69 +14,161 @@ def define(flag_values):
     flags.DEFINE_multi_string(
         "model", None, "a workdir, a .keras file or a SavedModel folder; repeat it for several", flag_values=flag_values
     )
+    flags.DEFINE_string(
+        "teacher", None, "a model to compare with (agreement, KL, confidence gap), as for --model", flag_values=flag_values
+    )
     flags.DEFINE_string("output", None, "JSON file to write", flag_values=flag_values)
+    flags.DEFINE_bool(
+        "calibrate",
+        False,
+        "fit one temperature to each model, a workdir then, on the images its run held out; kept there for export",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_bool("timing", True, "measure latency and throughput on this machine", flag_values=flag_values)
+    flags.DEFINE_integer("bootstrap", 1000, "resampled test splits for the intervals; 0: none", 0, flag_values=flag_values)
+    flags.DEFINE_integer("bootstrap_seed", 0, "seed of the resampling", 0, flag_values=flag_values)
     cli.define_flags(flag_values, _SETTINGS)
 
 
 def main(flag_values):
-    quiet.import_tensorflow()
-    from skd_tf import data, summary
-    from skd_tf.progress import say
-    from skd_tf.workdir import recorded_config, write_json
-
     output = pathlib.Path(flag_values.output) if flag_values.output else None
     if output and not output.parent.is_dir():
         raise InputError(
             f"The output has no folder. Expected an existing folder. Received --output={output}. Make {output.parent} first."
         )
+    quiet.import_tensorflow()
+    from skd_tf import data, summary
+    from skd_tf.progress import say
+    from skd_tf.workdir import recorded_config, write_json
+
     base = None
     if not {"dataset", "image_size"} & cli.explicit_names(flag_values):  # then the data of the first run among the models
         base = next(filter(None, (recorded_config(path) for path in flag_values.model)), None)
     config = cli.config_from(flag_values, base).replace(validation_fraction=0.0)
+    runs = [_calibrated_run(path, config) for path in flag_values.model] if flag_values.calibrate else []
     say(f"Test split of {config.dataset}")
-    result = evaluate(flag_values.model, data.load(config, flag_values.data_dir))
-    say(summary.models_table(result["models"]))
+    dataset = data.load(config, flag_values.data_dir)
+    temperatures = {}
+    for path, run in zip(flag_values.model, runs, strict=False):
+        held_out = data.load(run.replace(download=config.download), flag_values.data_dir, test=False)
+        temperatures[path] = calibrate(path, held_out)
+    result = evaluate(
+        flag_values.model, dataset, teacher=flag_values.teacher, temperatures=temperatures, timing=flag_values.timing,
+        bootstrap_samples=flag_values.bootstrap, bootstrap_seed=flag_values.bootstrap_seed,
+    )  # fmt: skip
+    say(summary.evaluation_tables(result))
     if output:
         write_json(output, result)
         say(f"\nWritten: {output}")
 
 
-def evaluate(paths, dataset):
+def evaluate(
+    paths, dataset, *, teacher=None, temperatures=None, timing=True, bootstrap_samples=1000, bootstrap_seed=0
+):  # fmt: skip
     """Measures models on `dataset.test`; changes no weight.
 
     Args:
       paths: workdirs, `.keras` files or SavedModel folders.
       dataset: a `Dataset` with a test split.
+      teacher: path of a model to compare with, or None.
+      temperatures: {path: fitted temperature}, whose effect on the test split is measured too; or None.
+      timing: whether to measure latency and throughput.
+      bootstrap_samples: resampled test splits for the 95% intervals; 0 for no intervals.
+      bootstrap_seed: of the resampling.
 
     Returns:
-      {"models": [{"path", "accuracy", "nll", "ece", "confidence", "logit_norm", "parameters"}], "dataset", "versions",
-      "device"}; accuracy and ece are fractions, nll is in nats.
+      {"models": [row], "teacher": row or None, "dataset", "versions", "device"}. A row: "path", what `metrics.quality`
+      gives, "overconfidence" (mean confidence minus accuracy), "per_class_accuracy", "intervals"; with a teacher what
+      `metrics.comparison` gives; "raw" (quality of the raw softmax, for a student on a sphere), "calibrated" (quality at
+      the fitted "temperature"); "parameters", "flops", "file_bytes", "latency_ms", "images_per_second".
 
     Raises:
       InputError: a path without a model, or a model of other images or classes.
     """
-    from skd_tf import evaluation, metrics, models, records
+    from skd_tf import bootstrap, calibration, cost, deploy, evaluation, metrics, models, records
 
-    opened = [(str(path), models.load(path)) for path in paths]  # all of them, before any time is spent
-    for path, model in opened:
+    names = [str(path) for path in (*paths, *([teacher] if teacher else []))]
+    opened = {name: models.load(name) for name in names}  # all of them, before any time is spent
+    for path, model in opened.items():
         models.check_fits(model, dataset, path)
-    rows = []
-    for path, model in opened:
-        logits = evaluation.Predictor(model)(dataset.test.images)
-        facts = {"parameters": models.parameter_count(model)}
-        rows.append({"path": path} | metrics.quality(logits, dataset.test.labels) | facts)
+    images, labels = dataset.test.images, dataset.test.labels
+
+    def logits_of(model, what):
+        return evaluation.Predictor(model)(images, what=f"evaluating {what}")
+
+    def row_of(path, logits, rival):
+        model = opened[path]
+        row = {"path": path, **metrics.quality(logits, labels)}
+        row["overconfidence"] = row["confidence"] - row["accuracy"]
+        row["per_class_accuracy"] = metrics.per_class_accuracy(logits, labels)
+        if rival is not None:
+            row |= metrics.comparison(logits, rival)
+        if bootstrap_samples:
+            draws = {"samples": bootstrap_samples, "seed": bootstrap_seed}
+            row["intervals"] = bootstrap.intervals(logits, labels, rival, **draws)
+        raw = deploy.before_readout(model)
+        if raw is not None:
+            row["raw"] = metrics.quality(logits_of(raw, f"{path}, raw logits"), labels)
+        if path in (temperatures or {}):
+            row["calibrated"] = calibration.effect(logits, labels, temperatures[path])
+        row |= {"parameters": models.parameter_count(model), "flops": cost.flops(model, dataset.image_shape)}
+        row["file_bytes"] = cost.file_bytes(models.file_of(path))
+        return row | (cost.timing(model, images) if timing else {})
+
+    teacher_logits = logits_of(opened[str(teacher)], "the teacher") if teacher else None
     return {
-        "models": rows,
+        "models": [row_of(str(path), logits_of(opened[str(path)], path), teacher_logits) for path in paths],
+        "teacher": row_of(str(teacher), teacher_logits, None) if teacher else None,
         "dataset": {"name": dataset.name, "version": dataset.version, "test_examples": len(dataset.test)},
+        "class_names": list(dataset.class_names),
         "versions": records.versions(),
         "device": records.device(),
     }
 
 
+def calibrate(workdir, dataset):
+    """Fits a student's temperature on `dataset.validation` and stores it in its workdir; returns it."""
+    from skd_tf import calibration, evaluation, metrics, models
+    from skd_tf.progress import say
+
+    model = models.load(workdir)
+    models.check_fits(model, dataset, workdir)
+    split = dataset.validation
+    logits = evaluation.Predictor(model)(split.images, what="calibrating")
+    temperature = calibration.fit_temperature(logits, split.labels)
+    before, after = (metrics.quality(z, split.labels) for z in (logits, logits / temperature))
+    calibration.store(workdir, temperature, examples=len(split), before=before, after=after)
+    say(
+        f"{workdir}: temperature {temperature:.4f}, fitted on {len(split)} validation images: "
+        f"NLL {before['nll']:.4f} -> {after['nll']:.4f}, ECE {before['ece']:.4f} -> {after['ece']:.4f}. "
+        f"Kept in {pathlib.Path(workdir) / calibration.FILE} for export."
+    )
+    return temperature
+
+
+def _calibrated_run(path, config):
+    """The Config of the run in a workdir, checked to hold images out of its training."""
+    from skd_tf.workdir import recorded_config
+
+    run = recorded_config(path)
+    if run is None or not run.validation_fraction:
+        raise InputError(
+            "--calibrate needs images that no training has seen. Expected the workdir of a run with --validation_fraction "
+            f"> 0. Received --model={path}. Leave out --calibrate for this model."
+        )
+    if (run.dataset, run.image_size) != (config.dataset, config.image_size):
+        raise InputError(
+            f"--calibrate takes the run's own data. Expected --dataset={run.dataset} and --image_size={run.image_size}. "
+            f"Received --dataset={config.dataset} and --image_size={config.image_size} with {path}. Leave both out."
+        )
+    return run
+
+
 def cli_main():
     cli.run(
         main,
-        description="Measures models on a dataset's test split: top-1, NLL, calibration, parameters.",
+        description="Measures models on a dataset's test split: top-1 and top-5, NLL, calibration, agreement with a "
+        "teacher, parameters, operations, size, speed.",
         define=define,
         required=("model",),
     )

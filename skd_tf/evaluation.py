@@ -5,7 +5,14 @@ import functools
 import numpy as np
 import tensorflow as tf
 
+from skd_tf.progress import Progress
+
 BATCH_SIZE = 256
+
+
+def predictor_of(model):
+    """The model's own `Predictor`: traced once, however often it is asked for."""
+    return vars(model).setdefault("_predictor", Predictor(model))  # not an attribute of Keras', which would track it
 
 
 class Predictor:
@@ -15,13 +22,20 @@ class Predictor:
         self.batch_size = batch_size
         self._forward = tf.function(functools.partial(model, training=False), autograph=False)
 
-    def __call__(self, images, transform=None):
-        """Logits in the order of `images`; `transform(batch, rows)` is applied first, rows being places in `images`."""
-        logits = []
+    def __call__(self, images, transform=None, *, what="predicting", on_progress=None):
+        """Logits in the order of `images`; `transform(batch, rows)` is applied first, rows being places in `images`.
+
+        `what` names the work where it takes long enough to be told of; `on_progress`, called with the images done, tells of
+        it instead.
+        """
+        with Progress(what, len(images), "images") as progress:
+            return np.concatenate(list(self._batches(images, transform, on_progress or progress.update)))
+
+    def _batches(self, images, transform, on_progress):
         for start in range(0, len(images), self.batch_size):
             rows = np.arange(start, min(start + self.batch_size, len(images)))
             padded = np.resize(rows, self.batch_size)  # the last batch repeats its rows: one shape, one graph
             batch = tf.constant(images[padded])
             batch = batch if transform is None else transform(batch, padded)
-            logits.append(self._forward(batch).numpy()[: len(rows)].astype(np.float32))
-        return np.concatenate(logits)
+            yield self._forward(batch).numpy()[: len(rows)].astype(np.float32)
+            on_progress(start + len(rows))

@@ -2,23 +2,39 @@
 
 import pathlib
 
-from skd_tf import cli, cluster, data, deploy, evaluation, metrics, models, records, replicas, summary
+from skd_tf import (
+    cli,
+    cluster,
+    data,
+    deploy,
+    evaluation,
+    measurements,
+    metrics,
+    models,
+    records,
+    replicas,
+    report,
+    sources,
+    summary,
+)
 from skd_tf.config import Config
 from skd_tf.errors import InputError
-from skd_tf.progress import say
+from skd_tf.progress import Stopwatch, say, warn
 from skd_tf.teachers import Teacher, chance_level
 from skd_tf.training import Setup, train_student
-from skd_tf.workdir import Workdir, recorded_config, write_json, write_text
+from skd_tf.workdir import Workdir, locked, recorded_config, write_json, write_text
 
 # What a teacher trained by the way takes over from the run it serves: its data and its machine.
 _SHARED = (
-    "dataset", "download", "data_seed", "validation_fraction", "image_size", "strategy", "virtual_devices", "jit_compile",
-    "steps_per_call", "checkpoint_every", "overwrite",
+    "dataset", "download", "data_seed", "validation_fraction", "image_size", "augmentation", "cache_dataset",
+    "strategy", "virtual_devices", "jit_compile", "steps_per_call", "checkpoint_every", "keep_checkpoints", "overwrite",
+    "report",
 )  # fmt: skip
 # A run without a teacher, and without settings that would only be part of its name.
 _DISTILLING = (
     "teacher", "teacher_checkpoint", "teacher_flagfile", "teacher_precision", "teacher_cache_dir", "teacher_cache_dtype",
-    "teacher_cache_epochs", "student_alone", "temperature", "kd_weight", "label_weight", "radius", "center",
+    "teacher_cache_epochs", "teacher_preprocessing", "student_alone", "temperature", "kd_weight", "label_weight", "radius",
+    "center", "loss_settings", "profile_steps",
 )  # fmt: skip
 _NO_TEACHER = {name: getattr(Config(), name) for name in _DISTILLING} | {"loss": "cross_entropy"}
 _CHANCE_EXAMPLES = 2000
@@ -41,25 +57,42 @@ def run(config, workdir, data_dir=None):
       WorkerLost: another worker stopped; the same call on all of them resumes.
     """
     config.require_teacher()
+    sources.check(config)
     replicas.make_strategy(config)  # before anything that only the chief of a cluster may do
+    with locked(workdir):
+        return _run(config, workdir, data_dir)
+
+
+def _run(config, workdir, data_dir):
     folder = Workdir(workdir, config)
     if folder.result is not None:
         say(f"{folder.path} is finished:\n\n{summary.table(folder.result)}\n\nResult: {folder / 'result.json'}")
         return folder.result
     write_text(folder / "flags.txt", cli.write_flags(config))
     _check_student_alone(config)
-    setup = prepare(config, folder, data_dir)
-    alone_path = _find_student_alone(config, folder, data_dir)
+    watch = Stopwatch()
+    with watch("data and teacher"):
+        setup = prepare(config, folder, data_dir)
+    with watch("student alone"):
+        alone_path = _find_student_alone(config, folder, data_dir)
     distiller, history = train_student(config, setup, folder)
-    return cluster.agree(lambda: _ship(config, folder, setup, distiller, history, alone_path))
+    watch.add("training", history["seconds"])  # with that of earlier processes
+    return cluster.agree(lambda: _ship(config, folder, setup, distiller, history, alone_path, watch))
 
 
-def _ship(config, folder, setup, distiller, history, alone_path):
-    """Exports the student, measures it beside the others, and writes the result."""
+def _ship(config, folder, setup, distiller, history, alone_path, watch):
+    """Exports the student, measures it beside the others, and writes the result and the report."""
     dataset, student = setup.dataset, distiller.deployable()
-    student.save(folder / "student.keras")
-    deploy.save_saved_model(student, folder / "saved_model", dataset.class_names)
-    result = _measure(setup, distiller, student, alone_path)
+    with watch("export"):
+        student.save(folder / "student.keras")
+        deploy.save_saved_model(student, folder / "saved_model", dataset.class_names)
+    with watch("measuring"):
+        result, details = _measure(setup, distiller, student, alone_path)
+    facts = {"name": dataset.name, "version": dataset.version, "train": len(dataset.train), "test": len(dataset.test)}
+    details = {"models": details, "seconds": watch.seconds, "dataset": facts}
+    if setup.teacher:
+        details["teacher"] = {"name": setup.teacher.facts["name"], "path": str(setup.teacher.path)}
+    write_json(folder / measurements.FILE, details)
     result["student"]["val_accuracy"] = history.pop("val_accuracy")
     result |= {
         "radius": float(distiller.radius.numpy()) if distiller.objective.row.readout == "sphere" else None,
@@ -72,8 +105,11 @@ def _ship(config, folder, setup, distiller, history, alone_path):
         **history,
     }
     write_json(folder / "result.json", result)
+    written = [f"Result: {folder / 'result.json'}"]
+    if config.report:
+        written.append(f"Report: {report.write([folder.path], folder / report.FILE)}")
     say(f"\n{summary.table(result)}\n\nStudent: {folder / 'saved_model'} and {folder / 'student.keras'}")
-    say(f"Result: {folder / 'result.json'}")
+    say("\n".join(written))
     return result
 
 
@@ -110,7 +146,7 @@ def find_teacher(config, folder, data_dir):
                 f"{config.teacher_flagfile}. Train such a teacher first, and name its workdir with --teacher_checkpoint."
             )
     else:  # this run's recipe, but not its seed: every seed of the student has the same teacher
-        settings = config.replace(seed=Config().seed)
+        settings = config.replace(seed=Config().seed, student_checkpoint="", student_preprocessing="auto")
     settings = settings.replace(**_NO_TEACHER | shared, student=config.teacher or settings.student)
     return _nested_run("Teacher", settings, folder / "teacher", data_dir)
 
@@ -164,7 +200,10 @@ def _open_teacher(config, dataset, strategy, path):
     if cluster.workers() > 1:
         _ = teacher.model  # by all at once, whatever each finds in the cache: variables are made in a collective
     held_out = dataset.validation is not None
-    split = dataset.validation if held_out else dataset.train.take(slice(_CHANCE_EXAMPLES))
+    split = dataset.validation if held_out else dataset.train.labelled().take(slice(_CHANCE_EXAMPLES))
+    if not len(split):
+        warn(f"No training image has a label: whether the teacher {teacher.facts['name']} fits them is not known.")
+        return teacher
     name = "validation" if held_out else "training (nothing is held out)"
     accuracy = cluster.agree(lambda: metrics.quality(teacher.logits(split.images), split.labels)["accuracy"])
     say(f"Teacher {teacher.facts['name']} from {path}: accuracy {accuracy:.4f} on {len(split)} {name} images.")
@@ -179,17 +218,13 @@ def _open_teacher(config, dataset, strategy, path):
 def _measure(setup, distiller, student, alone_path):
     """Teacher, student alone and student on the test split, in one final pass; the student as it ships."""
     test, teacher = setup.dataset.test, setup.teacher
-    logits, parameters = {}, {}
+    logits, raw_logits, parameters = {}, {}, {}
     if teacher:
         logits["teacher"], parameters["teacher"] = teacher.logits(test.images), teacher.facts["parameters"]
     for name, model in {"student_alone": models.load(alone_path) if alone_path else None, "student": student}.items():
         if model is not None:
-            logits[name] = evaluation.Predictor(model)(test.images)
+            logits[name] = evaluation.Predictor(model)(test.images, what=f"measuring {name.replace('_', ' ')}")
             parameters[name] = models.parameter_count(model)
-    result = {name: metrics.quality(z, test.labels) | {"parameters": parameters[name]} for name, z in logits.items()}
-    for name in result:
-        if teacher and name != "teacher":
-            result[name]["agreement"] = metrics.agreement(logits[name], logits["teacher"])
-    # What ships lies on the sphere, where every norm is the radius: the norm worth knowing is the raw one.
-    result["student"]["logit_norm"] = metrics.mean_norm(evaluation.Predictor(distiller)(test.images))
-    return result
+    if distiller.objective.row.readout != "raw":
+        raw_logits["student"] = evaluation.Predictor(distiller)(test.images)
+    return measurements.measure(logits, raw_logits, test.labels, parameters)

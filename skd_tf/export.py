@@ -1,6 +1,9 @@
-"""python -m skd_tf.export: the student of a finished run, as files for serving."""
+"""python -m skd_tf.export: the student of a finished run, as files for serving, each checked and described."""
 
+import json
 import pathlib
+import shutil
+import sys
 
 from absl import flags
 
@@ -9,55 +12,117 @@ from skd_tf.errors import InputError
 
 
 def define(flag_values):
-    flags.DEFINE_string("output", None, "new folder for saved_model/ and student.keras", flag_values=flag_values)
-    cli.define_flags(flag_values, ("workdir",))
+    flags.DEFINE_string("output", None, "new folder for the files and their README.md", flag_values=flag_values)
+    flags.DEFINE_multi_string(
+        "format",
+        ["saved_model", "keras"],
+        "what to write: saved_model, keras, litert (float32, float16 and int8) or onnx; repeat it for several",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_integer("check_images", 1000, "test images to compare each file on, at most", 1, flag_values=flag_values)
+    flags.DEFINE_bool("calibrated", True, "apply the temperature of evaluate --calibrate, if any", flag_values=flag_values)
+    cli.define_flags(flag_values, ("workdir", "data_dir"))
 
 
 def main(flag_values):
     quiet.import_tensorflow()
-    from skd_tf.progress import say
+    from skd_tf.exports.check import ExportFailed
 
-    for name, path in export(flag_values.workdir, flag_values.output).items():
-        say(f"{name}: {path}")
+    try:
+        export(
+            flag_values.workdir, flag_values.output, formats=flag_values.format, data_dir=flag_values.data_dir,
+            check_images=flag_values.check_images, calibrated=flag_values.calibrated,
+        )  # fmt: skip
+    except ExportFailed as error:
+        print("error:", error, "Nothing was written.", file=sys.stderr)
+        return 1
+    return None
 
 
-def export(workdir, output):
-    """Writes the student of a finished run again, stock layers only, after checking that it loads.
+def export(
+    workdir, output, *, formats=("saved_model", "keras"), data_dir=None, check_images=1000, calibrated=True
+):  # fmt: skip
+    """Writes the student of a finished run, runs every file in a fresh process without skd_tf, and describes them.
 
     Args:
       workdir: folder of a finished run.
-      output: folder to write; it must not hold an export already.
+      output: folder to write: new or empty. It appears whole or not at all.
+      formats: names in `skd_tf.exports.formats.FORMATS`.
+      data_dir: TFDS data directory of the run's dataset, whose test images the files are compared on.
+      check_images: how many of them, at most.
+      calibrated: whether a temperature that evaluate --calibrate left in the workdir is applied.
 
     Returns:
-      {"SavedModel": path, "Keras": path}.
+      What `skd_tf.exports.check.check` found, a row a file.
 
     Raises:
-      InputError: no finished run there, or an output that is taken.
+      InputError: no finished run there, an output that is taken, an unknown format.
+      ExportFailed: a file does not do what the live student does.
     """
-    import json
+    from skd_tf import calibration, data, deploy, evaluation, measurements, models, summary
+    from skd_tf.config import Config
+    from skd_tf.exports import card, check
+    from skd_tf.exports import formats as known
+    from skd_tf.progress import say
+    from skd_tf.workdir import write_text
 
-    from skd_tf import deploy, models
+    files = known.files_of(formats)
+    workdir, output = pathlib.Path(workdir), pathlib.Path(output)
+    result = _result_of(workdir)
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise InputError(f"The output is taken. Expected a new folder. Received output={output}. Choose another.")
+    config = Config.from_json(result["config"])
+    dataset = data.load(config, data_dir)
+    student, temperature = models.load(workdir), None
+    models.check_fits(student, dataset, workdir)
+    record = calibration.stored(workdir) if calibrated else None
+    if record:
+        temperature = record["temperature"]
+        student = deploy.calibrated(student, temperature)
+        say(f"Temperature {temperature:.4f}, from {workdir / calibration.FILE}.")
+    images, labels = dataset.test.images[:check_images], dataset.test.labels[:check_images]
+    live = evaluation.Predictor(student)(images)
+    values = student.count_params()
 
-    output, result = pathlib.Path(output), pathlib.Path(workdir) / "result.json"
-    if not result.is_file():
+    staging = output.with_name(output.name + ".partial")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    try:
+        context = known.Context(tuple(result["class_names"]), dataset.train.images)
+        known.write(student, files, staging, context, say)
+        say(f"Running each in a fresh process, on {len(images):,} test images")
+        rows = check.check(files, staging, images, labels, live, values)
+        details = workdir / measurements.FILE
+        text = card.model_card(
+            result=result, measurements=json.loads(details.read_text()) if details.is_file() else {}, files=files,
+            rows=rows, image_shape=dataset.image_shape, student_values=values, check_images=len(images),
+            temperature=temperature,
+        )  # fmt: skip
+        write_text(staging / "README.md", text)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        if output.exists():
+            output.rmdir()
+        staging.rename(output)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    say(f"\n{summary.export_table(rows, values)}\n\nWritten: {output}")
+    return rows
+
+
+def _result_of(workdir):
+    file = workdir / "result.json"
+    if not file.is_file():
         raise InputError(
-            f"The run is not finished. Expected {result.name} in it. Received workdir={workdir}. Train it to the end first."
+            f"The run is not finished. Expected {file.name} in it. Received workdir={workdir}. Train it to the end first."
         )
-    paths = {"SavedModel": output / "saved_model", "Keras": output / "student.keras"}
-    for path in paths.values():
-        if path.exists():
-            raise InputError(f"The output is taken. Expected a new folder. Received output={output}. Choose another.")
-    student = models.load(workdir)
-    output.mkdir(parents=True, exist_ok=True)
-    student.save(paths["Keras"])
-    deploy.save_saved_model(student, paths["SavedModel"], json.loads(result.read_text())["class_names"])
-    return paths
+    return json.loads(file.read_text())
 
 
 def cli_main():
     cli.run(
         main,
-        description="Writes the student of a finished run for serving: SavedModel and .keras, stock layers only.",
+        description="Writes the student of a finished run for serving, stock layers only; runs every file in a fresh "
+        "process without skd_tf and compares it with the student; adds a model card.",
         define=define,
         required=("workdir", "output"),
     )

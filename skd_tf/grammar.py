@@ -14,12 +14,16 @@ WEIGHT = (
     '20 epochs" or "cosine 1 to 0 over 240 epochs"'
 )
 LR_SCHEDULE = "constant, cosine, or multistep:EPOCH,EPOCH,...[:FACTOR] (the factor is 0.1 unless given)"
+LOSS_SETTINGS = 'numbers >= 0 by name, as "beta=2" or "alpha=1, beta=2"'
 INTERVAL = '"epoch", "N steps" (or just N) or "N seconds" (or Ns)'
+STEP_RANGE = "A,B: two step numbers with 1 <= A <= B, or nothing"
 
 _NUMBER = r"(\d+\.?\d*(?:e[-+]?\d+)?|\.\d+(?:e[-+]?\d+)?)"
 _STEP = re.compile(rf"{_NUMBER} from epoch {_NUMBER}")
 _RAMP = re.compile(rf"(linear|cosine) {_NUMBER} to {_NUMBER} over {_NUMBER} epochs?")
 _MULTISTEP = re.compile(rf"multistep ?: ?({_NUMBER}(?: ?, ?{_NUMBER})*)(?: ?: ?{_NUMBER})?")
+_SETTING = re.compile(rf"([a-z_]\w*) ?= ?{_NUMBER}")
+_STEP_RANGE = re.compile(r"(\d+) ?, ?(\d+)")
 _INTERVAL = re.compile(rf"{_NUMBER} ?(steps?|seconds?|s|)")
 
 
@@ -128,6 +132,16 @@ def parse_lr_schedule(value, name="lr_schedule"):
     return RateSchedule("multistep", epochs, factor)
 
 
+def parse_loss_settings(value, name="loss_settings"):
+    """Reads `LOSS_SETTINGS` text into {name: number}, in alphabetic order; InputError for anything else."""
+    matches = [_SETTING.fullmatch(piece.strip()) for piece in _plain(value).split(",")] if value else []
+    settings = {match[1]: float(match[2]) for match in matches if match}
+    if len(settings) != len(matches) or float("inf") in settings.values():
+        remedy = f'Write for example --{name}="beta=2", each name once'
+        raise refusal(name, value, "is not understood", LOSS_SETTINGS, remedy)
+    return dict(sorted(settings.items()))
+
+
 def parse_interval(value, name="checkpoint_every"):
     """Reads `INTERVAL` text into (count, "epoch" | "steps" | "seconds")."""
     text = _plain(value)
@@ -141,6 +155,15 @@ def parse_interval(value, name="checkpoint_every"):
     return (int(count) if unit == "steps" else count), unit
 
 
+def parse_step_range(value, name="profile_steps"):
+    """Reads `STEP_RANGE` text into (first, last) step, counted from 1; None for an empty one."""
+    text = _plain(value)
+    match = _STEP_RANGE.fullmatch(text)
+    if text and not (match and 1 <= int(match[1]) <= int(match[2])):
+        raise refusal(name, value, "is no range of steps", STEP_RANGE, f"Write for example --{name}=100,110")
+    return (int(match[1]), int(match[2])) if text else None
+
+
 def canonical_weight(name, value):
     """A constant as a float, a schedule as its canonical text."""
     parsed = parse_weight(value, name)
@@ -151,9 +174,17 @@ def canonical_lr_schedule(name, value):
     return parse_lr_schedule(value, name).text
 
 
+def canonical_loss_settings(name, value):
+    return ", ".join(f"{setting}={_short(number)}" for setting, number in parse_loss_settings(value, name).items())
+
+
 def canonical_interval(name, value):
     count, unit = parse_interval(value, name)
     return "epoch" if unit == "epoch" else f"{_short(count)} {unit}"
+
+
+def canonical_step_range(name, value):
+    return ",".join(map(str, parse_step_range(value, name) or ()))
 
 
 def _plain(value):

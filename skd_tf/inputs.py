@@ -9,6 +9,10 @@ from skd_tf.errors import InputError
 NO_TEACHER = (
     "No teacher. Expected a teacher model or x = {'image', 'teacher_logits'}. Received neither. Set distiller.teacher."
 )
+READ_ONCE = (
+    "The data can be read only once. Expected arrays or a tf.data.Dataset. Received a generator. "
+    "Call adapt(...) first, with a student that is built."
+)
 _ADAPT_EXAMPLES = 10_000
 
 

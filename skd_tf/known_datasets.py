@@ -1,6 +1,10 @@
-"""Datasets whose numbers are known in advance: a new one is a row."""
+"""Datasets by name: which reader a name belongs to, and the sets whose numbers are known in advance (a new one is a row)."""
 
+import re
 import typing
+
+_FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+FOLDER = "folder:"
 
 
 class KnownDataset(typing.NamedTuple):
@@ -10,10 +14,11 @@ class KnownDataset(typing.NamedTuple):
       train: examples in the training split, validation part included.
       test: examples in the test split.
       num_classes: classes.
-      image_shape: (height, width, channels), pixels.
+      image_shape: (height, width, channels), pixels; where the images have several sizes, what they are brought to.
       mean, std: per channel, of pixels scaled to [0, 1].
       flip: whether a mirrored image keeps its class.
       pad: pixels of zero padding on each side before the random crop.
+      augmentation: "pad_crop", or "resized_crop": a window of random area and aspect ratio.
     """
 
     train: int
@@ -24,6 +29,7 @@ class KnownDataset(typing.NamedTuple):
     std: tuple
     flip: bool
     pad: int
+    augmentation: str = "pad_crop"
 
 
 KNOWN_DATASETS = {
@@ -39,4 +45,36 @@ KNOWN_DATASETS = {
     "svhn_cropped": KnownDataset(
         73_257, 26_032, 10, (32, 32, 3), (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970), flip=False, pad=4
     ),
+    "imagenet2012": KnownDataset(
+        1_281_167, 50_000, 1000, (224, 224, 3), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), flip=True, pad=28,
+        augmentation="resized_crop",
+    ),
 }
+
+
+def kind_of(name):
+    """Which reader a dataset's name belongs to: "digits", "folder", "function" or "tfds"."""
+    if name == "digits":
+        return name
+    if name.startswith(FOLDER):
+        return "folder"
+    return "function" if _FUNCTION.fullmatch(name) else "tfds"
+
+
+def augmentation_of(config):
+    """The augmentation of a Config: as it says, or as the set is trained in the field."""
+    if config.augmentation != "auto":
+        return config.augmentation
+    known = KNOWN_DATASETS.get(config.dataset)
+    return known.augmentation if known else "pad_crop"
+
+
+def size_and_resize(config):
+    """(side that images are brought to, shorter side before the centre crop); 0: images keep their size.
+
+    For sets trained on resized crops a test image shows its middle 224 / 256, as in the field's ImageNet recipes.
+    """
+    known = KNOWN_DATASETS.get(config.dataset)
+    resizes = augmentation_of(config) == "resized_crop"
+    size = config.image_size or (known.image_shape[0] if known and known.augmentation == "resized_crop" else 0)
+    return size, (round(size * 256 / 224) if resizes else size)

@@ -1,4 +1,4 @@
-"""Finished models, found and loaded from what a user has: a workdir, a `.keras` file, a SavedModel; and teachers."""
+"""Finished models, loaded from what a user has: a workdir, a `.keras` file, a SavedModel, keras.applications; teachers."""
 
 import math
 import pathlib
@@ -6,12 +6,18 @@ import pathlib
 import keras
 import tensorflow as tf
 
-from skd_tf import precision
+from skd_tf import applications, heads, precision, references
+from skd_tf.adapted import Adapted, returns_probabilities
 from skd_tf.errors import InputError
 from skd_tf.folding import fold_batch_norm
+from skd_tf.model_files import file_of, is_saved_model, keras_file
+from skd_tf.progress import say, warn
+
+__all__ = ["ServedModel", "check_fits", "file_of", "keras_file", "load", "load_teacher", "parameter_count"]
 
 # Part of the teacher cache's key: raise it whenever a teacher's logits change by how it is prepared at loading.
-FOLDING_VERSION = 2
+FOLDING_VERSION = 3
+_PROBED = 8  # images whose outputs tell whether they are probabilities
 
 
 class ServedModel:
@@ -37,14 +43,18 @@ class ServedModel:
 
     def __call__(self, images, training=False):
         del training
+        if self._dtype.is_integer and images.dtype.is_floating:  # a resized image
+            images = tf.clip_by_value(tf.round(images), 0, 255)
         return self._signature(**{self._input: tf.cast(images, self._dtype)})[self._output]
 
 
-def load(path):
+def load(path, *, download=False):
     """Loads a model for inference.
 
     Args:
-      path: a workdir of a finished run, a `.keras` file, or a SavedModel folder.
+      path: a workdir of a finished run, a `.keras` file, a SavedModel folder, or keras.applications:NAME with ImageNet's
+        weights.
+      download: whether Keras may fetch weights of keras.applications that it has not cached.
 
     Returns:
       keras.Model or `ServedModel`: images `[batch, h, w, c]`, raw pixels, to logits `[batch, classes]`.
@@ -53,22 +63,11 @@ def load(path):
       InputError: nothing there, or a file that does not load. Keras' safe mode stays on: a `.keras` file that would run
         code is refused. A SavedModel's graph is trusted input.
     """
-    path = pathlib.Path(path)
-    if (path / "saved_model.pb").is_file():
+    if references.application(str(path)):
+        return applications.build(references.application(str(path)), pretrained=True, download=download)
+    if is_saved_model(path):
         return _loaded(ServedModel, path)
     return _loaded(lambda file: keras.models.load_model(file, compile=False, safe_mode=True), keras_file(path))
-
-
-def keras_file(path):
-    """The `.keras` file behind a path: the file itself, or the student of a workdir."""
-    path = pathlib.Path(path)
-    file = path / "student.keras" if path.is_dir() else path
-    if file.suffix != ".keras" or not file.is_file():
-        raise InputError(
-            "No model there. Expected a workdir with student.keras inside, a .keras file or a SavedModel folder. "
-            f"Received path={path}. Check the path; a run that has not finished has no student.keras."
-        )
-    return file
 
 
 def parameter_count(model):
@@ -87,45 +86,72 @@ def _loaded(loader, path):
         ) from error
 
 
-def load_teacher(path, *, name, dataset, teacher_precision):
+def load_teacher(path, *, name, dataset, teacher_precision, teacher_preprocessing="auto", download=False):
     """Loads a teacher, checks that it fits the data, and folds its BatchNorm (`.folding` says how much of it).
+
+    Images of the data set are resized to what the teacher takes and preprocessed as it wants them; probabilities are turned
+    into logits.
 
     Args:
       path: as in `load`.
       name: network that it must be, "" for any.
       dataset: the `Dataset` it will teach on.
       teacher_precision: float32, bfloat16 or float16.
+      teacher_preprocessing: a kind of `skd_tf.preprocessing.preprocessed`, or "auto": raw pixels.
+      download: as in `load`.
 
     Raises:
-      InputError: other classes, other images, or another network than asked for.
+      InputError: other classes, other channels, or another network than asked for.
     """
-    model = load(path)
+    model = load(path, download=download)
     if name and model.name != name:
         raise InputError(
             f"The teacher is another network. Expected {name}. Received {model.name} in {path}. Drop --teacher."
         )
-    check_fits(model, dataset, path)
+    check_fits(model, dataset, path, resizable=True)
     if isinstance(model, ServedModel):
         if teacher_precision != "float32":
             raise InputError(
                 "A SavedModel computes as it was saved. Expected --teacher_precision=float32. "
                 f"Received teacher_precision={teacher_precision} with {path}. Use its .keras file."
             )
-        return model
-    folded = fold_batch_norm(model)
-    folded.unfolded_parameters = parameter_count(model)
-    return precision.set_precision(folded, teacher_precision)
+    else:
+        parameters = parameter_count(model)
+        model, had_softmax = heads.without_softmax(model)
+        if had_softmax:
+            warn(f"The teacher {path} returns probabilities: its softmax is taken off.")
+        folded = fold_batch_norm(model)
+        folded.unfolded_parameters = parameters
+        model = precision.set_precision(folded, teacher_precision)
+    return _adapted(model, dataset, path, teacher_preprocessing)
 
 
-def check_fits(model, dataset, path):
-    """InputError where a model's classes or images are not the dataset's."""
+def _adapted(model, dataset, path, kind):
+    """A teacher behind `Adapted` where images or outputs are not as they are wanted, else the teacher itself."""
+    size = tuple(model.input_shape[1:3])
+    size = None if None in size or size == dataset.image_shape[:2] else size
+    if size:
+        say(f"The teacher takes images of {size[0]}x{size[1]}: those of {dataset.name} are resized.")
+    kind = "raw" if kind == "auto" else kind
+    facts = {"size": size, "image_shape": dataset.image_shape, "mean": dataset.mean, "std": dataset.std}
+    adapted = Adapted(model, preprocessing=kind, probabilities=False, **facts)
+    if returns_probabilities(adapted, dataset.train.images[:_PROBED]):
+        warn(f"The outputs of the teacher {path} sum to 1: they are taken for probabilities, their logarithms for logits.")
+        return Adapted(model, preprocessing=kind, probabilities=True, **facts)
+    return adapted if size or kind != "raw" else model
+
+
+def check_fits(model, dataset, path, *, resizable=False):
+    """InputError where a model's classes, channels or, unless it is resizable, image size are not the dataset's."""
     shape, classes = tuple(model.input_shape[1:]), model.output_shape[-1]
     if classes != dataset.num_classes:
         raise InputError(
             f"The model knows other classes. Expected {dataset.num_classes} ({dataset.name}). Received {classes} from "
             f"{path}. Take a model trained on {dataset.name}."
         )
-    if len(shape) != 3 or any(mine not in (None, its) for mine, its in zip(shape, dataset.image_shape, strict=True)):
+    compared = slice(2, 3) if resizable else slice(3)
+    pairs = zip(shape[compared], dataset.image_shape[compared], strict=False)
+    if len(shape) != 3 or any(mine not in (None, its) for mine, its in pairs):
         raise InputError(
             f"The model takes other images. Expected {dataset.image_shape} ({dataset.name}). Received {shape} from "
             f"{path}. Take a model for these images, or set --image_size."

@@ -2,10 +2,12 @@
 
 import inspect
 
+import keras
 import tensorflow as tf
 
 from skd_tf import losses
 from skd_tf.errors import InputError
+from skd_tf.settings import finite
 
 LABEL_MEANS = ("loss", "label_loss", "accuracy", "student_logit_norm")
 TEACHER_MEANS = ("distill_loss", "agreement", "teacher_accuracy", "teacher_logit_norm")
@@ -18,9 +20,10 @@ class Objective:
       loss: a name in `LOSSES`, a `Loss` row, or a callable of the same shape as the rows' functions.
       center: whether logit norms, and the sphere, are centred.
       label_smoothing: probability spread evenly over all classes in the label term, in [0, 1).
+      settings: numbers for the function's further keyword arguments, {name: number}.
     """
 
-    def __init__(self, loss, *, center, label_smoothing):
+    def __init__(self, loss, *, center, label_smoothing, settings=None):
         self.row = _row(loss)
         self.center, self.label_smoothing = bool(center), float(label_smoothing)
         if not 0 <= self.label_smoothing < 1:
@@ -29,6 +32,24 @@ class Objective:
                 f"Received label_smoothing={label_smoothing}. Try 0.1."
             )
         self._accepted = set(inspect.signature(self.row.function).parameters)
+        further = self._accepted - {"student_logits", "teacher_logits", "labels", "temperature", "radius", "center"}
+        self.settings = {name: finite(name, value) for name, value in (settings or {}).items()}
+        if not self.settings.keys() <= further:
+            raise InputError(
+                f"The loss does not take all of its settings. Expected {', '.join(sorted(further)) or 'none'}. "
+                f"Received loss_settings={self.settings}. Leave out what is not listed."
+            )
+
+    def get_config(self):
+        """The Distiller's arguments that made it; to be read back, a loss of one's own is registered with Keras."""
+        name = next((name for name, row in losses.LOSSES.items() if row is self.row), None)
+        own = {} if name else self.row._asdict() | {"function": keras.saving.serialize_keras_object(self.row.function)}
+        return {
+            "loss": name or own,
+            "center": self.center,
+            "label_smoothing": self.label_smoothing,
+            "loss_settings": self.settings,
+        }
 
     @property
     def needs_teacher(self):
@@ -55,7 +76,7 @@ class Objective:
         Returns:
           (loss `[batch]`, sums `[means]`, counts `[means]`) with means in the order of `mean_names`.
         """
-        given = {"temperature": temperature, "radius": radius, "center": self.center}
+        given = {"temperature": temperature, "radius": radius, "center": self.center} | self.settings
         targets = self._smooth(labels, student_logits)
         if self.needs_teacher and teacher_logits is None:
             logits = losses.readout(student_logits, self.row.readout, readout_radius, self.center)
@@ -120,6 +141,8 @@ def _classes(labels):
 def _row(loss):
     if isinstance(loss, losses.Loss):
         return loss
+    if isinstance(loss, dict):  # of get_config
+        return losses.Loss(**loss)
     if isinstance(loss, str):
         if loss not in losses.LOSSES:
             raise InputError(

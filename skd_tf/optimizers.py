@@ -1,6 +1,12 @@
 """Optimizers as the field's recipes mean them."""
 
+import contextlib
+
 import keras
+import numpy as np
+import tensorflow as tf
+
+from skd_tf import replicas
 
 
 @keras.saving.register_keras_serializable("skd_tf")
@@ -22,12 +28,20 @@ class SGD(keras.optimizers.SGD):
 
     def __init__(self, learning_rate=0.05, momentum=0.9, nesterov=False, l2=0.0, **kwargs):
         super().__init__(learning_rate=learning_rate, momentum=float(momentum), nesterov=nesterov, **kwargs)
-        self.l2 = float(l2)
+        # A variable, so that another coefficient is no new trace; 0 costs nothing.
+        self.l2 = tf.Variable(float(l2), trainable=False, name="l2") if l2 else None
+
+    def assign_decay(self, l2):
+        """Another coefficient; from or to 0 takes another optimizer."""
+        if bool(l2) != (self.l2 is not None):
+            raise ValueError(f"An optimizer is made with or without L2. Received l2={l2}.")
+        if l2:
+            self.l2.assign(l2)
 
     def update_step(self, gradient, variable, learning_rate):
         step = keras.ops.cast(gradient, variable.dtype)
-        if self.l2:
-            step = step + self.l2 * variable
+        if self.l2 is not None:
+            step = step + keras.ops.cast(self.l2, variable.dtype) * variable
         if self.momentum:
             velocity = self.momentums[self._get_variable_index(variable)]
             self.assign(velocity, self.momentum * velocity + step)
@@ -35,7 +49,22 @@ class SGD(keras.optimizers.SGD):
         self.assign_sub(variable, keras.ops.cast(learning_rate, variable.dtype) * step)
 
     def get_config(self):
-        return super().get_config() | {"l2": self.l2}
+        return super().get_config() | {"l2": 0.0 if self.l2 is None else float(self.l2.numpy())}
+
+
+@keras.saving.register_keras_serializable("skd_tf")
+class AdamW(keras.optimizers.AdamW):
+    """keras.optimizers.AdamW with its weight decay in a variable, so that another one is no new trace."""
+
+    def __init__(self, learning_rate=0.001, weight_decay=0.004, **kwargs):
+        super().__init__(learning_rate=learning_rate, weight_decay=weight_decay, **kwargs)
+        self.weight_decay = tf.Variable(float(weight_decay), trainable=False, name="weight_decay")
+
+    def assign_decay(self, weight_decay):
+        self.weight_decay.assign(weight_decay)
+
+    def get_config(self):
+        return super().get_config() | {"weight_decay": float(self.weight_decay.numpy())}
 
 
 def _sgd(config, learning_rate, common):
@@ -43,7 +72,7 @@ def _sgd(config, learning_rate, common):
 
 
 def _adamw(config, learning_rate, common):
-    return keras.optimizers.AdamW(learning_rate, weight_decay=config.weight_decay, **common)
+    return AdamW(learning_rate, config.weight_decay, **common)
 
 
 _OPTIMIZERS = {"sgd": _sgd, "adamw": _adamw}
@@ -51,7 +80,50 @@ _OPTIMIZERS = {"sgd": _sgd, "adamw": _adamw}
 
 def make_optimizer(config, learning_rate):
     """The Keras optimizer of a Config; clips by the global norm of the gradient summed over replicas."""
-    return _OPTIMIZERS[config.optimizer](config, learning_rate, {"global_clipnorm": config.clip_norm or None})
+    return _OPTIMIZERS[config.optimizer](config, learning_rate, _common(config))
+
+
+def _common(config):
+    average = {"use_ema": True, "ema_momentum": config.ema_momentum} if config.ema_momentum else {}
+    return {"global_clipnorm": config.clip_norm or None} | average
+
+
+@contextlib.contextmanager
+def averaged(distiller):
+    """The student has the moving average of its weights inside, where its optimizer keeps one; afterwards its own again.
+
+        average = momentum * average + (1 - momentum) * weights after each step; the first step's weights begin it
+
+    BatchNorm's moving statistics are averages already, and stay.
+    """
+    optimizer = getattr(distiller.optimizer, "inner_optimizer", distiller.optimizer)
+    if not optimizer.use_ema:
+        yield
+        return
+    weights = distiller.student.trainable_variables
+    before = [np.array(weight.numpy()) for weight in weights]
+    take_average(distiller)
+    try:
+        yield
+    finally:
+        for weight, value in zip(weights, before, strict=True):
+            weight.assign(value)
+
+
+def take_average(distiller):
+    """Gives the student the moving average of its weights, where its optimizer keeps one, for good."""
+    optimizer = getattr(distiller.optimizer, "inner_optimizer", distiller.optimizer)
+    if optimizer.use_ema:
+        averages = optimizer._model_variables_moving_average
+        for weight, average in zip(distiller.student.trainable_variables, averages, strict=True):
+            weight.assign(average.numpy())
+
+
+def assign_settings(optimizer, rates, weight_decay):
+    """Other numbers for an optimizer of `make_optimizer` with a `Table` of as many rates; nothing is traced again."""
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    optimizer._learning_rate.assign(rates)
+    optimizer.assign_decay(weight_decay)
 
 
 def may_skip(optimizer):
@@ -59,15 +131,12 @@ def may_skip(optimizer):
     return isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
 
 
-def unless_skipped(optimizer, gradients):
-    """A function of (new, old=0): new, or old where the optimizer skips the step of these gradients.
+def apply_if(finite, optimizer, gradients, variables):
+    """Applies gradients where `finite`, True or bool `[]`, in replica context.
 
-    An overflow in the forward pass would otherwise stay for ever in BatchNorm's moving statistics and the epoch's means.
+    Loss scaling is called in any case: it skips the same steps by itself, and lowers its scale then.
     """
-    if not may_skip(optimizer):
-        return lambda new, old=0.0: new
-    finite = optimizer.check_finite(gradients)
-    return lambda new, old=0.0: keras.ops.where(finite, new, keras.ops.cast(old, new.dtype))
+    replicas.call_if(True if may_skip(optimizer) else finite, optimizer.apply, gradients, variables)
 
 
 def take_gradients_as_summed(optimizer):

@@ -3,16 +3,17 @@
 import keras
 
 # Raw pixels are normalised in float32: bfloat16 keeps 8 bits, which is what a pixel has before it is scaled.
-_KEEPS_FLOAT32 = (keras.layers.InputLayer, keras.layers.Rescaling, keras.layers.Normalization)
+_KEEPS_FLOAT32 = (keras.layers.InputLayer, keras.layers.Rescaling, keras.layers.Normalization, keras.layers.Resizing)
+
+_HALF = ("bfloat16", "float16")
 
 
 def set_precision(model, precision):
     """Lets every layer of a model compute in float32, bfloat16 or float16; variables stay float32."""
-    if precision == "float32":
-        return model
-    policy = keras.DTypePolicy(f"mixed_{precision}")
+    half = precision != "float32"
+    policy = keras.DTypePolicy(f"mixed_{precision}" if half else precision)
     for layer in model._flatten_layers(include_self=False):
-        if not isinstance(layer, (*_KEEPS_FLOAT32, keras.Model)):
+        if not isinstance(layer, (*_KEEPS_FLOAT32, keras.Model)) and (half or layer.compute_dtype in _HALF):
             layer.dtype_policy = policy
     return model
 

@@ -1,24 +1,43 @@
-"""What a run writes down: one JSON line and TensorBoard scalars an epoch, and facts about where it ran."""
+"""What a run writes down: one JSON line and TensorBoard scalars an epoch, its settings as HParams, and where it ran."""
 
+import dataclasses
 import json
 import pathlib
 import platform
 import subprocess
 
 import tensorflow as tf
+from tensorboard.plugins.hparams import api as hparams
 
 from skd_tf import cluster
+from skd_tf.knobs import rules_of
 from skd_tf.workdir import write_text
+
+_HPARAMS_METRICS = ("val_accuracy", "val_nll", "val_ece", "accuracy", "loss")
 
 
 class Records:
-    """metrics.jsonl and tensorboard/ of a workdir; lines of epochs that a resumed run repeats are dropped first."""
+    """metrics.jsonl and tensorboard/ of a workdir; lines of epochs that a resumed run repeats are dropped first.
 
-    def __init__(self, workdir, *, epochs_done):
+    Args:
+      workdir: the run's folder.
+      epochs_done: epochs that are not run again.
+      config: the run's `Config`, whose settings that could change a number are TensorBoard's HParams.
+    """
+
+    def __init__(self, workdir, *, epochs_done, config):
         self._file = workdir / "metrics.jsonl"
         kept = [line for line in self._lines() if json.loads(line)["epoch"] < epochs_done]
         write_text(self._file, "".join(line + "\n" for line in kept))
         self._writer = tf.summary.create_file_writer(str(workdir / "tensorboard"))
+        fields = {field.name for field in dataclasses.fields(config) if rules_of(field).affects_result}
+        settings = {name: value for name, value in config.to_json().items() if name in fields}
+        with self._writer.as_default(step=0):
+            hparams.hparams({name: "none" if value is None else value for name, value in settings.items()})
+            hparams.hparams_config(
+                hparams=[hparams.HParam(name) for name in settings],
+                metrics=[hparams.Metric(name, display_name=name) for name in _HPARAMS_METRICS],
+            )
 
     def add(self, record):
         """Appends one epoch; `record` has "epoch" and "step"."""

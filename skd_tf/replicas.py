@@ -63,6 +63,40 @@ def sum_over_replicas(tensors):
     return summed
 
 
+def call_if(condition, function, gradients, variables):
+    """Calls function(gradients, variables) in replica context where `condition`, the same on all replicas, is true.
+
+    An update may leave the replica context by itself, which a branch in it does not allow: the branch stands outside.
+
+    Args:
+      condition: True, or bool `[]`.
+      function: of tensors of this replica and of variables; returns nothing.
+      gradients: list of tensors.
+      variables: list of variables.
+    """
+
+    def across(strategy, condition, gradients):
+        def update():
+            strategy.extended.call_for_each_replica(function, args=(gradients, variables))
+
+        _cond(strategy.experimental_local_results(condition)[0], update)
+
+    if condition is True:
+        function(gradients, variables)
+    elif tf.__internal__.distribute.strategy_supports_no_merge_call():
+        _cond(condition, lambda: function(gradients, variables))
+    else:
+        tf.distribute.get_replica_context().merge_call(across, args=(condition, gradients))
+
+
+def _cond(condition, function):
+    def true():
+        function()
+        return True
+
+    tf.cond(condition, true, lambda: False)
+
+
 def unless_empty(image, sums, statistics, before):
     """What a replica adds to the batch: `sums` and `statistics`; zeros and those `before` where it got no example.
 

@@ -31,12 +31,27 @@ class Setting(keras.Variable):
         return self
 
 
+def loss_weights(kd_weight, label_weight, *, needs_teacher):
+    """(kd_weight, label_weight) as numbers; a label_weight of None is 1 - kd_weight, and labels alone have weight 1."""
+    if not needs_teacher:
+        return 0.0, 1.0
+    if label_weight is None:
+        label_weight = 1.0 - number("kd_weight", kd_weight, high=1.0, remedy="Give label_weight as well")
+    return number("kd_weight", kd_weight), number("label_weight", label_weight)
+
+
+def finite(name, value, *, remedy="Give a number"):
+    """The value as a float; InputError where it is no finite number."""
+    if isinstance(value, (str, bool)) or not hasattr(value, "__float__") or not math.isfinite(value):
+        raise InputError(f"{name} is no number. Expected a number. Received {name}={value!r}. {remedy}.")
+    return float(value)
+
+
 def number(name, value, *, above=None, high=math.inf, remedy="Give a number"):
     """The value as a float; InputError where it is no number within (above or >= 0, high]."""
-    if isinstance(value, (str, bool)) or not hasattr(value, "__float__"):
-        raise InputError(f"{name} is no number. Expected a number. Received {name}={value!r}. {remedy}.")
+    value = finite(name, value, remedy=remedy)
     low_ok = value > above if above is not None else value >= 0
-    if not (low_ok and value <= high and math.isfinite(value)):
+    if not (low_ok and value <= high):
         expected = f"> {above:g}" if above is not None else f">= 0{'' if high == math.inf else f' and <= {high:g}'}"
         raise InputError(f"{name} is out of range. Expected {expected}. Received {name}={value}. {remedy}.")
-    return float(value)
+    return value

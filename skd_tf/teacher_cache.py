@@ -26,13 +26,6 @@ def key_of(facts):
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def digest_of(array):
-    """SHA-256 of an array's shape, dtype and values."""
-    digest = hashlib.sha256(f"{array.shape} {array.dtype}".encode())
-    digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
-
-
 class TeacherCache:
     """A folder of logit files; several processes may share it.
 

@@ -8,21 +8,20 @@ import pathlib
 import time
 import zipfile
 
-import tensorflow as tf
+import keras
 
-from skd_tf import augment, evaluation, models, teacher_cache
+from skd_tf import augment, cluster, data, evaluation, models, references, teacher_cache
 from skd_tf.errors import InputError
-from skd_tf.progress import say, warn
+from skd_tf.networks.names import NETWORK_NAMES
+from skd_tf.progress import Progress, duration, say, warn
 from skd_tf.workdir import write_json
-
-_PASS_SECONDS = 15  # between two lines of progress
 
 
 class Teacher:
     """A teacher for one dataset.
 
     Args:
-      path: a workdir, a `.keras` file or a SavedModel folder.
+      path: a workdir, a `.keras` file, a SavedModel folder or keras.applications:NAME.
       config: `teacher`, `teacher_precision`, `teacher_cache_dir`, `teacher_cache_dtype` and `data_seed` are used.
       dataset: the `Dataset` it teaches on.
       strategy: replicas that the live network is made for.
@@ -31,6 +30,7 @@ class Teacher:
     def __init__(self, path, config, dataset, strategy):
         self.path, self._config, self._dataset, self._strategy = path, config, dataset, strategy
         self._identity, self._cache = {}, None
+        self._required = config.teacher if config.teacher in NETWORK_NAMES else ""
         if config.teacher_cache_dir:
             self._cache = teacher_cache.TeacherCache(config.teacher_cache_dir, config.teacher_cache_dtype, warn)
             # Evaluation and the radius are exact: their files are few.
@@ -39,6 +39,7 @@ class Teacher:
                 "teacher": self.fingerprint,
                 "precision": config.teacher_precision,
                 "folding": models.FOLDING_VERSION,
+                "preprocessing": _preprocessing(config, dataset),
             }
 
     @functools.cached_property
@@ -46,8 +47,9 @@ class Teacher:
         """The network, built when somebody first asks for it."""
         with self._strategy.scope():
             return models.load_teacher(
-                self.path, name=self._config.teacher, dataset=self._dataset,
+                self.path, name=self._required, dataset=self._dataset, download=self._config.download,
                 teacher_precision=self._config.teacher_precision,
+                teacher_preprocessing=self._config.teacher_preprocessing,
             )  # fmt: skip
 
     @functools.cached_property
@@ -61,7 +63,7 @@ class Teacher:
             record = self._cache.folder / f"{teacher_cache.key_of(self._identity)}.json"
             if record.is_file():
                 facts = json.loads(record.read_text())
-                if self._config.teacher in ("", facts["name"]):
+                if self._required in ("", facts["name"]):
                     return facts
         facts = {"name": self.model.name, "parameters": models.parameter_count(self.model)}
         if self._cache:
@@ -73,7 +75,7 @@ class Teacher:
         if not self._cache:
             return self._predict(images)
         shape = len(images), self._dataset.num_classes
-        key = teacher_cache.key_of(self._identity | {"images": teacher_cache.digest_of(images)})
+        key = teacher_cache.key_of(self._identity | {"images": data.digest_of(images)})
         if not self._exact.has(key, shape):
             self._exact.write(key, self._predict(images))
         return self._exact.read(key, shape)
@@ -88,8 +90,8 @@ class Teacher:
         train = self._dataset.train
         shape = len(train), self._dataset.num_classes
         shared = self._identity | {
-            "dataset": [self._dataset.name, self._dataset.version, teacher_cache.digest_of(train.images)],
-            "index": teacher_cache.digest_of(train.index),
+            "dataset": [self._dataset.name, self._dataset.version, data.digest_of(train.images)],
+            "index": data.digest_of(train.index),
             "augmentation": [augment.VERSION, *self._dataset.augmentation],
             "data_seed": self._config.data_seed,
             "dtype": self._cache.dtype.name,
@@ -102,33 +104,39 @@ class Teacher:
             f"{self._cache.dtype} logits, {len(missing)} to compute."
         )
         self._cache.require_space(len(missing), shape)
-        start = said = time.monotonic()
-        for done, epoch in enumerate(missing):
-            self._cache.write(keys[epoch], self._predict_augmented(epoch))
-            now = time.monotonic()
-            if now - said > _PASS_SECONDS or done == len(missing) - 1:
-                pace, said = (now - start) / (done + 1), now
-                left = pace * (len(missing) - done - 1)
-                say(f"  teacher pass {done + 1}/{len(missing)}  {len(train) / pace:,.0f} images/s  {left:.0f} s left")
+        self._compute(keys, cluster.share(missing))
+        if cluster.workers() > 1:
+            cluster.agree(lambda: None)  # waits for all
+            # In a folder that not all of them share, what the others have computed is missing still.
+            self._compute(keys, [epoch for epoch in missing if not self._cache.has(keys[epoch], shape)])
         return [str(self._cache.path(key)) for key in keys]
+
+    def _compute(self, keys, epochs):
+        """Makes the files of these epochs of augmentation; `keys` holds those of all."""
+        start, images = time.monotonic(), len(self._dataset.train)
+        with Progress("teacher pass", len(epochs) * images, "images") as progress:
+            for done, epoch in enumerate(epochs):
+                pictures = data.AugmentedImages(self._dataset, self._config.data_seed, epoch)
+                self._cache.write(keys[epoch], self._predict(pictures, on_progress=progress.after(done * images)))
+        if epochs:
+            seconds = time.monotonic() - start
+            rate = len(epochs) * images / seconds
+            say(f"  teacher pass: {len(epochs)} epochs in {duration(seconds)}, {rate:,.0f} images/s")
 
     @functools.cached_property
     def _predict(self):
         return evaluation.Predictor(self.model)
 
-    def _predict_augmented(self, epoch):
-        train = self._dataset.train
-        table = augment.draws(self._config.data_seed, epoch, int(train.index.max()) + 1)
-        table = tf.gather(table, train.index)
 
-        def augmented(images, rows):
-            return augment.apply(images, tf.gather(table, rows), self._dataset.augmentation)
-
-        return self._predict(train.images, augmented)
+def _preprocessing(config, dataset):
+    kind = config.teacher_preprocessing
+    return [kind, *dataset.mean, *dataset.std] if kind == "standard" else ["raw" if kind == "auto" else kind]
 
 
 def fingerprint(path):
     """SHA-256 of a model's weights and architecture, read from its files without building it."""
+    if references.application(str(path)):  # Keras checks the file of weights itself
+        return hashlib.sha256(f"{path} {keras.__version__}".encode()).hexdigest()
     path = pathlib.Path(path)
     digest = hashlib.sha256()
     if (path / "saved_model.pb").is_file():

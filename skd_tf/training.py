@@ -1,27 +1,24 @@
 """One student's training: from settings, data and teacher to trained weights, recorded and resumable."""
 
+import contextlib
 import dataclasses
 import math
 
-import numpy as np
 import tensorflow as tf
 
 from skd_tf import (
-    checkpoints,
     cluster,
     data,
     devices,
-    evaluation,
+    grammar,
     loop,
-    metrics,
-    networks,
     optimizers,
     precision,
-    progress,
-    records,
     schedules,
+    students,
     teachers,
 )  # fmt: skip
+from skd_tf.bookkeeping import Bookkeeping
 from skd_tf.distiller import Distiller
 from skd_tf.errors import InputError
 from skd_tf.knobs import as_text
@@ -32,7 +29,6 @@ from skd_tf.workdir import write_json
 _ADAPT_EXAMPLES = 10_000
 # Below this the sphere cannot say more than "perhaps": with 100 classes, R = 10 and T = 4 no class can pass 0.11.
 _LEAST_TOP_PROBABILITY = 0.25
-_MOST_WAITING = 0.10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,13 +40,14 @@ class Setup:
     teacher: teachers.Teacher | None
 
 
-def train_student(config, setup, folder):
+def train_student(config, setup, folder, build=None):
     """Builds the student of a Config and trains it to its last step, from the newest checkpoint in the folder.
 
     Args:
       config: a `Config`.
       setup: a `Setup`.
       folder: `Workdir` or path; gets metrics.jsonl, tensorboard/ and checkpoints/.
+      build: what makes the Distiller; `build_distiller` unless given.
 
     Returns:
       (the trained `Distiller`, {"seconds", "examples_per_second", "val_accuracy"}).
@@ -59,7 +56,7 @@ def train_student(config, setup, folder):
       InputError: a training split smaller than a batch, or a checkpoint of another network.
     """
     steps_per_epoch = _steps_per_epoch(config, setup.dataset)
-    distiller = build_distiller(config, setup, steps_per_epoch)
+    distiller = (build or build_distiller)(config, setup, steps_per_epoch)
     _announce(config, setup, distiller, steps_per_epoch)
     cached = setup.teacher.epoch_files(config.teacher_cache_epochs or config.epochs) if setup.teacher else None
     if not cached and setup.teacher:
@@ -67,42 +64,57 @@ def train_student(config, setup, folder):
     resolved = {"radius": float(distiller.radius.numpy()), "xla": distiller.xla, "xla_reason": distiller.xla_reason}
     resolved |= {"replicas": setup.strategy.num_replicas_in_sync, "teacher": setup.teacher and setup.teacher.fingerprint}
     write_json(folder / "config.json", config.to_json() | {"resolved": resolved})
-    return distiller, _train(config, setup, folder, distiller, steps_per_epoch, cached)
+    history = _train(config, setup, folder, distiller, steps_per_epoch, cached)
+    optimizers.take_average(distiller)
+    return distiller, history
 
 
 def build_distiller(config, setup, steps_per_epoch):
     """The compiled Distiller of a Config, in the strategy's scope, its radius measured where it has to be."""
-    dataset = setup.dataset
     with setup.strategy.scope():
-        student = networks.build(
-            config.student, input_shape=dataset.image_shape, num_classes=dataset.num_classes,
-            mean=dataset.mean, std=dataset.std, seed=config.seed,
-        )  # fmt: skip
-        if config.sync_batch_norm and setup.strategy.num_replicas_in_sync > 1:
-            student = synchronized(student)
-        precision.set_precision(student, config.precision)
         rates = schedules.learning_rate(config, steps_per_epoch)
-        starts, tables = {}, {}
-        for name in ("kd_weight", "label_weight"):
-            starts[name] = weight = getattr(config, name)
-            if isinstance(weight, str):
-                values = schedules.loss_weight(weight, steps_per_epoch, len(rates))
-                starts[name] = float(values[0])
-                tables[name] = schedules.Table(values)
+        starts, tables = loss_weights(config, steps_per_epoch, len(rates))
+        tables = {name: schedules.Table(values) for name, values in tables.items()}
         distiller = Distiller(
-            student, None, config.loss, temperature=config.temperature, **starts, radius=config.radius,
+            build_student(config, setup), None, config.loss, temperature=config.temperature, **starts, radius=config.radius,
             center=config.center, label_smoothing=config.label_smoothing,
+            loss_settings=grammar.parse_loss_settings(config.loss_settings),
         )  # fmt: skip
         distiller.compile(
             optimizers.make_optimizer(config, schedules.Table(rates)),
             jit_compile=config.jit_compile,
             schedules=tables if distiller.objective.needs_teacher else {},
         )
+    adapt_radius(distiller, config, setup)
+    return distiller
+
+
+def build_student(config, setup):
+    """The student of a Config with the initial weights of its seed, in the strategy's scope."""
+    with setup.strategy.scope():
+        student = students.build(config, setup.dataset)
+        if config.sync_batch_norm and setup.strategy.num_replicas_in_sync > 1:
+            student = synchronized(student)
+        return precision.set_precision(student, config.precision)
+
+
+def loss_weights(config, steps_per_epoch, total_steps):
+    """({name: number at the first step}, {name: values of all steps, of scheduled ones}) of the two loss weights."""
+    starts = {name: getattr(config, name) for name in ("kd_weight", "label_weight")}
+    tables = {
+        name: schedules.loss_weight(weight, steps_per_epoch, total_steps)
+        for name, weight in starts.items()
+        if isinstance(weight, str)
+    }
+    return starts | {name: float(values[0]) for name, values in tables.items()}, tables
+
+
+def adapt_radius(distiller, config, setup):
+    """Measures the radius where the settings ask for it, the same on all workers."""
     if config.radius in ("teacher_mean", "teacher_sample") and distiller.objective.needs_teacher:
-        images = dataset.train.images[:_ADAPT_EXAMPLES]
+        images = setup.dataset.train.take(slice(_ADAPT_EXAMPLES)).images
         distiller.adapt({"image": images, "teacher_logits": tf.constant(setup.teacher.logits(images))})
         distiller.radius.assign(cluster.agree(lambda: float(distiller.radius.numpy())))
-    return distiller
 
 
 def _steps_per_epoch(config, dataset):
@@ -142,71 +154,32 @@ def _announce(config, setup, distiller, steps_per_epoch):
 
 
 def _train(config, setup, folder, distiller, steps_per_epoch, logit_files):
-    dataset, saved = setup.dataset, checkpoints.Checkpoints(folder / "checkpoints")
-    facts = {"teacher": setup.teacher and setup.teacher.fingerprint}
-    first_step, extra = saved.restore(distiller, warn) or (0, {"seconds": 0.0})
     last_step = config.epochs * steps_per_epoch
-    if first_step and extra.get("teacher") != facts["teacher"]:
-        raise InputError(
-            "The teacher has changed since this run began. Expected the same weights. "
-            f"Received others in {setup.teacher.path}. Choose another --workdir, or add --overwrite to begin anew."
-        )
-    if first_step:
-        say(f"Resuming at step {first_step} of {last_step}.")
-    log = records.Records(folder, epochs_done=first_step // steps_per_epoch) if cluster.is_chief() else None
-    clock = progress.Clock(config.student, config.epochs, first_step / steps_per_epoch, before=extra["seconds"])
-    validate = evaluation.Predictor(distiller)
-    rates = schedules.learning_rate(config, steps_per_epoch)
 
-    @cluster.chief_only
-    def on_epoch_end(step, means, pace):
-        epoch = step // steps_per_epoch
-        record = {"epoch": epoch - 1, "step": step, **means, **_in_force(distiller, rates[step - 1], means)}
-        if dataset.validation:
-            logits = distiller.probability_logits(validate(dataset.validation.images))
-            quality = metrics.quality(logits, dataset.validation.labels)
-            record |= {f"val_{name}": quality[name] for name in ("accuracy", "nll", "ece")}
-        record |= {
-            "examples_per_second": pace.steps * config.batch_size / pace.seconds,
-            "input_wait_share": float(pace.waited_seconds) / pace.seconds,
-            "seconds": clock.seconds(),
-        }
-        log.add(record)
-        clock.say_epoch(epoch, record)
-
-    def make_stream(shards, shard_range):
+    def make_stream(first_step, shards, shard_range):
         return data.train_stream(
-            dataset, config, steps_per_epoch=steps_per_epoch, first_step=first_step, last_step=last_step,
+            setup.dataset, config, steps_per_epoch=steps_per_epoch, first_step=first_step, last_step=last_step,
             shards=shards, shard_range=shard_range, logit_files=logit_files,
         )  # fmt: skip
 
-    if first_step < last_step:
-        loop.train(
-            distiller, make_stream, first_step=first_step, last_step=last_step, steps_per_epoch=steps_per_epoch,
-            steps_per_call=config.steps_per_call, interval=loop.Interval(config.checkpoint_every),
-            on_epoch_end=on_epoch_end, save=lambda step: saved.save(distiller, step, facts | {"seconds": clock.seconds()}),
-        )  # fmt: skip
-    return cluster.agree(lambda: _history(log.rows(), clock.seconds()))
+    with contextlib.closing(Bookkeeping(config, setup, folder, distiller, steps_per_epoch, make_stream)) as kept:
+        if kept.first_step < last_step:
+            profile = _profile(config, folder, kept.first_step, last_step)
+            loop.train(
+                distiller, make_stream, kept, first_step=kept.first_step, last_step=last_step,
+                steps_per_epoch=steps_per_epoch, steps_per_call=config.steps_per_call,
+                interval=loop.Interval(config.checkpoint_every), profile=profile,
+            )  # fmt: skip
+        return kept.finish()
 
 
-def _history(rows, seconds):
-    """What a run's epochs come to."""
-    rate, waiting = (float(np.median([row[name] for row in rows])) for name in ("examples_per_second", "input_wait_share"))
-    say(f"{rate:,.0f} images/s, {waiting:.1%} of the time spent waiting for input.")
-    if waiting > _MOST_WAITING:
-        warn(f"training waited for its input {waiting:.0%} of the time: the pipeline, not the step, sets the pace.")
-    return {
-        "seconds": seconds,
-        "examples_per_second": rate,
-        "input_wait_share": waiting,
-        "val_accuracy": rows[-1].get("val_accuracy"),
-    }
-
-
-def _in_force(distiller, rate, means):
-    """The settings that an epoch's last step ran with, and the gain R / ||z_s|| on the spherical gradient."""
-    weights = {name: float(getattr(distiller, name).numpy()) for name in ("kd_weight", "label_weight")}
-    gain = {}
-    if distiller.objective.row.readout == "sphere":
-        gain["radius_over_student_norm"] = float(distiller.radius.numpy()) / max(means["student_logit_norm"], 1e-30)
-    return {"learning_rate": float(rate), **weights, **gain}
+def _profile(config, folder, first_step, last_step):
+    steps = grammar.parse_step_range(config.profile_steps)
+    if steps and steps[1] > last_step:
+        raise InputError(
+            f"--profile_steps lies beyond the run. Expected steps 1 to {last_step}. "
+            f"Received --profile_steps={config.profile_steps}. Choose earlier ones."
+        )
+    if steps and steps[0] <= first_step:
+        warn(f"--profile_steps={config.profile_steps} traces nothing: the run resumes at step {first_step}.")
+    return loop.Profile(steps, folder / "tensorboard")

@@ -1,152 +1,153 @@
-"""python -m skd_tf.tune: random search of temperature and other settings on the validation split, with keras-tuner."""
+"""python -m skd_tf.tune: searches temperature and other settings on the validation split, with keras-tuner."""
+
+import os
+import pathlib
+import sys
 
 from absl import flags
 
-from skd_tf import cli, quiet
+from skd_tf import cli, cluster, quiet, sources
 from skd_tf.errors import InputError
-from skd_tf.knobs import as_text
+from skd_tf.progress import say
+from skd_tf.search.plan import OBJECTIVES, TUNERS, Plan
+from skd_tf.search.records import RUNNING, Records, is_disk_full
+from skd_tf.search.space import GRAMMAR
 
-# Data, teacher and machine are shared by all trials, and so cannot be searched.
-_SEARCHABLE = (
-    "student", "loss", "temperature", "kd_weight", "label_weight", "radius", "center", "epochs", "batch_size",
-    "learning_rate", "lr_schedule", "warmup_epochs", "optimizer", "momentum", "nesterov", "weight_decay", "clip_norm",
-    "label_smoothing", "seed", "precision",
-)  # fmt: skip
-_GRAMMAR = "NAME:log:LOW:HIGH, NAME:linear:LOW:HIGH, NAME:int:LOW:HIGH or NAME:choice:A,B,..."
+_TOGETHER = ("KERASTUNER_TUNER_ID", "KERASTUNER_ORACLE_IP", "KERASTUNER_ORACLE_PORT")
+
+
+def __getattr__(name):
+    if name == "DistillationHyperModel":  # TensorFlow takes seconds to import
+        from skd_tf.search.hypermodel import DistillationHyperModel
+
+        return DistillationHyperModel
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def define(flag_values):
-    cli.define_flags(flag_values, [*cli.PLACES, *(name for name in cli.FIELDS if name != "dry_run")])
-    flags.DEFINE_multi_string("search", None, f"setting to search: {_GRAMMAR}; repeatable", flag_values=flag_values)
-    flags.DEFINE_integer("max_trials", 10, "students to train", lower_bound=1, flag_values=flag_values)
-    flags.DEFINE_integer("search_seed", 0, "seed of the settings drawn", flag_values=flag_values)
+    cli.define_flags(flag_values)
+    flags.DEFINE_multi_string("search", None, f"setting to search: {GRAMMAR}; repeatable", flag_values=flag_values)
+    flags.DEFINE_string("tuner", "random", f"how values are chosen: {', '.join(TUNERS)}", flag_values=flag_values)
+    objective = f"what is best: NAME, NAME:min or NAME:max of the last epoch's {', '.join(OBJECTIVES)}"
+    flags.DEFINE_string("objective", "val_accuracy", objective, flag_values=flag_values)
+    flags.DEFINE_integer("max_trials", None, "trials at most; 10, or the whole grid, unless given", flag_values=flag_values)
+    flags.DEFINE_integer("executions_per_trial", 1, "students a trial, with seeds in a row", flag_values=flag_values)
+    flags.DEFINE_integer("search_seed", 0, "seed of the settings drawn", lower_bound=0, flag_values=flag_values)
+    final = "train the best on all of train, in <workdir>/final, and measure it once on the test split"
+    flags.DEFINE_boolean("final_run", False, final, flag_values=flag_values)
 
 
 def main(flag_values):
     config = cli.config_from(flag_values)
-    config.require_teacher()
-    space = [parse_search(text, config) for text in flag_values.search]
-    if not config.validation_fraction:
-        raise InputError(
-            "A search needs validation images: it never sees the test split. Expected --validation_fraction > 0. "
-            "Received --validation_fraction=0. Set it to 0.1 for example."
-        )
+    if not config.teacher_cache_dir:  # the teacher runs once for all trials
+        config = config.replace(teacher_cache_dir=str(pathlib.Path(flag_values.workdir) / "teacher_cache"))
+    plan = Plan(
+        config, tuple(flag_values.search), tuner=flag_values.tuner, objective=flag_values.objective,
+        max_trials=flag_values.max_trials, search_seed=flag_values.search_seed,
+        executions_per_trial=flag_values.executions_per_trial,
+    )  # fmt: skip
+    _role()
+    sources.check(plan.shared)
+    if config.dry_run:
+        from skd_tf import dry_run
+
+        searched = [f"Search: {plan.trials} trials, {plan.tuner}, {plan.goal.name} {plan.goal.direction}"]
+        print("\n".join([dry_run.describe(config, flag_values.workdir, flag_values.data_dir), *searched,
+                         *(f"  {dimension.text}" for dimension in plan.space)]))  # fmt: skip
+        return 0
     quiet.import_tensorflow()
-    search(config, space, flag_values.workdir, flag_values.data_dir, flag_values.max_trials, flag_values.search_seed)
-
-
-def parse_search(text, config):
-    """Reads one --search into (name, kind, values), its ends checked as values of that setting.
-
-    Raises:
-      InputError: text outside the grammar, an unknown setting, or a value that the setting does not take.
-    """
-    name, _, rest = text.partition(":")
-    kind, _, values = rest.partition(":")
-    if name not in _SEARCHABLE:
-        raise InputError(
-            f"--search names no setting that can be searched. Expected {_GRAMMAR}, NAME one of {', '.join(_SEARCHABLE)}. "
-            f"Received --search={text}. Correct the name."
-        )
-    numbers = values.split("," if kind == "choice" else ":")
     try:
-        if kind == "choice":
-            # Texts: keras-tuner's choices are of one type, and Config reads them back.
-            values = [as_text(getattr(config.replace(**{name: value}), name)) for value in numbers]
-        else:
-            low, high = (_NUMBER_KINDS[kind](value) for value in numbers)
-            if not low < high or (kind == "log" and low <= 0):
-                raise ValueError
-            values = [getattr(config.replace(**{name: value}), name) for value in (low, high)]
-    except (KeyError, ValueError) as error:
-        if isinstance(error, InputError):
+        search(plan, flag_values.workdir, flag_values.data_dir, final_run=flag_values.final_run)
+    except Exception as error:
+        if not is_disk_full(error):
             raise
-        raise InputError(
-            f"--search is not in its grammar. Expected {_GRAMMAR} with LOW < HIGH. Received --search={text}. "
-            "Write for example --search=temperature:log:1:16."
-        ) from error
-    return name, kind, values
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"Nothing is lost; free some space, then go on with:\n  {cli.command_line()}", file=sys.stderr)
+        return 1
+    return 0
 
 
-def search(config, space, workdir, data_dir, max_trials, seed):
-    """Trains `max_trials` students and writes best.flags and trials.json; the test split is never read.
+def search(plan, workdir, data_dir=None, *, final_run=False, setup=None):
+    """Trains the students of a `Plan`, or those that are still missing, and writes down what they came to.
+
+    The test split is never read, but for the one `final_run`.
 
     Args:
-      config: the settings that are not searched.
-      space: rows of `parse_search`.
-      workdir: folder of the search.
+      plan: `skd_tf.search.plan.Plan`.
+      workdir: folder of the search; the same plan again continues it.
       data_dir: TFDS data directory.
-      max_trials: students to train.
-      seed: of the settings drawn.
+      final_run: whether the best is then trained on all of train, in workdir/final, and measured on the test split.
+      setup: a `training.Setup`, where data and teacher are at hand already.
 
     Returns:
-      [{"val_accuracy", "settings"}], best first.
+      The records of the finished trials, best first (see `skd_tf.search.records`); None in a worker of a chief.
+
+    Raises:
+      InputError: wrong settings, another search's folder, or not one trial that finished.
     """
-    import pathlib
+    from skd_tf.search import hparams, picture, report
+    from skd_tf.search.oracles import make_oracle
+    from skd_tf.search.trials import Trials
+    from skd_tf.search.tuner import Tuner
 
-    import keras_tuner
-
-    from skd_tf import experiment, summary, training
-    from skd_tf.progress import say
-    from skd_tf.workdir import Workdir, write_json, write_text
-
-    folder = pathlib.Path(workdir)
-    folder.mkdir(parents=True, exist_ok=True)
-    setup = experiment.prepare(config, folder, data_dir, test=False)
-    rows = []
-
-    class Tuner(keras_tuner.Tuner):
-        """keras-tuner draws, ours train: a returned dict makes it keep no checkpoint and no teacher."""
-
-        def run_trial(self, trial, verbose=0):
-            values = {name: trial.hyperparameters.get(name) for name, _, _ in space}
-            say(f"Trial {len(rows) + 1} of {max_trials}: " + ", ".join(f"{k} {v}" for k, v in values.items()))
-            trial_config = config.replace(**values)
-            # Begun anew whatever an earlier search left there: its trials have the same numbers and other settings.
-            trial_folder = Workdir(folder / "trials" / trial.trial_id, trial_config.replace(overwrite=True))
-            _, history = training.train_student(trial_config, setup, trial_folder)
-            settings = {name: getattr(trial_config, name) for name in values}
-            rows.append({"val_accuracy": history["val_accuracy"], "settings": settings})
-            return {"val_accuracy": history["val_accuracy"]}
-
-    parameters = keras_tuner.HyperParameters()
-    for name, kind, values in space:
-        _DECLARE[kind](parameters, name, values)
-    oracle = keras_tuner.oracles.RandomSearchOracle(
-        objective=keras_tuner.Objective("val_accuracy", "max"), max_trials=max_trials, hyperparameters=parameters, seed=seed
-    )
-    tuner = Tuner(oracle=oracle, hypermodel=None, directory=str(folder), project_name="oracle", overwrite=True)
-    tuner.search(verbose=0)
-    rows.sort(key=lambda row: -row["val_accuracy"])
-    best = config.replace(**rows[0]["settings"])
-    if not best.teacher_checkpoint:  # the one that was searched with
-        best = best.replace(teacher_checkpoint=str(folder / "teacher"), teacher_flagfile="", teacher="")
-    write_text(folder / "best.flags", cli.write_flags(best.replace(dry_run=False, overwrite=False)))
-    write_json(folder / "trials.json", rows)
-    names = [name for name, _, _ in space]
-    lines = [["validation top-1", *names]]
-    lines += [[f"{row['val_accuracy']:.4f}", *(_short(row["settings"][name]) for name in names)] for row in rows]
-    say(f"\n{summary.aligned(lines)}\n\nBest: {folder / 'best.flags'}")
-    return rows
+    records, role = Records(pathlib.Path(workdir), plan), _role()
+    trials, oracle = Trials(records, data_dir, setup), make_oracle(plan)
+    if role == "worker":
+        Tuner(oracle, records, trials).search()
+        say("This worker is done; the chief writes the results.")
+        return None
+    records.claim()
+    known = records.all()
+    for record in known:  # of a search stopped between a trial's record and this
+        if record["status"] != RUNNING:
+            trials.remove_weights(record["trial"])
+    if len(known) < plan.trials or any(record["status"] == RUNNING for record in known):
+        say(f"{plan.trials} trials over {', '.join(d.text for d in plan.space)} ({plan.tuner}), {len(known)} begun before.")
+        hparams.write_space(records.folder, plan)
+        oracle.begin(records)
+        try:
+            Tuner(oracle, records, trials).search()
+        finally:
+            report.write(records)
+    ranked = report.write(records)
+    if not ranked:
+        raise InputError(f"No trial has finished. Expected one at least. Received failures: {records.all()[0]['reason']}")
+    drawn = picture.write(records, ranked)
+    say(f"\n{report.closing(records, ranked)}\n\nBest: {records.folder / 'best.flags'}\nPicture: {drawn}")
+    if final_run:
+        _final_run(report.best_config(records, ranked[0]), records.folder, data_dir)
+    return ranked
 
 
-_NUMBER_KINDS = {"log": float, "linear": float, "int": int}
-_DECLARE = {
-    "log": lambda hp, name, ends: hp.Float(name, *ends, sampling="log"),
-    "linear": lambda hp, name, ends: hp.Float(name, *ends),
-    "int": lambda hp, name, ends: hp.Int(name, *ends),
-    "choice": lambda hp, name, values: hp.Choice(name, values),
-}
+def _final_run(config, folder, data_dir):
+    from skd_tf import experiment
+
+    say(f"\nFinal run: the best settings on all of train, in {folder / 'final'}")
+    experiment.run(config.replace(validation_fraction=0.0), folder / "final", data_dir)
 
 
-def _short(value):
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def _role():
+    """ "alone", "chief" or "worker": what keras-tuner's three variables say. InputError where some are missing."""
+    given = [name for name in _TOGETHER if os.environ.get(name)]
+    if cluster.member("auto"):
+        raise InputError(
+            "A search does not span TF_CONFIG's workers. Expected no cluster. Received TF_CONFIG with several workers. "
+            f"Unset it, and share the trials among processes with {', '.join(_TOGETHER)}."
+        )
+    if 0 < len(given) < len(_TOGETHER):
+        raise InputError(
+            f"Several processes share a search with three variables. Expected {', '.join(_TOGETHER)}. "
+            f"Received {', '.join(given)} alone. Set all of them, or none."
+        )
+    if not given:
+        return "alone"
+    return "chief" if "chief" in os.environ["KERASTUNER_TUNER_ID"] else "worker"
 
 
 def cli_main():
     cli.run(
         main,
-        description="Searches settings on the validation split; ends with a table and best.flags.",
+        description="Searches settings on the validation split; ends with a table, a picture and best.flags.",
         define=define,
         required=("workdir", "search"),
     )

@@ -1,8 +1,11 @@
 """A run's folder: whose it is, whether it is finished, and what it holds."""
 
+import contextlib
+import fcntl
 import json
 import os
 import pathlib
+import platform
 import shutil
 
 from skd_tf import cluster
@@ -11,6 +14,7 @@ from skd_tf.errors import InputError
 
 _FILES = (
     "config.json", "flags.txt", "metrics.jsonl", "checkpoints", "tensorboard", "student.keras", "saved_model", "result.json",
+    "measurements.json", "report.html", "calibration.json", "post_mortem",
 )  # fmt: skip
 
 
@@ -18,6 +22,7 @@ class Workdir:
     """The folder of one run.
 
         config.json flags.txt metrics.jsonl checkpoints/ tensorboard/ student.keras saved_model/ result.json
+        measurements.json report.html calibration.json
         teacher/ student_alone/     runs of their own, where this run trained them
 
     All workers of a cluster share it; the chief alone changes it.
@@ -53,14 +58,11 @@ class Workdir:
             self.path.mkdir(parents=True, exist_ok=True)
             before = self._recorded()
             if before is not None:
-                self._refuse_differences(before, config)
+                refuse_differences(self.path, before, config)
             write_json(self / "config.json", config.to_json())
             return config.to_json()
         except OSError as error:
-            raise InputError(
-                f"The workdir cannot be written ({error.strerror}). Expected a writable folder. "
-                f"Received workdir={self.path}. Choose another --workdir."
-            ) from error
+            raise _unwritable(self.path, error) from error
 
     def __truediv__(self, name):
         return self.path / name
@@ -86,15 +88,6 @@ class Workdir:
             )
         return None
 
-    def _refuse_differences(self, before, config):
-        differences = before.differences(config)
-        begun = any((self / name).exists() for name in _FILES[2:])  # settings alone are no run yet
-        if differences and begun:
-            raise InputError(
-                f"The workdir {self.path} belongs to a run with other settings. Expected the same ones. "
-                f"Received {'; '.join(differences)}. Choose another --workdir, or add --overwrite to begin anew."
-            )
-
     def _clear(self):
         if not (self / "config.json").is_file():  # whatever it holds: an older version's, or a damaged one
             self._recorded()  # refuses files that are no run's
@@ -102,6 +95,17 @@ class Workdir:
         for name in _FILES:
             path = self / name
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def refuse_differences(path, before, config):
+    """InputError where a run with the settings `before` has begun in a workdir, and `config` could give other numbers."""
+    differences = before.differences(config)
+    begun = any((pathlib.Path(path) / name).exists() for name in _FILES[2:])  # settings alone are no run yet
+    if differences and begun:
+        raise InputError(
+            f"The workdir {path} belongs to a run with other settings. Expected the same ones. "
+            f"Received {'; '.join(differences)}. Choose another --workdir, or add --overwrite to begin anew."
+        )
 
 
 def recorded_config(path):
@@ -118,6 +122,48 @@ def recorded_config(path):
             f"The recorded settings are damaged ({error}). Expected JSON. Received {file}. "
             "Choose another --workdir, or add --overwrite to begin anew."
         ) from error
+
+
+@contextlib.contextmanager
+def locked(path):
+    """Keeps a folder to this run: by a lock of the operating system, which ends with its owner, however it ends.
+
+    Raises:
+      InputError: another run has the folder, or it cannot be written.
+    """
+    held = []
+    cluster.agree(lambda: _lock(pathlib.Path(path), held))
+    try:
+        yield
+    finally:
+        for file in held:
+            file.close()
+
+
+def _lock(path, held):
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        file = open(path / ".lock", "a+")  # noqa: SIM115 (the caller closes it)
+        held.append(file)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}")
+        file.flush()
+    except BlockingIOError as error:
+        file.seek(0)
+        raise InputError(
+            f"Another run has this workdir. Expected one at a time. Received workdir={path}, in use by {file.read()}. "
+            "Wait for its end, or choose another --workdir."
+        ) from error
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path, error):
+    return InputError(
+        f"The workdir cannot be written ({error.strerror}). Expected a writable folder. Received workdir={path}. "
+        "Choose another --workdir."
+    )
 
 
 def write_json(path, value):

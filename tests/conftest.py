@@ -23,3 +23,17 @@ def two_replicas():
     from skd_tf.config import Config
 
     return replicas.make_strategy(Config(strategy="mirrored"))
+
+
+@pytest.fixture(scope="session")
+def digits_run(tmp_path_factory):
+    """The folder of a finished run on digits: a small student distilled on the sphere, its teacher beside it."""
+    from skd_tf import experiment
+    from skd_tf.config import Config
+
+    folder = tmp_path_factory.mktemp("digits_run")
+    shared = {"batch_size": 32, "learning_rate": 0.1, "strategy": "one_device", "report": False}
+    experiment.run(Config(student="cnn_8", loss="cross_entropy", epochs=10, **shared), folder / "teacher")
+    settings = shared | {"teacher_checkpoint": str(folder / "teacher"), "report": True}
+    experiment.run(Config(student="cnn_4", epochs=25, **settings), folder / "run")
+    return folder / "run"

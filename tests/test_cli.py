@@ -21,12 +21,14 @@ REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 CONTRACT = [
     *("workdir", "data_dir", "dataset", "download", "data_seed", "validation_fraction", "image_size"),
     *("student", "student_alone", "teacher", "teacher_checkpoint", "teacher_flagfile"),
-    *("loss", "temperature", "kd_weight", "label_weight", "radius", "center"),
+    *("loss", "temperature", "kd_weight", "label_weight", "radius", "center", "loss_settings"),
     *("epochs", "batch_size", "learning_rate", "lr_schedule", "warmup_epochs", "optimizer", "momentum"),
     *("nesterov", "weight_decay", "clip_norm", "label_smoothing", "seed"),
     *("strategy", "virtual_devices", "precision", "teacher_precision", "jit_compile", "steps_per_call"),
-    *("checkpoint_every", "dry_run", "overwrite", "sync_batch_norm"),
+    *("checkpoint_every", "keep_checkpoints", "dry_run", "overwrite", "sync_batch_norm"),
     *("teacher_cache_dir", "teacher_cache_dtype", "teacher_cache_epochs"),
+    *("augmentation", "cache_dataset", "student_checkpoint", "student_preprocessing", "teacher_preprocessing", "ema_momentum"),
+    *("profile_steps", "report"),
 ]
 PROGRAM = """
     import sys
@@ -193,7 +195,7 @@ def _values(field):
 def test_what_write_flags_writes_is_read_back_equal(tmp_path_factory, values):
     for name in list(values):  # keep the rest of a draw when one of its texts is refused
         try:
-            Config(**{name: values[name], "label_weight": 1, "epochs": 10**9})
+            Config(**{name: values[name], "label_weight": 1, "epochs": 10_000})
         except InputError:
             del values[name]
     try:

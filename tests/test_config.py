@@ -192,6 +192,10 @@ def test_differences_name_what_could_change_a_number_and_nothing_else():
         "download": True,
         "steps_per_call": 1,
         "checkpoint_every": "5 steps",
+        "keep_checkpoints": 5,
+        "cache_dataset": "none",
+        "profile_steps": "3,4",
+        "report": False,
         "dry_run": True,
         "overwrite": True,
     }

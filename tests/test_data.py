@@ -1,5 +1,7 @@
 """Datasets and streams: order from (seed, step), pixels from (data_seed, epoch, example), nothing else."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -69,7 +71,7 @@ def test_replicas_share_out_the_same_global_batches(digits):
 
 
 def test_each_epoch_has_each_example_at_most_once_in_another_order(digits):
-    plain = data.dataclasses.replace(digits, augmentation=augment.Augmentation(pad=0, flip=False))
+    plain = dataclasses.replace(digits, augmentation=augment.Augmentation(pad=0, flip=False))
     config = Config(batch_size=40)
     known = {image.tobytes(): i for i, image in enumerate(digits.train.images)}
     batches = stream(plain, config)

@@ -112,11 +112,59 @@ def test_a_prepared_set_is_read_from_its_newest_record(tmp_path):
         dry_run.describe(Config(dataset="flowers"), data_dir=tmp_path)
 
 
-def test_a_set_that_is_not_there_is_known_by_name_or_left_open(tmp_path):
-    lines = _lines(Config(dataset="cifar100"), data_dir=tmp_path)
+def test_a_set_that_is_not_there_is_an_error_unless_it_may_be_fetched(tmp_path):
+    for name in ("cifar100", "flowers"):
+        with pytest.raises(InputError, match=r"not prepared.*--download"):
+            dry_run.describe(Config(dataset=name), data_dir=tmp_path)
+    lines = _lines(Config(dataset="cifar100", download=True), data_dir=tmp_path)
     assert lines["examples"] == "45000 to train, 5000 to validate, 10000 to test"
-    lines = _lines(Config(dataset="flowers"), data_dir=tmp_path)
+    lines = _lines(Config(dataset="flowers", download=True), data_dir=tmp_path)
     assert "unknown" in lines["examples"] and "unknown" in lines["steps"]
+
+
+def test_a_folder_is_counted_by_its_files(tmp_path):
+    for part, count in (("train", 70), ("test", 3)):
+        for name in ("cat", "dog"):
+            folder = tmp_path / part / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                (folder / f"{i}.jpg").write_text("")
+    lines = _lines(Config(dataset=f"folder:{tmp_path}", augmentation="resized_crop", image_size=160))
+    assert lines["examples"] == "126 to train, 14 to validate, 6 to test" and lines["classes"] == "2"
+    assert lines["images"] == "160x160" and lines["augmentation"] == "resized_crop"
+    with pytest.raises(InputError, match="no such folder"):
+        dry_run.describe(Config(dataset=f"folder:{tmp_path / 'typo'}"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"teacher_checkpoint": "typo.keras"}, "No model there.*typo.keras"),
+        ({"teacher_flagfile": "typo.flags"}, "typo.flags"),
+        ({"teacher": "typo:net"}, "no module typo.*--teacher=typo:net"),
+        ({"student": "typo.keras", "teacher": "resnet8"}, "No model there.*typo.keras"),
+        ({"student": "typo:net", "teacher": "resnet8"}, "no module typo"),
+        ({"student_checkpoint": "typo", "teacher": "resnet8"}, "No model there.*typo"),
+        ({"student_alone": "typo", "teacher": "resnet8"}, "No model there.*typo"),
+        ({"dataset": "typo:data", "teacher": "resnet8"}, "no module typo"),
+    ],
+)
+def test_what_is_not_there_is_told_before_anything_starts(settings, words):
+    with pytest.raises(InputError, match=words):
+        dry_run.describe(Config(**settings))
+
+
+def test_a_workdir_agrees_or_is_refused(tmp_path):
+    config = Config(teacher="resnet8")
+    assert dry_run.describe(config, workdir=tmp_path).endswith(str(tmp_path))
+    (tmp_path / "config.json").write_text(json.dumps(config.to_json()))
+    (tmp_path / "metrics.jsonl").write_text("")
+    assert "would resume" in dry_run.describe(config, workdir=tmp_path)
+    with pytest.raises(InputError, match=r"--epochs: 30 -> 5.*--overwrite"):
+        dry_run.describe(config.replace(epochs=5), workdir=tmp_path)
+    assert "begun anew" in dry_run.describe(config.replace(epochs=5, overwrite=True), workdir=tmp_path)
+    (tmp_path / "result.json").write_text("{}")
+    assert "finished" in dry_run.describe(config, workdir=tmp_path)
 
 
 def test_milestones_that_the_run_never_reaches_are_named():

@@ -1,6 +1,7 @@
 """The losses against float64 numpy oracles: values, gradients, labels, extremes, compilation."""
 
 import inspect
+import pathlib
 
 import keras
 import numpy as np
@@ -9,10 +10,12 @@ import pytest
 import tensorflow as tf
 from loss_cases import CASES, assert_terms_close, batch, gradients, terms
 
-from skd_tf import losses
+from skd_tf import cli, grammar, losses
+from skd_tf.config import Config
 from skd_tf.errors import InputError
-from skd_tf.loss_names import LOSS_NAMES
+from skd_tf.loss_names import LOSS_NAMES, LOSS_SETTINGS
 from skd_tf.losses import LOSSES
+from skd_tf.objective import Objective
 
 CENTERED = [case for case in CASES if case[1].get("center", True)]
 COMPILED = [CASES[index] for index in (0, 4, 5, 7, 8, 9, 11)]
@@ -167,13 +170,50 @@ def test_no_gradient_reaches_the_teacher(name, settings):
     assert tape.gradient(total, teacher) is None
 
 
+METHODS = pathlib.Path(__file__).resolve().parent.parent / "experiments" / "cifar100" / "methods"
+# A file may have a schedule where the table has the constant that it ends at.
+SCHEDULED = {"dkd": {"kd_weight": "linear 0 to 1 over 20 epochs"}}
+
+
+@pytest.mark.parametrize("name", LOSS_NAMES)
+def test_each_loss_has_a_flagfile_with_its_authors_settings(name):
+    path = METHODS / ("skd.flags" if name == "spherical" else f"{name}.flags")
+    config, given = cli.read_flagfile(path)
+    assert config.loss == name
+    expected = LOSSES[name].defaults | SCHEDULED.get(name, {})
+    assert {setting: getattr(config, setting) for setting in expected} == expected
+    assert given == {"loss", *expected, *(["loss_settings"] if name in LOSS_SETTINGS else [])}
+    function = inspect.signature(LOSSES[name].function).parameters
+    for setting, value in grammar.parse_loss_settings(config.loss_settings).items():
+        assert function[setting].default == value
+
+
+def test_settings_of_one_loss_reach_it_and_no_other():
+    assert Config(loss="dkd", loss_settings="BETA = 2,alpha=1.0").loss_settings == "alpha=1, beta=2"
+    for wrong in ({"loss": "kd", "loss_settings": "beta=2"}, {"loss": "dkd", "loss_settings": "gamma=2"}):
+        with pytest.raises(InputError, match="does not take"):
+            Config(**wrong)
+    for text in ("beta", "beta=-1", "beta=2, beta=3", "beta=2 alpha=1", "beta=inf", "=2"):
+        with pytest.raises(InputError, match="beta=2"):
+            Config(loss="dkd", loss_settings=text)
+    student, teacher, labels = batch()
+    fixed = {"temperature": 4.0, "radius": 1.0, "readout_radius": 1.0, "kd_weight": 1.0, "label_weight": 0.5}
+    objective = Objective("dkd", center=True, label_smoothing=0.0, settings={"beta": 2.0})
+    loss, _, _ = objective(tf.constant(student), tf.constant(teacher), tf.constant(labels), **fixed)
+    expected = oracles.dkd(student, teacher, labels, temperature=4.0, alpha=1.0, beta=2.0)
+    np.testing.assert_allclose(loss, 0.5 * expected["label"] + expected["distill"], rtol=1e-6)
+    for settings in ({"gamma": 2.0}, {"temperature": 2.0}, {"beta": "2"}, {"beta": float("nan")}):
+        with pytest.raises(InputError):
+            Objective("dkd", center=True, label_smoothing=0.0, settings=settings)
+
+
 def test_the_table():
     assert tuple(LOSSES) == LOSS_NAMES
-    for row in LOSSES.values():
+    for name, row in LOSSES.items():
         signature = inspect.signature(row.function).parameters
         assert list(signature)[:3] == ["student_logits", "teacher_logits", "labels"]
         settings = {key for key, value in signature.items() if value.kind is value.KEYWORD_ONLY}
-        assert settings - {"alpha", "beta"} == set(row.defaults) - {"kd_weight", "label_weight"}
+        assert settings - set(LOSS_SETTINGS.get(name, ())) == set(row.defaults) - {"kd_weight", "label_weight"}
         for key in settings & set(row.defaults):
             assert signature[key].default in (row.defaults[key], inspect.Parameter.empty)
         assert row.readout in losses.READOUTS

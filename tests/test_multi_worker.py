@@ -215,3 +215,24 @@ def test_a_killed_worker_ends_the_others_and_the_same_command_resumes(uninterrup
     assert numbers(tmp_path) == numbers(folder)
     ours, theirs = checkpoint_arrays(tmp_path), checkpoint_arrays(folder)
     assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)
+
+
+@pytest.mark.slow
+def test_two_workers_share_one_teacher_cache(uninterrupted, tmp_path):
+    """Each computes a part of it, once; from it two workers train as two replicas do, and as they would live."""
+    flags, live, _ = uninterrupted
+    cached = f"--teacher_cache_dir={tmp_path / 'cache'}", "--teacher_cache_dtype=float32", "--student_alone=none"
+    flags = [flag for flag in flags if not flag.startswith("--teacher_flagfile")]
+    teacher = f"--teacher_checkpoint={live / 'teacher'}"
+    workers = Workers(*train_flags(tmp_path / "run", *flags, *cached, teacher), limit_seconds=300)
+    assert workers.wait() == [0, 0], workers.lines
+    assert any("20 to compute" in line for line in workers.lines)
+    assert any("teacher pass: 10 epochs" in line for line in workers.lines)
+    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").glob("*.logits")}
+    again = train_flags(tmp_path / "one", *flags, *cached, teacher, "--strategy=mirrored", "--virtual_devices=2")
+    alone = Workers(*again, count=1, limit_seconds=300)
+    assert alone.wait() == [0] and any("0 to compute" in line for line in alone.lines), alone.lines
+    assert {path: path.stat().st_mtime_ns for path in files} == files
+    first = [numbers(folder)[0] for folder in (live, tmp_path / "run", tmp_path / "one")]  # 16 steps
+    assert first[0]["loss"] == pytest.approx(first[1]["loss"], rel=1e-4)
+    assert first[1] == pytest.approx(first[2], rel=1e-4)

@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -190,3 +192,24 @@ def test_no_room_no_right_and_no_range_are_one_line(tmp_path, monkeypatch):
         teacher_cache.TeacherCache(tmp_path / "file" / "sub", "float16", lambda line: None)
     with pytest.raises(InputError, match="teacher_cache_dir"):
         Config(teacher_cache_epochs=3)
+
+
+WRITER = """
+import sys
+import numpy as np
+from skd_tf import teacher_cache
+
+cache = teacher_cache.TeacherCache(sys.argv[1], "float16", lambda line: sys.exit(line))
+for i in range(300):
+    key, logits = teacher_cache.key_of({"epoch": i}), np.full([200, 10], i)
+    if not cache.has(key, (200, 10)):
+        cache.write(key, logits)
+    assert np.array_equal(cache.read(key, (200, 10)), logits)
+"""
+
+
+def test_two_processes_may_share_one_folder(tmp_path):
+    """Neither ever sees half a file, though both write the same ones at once."""
+    processes = [subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)]) for _ in range(2)]
+    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    assert len([*tmp_path.iterdir()]) == 300

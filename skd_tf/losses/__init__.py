@@ -10,14 +10,15 @@ Each is called as `function(student_logits, teacher_logits, labels, **settings)`
     loss = label_weight * label + kd_weight * distill        label_weight: 1 - kd_weight unless given
 
 `settings` are those keyword arguments that the function's own signature names. A loss is added by writing
-such a function and its row below.
+such a function and its row below. What a function takes beside temperature, radius and center comes from
+`Distiller(loss_settings=...)` and `--loss_settings`.
 """
 
 from collections.abc import Callable
 from typing import NamedTuple
 
 from skd_tf.losses.baselines import cross_entropy, dist, dkd, kd, logit_standardization
-from skd_tf.losses.sphere import READOUTS, logit_norm, project, readout, resolve_radius, spherical_kd
+from skd_tf.losses.sphere import READOUTS, logit_norm, on_one_sphere, project, readout, resolve_radius, spherical_kd
 from skd_tf.losses.terms import target_probabilities
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "kd",
     "logit_norm",
     "logit_standardization",
+    "on_one_sphere",
     "project",
     "readout",
     "resolve_radius",

@@ -110,13 +110,31 @@ def spherical_kd(student_logits, teacher_logits, labels, *, temperature=4.0, rad
 
     Reference: Guo et al. 2021, arXiv:2010.07485, and its code.
     """
+    student, teacher = on_one_sphere(student_logits, teacher_logits, radius, center=center)
+    return {"label": label_term(student, labels), "distill": distill_term(student, teacher, temperature)}
+
+
+def on_one_sphere(student_logits, teacher_logits, radius, *, center=True):
+    """Both nets' logits on the sphere of `spherical_kd`, the teacher's cut off from the gradient.
+
+    Args:
+      student_logits: `[batch, classes]`, any float dtype; computed in float32.
+      teacher_logits: `[batch, classes]`; receives no gradient.
+      radius: as in `spherical_kd`.
+      center: as in `project`.
+
+    Returns:
+      (student, teacher), each `[batch, classes]` float32, float64 where the student's are.
+
+    Raises:
+      InputError: another name for the radius, or shapes that do not fit.
+    """
     student, teacher = logit_pair(student_logits, teacher_logits)
     if isinstance(radius, str) and radius == "teacher_sample":
         radius = logit_norm(teacher, center=center)[:, None]
     else:
         teacher = project(teacher, radius, center=center)
-    student = project(student, radius, center=center)
-    return {"label": label_term(student, labels), "distill": distill_term(student, teacher, temperature)}
+    return project(student, radius, center=center), teacher
 
 
 READOUTS = {

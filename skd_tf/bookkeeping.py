@@ -1,0 +1,150 @@
+"""What a run keeps while it trains: a record an epoch, checkpoints, and what a failed step leaves behind."""
+
+import numpy as np
+import tensorflow as tf
+
+from skd_tf import checkpoints, cluster, evaluation, metrics, optimizers, progress, records, schedules
+from skd_tf.errors import Diverged, InputError
+from skd_tf.interrupts import Interrupted
+from skd_tf.progress import say, warn
+from skd_tf.workdir import write_json
+
+_MOST_WAITING = 0.10
+
+
+class Bookkeeping:
+    """The `skd_tf.loop.Hooks` of a run with a workdir; restores its newest checkpoint.
+
+    Args:
+      config: a `Config`.
+      setup: a `skd_tf.training.Setup`.
+      folder: the `Workdir` or its path.
+      distiller: compiled and built.
+      steps_per_epoch: full batches in an epoch.
+      make_stream: as `skd_tf.loop.train` takes it.
+
+    Raises:
+      InputError: a checkpoint of another network, or of training with another teacher.
+    """
+
+    def __init__(self, config, setup, folder, distiller, steps_per_epoch, make_stream):
+        self._config, self._setup, self._folder, self._distiller = config, setup, folder, distiller
+        self._steps_per_epoch, self._make_stream = steps_per_epoch, make_stream
+        self.last_step = config.epochs * steps_per_epoch
+        self._checkpoints = checkpoints.Checkpoints(folder / "checkpoints", keep=config.keep_checkpoints)
+        self._facts = {"teacher": setup.teacher and setup.teacher.fingerprint}
+        self.first_step, extra = self._checkpoints.restore(distiller, warn) or (0, {"seconds": 0.0})
+        if self.first_step and extra.get("teacher") != self._facts["teacher"]:
+            raise InputError(
+                "The teacher has changed since this run began. Expected the same weights. "
+                f"Received others in {setup.teacher.path}. Choose another --workdir, or add --overwrite to begin anew."
+            )
+        if self.first_step:
+            say(f"Resuming at step {self.first_step} of {self.last_step}.")
+        self._records = None
+        if cluster.is_chief():
+            epochs_done = self.first_step // steps_per_epoch
+            self._records = records.Records(folder, epochs_done=epochs_done, config=config)
+        self._clock = progress.Clock(
+            config.student, config.epochs, self.first_step, steps_per_epoch, before=extra["seconds"]
+        )  # fmt: skip
+        self._validate = evaluation.predictor_of(distiller)
+        self._rates = schedules.learning_rate(config, steps_per_epoch)
+
+    def on_call(self, step):
+        self._clock.say_step(step)
+
+    def on_epoch_end(self, step, means, pace):
+        if "loss" not in means:
+            raise Diverged(
+                "Training has diverged: float16's loss scaling has skipped every step of an epoch. Expected finite "
+                f"gradients. Received none in epoch {step // self._steps_per_epoch}. Take --precision=bfloat16, or lower "
+                "--learning_rate."
+            )
+        self._record(step, means, pace)
+
+    @cluster.chief_only
+    def _record(self, step, means, pace):
+        distiller, validation, epoch = self._distiller, self._setup.dataset.validation, step // self._steps_per_epoch
+        record = {"epoch": epoch - 1, "step": step, **means, **_in_force(distiller, self._rates[step - 1], means)}
+        if validation:
+            with optimizers.averaged(distiller):
+                logits = distiller.probability_logits(self._validate(validation.images))
+            quality = metrics.quality(logits, validation.labels)
+            record |= {f"val_{name}": quality[name] for name in ("accuracy", "nll", "ece")}
+            self._checkpoints.save_best(distiller, step, quality["accuracy"], self._extra())
+        record |= {
+            "examples_per_second": pace.steps * self._config.batch_size / pace.seconds,
+            "input_wait_share": float(pace.waited_seconds) / pace.seconds,
+            "seconds": self._clock.seconds(),
+        }
+        self._records.add(record)
+        self._clock.say_epoch(epoch, record)
+
+    def save(self, step):
+        self._checkpoints.save(self._distiller, step, self._extra())
+        if step == self.last_step:
+            self._checkpoints.wait()
+
+    def on_interrupt(self, step, signal):
+        self._checkpoints.wait()
+        raise Interrupted(signal, f"Step {step} of {self.last_step} is saved.")
+
+    def on_not_finite(self, step, names):
+        """Leaves the state before the step, its batch and their names in post_mortem/, and raises `Diverged`."""
+        folder = self._folder / "post_mortem"
+        self._leave(folder, step, names)
+        epoch = step // self._steps_per_epoch + 1
+        raise Diverged(
+            f"Training has diverged at step {step + 1} of {self.last_step} (epoch {epoch} of {self._config.epochs}). "
+            f"Expected finite values. Received others in: {', '.join(names)}; learning_rate={self._rates[step]:.4g}. The "
+            f"state before that step and its batch are in {folder}; the last checkpoint stays. Lower --learning_rate, "
+            "lengthen --warmup_epochs, or set --clip_norm."
+        )
+
+    @cluster.chief_only
+    def _leave(self, folder, step, names):
+        shards = self._setup.strategy.num_replicas_in_sync
+        parts = [tf.nest.flatten(part) for part in self._make_stream(step, shards, range(shards)).take(shards)]
+        x = self._make_stream(step, shards, range(shards)).element_spec[0]
+        keys = [*(sorted(x) if isinstance(x, dict) else ["image"]), "label"]  # tf.nest's order
+        folder.mkdir(exist_ok=True)
+        arrays = {key: np.concatenate(column) for key, column in zip(keys, zip(*parts, strict=True), strict=True)}
+        np.savez(folder / "batch.npz", **arrays)
+        state = checkpoints.Checkpoints(folder)
+        state.save(self._distiller, step, self._extra())
+        state.wait()
+        write_json(folder / "facts.json", {"step": step, "not_finite": names})
+
+    def finish(self):
+        """What the run's epochs come to; the same on all workers."""
+        return cluster.agree(lambda: _history(self._records.rows(), self._clock.seconds()))
+
+    def close(self):
+        self._checkpoints.close()
+
+    def _extra(self):
+        return self._facts | {"seconds": self._clock.seconds()}
+
+
+def _history(rows, seconds):
+    """What a run's epochs come to."""
+    rate, waiting = (float(np.median([row[name] for row in rows])) for name in ("examples_per_second", "input_wait_share"))
+    say(f"{rate:,.0f} images/s, {waiting:.1%} of the time spent waiting for input.")
+    if waiting > _MOST_WAITING:
+        warn(f"training waited for its input {waiting:.0%} of the time: the pipeline, not the step, sets the pace.")
+    return {
+        "seconds": seconds,
+        "examples_per_second": rate,
+        "input_wait_share": waiting,
+        "val_accuracy": rows[-1].get("val_accuracy"),
+    }
+
+
+def _in_force(distiller, rate, means):
+    """The settings that an epoch's last step ran with, and the gain R / ||z_s|| on the spherical gradient."""
+    weights = {name: float(getattr(distiller, name).numpy()) for name in ("kd_weight", "label_weight")}
+    gain = {}
+    if distiller.objective.row.readout == "sphere":
+        gain["radius_over_student_norm"] = float(distiller.radius.numpy()) / max(means["student_logit_norm"], 1e-30)
+    return {"learning_rate": float(rate), **weights, **gain}

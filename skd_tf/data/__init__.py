@@ -1,0 +1,20 @@
+"""Datasets to batches of augmented images, deterministic.
+
+reading    load(config) -> Dataset: finds the source, holds out the validation split, measures mean and std
+sets       Split and Dataset
+tfds_sets  any TFDS image classification set
+folders    a folder of JPEG and PNG files, a class a folder
+hooks      a user's own function
+stored     images that stay encoded on the disk and are decoded when asked for
+pictures   decoding, resizing and cropping one image
+stream     train_stream: the order is a pure function of (seed, step), pixels of (data_seed, epoch, example)
+
+So a stream starts at any step without decoding or drawing anything before it.
+"""
+
+from skd_tf.data.reading import load
+from skd_tf.data.sets import Dataset, Split
+from skd_tf.data.stored import digest_of
+from skd_tf.data.stream import AugmentedImages, train_stream
+
+__all__ = ["AugmentedImages", "Dataset", "Split", "digest_of", "load", "train_stream"]

@@ -1,0 +1,84 @@
+"""One image: from encoded bytes to pixels of a fixed size, in graph operations."""
+
+import math
+
+import tensorflow as tf
+
+TRIES = 10  # windows drawn before the centre is taken, as in torchvision's RandomResizedCrop
+
+
+def decode(encoded, channels):
+    """JPEG or PNG bytes to uint8 `[height, width, channels]`."""
+    image = tf.io.decode_image(encoded, channels=channels, expand_animations=False)
+    image.set_shape([None, None, channels or None])
+    return image
+
+
+def fit(image, shape, resize=0):
+    """Brings an image to `shape`: its shorter side resized, the centre cropped.
+
+    Args:
+      image: uint8 `[any, any, channels]`.
+      shape: (height, width, channels) to return; height equals width where anything is to be resized.
+      resize: length of the shorter side before the crop; 0: the image has its shape already.
+    """
+    if resize:
+        height, width = tf.unstack(tf.cast(tf.shape(image)[:2], tf.float32))
+        scale = resize / tf.minimum(height, width)
+        image = resized(image, tf.cast(tf.round([height * scale, width * scale]), tf.int32))
+        image = tf.image.resize_with_crop_or_pad(image, *shape[:2])
+    return tf.ensure_shape(image, shape)
+
+
+def decode_window(encoded, window, shape):
+    """Decodes a window of a JPEG or PNG, of a JPEG no more than that, and resizes it to `shape`."""
+    image = tf.cond(
+        tf.io.is_jpeg(encoded),
+        lambda: tf.io.decode_and_crop_jpeg(encoded, window, channels=shape[-1]),
+        lambda: tf.slice(decode(encoded, shape[-1]), [window[0], window[1], 0], [window[2], window[3], shape[-1]]),
+    )
+    return tf.ensure_shape(resized(image, shape[:2]), shape)
+
+
+def resized(image, size):
+    """uint8 image at another size, bilinear, antialiased where it shrinks."""
+    image = tf.image.resize(image, size, antialias=True)
+    return tf.cast(tf.clip_by_value(tf.round(image), 0, 255), tf.uint8)
+
+
+def size_of(encoded):
+    """(height, width) int32 of JPEG or PNG bytes; of a JPEG without decoding it."""
+    return tf.cond(
+        tf.io.is_jpeg(encoded),
+        lambda: tf.io.extract_jpeg_shape(encoded)[:2],
+        lambda: tf.shape(tf.io.decode_image(encoded, expand_animations=False))[:2],
+    )
+
+
+def random_window(size, numbers, augmentation):
+    """A window of random area and aspect ratio: the first of ten draws that fits, else the largest centred one.
+
+    Args:
+      size: (height, width) int32 of the image.
+      numbers: int32 `[2]`, behind all draws.
+      augmentation: `ResizedCrop`; `area` uniform, log of the aspect ratio (width / height) uniform.
+
+    Returns:
+      int32 `[4]`: top, left, height, width.
+
+    Reference: torchvision.transforms.RandomResizedCrop; Szegedy et al. 2015, arXiv:1409.4842.
+    """
+    height, width = tf.unstack(tf.cast(size, tf.float32))
+    draws = tf.random.stateless_uniform([4, TRIES], seed=numbers, alg="philox")
+    low, high = augmentation.area
+    narrow, wide = augmentation.ratio
+    area = height * width * (low + (high - low) * draws[0])
+    ratio = tf.exp(math.log(narrow) + (math.log(wide) - math.log(narrow)) * draws[1])
+    heights, widths = tf.round(tf.sqrt(area / ratio)), tf.round(tf.sqrt(area * ratio))
+    fits = (heights <= height) & (widths <= width) & (heights > 0) & (widths > 0)
+    tops, lefts = tf.floor(draws[2] * (height - heights + 1)), tf.floor(draws[3] * (width - widths + 1))
+    centre_height, centre_width = tf.minimum(height, tf.round(width / narrow)), tf.minimum(width, tf.round(height * wide))
+    centre = [(height - centre_height) // 2, (width - centre_width) // 2, centre_height, centre_width]
+    first = tf.argmax(fits)
+    drawn = tf.gather(tf.stack([tops, lefts, heights, widths], axis=1), first)
+    return tf.cast(tf.where(tf.reduce_any(fits), drawn, tf.stack(centre)), tf.int32)

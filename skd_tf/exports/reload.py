@@ -1,0 +1,75 @@
+"""Runs an exported file on images, in a process of its own that cannot import skd_tf.
+
+    python -I reload.py KIND PATH IMAGES.npy OUTPUT.npz
+"""
+
+import json
+import sys
+
+sys.modules["skd_tf"] = None  # importing it is an error from here on, wherever it is installed
+
+import numpy as np  # noqa: E402
+
+_BATCH = 64
+
+
+def saved_model(path):
+    import tensorflow as tf
+
+    signature = tf.saved_model.load(path).signatures["serving_default"]
+    variables = tf.train.list_variables(f"{path}/variables/variables")
+    stored = sum(int(np.prod(shape)) for name, shape in variables if name.endswith("VARIABLE_VALUE"))
+    return lambda images: {k: v.numpy() for k, v in signature(images=tf.constant(images)).items() if k != "label"}, stored
+
+
+def keras(path):
+    import keras as library
+
+    model = library.models.load_model(path, compile=False, safe_mode=True)
+    modules = {type(layer).__module__.partition(".")[0] for layer in model._flatten_layers()}
+    assert modules == {"keras"}, f"layers of {modules}"
+
+    def run(images):
+        logits = np.asarray(model(images.astype(np.float32), training=False))
+        probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))
+        probabilities /= probabilities.sum(axis=1, keepdims=True)
+        return {"logits": logits, "probabilities": probabilities, "class_id": logits.argmax(axis=1)}
+
+    return run, model.count_params()
+
+
+def litert(path):
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+    except ImportError:
+        from tensorflow.lite import Interpreter
+    runner = Interpreter(model_path=path).get_signature_runner("serving_default")
+    return lambda images: runner(images=images), None
+
+
+def onnx(path):
+    import onnx as library
+    import onnxruntime
+
+    stored = sum(int(np.prod(tensor.dims)) for tensor in library.load(path).graph.initializer)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return lambda images: dict(zip(names, session.run(None, {"images": images}), strict=True)), stored
+
+
+_OPEN = {"saved_model": saved_model, "keras": keras, "litert": litert, "onnx": onnx}
+
+
+def main(kind, path, images, output):
+    images = np.load(images, allow_pickle=False)
+    run, stored = _OPEN[kind](path)
+    parts = [run(images[start : start + _BATCH]) for start in range(0, len(images), _BATCH)]
+    found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    for count in (1, 7):  # other batch sizes than the one before
+        found[f"batch_of_{count}"] = run(images[:count])["logits"]
+    np.savez(output, **found)
+    print(json.dumps({"stored": stored}))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,61 @@
+"""python -m skd_tf.report RUN [RUN ...]: finished runs as one HTML page, alone or side by side."""
+
+import pathlib
+
+from absl import flags
+
+from skd_tf import cli
+from skd_tf.errors import InputError
+
+FILE = "report.html"
+
+
+def define(flag_values):
+    flags.DEFINE_multi_string("run", None, "workdir of a finished run; --run= may be left out", flag_values=flag_values)
+    where = f"HTML file to write; unless given {FILE} in the run's workdir, of several runs in this folder"
+    flags.DEFINE_string("output", None, where, flag_values=flag_values)
+
+
+def main(flag_values):
+    from skd_tf.progress import say
+
+    paths = [pathlib.Path(path) for path in flag_values.run]
+    default = paths[0] / FILE if len(paths) == 1 else pathlib.Path(FILE)
+    say(f"Written: {write(paths, pathlib.Path(flag_values.output) if flag_values.output else default)}")
+
+
+def write(paths, output):
+    """Writes the report on the runs in some workdirs; returns where.
+
+    Args:
+      paths: workdirs of finished runs.
+      output: HTML file.
+
+    Raises:
+      InputError: a path without a finished run, or an output without a folder.
+    """
+    from skd_tf.reports import page, runs
+    from skd_tf.workdir import write_text
+
+    output = pathlib.Path(output)
+    found = [runs.read(path) for path in paths]
+    if not output.absolute().parent.is_dir():
+        raise InputError(
+            f"The output has no folder. Expected an existing folder. Received --output={output}. Make {output.parent} first."
+        )
+    write_text(output, page.page(found))
+    return output
+
+
+def cli_main():
+    cli.run(
+        main,
+        description="Writes a report on finished runs, one HTML file that needs no network: RUN [RUN ...].",
+        define=define,
+        required=("run",),
+        positional="run",
+    )
+
+
+if __name__ == "__main__":
+    cli_main()

@@ -1,0 +1,71 @@
+"""The students of a search as a keras-tuner HyperModel, for any keras_tuner.Tuner."""
+
+import functools
+
+import keras_tuner
+import tensorflow as tf
+
+from skd_tf import data, evaluation, experiment, training
+from skd_tf.search.space import parse_space
+
+
+class DistillationHyperModel(keras_tuner.HyperModel):
+    """Builds the compiled Distiller of a Config and of what a Tuner draws for its searched settings.
+
+        tuner = keras_tuner.RandomSearch(hypermodel, objective="val_accuracy", max_trials=10)
+        tuner.search()
+
+    No trial stores the teacher: it is no part of a Distiller's weights. A stock Tuner builds and traces anew for every
+    trial, and takes each trial's best epoch; `skd_tf.tune.search` keeps what is traced, and takes the last.
+
+    Args:
+      config: a `Config`.
+      search: texts in the grammar of --search.
+      workdir: where a teacher that is to be trained goes.
+      data_dir: TFDS data directory.
+      setup: a `training.Setup`, where data and teacher are at hand already.
+    """
+
+    def __init__(self, config, search, *, workdir=".", data_dir=None, setup=None):
+        super().__init__()
+        self.config, self.space = config, parse_space(search, config)
+        self._workdir, self._data_dir, self._given = workdir, data_dir, setup
+
+    @functools.cached_property
+    def setup(self):
+        """Data, without the test split, and teacher: shared by all trials."""
+        return self._given or experiment.prepare(self.config, self._workdir, self._data_dir, test=False)
+
+    def declare_hyperparameters(self, hp):
+        for dimension in self.space:
+            dimension.declare(hp)
+
+    def config_of(self, hp):
+        """The Config of drawn values."""
+        return self.config.replace(**{d.name: d.value(d.declare(hp)) for d in self.space})
+
+    def build(self, hp):
+        config, setup = self.config_of(hp), self.setup
+        distiller = training.build_distiller(config, setup, self._steps_per_epoch(config))
+        if config.needs_teacher and not config.teacher_cache_dir:
+            distiller.teacher = setup.teacher.model
+        return distiller
+
+    def fit(self, hp, model, *args, **kwargs):
+        """Keras' fit() on the data given to `Tuner.search`, else on the Config's own; returns its History."""
+        if args or "x" in kwargs:
+            return model.fit(*args, **kwargs)
+        config, setup = self.config_of(hp), self.setup
+        steps, files = self._steps_per_epoch(config), None
+        if config.needs_teacher:
+            files = setup.teacher.epoch_files(config.teacher_cache_epochs or config.epochs)
+        stream = data.train_stream(
+            setup.dataset, config, steps_per_epoch=steps, first_step=0, last_step=config.epochs * steps, logit_files=files
+        )
+        held_out = setup.dataset.validation
+        validation = tf.data.Dataset.from_tensor_slices((held_out.images, held_out.labels)).batch(evaluation.BATCH_SIZE)
+        own = {"epochs": config.epochs, "steps_per_epoch": steps, "validation_data": validation, "verbose": 0}
+        return model.fit(stream, **own | kwargs)
+
+    def _steps_per_epoch(self, config):
+        return len(self.setup.dataset.train) // config.batch_size

@@ -1,0 +1,138 @@
+"""One trial: its executions, each a student trained in a folder of its own, and what it may fail from."""
+
+import contextlib
+import fcntl
+import json
+import math
+import shutil
+import statistics
+import time
+
+import tensorflow as tf
+
+from skd_tf import experiment, training
+from skd_tf.errors import Diverged, InputError
+from skd_tf.progress import say
+from skd_tf.search import hparams
+from skd_tf.search.distillers import Distillers
+from skd_tf.search.records import FAILED, FINISHED, is_disk_full
+from skd_tf.workdir import Workdir
+
+
+class Trials:
+    """Runs the trials of a search, from their records and into them.
+
+    Data is read, and the teacher opened, when the first trial begins.
+
+    Args:
+      records: `Records`.
+      data_dir: TFDS data directory.
+      setup: a `training.Setup` without a test split, where there is one already.
+    """
+
+    def __init__(self, records, data_dir=None, setup=None):
+        self._records, self._plan = records, records.plan
+        self._data_dir, self._setup = data_dir, setup
+        self._distillers, self._cached_epochs = Distillers(), 0
+
+    def run(self, number):
+        """Runs or resumes a trial; returns its record, finished or failed."""
+        record = self._records.read(number)
+        if record is None:
+            raise InputError(
+                f"Trial {number} has no record. Expected a workdir that chief and workers share. "
+                f"Received {self._records.trial_folder(number)}. Choose a shared --workdir."
+            )
+        setup = self._open()
+        seeds = range(self._plan.config.seed, self._plan.config.seed + self._plan.executions_per_trial)
+        try:
+            for seed in [record["values"].get("seed", seed) for seed in seeds][len(record["executions"]) :]:
+                execution = self._execute(number, record["values"], seed, setup)
+                record["executions"].append(execution)
+                self._records.write(record)
+        except (InputError, tf.errors.ResourceExhaustedError) as error:
+            if is_disk_full(error) or isinstance(error.__cause__, OSError):
+                raise
+            record |= {"status": FAILED, "reason": _reason(error, self._records.trial_folder(number))}
+        else:
+            values = [execution["metrics"][self._plan.goal.name] for execution in record["executions"]]
+            record |= {
+                "status": FINISHED,
+                "objective": statistics.fmean(values),
+                "spread": statistics.stdev(values) if len(values) > 1 else None,
+                "validation_examples": len(setup.dataset.validation),
+            }
+        hparams.write_trial(self._records.folder, record)
+        self._records.write(record)
+        self.remove_weights(number)
+        return record
+
+    def remove_weights(self, number):
+        """A recorded trial needs none."""
+        for name in ("checkpoints", "post_mortem"):
+            for folder in self._records.trial_folder(number).glob(f"seed-*/{name}"):
+                shutil.rmtree(folder)
+
+    def _execute(self, number, values, seed, setup):
+        """Trains one student; returns {"seed", "seconds", "metrics" of the last epoch}."""
+        start = time.monotonic()
+        config = self._plan.config_of(values | {"seed": seed})
+        folder = Workdir(self._records.trial_folder(number) / f"seed-{seed}", config)
+        if config.needs_teacher:
+            self._fill_cache(setup.teacher, config.teacher_cache_epochs or config.epochs)
+        else:
+            setup = training.Setup(setup.dataset, setup.strategy, None)
+        training.train_student(config, setup, folder, self._distillers)
+        metrics = _last_row(folder / "metrics.jsonl")
+        self._require_number(metrics)
+        return {"seed": seed, "seconds": time.monotonic() - start, "metrics": metrics}
+
+    def _fill_cache(self, teacher, epochs):
+        """Computes the logits that are missing, in one process of all."""
+        if epochs > self._cached_epochs:
+            with _alone(self._records.folder):
+                teacher.epoch_files(epochs)
+            self._cached_epochs = epochs
+
+    def _require_number(self, metrics):
+        name = self._plan.goal.name
+        if name not in metrics:
+            raise InputError(
+                f"This loss logs no {name}. Expected one of {', '.join(metrics)}. Received --objective={name}. "
+                "Choose another."
+            )
+        if not math.isfinite(metrics[name]):
+            raise Diverged(
+                f"The objective is no number. Expected a finite one. Received {name}={metrics[name]}. "
+                "Lower --learning_rate."
+            )
+
+    def _open(self):
+        """Data and teacher, opened once; several workers open them one after the other, so that one trains the teacher."""
+        if self._setup is None:
+            self._records.require_same()
+            shared = self._plan.shared
+            with _alone(self._records.folder):
+                self._setup = experiment.prepare(shared, self._records.folder, self._data_dir, test=False)
+            if self._setup.teacher:
+                self._records.remember_teacher(self._setup.teacher.fingerprint)
+            say()
+        return self._setup
+
+
+@contextlib.contextmanager
+def _alone(folder):
+    """Lets one process of a shared folder at a time do what the others will then find done."""
+    with open(folder / "teacher.lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _reason(error, folder):
+    """What a failure says, on one line, but for sentences on files in the trial's folder, which do not stay."""
+    sentences = " ".join(str(error).split()).split(". ")
+    return ". ".join(sentence for sentence in sentences if str(folder) not in sentence)[:500]
+
+
+def _last_row(file):
+    return json.loads(file.read_text().splitlines()[-1])

@@ -1,0 +1,62 @@
+"""What a run is made from, looked for before anything is loaded: files, folders, modules; without TensorFlow."""
+
+import os
+import pathlib
+import re
+
+from skd_tf import image_folders, model_files, references
+from skd_tf.errors import InputError
+from skd_tf.known_datasets import KNOWN_DATASETS, kind_of
+from skd_tf.networks.names import NETWORK_NAMES
+
+
+def check(config):
+    """InputError where a teacher, a student, start weights or a flagfile of the Config is not there."""
+    for flag in ("student", "teacher"):
+        name = getattr(config, flag)
+        if not name or name in NETWORK_NAMES or references.application(name):
+            continue
+        if references.is_reference(name):
+            references.require_module(name, flag)
+        else:
+            model_files.require(name)
+    paths = [config.student_checkpoint]
+    if config.needs_teacher:
+        paths += [config.teacher_checkpoint, config.student_alone if config.student_alone not in ("none", "train") else ""]
+        flagfile = config.teacher_flagfile if not config.teacher_checkpoint else ""
+        if flagfile and not pathlib.Path(flagfile).is_file():
+            raise InputError(
+                f"The teacher's flagfile is not there. Expected a text file. Received --teacher_flagfile={flagfile}. "
+                "Check the path and the current folder."
+            )
+    for path in filter(None, paths):
+        model_files.require(path)
+
+
+def check_dataset(config, data_dir):
+    """InputError where the Config's data set is not there; a TFDS set may come with --download."""
+    kind = kind_of(config.dataset)
+    if kind == "folder":
+        image_folders.find(config.dataset, config.data_seed)
+    elif kind == "function":
+        references.require_module(config.dataset, "dataset")
+    elif kind == "tfds" and not config.download and not tfds_records(config.dataset, data_dir):
+        known = "" if config.dataset.partition(":")[0] in KNOWN_DATASETS else " Check the name as well."
+        raise InputError(
+            f"Dataset {config.dataset} is not prepared. Expected its folder in {tfds_folder(data_dir)}. Received none. "
+            f"Point --data_dir at a prepared TFDS folder, or add --download.{known}"
+        )
+
+
+def tfds_folder(data_dir):
+    return pathlib.Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+
+
+def tfds_records(name, data_dir):
+    """TFDS' own records (dataset_info.json) of a prepared set, the newest version last."""
+    folder = tfds_folder(data_dir) / name.partition(":")[0]
+    return sorted(folder.glob("**/dataset_info.json"), key=_version)
+
+
+def _version(path):
+    return [int(number) for number in re.findall(r"\d+", path.parent.name)]

@@ -1,0 +1,157 @@
+"""Evaluating and calibrating finished models: the right numbers, of the right probabilities, and no weight changed."""
+
+import hashlib
+import json
+import shutil
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from skd_tf import calibration, data, deploy, evaluate, evaluation, experiment, losses, metrics, models
+from skd_tf.config import Config
+from skd_tf.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return data.load(Config())
+
+
+@pytest.fixture
+def workdir(digits_run, tmp_path):
+    """A copy of the finished run that a test may change."""
+    return shutil.copytree(digits_run, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints", "tensorboard"))
+
+
+def digests(folder):
+    return {file: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(folder.rglob("*")) if file.is_file()}
+
+
+def command(monkeypatch, capsys, *arguments):
+    monkeypatch.setattr(sys, "argv", ["evaluate", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        evaluate.cli_main()
+    out, err = capsys.readouterr()
+    return ended.value.code or 0, out, err
+
+
+def test_every_kind_of_model_gives_the_numbers_of_the_run(workdir, tmp_path, monkeypatch, capsys):
+    result = json.loads((workdir / "result.json").read_text())
+    teacher, before = result["config"]["teacher_checkpoint"], digests(workdir)
+    paths = [workdir, workdir / "student.keras", workdir / "saved_model"]
+    output = tmp_path / "out.json"
+    code, out, err = command(monkeypatch, capsys, *(f"--model={path}" for path in paths), f"--teacher={teacher}",
+                             f"--output={output}", "--bootstrap=200")  # fmt: skip
+    assert code == 0, err
+    record = json.loads(output.read_text())
+    assert [row["path"] for row in record["models"]] == [str(path) for path in paths]
+    for row in record["models"]:
+        for name in ("accuracy", "nll", "brier", "ece", "confidence", "agreement", "kl_to_teacher", "parameters"):
+            assert row[name] == pytest.approx(result["student"][name], abs=1e-5), name
+        assert row["overconfidence"] == pytest.approx(row["confidence"] - row["accuracy"])
+        assert row["confidence_gap"] == pytest.approx(record["teacher"]["confidence"] - row["confidence"])
+        assert len(row["per_class_accuracy"]) == 10 and row["intervals"]["accuracy"][0] < row["accuracy"]
+        assert row["latency_ms"]["median"] > 0 and row["images_per_second"]["median"] > 0
+        assert row["flops"] == 2 * (64 * 9 * 4 + 16 * 9 * 4 * 8 + 8 * 10)  # cnn_4 by hand
+    assert record["models"][0]["file_bytes"] == (workdir / "student.keras").stat().st_size
+    assert record["models"][0]["raw"]["logit_norm"] == pytest.approx(result["student"]["logit_norm"], rel=1e-5)
+    assert {"versions", "device", "dataset"} <= record.keys()
+    for words in (str(workdir), "agreement at 5", "KL to the teacher", "images/s at batch 128", "raw softmax", "lowest"):
+        assert words in out, words
+    assert digests(workdir) == before
+
+
+def test_evaluating_changes_no_weight(workdir, digits, monkeypatch):
+    model = models.load(workdir)
+    monkeypatch.setattr(models, "load", lambda path: model)
+    before = [weight.copy() for weight in model.get_weights()]
+    evaluate.evaluate([workdir], digits, timing=False, bootstrap_samples=0)
+    assert all(np.array_equal(one, other) for one, other in zip(before, model.get_weights(), strict=True))
+
+
+def test_the_raw_softmax_of_a_student_on_the_sphere_is_another_and_a_worse_one(workdir, digits):
+    """Its loss saw projected logits alone: their softmax is its probability, and the raw one is not."""
+    (row,) = evaluate.evaluate([workdir], digits, timing=False, bootstrap_samples=0)["models"]
+    radius = json.loads((workdir / "result.json").read_text())["radius"]
+    raw = evaluation.Predictor(deploy.before_readout(models.load(workdir)))(digits.test.images)
+    on_sphere = metrics.quality(losses.project(raw, radius), digits.test.labels)
+    for name in ("nll", "ece", "confidence"):
+        assert row[name] == pytest.approx(on_sphere[name], abs=1e-5), name
+        assert row["raw"][name] == pytest.approx(metrics.quality(raw, digits.test.labels)[name], abs=1e-5), name
+    assert row["raw"]["accuracy"] == row["accuracy"]
+    assert row["raw"]["nll"] > 1.1 * row["nll"] and row["raw"]["ece"] > 1.1 * row["ece"]
+
+
+def test_calibration_is_fitted_on_what_the_run_held_out(workdir, tmp_path, monkeypatch, capsys):
+    output = tmp_path / "out.json"
+    loaded = []
+    load = data.load
+    monkeypatch.setattr(data, "load", lambda *a, **k: loaded.append((a[0].validation_fraction, k)) or load(*a, **k))
+    code, out, err = command(monkeypatch, capsys, f"--model={workdir}", "--calibrate", "--notiming", f"--output={output}")
+    assert code == 0, err
+    assert (0.1, {"test": False}) in loaded  # the fit cannot see the test split
+    held_out = load(Config(), test=False).validation
+    logits = evaluation.Predictor(models.load(workdir))(held_out.images)
+    temperature = calibration.fit_temperature(logits, held_out.labels)
+    record = calibration.stored(workdir)
+    assert record["temperature"] == pytest.approx(temperature, rel=1e-6) and record["validation_examples"] == len(held_out)
+    assert record["after"]["nll"] < record["before"]["nll"]
+    (row,) = json.loads(output.read_text())["models"]
+    assert row["calibrated"]["temperature"] == record["temperature"] and row["calibrated"]["accuracy"] == row["accuracy"]
+    assert row["calibrated"]["nll"] < row["nll"] and f"T = {temperature:.3f}" in out
+    calibrated = deploy.calibrated(models.load(workdir), temperature)
+    images = held_out.images[:7].astype("float32")
+    np.testing.assert_allclose(calibrated(images), logits[:7] / temperature, atol=1e-5)
+    assert {type(layer).__module__.partition(".")[0] for layer in calibrated._flatten_layers()} == {"keras"}
+
+
+def test_a_calibration_belongs_to_one_student(workdir):
+    assert calibration.stored(workdir) is None
+    zeros = {"nll": 0.0, "ece": 0.0}
+    calibration.store(workdir, 2.0, examples=1, before=zeros, after=zeros)
+    assert calibration.stored(workdir)["temperature"] == 2.0
+    model = keras.models.load_model(workdir / "student.keras")
+    model.set_weights([weight + 0.1 for weight in model.get_weights()])
+    model.save(workdir / "student.keras")
+    with pytest.raises(InputError, match="another student"):
+        calibration.stored(workdir)
+    (workdir / calibration.FILE).write_text("{}")
+    with pytest.raises(InputError, match="damaged"):
+        calibration.stored(workdir)
+
+
+def test_wrong_flags_are_one_line_before_anything_is_measured(workdir, tmp_path, monkeypatch, capsys):
+    cases = [
+        (["--calibrate", f"--model={workdir / 'student.keras'}"], "no training has seen"),
+        (["--calibrate", f"--model={workdir}", "--dataset=mnist"], "the run's own data"),
+        ([f"--model={workdir}", f"--output={tmp_path / 'no' / 'x.json'}"], "no folder"),
+        ([f"--model={workdir}", f"--teacher={tmp_path}"], "No model there"),
+        ([], "--model is missing"),
+    ]
+    for arguments, words in cases:
+        code, out, err = command(monkeypatch, capsys, *arguments)
+        assert code == 2 and words in err and err.count("\n") == 1, err
+        assert "95%" not in out
+    assert not (workdir / calibration.FILE).exists()
+
+
+def test_the_help_tells_of_the_commands_own_flags(monkeypatch, capsys):
+    """--teacher is a path here and a network's name in a run: each command tells of its own."""
+    code, out, _ = command(monkeypatch, capsys, "--help")
+    assert code == 0 and "a model to compare with" in out and "network to train as the teacher" not in out
+    assert all(f"--{name}" in out for name in ("model", "teacher", "calibrate", "bootstrap", "timing", "dataset", "data_dir"))
+
+
+def test_a_run_leaves_its_report_and_measurements_and_begins_anew_without_them(digits_run):
+    result = json.loads((digits_run / "result.json").read_text())
+    details = json.loads((digits_run / "measurements.json").read_text())
+    assert details["models"].keys() == {"teacher", "student"} and details["dataset"]["test"] == 899
+    assert details["models"]["student"]["raw"]["nll"] > result["student"]["nll"]
+    assert details["seconds"]["training"] == result["seconds"]
+    assert details["seconds"].keys() == {"data and teacher", "student alone", "training", "export", "measuring"}
+    page = (digits_run / "report.html").read_text()
+    assert f"{result['student']['accuracy']:.4f}" in page and page.count("<svg") > 12
+    config = Config.from_json(result["config"])
+    assert experiment.Workdir(digits_run, config).result == result

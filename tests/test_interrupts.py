@@ -1,0 +1,171 @@
+"""Whatever ends a run, the same command goes on from there: signals, kills, a full disk, a second run, a NaN."""
+
+import errno
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from test_experiment import checkpoint_arrays, numbers
+
+from skd_tf import bookkeeping, checkpoints, data, experiment
+from skd_tf.checkpoints import Checkpoints
+from skd_tf.config import Config
+from skd_tf.errors import Diverged, InputError
+from skd_tf.interrupts import Interrupted
+from skd_tf.workdir import locked
+
+TESTS = pathlib.Path(__file__).parent
+SETTINGS = {
+    "student": "cnn_2", "loss": "cross_entropy", "epochs": 3, "batch_size": 100, "learning_rate": 0.1,
+    "strategy": "one_device", "steps_per_call": 3, "report": False,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("straight")
+    return folder, experiment.run(Config(**SETTINGS), folder)
+
+
+def require_same(folder, straight):
+    assert numbers(folder) == numbers(straight[0])
+    one, other = checkpoint_arrays(folder), checkpoint_arrays(straight[0])
+    assert one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
+    assert json.loads((folder / "result.json").read_text())["student"] == straight[1]["student"]
+
+
+def at_call(monkeypatch, count, action):
+    """Does something after the count-th host call of training."""
+    calls, original = [], bookkeeping.Bookkeeping.on_call
+
+    def on_call(self, step):
+        original(self, step)
+        calls.append(step)
+        if len(calls) == count:
+            action()
+
+    monkeypatch.setattr(bookkeeping.Bookkeeping, "on_call", on_call)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_the_host_call_saves_and_the_same_run_goes_on(straight, tmp_path, monkeypatch, number, code):
+    at_call(monkeypatch, 5, lambda: signal.raise_signal(number))  # steps 3, 6, 8, 11, 14: in mid-epoch
+    with pytest.raises(Interrupted, match=r"Step 16 of 24 is saved|Step 14 of 24 is saved") as caught:
+        experiment.run(Config(**SETTINGS), tmp_path)
+    assert caught.value.exit_code == code and not (tmp_path / "result.json").exists()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    experiment.run(Config(**SETTINGS), tmp_path)
+    require_same(tmp_path, straight)
+
+
+def test_one_run_at_a_time_in_a_workdir(straight, tmp_path):
+    (tmp_path / ".lock").write_text("process 1 on a machine that is gone")
+    with locked(tmp_path), pytest.raises(InputError, match=rf"Another run has this workdir.*process {os.getpid()} on "):
+        experiment.run(Config(**SETTINGS), tmp_path)
+    with locked(tmp_path):  # the one before has ended, however it ended
+        pass
+
+
+def test_a_full_disk_is_told_and_loses_nothing(straight, tmp_path, monkeypatch):
+    real, written = checkpoints.Checkpoints._write, []
+
+    def full(self, arrays, name, step, extra):
+        if len(written) == 2:
+            (self.folder / "half.tmp").write_bytes(b"half")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder / "half.tmp"))
+        written.append(name)
+        real(self, arrays, name, step, extra)
+
+    monkeypatch.setattr(checkpoints.Checkpoints, "_write", full)
+    with pytest.raises(OSError, match=r"The checkpoint of step \d+ cannot be written \(No space left") as caught:
+        experiment.run(Config(**SETTINGS, checkpoint_every="3 steps"), tmp_path)
+    assert caught.value.filename == str(tmp_path / "checkpoints")
+    assert {path.name for path in (tmp_path / "checkpoints").glob("*.ckpt")} == {*written}
+    monkeypatch.setattr(checkpoints.Checkpoints, "_write", real)
+    experiment.run(Config(**SETTINGS), tmp_path)
+    require_same(tmp_path, straight)
+
+
+def test_a_step_that_is_no_number_is_left_for_a_post_mortem(tmp_path, monkeypatch):
+    config = Config(**SETTINGS | {"learning_rate": 1e20, "lr_schedule": "constant", "warmup_epochs": 0.0})
+    expected = r"diverged at step \d+ of 24 \(epoch 1 of 3\).*gradient.*last checkpoint stays"
+    with pytest.raises(Diverged, match=expected) as caught:
+        experiment.run(config, tmp_path)
+    facts = json.loads((tmp_path / "post_mortem" / "facts.json").read_text())
+    assert f"at step {facts['step'] + 1} of" in str(caught.value) and facts["not_finite"]
+    stream = data.train_stream(
+        data.load(config), config, steps_per_epoch=8, first_step=facts["step"], last_step=24
+    )
+    images, labels = next(stream.as_numpy_iterator())
+    with np.load(tmp_path / "post_mortem" / "batch.npz", allow_pickle=False) as batch:
+        assert np.array_equal(batch["image"], images) and np.array_equal(batch["label"], labels)
+    (state,) = (tmp_path / "post_mortem").glob("*.ckpt")
+    arrays, _ = checkpoints._read(state)
+    assert all(np.isfinite(array).all() for array in arrays.values())
+    assert not (tmp_path / "result.json").exists() and not Checkpoints(tmp_path / "checkpoints").paths()
+
+
+def test_the_best_on_validation_stays_beside_the_newest(straight):
+    folder, _ = straight
+    best = sorted((folder / "checkpoints").glob("best-*.ckpt"))
+    scores = [row["val_accuracy"] for row in numbers(folder)]
+    assert [path.name for path in best] == [f"best-{8 * (int(np.argmax(scores)) + 1):09d}.ckpt"]
+    assert len(Checkpoints(folder / "checkpoints").paths()) == 2
+
+
+def command(folder, teacher, *before):
+    flags = [f"--{name}={value}" for name, value in SETTINGS.items() if name not in ("loss", "report")]
+    flags += [f"--teacher_checkpoint={teacher}", f"--teacher_cache_dir={folder}/cache", "--loss=spherical", "--noreport"]
+    flags += ["--epochs=6", "--checkpoint_every=3 steps", f"--workdir={folder}/run"]
+    environment = os.environ | {"PYTHONPATH": f"{TESTS.parent}:{TESTS}"}
+    start = before or ("-m", "skd_tf.train")
+    return subprocess.run(
+        [sys.executable, *start, *flags], env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+POSITIONS = (
+    [("step", n) for n in (1, 2, 3, 4, 5, 6, 7, 8, 9, 10)]
+    + [("checkpoint", n) for n in range(1, 15, 2)]
+    + [("renamed", n) for n in range(2, 12, 2)]
+    + [("cache", n) for n in range(1, 9)]
+)
+
+
+@pytest.mark.slow
+def test_killed_at_thirty_positions_the_same_command_ends_alike(tmp_path_factory):
+    teacher = tmp_path_factory.mktemp("teacher")
+    experiment.run(Config(**SETTINGS | {"student": "cnn_8", "epochs": 12, "batch_size": 50}), teacher)
+    folder = tmp_path_factory.mktemp("whole")
+    whole = command(folder, teacher)
+    assert whole.returncode == 0, whole.stderr
+    result = folder / "run", json.loads((folder / "run" / "result.json").read_text())
+    killed = 0
+    for kind, count in POSITIONS:
+        place = tmp_path_factory.mktemp(f"{kind}-{count}")
+        first = command(place, teacher, str(TESTS / "killed_run.py"), kind, str(count))
+        killed += first.returncode == -signal.SIGKILL
+        again = command(place, teacher)
+        assert again.returncode == 0, (kind, count, again.stderr)
+        require_same(place / "run", result)
+    assert len(POSITIONS) == killed == 30
+
+
+@pytest.mark.slow
+def test_a_command_says_how_to_go_on_when_it_is_stopped(tmp_path):
+    flags = [f"--{name}={value}" for name, value in SETTINGS.items() if name != "report"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "skd_tf.train", *flags, "--epochs=4000", "--noreport", f"--workdir={tmp_path}"],
+        env=os.environ | {"PYTHONUNBUFFERED": "1"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    while "epoch    3/" not in process.stdout.readline():
+        pass
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 143 and "Traceback" not in errors
+    assert "stopped by SIGTERM. Step " in errors and f"--workdir={tmp_path}" in errors.splitlines()[-1]

@@ -1,0 +1,340 @@
+"""What a search is: its space, its objective, its oracle's draws; and what it says at the end. Nothing is trained here."""
+
+import contextlib
+import dataclasses
+import itertools
+import json
+import math
+
+import pytest
+
+from skd_tf.config import Config
+from skd_tf.errors import InputError
+from skd_tf.search.plan import OBJECTIVES, TUNERS, Plan, parse_objective
+from skd_tf.search.records import Records, is_disk_full
+from skd_tf.search.space import SEARCHABLE, parse_dimension, parse_space
+
+CONFIG = Config(teacher_checkpoint="teacher", student="cnn_2")
+TEMPERATURES = "temperature:choice:1,2,4,8,16"
+
+
+@pytest.mark.parametrize(
+    "text, kind, ends, values",
+    [
+        ("temperature:log:1:16", "log", (1.0, 16.0), ()),
+        ("temperature:log:1:16:5", "log", (1.0, 16.0), (1.0, 2.0, 4.0, 8.0, 16.0)),
+        ("kd_weight:linear:0:1:3", "linear", (0.0, 1.0), (0.0, 0.5, 1.0)),
+        ("epochs:int:1:9", "int", (1, 9), ()),
+        ("epochs:int:1:9:3", "int", (1, 9), (1, 5, 9)),
+        ("temperature:int:1:4", "int", (1.0, 4.0), ()),
+        ("loss:choice:spherical,kd", "choice", (), ("spherical", "kd")),
+        ("radius:choice:auto,3,teacher_mean", "choice", (), ("auto", 3.0, "teacher_mean")),
+        ("center:choice:true,false", "choice", (), (True, False)),
+        ("warmup_epochs:choice:none,1", "choice", (), (None, 1.0)),
+        ("lr_schedule:choice:cosine|multistep:10,20", "choice", (), ("cosine", "multistep:10,20")),
+        ("kd_weight:choice:0.9|0.9, 0.1 from epoch 9", "choice", (), (0.9, "0.9, 0.1 from epoch 9")),
+    ],
+)
+def test_the_grammar_of_a_search(text, kind, ends, values):
+    dimension = parse_dimension(text, CONFIG)
+    assert (dimension.kind, dimension.ends, dimension.values) == (kind, ends, values)
+    assert parse_dimension(dimension.text, CONFIG) == dimension
+    for value in values:
+        assert value in dimension and dimension.value(dimension.drawn(value)) == value
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("", "names no setting"),
+        ("temperature", "not in its grammar"),
+        ("temperature:uniform:1:2", "not in its grammar"),
+        ("temprature:log:1:4", "Did you mean temperature?"),
+        ("dataset:choice:digits,cifar10", "names no setting"),
+        ("temperature:log:4:1", "ends out of order"),
+        ("temperature:log:0:4", "ends out of order"),
+        ("temperature:log:nan:4", "ends out of order"),
+        ("temperature:linear:0:4", "--temperature is out of range"),
+        ("temperature:log:1", "no two numbers"),
+        ("temperature:log:1:16:1", "COUNT"),
+        ("temperature:log:1:16:3:3", "COUNT"),
+        ("temperature:choice:4", "only one"),
+        ("temperature:choice:4,4.0", "one value twice"),
+        ("epochs:linear:1:3", "Use epochs:int"),
+        ("epochs:int:1.5:3", "no two numbers"),
+        ("loss:linear:1:3", "Use loss:choice"),
+        ("loss:choice:spherical,nonsense", "--loss has an unknown value"),
+        ("momentum:linear:0.5:1", "--momentum is out of range"),
+    ],
+)
+def test_a_bad_search_is_one_line(text, words):
+    with pytest.raises(InputError) as caught:
+        parse_dimension(text, CONFIG)
+    assert words in str(caught.value) and "\n" not in str(caught.value) and "Received --" in str(caught.value)
+
+
+def test_every_searchable_name_is_a_setting_and_each_is_searched_once():
+    assert set(SEARCHABLE) <= {field.name for field in dataclasses.fields(Config)}
+    with pytest.raises(InputError, match="searched twice"):
+        parse_space(["temperature:log:1:4", "temperature:choice:1,2"], CONFIG)
+
+
+def test_the_objective_and_its_direction():
+    assert parse_objective("val_accuracy").direction == "max" and parse_objective("val_nll").direction == "min"
+    assert parse_objective("val_accuracy:min").better(1, 2)
+    for text, words in (("val_acc", "Did you mean val_accuracy"), ("kd_weight", "a direction"), ("loss:up", "a direction")):
+        with pytest.raises(InputError, match=words):
+            parse_objective(text)
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"tuner": "hyperband"}, "Unknown tuner"),
+        ({"tuner": "grid", "search": ("temperature:log:1:16",)}, "number of points"),
+        ({"max_trials": 0}, "--max_trials=0"),
+        ({"executions_per_trial": 0}, "--executions_per_trial=0"),
+        ({"search": ("seed:int:0:9",), "executions_per_trial": 2}, "averaged over"),
+        ({"config": CONFIG.replace(validation_fraction=0)}, "never sees the test split"),
+        ({"config": Config(loss="spherical")}, "needs a teacher"),
+        ({"config": Config(loss="cross_entropy"), "search": ("loss:choice:cross_entropy,kd",)}, "needs a teacher"),
+    ],
+)
+def test_a_bad_plan_is_one_line(options, words):
+    with pytest.raises(InputError) as caught:
+        Plan(**{"config": CONFIG, "search": (TEMPERATURES,)} | options)
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_the_size_of_a_search_and_its_default():
+    grid = Plan(CONFIG, (TEMPERATURES, "loss:choice:spherical,kd", "epochs:int:1:3"), tuner="grid")
+    assert grid.trials == 30 and Plan(CONFIG, grid.search, tuner="grid", max_trials=7).trials == 7
+    assert grid.default is None  # 30 epochs are not in it
+    assert Plan(CONFIG, (TEMPERATURES,)).trials == 10
+    two = Plan(CONFIG, ("temperature:log:1:16", "kd_weight:choice:0.5,0.9"))
+    assert two.default == {"temperature": 4.0, "kd_weight": 0.9}
+
+
+# The oracle, without students.
+
+
+class Stopped(BaseException):
+    """As a kill: nothing in the search handles it."""
+
+
+class FakeTrials:
+    """What `Trials` does, with a formula in the student's place; stops after so many executions."""
+
+    def __init__(self, records, executions=None, fail=()):
+        self._records, self.left, self.fail, self.ran = records, executions, fail, []
+
+    def run(self, number):
+        if self.left == 0:
+            raise Stopped
+        self.left = None if self.left is None else self.left - 1
+        record = self._records.read(number)
+        self.ran.append(number)
+        value = score(record["values"])
+        if number in self.fail:
+            record |= {"status": "failed", "reason": "it was told to"}
+        else:
+            record |= {"status": "finished", "objective": value, "spread": None, "validation_examples": 500}
+            record["executions"] = [{"seed": 0, "seconds": 1.0, "metrics": {"val_accuracy": value}}]
+        self._records.write(record)
+        return record
+
+
+def score(values):
+    return 0.9 - 0.01 * abs(math.log2(values["temperature"]) - 1.3) - 0.05 * (values.get("loss") == "kd")
+
+
+def run_search(folder, plan, executions=None, fail=()):
+    """Runs as far as it may; returns the numbers of the trials that ran."""
+    from skd_tf.search.oracles import make_oracle
+    from skd_tf.search.tuner import Tuner
+
+    records = Records(folder, plan)
+    records.claim()
+    trials, oracle = FakeTrials(records, executions, fail), make_oracle(plan)
+    oracle.begin(records)
+    with contextlib.suppress(Stopped):
+        Tuner(oracle, records, trials).search()
+    return trials.ran
+
+
+def drawn(folder, plan):
+    return [record["values"] for record in Records(folder, plan).all()]
+
+
+SEARCHES = {
+    "random": Plan(CONFIG, ("temperature:log:1:16", "loss:choice:spherical,kd"), max_trials=7, search_seed=0),
+    "grid": Plan(CONFIG, ("temperature:log:1:16:4", "loss:choice:spherical,kd"), tuner="grid"),
+    "bayesian": Plan(CONFIG, ("temperature:log:1:16",), tuner="bayesian", max_trials=6),
+}
+
+
+@pytest.mark.parametrize("tuner", SEARCHES)
+def test_a_search_stopped_anywhere_draws_what_an_uninterrupted_one_draws(tuner, tmp_path):
+    if tuner == "bayesian":
+        pytest.importorskip("sklearn", reason="the extra skd_tf[bayesian] is not installed")
+    plan = SEARCHES[tuner]
+    fail = (2,)
+    assert run_search(tmp_path / "straight", plan, fail=fail) == list(range(plan.trials))
+    straight = drawn(tmp_path / "straight", plan)
+    assert len({json.dumps(values) for values in straight}) == plan.trials
+    for stop in range(1, plan.trials, 1 if tuner != "bayesian" else 3):
+        folder = tmp_path / f"stopped-{stop}"
+        ran = run_search(folder, plan, executions=stop, fail=fail)
+        records = Records(folder, plan)
+        assert records.all()[-1]["status"] == "running"  # drawn, and stopped before its end
+        for again in itertools.count():  # and stopped once more after each trial
+            more = run_search(folder, plan, executions=1 if again < 2 else None, fail=fail)
+            ran += more
+            if not more or again >= 2:
+                break
+        assert ran == list(range(plan.trials)), stop  # nothing lost, nothing twice
+        assert drawn(folder, plan) == straight, stop
+    if tuner == "grid":
+        assert {(v["temperature"], v["loss"]) for v in straight} == set(
+            itertools.product((1.0, 2.51984, 6.3496, 16.0), ("spherical", "kd"))
+        )
+
+
+def test_a_seed_is_a_seed_and_the_first_trial_is_the_default(tmp_path):
+    plan = SEARCHES["random"]
+    for folder, seed in (("one", 0), ("two", 0), ("other", 1)):
+        run_search(tmp_path / folder, dataclasses.replace(plan, search_seed=seed))
+    one, two, other = (drawn(tmp_path / folder, dataclasses.replace(plan, search_seed=seed))
+                       for folder, seed in (("one", 0), ("two", 0), ("other", 1)))  # fmt: skip
+    assert one == two != other
+    assert one[0] == other[0] == {"temperature": 4.0, "loss": "spherical"}
+
+
+def test_more_trials_continue_a_search_and_failures_never_stop_it(tmp_path):
+    plan = SEARCHES["random"]
+    assert run_search(tmp_path, plan, fail=range(7)) == list(range(7))
+    assert not Records(tmp_path, plan).ranked()
+    more = dataclasses.replace(plan, max_trials=12)
+    assert run_search(tmp_path, more) == list(range(7, 12))
+    assert run_search(tmp_path, plan) == []
+
+
+def test_another_search_is_refused_and_a_missing_record_is_seen(tmp_path):
+    plan = SEARCHES["random"]
+    run_search(tmp_path, plan, executions=3)
+    other = Plan(CONFIG.replace(student="cnn_4"), ("temperature:log:1:8",), tuner="bayesian", objective="val_nll")
+    with pytest.raises(InputError) as caught:
+        Records(tmp_path, other).claim()
+    for words in ("--student: cnn_2 -> cnn_4", "--tuner: random -> bayesian", "val_accuracy:max -> val_nll:min"):
+        assert words in str(caught.value) and "--overwrite" in str(caught.value)
+    anew = dataclasses.replace(other, config=other.config.replace(overwrite=True))
+    (tmp_path / "teacher_cache").mkdir()
+    Records(tmp_path, anew).claim()
+    assert (tmp_path / "teacher_cache").is_dir() and Records(tmp_path, anew).all() == []
+    run_search(tmp_path / "gap", plan, executions=3)
+    (tmp_path / "gap" / "trials" / "0001" / "record.json").unlink()
+    with pytest.raises(InputError, match="0001"):
+        Records(tmp_path / "gap", plan).all()
+    (tmp_path / "gap" / "trials" / "0001" / "record.json").write_text("{")
+    with pytest.raises(InputError, match="damaged"):
+        Records(tmp_path / "gap", plan).all()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text("{}")
+    with pytest.raises(InputError, match="not a search's"):
+        Records(tmp_path / "run", plan).claim()
+
+
+def test_a_full_disk_is_known_through_what_came_from_it():
+    try:
+        try:
+            raise OSError(28, "No space left on device")
+        except OSError as error:
+            raise InputError("The workdir cannot be written.") from error
+    except InputError as error:
+        assert is_disk_full(error)
+    assert not is_disk_full(InputError("Another thing.")) and not is_disk_full(OSError(13, "Permission denied"))
+
+
+# What people see.
+
+
+def fake_records(folder, plan, objectives, spreads=None):
+    records = Records(folder, plan)
+    records.claim()
+    spreads = spreads or [None] * len(objectives)
+    for number, (values, objective, spread) in enumerate(zip(_combinations(plan), objectives, spreads, strict=False)):
+        metrics = {"val_accuracy": objective, "step": 8}
+        records.write({
+            "trial": number, "status": "failed" if objective is None else "finished", "values": values,
+            "started": 2 * number, "ended": 2 * number + 1, "executions": [{"seed": 0, "seconds": 1.0, "metrics": metrics}],
+            "objective": objective, "spread": spread, "reason": "loss=nan" if objective is None else "",
+            "validation_examples": 1000,
+        })  # fmt: skip
+    return records
+
+
+def _combinations(plan):
+    points = [d.values or [d.ends[0] + (d.ends[1] - d.ends[0]) * i / 4 for i in range(5)] for d in plan.space]
+    return [dict(zip(plan.names, values, strict=True)) for values in itertools.product(*points)]
+
+
+@pytest.mark.parametrize(
+    "objectives, spreads, words",
+    [
+        ([0.80, 0.81, 0.82, 0.83, 0.80], None, "within noise of the default"),
+        ([0.80, 0.81, 0.70, 0.83, 0.80], None, "standard errors of"),
+        ([0.80, 0.81, 0.90, 0.83, 0.80], None, "The best is the default"),
+        ([0.80, 0.81, None, 0.83, 0.80], None, "was not among the finished trials"),
+        ([0.80, 0.81, 0.82, 0.83, 0.80], [0.001] * 5, "standard errors of 0.0008"),
+        ([0.80, 0.81, 0.82, 0.83, 0.80], [0.01] * 5, "within noise of the default"),
+    ],
+)
+def test_whether_the_best_beats_the_default(objectives, spreads, words, tmp_path):
+    from skd_tf.search import report
+
+    plan = Plan(CONFIG, (TEMPERATURES,), tuner="grid", executions_per_trial=3 if spreads else 1)
+    records = fake_records(tmp_path, plan, objectives, spreads)
+    ranked = report.write(records)
+    text = report.closing(records, ranked)
+    assert words in text, text
+    assert "4 trials finished, 1 failed" in text if None in objectives else "5 trials finished" in text
+    rows = (tmp_path / "trials.csv").read_text().splitlines()
+    assert len(rows) == 6 and rows[0].startswith("trial,status,temperature,val_accuracy,spread")
+    assert [json.loads(line) for line in (tmp_path / "trials.jsonl").read_text().splitlines()] == records.all()
+
+
+def test_the_default_may_lie_outside_or_be_beyond_judgement(tmp_path):
+    from skd_tf.search import report
+
+    outside = Plan(CONFIG, ("temperature:choice:1,2",))
+    records = fake_records(tmp_path / "outside", outside, [0.5, 0.6])
+    assert "lies outside the space" in report.verdict(records, records.ranked())
+    by_nll = Plan(CONFIG, ("temperature:choice:1,4",), objective="val_nll")
+    records = fake_records(tmp_path / "nll", by_nll, [0.5, 0.6])
+    assert records.ranked()[0]["objective"] == 0.5
+    assert "--executions_per_trial=3 would tell" in report.verdict(records, records.ranked())
+
+
+@pytest.mark.parametrize(
+    "search",
+    [
+        (TEMPERATURES, "loss:choice:spherical,kd"),
+        ("loss:choice:spherical,kd",),
+        ("temperature:log:1:16", "learning_rate:log:0.01:0.1"),
+        ("epochs:int:1:5", "center:choice:true,false"),
+        ("radius:choice:auto,3,6",),
+    ],
+)
+def test_every_space_has_a_picture(search, tmp_path):
+    from skd_tf.search import picture
+
+    plan = Plan(CONFIG, search, executions_per_trial=2)
+    records = fake_records(tmp_path, plan, [0.5, None, *(0.6 + 0.001 * i for i in range(30))], [0.01] * 32)
+    path = picture.write(records, records.ranked())
+    assert path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 10_000
+
+
+def test_tuners_have_oracles():
+    from skd_tf.search.oracles import ORACLES
+
+    assert tuple(ORACLES) == TUNERS and OBJECTIVES["val_accuracy"] == "max"

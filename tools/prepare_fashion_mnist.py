@@ -1,0 +1,68 @@
+"""Prepares Fashion-MNIST for TFDS from Debian's package, without TFDS' own download.
+
+    apt-get download dataset-fashion-mnist && dpkg -x dataset-fashion-mnist_*.deb package
+    python tools/prepare_fashion_mnist.py --source=package/usr/share/datasets/fashion-mnist --data_dir=DATA
+
+Afterwards --dataset=fashion_mnist --data_dir=DATA reads it: TFDS' builder, version, features, splits and order.
+"""
+
+import gzip
+import pathlib
+import struct
+
+import numpy as np
+from absl import flags
+
+from skd_tf import cli, quiet
+from skd_tf.errors import InputError
+
+_SPLITS = {"train": ("train", 60_000), "test": ("t10k", 10_000)}
+
+
+def define(flag_values):
+    flags.DEFINE_string("source", None, "folder of Fashion-MNIST's four idx files, gzipped or not", flag_values=flag_values)
+    cli.define_flags(flag_values, ("data_dir",))
+
+
+def main(flag_values):
+    splits = {split: read(flag_values.source, *facts) for split, facts in _SPLITS.items()}
+    quiet.import_tensorflow()
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder("fashion_mnist", data_dir=flag_values.data_dir)
+    if builder.is_prepared():
+        print(f"Already there: {builder.data_path}")
+        return
+
+    def examples(images, labels):
+        for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+            yield i, {"image": image[..., None], "label": int(label)}
+
+    builder._split_generators = lambda *_, **__: {split: examples(*arrays) for split, arrays in splits.items()}
+    builder.download_and_prepare()
+    print(f"Written: {builder.data_path}")
+
+
+def read(source, name, count):
+    """(images uint8 `[count, 28, 28]`, labels uint8 `[count]`) of one split."""
+    return tuple(
+        _idx(pathlib.Path(source), f"{name}-{kind}-ubyte", (count, *shape))
+        for kind, shape in (("images-idx3", (28, 28)), ("labels-idx1", ()))
+    )
+
+
+def _idx(folder, name, shape):
+    """An array in the IDX format: two zeros, type 8 (uint8), rank, sizes big-endian, values."""
+    found = next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)
+    if found is None:
+        raise InputError(f"A file is missing. Expected {name} or {name}.gz. Received --source={folder}. Check the folder.")
+    content = gzip.decompress(found.read_bytes()) if found.suffix == ".gz" else found.read_bytes()
+    header = struct.pack(f">HBB{len(shape)}I", 0, 8, len(shape), *shape)
+    if not content.startswith(header) or len(content) != len(header) + int(np.prod(shape)):
+        raise InputError(f"A file is damaged. Expected uint8 values of shape {shape}. Received {found}. Get it again.")
+    return np.frombuffer(content, np.uint8, offset=len(header)).reshape(shape)
+
+
+if __name__ == "__main__":
+    cli.run(main, description="Prepares Fashion-MNIST for TFDS from its idx files.", define=define,
+            required=("source", "data_dir"))  # fmt: skip
