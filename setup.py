@@ -23,7 +23,10 @@ setup(
         "matplotlib>=3.11",
     ],
     extras_require={
-        "test": ["pytest>=9.2", "ruff>=0.17", "hypothesis>=6.170"],
+        "test": [
+            *("pytest>=9.2", "ruff>=0.17", "hypothesis>=6.170"),
+            *("ai-edge-litert>=2.3", "onnx>=1.23", "tf2onnx>=1.17", "onnxruntime>=1.32"),  # what an export can be
+        ],
         # mkdocs 2 has no plugins and no hooks.
         "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.8,<10", "mkdocstrings[python]>=1.0", "ruff>=0.17"],
         "gpu": ["tensorflow[and-cuda]>=2.21"],

@@ -7,7 +7,7 @@ from absl import flags
 from skd_tf import cli, quiet
 from skd_tf.errors import InputError
 
-_SETTINGS = ("data_dir", "dataset", "download", "image_size")
+_SETTINGS = ("data_dir", "dataset", "download", "data_seed", "image_size", "augmentation", "cache_dataset")
 
 
 def define(flag_values):

@@ -87,7 +87,7 @@ def _ship(config, folder, setup, distiller, history, alone_path, watch):
         student.save(folder / "student.keras")
         deploy.save_saved_model(student, folder / "saved_model", dataset.class_names)
     with watch("measuring"):
-        result, details = _measure(setup, distiller, student, alone_path)
+        result, details = _measure(setup, student, alone_path)
     facts = {"name": dataset.name, "version": dataset.version, "train": len(dataset.train), "test": len(dataset.test)}
     details = {"models": details, "seconds": watch.seconds, "dataset": facts}
     if setup.teacher:
@@ -215,7 +215,7 @@ def _open_teacher(config, dataset, strategy, path):
     return teacher
 
 
-def _measure(setup, distiller, student, alone_path):
+def _measure(setup, student, alone_path):
     """Teacher, student alone and student on the test split, in one final pass; the student as it ships."""
     test, teacher = setup.dataset.test, setup.teacher
     logits, raw_logits, parameters = {}, {}, {}
@@ -225,6 +225,7 @@ def _measure(setup, distiller, student, alone_path):
         if model is not None:
             logits[name] = evaluation.Predictor(model)(test.images, what=f"measuring {name.replace('_', ' ')}")
             parameters[name] = models.parameter_count(model)
-    if distiller.objective.row.readout != "raw":
-        raw_logits["student"] = evaluation.Predictor(distiller)(test.images)
+    raw = deploy.before_readout(student)
+    if raw is not None:
+        raw_logits["student"] = evaluation.Predictor(raw)(test.images)
     return measurements.measure(logits, raw_logits, test.labels, parameters)

@@ -31,7 +31,7 @@ class Steps:
         self._single = self._one if eager else tf.function(functools.partial(self._one), autograph=False)
 
     def __call__(self, iterator, steps):
-        """Makes at most `steps` steps with batches of one static shape, in one host call; returns seconds waited for data."""
+        """Makes at most `steps` steps, batches of one static shape, in one host call; returns seconds waited for data."""
         if not self._eager:
             return self._many(iterator, tf.constant(steps, tf.int64))  # a tensor: reading it would wait for the device
         waited = 0.0

@@ -27,8 +27,8 @@ CONTRACT = [
     *("strategy", "virtual_devices", "precision", "teacher_precision", "jit_compile", "steps_per_call"),
     *("checkpoint_every", "keep_checkpoints", "dry_run", "overwrite", "sync_batch_norm"),
     *("teacher_cache_dir", "teacher_cache_dtype", "teacher_cache_epochs"),
-    *("augmentation", "cache_dataset", "student_checkpoint", "student_preprocessing", "teacher_preprocessing", "ema_momentum"),
-    *("profile_steps", "report"),
+    *("augmentation", "cache_dataset", "student_checkpoint", "student_preprocessing", "teacher_preprocessing"),
+    *("ema_momentum", "profile_steps", "report"),
 ]
 PROGRAM = """
     import sys

@@ -141,7 +141,7 @@ def test_the_help_tells_of_the_commands_own_flags(monkeypatch, capsys):
     """--teacher is a path here and a network's name in a run: each command tells of its own."""
     code, out, _ = command(monkeypatch, capsys, "--help")
     assert code == 0 and "a model to compare with" in out and "network to train as the teacher" not in out
-    assert all(f"--{name}" in out for name in ("model", "teacher", "calibrate", "bootstrap", "timing", "dataset", "data_dir"))
+    assert all(f"--{name}" in out for name in ("model", "teacher", "calibrate", "bootstrap", "timing", "dataset"))
 
 
 def test_a_run_leaves_its_report_and_measurements_and_begins_anew_without_them(digits_run):

@@ -160,7 +160,9 @@ def test_layers_keep_what_they_derive_from_their_weights():
 def test_a_teacher_is_folded_when_it_is_loaded(tmp_path, teacher_precision, tolerance):
     model = with_random_statistics(networks.build("resnet8", input_shape=(16, 16, 3), num_classes=10))
     model.save(tmp_path / "teacher.keras")
-    dataset = types.SimpleNamespace(num_classes=10, image_shape=(16, 16, 3), name="images")
+    train = types.SimpleNamespace(images=np.zeros([8, 16, 16, 3], np.uint8))
+    facts = {"num_classes": 10, "image_shape": (16, 16, 3), "name": "images", "mean": (0.5,) * 3, "std": (0.2,) * 3}
+    dataset = types.SimpleNamespace(train=train, **facts)
     teacher = models.load_teacher(
         tmp_path / "teacher.keras", name="resnet8", dataset=dataset, teacher_precision=teacher_precision
     )

@@ -118,10 +118,11 @@ def test_the_best_on_validation_stays_beside_the_newest(straight):
     assert len(Checkpoints(folder / "checkpoints").paths()) == 2
 
 
-def command(folder, teacher, *before):
+def command(folder, teacher, variant, *before):
     flags = [f"--{name}={value}" for name, value in SETTINGS.items() if name not in ("loss", "report")]
-    flags += [f"--teacher_checkpoint={teacher}", f"--teacher_cache_dir={folder}/cache", "--loss=spherical", "--noreport"]
+    flags += [f"--teacher_checkpoint={teacher}", "--loss=spherical", "--noreport"]
     flags += ["--epochs=6", "--checkpoint_every=3 steps", f"--workdir={folder}/run"]
+    flags += [flag.format(folder=folder) for flag in VARIANTS[variant][0]]
     environment = os.environ | {"PYTHONPATH": f"{TESTS.parent}:{TESTS}"}
     start = before or ("-m", "skd_tf.train")
     return subprocess.run(
@@ -129,31 +130,38 @@ def command(folder, teacher, *before):
     )
 
 
-POSITIONS = (
-    [("step", n) for n in (1, 2, 3, 4, 5, 6, 7, 8, 9, 10)]
-    + [("checkpoint", n) for n in range(1, 15, 2)]
-    + [("renamed", n) for n in range(2, 12, 2)]
-    + [("cache", n) for n in range(1, 9)]
-)
+# flags, and the moments at which the run is killed
+VARIANTS = {
+    "from the cache": (
+        ["--teacher_cache_dir={folder}/cache"],
+        [("step", n) for n in (1, 2, 3, 4, 5, 6, 7, 8, 9, 10)]
+        + [("checkpoint", n) for n in range(1, 15, 2)]
+        + [("renamed", n) for n in range(2, 12, 2)]
+        + [("cache", n) for n in range(1, 9)],
+    ),
+    "live on two replicas, with a moving average": (
+        ["--strategy=mirrored", "--virtual_devices=2", "--ema_momentum=0.9"],
+        [("step", 3), ("step", 10), ("checkpoint", 5), ("renamed", 8)],
+    ),
+}  # fmt: skip
 
 
 @pytest.mark.slow
-def test_killed_at_thirty_positions_the_same_command_ends_alike(tmp_path_factory):
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_killed_anywhere_the_same_command_ends_alike(tmp_path_factory, variant):
     teacher = tmp_path_factory.mktemp("teacher")
     experiment.run(Config(**SETTINGS | {"student": "cnn_8", "epochs": 12, "batch_size": 50}), teacher)
     folder = tmp_path_factory.mktemp("whole")
-    whole = command(folder, teacher)
+    whole = command(folder, teacher, variant)
     assert whole.returncode == 0, whole.stderr
     result = folder / "run", json.loads((folder / "run" / "result.json").read_text())
-    killed = 0
-    for kind, count in POSITIONS:
+    for kind, count in VARIANTS[variant][1]:
         place = tmp_path_factory.mktemp(f"{kind}-{count}")
-        first = command(place, teacher, str(TESTS / "killed_run.py"), kind, str(count))
-        killed += first.returncode == -signal.SIGKILL
-        again = command(place, teacher)
+        first = command(place, teacher, variant, str(TESTS / "killed_run.py"), kind, str(count))
+        assert first.returncode == -signal.SIGKILL, (kind, count, first.stderr)
+        again = command(place, teacher, variant)
         assert again.returncode == 0, (kind, count, again.stderr)
         require_same(place / "run", result)
-    assert len(POSITIONS) == killed == 30
 
 
 @pytest.mark.slow

@@ -65,16 +65,18 @@ def _collected(config, name, stream):
     count = int(stream.cardinality())
     if count == tf.data.INFINITE_CARDINALITY:
         raise _refusal(config, name, "a finite tf.data.Dataset", "one without an end")
+    _require_no_crops(config, name)
     size, resize = size_and_resize(config)
     shape = (size, size, spec[0].shape[-1]) if size else tuple(spec[0].shape)
     if None in shape:
         raise several_sizes(config)
+    in_memory = config.replace(cache_dataset="auto")  # a stream has no other place
     stream = stream.map(lambda image, label: (pictures.fit(image, shape, resize), label))
     images, labels = [], []
     for some_images, some_labels in stream.batch(256).as_numpy_iterator():
         images.append(some_images)
         labels.append(some_labels)
-        if not keeps_in_memory(config, [256 * len(images)], shape):
+        if not keeps_in_memory(in_memory, [256 * len(images)], shape):
             raise _refusal(config, name, "a tf.data.Dataset that fits in memory, or paths of files", "a larger one")
     if not images:
         raise _refusal(config, name, "examples", "none")
@@ -85,13 +87,17 @@ def _array_split(config, name, images, labels):
     if isinstance(images, list) or images.dtype != np.uint8 or images.ndim != 4 or not len(images):
         got = "paths here and arrays elsewhere" if isinstance(images, list) else f"{images.dtype} of shape {images.shape}"
         raise _refusal(config, name, "uint8 images [n, h, w, c]", got)
-    if augmentation_of(config) == "resized_crop":
-        raise _refusal(config, name, "paths of files beside --augmentation=resized_crop", "images already decoded")
+    _require_no_crops(config, name)
     size, resize = size_and_resize(config)
     if size and images.shape[1:3] != (size, size):
         shape = (size, size, images.shape[-1])
         images = np.stack([pictures.fit(tf.constant(image), shape, resize).numpy() for image in images])
     return Split(images, labels, np.arange(len(labels)))
+
+
+def _require_no_crops(config, name):
+    if augmentation_of(config) == "resized_crop":
+        raise _refusal(config, name, "paths of files beside --augmentation=resized_crop", "images already decoded")
 
 
 def _checked_labels(config, name, labels, classes):

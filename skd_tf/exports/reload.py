@@ -42,7 +42,9 @@ def litert(path):
     try:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError:
-        from tensorflow.lite import Interpreter
+        import tensorflow as tf
+
+        Interpreter = tf.lite.Interpreter
     runner = Interpreter(model_path=path).get_signature_runner("serving_default")
     return lambda images: runner(images=images), None
 

@@ -49,7 +49,10 @@ class Records:
         self.require_same()
 
     def _require_unused(self):
+        # A worker that is there before its chief makes an empty folder of trials.
         foreign = [name for name in (*_OUTPUTS[1:], "config.json") if (self.folder / name).exists()]
+        if not list((self.folder / "trials").glob("*")):
+            foreign = [name for name in foreign if name != "trials"]
         if foreign:
             raise InputError(
                 f"The workdir is not a search's. Expected search.json beside what it holds. Received {', '.join(foreign)} "

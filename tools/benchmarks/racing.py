@@ -23,7 +23,8 @@ def race(commands, rounds):
     """
     processes, rows = {}, {}
     for name, command in commands.items():
-        errors = tempfile.TemporaryFile("w+")  # a pipe that nobody reads would stop the process once it is full
+        # A pipe that nobody reads would stop the process once it is full.
+        errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (it lives as long as the process)
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True)
         if process.stdout.readline().strip() == "ready":
             processes[name], rows[name] = process, {"ms": []}
