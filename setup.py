@@ -25,6 +25,7 @@ setup(
     extras_require={
         "test": [
             *("pytest>=9.2", "ruff>=0.17", "hypothesis>=6.170"),
+            *("scikit-learn>=1.9", "scipy>=1.17"),  # --tuner=bayesian
             *("ai-edge-litert>=2.3", "onnx>=1.23", "tf2onnx>=1.17", "onnxruntime>=1.32"),  # what an export can be
         ],
         # mkdocs 2 has no plugins and no hooks.
@@ -32,6 +33,7 @@ setup(
         "gpu": ["tensorflow[and-cuda]>=2.21"],
         "onnx": ["onnx>=1.23", "tf2onnx>=1.17", "onnxruntime>=1.32"],  # --format=onnx
         "litert": ["ai-edge-litert>=2.3"],  # runs .tflite files; TensorFlow's own interpreter is on its way out
+        "bayesian": ["scikit-learn>=1.9", "scipy>=1.17"],  # --tuner=bayesian of skd_tf.tune
         "bench": ["torch>=2.13"],  # tools/benchmark.py step, beside PyTorch
         "convert": ["torch>=2.13"],  # tools/convert_torch.py, for checkpoints that are not .npz
     },

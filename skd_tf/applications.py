@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import inspect
+import io
 
 import keras
 
@@ -52,6 +53,8 @@ def build(name, *, input_shape=None, num_classes=IMAGENET_CLASSES, pretrained=Fa
     try:
         with contextlib.nullcontext() if download else _without_network(name):
             network = getattr(known[name], name)(**options)
+    except InputError:
+        raise
     except ValueError as error:
         reason = " ".join(str(error).split()).rstrip(".")
         raise InputError(
@@ -82,6 +85,7 @@ def _without_network(name):
     before = file_utils.urlretrieve
     file_utils.urlretrieve = refuse
     try:
-        yield
+        with contextlib.redirect_stdout(io.StringIO()):  # Keras says that it downloads before it tries
+            yield
     finally:
         file_utils.urlretrieve = before

@@ -45,7 +45,8 @@ class Progress:
         """Says a line where one is due; `done` counts from the work's very beginning, `more` stands at the end."""
         now = time.monotonic()
         terminal = sys.stdout.isatty()
-        if now - self._said < (_SECONDS_BETWEEN_UPDATES if terminal else _SECONDS_BETWEEN_LINES):
+        due = now - self._said >= (_SECONDS_BETWEEN_UPDATES if terminal else _SECONDS_BETWEEN_LINES)
+        if not due or done >= self._total:
             return
         self._said = now
         _show(self.line(done, now - self._start) + more, terminal)

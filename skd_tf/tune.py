@@ -12,6 +12,7 @@ from skd_tf.progress import say
 from skd_tf.search.plan import OBJECTIVES, TUNERS, Plan
 from skd_tf.search.records import RUNNING, Records, is_disk_full
 from skd_tf.search.space import GRAMMAR
+from skd_tf.workdir import locked
 
 _TOGETHER = ("KERASTUNER_TUNER_ID", "KERASTUNER_ORACLE_IP", "KERASTUNER_ORACLE_PORT")
 
@@ -85,17 +86,29 @@ def search(plan, workdir, data_dir=None, *, final_run=False, setup=None):
     Raises:
       InputError: wrong settings, another search's folder, or not one trial that finished.
     """
-    from skd_tf.search import hparams, picture, report
     from skd_tf.search.oracles import make_oracle
     from skd_tf.search.trials import Trials
     from skd_tf.search.tuner import Tuner
 
-    records, role = Records(pathlib.Path(workdir), plan), _role()
+    records = Records(pathlib.Path(workdir), plan)
     trials, oracle = Trials(records, data_dir, setup), make_oracle(plan)
-    if role == "worker":
+    if _role() == "worker":
         Tuner(oracle, records, trials).search()
         say("This worker is done; the chief writes the results.")
         return None
+    with locked(workdir):
+        ranked = _search(records, trials, oracle)
+        if final_run:
+            _final_run(records, ranked[0], data_dir)
+    return ranked
+
+
+def _search(records, trials, oracle):
+    """The search of one process by itself, or of a chief."""
+    from skd_tf.search import hparams, picture, report
+    from skd_tf.search.tuner import Tuner
+
+    plan = records.plan
     records.claim()
     known = records.all()
     for record in known:  # of a search stopped between a trial's record and this
@@ -114,14 +127,14 @@ def search(plan, workdir, data_dir=None, *, final_run=False, setup=None):
         raise InputError(f"No trial has finished. Expected one at least. Received failures: {records.all()[0]['reason']}")
     drawn = picture.write(records, ranked)
     say(f"\n{report.closing(records, ranked)}\n\nBest: {records.folder / 'best.flags'}\nPicture: {drawn}")
-    if final_run:
-        _final_run(report.best_config(records, ranked[0]), records.folder, data_dir)
     return ranked
 
 
-def _final_run(config, folder, data_dir):
+def _final_run(records, best, data_dir):
     from skd_tf import experiment
+    from skd_tf.search import report
 
+    folder, config = records.folder, report.best_config(records, best)
     say(f"\nFinal run: the best settings on all of train, in {folder / 'final'}")
     experiment.run(config.replace(validation_fraction=0.0), folder / "final", data_dir)
 

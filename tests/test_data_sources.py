@@ -1,5 +1,6 @@
 """Where images come from: folders, functions, TFDS, in memory and on the disk; the same images whichever way."""
 
+import dataclasses
 import io
 import pathlib
 import sys
@@ -316,6 +317,11 @@ def test_crops_are_a_function_of_example_epoch_and_data_seed(imagenet):
     dataset = data.load(config, imagenet)
     batches = stream(dataset, config)
     assert equal(stream(dataset, config, first_step=3), batches[3:])
+    plain = dataclasses.replace(dataset, augmentation=augment.ResizedCrop(flip=False))
+    unflipped = data.AugmentedImages(plain, 0, 0)[np.arange(24)]
+    flipped = augment.draws(0, 0, 30).numpy()[dataset.train.index, 2] % 2 == 1
+    expected = np.where(flipped[:, None, None, None], unflipped[:, :, ::-1], unflipped)
+    assert 4 < flipped.sum() < 20 and np.array_equal(data.AugmentedImages(dataset, 0, 0)[np.arange(24)], expected)
     epoch = {x.tobytes() for images, _ in batches[:4] for x in images}
     view = data.AugmentedImages(dataset, 0, 0)
     mine = [view[np.array([i])][0].tobytes() for i in range(len(view))]

@@ -204,10 +204,10 @@ def test_killed_in_mid_epoch_the_same_command_ends_with_the_same_numbers(teacher
     assert results[0] == results[1]
 
 
-def test_evaluate_export_and_tune_as_commands(finished, tmp_path, monkeypatch, capsys):
-    from skd_tf import evaluate, export, tune
+def test_evaluate_and_export_as_commands(finished, tmp_path, monkeypatch, capsys):
+    from skd_tf import evaluate, export
 
-    config, folder, result = finished
+    _, folder, result = finished
 
     def command(module, *arguments):
         monkeypatch.setattr(sys, "argv", [module.__name__, *arguments])
@@ -223,28 +223,3 @@ def test_evaluate_export_and_tune_as_commands(finished, tmp_path, monkeypatch, c
     for row in json.loads((tmp_path / "e.json").read_text())["models"]:
         for name in ("accuracy", "nll", "ece", "confidence", "parameters"):
             assert row[name] == pytest.approx(result["student"][name], abs=1e-5), name
-
-    flags = [f"--teacher_checkpoint={config.teacher_checkpoint}", "--student=cnn_2", "--epochs=1", "--batch_size=100"]
-    flags += ["--strategy=one_device"]
-    search = ["--search=temperature:log:1:16", "--search=kd_weight:choice:0.5,0.9", "--max_trials=3"]
-    out = command(tune, f"--workdir={tmp_path / 'tune'}", *flags, *search)
-    trials = json.loads((tmp_path / "tune" / "trials.json").read_text())
-    assert len(trials) == 3 and "best.flags" in out
-    assert all(1 <= row["settings"]["temperature"] <= 16 and row["settings"]["kd_weight"] in (0.5, 0.9) for row in trials)
-    assert trials[0]["val_accuracy"] == max(row["val_accuracy"] for row in trials)
-    best = experiment.cli.read_flagfile(tmp_path / "tune" / "best.flags")[0]
-    assert best.temperature == trials[0]["settings"]["temperature"]
-    assert experiment.run(best, tmp_path / "best")["student"]["val_accuracy"] == trials[0]["val_accuracy"]
-    # Another search in the same place begins anew.
-    command(tune, f"--workdir={tmp_path / 'tune'}", *flags, "--search=radius:choice:auto,3", "--max_trials=2")
-    again = json.loads((tmp_path / "tune" / "trials.json").read_text())
-    assert {row["settings"]["radius"] for row in again} == {"auto", 3.0}
-
-
-@pytest.mark.parametrize("text", ["temperature", "temperature:log:4:1", "temprature:log:1:4", "temperature:log:0:4",
-                                  "loss:choice:spherical,nonsense", "epochs:int:1.5:3"])  # fmt: skip
-def test_a_bad_search_is_one_line(text):
-    from skd_tf.tune import parse_search
-
-    with pytest.raises(InputError):
-        parse_search(text, Config())

@@ -140,11 +140,16 @@ def test_tensorboard_shows_the_same(finished):
 
 def test_the_same_command_again_runs_nothing_and_says_the_same(finished, setup, capsys):
     plan, folder, ranked, _, _ = finished
+    """And with --final_run the best alone is trained on all of train, and measured on the test split."""
     with counting(training, "train_student") as trained:
         assert tune.search(plan, folder, setup=setup) == ranked
     assert not trained
     out = capsys.readouterr().out
     assert "4 trials finished" in out and "best.flags" in out
+    tune.search(plan, folder, setup=setup, final_run=True)
+    final = json.loads((folder / "final" / "result.json").read_text())
+    assert final["config"]["validation_fraction"] == 0 and 0 <= final["student"]["accuracy"] <= 1
+    assert final["config"]["temperature"] == ranked[0]["values"]["temperature"]
 
 
 def test_stopped_in_mid_trial_the_same_search_ends_with_the_same_numbers(finished, setup, tmp_path, capsys):
@@ -179,7 +184,7 @@ def weights_after(distiller):
     return {name: np.array(variable.numpy()) for name, variable in checkpoints.state_of(distiller).items()}
 
 
-@pytest.mark.parametrize("strategy", ["one_device", "mirrored"])
+@pytest.mark.parametrize("strategy", ["one_device", pytest.param("mirrored", marks=pytest.mark.slow)])
 def test_a_reused_distiller_is_a_new_one_to_the_last_bit(config, tmp_path, strategy):
     """Every setting that is assigned instead of traced, one trial after another, beside a Distiller made for each alone."""
     config = config.replace(strategy=strategy, epochs=1)
@@ -194,8 +199,6 @@ def test_a_reused_distiller_is_a_new_one_to_the_last_bit(config, tmp_path, strat
     for number, other in enumerate(others):
         reused, one = training.train_student(other, setup, folder_of(tmp_path / f"reused-{number}"), kept)
         assert reused.traces == setup.strategy.num_replicas_in_sync  # of the first trial, on each replica
-        if strategy == "mirrored" and number == 0:
-            continue  # a new trace on two replicas takes its time
         new, two = training.train_student(other, setup, folder_of(tmp_path / f"new-{number}"))
         mine, theirs = weights_after(reused), weights_after(new)
         assert all(np.array_equal(mine[name], theirs[name]) for name in theirs) and mine.keys() == theirs.keys()
@@ -266,34 +269,35 @@ def test_several_seeds_a_trial_give_mean_and_spread(config, setup, tmp_path, cap
     assert "2 executions each" in capsys.readouterr().out
 
 
-def test_a_loss_without_a_teacher_is_searched_beside_one_with(config, tmp_path):
+def test_a_loss_without_a_teacher_is_searched_beside_one_with(config, setup, tmp_path):
     plan = Plan(config.replace(loss="cross_entropy"), ("loss:choice:cross_entropy,kd",), tuner="grid")
-    ranked = tune.search(plan, tmp_path)
+    ranked = tune.search(plan, tmp_path / "search", setup=setup)
     alone = next(record for record in ranked if record["values"]["loss"] == "cross_entropy")
-    result = experiment.run(plan.config_of(alone["values"]).replace(report=False), tmp_path / "alone")
-    assert result["student"]["val_accuracy"] == alone["objective"]
+    without = training.Setup(setup.dataset, setup.strategy, None)
+    _, history = training.train_student(plan.config_of(alone["values"]), without, folder_of(tmp_path / "alone"))
+    assert history["val_accuracy"] == alone["objective"]
 
 
 # What stops a trial, and what a search.
 
 
 def test_a_trial_that_diverges_is_recorded_and_the_search_goes_on(config, setup, tmp_path, capsys):
-    plan = Plan(config, ("learning_rate:choice:1e30,1e25,1e28,0.1", "batch_size:choice:100,5000"), tuner="grid")
+    plan = Plan(config, ("learning_rate:choice:1e30,0.1", "batch_size:choice:100,5000"), tuner="grid")
     ranked = tune.search(plan, tmp_path, setup=setup)
     every = Records(tmp_path, plan).all()
-    assert [record["status"] for record in every] == ["failed"] * 6 + ["finished", "failed"]
+    assert [record["status"] for record in every] == ["failed", "failed", "finished", "failed"]
     assert "diverged" in every[0]["reason"] and str(tmp_path) not in every[0]["reason"]
     assert not list(tmp_path.rglob("*.ckpt"))
     assert "smaller than a batch" in every[1]["reason"]
     # It trained on what a failed trial had left.
     _, history = training.train_student(plan.config_of(ranked[0]["values"]), setup, folder_of(tmp_path / "alone"))
     assert history["val_accuracy"] == ranked[0]["objective"]
-    assert "1 trials finished, 7 failed" in capsys.readouterr().out
+    assert "1 trials finished, 3 failed" in capsys.readouterr().out
 
 
 def test_no_trial_that_finishes_is_an_error(config, setup, tmp_path):
-    plan = Plan(config, ("learning_rate:choice:1e30,1e25",), tuner="grid")
-    with pytest.raises(InputError, match=r"No trial has finished.*diverged"):
+    plan = Plan(config, ("batch_size:choice:5000,6000",), tuner="grid")
+    with pytest.raises(InputError, match=r"No trial has finished.*smaller than a batch"):
         tune.search(plan, tmp_path, setup=setup)
 
 
@@ -308,8 +312,7 @@ def command(monkeypatch, *arguments):
 def test_ctrl_c_and_a_full_disk_end_with_the_command_that_goes_on(stop, config, tmp_path, monkeypatch, capsys):
     flags = [f"--{name}={getattr(config, name)}" for name in (*SMALL, "teacher_checkpoint", "teacher_cache_dir")]
     full = isinstance(stop, OSError)
-    flags += [f"--workdir={tmp_path / 'a search'}", "--search=temperature:log:1:16", f"--max_trials={1 + full}"]
-    flags += ["--final_run"] * full
+    flags += [f"--workdir={tmp_path / 'a search'}", "--search=temperature:log:1:16", "--max_trials=1"]
     write = checkpoints.Checkpoints.write
 
     def fail(self, *arguments):
@@ -327,10 +330,7 @@ def test_ctrl_c_and_a_full_disk_end_with_the_command_that_goes_on(stop, config, 
     assert "--overwrite" not in err and "'--workdir=" in err and "Traceback" not in err
     assert command(monkeypatch, *flags) == 0
     out = capsys.readouterr().out
-    assert f"Trial 1 of {1 + full}, resumed" in out
-    if full:
-        final = json.loads((tmp_path / "a search" / "final" / "result.json").read_text())
-        assert final["config"]["validation_fraction"] == 0 and 0 <= final["student"]["accuracy"] <= 1
+    assert "Trial 1 of 1, resumed" in out
 
 
 def test_errors_of_the_command_come_before_tensorflow_and_touch_nothing(teacher, tmp_path, monkeypatch, capsys):

@@ -44,7 +44,11 @@ def write(records, ranked):
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     figure.supxlabel(_bar_text(ranked, plan), fontsize=8, color="0.4")
-    axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    handles, labels = axes.get_legend_handles_labels()
+    marks = [label.startswith(("best:", "default:", "failed:")) for label in labels]  # after the curves
+    order = sorted(range(len(labels)), key=marks.__getitem__)
+    axes.legend([handles[i] for i in order], [labels[i] for i in order], frameon=False, fontsize=9, loc="upper left",
+                bbox_to_anchor=(1.0, 1.0))  # fmt: skip
     path = records.folder / "search.png"
     temporary = path.with_suffix(".tmp.png")
     figure.savefig(temporary)
@@ -69,7 +73,7 @@ def _scale(axes, across, ranked, plan):
         axes.set_xlabel(label)
         return places.__getitem__
     low, high = (min(values), max(values)) if across.values else across.ends
-    logarithmic = low > 0 and (across.kind == "log" or high / low >= 8)
+    logarithmic = low > 0 and (across.kind == "log" or across.name == "temperature" or high / low >= 8)
     axes.set_xlabel(f"{label}, log scale" if logarithmic else label)
     if logarithmic:
         axes.set_xscale("log")

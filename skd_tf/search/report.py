@@ -87,14 +87,14 @@ def verdict(records, ranked):
     error, what = _standard_error(best, default, plan)
     beside = f"the default's {default['objective']:.4f} ({settings})"
     if error is None:
-        return f"The best is {gain:.4f} away from {beside}; how much of that is chance, --executions_per_trial=3 would tell."
+        return f"The best is {gain:.4f} better than {beside}; how much of it is chance, --executions_per_trial=3 would tell."
     if gain <= _STANDARD_ERRORS * error:
         return (
-            f"The best is within noise of the default: {gain:.4f} away from {beside}, with a standard error of {error:.4f} "
-            f"{what}. The default is as good a choice."
+            f"The best is within noise of the default: {gain:.4f} better than {beside}, with a standard error of "
+            f"{error:.4f} {what}. The default is as good a choice."
         )
     many = f", before counting that it is the best of {len(ranked)}" if len(ranked) > 2 else ""
-    return f"The best is {gain:.4f} away from {beside}: {gain / error:.1f} standard errors of {error:.4f} {what}{many}."
+    return f"The best is {gain:.4f} better than {beside}: {gain / error:.1f} standard errors of {error:.4f} {what}{many}."
 
 
 def default_trial(plan, ranked):
