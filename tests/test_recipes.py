@@ -11,7 +11,7 @@ from skd_tf.known_datasets import KNOWN_DATASETS
 
 ROOT = pathlib.Path(__file__).parents[1]
 FOLDER = ROOT / "experiments"
-FILES = sorted(path.relative_to(ROOT) for path in FOLDER.glob("**/*.flags") if path.name != "tune.flags")
+FILES = sorted(path.relative_to(ROOT) for path in FOLDER.glob("**/*.flags") if not path.name.startswith("tune"))
 METHODS = [path for path in FILES if path.parent.name == "methods"]
 RUNS = [path for path in FILES if path not in METHODS and path.name != "base.flags"]
 

@@ -153,6 +153,7 @@ def trained(digits, tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_a_foreign_teacher_teaches_live_and_from_the_cache(trained, tmp_path):
     config = Config(teacher_checkpoint=str(trained), teacher_preprocessing="unit", loss="kd", **SMALL)
     live = experiment.run(config, tmp_path / "live")
@@ -176,7 +177,7 @@ def few(data_dir):
 """
 
 
-@pytest.mark.parametrize("name", ["digits", "few"])
+@pytest.mark.parametrize("name", ["digits", pytest.param("few", marks=pytest.mark.slow)])
 def test_images_without_labels_teach_through_the_distill_term_alone(trained, tmp_path, monkeypatch, name, capsys):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "unlabelled.py").write_text(UNLABELLED)

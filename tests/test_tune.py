@@ -18,7 +18,7 @@ from skd_tf.errors import InputError
 from skd_tf.search.distillers import Distillers
 from skd_tf.search.plan import OBJECTIVES, Plan
 from skd_tf.search.records import Records
-from skd_tf.teachers import Teacher
+from skd_tf.teacher_cache import TeacherCache
 
 # One device, for the tests' two logical CPUs would be two replicas to --strategy=auto.
 SMALL = {"student": "cnn_2", "epochs": 2, "batch_size": 100, "learning_rate": 0.1, "strategy": "one_device"}
@@ -252,8 +252,9 @@ def test_the_second_trial_starts_in_a_fifth_of_the_first_ones_time(config, setup
 def test_the_teacher_runs_once_an_epoch_for_the_whole_search(teacher, tmp_path):
     config = Config(teacher_checkpoint=str(teacher), teacher_cache_dir=str(tmp_path / "cache"), **SMALL)
     plan = Plan(config, ("temperature:choice:1,2,4", "radius:choice:auto,teacher_mean"), tuner="grid")
-    with counting(Teacher, "_predict_augmented") as passes, counting(data, "load") as loads:
+    with counting(TeacherCache, "write") as writes, counting(data, "load") as loads:
         tune.search(plan, tmp_path / "search")
+    passes = [cache for cache, *_ in writes if cache.dtype == np.float16]  # the exact ones are of un-augmented images
     assert len(passes) == config.epochs and len(loads) == 1
     # By construction: what a search holds has no test split.
     assert experiment.prepare(config, tmp_path, test=False).dataset.test is None

@@ -3,6 +3,7 @@
 import functools
 
 import keras_tuner
+import numpy as np
 import tensorflow as tf
 
 from skd_tf import data, evaluation, experiment, training
@@ -62,10 +63,23 @@ class DistillationHyperModel(keras_tuner.HyperModel):
         stream = data.train_stream(
             setup.dataset, config, steps_per_epoch=steps, first_step=0, last_step=config.epochs * steps, logit_files=files
         )
-        held_out = setup.dataset.validation
-        validation = tf.data.Dataset.from_tensor_slices((held_out.images, held_out.labels)).batch(evaluation.BATCH_SIZE)
-        own = {"epochs": config.epochs, "steps_per_epoch": steps, "validation_data": validation, "verbose": 0}
-        return model.fit(stream, **own | kwargs)
+        own = {"epochs": config.epochs, "steps_per_epoch": steps, "validation_data": _batches(setup.dataset.validation)}
+        return model.fit(stream, **own | {"verbose": 0} | kwargs)
 
     def _steps_per_epoch(self, config):
         return len(self.setup.dataset.train) // config.batch_size
+
+
+def _batches(split):
+    """A split's (images, labels) in order, whether its images are in memory or stored."""
+
+    def batches():
+        for start in range(0, len(split), evaluation.BATCH_SIZE):
+            rows = np.arange(start, min(start + evaluation.BATCH_SIZE, len(split)))
+            yield split.images[rows], split.labels[rows]
+
+    signature = (
+        tf.TensorSpec([None, *split.images.shape[1:]], tf.uint8), tf.TensorSpec([None], split.labels.dtype),
+    )  # fmt: skip
+    stream = tf.data.Dataset.from_generator(batches, output_signature=signature)
+    return stream.apply(tf.data.experimental.assert_cardinality(-(-len(split) // evaluation.BATCH_SIZE)))

@@ -76,7 +76,7 @@ class Trials:
     def _execute(self, number, values, seed, setup):
         """Trains one student; returns {"seed", "seconds", "metrics" of the last epoch}."""
         start = time.monotonic()
-        config = self._plan.config_of(values | {"seed": seed})
+        config = self._plan.config_of(values | {"seed": seed}).replace(keep_checkpoints=1)
         folder = Workdir(self._records.trial_folder(number) / f"seed-{seed}", config)
         if config.needs_teacher:
             self._fill_cache(setup.teacher, config.teacher_cache_epochs or config.epochs)
