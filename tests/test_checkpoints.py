@@ -8,6 +8,11 @@ from skd_tf.checkpoints import Checkpoints, state_of
 from skd_tf.errors import InputError
 
 
+def save(files, *arguments):
+    files.save(*arguments)
+    files.wait()
+
+
 def state(distiller):
     return {name: np.asarray(variable) for name, variable in state_of(distiller).items()}
 
@@ -20,7 +25,7 @@ def test_a_restored_run_goes_on_bit_for_bit(tmp_path, replicas, two_replicas):
     means = run(straight, data)
     first = make_distiller(strategy, batch_norm=True)
     run(first, data[:4])
-    Checkpoints(tmp_path).save(first, 4, {"seconds": 1.5})
+    save(Checkpoints(tmp_path), first, 4, {"seconds": 1.5})
     second = make_distiller(strategy, batch_norm=True)
     assert Checkpoints(tmp_path).restore(second, pytest.fail) == (4, {"seconds": 1.5})
     assert run(second, data[4:]) == means  # the epoch's means go on too
@@ -40,7 +45,7 @@ def test_damaged_files_are_named_and_passed_over(tmp_path):
     states = []
     for step in (1, 2, 3):
         run(distiller, batches(1))
-        files.save(distiller, step)
+        save(files, distiller, step)
         states.append(weights_of(distiller.student))
     oldest, middle, newest = files.paths()
     content = bytearray(newest.read_bytes())
@@ -58,13 +63,13 @@ def test_damaged_files_are_named_and_passed_over(tmp_path):
 def test_old_ones_go_and_unfinished_ones_do_not_count(tmp_path):
     distiller, files = make_distiller(), Checkpoints(tmp_path, keep=2)
     for step in (5, 10, 15):
-        files.save(distiller, step)
+        save(files, distiller, step)
     (tmp_path / "step-000000020.tmp").write_bytes(b"half")
     assert [path.name for path in files.paths()] == ["step-000000010.ckpt", "step-000000015.ckpt"]
     assert files.restore(distiller, pytest.fail)[0] == 15
 
 
 def test_another_network_is_refused(tmp_path):
-    Checkpoints(tmp_path).save(make_distiller(), 1)
+    save(Checkpoints(tmp_path), make_distiller(), 1)
     with pytest.raises(InputError, match="another network or optimizer"):
         Checkpoints(tmp_path).restore(make_distiller(batch_norm=True), pytest.fail)

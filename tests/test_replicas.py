@@ -170,9 +170,11 @@ def test_a_prediction_does_not_depend_on_the_order_of_rows(two_replicas):
 
 def test_saving_at_any_step_changes_nothing(two_replicas, tmp_path):
     data, saved, plain = batches(4), *(make_distiller(two_replicas, batch_norm=True) for _ in range(2))
+    files = Checkpoints(tmp_path)
     for step, batch in enumerate(data):
         run(saved, [batch])
-        Checkpoints(tmp_path).save(saved, step)
+        files.save(saved, step)
+    files.wait()
     for batch in data:
         run(plain, [batch])
     assert saved.means.result() == plain.means.result()
