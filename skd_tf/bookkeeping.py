@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from skd_tf import checkpoints, cluster, evaluation, metrics, optimizers, progress, records, schedules
+from skd_tf import checkpoints, cluster, data, evaluation, metrics, optimizers, progress, records, schedules
 from skd_tf.errors import Diverged, InputError
 from skd_tf.interrupts import Interrupted
 from skd_tf.progress import say, warn
@@ -32,13 +32,26 @@ class Bookkeeping:
         self._steps_per_epoch, self._make_stream = steps_per_epoch, make_stream
         self.last_step = config.epochs * steps_per_epoch
         self._checkpoints = checkpoints.Checkpoints(folder / "checkpoints", keep=config.keep_checkpoints)
-        self._facts = {"teacher": setup.teacher and setup.teacher.fingerprint}
+        dataset = setup.dataset
+        self._facts = {
+            "teacher": setup.teacher and setup.teacher.fingerprint,
+            "data": [dataset.name, str(dataset.version), len(dataset.train), data.digest_of(dataset.train.labels)],
+            "replicas": setup.strategy.num_replicas_in_sync,
+        }
         self.first_step, extra = self._checkpoints.restore(distiller, warn) or (0, {"seconds": 0.0})
         if self.first_step and extra.get("teacher") != self._facts["teacher"]:
             raise InputError(
                 "The teacher has changed since this run began. Expected the same weights. "
                 f"Received others in {setup.teacher.path}. Choose another --workdir, or add --overwrite to begin anew."
             )
+        if self.first_step and extra.get("data") != self._facts["data"]:
+            raise InputError(
+                f"The data has changed since this run began. Expected {extra.get('data')} (name, version, images, digest of "
+                f"labels). Received {self._facts['data']}. Choose another --workdir, or add --overwrite to begin anew."
+            )
+        if self.first_step and extra.get("replicas") != self._facts["replicas"]:
+            began, now = extra.get("replicas"), self._facts["replicas"]
+            warn(f"this run began on {began} replicas: on {now} its numbers round otherwise.")
         if self.first_step:
             say(f"Resuming at step {self.first_step} of {self.last_step}.")
         self._records = None
@@ -88,18 +101,21 @@ class Bookkeeping:
 
     def on_interrupt(self, step, signal):
         self._checkpoints.wait()
-        raise Interrupted(signal, f"Step {step} of {self.last_step} is saved.")
+        raise Interrupted(signal, f"Step {step} of {self.last_step} is saved, and training goes on from there.")
 
     def on_not_finite(self, step, names):
         """Leaves the state before the step, its batch and their names in post_mortem/, and raises `Diverged`."""
         folder = self._folder / "post_mortem"
-        self._leave(folder, step, names)
+        left = f"The state before that step and its batch are in {folder}"
+        try:
+            self._leave(folder, step, names)
+        except (OSError, tf.errors.OpError) as error:  # the failure itself must be told in any case
+            left = f"Its state and batch could not be written ({' '.join(str(error).split())})"
         epoch = step // self._steps_per_epoch + 1
         raise Diverged(
             f"Training has diverged at step {step + 1} of {self.last_step} (epoch {epoch} of {self._config.epochs}). "
-            f"Expected finite values. Received others in: {', '.join(names)}; learning_rate={self._rates[step]:.4g}. The "
-            f"state before that step and its batch are in {folder}; the last checkpoint stays. Lower --learning_rate, "
-            "lengthen --warmup_epochs, or set --clip_norm."
+            f"Expected finite values. Received others in: {', '.join(names)}; learning_rate={self._rates[step]:.4g}. "
+            f"{left}; the last checkpoint stays. Lower --learning_rate, lengthen --warmup_epochs, or set --clip_norm."
         )
 
     @cluster.chief_only

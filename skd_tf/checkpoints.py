@@ -34,7 +34,7 @@ def state_of(distiller):
 
 
 class Checkpoints:
-    """The checkpoints of one run in one folder: the newest, and the best on validation.
+    """The checkpoints of one run in one folder: the newest to resume from, and the best on validation to look at.
 
     A file is a zip of an uncompressed .npz and its facts (step, extra, SHA-256 of the arrays): no pickle, nothing that
     can run. It is written beside the training, one at a time.
@@ -114,7 +114,8 @@ class Checkpoints:
         _flush_folder(self.folder)
         kind, kept = name.partition("-")[0], {"step": self.keep, "best": 1}
         for old in sorted(self.folder.glob(f"{kind}-*{_SUFFIX}"))[: -kept[kind]]:
-            old.unlink()
+            if old != path:
+                old.unlink()
 
     def paths(self):
         """Files of the newest states, oldest first."""
@@ -141,13 +142,15 @@ class Checkpoints:
         return facts["step"], facts["extra"]
 
     def _newest(self, warn):
-        """Name of the newest checkpoint that can be read, or None."""
+        """Name of the newest checkpoint that can be read, or None; damaged ones are set aside, and take nobody's place."""
         for path in reversed(self.paths()):
             try:
                 _read(path)
                 return path.name
             except _Damaged as error:
-                warn(f"Checkpoint {path.name} is damaged ({error}) and is not used.")
+                aside = path.with_name(path.name + ".damaged")
+                os.replace(path, aside)
+                warn(f"Checkpoint {path.name} is damaged ({error}) and is not used: it is now {aside.name}.")
         return None
 
 
@@ -161,7 +164,7 @@ def _read(path):
             facts, body = json.loads(archive.read("facts.json")), archive.read("arrays.npz")
         whole = hashlib.sha256(body).hexdigest() == facts["sha256"]
     except Exception as error:  # a flipped bit makes zipfile raise almost anything
-        raise _Damaged(error or type(error).__name__) from error
+        raise _Damaged(str(error) or type(error).__name__) from error
     if not whole:
         raise _Damaged("its checksum does not match")
     with np.load(io.BytesIO(body), allow_pickle=False) as arrays:

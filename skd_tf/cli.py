@@ -163,14 +163,27 @@ def run(main, *, description, define=define_flags, required=("workdir",), positi
         sys.exit(code)
     except interrupts.Interrupted as error:
         what = f"stopped by {error.signal.name}. {error.what}".strip()
-        print(f"\n{what} The same command goes on from there:\n  {command_line()}", file=sys.stderr)
+        print(f"\n{what}\nThe same command again:\n  {command_line()}", file=sys.stderr)
         sys.exit(error.exit_code)
     except InputError as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         sys.exit(2)
     except OSError as error:  # a full disk, a read-only folder: the machine's state, not a fault of the program
-        print(f"error: {error.strerror or error}. Received {error.filename or 'no file name'}.", file=sys.stderr)
+        where = f" Received {error.filename}." if error.filename else ""
+        print(f"error: {error.strerror or error}.{where}", file=sys.stderr)
         sys.exit(1)
+    except Exception as error:
+        if not _is_of_the_machine(error):
+            raise
+        print(f"error: {' '.join(error.message.split())[:500]}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _is_of_the_machine(error):
+    """Whether TensorFlow tells of a file that is gone, damaged or refused, or of a full disk or memory."""
+    tensorflow = sys.modules.get("tensorflow")
+    names = "NotFoundError", "DataLossError", "PermissionDeniedError", "ResourceExhaustedError"
+    return tensorflow is not None and isinstance(error, tuple(getattr(tensorflow.errors, name) for name in names))
 
 
 def command_line():

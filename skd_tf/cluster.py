@@ -106,6 +106,7 @@ class _Joined:
     member: Member = Member((("worker", ("here",)),), 0)
     strategy: object = None
     broadcast: object = None
+    largest: object = None
     deciding: bool = False
 
 
@@ -144,6 +145,7 @@ def join(me):
                 f"Received TF_CONFIG with {me.workers} workers. Call run() before anything else uses TensorFlow."
             ) from error
         _joined.strategy, _joined.broadcast = strategy, _make_broadcast(strategy)
+        _joined.largest = _make_largest(strategy, me.workers)
     return _joined.strategy
 
 
@@ -165,6 +167,11 @@ def _configure_heartbeat(me):
 
 def workers():
     return _joined.member.workers
+
+
+def any_worker(number):
+    """The largest of all workers' numbers, >= 0 and whole; every worker must ask."""
+    return number if _joined.largest is None else _joined.largest(number)
 
 
 def share(work):
@@ -248,6 +255,26 @@ def _make_broadcast(strategy):
     return broadcast
 
 
+def _make_largest(strategy, count):
+    """A function of a worker's number that gives all workers the largest: each adds it at a place of its own."""
+    import numpy as np
+    import tensorflow as tf
+
+    def replica(row):
+        return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, row)
+
+    @tf.function(input_signature=[tf.TensorSpec([count])], autograph=False)
+    def total(row):
+        return strategy.experimental_local_results(strategy.run(replica, (row,)))[0]
+
+    def largest(number):
+        row = np.zeros(count, np.float32)
+        row[_joined.member.index] = number * count / strategy.num_replicas_in_sync  # every replica of this worker adds it
+        return round(float(total(tf.constant(row)).numpy().max()))
+
+    return largest
+
+
 @contextlib.contextmanager
 def reporting_lost_workers(what="Another worker has stopped, and training with it"):
     """Turns what TensorFlow raises when a collective cannot end into a `WorkerLost` of one line."""
@@ -257,7 +284,7 @@ def reporting_lost_workers(what="Another worker has stopped, and training with i
     try:
         yield
     except tf.errors.OpError as error:
-        if not (isinstance(error, gone) or "ollective ops is aborted" in error.message):
+        if workers() == 1 or not (isinstance(error, gone) or "ollective ops is aborted" in error.message):
             raise
         lines = [line.strip(" :") for line in error.message.splitlines()]
         reason = next((line.partition("aborted by: ")[2] for line in lines if "aborted by: " in line), lines[0])

@@ -9,7 +9,6 @@ from skd_tf.knobs import as_text
 _AUTO_XLA = {
     "CPU": (False, "auto: on a CPU, oneDNN's convolutions were measured faster than XLA's"),
     "GPU": (True, "auto: on an accelerator, XLA fuses what lies between the convolutions"),
-    "TPU": (True, "auto: a TPU runs XLA programs only"),
 }
 _NVIDIA = pathlib.Path("/proc/driver/nvidia/gpus")
 
@@ -19,7 +18,7 @@ def jit_compile_choice(setting, device_type, *, collective=False):
 
     Args:
       setting: "auto", or true or false as bool or text.
-      device_type: "CPU", "GPU" or "TPU".
+      device_type: "CPU" or "GPU".
       collective: whether the forward pass sums over replicas (`skd_tf.sync_batch_norm`), which XLA cannot compile.
 
     Returns:

@@ -12,7 +12,7 @@ class Interrupted(KeyboardInterrupt):
 
     Args:
       number: of the signal.
-      what: a sentence on where the work stands, or nothing.
+      what: a sentence on where the work stands and what comes next, or nothing.
     """
 
     def __init__(self, number, what=""):

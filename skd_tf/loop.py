@@ -7,7 +7,7 @@ import math
 import time
 import typing
 
-from skd_tf import grammar, interrupts
+from skd_tf import cluster, grammar, interrupts
 
 
 class Pace(typing.NamedTuple):
@@ -121,7 +121,7 @@ def train(distiller, make_stream, hooks, *, first_step, last_step, steps_per_epo
             step_before, step = step, step + steps
             epoch_ends = steps == to_epoch_end
             means = distiller.means.result() if epoch_ends else None  # waits for the device, so that the time is true
-            signal = interrupted()
+            signal = cluster.any_worker(interrupted() or 0)
             saves = interval.due(step, epoch_ends) or step == last_step or signal
             # Not after each call, which would wait for the device: nothing changes after a step that is not finite.
             names = distiller.guard.found() if epoch_ends or saves else ()
@@ -142,4 +142,7 @@ def train(distiller, make_stream, hooks, *, first_step, last_step, steps_per_epo
                 interval.saved()
             if signal:
                 hooks.on_interrupt(step, signal)
+        signal = cluster.any_worker(interrupted() or 0)  # one that came with the last step's records
+        if signal:
+            hooks.on_interrupt(step, signal)
     profile.switch(step)

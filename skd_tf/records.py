@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import pathlib
 import platform
 import subprocess
@@ -43,6 +44,8 @@ class Records:
         """Appends one epoch; `record` has "epoch" and "step"."""
         with open(self._file, "a") as file:
             file.write(json.dumps(record) + "\n")
+            file.flush()
+            os.fsync(file.fileno())  # before the checkpoint that follows: its epochs are not run again
         with self._writer.as_default(step=record["step"]):
             for name, value in record.items():
                 if isinstance(value, (int, float)) and name not in ("epoch", "step"):

@@ -10,15 +10,17 @@ import json
 import os
 import pathlib
 import shutil
-import tempfile
+import time
 
 import numpy as np
 
 from skd_tf.errors import InputError
+from skd_tf.workdir import write_json
 
 HEADER_BYTES = 1024  # a multiple of every record dtype's size: tf.data drops it as so many records
 _FORMAT = 1
 _NO_CHECKSUM = "0" * 64
+_ABANDONED_SECONDS = 24 * 3600
 
 
 def key_of(facts):
@@ -40,8 +42,32 @@ class TeacherCache:
         self._verified = set()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            self._sweep()
         except OSError as error:
             raise self._unwritable(error) from error
+
+    def _sweep(self):
+        """Removes what processes that were killed while they wrote have left, a day ago or more."""
+        for path in self.folder.glob("*.tmp"):
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
+                    path.unlink()
+
+    def read_facts(self, key):
+        """What `write_facts` kept under a key, or None."""
+        path = self.folder / f"{key}.json"
+        if not path.is_file():
+            return None
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            record = json.loads(path.read_text())
+            if record["sha256"] == key_of([key, record["facts"]]):
+                return record["facts"]
+        self._say(f"Teacher cache: {path.name} is damaged; it is not used, and made again.")
+        return None
+
+    def write_facts(self, key, facts):
+        """Keeps a JSON-able dict under a key."""
+        write_json(self.folder / f"{key}.json", {"facts": facts, "sha256": key_of([key, facts])})
 
     def path(self, key):
         return self.folder / f"{key}.logits"
@@ -87,14 +113,14 @@ class TeacherCache:
         digest = hashlib.sha256(self._header(key, body.shape, _NO_CHECKSUM))
         digest.update(body.data)
         try:
-            descriptor, temporary = tempfile.mkstemp(dir=self.folder, suffix=".tmp")
+            # Of this process alone: another may be writing the same file.
+            temporary = self.path(key).with_suffix(f".{os.getpid()}.tmp")
             try:
-                with os.fdopen(descriptor, "wb") as file:
+                with open(temporary, "wb") as file:
                     file.write(self._header(key, body.shape, digest.hexdigest()))
                     file.write(body.data)
                     file.flush()
                     os.fsync(file.fileno())
-                os.chmod(temporary, 0o666 & ~_umask())
                 os.replace(temporary, self.path(key))
             except BaseException:
                 with contextlib.suppress(OSError):
@@ -128,9 +154,3 @@ class TeacherCache:
             f"The teacher cache cannot be written ({error.strerror}). Expected a writable folder. "
             f"Received teacher_cache_dir={self.folder}. Choose another --teacher_cache_dir."
         )
-
-
-def _umask():
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

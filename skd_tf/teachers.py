@@ -2,7 +2,6 @@
 
 import functools
 import hashlib
-import json
 import math
 import pathlib
 import time
@@ -14,7 +13,6 @@ from skd_tf import augment, cluster, data, evaluation, models, references, teach
 from skd_tf.errors import InputError
 from skd_tf.networks.names import NETWORK_NAMES
 from skd_tf.progress import Progress, duration, say, warn
-from skd_tf.workdir import write_json
 
 
 class Teacher:
@@ -60,14 +58,13 @@ class Teacher:
     def facts(self):
         """{"name", "parameters"}: what a result says of the teacher."""
         if self._cache:
-            record = self._cache.folder / f"{teacher_cache.key_of(self._identity)}.json"
-            if record.is_file():
-                facts = json.loads(record.read_text())
-                if self._required in ("", facts["name"]):
-                    return facts
+            key = teacher_cache.key_of(self._identity)
+            facts = self._cache.read_facts(key)
+            if facts and self._required in ("", facts["name"]):
+                return facts
         facts = {"name": self.model.name, "parameters": models.parameter_count(self.model)}
         if self._cache:
-            write_json(record, facts)
+            self._cache.write_facts(key, facts)
         return facts
 
     def logits(self, images):

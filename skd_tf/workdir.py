@@ -59,7 +59,8 @@ class Workdir:
             before = self._recorded()
             if before is not None:
                 refuse_differences(self.path, before, config)
-            write_json(self / "config.json", config.to_json())
+            known = {"resolved": _resolved(self.path)} if before is not None and _resolved(self.path) else {}
+            write_json(self / "config.json", config.to_json() | known)
             return config.to_json()
         except OSError as error:
             raise _unwritable(self.path, error) from error
@@ -74,7 +75,12 @@ class Workdir:
 
     def _read_result(self):
         file = self / "result.json"
-        return json.loads(file.read_text()) if file.is_file() else None
+        try:
+            return json.loads(file.read_text()) if file.is_file() else None
+        except ValueError as error:
+            raise InputError(
+                f"The result is damaged ({error}). Expected JSON. Received {file}. Remove it: the run then measures again."
+            ) from error
 
     def _recorded(self):
         before = recorded_config(self.path)
@@ -92,7 +98,7 @@ class Workdir:
         if not (self / "config.json").is_file():  # whatever it holds: an older version's, or a damaged one
             self._recorded()  # refuses files that are no run's
             return
-        for name in _FILES:
+        for name in (*_FILES[1:], _FILES[0]):  # config.json last: it says whose the rest is
             path = self / name
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
@@ -117,7 +123,7 @@ def recorded_config(path):
         record = json.loads(file.read_text())
         record.pop("resolved", None)
         return Config.from_json(record)
-    except (json.JSONDecodeError, AttributeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
         raise InputError(
             f"The recorded settings are damaged ({error}). Expected JSON. Received {file}. "
             "Choose another --workdir, or add --overwrite to begin anew."
@@ -166,6 +172,11 @@ def _unwritable(path, error):
     )
 
 
+def _resolved(path):
+    """What the settings "auto" came to when the run was last trained, or None."""
+    return json.loads((pathlib.Path(path) / "config.json").read_text()).get("resolved")
+
+
 def write_json(path, value):
     """Writes JSON whole or not at all."""
     write_text(path, json.dumps(value, indent=1) + "\n")
@@ -175,9 +186,13 @@ def write_json(path, value):
 def write_text(path, text):
     """Writes a text whole or not at all."""
     path = pathlib.Path(path)
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

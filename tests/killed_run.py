@@ -1,11 +1,12 @@
 """A training command that kills itself at the n-th moment of a kind.
 
-python killed_run.py step|checkpoint|renamed|cache N --flag=value ...
+python killed_run.py step|half|checkpoint|renamed|cache N --flag=value ...
 """
 
 import os
 import signal
 import sys
+import zipfile
 
 kind, moments_left = sys.argv[1], [None] * int(sys.argv[2])
 del sys.argv[1:3]
@@ -43,7 +44,8 @@ def install():
 
     moments = {
         "step": lambda: before(bookkeeping.Bookkeeping, "on_call"),
-        "checkpoint": lambda: of_module(checkpoints, "fsync"),  # a temporary file is there, whole or not
+        "half": lambda: before(zipfile.ZipFile, "writestr"),  # a temporary file is there, without its arrays
+        "checkpoint": lambda: of_module(checkpoints, "fsync"),  # it is written, and may not be on the disk yet
         "renamed": lambda: of_module(checkpoints, "open"),  # and the older ones are not yet gone
         "cache": lambda: of_module(teacher_cache, "fsync"),
     }

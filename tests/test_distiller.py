@@ -86,13 +86,14 @@ def test_xla_and_plain_steps_agree():
     assert trained[1].xla and not trained[0].xla
 
 
-def test_any_number_of_steps_a_call_is_the_same_bit_for_bit():
+@pytest.mark.parametrize(("replicas", "jit_compile"), [(1, False), (1, True), (2, False)])
+def test_any_number_of_steps_a_call_is_the_same_bit_for_bit(replicas, jit_compile, two_replicas):
     data, results = batches(7), []
     for steps_per_call in (1, 3, 8):
-        distiller = make_distiller(batch_norm=True)
+        distiller = make_distiller(two_replicas if replicas == 2 else None, batch_norm=True, jit_compile=jit_compile)
         run(distiller, data, steps_per_call=steps_per_call)
         results.append(weights_of(distiller.student))
-        assert distiller.traces == 1
+        assert distiller.traces == replicas
     assert all(np.array_equal(results[0], other) for other in results[1:])
 
 

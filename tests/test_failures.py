@@ -171,7 +171,7 @@ def test_damaged_checkpoints_are_named_and_the_one_before_is_used(tmp_path, run,
     newest.write_bytes(newest.read_bytes()[:-100])
     code, errors = run(workdir=tmp_path)
     assert code == 0 and f"warning: Checkpoint {newest.name} is damaged" in errors and results
-    assert newest.is_file()
+    assert newest.is_file() and newest.with_name(newest.name + ".damaged").is_file()
 
 
 def test_a_cache_that_fills_the_disk_stops_before_its_first_byte_and_in_the_middle(finished, tmp_path, run, monkeypatch):

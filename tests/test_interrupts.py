@@ -39,26 +39,35 @@ def require_same(folder, straight):
     assert json.loads((folder / "result.json").read_text())["student"] == straight[1]["student"]
 
 
-def at_call(monkeypatch, count, action):
-    """Does something after the count-th host call of training."""
-    calls, original = [], bookkeeping.Bookkeeping.on_call
+def at_step(monkeypatch, hook, at, action):
+    """Does something in one of the loop's hooks, after a step."""
+    original = getattr(bookkeeping.Bookkeeping, hook)
 
-    def on_call(self, step):
-        original(self, step)
-        calls.append(step)
-        if len(calls) == count:
+    def hooked(self, step, *arguments):
+        original(self, step, *arguments)
+        if step == at:
             action()
 
-    monkeypatch.setattr(bookkeeping.Bookkeeping, "on_call", on_call)
+    monkeypatch.setattr(bookkeeping.Bookkeeping, hook, hooked)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_ends_the_host_call_saves_and_the_same_run_goes_on(straight, tmp_path, monkeypatch, number, code):
-    at_call(monkeypatch, 5, lambda: signal.raise_signal(number))  # steps 3, 6, 8, 11, 14: in mid-epoch
-    with pytest.raises(Interrupted, match=r"Step 16 of 24 is saved|Step 14 of 24 is saved") as caught:
+@pytest.mark.parametrize(
+    ("hook", "at", "number", "saved", "code"),
+    [
+        ("on_call", 11, signal.SIGTERM, 14, 143),
+        ("save", 8, signal.SIGINT, 11, 130),
+        ("on_epoch_end", 24, signal.SIGTERM, 24, 143),
+    ],
+)
+def test_a_signal_ends_the_host_call_saves_and_the_same_run_goes_on(
+    straight, tmp_path, monkeypatch, hook, at, number, saved, code
+):  # fmt: skip
+    at_step(monkeypatch, hook, at, lambda: signal.raise_signal(number))
+    with pytest.raises(Interrupted, match=rf"Step {saved} of 24 is saved") as caught:
         experiment.run(Config(**SETTINGS), tmp_path)
     assert caught.value.exit_code == code and not (tmp_path / "result.json").exists()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    monkeypatch.undo()
     experiment.run(Config(**SETTINGS), tmp_path)
     require_same(tmp_path, straight)
 
@@ -135,7 +144,8 @@ VARIANTS = {
     "from the cache": (
         ["--teacher_cache_dir={folder}/cache"],
         [("step", n) for n in (1, 2, 3, 4, 5, 6, 7, 8, 9, 10)]
-        + [("checkpoint", n) for n in range(1, 15, 2)]
+        + [("half", n) for n in (2, 6, 10, 13)]
+        + [("checkpoint", n) for n in (1, 5, 9)]
         + [("renamed", n) for n in range(2, 12, 2)]
         + [("cache", n) for n in range(1, 9)],
     ),
@@ -177,3 +187,17 @@ def test_a_command_says_how_to_go_on_when_it_is_stopped(tmp_path):
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 143 and "Traceback" not in errors
     assert "stopped by SIGTERM. Step " in errors and f"--workdir={tmp_path}" in errors.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_a_lock_ends_with_its_owner(tmp_path):
+    program = "import sys, time; from skd_tf.workdir import locked"
+    program += "\nwith locked(sys.argv[1]): print('held', flush=True); time.sleep(60)"
+    owner = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert owner.stdout.readline() == "held\n"
+    with pytest.raises(InputError, match=f"process {owner.pid} on "), locked(tmp_path):
+        pass
+    owner.kill()
+    owner.wait()
+    with locked(tmp_path):
+        pass

@@ -69,8 +69,9 @@ def test_a_regularizer_counts_once(two_replicas):
     assert distance(*results) < 1e-5 < 1e-3 < distance(results[0], weights_of(plain.student))
 
 
-@pytest.mark.parametrize("clip", [{"global_clipnorm": 0.1}, {"clipnorm": 0.05}])
+@pytest.mark.parametrize("clip", [{"global_clipnorm": 1.5}, {"clipnorm": 0.5}])
 def test_clipping_sees_the_summed_gradient(two_replicas, clip):
+    """At norms that clip some steps and some not: were all clipped, a gradient twice as long would pass."""
     data = batches(5, size=16)
 
     def optimizer():
@@ -80,7 +81,9 @@ def test_clipping_sees_the_summed_gradient(two_replicas, clip):
     two, _ = trained(two_replicas, data, optimizer=optimizer)
     free, _ = trained(None, data, optimizer=lambda: keras.optimizers.SGD(0.1, momentum=0.9))
     assert distance(weights_of(one.student), weights_of(two.student)) < 1e-5
-    assert distance(weights_of(one.student), weights_of(free.student)) > 1e-3
+    twice, _ = trained(None, data, optimizer=optimizer, kd_weight=1.8, label_weight=0.2)
+    for other in (free, twice):
+        assert distance(weights_of(one.student), weights_of(other.student)) > 1e-3
 
 
 def test_moving_statistics_are_the_mean_over_replicas_at_every_step(two_replicas):
@@ -183,8 +186,8 @@ def test_saving_at_any_step_changes_nothing(two_replicas, tmp_path):
         assert all(np.array_equal(copies[0], copy) for copy in copies)
 
 
-def test_a_replica_without_examples_adds_nothing(two_replicas):
-    """17 examples in batches of 8 leave one, and a replica without any."""
+def test_a_replica_without_examples_keeps_all_finite(two_replicas):
+    """17 examples in batches of 8 leave one, and a replica without any: a mean over nothing is 0 / 0."""
     (images, labels), = batches(1, size=17)
     two = make_distiller(two_replicas, batch_norm=True)
     history = two.fit(images, labels, batch_size=8, verbose=0, shuffle=False).history

@@ -94,6 +94,7 @@ def main():
     options = parser.parse_args()
     if options.workers < 1:
         parser.error(f"too few workers. Expected at least 1. Received --workers={options.workers}.")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the workers, in sessions of their own, are ended too
     command = [sys.executable, "-m", "skd_tf.train", "--strategy=multi_worker", *options.flags]
     sys.exit(wait(start(command, free_addresses(options.workers)), lambda line: print(line, flush=True)))
 

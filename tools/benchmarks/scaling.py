@@ -47,9 +47,10 @@ def main(flag_values):
     for name, row in rows.items():
         row |= jobs[name]
         row["examples_per_second"] = 1000 * flag_values.batch_size / row["median_ms"]
-    title = f"{flag_values.student} from {flag_values.teacher}, global batch {flag_values.batch_size}, {records.device()}"
+    machine = records.device().partition(", replicas")[0]
+    title = f"{flag_values.student} from {flag_values.teacher}, global batch {flag_values.batch_size}, {machine}"
     print(f"\n{title}\n\n{_table(rows)}", flush=True)
-    record = {"rounds": flag_values.rounds, "steps_per_round": STEPS, "rows": rows, "device": records.device()}
+    record = {"rounds": flag_values.rounds, "steps_per_round": STEPS, "rows": rows, "device": machine}
     record |= {"versions": records.versions(), "git_commit": records.git_commit()}
     if flag_values.output:
         write_json(flag_values.output, record)
@@ -121,7 +122,6 @@ def prepare(job):
         return racing.resident_mb()
 
     return steps, memory_mb
-
 
 
 if __name__ == "__main__":
