@@ -24,7 +24,7 @@ setup(
     ],
     extras_require={
         "test": [
-            *("pytest>=9.2", "ruff>=0.17", "hypothesis>=6.170"),
+            *("pytest>=9.2", "pytest-xdist>=3.8", "ruff>=0.17", "hypothesis>=6.170"),
             *("scikit-learn>=1.9", "scipy>=1.17"),  # --tuner=bayesian
             *("ai-edge-litert>=2.3", "onnx>=1.23", "tf2onnx>=1.17", "onnxruntime>=1.32"),  # what an export can be
         ],

@@ -1,51 +1,33 @@
-"""The search as its user runs it, on real digits: what trials share, what they leave, what stops them and what does not."""
+"""The search as its user runs it, on real digits: what it leaves, what stops it and what does not."""
 
-import contextlib
 import csv
 import errno
 import json
 import signal
 import sys
-import time
 
 import numpy as np
 import pytest
+import tune_cases
+from tune_cases import SMALL, counting, folder_of
 
-from skd_tf import checkpoints, cli, data, experiment, training, tune
-from skd_tf.config import Config
+from skd_tf import checkpoints, cli, experiment, training, tune
 from skd_tf.distiller import Distiller
 from skd_tf.errors import InputError
-from skd_tf.search.distillers import Distillers
 from skd_tf.search.plan import OBJECTIVES, Plan
 from skd_tf.search.records import Records
-from skd_tf.teacher_cache import TeacherCache
 
-# One device, for the tests' two logical CPUs would be two replicas to --strategy=auto.
-SMALL = {"student": "cnn_2", "epochs": 2, "batch_size": 100, "learning_rate": 0.1, "strategy": "one_device"}
 GRID = ("temperature:choice:1,4", "kd_weight:choice:0.5,0.9")
 
 
 @pytest.fixture(scope="module")
-def teacher(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("teacher")
-    config = Config(**SMALL | {"student": "cnn_8", "loss": "cross_entropy", "epochs": 12, "batch_size": 50, "report": False})
-    assert experiment.run(config, folder)["student"]["accuracy"] > 0.5
-    return folder
+def config():
+    return tune_cases.config()
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(scope="module")
-def config(teacher, cache):
-    return Config(teacher_checkpoint=str(teacher), teacher_cache_dir=str(cache), **SMALL)
-
-
-@pytest.fixture(scope="module")
-def setup(config, tmp_path_factory):
-    return experiment.prepare(config, tmp_path_factory.mktemp("setup"), test=False)
+def setup():
+    return tune_cases.setup()
 
 
 @pytest.fixture(scope="module")
@@ -55,22 +37,6 @@ def finished(config, setup, tmp_path_factory):
     with counting(training, "train_student") as trained, counting(Distiller, "train_step") as traced:
         ranked = tune.search(plan, folder, setup=setup)
     return plan, folder, ranked, len(trained), len(traced)
-
-
-@contextlib.contextmanager
-def counting(owner, name):
-    """A list with the arguments of every call of a function, which goes on."""
-    calls, function = [], getattr(owner, name)
-
-    def counted(*arguments, **options):
-        calls.append(arguments)
-        return function(*arguments, **options)
-
-    setattr(owner, name, counted)
-    try:
-        yield calls
-    finally:
-        setattr(owner, name, function)
 
 
 def numbers(record):
@@ -177,89 +143,6 @@ def test_stopped_in_mid_trial_the_same_search_ends_with_the_same_numbers(finishe
     assert again == [numbers(record) for record in Records(folder, plan).all()]
 
 
-# What trials share.
-
-
-def weights_after(distiller):
-    return {name: np.array(variable.numpy()) for name, variable in checkpoints.state_of(distiller).items()}
-
-
-@pytest.mark.parametrize("strategy", ["one_device", pytest.param("mirrored", marks=pytest.mark.slow)])
-def test_a_reused_distiller_is_a_new_one_to_the_last_bit(config, tmp_path, strategy):
-    """Every setting that is assigned instead of traced, one trial after another, beside a Distiller made for each alone."""
-    config = config.replace(strategy=strategy, epochs=1)
-    setup = experiment.prepare(config, tmp_path, test=False)
-    first = config.replace(temperature=2.0, kd_weight=0.3, learning_rate=0.5, weight_decay=1e-3, seed=3)
-    others = [
-        config.replace(temperature=9.0, kd_weight=0.9, radius=3.0, lr_schedule="constant", warmup_epochs=0.5),
-        config.replace(radius="teacher_mean", weight_decay=2e-2, seed=7),
-    ]
-    kept = Distillers()
-    training.train_student(first, setup, folder_of(tmp_path / "first"), kept)
-    for number, other in enumerate(others):
-        reused, one = training.train_student(other, setup, folder_of(tmp_path / f"reused-{number}"), kept)
-        assert reused.traces == setup.strategy.num_replicas_in_sync  # of the first trial, on each replica
-        new, two = training.train_student(other, setup, folder_of(tmp_path / f"new-{number}"))
-        mine, theirs = weights_after(reused), weights_after(new)
-        assert all(np.array_equal(mine[name], theirs[name]) for name in theirs) and mine.keys() == theirs.keys()
-        assert one["val_accuracy"] == two["val_accuracy"]
-
-
-def folder_of(path):
-    path.mkdir()
-    return path
-
-
-def test_what_is_traced_makes_a_new_distiller_and_schedules_are_assigned(config, setup, tmp_path):
-    kept = Distillers()
-    config = config.replace(epochs=1, optimizer="adamw")
-    schedule = config.replace(kd_weight="0.9, 0.5 from epoch 0.5")
-    one, _ = training.train_student(schedule, setup, folder_of(tmp_path / "a"), kept)
-    other_schedule = config.replace(kd_weight="linear 0.1 to 0.4 over 1 epochs", weight_decay=0.3)
-    two, _ = training.train_student(other_schedule, setup, folder_of(tmp_path / "b"), kept)
-    new, _ = training.train_student(other_schedule, setup, folder_of(tmp_path / "c"))
-    assert two is one and one.traces == 1
-    mine, theirs = weights_after(two), weights_after(new)
-    assert all(np.array_equal(mine[name], theirs[name]) for name in theirs)
-    for change in (
-        {"loss": "kd"}, {"center": False}, {"label_weight": 0.1}, {"radius": "teacher_sample"}, {"batch_size": 50},
-        {"label_smoothing": 0.1}, {"momentum": 0.5, "optimizer": "sgd"}, {"kd_weight": 0.5}, {"student": "cnn_4"},
-    ):  # fmt: skip
-        assert kept(schedule.replace(**change), setup, 8) is not one, change
-    assert len(kept._kept) == 4  # the oldest are given up
-
-
-def test_the_second_trial_starts_in_a_fifth_of_the_first_ones_time(config, setup, tmp_path, monkeypatch):
-    """From the trial's beginning to the end of its first step, tracing included."""
-    times, run_steps, begun = [], Distiller.run_steps, {}
-
-    def timed(self, iterator, steps):
-        waited = run_steps(self, iterator, steps)
-        if "at" in begun:
-            self.means.result()  # waits for the step
-            times.append(time.perf_counter() - begun.pop("at"))
-        return waited
-
-    monkeypatch.setattr(Distiller, "run_steps", timed)
-    kept = Distillers()
-    config = config.replace(student="resnet8", steps_per_call=1, epochs=1)
-    for number, temperature in enumerate((1.0, 2.0, 4.0)):
-        begun["at"] = time.perf_counter()
-        training.train_student(config.replace(temperature=temperature), setup, folder_of(tmp_path / str(number)), kept)
-    assert min(times[1:]) < times[0] / 5, times
-
-
-def test_the_teacher_runs_once_an_epoch_for_the_whole_search(teacher, tmp_path):
-    config = Config(teacher_checkpoint=str(teacher), teacher_cache_dir=str(tmp_path / "cache"), **SMALL)
-    plan = Plan(config, ("temperature:choice:1,2,4", "radius:choice:auto,teacher_mean"), tuner="grid")
-    with counting(TeacherCache, "write") as writes, counting(data, "load") as loads:
-        tune.search(plan, tmp_path / "search")
-    passes = [cache for cache, *_ in writes if cache.dtype == np.float16]  # the exact ones are of un-augmented images
-    assert len(passes) == config.epochs and len(loads) == 1
-    # By construction: what a search holds has no test split.
-    assert experiment.prepare(config, tmp_path, test=False).dataset.test is None
-
-
 def test_several_seeds_a_trial_give_mean_and_spread(config, setup, tmp_path, capsys):
     plan = Plan(config, ("temperature:choice:1,4",), tuner="grid", executions_per_trial=2)
     ranked = tune.search(plan, tmp_path, setup=setup)
@@ -327,15 +210,15 @@ def test_ctrl_c_and_a_full_disk_end_with_the_command_that_goes_on(stop, config, 
         code = command(patch, *flags, "--overwrite")
     err = capsys.readouterr().err
     assert code == (1 if full else 130)
-    assert "go on" in err or "goes on" in err
-    assert "--overwrite" not in err and "'--workdir=" in err and "Traceback" not in err
+    assert "python -m skd_tf.tune" in err and "--overwrite" not in err and "'--workdir=" in err and "Traceback" not in err
     assert command(monkeypatch, *flags) == 0
     out = capsys.readouterr().out
     assert "Trial 1 of 1, resumed" in out
 
 
-def test_errors_of_the_command_come_before_tensorflow_and_touch_nothing(teacher, tmp_path, monkeypatch, capsys):
-    flags = [f"--workdir={tmp_path / 's'}", f"--teacher_checkpoint={teacher}", "--search=temperature:log:1:16"]
+def test_errors_of_the_command_come_before_tensorflow_and_touch_nothing(config, tmp_path, monkeypatch, capsys):
+    flags = [f"--workdir={tmp_path / 's'}", "--search=temperature:log:1:16"]
+    flags += [f"--teacher_checkpoint={config.teacher_checkpoint}"]
     for wrong, words in (
         (["--teacher_checkpoint=nowhere"], "No model there"),
         (["--tuner=magic"], "Unknown tuner"),

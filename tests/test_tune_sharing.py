@@ -1,0 +1,100 @@
+"""What the trials of a search share: a Distiller and its traced step, the teacher's cache, the data."""
+
+import time
+
+import numpy as np
+import pytest
+import tune_cases
+from tune_cases import SMALL, counting, folder_of
+
+from skd_tf import checkpoints, data, experiment, training, tune
+from skd_tf.config import Config
+from skd_tf.distiller import Distiller
+from skd_tf.search.distillers import Distillers
+from skd_tf.search.plan import Plan
+from skd_tf.teacher_cache import TeacherCache
+
+
+@pytest.fixture(scope="module")
+def config():
+    return tune_cases.config()
+
+
+@pytest.fixture(scope="module")
+def setup():
+    return tune_cases.setup()
+
+
+def weights_after(distiller):
+    return {name: np.array(variable.numpy()) for name, variable in checkpoints.state_of(distiller).items()}
+
+
+@pytest.mark.parametrize("strategy", ["one_device", pytest.param("mirrored", marks=pytest.mark.slow)])
+def test_a_reused_distiller_is_a_new_one_to_the_last_bit(config, tmp_path, strategy):
+    """Every setting that is assigned instead of traced, one trial after another, beside a Distiller made for each alone."""
+    config = config.replace(strategy=strategy, epochs=1)
+    setup = experiment.prepare(config, tmp_path, test=False)
+    first = config.replace(temperature=2.0, kd_weight=0.3, learning_rate=0.5, weight_decay=1e-3, seed=3)
+    others = [
+        config.replace(temperature=9.0, kd_weight=0.9, radius=3.0, lr_schedule="constant", warmup_epochs=0.5),
+        config.replace(radius="teacher_mean", weight_decay=2e-2, seed=7),
+    ]
+    kept = Distillers()
+    training.train_student(first, setup, folder_of(tmp_path / "first"), kept)
+    for number, other in enumerate(others):
+        reused, one = training.train_student(other, setup, folder_of(tmp_path / f"reused-{number}"), kept)
+        assert reused.traces == setup.strategy.num_replicas_in_sync  # of the first trial, on each replica
+        new, two = training.train_student(other, setup, folder_of(tmp_path / f"new-{number}"))
+        mine, theirs = weights_after(reused), weights_after(new)
+        assert all(np.array_equal(mine[name], theirs[name]) for name in theirs) and mine.keys() == theirs.keys()
+        assert one["val_accuracy"] == two["val_accuracy"]
+
+
+def test_what_is_traced_makes_a_new_distiller_and_schedules_are_assigned(config, setup, tmp_path):
+    kept = Distillers()
+    config = config.replace(epochs=1, optimizer="adamw")
+    schedule = config.replace(kd_weight="0.9, 0.5 from epoch 0.5")
+    one, _ = training.train_student(schedule, setup, folder_of(tmp_path / "a"), kept)
+    other_schedule = config.replace(kd_weight="linear 0.1 to 0.4 over 1 epochs", weight_decay=0.3)
+    two, _ = training.train_student(other_schedule, setup, folder_of(tmp_path / "b"), kept)
+    new, _ = training.train_student(other_schedule, setup, folder_of(tmp_path / "c"))
+    assert two is one and one.traces == 1
+    mine, theirs = weights_after(two), weights_after(new)
+    assert all(np.array_equal(mine[name], theirs[name]) for name in theirs)
+    for change in (
+        {"loss": "kd"}, {"center": False}, {"label_weight": 0.1}, {"radius": "teacher_sample"}, {"batch_size": 50},
+        {"label_smoothing": 0.1}, {"momentum": 0.5, "optimizer": "sgd"}, {"kd_weight": 0.5}, {"student": "cnn_4"},
+    ):  # fmt: skip
+        assert kept(schedule.replace(**change), setup, 8) is not one, change
+    assert len(kept._kept) == 4  # the oldest are given up
+
+
+def test_the_second_trial_starts_in_a_fifth_of_the_first_ones_time(config, setup, tmp_path, monkeypatch):
+    """From the trial's beginning to the end of its first step, tracing included."""
+    times, run_steps, begun = [], Distiller.run_steps, {}
+
+    def timed(self, iterator, steps):
+        waited = run_steps(self, iterator, steps)
+        if "at" in begun:
+            self.means.result()  # waits for the step
+            times.append(time.perf_counter() - begun.pop("at"))
+        return waited
+
+    monkeypatch.setattr(Distiller, "run_steps", timed)
+    kept = Distillers()
+    config = config.replace(student="resnet8", steps_per_call=1, epochs=1)
+    for number, temperature in enumerate((1.0, 2.0, 4.0)):
+        begun["at"] = time.perf_counter()
+        training.train_student(config.replace(temperature=temperature), setup, folder_of(tmp_path / str(number)), kept)
+    assert min(times[1:]) < times[0] / 5, times
+
+
+def test_the_teacher_runs_once_an_epoch_for_the_whole_search(tmp_path):
+    config = Config(teacher_checkpoint=str(tune_cases.teacher()), teacher_cache_dir=str(tmp_path / "cache"), **SMALL)
+    plan = Plan(config, ("temperature:choice:1,2,4", "radius:choice:auto,teacher_mean"), tuner="grid")
+    with counting(TeacherCache, "write") as writes, counting(data, "load") as loads:
+        tune.search(plan, tmp_path / "search")
+    passes = [cache for cache, *_ in writes if cache.dtype == np.float16]  # the exact ones are of un-augmented images
+    assert len(passes) == config.epochs and len(loads) == 1
+    # By construction: what a search holds has no test split.
+    assert experiment.prepare(config, tmp_path, test=False).dataset.test is None
