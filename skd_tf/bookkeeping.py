@@ -101,7 +101,7 @@ class Bookkeeping:
 
     def on_interrupt(self, step, signal):
         self._checkpoints.wait()
-        raise Interrupted(signal, f"Step {step} of {self.last_step} is saved, and training goes on from there.")
+        raise Interrupted(signal, f"Step {step} of {self.last_step} is saved.")
 
     def on_not_finite(self, step, names):
         """Leaves the state before the step, its batch and their names in post_mortem/, and raises `Diverged`."""

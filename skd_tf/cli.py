@@ -163,7 +163,7 @@ def run(main, *, description, define=define_flags, required=("workdir",), positi
         sys.exit(code)
     except interrupts.Interrupted as error:
         what = f"stopped by {error.signal.name}. {error.what}".strip()
-        print(f"\n{what}\nThe same command again:\n  {command_line()}", file=sys.stderr)
+        print(f"\n{what}\nTo go on, start the same command again:\n  {command_line()}", file=sys.stderr)
         sys.exit(error.exit_code)
     except InputError as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)

@@ -12,7 +12,7 @@ class Interrupted(KeyboardInterrupt):
 
     Args:
       number: of the signal.
-      what: a sentence on where the work stands and what comes next, or nothing.
+      what: a sentence on where the work stands, or nothing.
     """
 
     def __init__(self, number, what=""):
@@ -54,7 +54,9 @@ def _handled_by(handle):
     if threading.current_thread() is not threading.main_thread():  # where Python lets nobody handle signals
         yield
         return
-    before = {number: signal.signal(number, handle) for number in _SIGNALS}
+    # What the shell has a background job ignore stays ignored.
+    heard = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, handle) for number in heard}
     try:
         yield
     finally:

@@ -86,7 +86,9 @@ def test_xla_and_plain_steps_agree():
     assert trained[1].xla and not trained[0].xla
 
 
-@pytest.mark.parametrize(("replicas", "jit_compile"), [(1, False), (1, True), (2, False)])
+@pytest.mark.parametrize(
+    ("replicas", "jit_compile"), [(1, False), pytest.param(1, True, marks=pytest.mark.slow), (2, False)]
+)  # fmt: skip
 def test_any_number_of_steps_a_call_is_the_same_bit_for_bit(replicas, jit_compile, two_replicas):
     data, results = batches(7), []
     for steps_per_call in (1, 3, 8):

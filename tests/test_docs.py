@@ -16,7 +16,10 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 FENCED = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
 # Of commands that are not ours: pip, pytest, git and the like.
-OTHERS = {"editable", "quiet", "help", "no-cache-dir", "strict", "rm"}
+OTHERS = {  # of pip, docker, mkdocs, saved_model_cli, TensorFlow Serving, TensorBoard
+    *("editable", "quiet", "help", "no-cache-dir", "strict", "rm", "dir", "tag_set", "signature_def", "inputs", "logdir"),
+    *("model_base_path", "model_name", "rest_api_port"),
+}
 
 
 def load(path):
@@ -33,6 +36,7 @@ def known_flags():
     for path in (*(ROOT / "skd_tf").rglob("*.py"), *(ROOT / "tools").rglob("*.py"), *(ROOT / "examples").glob("*.py")):
         source = path.read_text(encoding="utf-8")
         names |= set(re.findall(r"DEFINE_\w+\(\s*\"(\w+)\"", source))
+        names |= {f"no{name}" for name in re.findall(r"DEFINE_bool\w*\(\s*\"(\w+)\"", source)}
         names |= set(re.findall(r"add_argument\(\"--(\w+)\"", source))
     return names
 

@@ -62,11 +62,12 @@ def at_step(monkeypatch, hook, at, action):
 def test_a_signal_ends_the_host_call_saves_and_the_same_run_goes_on(
     straight, tmp_path, monkeypatch, hook, at, number, saved, code
 ):  # fmt: skip
+    before = signal.getsignal(number)
     at_step(monkeypatch, hook, at, lambda: signal.raise_signal(number))
     with pytest.raises(Interrupted, match=rf"Step {saved} of 24 is saved") as caught:
         experiment.run(Config(**SETTINGS), tmp_path)
     assert caught.value.exit_code == code and not (tmp_path / "result.json").exists()
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(number) is before
     monkeypatch.undo()
     experiment.run(Config(**SETTINGS), tmp_path)
     require_same(tmp_path, straight)

@@ -11,7 +11,8 @@ from skd_tf.known_datasets import KNOWN_DATASETS
 
 ROOT = pathlib.Path(__file__).parents[1]
 FOLDER = ROOT / "experiments"
-FILES = sorted(path.relative_to(ROOT) for path in FOLDER.glob("**/*.flags") if not path.name.startswith("tune"))
+_ALL = sorted(path.relative_to(ROOT) for path in FOLDER.glob("**/*.flags"))
+FILES = [path for path in _ALL if not path.name.startswith("tune") and "results" not in path.parts]
 METHODS = [path for path in FILES if path.parent.name == "methods"]
 RUNS = [path for path in FILES if path not in METHODS and path.name != "base.flags"]
 

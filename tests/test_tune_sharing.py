@@ -69,6 +69,7 @@ def test_what_is_traced_makes_a_new_distiller_and_schedules_are_assigned(config,
     assert len(kept._kept) == 4  # the oldest are given up
 
 
+@pytest.mark.slow
 def test_the_second_trial_starts_in_a_fifth_of_the_first_ones_time(config, setup, tmp_path, monkeypatch):
     """From the trial's beginning to the end of its first step, tracing included."""
     times, run_steps, begun = [], Distiller.run_steps, {}
@@ -82,7 +83,7 @@ def test_the_second_trial_starts_in_a_fifth_of_the_first_ones_time(config, setup
 
     monkeypatch.setattr(Distiller, "run_steps", timed)
     kept = Distillers()
-    config = config.replace(student="resnet8", steps_per_call=1, epochs=1)
+    config = config.replace(student="resnet20", steps_per_call=1, epochs=1)
     for number, temperature in enumerate((1.0, 2.0, 4.0)):
         begun["at"] = time.perf_counter()
         training.train_student(config.replace(temperature=temperature), setup, folder_of(tmp_path / str(number)), kept)
