@@ -3,12 +3,13 @@
 import os
 import signal
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has its background jobs ignore it
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as the commands set it
 
 import pytest
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has its background jobs ignore it
 
 
 @pytest.fixture(scope="session", autouse=True)
