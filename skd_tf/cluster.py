@@ -261,7 +261,8 @@ def _make_largest(strategy, count):
     import tensorflow as tf
 
     def replica(row):
-        return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, row)
+        # A tensor of this replica's device: an argument has none, which the sum is then told to go to.
+        return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(row))
 
     @tf.function(input_signature=[tf.TensorSpec([count])], autograph=False)
     def total(row):
