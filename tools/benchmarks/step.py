@@ -9,7 +9,7 @@ import racing
 from absl import flags
 
 _CONTENDERS = pathlib.Path(__file__).with_name("contenders.py")
-_RATIOS = (  # slower, faster, what issue and README quote
+_RATIOS = (  # slower, faster: what docs/performance.md quotes
     ("keras.distillation float32", "ours live float32"),
     ("keras.distillation bfloat16", "ours live bfloat16"),
     ("keras.distillation float32", "ours cached float32"),
