@@ -22,47 +22,57 @@ class Bookkeeping:
       distiller: compiled and built.
       steps_per_epoch: full batches in an epoch.
       make_stream: as `skd_tf.loop.train` takes it.
+      keep_best: whether the checkpoint that is best on validation stays beside the newest.
 
     Raises:
       InputError: a checkpoint of another network, or of training with another teacher.
     """
 
-    def __init__(self, config, setup, folder, distiller, steps_per_epoch, make_stream):
+    def __init__(self, config, setup, folder, distiller, steps_per_epoch, make_stream, *, keep_best=True):
         self._config, self._setup, self._folder, self._distiller = config, setup, folder, distiller
         self._steps_per_epoch, self._make_stream = steps_per_epoch, make_stream
         self.last_step = config.epochs * steps_per_epoch
-        self._checkpoints = checkpoints.Checkpoints(folder / "checkpoints", keep=config.keep_checkpoints)
+        self._checkpoints = checkpoints.Checkpoints(
+            folder / "checkpoints", keep=config.keep_checkpoints, keep_best=keep_best
+        )
         dataset = setup.dataset
         self._facts = {
             "teacher": setup.teacher and setup.teacher.fingerprint,
             "data": [dataset.name, str(dataset.version), len(dataset.train), data.digest_of(dataset.train.labels)],
             "replicas": setup.strategy.num_replicas_in_sync,
         }
-        self.first_step, extra = self._checkpoints.restore(distiller, warn) or (0, {"seconds": 0.0})
-        if self.first_step and extra.get("teacher") != self._facts["teacher"]:
-            raise InputError(
-                "The teacher has changed since this run began. Expected the same weights. "
-                f"Received others in {setup.teacher.path}. Choose another --workdir, or add --overwrite to begin anew."
-            )
-        if self.first_step and extra.get("data") != self._facts["data"]:
-            raise InputError(
-                f"The data has changed since this run began. Expected {extra.get('data')} (name, version, images, digest of "
-                f"labels). Received {self._facts['data']}. Choose another --workdir, or add --overwrite to begin anew."
-            )
-        if self.first_step and extra.get("replicas") != self._facts["replicas"]:
-            began, now = extra.get("replicas"), self._facts["replicas"]
-            warn(f"this run began on {began} replicas: on {now} its numbers round otherwise.")
+        self.first_step, extra = self._checkpoints.restore(distiller, warn) or (0, {"seconds": 0.0, "rows": []})
         if self.first_step:
+            self._require_same(extra)
             say(f"Resuming at step {self.first_step} of {self.last_step}.")
-        self._records = None
-        if cluster.is_chief():
-            epochs_done = self.first_step // steps_per_epoch
-            self._records = records.Records(folder, epochs_done=epochs_done, config=config)
+        self._records = records.Records(folder, rows=extra["rows"], config=config) if cluster.is_chief() else None
         self._clock = progress.Clock(
             config.student, config.epochs, self.first_step, steps_per_epoch, before=extra["seconds"]
         )  # fmt: skip
         self._validate = evaluation.predictor_of(distiller)
         self._rates = schedules.learning_rate(config, steps_per_epoch)
+
+    def _require_same(self, extra):
+        """InputError where the checkpoint's `extra` tells of another teacher, other data or another program."""
+        if extra.get("teacher") != self._facts["teacher"]:
+            raise InputError(
+                "The teacher has changed since this run began. Expected the same weights. "
+                f"Received others in {self._setup.teacher.path}. Choose another --workdir, or add --overwrite to begin anew."
+            )
+        if extra.get("data") != self._facts["data"]:
+            raise InputError(
+                f"The data has changed since this run began. Expected {extra.get('data')} (name, version, images, digest of "
+                f"labels). Received {self._facts['data']}. Choose another --workdir, or add --overwrite to begin anew."
+            )
+        epochs_done, rows = self.first_step // self._steps_per_epoch, extra.get("rows", [])
+        if len(rows) != epochs_done:
+            raise InputError(
+                f"The checkpoint is of another version of skd_tf. Expected the records of {epochs_done} epochs in it. "
+                f"Received {len(rows)} in {self._folder}. Go on with that version, or choose another --workdir."
+            )
+        if extra.get("replicas") != self._facts["replicas"]:
+            began, now = extra.get("replicas"), self._facts["replicas"]
+            warn(f"this run began on {began} replicas: on {now} its numbers round otherwise.")
 
     def on_call(self, step):
         self._clock.say_step(step)
@@ -79,7 +89,8 @@ class Bookkeeping:
     @cluster.chief_only
     def _record(self, step, means, pace):
         distiller, validation, epoch = self._distiller, self._setup.dataset.validation, step // self._steps_per_epoch
-        record = {"epoch": epoch - 1, "step": step, **means, **_in_force(distiller, self._rates[step - 1], means)}
+        updates = int(distiller.optimizer.iterations.numpy())  # fewer than steps where float16's loss scaling skipped some
+        record = {"epoch": epoch - 1, "step": step, **means, **_in_force(distiller, self._rates[updates - 1], means)}
         if validation:
             with optimizers.averaged(distiller):
                 logits = distiller.probability_logits(self._validate(validation.images))
@@ -140,7 +151,8 @@ class Bookkeeping:
         self._checkpoints.close()
 
     def _extra(self):
-        return self._facts | {"seconds": self._clock.seconds()}
+        rows = self._records.rows() if self._records else []
+        return self._facts | {"seconds": self._clock.seconds(), "rows": rows}
 
 
 def _history(rows, seconds):
@@ -158,7 +170,7 @@ def _history(rows, seconds):
 
 
 def _in_force(distiller, rate, means):
-    """The settings that an epoch's last step ran with, and the gain R / ||z_s|| on the spherical gradient."""
+    """The settings that an epoch's last update was made with, and the gain R / ||z_s|| on the spherical gradient."""
     weights = {name: float(getattr(distiller, name).numpy()) for name in ("kd_weight", "label_weight")}
     gain = {}
     if distiller.objective.row.readout == "sphere":

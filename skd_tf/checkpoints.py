@@ -11,7 +11,7 @@ import zipfile
 
 import numpy as np
 
-from skd_tf import cluster
+from skd_tf import atomic, cluster
 from skd_tf.errors import InputError
 
 _SUFFIX = ".ckpt"
@@ -42,10 +42,11 @@ class Checkpoints:
     Args:
       folder: made if need be.
       keep: how many of the newest stay.
+      keep_best: whether the best stays as well.
     """
 
-    def __init__(self, folder, *, keep=2):
-        self.folder, self.keep = pathlib.Path(folder), keep
+    def __init__(self, folder, *, keep=2, keep_best=True):
+        self.folder, self.keep, self._keep_best = pathlib.Path(folder), keep, keep_best
         self._writer, self._writing, self._best = None, None, None
 
     @cluster.chief_only
@@ -56,6 +57,8 @@ class Checkpoints:
     @cluster.chief_only
     def save_best(self, distiller, step, score, extra=None):
         """As `save`, where `score` is above that of the best one there is, which it replaces."""
+        if not self._keep_best:
+            return
         if self._best is None:
             self._best = max((_score_of(path) for path in self.folder.glob(f"best-*{_SUFFIX}")), default=-math.inf)
         if score > self._best:
@@ -86,12 +89,15 @@ class Checkpoints:
         self._writing = self._writer.submit(self.write, arrays, name, step, extra)
 
     def write(self, arrays, name, step, extra):
-        """Writes a file whole or not at all: to a temporary name, flushed to the disk, then renamed; removes older ones."""
+        """Writes a file whole or not at all, and removes older ones."""
         try:
             self._write(arrays, name, step, extra)
         except OSError as error:
-            reason = f"The checkpoint of step {step} cannot be written ({error.strerror}). Those before it are whole"
-            raise OSError(error.errno, f"{reason}: free the disk, and the same command resumes", str(self.folder)) from error
+            line = (
+                f"The checkpoint of step {step} cannot be written ({error.strerror}). Expected a writable folder with room. "
+                "Those before it are whole: the same command goes on from them"
+            )
+            raise OSError(error.errno, line, str(self.folder)) from error
 
     def _write(self, arrays, name, step, extra):
         body = io.BytesIO()
@@ -99,19 +105,9 @@ class Checkpoints:
         facts = {"step": step, "extra": extra, "sha256": hashlib.sha256(body.getbuffer()).hexdigest()}
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / name
-        temporary = path.with_suffix(".tmp")
-        try:
-            with open(temporary, "wb") as file:
-                with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-                    archive.writestr("facts.json", json.dumps(facts))
-                    archive.writestr("arrays.npz", body.getbuffer())
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
-        _flush_folder(self.folder)
+        with atomic.writing(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+            archive.writestr("facts.json", json.dumps(facts))
+            archive.writestr("arrays.npz", body.getbuffer())
         kind, kept = name.partition("-")[0], {"step": self.keep, "best": 1}
         for old in sorted(self.folder.glob(f"{kind}-*{_SUFFIX}"))[: -kept[kind]]:
             if old != path:
@@ -143,6 +139,7 @@ class Checkpoints:
 
     def _newest(self, warn):
         """Name of the newest checkpoint that can be read, or None; damaged ones are set aside, and take nobody's place."""
+        atomic.sweep(self.folder)  # the folder is this run's alone
         for path in reversed(self.paths()):
             try:
                 _read(path)
@@ -191,11 +188,3 @@ def _assign(state, arrays, file_name):
     for name, variable in state.items():
         variable.assign(arrays[name])
 
-
-def _flush_folder(folder):
-    """Makes a rename last through a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from skd_tf import losses, replicas
 from skd_tf.errors import InputError
+from skd_tf.sync_batch_norm import counting
 
 NO_TEACHER = (
     "No teacher. Expected a teacher model or x = {'image', 'teacher_logits'}. Received neither. Set distiller.teacher."
@@ -24,14 +25,15 @@ def forward(model, image, *, training=False):
     """A model's logits, `[batch, classes]`.
 
     A ragged batch can leave a replica without examples, and oneDNN's convolutions give an empty batch a wrong shape: there
-    a black image stands in, and its logits are dropped.
+    a black image stands in, counts in no statistics over replicas, and its logits are dropped.
     """
     context = tf.distribute.get_replica_context()
     if image.shape[0] or context is None or context.num_replicas_in_sync == 1:
         return as_logits(model(image, training=training))
     count = tf.shape(image)[0]
     stand_in = tf.zeros([1 - tf.minimum(count, 1), *image.shape[1:]], image.dtype)
-    return as_logits(model(tf.concat([image, stand_in], axis=0), training=training))[:count]
+    with counting(count > 0):
+        return as_logits(model(tf.concat([image, stand_in], axis=0), training=training))[:count]
 
 
 def given_logits(x):

@@ -7,29 +7,34 @@ import pathlib
 import platform
 import subprocess
 
+import numpy as np
 import tensorflow as tf
 from tensorboard.plugins.hparams import api as hparams
 
 from skd_tf import cluster
 from skd_tf.knobs import rules_of
+from skd_tf.progress import warn
 from skd_tf.workdir import write_text
 
 _HPARAMS_METRICS = ("val_accuracy", "val_nll", "val_ece", "accuracy", "loss")
 
 
 class Records:
-    """metrics.jsonl and tensorboard/ of a workdir; lines of epochs that a resumed run repeats are dropped first.
+    """metrics.jsonl and tensorboard/ of a workdir.
 
     Args:
       workdir: the run's folder.
-      epochs_done: epochs that are not run again.
+      rows: records of the epochs that are not run again, from the checkpoint. The file is made to hold these alone, and
+        where it lacked one or held another, a warning says so.
       config: the run's `Config`, whose settings that could change a number are TensorBoard's HParams.
     """
 
-    def __init__(self, workdir, *, epochs_done, config):
-        self._file = workdir / "metrics.jsonl"
-        kept = [line for line in self._lines() if json.loads(line)["epoch"] < epochs_done]
-        write_text(self._file, "".join(line + "\n" for line in kept))
+    def __init__(self, workdir, *, rows, config):
+        self._file, self._rows = workdir / "metrics.jsonl", list(rows)
+        text = "".join(_line(row) for row in rows)
+        if rows and not (self._file.is_file() and self._file.read_bytes().startswith(text.encode())):
+            warn(f"{self._file} lacked epochs or was changed: the {len(rows)} done are written as the checkpoint has them.")
+        write_text(self._file, text)
         self._writer = tf.summary.create_file_writer(str(workdir / "tensorboard"))
         fields = {field.name for field in dataclasses.fields(config) if rules_of(field).affects_result}
         settings = {name: value for name, value in config.to_json().items() if name in fields}
@@ -42,24 +47,29 @@ class Records:
 
     def add(self, record):
         """Appends one epoch; `record` has "epoch" and "step"."""
-        with open(self._file, "a") as file:
-            file.write(json.dumps(record) + "\n")
-            file.flush()
-            os.fsync(file.fileno())  # before the checkpoint that follows: its epochs are not run again
-        with self._writer.as_default(step=record["step"]):
+        self._rows.append(record)
+        try:
+            with open(self._file, "a") as file:
+                file.write(_line(record))
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            error.filename = str(self._file)  # a full disk names none
+            raise
+        # numpy's numbers: of Python's, TensorFlow keeps every one it has turned into a tensor, 0.7 kB each, for ever.
+        with self._writer.as_default(step=np.int64(record["step"])):
             for name, value in record.items():
                 if isinstance(value, (int, float)) and name not in ("epoch", "step"):
-                    tf.summary.scalar(name, value)
+                    tf.summary.scalar(name, np.float32(value))
         self._writer.flush()
 
     def rows(self):
-        return [json.loads(line) for line in self._lines()]
+        """All records so far."""
+        return [*self._rows]
 
-    def _lines(self):
-        """Whole lines; a last line that a crash cut short is not one."""
-        if not self._file.is_file():
-            return []
-        return [line for line in self._file.read_text().split("\n")[:-1] if line]
+
+def _line(record):
+    return json.dumps(record) + "\n"
 
 
 def versions():

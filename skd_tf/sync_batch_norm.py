@@ -1,5 +1,8 @@
 """BatchNorm over the global batch: the statistics of one replica, on any number of them."""
 
+import contextlib
+import threading
+
 import keras
 import tensorflow as tf
 from keras import ops
@@ -7,6 +10,18 @@ from keras import ops
 from skd_tf import replicas
 from skd_tf.batch_norm import FusedBatchNormalization
 from skd_tf.folding import copy_state, exchange_layers
+
+_here = threading.local()  # replicas are traced in threads of their own
+
+
+@contextlib.contextmanager
+def counting(present):
+    """What layers see inside the block counts in their statistics where `present`, a bool `[]`; a stand-in does not."""
+    _here.present = present
+    try:
+        yield
+    finally:
+        del _here.present
 
 
 @keras.saving.register_keras_serializable("skd_tf")
@@ -17,6 +32,9 @@ class SynchronizedBatchNormalization(FusedBatchNormalization):
 
     over replicas i with n_i values a channel of mean m_i and variance v_i; n is the sum of n_i. The collective's gradient is
     a collective too: XLA can compile neither.
+
+    A replica without examples has n_i = 0 and keeps its moving statistics; those of the k others out of R go R / k times as
+    far, so that the mean over all R, which a Distiller takes, is what one replica would have.
     """
 
     def call(self, inputs, training=None, mask=None):
@@ -24,30 +42,33 @@ class SynchronizedBatchNormalization(FusedBatchNormalization):
             return super().call(inputs, training=training, mask=mask)
         x = ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
         moving_mean, moving_variance = (ops.cast(v, x.dtype) for v in (self.moving_mean, self.moving_variance))
-        mean, variance = self._global_moments(x, moving_mean)
-        self.moving_mean.assign(moving_mean * self.momentum + mean * (1.0 - self.momentum))
-        self.moving_variance.assign(moving_variance * self.momentum + variance * (1.0 - self.momentum))
+        mean, variance, share = self._global_moments(x, moving_mean)
+        rate = (1.0 - self.momentum) * share
+        self.moving_mean.assign(moving_mean * (1.0 - rate) + mean * rate)
+        self.moving_variance.assign(moving_variance * (1.0 - rate) + variance * rate)
         gamma = ops.cast(self.gamma, x.dtype) if self.scale else None
         beta = ops.cast(self.beta, x.dtype) if self.center else None
         outputs = ops.batch_normalization(x, mean, variance, self.axis, beta, gamma, self.epsilon)
         return ops.cast(outputs, self.compute_dtype)
 
     def _global_moments(self, x, origin):
-        """Mean and variance `[channels]` of every replica's values.
+        """Mean and variance `[channels]` of every replica's values; R / k `[]`, 0 on a replica without examples.
 
         They are taken from `origin`, the same on all replicas: the nearer to the mean, the less the squares cancel.
         """
         axes = [axis for axis in range(len(x.shape)) if axis != self.axis % len(x.shape)]
-        count = ops.cast(tf.size(x) / x.shape[self.axis], x.dtype)
-        local_sum = tf.reduce_sum(x, axes)
-        local_mean = tf.math.divide_no_nan(local_sum, count)
+        values = ops.cast(tf.size(x) / x.shape[self.axis], x.dtype)
+        present = ops.cast(values > 0, x.dtype) * ops.cast(getattr(_here, "present", True), x.dtype)
+        count = present * values
+        local_mean = tf.math.divide_no_nan(tf.reduce_sum(x, axes), values)
         local_squares = tf.reduce_sum(tf.square(x - ops.reshape(local_mean, self._along_axis(x))), axes)
         from_origin = local_mean - origin
-        count, total, squares = replicas.sum_over_replicas(
-            [count, count * from_origin, local_squares + count * tf.square(from_origin)]
+        count, total, squares, replicas_present = replicas.sum_over_replicas(
+            [count, count * from_origin, present * local_squares + count * tf.square(from_origin), present]
         )
         offset = total / count
-        return origin + offset, tf.maximum(squares / count - tf.square(offset), 0.0)
+        share = present * tf.distribute.get_replica_context().num_replicas_in_sync / replicas_present
+        return origin + offset, tf.maximum(squares / count - tf.square(offset), 0.0), share
 
     def _along_axis(self, x):
         return [-1 if axis == self.axis % len(x.shape) else 1 for axis in range(len(x.shape))]

@@ -7,13 +7,12 @@ under its name only when it is whole, and is checked before it is used.
 import contextlib
 import hashlib
 import json
-import os
 import pathlib
 import shutil
-import time
 
 import numpy as np
 
+from skd_tf import atomic
 from skd_tf.errors import InputError
 from skd_tf.workdir import write_json
 
@@ -42,16 +41,9 @@ class TeacherCache:
         self._verified = set()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._sweep()
+            atomic.sweep(self.folder, older_than_seconds=_ABANDONED_SECONDS)  # a younger one may be another process's
         except OSError as error:
             raise self._unwritable(error) from error
-
-    def _sweep(self):
-        """Removes what processes that were killed while they wrote have left, a day ago or more."""
-        for path in self.folder.glob("*.tmp"):
-            with contextlib.suppress(FileNotFoundError):
-                if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
-                    path.unlink()
 
     def read_facts(self, key):
         """What `write_facts` kept under a key, or None."""
@@ -67,7 +59,10 @@ class TeacherCache:
 
     def write_facts(self, key, facts):
         """Keeps a JSON-able dict under a key."""
-        write_json(self.folder / f"{key}.json", {"facts": facts, "sha256": key_of([key, facts])})
+        try:
+            write_json(self.folder / f"{key}.json", {"facts": facts, "sha256": key_of([key, facts])})
+        except OSError as error:
+            raise self._unwritable(error) from error
 
     def path(self, key):
         return self.folder / f"{key}.logits"
@@ -103,7 +98,7 @@ class TeacherCache:
         return np.fromfile(self.path(key), self.dtype, offset=HEADER_BYTES).reshape(shape)
 
     def write(self, key, logits):
-        """Writes logits `[examples, classes]`: to a temporary name, flushed to the disk, then renamed."""
+        """Writes logits `[examples, classes]`, whole or not at all."""
         body = np.ascontiguousarray(logits, self.dtype)
         if not np.isfinite(body).all():
             raise InputError(
@@ -113,19 +108,9 @@ class TeacherCache:
         digest = hashlib.sha256(self._header(key, body.shape, _NO_CHECKSUM))
         digest.update(body.data)
         try:
-            # Of this process alone: another may be writing the same file.
-            temporary = self.path(key).with_suffix(f".{os.getpid()}.tmp")
-            try:
-                with open(temporary, "wb") as file:
-                    file.write(self._header(key, body.shape, digest.hexdigest()))
-                    file.write(body.data)
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(temporary, self.path(key))
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    os.unlink(temporary)
-                raise
+            with atomic.writing(self.path(key)) as file:
+                file.write(self._header(key, body.shape, digest.hexdigest()))
+                file.write(body.data)
         except OSError as error:
             raise self._unwritable(error) from error
         self._verified.add(self.path(key))

@@ -40,7 +40,7 @@ class Setup:
     teacher: teachers.Teacher | None
 
 
-def train_student(config, setup, folder, build=None):
+def train_student(config, setup, folder, build=None, *, keep_best=True):
     """Builds the student of a Config and trains it to its last step, from the newest checkpoint in the folder.
 
     Args:
@@ -48,6 +48,7 @@ def train_student(config, setup, folder, build=None):
       setup: a `Setup`.
       folder: `Workdir` or path; gets metrics.jsonl, tensorboard/ and checkpoints/.
       build: what makes the Distiller; `build_distiller` unless given.
+      keep_best: whether the checkpoint that is best on validation stays beside the newest.
 
     Returns:
       (the trained `Distiller`, {"seconds", "examples_per_second", "val_accuracy"}).
@@ -64,7 +65,7 @@ def train_student(config, setup, folder, build=None):
     resolved = {"radius": float(distiller.radius.numpy()), "xla": distiller.xla, "xla_reason": distiller.xla_reason}
     resolved |= {"replicas": setup.strategy.num_replicas_in_sync, "teacher": setup.teacher and setup.teacher.fingerprint}
     write_json(folder / "config.json", config.to_json() | {"resolved": resolved})
-    history = _train(config, setup, folder, distiller, steps_per_epoch, cached)
+    history = _train(config, setup, folder, distiller, steps_per_epoch, cached, keep_best)
     optimizers.take_average(distiller)
     return distiller, history
 
@@ -153,7 +154,7 @@ def _announce(config, setup, distiller, steps_per_epoch):
         warn(f"--radius / --temperature is too small for the sphere to represent the teacher: no class can pass {top:.3f}.")
 
 
-def _train(config, setup, folder, distiller, steps_per_epoch, logit_files):
+def _train(config, setup, folder, distiller, steps_per_epoch, logit_files, keep_best):
     last_step = config.epochs * steps_per_epoch
 
     def make_stream(first_step, shards, shard_range):
@@ -162,7 +163,8 @@ def _train(config, setup, folder, distiller, steps_per_epoch, logit_files):
             shards=shards, shard_range=shard_range, logit_files=logit_files,
         )  # fmt: skip
 
-    with contextlib.closing(Bookkeeping(config, setup, folder, distiller, steps_per_epoch, make_stream)) as kept:
+    keeping = Bookkeeping(config, setup, folder, distiller, steps_per_epoch, make_stream, keep_best=keep_best)
+    with contextlib.closing(keeping) as kept:
         if kept.first_step < last_step:
             profile = _profile(config, folder, kept.first_step, last_step)
             loop.train(

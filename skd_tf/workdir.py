@@ -1,6 +1,7 @@
 """A run's folder: whose it is, whether it is finished, and what it holds."""
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -8,10 +9,12 @@ import pathlib
 import platform
 import shutil
 
-from skd_tf import cluster
+from skd_tf import atomic, cluster
 from skd_tf.config import Config
 from skd_tf.errors import InputError
+from skd_tf.progress import warn
 
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # what file systems answer that lock no files
 _FILES = (
     "config.json", "flags.txt", "metrics.jsonl", "checkpoints", "tensorboard", "student.keras", "saved_model", "result.json",
     "measurements.json", "report.html", "calibration.json", "post_mortem",
@@ -134,6 +137,8 @@ def recorded_config(path):
 def locked(path):
     """Keeps a folder to this run: by a lock of the operating system, which ends with its owner, however it ends.
 
+    On a file system without locks nobody can be kept out: a warning says so.
+
     Raises:
       InputError: another run has the folder, or it cannot be written.
     """
@@ -162,7 +167,9 @@ def _lock(path, held):
             "Wait for its end, or choose another --workdir."
         ) from error
     except OSError as error:
-        raise _unwritable(path, error) from error
+        if error.errno not in _NO_LOCKS:
+            raise _unwritable(path, error) from error
+        warn(f"{path} is on a file system without locks ({error.strerror}): see to it yourself that no other run uses it.")
 
 
 def _unwritable(path, error):
@@ -185,14 +192,5 @@ def write_json(path, value):
 @cluster.chief_only
 def write_text(path, text):
     """Writes a text whole or not at all."""
-    path = pathlib.Path(path)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with atomic.writing(path) as file:
+        file.write(text.encode())

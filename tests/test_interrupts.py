@@ -1,6 +1,8 @@
 """Whatever ends a run, the same command goes on from there: signals, kills, a full disk, a second run, a NaN."""
 
 import errno
+import fcntl
+import functools
 import json
 import os
 import pathlib
@@ -81,6 +83,23 @@ def test_one_run_at_a_time_in_a_workdir(straight, tmp_path):
         pass
 
 
+def test_a_file_system_without_locks_is_warned_of_and_other_errors_are_told(tmp_path, monkeypatch, capsys):
+    def refuse(number):
+        def flock(*_):
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(fcntl, "flock", flock)
+
+    for number in (errno.ENOLCK, errno.ENOTSUP):
+        refuse(number)
+        with locked(tmp_path), locked(tmp_path):
+            warnings = capsys.readouterr().err.splitlines()
+            assert len(warnings) == 2 and warnings[0].startswith(f"warning: {tmp_path} is on a file system without locks")
+    refuse(errno.EIO)
+    with pytest.raises(InputError, match="workdir cannot be written"), locked(tmp_path):
+        pass
+
+
 def test_a_full_disk_is_told_and_loses_nothing(straight, tmp_path, monkeypatch):
     real, written = checkpoints.Checkpoints._write, []
 
@@ -128,11 +147,28 @@ def test_the_best_on_validation_stays_beside_the_newest(straight):
     assert len(Checkpoints(folder / "checkpoints").paths()) == 2
 
 
+# What the runs that are killed have beside the settings above, and the moments at which they are.
+VARIANTS = {
+    "cache": ["--teacher_cache_dir={folder}/cache"],
+    "replicas": ["--strategy=mirrored", "--virtual_devices=2", "--ema_momentum=0.9"],
+    "adamw": ["--teacher_cache_dir={folder}/cache", "--optimizer=adamw", "--learning_rate=0.01", "--ema_momentum=0.9"],
+}
+POSITIONS = {
+    "cache": {
+        "step": range(1, 11), "half": (1, 4, 8, 12), "checkpoint": (1, 5, 9), "renamed": range(2, 12, 2),
+        "half cache": (1, 2, 4, 6, 8), "cache": (1, 3, 5, 7, 8), "half row": (1, 4), "half text": (1, 3, 5, 6),
+    },
+    "replicas": {"step": (3, 10), "half": (3,), "checkpoint": (5,), "renamed": (8,)},
+    "adamw": {"step": (5,), "half": (7,)},
+}  # fmt: skip
+MOMENTS = [(variant, kind, n) for variant, kinds in POSITIONS.items() for kind, counts in kinds.items() for n in counts]
+
+
 def command(folder, teacher, variant, *before):
     flags = [f"--{name}={value}" for name, value in SETTINGS.items() if name not in ("loss", "report")]
     flags += [f"--teacher_checkpoint={teacher}", "--loss=spherical", "--noreport"]
     flags += ["--epochs=6", "--checkpoint_every=3 steps", f"--workdir={folder}/run"]
-    flags += [flag.format(folder=folder) for flag in VARIANTS[variant][0]]
+    flags += [flag.format(folder=folder) for flag in VARIANTS[variant]]
     environment = os.environ | {"PYTHONPATH": f"{TESTS.parent}:{TESTS}"}
     start = before or ("-m", "skd_tf.train")
     return subprocess.run(
@@ -140,39 +176,38 @@ def command(folder, teacher, variant, *before):
     )
 
 
-# flags, and the moments at which the run is killed
-VARIANTS = {
-    "from the cache": (
-        ["--teacher_cache_dir={folder}/cache"],
-        [("step", n) for n in (1, 2, 3, 4, 5, 6, 7, 8, 9, 10)]
-        + [("half", n) for n in (2, 6, 10, 13)]
-        + [("checkpoint", n) for n in (1, 5, 9)]
-        + [("renamed", n) for n in range(2, 12, 2)]
-        + [("cache", n) for n in range(1, 9)],
-    ),
-    "live on two replicas, with a moving average": (
-        ["--strategy=mirrored", "--virtual_devices=2", "--ema_momentum=0.9"],
-        [("step", 3), ("step", 10), ("checkpoint", 5), ("renamed", 8)],
-    ),
-}  # fmt: skip
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("teacher")
+    experiment.run(Config(**SETTINGS | {"student": "cnn_8", "epochs": 12, "batch_size": 50}), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(teacher, tmp_path_factory):
+    """Of a variant: the folder of a run that nobody has killed, and its result."""
+
+    @functools.cache
+    def run(variant):
+        folder = tmp_path_factory.mktemp("whole")
+        whole = command(folder, teacher, variant)
+        assert whole.returncode == 0, whole.stderr
+        return folder / "run", json.loads((folder / "run" / "result.json").read_text())
+
+    return run
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_killed_anywhere_the_same_command_ends_alike(tmp_path_factory, variant):
-    teacher = tmp_path_factory.mktemp("teacher")
-    experiment.run(Config(**SETTINGS | {"student": "cnn_8", "epochs": 12, "batch_size": 50}), teacher)
-    folder = tmp_path_factory.mktemp("whole")
-    whole = command(folder, teacher, variant)
-    assert whole.returncode == 0, whole.stderr
-    result = folder / "run", json.loads((folder / "run" / "result.json").read_text())
-    for kind, count in VARIANTS[variant][1]:
-        place = tmp_path_factory.mktemp(f"{kind}-{count}")
-        first = command(place, teacher, variant, str(TESTS / "killed_run.py"), kind, str(count))
-        assert first.returncode == -signal.SIGKILL, (kind, count, first.stderr)
-        again = command(place, teacher, variant)
-        assert again.returncode == 0, (kind, count, again.stderr)
-        require_same(place / "run", result)
+@pytest.mark.parametrize(("variant", "kind", "count"), MOMENTS)
+def test_killed_anywhere_the_same_command_ends_alike(uninterrupted, teacher, tmp_path, variant, kind, count):
+    killed = command(tmp_path, teacher, variant, str(TESTS / "killed_run.py"), kind, str(count))
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    left = [path.suffixes[0] for path in tmp_path.rglob("*.tmp")]
+    assert bool(left) == (kind in ("half", "checkpoint", "half cache", "cache", "half text")), left
+    again = command(tmp_path, teacher, variant)
+    assert again.returncode == 0, again.stderr
+    require_same(tmp_path / "run", uninterrupted(variant))
+    assert not list((tmp_path / "run" / "checkpoints").glob("*.tmp"))
 
 
 @pytest.mark.slow

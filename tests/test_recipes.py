@@ -2,17 +2,28 @@
 
 import json
 import pathlib
+import sys
 
 import pytest
+from absl import flags
 
-from skd_tf import cli, dry_run
+from skd_tf import cli, dry_run, flagfiles
 from skd_tf.config import Config
 from skd_tf.known_datasets import KNOWN_DATASETS
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "tools"))
+
+import reproduce
+import studies
 
 ROOT = pathlib.Path(__file__).parents[1]
 FOLDER = ROOT / "experiments"
 _ALL = sorted(path.relative_to(ROOT) for path in FOLDER.glob("**/*.flags"))
-FILES = [path for path in _ALL if not path.name.startswith("tune") and "results" not in path.parts]
+FRAGMENTS = [path for path in _ALL if "studies" in path.parts]  # of cells, which tools/studies.py puts together
+FILES = [
+    path for path in _ALL
+    if not path.name.startswith("tune") and "results" not in path.parts and path not in FRAGMENTS
+]  # fmt: skip
 METHODS = [path for path in FILES if path.parent.name == "methods"]
 RUNS = [path for path in FILES if path not in METHODS and path.name != "base.flags"]
 
@@ -34,8 +45,6 @@ def data_dir(tmp_path_factory):
 
 def read(path, *more, monkeypatch):
     monkeypatch.chdir(ROOT)
-    from absl import flags
-
     flag_values = flags.FlagValues()
     cli.define_flags(flag_values)
     cli.parse([f"--flagfile={file}" for file in (path, *more)], flag_values)
@@ -90,3 +99,39 @@ def test_imagenet_is_the_authors_schedule(monkeypatch):
         assert config.kd_weight == "0.9, 0.5 from epoch 60, 0.1 from epoch 80" and config.label_weight is None
         assert config.lr_schedule.startswith("multistep:30,60,80,90") and config.learning_rate == 0.1
         assert (config.weight_decay, config.momentum, config.warmup_epochs, config.radius) == (1e-4, 0.9, 0, "auto")
+
+
+@pytest.mark.parametrize("name", studies.STUDIES)
+def test_every_cell_of_a_study_dry_runs_by_its_command(name, data_dir, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    for teacher in ("resnet20", "resnet32", "resnet44", "resnet56"):
+        (tmp_path / f"{teacher}.keras").touch()
+    (tmp_path / "cifar100_resnet32").mkdir()
+    (tmp_path / "cifar100_resnet32" / "student.keras").touch()
+    places = {"data_dir": str(data_dir), "runs_dir": str(tmp_path), "teachers_dir": str(tmp_path), "results_dir": None}
+    runner = reproduce.Runner(places)
+    for cell in studies.cells(studies.STUDIES[name]):
+        flag_values = flags.FlagValues()
+        cli.define_flags(flag_values)
+        program, *arguments = runner.command(cell)[2:]
+        assert program == "skd_tf.train"
+        cli.parse(arguments, flag_values)
+        config = cli.config_from(flag_values)
+        config.require_teacher()
+        text = dry_run.describe(config, None, flag_values.data_dir)
+        assert "never reached" not in text and "unknown" not in text
+        assert config.seed == cell.seed and config.validation_fraction == 0.1 and config.ema_momentum == 0
+
+
+def test_every_fragment_belongs_to_a_study_and_says_what_it_is(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    used = set()
+    for study in studies.STUDIES.values():
+        for cell in studies.cells(study):
+            for file in cell.flagfiles:
+                used |= {file, *(where.partition(" line ")[0] for _, where in flagfiles.expand([f"--flagfile={file}"]))}
+    assert used == {str(path) for path in FRAGMENTS}
+    for path in FRAGMENTS:
+        assert (ROOT / path).read_text().startswith("# "), path
+    base = " ".join((FOLDER / "studies" / "base.flags").read_text().replace("#", "").split()).lower()
+    assert "source" in base and "cost" in base and "tools/reproduce.py" in base

@@ -134,6 +134,8 @@ def test_stopped_in_mid_trial_the_same_search_ends_with_the_same_numbers(finishe
         with pytest.raises(KeyboardInterrupt):
             tune.search(often, tmp_path, setup=setup)
     assert [record["status"] for record in Records(tmp_path, often).all()] == ["finished", "running"]
+    (checkpoint,) = tmp_path.rglob("*.ckpt")  # one to resume from, none of the best
+    assert checkpoint.name.startswith("step-")
     assert (tmp_path / "trials.csv").is_file()
     capsys.readouterr()
     with counting(training, "train_student") as trained:

@@ -82,7 +82,7 @@ class Trials:
             self._fill_cache(setup.teacher, config.teacher_cache_epochs or config.epochs)
         else:
             setup = training.Setup(setup.dataset, setup.strategy, None)
-        training.train_student(config, setup, folder, self._distillers)
+        training.train_student(config, setup, folder, self._distillers, keep_best=False)
         metrics = _last_row(folder / "metrics.jsonl")
         self._require_number(metrics)
         return {"seed": seed, "seconds": time.monotonic() - start, "metrics": metrics}

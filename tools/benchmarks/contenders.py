@@ -1,4 +1,4 @@
-"""One contender of the step benchmark, in a process of its own: makes 30 steps for each line on standard input.
+"""One contender of the step benchmark, in a process of its own: makes a round's steps for each line on standard input.
 
     python tools/benchmarks/contenders.py NAME '{"student": "resnet20", "teacher": "resnet56", "batch_size": 64}'
 
@@ -14,8 +14,14 @@ import racing
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # for all: TensorFlow leaves it off on CPUs without AVX512-VNNI
 
-STEPS = 30
+STEPS = 30  # of a round
 CLASSES, IMAGES = 100, 12_800
+PRODUCT = 2048
+
+
+def steps_of(contender):
+    """Steps of a round; the pipeline's must be more than its buffers hold."""
+    return 20 * STEPS if contender == "pipeline" else STEPS
 
 
 def make_dataset():
@@ -64,8 +70,11 @@ def ours(job, *, precision="float32", cached=False, loss="spherical"):
     config = Config(loss=loss, precision=precision, teacher_precision=precision, batch_size=job["batch_size"])
     if loss != "cross_entropy":
         folder = tempfile.mkdtemp()
-        path = f"{folder}/teacher.keras"
-        make_net(job["teacher"], dataset, stock=True).save(path)
+        path, net = f"{folder}/teacher.keras", make_net(job["teacher"], dataset, stock=True)
+        # Untrained, resnet110's logits are 4e8, which no float16 record holds; their time is the same.
+        logits = net.get_layer("logits")
+        logits.kernel.assign(1e-6 * logits.kernel)
+        net.save(path)
         config = config.replace(teacher_cache_dir=folder if cached else "", teacher_cache_epochs=int(cached))
         opened = teachers.Teacher(path, config, dataset, tf.distribute.get_strategy())
         if cached:
@@ -95,10 +104,11 @@ def keras_distillation(job, *, precision="float32"):
 
     import keras
 
-    if precision != "float32":
-        keras.mixed_precision.set_dtype_policy(f"mixed_{precision}")
+    from skd_tf.precision import set_precision
+
     dataset = make_dataset()
-    teacher, student = (make_net(job[name], dataset, stock=precision == "float32") for name in ("teacher", "student"))
+    nets = (make_net(job[name], dataset, stock=True) for name in ("teacher", "student"))
+    teacher, student = (set_precision(net, precision) for net in nets)
     # A string here would skip the softmax and the temperature.
     loss = keras.distillation.LogitsDistillation(temperature=4.0, loss=keras.losses.KLDivergence())
     distiller = keras.distillation.Distiller(teacher=teacher, student=student, distillation_losses=loss)
@@ -127,8 +137,8 @@ def keras_distillation(job, *, precision="float32"):
     return steps
 
 
-def torch_authors(job, *, fast=False):
-    """The authors' step in PyTorch: teacher live, layer_norm(z) * 2 on both, eager; fast: channels_last and bfloat16."""
+def torch_authors(job, *, fast=False, compiled=False):
+    """The authors' step in PyTorch: teacher live, layer_norm(z) * 2 on both; fast: channels_last and bfloat16."""
     import contextlib
     import pathlib
 
@@ -141,6 +151,8 @@ def torch_authors(job, *, fast=False):
     student, teacher = resnet(job["student"], CLASSES), resnet(job["teacher"], CLASSES).eval()
     if fast:
         student, teacher = (net.to(memory_format=torch.channels_last) for net in (student, teacher))
+    if compiled:
+        student, teacher = torch.compile(student), torch.compile(teacher)
     optimizer = torch.optim.SGD(student.parameters(), 0.05, momentum=0.9, weight_decay=5e-4)
     dataset = make_dataset()
     mean, std = (torch.tensor(value).reshape(1, 3, 1, 1) * 255 for value in (dataset.mean, dataset.std))
@@ -171,12 +183,29 @@ def torch_authors(job, *, fast=False):
     return lambda: [step() for _ in range(STEPS)]
 
 
-def matrix_product(job):
-    """The machine's limit: one float32 matrix product of 2048 x 2048 x 2048 a "step"."""
+def pipeline(job):
+    """The product's input alone: augmented batches with cached logits, and nobody who trains on them."""
+    import pathlib
+    import tempfile
+
+    import numpy as np
+
+    from skd_tf import teacher_cache
+
+    dataset, folder = make_dataset(), pathlib.Path(tempfile.mkdtemp())
+    cache = teacher_cache.TeacherCache(folder, "float16", print)
+    cache.write("logits", np.random.default_rng(0).normal(size=[IMAGES, CLASSES]))
+    files = [str(cache.path("logits"))]
+    batches = iter(_stream(dataset, job, logit_files=files, settings={"teacher_cache_dir": str(folder)}))
+    return lambda: [next(batches) for _ in range(steps_of("pipeline"))]
+
+
+def matrix_product(job, *, precision="float32"):
+    """The machine's limit: one matrix product of PRODUCT x PRODUCT x PRODUCT a "step"."""
     import tensorflow as tf
 
-    a = tf.random.normal([2048, 2048])
-    product = tf.function(lambda: tf.reduce_sum(tf.matmul(a, a)))
+    a = tf.cast(tf.random.normal([PRODUCT, PRODUCT]), precision)
+    product = tf.function(lambda: tf.matmul(a, a)[0, 0])
     return lambda: [product().numpy() for _ in range(STEPS)]
 
 
@@ -191,10 +220,32 @@ CONTENDERS = {
     "floor bfloat16": lambda job: ours(job, precision="bfloat16", loss="cross_entropy"),
     "PyTorch eager float32": torch_authors,
     "PyTorch channels_last bfloat16": lambda job: torch_authors(job, fast=True),
-    "matrix product": matrix_product,
+    "PyTorch compiled bfloat16": lambda job: torch_authors(job, fast=True, compiled=True),
+    "pipeline": pipeline,
+    "matrix product float32": matrix_product,
+    "matrix product bfloat16": lambda job: matrix_product(job, precision="bfloat16"),
 }
+GROWTH = ("ours live float32", "ours cached float32", "ours live bfloat16", "ours cached bfloat16")
+
+
+def operations(name, job):
+    """Floating point operations of a contender's step, 2 for a multiply-add; None where a step is none of a network.
+
+    Forward and both gradients take as many each: the student counts three times, a live teacher once.
+    """
+    from skd_tf import cost
+
+    if name.startswith("matrix product"):
+        return 2 * PRODUCT**3
+    if name == "pipeline":
+        return None
+    dataset = make_dataset()
+    nets = (make_net(job[net], dataset, stock=True) for net in ("student", "teacher"))
+    student, teacher = (cost.flops(net, dataset.image_shape) for net in nets)
+    live = not any(word in name for word in ("cached", "floor"))
+    return job["batch_size"] * (3 * student + live * teacher)
 
 
 if __name__ == "__main__":
     contender, job = sys.argv[1], json.loads(sys.argv[2])
-    racing.serve(lambda: (CONTENDERS[contender](job), racing.resident_mb), STEPS)
+    racing.serve(lambda: (CONTENDERS[contender](job), racing.resident_mb), steps_of(contender))

@@ -16,23 +16,30 @@ _RATIOS = (  # slower, faster: what docs/performance.md quotes
     ("keras.distillation float32", "ours cached bfloat16"),
     ("PyTorch eager float32", "ours live float32"),
     ("PyTorch eager float32", "ours cached float32"),
+    ("PyTorch channels_last bfloat16", "ours live bfloat16"),
     ("PyTorch channels_last bfloat16", "ours cached bfloat16"),
+    ("PyTorch compiled bfloat16", "ours cached bfloat16"),
     ("ours cached float32", "floor float32"),
     ("ours cached bfloat16", "floor bfloat16"),
+    ("ours cached bfloat16", "pipeline"),
 )
 
 
 def define(flag_values):
     flags.DEFINE_string("student", "resnet20", "CIFAR network to train", flag_values=flag_values)
-    flags.DEFINE_multi_string("teacher", ["resnet56"], "CIFAR network that teaches; repeatable", flag_values=flag_values)
+    flags.DEFINE_string("teacher", "resnet56", "CIFAR network that teaches", flag_values=flag_values)
     flags.DEFINE_integer("batch_size", 64, "examples a step", flag_values=flag_values)
-    flags.DEFINE_integer("rounds", 5, "rounds of 30 steps, interleaved", lower_bound=3, flag_values=flag_values)
+    flags.DEFINE_integer("rounds", 7, "rounds of 30 steps, interleaved", lower_bound=3, flag_values=flag_values)
     flags.DEFINE_multi_string("contender", None, "only these; all by default", flag_values=flag_values)
+    flags.DEFINE_multi_string(
+        "growth", [], "a second race: ours with this teacher too; repeatable, as --growth=resnet20 --growth=resnet110",
+        flag_values=flag_values,
+    )  # fmt: skip
     flags.DEFINE_string("output", None, "JSON record to write", flag_values=flag_values)
 
 
 def main(flag_values):
-    from contenders import CONTENDERS
+    from contenders import CONTENDERS, GROWTH, operations
 
     from skd_tf import quiet
 
@@ -47,26 +54,39 @@ def main(flag_values):
         raise InputError(
             f"Unknown contender. Expected some of {', '.join(CONTENDERS)}. Received contender={unknown[0]}. Check its name."
         )
-    studies = {}
-    for teacher in flag_values.teacher:
-        job = {"student": flag_values.student, "teacher": teacher, "batch_size": flag_values.batch_size}
-        commands = {name: [sys.executable, str(_CONTENDERS), name, json.dumps(job)] for name in names}
-        studies[teacher] = racing.race(commands, flag_values.rounds)
-        print(f"\n{flag_values.student} from {teacher}, batch {flag_values.batch_size}, {records.device()}\n")
-        print(_table(studies[teacher]), flush=True)
-    record = {"student": flag_values.student, "batch_size": flag_values.batch_size, "rounds": flag_values.rounds}
-    record |= {"studies": studies, "device": records.device(), "versions": records.versions()}
-    record |= {"git_commit": records.git_commit()}
+    job = {"student": flag_values.student, "teacher": flag_values.teacher, "batch_size": flag_values.batch_size}
+
+    def race(contenders):
+        """{label: row} of {label: (contender, job)}."""
+        rows = racing.race(
+            {label: [sys.executable, str(_CONTENDERS), name, json.dumps(job)] for label, (name, job) in contenders.items()},
+            flag_values.rounds,
+        )
+        for label, row in rows.items():
+            done = operations(*contenders[label])
+            row["gflop_per_second"] = done and done / row["median_ms"] / 1e6
+        return rows
+
+    print(f"{flag_values.student} from {flag_values.teacher}, batch {flag_values.batch_size}, {records.device()}\n")
+    record = job | {"rounds": flag_values.rounds, "contenders": race({name: (name, job) for name in names})}
+    print(_table(record["contenders"]), flush=True)
+    if flag_values.growth:
+        teachers = [*flag_values.growth, flag_values.teacher]
+        rows = race({f"{name}, {net}": (name, job | {"teacher": net}) for net in teachers for name in GROWTH})
+        found = {net: [name for name in GROWTH if f"{name}, {net}" in rows] for net in teachers}
+        record["growth"] = {net: {name: rows[f"{name}, {net}"] for name in names} for net, names in found.items()}
+        print(f"\n{_growth_table(record['growth'])}", flush=True)
+    record |= {"device": records.device(), "versions": records.versions(), "git_commit": records.git_commit()}
     if flag_values.output:
         write_json(flag_values.output, record)
 
 
 def _table(rows):
-    lines = ["| contender | ms a step, median | spread | peak memory, MB |", "|---|---|---|---|"]
+    lines = ["| contender | ms a step, median | spread | GFLOP/s | peak memory, MB |", "|---|---|---|---|---|"]
     for name, row in rows.items():
-        low, high = min(row["ms"]), max(row["ms"])
-        lines.append(f"| {name} | {row['median_ms']:.1f} | {low:.1f} to {high:.1f} | {row['peak_memory_mb']:.0f} |")
-    lines += ["", "| ratio | median of the rounds | spread |", "|---|---|---|"]
+        pace = f"{row['gflop_per_second']:,.0f}" if row["gflop_per_second"] else "-"
+        lines.append(f"| {name} | {_ms(row)} | {_spread(row)} | {pace} | {row['peak_memory_mb']:,.0f} |")
+    lines += ["", "| ratio of times in one round | median | spread |", "|---|---|---|"]
     for slower, faster in _RATIOS:
         if slower in rows and faster in rows:
             ratios = [a / b for a, b in zip(rows[slower]["ms"], rows[faster]["ms"], strict=True)]
@@ -74,3 +94,20 @@ def _table(rows):
                 f"| {slower} / {faster} | {statistics.median(ratios):.2f} | {min(ratios):.2f} to {max(ratios):.2f} |"
             )
     return "\n".join(lines)
+
+
+def _growth_table(studies):
+    names = list(next(iter(studies.values())))
+    lines = [f"| teacher | {' | '.join(f'{name}, ms' for name in names)} |", "|---" * (len(names) + 1) + "|"]
+    for teacher, rows in studies.items():
+        cells = (f"{_ms(rows[name])} ({_spread(rows[name])})" if name in rows else "-" for name in names)
+        lines.append(f"| {teacher} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _ms(row):
+    return f"{row['median_ms']:.1f}"
+
+
+def _spread(row):
+    return f"{min(row['ms']):.1f} to {max(row['ms']):.1f}"

@@ -1,0 +1,59 @@
+"""Atomic: a file stands under its name whole and on the disk, or not at all."""
+
+import contextlib
+import errno
+import os
+import pathlib
+import secrets
+import time
+
+_SUFFIX = ".tmp"
+_CANNOT_FLUSH_FOLDERS = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)  # what some file systems answer
+
+
+@contextlib.contextmanager
+def writing(path):
+    """Yields a new binary file that takes the name `path` when the block ends.
+
+    Until then it has a name of its own beside it, which no other process takes, on whatever machine: several may write the
+    same file at once. Its bytes are on the disk before it is renamed, and its name after. Where the block, the disk or a
+    signal ends it sooner, it is removed, and what was at `path` stays.
+
+    Raises:
+      OSError: a full disk, a folder that cannot be written; `filename` is set.
+    """
+    path = pathlib.Path(path)
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}{_SUFFIX}")
+    try:
+        with open(temporary, "xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _flush_folder(path.parent)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        if isinstance(error, OSError) and (error.filename is None or str(error.filename) == str(temporary)):
+            error.filename = str(path)  # a full disk names no file, and the temporary one says nothing to anybody
+        raise
+
+
+def sweep(folder, *, older_than_seconds=0.0):
+    """Removes what processes that were killed while they wrote have left in a folder, where that can be removed."""
+    for path in pathlib.Path(folder).glob(f"*{_SUFFIX}"):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime >= older_than_seconds:
+                path.unlink()
+
+
+def _flush_folder(folder):
+    """Makes a rename last through a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _CANNOT_FLUSH_FOLDERS:
+            raise
+    finally:
+        os.close(descriptor)

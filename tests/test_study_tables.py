@@ -1,0 +1,279 @@
+"""The studies' tables and figures: numbers by numpy and SciPy, what --check refuses, what the pictures hold."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from skd_tf.errors import InputError
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "tools"))
+
+import figure_files
+import plot
+import studies
+import study_cases
+import study_figures
+import study_numbers
+import study_records
+import study_tables
+import table
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+STUDIES = studies.STUDIES
+
+
+def made_records(*names, share=1.0, seed=0):
+    """Records of a random share of the cells, with random accuracies."""
+    random = np.random.default_rng(seed)
+    cells = [cell for name in names for cell in studies.cells(STUDIES[name])]
+    return {cell: study_cases.record(cell, float(random.uniform(0.8, 0.9))) for cell in cells if random.random() < share}
+
+
+def accuracies(records, pair, row):
+    return {cell.seed: r["student"]["accuracy"] for cell, r in records.items() if (cell.pair, cell.row) == (pair, row)}
+
+
+def rows_of(markdown):
+    """{first column: the others} of all tables in a text."""
+    lines = [line.strip("| ").split(" | ") for line in markdown.splitlines() if line.startswith("| ")]
+    return {cells[0]: cells[1:] for cells in lines}
+
+
+def test_means_spreads_and_paired_differences_are_numpys():
+    values, others = {0: 0.81, 1: 0.84, 2: 0.825}, {1: 0.80, 2: 0.81, 7: 0.5}
+    assert study_numbers.mean_and_spread(values.values()) == pytest.approx(
+        (np.mean(list(values.values())), np.std(list(values.values()), ddof=1))
+    )
+    assert study_numbers.mean_and_spread([0.5]) == (0.5, None) and study_numbers.mean_and_spread([]) == (None, None)
+    assert study_numbers.paired(values, others) == pytest.approx([0.04, 0.015])
+    assert study_tables.cell_text(values, 3) == "0.8250 +- 0.0150 (3)"
+    assert study_tables.cell_text(values, 5) == "0.8250 +- 0.0150 (3 of 5)"
+    assert study_tables.cell_text({0: 0.5}, 1) == "0.5000 (1)" and study_tables.cell_text({}, 3) == "not run"
+    error = np.std([0.04, 0.015], ddof=1) / np.sqrt(2)
+    assert study_tables.difference_text(values, others) == f"+0.0275 +- {error:.4f} (2)"
+
+
+def test_the_quantile_of_student_is_scipys():
+    for degrees in (1, 2, 3, 5, 14, 60):
+        for probability in (0.5, 0.9, 0.975, 0.995):
+            ours = study_numbers.t_quantile(probability, degrees)
+            assert ours == pytest.approx(scipy.stats.t.ppf(probability, degrees), rel=1e-7, abs=1e-9)
+
+
+def test_the_slope_and_its_interval_are_scipys():
+    random = np.random.default_rng(1)
+    xs = np.repeat([0.0, 0.8, 1.3, 1.7], [5, 3, 3, 5])
+    ys = 0.8 + 0.01 * xs + random.normal(0, 0.004, len(xs))
+    theirs = scipy.stats.linregress(xs, ys)
+    half = theirs.stderr * scipy.stats.t.ppf(0.975, len(xs) - 2)
+    expected = theirs.slope, theirs.slope - half, theirs.slope + half
+    assert study_numbers.slope(xs.tolist(), ys.tolist()) == pytest.approx(expected, rel=1e-6)
+    assert study_numbers.slope([0, 1], [1, 2]) is None and study_numbers.slope([1, 1, 1], [1, 2, 3]) is None
+
+
+def test_the_slopes_of_the_first_study_are_per_doubling():
+    records = made_records("capacity_gap", share=0.8)
+    points = {row: [] for row in ("kd", "skd")}
+    for cell, made in records.items():
+        if cell.row in points:
+            points[cell.row].append((np.log2(study_cases.PARAMETERS[cell.pair]), made["student"]["accuracy"]))
+    found = study_numbers.teacher_slopes(STUDIES["capacity_gap"], ("kd", "skd"), records)
+    for row, pairs in points.items():
+        assert found[row][0] == pytest.approx(np.polyfit(*zip(*pairs, strict=True), 1)[0])
+    both = [(np.log2(study_cases.PARAMETERS[pair]), accuracies(records, pair, "skd")[seed] - accuracy)
+            for pair in STUDIES["capacity_gap"].pairs for seed, accuracy in accuracies(records, pair, "kd").items()
+            if seed in accuracies(records, pair, "skd")]  # fmt: skip
+    assert found["skd - kd"][0] == pytest.approx(np.polyfit(*zip(*both, strict=True), 1)[0])
+    text = study_tables.capacity_gap(records)
+    assert "- KD: {:+.4f} ({:+.4f} to {:+.4f})".format(*found["kd"]) in text
+    assert "- SKD - KD: {:+.4f} (".format(found["skd - kd"][0]) in text
+
+
+def test_every_number_of_a_table_is_its_cells():
+    records = made_records("capacity_gap", "temperature", "sphere", share=0.7)
+    records = {cell: made for cell, made in records.items() if cell.row != "kd_t8"}
+    rows = rows_of(study_tables.capacity_gap(records))
+    for pair in ("resnet20", "resnet32", "resnet44", "resnet56"):
+        wanted = 5 if pair in ("resnet20", "resnet56") else 3
+        mine = {cell: r for cell, r in records.items() if cell.study == "capacity_gap"}
+        texts = [study_tables.cell_text(accuracies(mine, pair, row), wanted) for row in ("kd", "skd")]
+        texts.append(study_tables.difference_text(*(accuracies(mine, pair, row) for row in ("skd", "kd"))))
+        assert rows[pair] == [f"{study_cases.PARAMETERS[pair]:,}", "0.9000", *texts]
+    rows = rows_of(study_tables.temperature(records))
+    means = {t: accuracies(records, "resnet56", f"kd_t{t}").get(0) for t in (1, 2, 4, 8, 16)}
+    assert rows["KD"][1:6] == ["not run" if mean is None else f"{mean:.4f} (1)" for mean in means.values()]
+    there = [mean for mean in means.values() if mean is not None]
+    assert 2 < len(there) < 5  # so that the table has to say so
+    assert rows["KD"][6] == f"{max(there) - min(there):.4f} ({len(there)} of 5 T)"
+    sphere = {cell: r for cell, r in records.items() if cell.study == "sphere"}
+    rows = rows_of(study_tables.sphere(sphere))
+    assert rows["not centred"][1] == study_tables.cell_text(accuracies(sphere, "resnet56", "not_centered"), 3)
+    assert rows["not centred"][2] == study_tables.difference_text(
+        accuracies(sphere, "resnet56", "not_centered"), accuracies(sphere, "resnet56", "skd")
+    )
+
+
+def test_calibration_stands_beside_the_raw_softmax():
+    cell = next(c for c in studies.cells(STUDIES["capacity_gap"]) if c.path == "capacity_gap/resnet44/skd/seed0")
+    made = study_cases.record(cell, 0.8)
+    made["student"] |= {"confidence": 0.65, "ece": 0.15, "nll": 0.7}
+    made["raw_softmax"] = {"accuracy": 0.8, "confidence": 0.35, "ece": 0.45, "nll": 1.1}
+    assert "| SKD | resnet44 | 1 | 0.8000 | -0.1500 | 0.1500 | 0.7000 | -0.4500 | 0.4500 | 1.1000 |" in (
+        study_tables.calibration({cell: made})
+    )
+    alone = studies.cells(STUDIES["capacity_gap"])[0]
+    text = study_tables.calibration({alone: study_cases.record(alone, 0.8)})
+    assert "| student alone | - | 1 | 0.8000 | -0.1600 | 0.1600 | 0.6000 | - | - | - |" in text
+
+
+@pytest.mark.parametrize("name", study_tables.TABLES)
+def test_a_table_without_records_says_so(name):
+    text = study_tables.TABLES[name]({})
+    assert "nan" not in text.lower() and ("not run" in text or name in ("cells", "calibration"))
+
+
+def test_weights_of_the_last_study_are_its_flagfiles():
+    rows = rows_of(study_tables.cifar100({}))
+    assert [rows[name][0] for name in ("KD", "Logit Standardization", "Logit Standardization, authors' weights")] == [
+        "0.1, 0.9", "0.1, 0.9", "0.1, 9"]  # fmt: skip
+    assert rows["DKD, authors' weights"][0] == "1, linear 0 to 1 over 1.25 epochs"
+    assert rows["DIST, authors' weights"][0] == "1, 2"
+
+
+PAGE = "# Page\n<!-- table: capacity_gap -->\n<!-- end -->\ntext\n<!-- table: cells -->\n<!-- end -->\n"
+
+
+@pytest.fixture
+def written(tmp_path):
+    """(page's path, results folder, records): all as it should be."""
+    records = made_records("capacity_gap", "temperature", share=0.5)
+    study_cases.write(records, tmp_path / "results")
+    page = tmp_path / "page.md"
+    page.write_text(table.filled(PAGE, records, page))
+    return page, tmp_path / "results", records
+
+
+def test_a_page_is_filled_once_and_for_all(written):
+    page, results, records = written
+    text = page.read_text()
+    assert "| teacher | parameters |" in text and "\ntext\n" in text
+    assert table.filled(text, records, page) == text
+    assert table.page_problems(text, page, records) == [] and table.record_problems(results) == []
+    edited = text.replace("resnet32 | 464,154", "resnet32 | 464,155")
+    assert edited != text
+    assert [line.split(": ", 1)[1] for line in table.page_problems(edited, page, records)] == [
+        "the table capacity_gap is not what the records give. Run python tools/table.py."
+    ]
+    for broken, word in (("<!-- table: kd -->\n<!-- end -->", "no such table"), ("<!-- table: cells -->\n", "no end")):
+        with pytest.raises(InputError, match=word):
+            table.filled(broken, records, page)
+    with pytest.raises(InputError, match="no end"):
+        table.filled("<!-- table: cells -->\n<!-- table: sphere -->\n<!-- end -->", records, page)
+
+
+def first(records, row):
+    return next(cell for cell in records if cell.row == row and "same_training_as" not in records[cell])
+
+
+@pytest.mark.parametrize(
+    "edit, words",
+    [
+        (lambda made: made["config"].update(temperature=5.0), "--temperature: 5.0 -> 4.0"),
+        (lambda made: made["config"].update(teacher_checkpoint="resnet110"), "--teacher_checkpoint: resnet110 -> resnet"),
+        (lambda made: made["config"].update(unheard_of=1), "--unheard_of: 1 -> no such setting"),
+        (lambda made: made.update(flagfiles=["x.flags"]), "its flagfiles are ['x.flags']"),
+        (lambda made: made["teacher"].update(fingerprint="other"), "has other weights"),
+        (lambda made: made.update(same_training_as="capacity_gap/x/seed9"), "it is not what capacity_gap/x/seed9 holds"),
+        (lambda made: made.pop("student"), "damaged"),
+    ],
+)
+def test_check_refuses_a_record_that_is_not_what_it_says(written, edit, words):
+    _, results, records = written
+    edit(records[first(records, "kd")])
+    study_cases.write(records, results)
+    problems = table.record_problems(results)
+    assert problems and any(words in line for line in problems)
+
+
+@pytest.mark.parametrize("path", ["capacity_gap/resnet56/kd/seed9.json", "capacity_gap/notes.txt", "elsewhere/seed0.json"])
+def test_check_refuses_a_record_that_no_study_has(written, path):
+    _, results, _ = written
+    (results / path).parent.mkdir(parents=True, exist_ok=True)
+    (results / path).write_text("{}")
+    assert [line for line in table.record_problems(results) if "no study has this cell" in line] == [
+        f"{results / path}: no study has this cell. Remove it, or name it in tools/studies.py."
+    ]
+
+
+def test_check_in_the_repository_passes_without_tensorflow():
+    code = ("import runpy, sys; sys.argv = ['tools/table.py', '--check']\n"
+            "try:\n    runpy.run_path(sys.argv[0], run_name='__main__')\n"
+            "finally:\n    print('tensorflow' in sys.modules, 'matplotlib' in sys.modules)")  # fmt: skip
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert run.returncode == 0, run.stderr
+    assert "False False" in run.stdout
+
+
+def test_the_command_ends_with_1_on_an_edit_and_mends_it(written):
+    page, results, _ = written
+    command = [sys.executable, str(ROOT / "tools/table.py"), str(page), f"--results_dir={results}"]
+    right = page.read_text()
+    page.write_text(right.replace("resnet44 | 658,586", "resnet44 | 1"))
+    check = subprocess.run([*command, "--check"], capture_output=True, text=True, check=False)
+    assert check.returncode == 1 and "the table capacity_gap is not what the records give" in check.stderr
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 0 and page.read_text() == right
+
+
+@pytest.mark.parametrize("name", study_figures.FIGURES)
+@pytest.mark.parametrize("share", [1.0, 0.3])
+def test_a_figure_is_drawn_and_names_its_records(name, share, tmp_path):
+    records = made_records("capacity_gap", "temperature", "sphere", "cifar100", share=share)
+    path = plot.draw(name, records, tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == [f"{name}.png"]
+    assert figure_files.drawn_from(path) == figure_files.digest(name, records)
+    assert figure_files.problems(records, tmp_path) == []
+    source = {"calibration": "sphere"}.get(name, name)
+    cell = next(cell for cell in records if cell.study == source)
+    other = records | {cell: records[cell] | {"seconds": 1.0}}
+    assert [line.split(": ", 1)[1] for line in figure_files.problems(other, tmp_path)] == [
+        f"drawn from other records. Run python tools/plot.py {name}."
+    ]
+    (tmp_path / "stray.txt").touch()
+    assert "no study has this figure" in figure_files.problems(records, tmp_path)[-1]
+
+
+def test_the_first_figure_shows_means_spreads_and_seeds():
+    from matplotlib.figure import Figure
+
+    records, figure = made_records("capacity_gap"), Figure()
+    study_figures.capacity_gap(figure, records)
+    axes = figure.axes[0]
+    bars = {bar.get_label().split("\n")[0]: bar for bar in axes.containers}
+    for row, name in (("kd", "KD"), ("skd", "SKD")):
+        values = [list(accuracies(records, pair, row).values()) for pair in STUDIES["capacity_gap"].pairs]
+        line, _, (spreads,) = bars[name]
+        np.testing.assert_allclose(np.array(line.get_ydata(), float), [np.mean(v) for v in values])
+        lengths = [segment[1, 1] - segment[0, 1] for segment in spreads.get_segments()]
+        np.testing.assert_allclose(lengths, [2 * np.std(v, ddof=1) for v in values])
+        dots = [y for drawn in axes.lines if drawn.get_alpha() == 0.25 and drawn.get_marker() == study_figures.MARKERS[row]
+                for y in drawn.get_ydata()]  # fmt: skip
+        np.testing.assert_allclose(sorted(dots), sorted(y for v in values for y in v))
+
+
+def test_a_page_links_its_figures(tmp_path):
+    assert "Not drawn" in figure_files.link("sphere", tmp_path / "page.md", tmp_path / "figures")
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures/sphere.png").touch()
+    assert figure_files.link("sphere", tmp_path / "page.md", tmp_path / "figures").endswith("](figures/sphere.png)")
+
+
+def test_a_record_of_another_form_is_one_line(tmp_path):
+    for text in ("", "[]", json.dumps({"config": {}, "student": {"accuracy": None}})):
+        (tmp_path / "seed0.json").write_text(text)
+        with pytest.raises(InputError, match="A record is damaged"):
+            study_records.read(tmp_path / "seed0.json")

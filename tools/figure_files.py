@@ -1,0 +1,64 @@
+"""The studies' figures as files: where they lie, and which records each was drawn from, as its PNG says by a digest."""
+
+import hashlib
+import json
+import os
+import pathlib
+import struct
+
+import studies
+
+FOLDER = studies.ROOT / "experiments" / "figures"
+KEY = "Records"  # of the PNG's text
+CAPTIONS = {
+    "capacity_gap": "Student's test top-1 against the teacher's parameters; every seed a faint dot",
+    "temperature": "Student's test top-1 against the temperature",
+    "sphere": "Test top-1 of each change, minus the default's of the same seed",
+    "calibration": "Reliability of the resnet56's students, and ECE of all, on the sphere and in the raw softmax",
+    "cifar100": "Test top-1 of each method on CIFAR-100, minus the student alone's of the same seed",
+}
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+def path_of(name, folder=FOLDER):
+    return pathlib.Path(folder, f"{name}.png")
+
+
+def digest(name, records):
+    """SHA-256 over the records that a figure is drawn from, of {cell: record}."""
+    study = studies.STUDIES[name]
+    mine = {cell.path: record for cell, record in records.items() if cell.study in (name, *study.drawn_from)}
+    return hashlib.sha256(json.dumps(mine, sort_keys=True).encode()).hexdigest()
+
+
+def link(name, page, folder=FOLDER):
+    """Markdown of a figure as seen from a page; words where it is not drawn."""
+    if not path_of(name, folder).is_file():
+        return "Not drawn: there are no records yet."
+    relative = os.path.relpath(path_of(name, folder), pathlib.Path(page).parent)
+    return f"![{CAPTIONS[name]}]({pathlib.PurePath(relative).as_posix()})"
+
+
+def drawn_from(path):
+    """The digest that a PNG names in its text; None where it names none."""
+    content, place = pathlib.Path(path).read_bytes(), len(_SIGNATURE)
+    if content[:place] != _SIGNATURE:
+        return None
+    while place + 8 <= len(content):
+        (size,), kind = struct.unpack(">I", content[place : place + 4]), content[place + 4 : place + 8]
+        keyword, _, text = content[place + 8 : place + 8 + size].partition(b"\0")
+        if kind == b"tEXt" and keyword == KEY.encode():
+            return text.decode("latin-1")
+        place += size + 12  # length, kind and checksum around the data
+    return None
+
+
+def problems(records, folder=FOLDER):
+    """Lines on figures that were drawn from other records than those that are there."""
+    lines = []
+    for path in sorted(pathlib.Path(folder).glob("*")):
+        if path.suffix != ".png" or path.stem not in CAPTIONS:
+            lines.append(f"{path}: no study has this figure. Remove it.")
+        elif drawn_from(path) != digest(path.stem, records):
+            lines.append(f"{path}: drawn from other records. Run python tools/plot.py {path.stem}.")
+    return lines

@@ -1,0 +1,269 @@
+"""Trains the cells of a study that have no record yet, one process a cell.
+
+    python tools/reproduce.py capacity_gap --data_dir=DATA --dry_run
+    python tools/reproduce.py capacity_gap --data_dir=DATA
+
+Stop it at any moment: the same command goes on, in the middle of the cell that was stopped. A cell that fails is told, and
+the next one runs. What is the same training as a cell of any study that has a record is not run again. The teachers' logits
+are computed once, for all cells and studies.
+"""
+
+import collections
+import ctypes
+import fcntl
+import os
+import pathlib
+import shlex
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import time
+
+from absl import flags
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))  # a checkout need not be installed
+
+import studies
+import study_records
+
+from skd_tf import cli, devices, interrupts
+from skd_tf.errors import InputError
+from skd_tf.knobs import did_you_mean
+from skd_tf.progress import duration, say
+from skd_tf.workdir import locked
+
+_POLL_SECONDS = 0.2
+_PR_SET_PDEATHSIG = 1  # of Linux' prctl
+
+
+def define(flag_values):
+    cli.define_flags(flag_values, names=("data_dir",))
+    flags.DEFINE_multi_string("study", None, "what to run, also without the flag's name", flag_values=flag_values)
+    flags.DEFINE_string("runs_dir", "runs/studies", "folder of the workdirs, their logs and the teacher cache",
+                        flag_values=flag_values)  # fmt: skip
+    flags.DEFINE_string("teachers_dir", "teachers", "folder of the teachers' files", flag_values=flag_values)
+    flags.DEFINE_string("results_dir", studies.RESULTS, "folder of the records", flag_values=flag_values)
+    flags.DEFINE_integer("jobs", 1, "cells at a time; on GPUs, dealt out to them in turn", lower_bound=1,
+                         flag_values=flag_values)  # fmt: skip
+    flags.DEFINE_integer("limit", None, "at most so many cells this time", lower_bound=1, flag_values=flag_values)
+    flags.DEFINE_boolean("keep_runs", False, "keep the workdirs of cells that have a record", flag_values=flag_values)
+    flags.DEFINE_boolean("dry_run", False, "list the cells with their estimated time, and stop", flag_values=flag_values)
+
+
+class Runner:
+    """Runs cells, `jobs` at a time.
+
+    Args:
+      places: {"data_dir" (or None), "runs_dir", "teachers_dir", "results_dir"}, absolute paths.
+      jobs: processes at a time.
+      keep_runs: whether workdirs of recorded cells stay.
+    """
+
+    def __init__(self, places, jobs=1, keep_runs=False):
+        self._places, self._jobs, self._keep_runs = places, jobs, keep_runs
+        self._gpus, self._waits_for = devices.gpu_count(), None
+
+    def workdir(self, cell):
+        if cell.is_teacher:  # which stays, and is named by the cells that it teaches
+            return pathlib.Path(self._places["teachers_dir"], cell.row)
+        return pathlib.Path(self._places["runs_dir"], cell.path)
+
+    def command(self, cell):
+        """The plain training command, run from the repository's root."""
+        config, places = studies.config_of(cell), self._places
+        command = ["python", "-m", "skd_tf.train", *cell.arguments]
+        if config.teacher_checkpoint and places["teachers_dir"] != str(studies.ROOT / "teachers"):
+            teacher = pathlib.Path(places["teachers_dir"], pathlib.Path(config.teacher_checkpoint).name)
+            command.append(f"--teacher_checkpoint={teacher}")
+        if config.teacher_cache_dir and places["runs_dir"] != str(studies.ROOT / "runs/studies"):
+            command.append(f"--teacher_cache_dir={pathlib.Path(places['runs_dir'], 'teacher_cache')}")
+        command += [f"--data_dir={places['data_dir']}"] * bool(places["data_dir"])
+        workdir = self.workdir(cell)
+        return [*command, f"--workdir={workdir.relative_to(studies.ROOT) if studies.ROOT in workdir.parents else workdir}"]
+
+    def run(self, cells):
+        """Runs cells, teachers before all others; returns the number of those that failed.
+
+        Raises:
+          Interrupted: by a signal, after the cells that were running have saved their state and ended.
+        """
+        failed = 0
+        for batch in ([c for c in cells if c.is_teacher], [c for c in cells if not c.is_teacher]):
+            failed += self._run(collections.deque(batch))
+        return failed
+
+    def _run(self, waiting):
+        running, failed = {}, 0  # slot -> (cell, process, start)
+        with interrupts.deferred() as interrupted:
+            try:
+                while waiting or running:
+                    for slot in sorted(set(range(self._jobs)) - set(running)):
+                        if waiting and not interrupted() and self._free(waiting[0]):
+                            cell = waiting.popleft()
+                            if not self._take_over(cell):
+                                running[slot] = cell, self._start(cell, slot), time.monotonic()
+                    time.sleep(_POLL_SECONDS)
+                    for slot, (cell, process, start) in list(running.items()):
+                        if process.poll() is not None:
+                            del running[slot]
+                            failed += not self._ended(cell, process.returncode, time.monotonic() - start, interrupted())
+                    if interrupted():
+                        self._pass_on(running, interrupted())
+                        raise interrupts.Interrupted(interrupted(), "Cells that were running have saved their state.")
+            finally:
+                for _, process, _ in running.values():  # after an error of our own, or a second signal
+                    process.terminate()
+        return failed
+
+    def _take_over(self, cell):
+        records = study_records.read_all(self._places["results_dir"])
+        other = study_records.same_cell(cell, records)
+        if other is not None:
+            study_records.take_over(cell, other, records[other], self._places["results_dir"])
+            say(f"{cell.path}: the same training as {other.path}, its record is taken over.")
+        return other is not None
+
+    def _free(self, cell):
+        """Whether no process has a cell's workdir: one whose parent was killed may still be saving its state."""
+        lock = self.workdir(cell) / ".lock"
+        if not lock.is_file():
+            return True
+        with open(lock) as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if self._waits_for != cell:
+                    say(f"{cell.path}: waits for the {file.read()}, which has its workdir.")
+                self._waits_for = cell
+                return False
+            except OSError:  # a file system without locks, which nobody can have
+                return True
+        return True
+
+    def _start(self, cell, slot):
+        workdir, command = self.workdir(cell), self.command(cell)
+        log = self._log(cell)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        say(f"{cell.path}: {'resumes' if (workdir / 'config.json').is_file() else 'begins'}, log {log}")
+        with open(log, "a") as output:
+            print(f"$ {shlex.join(command)}", file=output, flush=True)
+            # A session of its own: a Ctrl-C at the terminal must reach it once, from here.
+            return subprocess.Popen(
+                [sys.executable, *command[1:]], cwd=studies.ROOT, stdin=subprocess.DEVNULL, stdout=output,
+                stderr=subprocess.STDOUT, env=environment(slot, self._gpus, self._jobs), start_new_session=True,
+                preexec_fn=_die_with_parent,  # noqa: PLW1509 (there are no threads)
+            )  # fmt: skip
+
+    def _log(self, cell):
+        return pathlib.Path(self._places["runs_dir"], f"{cell.path}.log")
+
+    def _ended(self, cell, code, seconds, interrupted):
+        """Records a cell whose process has ended; says how it went, and returns whether it went well."""
+        if code:
+            if not interrupted:
+                say(f"{cell.path}: FAILED, exit code {code}: {_last_words(self._log(cell))}")
+            return False
+        try:
+            record = study_records.from_workdir(cell, self.workdir(cell), self._places["results_dir"])
+        except InputError as error:
+            say(f"{cell.path}: FAILED: {error}")
+            return False
+        say(f"{cell.path}: test top-1 {record['student']['accuracy']:.4f}, in {duration(seconds)}")
+        if not self._keep_runs and not cell.is_teacher:
+            shutil.rmtree(self.workdir(cell))
+        return True
+
+    def _pass_on(self, running, number):
+        for _, process, _ in running.values():
+            process.send_signal(number)
+        for cell, process, start in running.values():
+            code = process.wait()
+            if code == 0:  # its end came first
+                self._ended(cell, code, time.monotonic() - start, True)
+        running.clear()
+
+
+def environment(slot, gpus, jobs):
+    """The environment of the process in a slot: one GPU where there are some, and room on it for others."""
+    if not gpus or jobs == 1:
+        return dict(os.environ)
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    ids = visible.split(",") if visible else [str(number) for number in range(gpus)]
+    return os.environ | {"CUDA_VISIBLE_DEVICES": ids[slot % len(ids)], "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
+
+
+def _die_with_parent():
+    """In the child: SIGTERM when the parent dies, so that it saves its state and ends even where the parent was killed."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _last_words(log):
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return next((line for line in reversed(lines) if line.startswith("error:")), lines[-1])
+
+
+def estimate(cell, records):
+    """Median training seconds of records with the same data, student and epochs; None where there are none."""
+    wanted = study_records.settings(studies.config_of(cell))
+    keys = "dataset", "student", "epochs", "validation_fraction", "batch_size"
+    alike = [r["seconds"] for r in records.values() if all(r["config"].get(key) == wanted[key] for key in keys)]
+    return statistics.median(alike) if alike else None
+
+
+def plan_text(cells, runner, records, results, jobs=1):
+    """The dry run's list: every cell with its state and its command."""
+    lines, left = [], []
+    for cell in cells:
+        if study_records.file_of(cell, results).is_file():
+            state = f"done, test top-1 {records[cell]['student']['accuracy']:.4f}"
+        elif other := study_records.same_cell(cell, records):
+            state = f"would be taken over from {other.path}"
+        else:
+            seconds = estimate(cell, records)
+            left.append(seconds)
+            begun = "begun, at most " if (runner.workdir(cell) / "config.json").is_file() else ""
+            state = f"{begun}{duration(seconds)}" if seconds is not None else f"{begun}unknown time"
+        lines += [f"{cell.path}: {state}", f"    {shlex.join(runner.command(cell))}"]
+    known = [seconds for seconds in left if seconds is not None]
+    total = f"about {duration(sum(known) / jobs)} for {len(known)} of them" if known else "time unknown"
+    return "\n".join([*lines, f"{len(cells)} cells, {len(left)} to run: {total}."])
+
+
+def main(flag_values):
+    names = list(dict.fromkeys(flag_values.study or []))
+    for name in names or [""]:
+        if name not in studies.STUDIES:
+            remedy = did_you_mean(name, studies.STUDIES, "Name one")
+            raise InputError(
+                f"No such study. Expected one of {', '.join(studies.STUDIES)}. Received study={name}. "
+                f"{remedy}{'' if remedy.endswith('?') else '.'}"
+            )
+    places = {
+        name: os.path.abspath(pathlib.Path(getattr(flag_values, name)).expanduser()) if getattr(flag_values, name) else None
+        for name in ("data_dir", "runs_dir", "teachers_dir", "results_dir")
+    }
+    runner, failed = Runner(places, flag_values.jobs, flag_values.keep_runs), 0
+    for name in names:
+        study, results = studies.STUDIES[name], places["results_dir"]
+        cells = studies.cells(study)
+        say(f"{name}: {study.question}")
+        if not cells:
+            say(f"It has no cells of its own: it reads the records of {', '.join(study.drawn_from)}.")
+            continue
+        if flag_values.dry_run:
+            say(plan_text(cells, runner, study_records.read_all(results), results, flag_values.jobs))
+            continue
+        with locked(pathlib.Path(places["runs_dir"], name)):
+            left = [cell for cell in cells if not study_records.file_of(cell, results).is_file()]
+            say(f"{len(cells)} cells, {len(cells) - len(left)} have a record.")
+            failed += runner.run(left[: flag_values.limit])
+    return 1 if failed else None
+
+
+if __name__ == "__main__":
+    cli.run(main, description="Trains the cells of a study that have no record yet.", define=define, required=(),
+            positional="study")  # fmt: skip

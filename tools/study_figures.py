@@ -1,0 +1,199 @@
+"""The studies' figures, each a function (figure, {cell: record}) that draws on an empty matplotlib Figure."""
+
+import studies
+from study_numbers import group_of, mean_and_spread, paired, teacher_slopes
+from study_tables import label
+
+# Okabe and Ito's colours, which the colour-blind tell apart too.
+COLOURS = {"kd": "#D55E00", "skd": "#0072B2", "skd_teacher_mean": "#009E73", "none": "#777777"}
+MARKERS = {"kd": "s", "skd": "o", "skd_teacher_mean": "D", "none": "v"}
+_BAR = {"capsize": 3, "elinewidth": 1.0, "linewidth": 1.6, "markersize": 6}
+_SPREAD = "bars: standard deviation over seeds; faint dots: seeds"
+
+
+def styled(axes):
+    axes.grid(True, which="major", color="0.9", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    return axes
+
+
+def note(figure, text):
+    figure.supxlabel(text, fontsize=8, color="0.4")
+
+
+def capacity_gap(figure, records):
+    """Student's accuracy against the teacher's parameters, every seed a faint dot; the slope in the legend."""
+    study, axes = studies.STUDIES["capacity_gap"], styled(figure.add_subplot())
+    figure.set_size_inches(8, 5)
+    _alone_band(axes, group_of(study, studies.NO_PAIR, "none", records))
+    slopes, ticks = teacher_slopes(study, ("kd", "skd"), records), {}
+    for row, side in (("kd", 0.985), ("skd", 1.015)):  # beside each other, not on top
+        xs, means, spreads = [], [], []
+        for pair in study.pairs:
+            group = group_of(study, pair, row, records)
+            if not group:
+                continue
+            teacher = next(iter(group.records.values()))["teacher"]
+            size = teacher["parameters"]
+            ticks[size] = f"{pair}\n{size / 1e6:.2f} M\n{teacher['accuracy']:.4f}"
+            mean, spread = mean_and_spread(group.accuracies.values())
+            xs, means, spreads = [*xs, size * side], [*means, mean], [*spreads, spread or 0]
+            axes.plot([size * side] * len(group), list(group.accuracies.values()), MARKERS[row], color=COLOURS[row],
+                      alpha=0.25, markersize=4.5, markeredgewidth=0, zorder=2)  # fmt: skip
+        if xs:
+            found = slopes[row]
+            text = "" if found is None else "\n{:+.4f} per doubling\n({:+.4f} to {:+.4f})".format(*found)
+            axes.errorbar(xs, means, yerr=spreads, color=COLOURS[row], marker=MARKERS[row], label=label(row) + text,
+                          zorder=3, **_BAR)  # fmt: skip
+    axes.set_xscale("log", base=2)
+    axes.minorticks_off()
+    axes.set_xticks(list(ticks), list(ticks.values()), fontsize=9)
+    axes.set_xlabel("teacher, its parameters (log scale), its test top-1")
+    axes.set_ylabel("student's test top-1, last epoch")
+    axes.set_title("resnet8 on CIFAR-10, taught by nets of growing size", loc="left", fontsize=11)
+    axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0), labelspacing=1.0)
+    note(figure, f"{_SPREAD}; slopes: 95% by Student's t over all runs")
+
+
+def temperature(figure, records):
+    """Student's accuracy against the temperature; each method's range over it in the legend."""
+    study, axes = studies.STUDIES["temperature"], styled(figure.add_subplot())
+    figure.set_size_inches(8, 5)
+    _alone_band(axes, group_of(studies.STUDIES["capacity_gap"], studies.NO_PAIR, "none", records))
+    several = False
+    for method in ("kd", "skd", "skd_teacher_mean"):
+        groups = {t: group_of(study, "resnet56", f"{method}_t{t}", records) for t in studies.TEMPERATURES}
+        groups = {t: group for t, group in groups.items() if group}
+        if not groups:
+            continue
+        means, spreads = zip(*(mean_and_spread(group.accuracies.values()) for group in groups.values()), strict=True)
+        several = several or any(spreads)
+        radii = sorted({f"{radius:.3g}" for group in groups.values() for radius in group.values("radius").values()})
+        name = label(method) + (f", R = {', '.join(radii)}" if radii else "")
+        part = "" if len(groups) == len(studies.TEMPERATURES) else f", {len(groups)} of {len(studies.TEMPERATURES)} T"
+        axes.errorbar(list(groups), means, yerr=[spread or 0 for spread in spreads] if any(spreads) else None,
+                      color=COLOURS[method], marker=MARKERS[method], **_BAR,
+                      label=f"{name}\nrange {max(means) - min(means):.4f}{part}")  # fmt: skip
+        for t, group in groups.items():
+            if len(group) > 1:
+                axes.plot([t] * len(group), list(group.accuracies.values()), MARKERS[method], color=COLOURS[method],
+                          alpha=0.25, markersize=4.5, markeredgewidth=0)  # fmt: skip
+    axes.set_xscale("log", base=2)
+    axes.minorticks_off()
+    axes.set_xticks(studies.TEMPERATURES, [str(t) for t in studies.TEMPERATURES])
+    axes.set_xlabel("temperature (log scale)")
+    axes.set_ylabel("student's test top-1, last epoch")
+    axes.set_title("resnet56 -> resnet8 on CIFAR-10", loc="left", fontsize=11)
+    axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0), labelspacing=1.0)
+    note(figure, _SPREAD if several else "one seed a point")
+
+
+def sphere(figure, records):
+    """Each change's accuracy minus the default's of the same seed."""
+    study = studies.STUDIES["sphere"]
+    groups = {label(row): group_of(study, "resnet56", row, records) for row in study.rows if row != "skd"}
+    default = group_of(study, "resnet56", "skd", records)
+    _dots(figure, groups, default, "SKD's default", "resnet56 -> resnet8 on CIFAR-10, one change each")
+
+
+def cifar100(figure, records):
+    """Each method's accuracy minus the student alone's of the same seed."""
+    study = studies.STUDIES["cifar100"]
+    groups = {label(row): group_of(study, pair, row, records) for pair in study.pairs for row in study.rows}
+    alone = group_of(study, studies.NO_PAIR, "none", records)
+    _dots(figure, groups, alone, "the student alone", "resnet32 -> resnet8 on CIFAR-100")
+
+
+def calibration(figure, records):
+    """Reliability of the largest teacher's students, and the ECE of all of them."""
+    figure.set_size_inches(11, 5)
+    left, right = figure.subplots(1, 2, width_ratios=(1, 1.15))
+    study = studies.STUDIES["capacity_gap"]
+    styled(left).plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle="--", label="confidence = accuracy")
+    curves = [(label("none"), studies.NO_PAIR, "none", "as_shipped", "-"), ("KD", "resnet56", "kd", "as_shipped", "-"),
+              ("SKD, on the sphere", "resnet56", "skd", "as_shipped", "-"),
+              ("SKD, raw softmax", "resnet56", "skd", "raw_softmax", ":")]  # fmt: skip
+    for name, pair, row, source, line in curves:
+        confidence, accuracy = _pooled(group_of(study, pair, row, records).values("reliability", source).values())
+        if confidence:
+            left.plot(confidence, accuracy, line, color=COLOURS[row], marker=MARKERS[row], markersize=4.5, linewidth=1.5,
+                      markerfacecolor="white" if line == ":" else COLOURS[row], label=name)  # fmt: skip
+    left.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel="top probability", ylabel="accuracy")
+    left.set_title("Reliability, teacher resnet56", loc="left", fontsize=11)
+    left.legend(frameon=False, fontsize=9, loc="lower right")
+    names = []
+    for name in studies.STUDIES["calibration"].drawn_from:
+        study = studies.STUDIES[name]
+        for pair in (studies.NO_PAIR, *study.pairs):
+            for row in study.alone if pair == studies.NO_PAIR else study.rows:
+                if name == "sphere" and row == "skd":
+                    continue
+                group = group_of(study, pair, row, records)
+                text = label(row) + ("" if pair == studies.NO_PAIR or name == "sphere" else f", {pair}")
+                names.append(text)
+                place = len(names) - 1
+                colour = COLOURS.get(row, COLOURS["skd"])
+                for source, face in (("raw_softmax", "white"), ("student", colour)):
+                    values = list(group.values(source, "ece").values())
+                    if values:
+                        right.plot([mean_and_spread(values)[0]], [place], MARKERS.get(row, "o"), color=colour,
+                                   markerfacecolor=face)  # fmt: skip
+    styled(right).set_yticks(range(len(names)), names, fontsize=8)
+    right.invert_yaxis()
+    right.set_xlim(left=0)
+    right.set_xlabel("ECE, mean over seeds")
+    right.set_title("Filled: as it ships; open: raw softmax", loc="left", fontsize=11)
+    note(figure, "15 bins; test split, last epoch; bins pooled over seeds, those of fewer than 20 images left out")
+
+
+def _alone_band(axes, group):
+    mean, spread = mean_and_spread(group.accuracies.values())
+    if mean is not None:
+        name = f"{label('none')}\n{mean:.4f}"
+        axes.axhline(mean, color=COLOURS["none"], linewidth=1.2, linestyle="--", zorder=1, label=name)
+        axes.axhspan(mean - (spread or 0), mean + (spread or 0), color=COLOURS["none"], alpha=0.15, linewidth=0, zorder=0)
+
+
+def _dots(figure, groups, origin, origin_name, title):
+    """A line for each group: its differences from `origin`, paired by seed, their mean and standard deviation."""
+    figure.set_size_inches(8, 1.6 + 0.36 * len(groups))
+    axes = styled(figure.add_subplot())
+    for place, group in enumerate(groups.values()):
+        differences = paired(group.accuracies, origin.accuracies)
+        mean, spread = mean_and_spread(differences)
+        if mean is None:
+            words = "  no seed in common yet" if group else "  not run"
+            axes.text(0, place, words, va="center", fontsize=8, color="0.5")
+            continue
+        axes.plot(differences, [place] * len(differences), "o", color=COLOURS["skd"], alpha=0.3, markersize=5,
+                  markeredgewidth=0)  # fmt: skip
+        axes.errorbar([mean], [place], xerr=[spread or 0], fmt="o", color=COLOURS["skd"], **_BAR)
+    if not axes.lines:
+        axes.set_xlim(-0.01, 0.01)
+    origin_mean, spread = mean_and_spread(origin.accuracies.values())
+    if spread:
+        axes.axvspan(-spread, spread, color=COLOURS["none"], alpha=0.15, linewidth=0, zorder=0)
+    axes.axvline(0, color=COLOURS["none"], linewidth=1.2, linestyle="--", zorder=1)
+    axes.set_yticks(range(len(groups)), list(groups))
+    axes.set_ylim(len(groups) - 0.5, -0.5)
+    axes.set_xlabel(f"test top-1 minus that of {origin_name}" + (f", {origin_mean:.4f}" if origin_mean is not None else ""))
+    axes.set_title(title, loc="left", fontsize=11)
+    note(figure, f"paired by seed; {_SPREAD}; band: standard deviation of {origin_name}")
+
+
+def _pooled(diagrams, least=20):
+    """(confidences, accuracies) of reliability diagrams' bins, pooled; bins of fewer examples than `least` are left out."""
+    sums = {}
+    for diagram in diagrams:
+        for place, count in enumerate(diagram["count"]):
+            if count:
+                row = sums.setdefault(place, [0, 0.0, 0.0])
+                row[0] += count
+                row[1] += count * diagram["confidence"][place]
+                row[2] += count * diagram["accuracy"][place]
+    kept = [(confidence / n, accuracy / n) for _, (n, confidence, accuracy) in sorted(sums.items()) if n >= least]
+    return tuple(zip(*kept, strict=True)) if kept else ((), ())
+
+
+FIGURES = {draw.__name__: draw for draw in (capacity_gap, temperature, sphere, calibration, cifar100)}

@@ -1,0 +1,125 @@
+"""What the records of a study come to: means, spreads, paired differences, slopes. No TensorFlow, no SciPy."""
+
+import dataclasses
+import math
+import statistics
+
+import studies
+
+LEVEL = 0.95
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """The records of one row and pair, by seed.
+
+    Attributes:
+      records: {seed: record} of the cells that have one.
+      wanted: how many cells there are.
+    """
+
+    records: dict
+    wanted: int
+
+    def __len__(self):
+        return len(self.records)
+
+    def values(self, *keys):
+        """{seed: number} under a path of keys; without the records that have None on the way."""
+        found = {}
+        for seed, record in self.records.items():
+            for key in keys:
+                record = None if record is None else record.get(key)
+            if record is not None:
+                found[seed] = record
+        return found
+
+    @property
+    def accuracies(self):
+        return self.values("student", "accuracy")
+
+
+def group_of(study, pair, row, records):
+    """The `Group` of a row and pair of a Study, from {cell: record}."""
+    cells = [cell for cell in studies.cells(study) if (cell.pair, cell.row) == (pair, row)]
+    return Group({cell.seed: records[cell] for cell in cells if cell in records}, len(cells))
+
+
+def mean_and_spread(values):
+    """(mean, sample standard deviation); None where it takes more values: one for a mean, two for a spread."""
+    values = list(values)
+    return (statistics.mean(values) if values else None), (statistics.stdev(values) if len(values) > 1 else None)
+
+
+def paired(values, others):
+    """Differences value - other over the seeds that both have, in the order of seeds."""
+    return [values[seed] - others[seed] for seed in sorted(set(values) & set(others))]
+
+
+def slope(xs, ys):
+    """Least squares slope with its two-sided 95% interval.
+
+        b = sum (x - mean x)(y - mean y) / S       S = sum (x - mean x)^2
+        b +- t sqrt(sum residual^2 / (n - 2) / S)  t: quantile of Student's distribution with n - 2 degrees of freedom
+
+    The points count as independent with one variance.
+
+    Args:
+      xs, ys: n points, three or more, at two or more places x.
+
+    Returns:
+      (b, low, high), or None where there are too few points or places.
+    """
+    n = len(xs)
+    if n < 3 or len(set(xs)) < 2:
+        return None
+    x_mean, y_mean = statistics.mean(xs), statistics.mean(ys)
+    spread = sum((x - x_mean) ** 2 for x in xs)
+    b = sum((x - x_mean) * (y - y_mean) for x, y in zip(xs, ys, strict=True)) / spread
+    squares = sum((y - y_mean - b * (x - x_mean)) ** 2 for x, y in zip(xs, ys, strict=True))
+    half = t_quantile((1 + LEVEL) / 2, n - 2) * math.sqrt(squares / (n - 2) / spread)
+    return b, b - half, b + half
+
+
+def teacher_slopes(study, rows, records):
+    """Top-1 of the student per doubling of the teacher's parameters.
+
+    Args:
+      study: a Study whose pairs differ in the teacher.
+      rows: names of the rows; two of them also give the slope of second minus first, paired by teacher and seed.
+      records: {cell: record}.
+
+    Returns:
+      {row, or "second - first": `slope`'s result}.
+    """
+    points = {row: {} for row in rows}  # row -> {(pair, seed): (log2 of parameters, accuracy)}
+    for row in rows:
+        for pair in study.pairs:
+            for seed, record in group_of(study, pair, row, records).records.items():
+                size = math.log2(record["teacher"]["parameters"])
+                points[row][pair, seed] = size, record["student"]["accuracy"]
+    if len(rows) == 2:
+        first, second = (points[row] for row in rows)
+        both = sorted(set(first) & set(second))
+        points[f"{rows[1]} - {rows[0]}"] = {key: (second[key][0], second[key][1] - first[key][1]) for key in both}
+    return {name: slope(*zip(*row.values(), strict=True)) if row else None for name, row in points.items()}
+
+
+def t_quantile(probability, degrees):
+    """The quantile of Student's distribution, to 1e-9, for 0.5 <= probability < 1.
+
+    By bisection of its distribution function, which is Simpson's rule over the angle atan(t / sqrt(degrees)): there the
+    density is cos^(degrees - 1), smooth and on a bounded interval.
+    """
+    scale = math.exp(math.lgamma((degrees + 1) / 2) - math.lgamma(degrees / 2)) / math.sqrt(math.pi)
+
+    def above_half(angle, parts=400):
+        step = angle / parts
+        weights = (1 if i in (0, parts) else 4 if i % 2 else 2 for i in range(parts + 1))
+        return scale * step / 3 * sum(w * math.cos(i * step) ** (degrees - 1) for i, w in enumerate(weights))
+
+    low, high = 0.0, math.pi / 2
+    for _ in range(45):
+        middle = (low + high) / 2
+        low, high = (middle, high) if above_half(middle) < probability - 0.5 else (low, middle)
+    return math.sqrt(degrees) * math.tan((low + high) / 2)

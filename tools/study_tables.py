@@ -1,0 +1,247 @@
+"""The studies' tables as Markdown, each a function of {cell: record}; with few or no records they say what is missing."""
+
+import statistics
+
+import studies
+from study_numbers import group_of, mean_and_spread, paired, teacher_slopes
+
+LABELS = {  # of rows, in tables and figures; others by their own name
+    "none": "student alone",
+    "kd": "KD",
+    "skd": "SKD",
+    "skd_teacher_mean": "SKD, radius teacher_mean",
+    "label_on_raw": "label term on raw logits",
+    "not_centered": "not centred",
+    "teacher_mean": "radius teacher_mean",
+    "teacher_sample": "radius teacher_sample",
+    "radius_1": "radius sqrt(C)",
+    "radius_3": "radius 3 sqrt(C)",
+    "radius_4": "radius 4 sqrt(C)",
+    "stepwise_weight": "stepwise kd weight",
+    "no_distillation": "kd weight 0: no teacher",
+    "logit_standardization": "Logit Standardization",
+    "logit_standardization_authors": "Logit Standardization, authors' weights",
+    "dkd": "DKD",
+    "dkd_authors": "DKD, authors' weights",
+    "dist": "DIST",
+    "dist_authors": "DIST, authors' weights",
+}
+NOT_RUN = "not run"
+# What another source gives for a cell, as (top-1, ...) by temperature or row; one seed, so no spread.
+PILOT = {
+    "kd": {1: 0.815, 4: 0.835, 16: 0.834},
+    "skd": {1: 0.827, 4: 0.850},
+    "skd_teacher_mean": {1: 0.787, 4: 0.839, 16: 0.842},
+    "none": {4: 0.817},
+}
+PILOT_SOURCE = (
+    "Pilot: resnet56 -> resnet8 in another framework, 12 epochs, batch 128, rate 0.1 falling linearly to 0, kd weight 0.9, "
+    "one seed; not a published number. None of this pair is known."
+)
+
+
+def label(row):
+    return LABELS.get(row, row)
+
+
+def cell_text(values, wanted, form="{:.4f}"):
+    """ "mean +- spread (n)" of {seed: value}, "(n of wanted)" where some are missing, or "not run"."""
+    mean, spread = mean_and_spread(values.values())
+    if mean is None:
+        return NOT_RUN
+    text = form.format(mean) + (f" +- {spread:.4f}" if spread is not None else "")
+    return f"{text} ({len(values)}{'' if len(values) == wanted else f' of {wanted}'})"
+
+
+def difference_text(values, others):
+    """ "mean +- standard error (n)" of the differences of two {seed: value}, paired by seed."""
+    differences = paired(values, others)
+    mean, spread = mean_and_spread(differences)
+    if mean is None:
+        return "-"
+    error = f" +- {spread / len(differences) ** 0.5:.4f}" if spread is not None else ""
+    return f"{mean:+.4f}{error} ({len(differences)})"
+
+
+def radius_text(groups):
+    """The radii in force, "-" for raw readouts."""
+    radii = sorted({round(radius, 3) for group in groups for radius in group.values("radius").values()})
+    return ", ".join(f"{radius:g}" for radius in radii) or "-"
+
+
+def mean_text(group, *keys, form="{:.4f}"):
+    mean, _ = mean_and_spread(group.values(*keys).values())
+    return "-" if mean is None else form.format(mean)
+
+
+def markdown(headings, rows):
+    """A Markdown table."""
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def footer(study, records):
+    """What holds for all cells of a table: what is averaged, how many there are, and where they ran."""
+    cells = studies.cells(study)
+    mine = [records[cell] for cell in cells if cell in records]
+    lines = [
+        "Top-1 on the test split after the last epoch: mean +- sample standard deviation over seeds (their number), at one "
+        "data_seed and with one teacher of each kind, which understates the spread."
+    ]
+    if mine:
+        machines = "; ".join(sorted({record["device"] for record in mine}))
+        minutes = statistics.median(record["seconds"] for record in mine) / 60
+        versions = sorted({f"TensorFlow {record['versions']['tensorflow']}" for record in mine})
+        lines.append(f"{len(mine)} of {len(cells)} cells, median {minutes:.1f} minutes of training each, on {machines}; "
+                     f"{', '.join(versions)}.")  # fmt: skip
+    else:
+        lines.append(f"None of the {len(cells)} cells has been run.")
+    return "\n".join(lines)
+
+
+def capacity_gap(records):
+    study = studies.STUDIES["capacity_gap"]
+    alone = group_of(study, studies.NO_PAIR, "none", records)
+    rows, skd = [], []
+    for pair in study.pairs:
+        kd, ours = (group_of(study, pair, row, records) for row in ("kd", "skd"))
+        skd.append(ours)
+        teacher = next((record["teacher"] for group in (kd, ours) for record in group.records.values()), None)
+        facts = [f"{teacher['parameters']:,}", f"{teacher['accuracy']:.4f}"] if teacher else ["-", "-"]
+        texts = [cell_text(group.accuracies, group.wanted) for group in (kd, ours)]
+        rows.append([pair, *facts, *texts, difference_text(ours.accuracies, kd.accuracies)])
+    rows.append(["none: student alone", "-", "-", cell_text(alone.accuracies, alone.wanted), "-", "-"])
+    heading = f"SKD, R = {radius_text(skd)}" if any(skd) else "SKD"
+    head = ["teacher", "parameters", "its top-1", "KD", heading, "SKD - KD, paired, standard error"]
+    pilot = ", ".join(f"{label(row)} {PILOT[row][4]:.3f}" for row in ("none", "kd", "skd"))
+    slopes = [f"- {name.replace('skd', 'SKD').replace('kd', 'KD')}: {slope_text(found)}"
+              for name, found in teacher_slopes(study, ("kd", "skd"), records).items()]  # fmt: skip
+    return "\n".join([
+        markdown(head, rows), "",
+        "Student's top-1 per doubling of the teacher's parameters (least squares over all teachers and seeds; 95% interval "
+        "by Student's t, n - 2 degrees of freedom, which takes the runs as independent: yet there are but four teachers):",
+        "", *slopes, "", footer(study, records), f"{PILOT_SOURCE} At T = 4: {pilot}.",
+    ])  # fmt: skip
+
+
+def slope_text(found):
+    return NOT_RUN if found is None else "{:+.4f} ({:+.4f} to {:+.4f})".format(*found)
+
+
+def temperature(records):
+    study, pair = studies.STUDIES["temperature"], "resnet56"
+    rows = []
+    for method in ("kd", "skd", "skd_teacher_mean"):
+        groups = {t: group_of(study, pair, f"{method}_t{t}", records) for t in studies.TEMPERATURES}
+        texts = [cell_text(group.accuracies, group.wanted) for group in groups.values()]
+        rows.append([label(method), radius_text(groups.values()), *texts, range_text(groups.values())])
+    for method, row in PILOT.items():
+        if len(row) > 1:
+            texts = [f"{row[t]:.3f}" if t in row else "-" for t in studies.TEMPERATURES]
+            rows.append([f"pilot: {label(method)}", "-", *texts, "-"])
+    head = ["", "R", *(f"T = {t}" for t in studies.TEMPERATURES), "range over T"]
+    return "\n".join([markdown(head, rows), "", footer(study, records), PILOT_SOURCE])
+
+
+def range_text(groups):
+    """Highest minus lowest mean over the temperatures that were run."""
+    means = [mean for mean in (mean_and_spread(group.accuracies.values())[0] for group in groups) if mean is not None]
+    if len(means) < 2:
+        return NOT_RUN
+    wanted = len(studies.TEMPERATURES)
+    return f"{max(means) - min(means):.4f}" + ("" if len(means) == wanted else f" ({len(means)} of {wanted} T)")
+
+
+def sphere(records):
+    study = studies.STUDIES["sphere"]
+    default = group_of(study, "resnet56", "skd", records)
+    rows = []
+    for row in study.rows:
+        group = group_of(study, "resnet56", row, records)
+        change = "-" if row == "skd" else difference_text(group.accuracies, default.accuracies)
+        rows.append([
+            "SKD, the default" if row == "skd" else label(row), radius_text([group]),
+            cell_text(group.accuracies, group.wanted), change, mean_text(group, "student", "nll"),
+            mean_text(group, "student", "ece"), mean_text(group, "student", "logit_norm", form="{:.2f}"),
+        ])  # fmt: skip
+    head = ["one change", "R", "top-1", "minus the default, paired, standard error", "NLL", "ECE", "raw norm of the student"]
+    return "\n".join([markdown(head, rows), "", footer(study, records)])
+
+
+def calibration(records):
+    rows = []
+    for name in studies.STUDIES["calibration"].drawn_from:
+        study = studies.STUDIES[name]
+        for pair in (studies.NO_PAIR, *study.pairs):
+            for row in study.alone if pair == studies.NO_PAIR else study.rows:
+                group = group_of(study, pair, row, records)
+                if name == "sphere" and row == "skd":  # stands among the first study's
+                    continue
+                teacher = "-" if pair == studies.NO_PAIR else pair
+                rows.append([label(row), teacher, str(len(group)), *calibration_texts(group)])
+    head = ["student", "teacher", "n", "top-1", "confidence - top-1", "ECE", "NLL",
+            "raw: confidence - top-1", "raw: ECE", "raw: NLL"]  # fmt: skip
+    return "\n".join([
+        markdown(head, rows), "",
+        "Means over seeds, test split, last epoch; ECE over 15 bins, NLL in nats. First as the student ships, which for a "
+        "spherical one is softmax(project(z; R)); then by softmax(z), the raw softmax, where that is another.",
+    ])  # fmt: skip
+
+
+def calibration_texts(group):
+    texts = [mean_text(group, "student", "accuracy")]
+    for source in ("student", "raw_softmax"):
+        confidence, accuracy = group.values(source, "confidence"), group.values(source, "accuracy")
+        gap, _ = mean_and_spread(paired(confidence, accuracy))
+        texts += ["-" if gap is None else f"{gap:+.4f}", mean_text(group, source, "ece"), mean_text(group, source, "nll")]
+    return texts
+
+
+def cifar100(records):
+    study, pair = studies.STUDIES["cifar100"], "cifar100_resnet32"
+    alone = group_of(study, studies.NO_PAIR, "none", records)
+    teacher = group_of(study, studies.NO_PAIR, pair, records)
+    rows = [["resnet32, the teacher", "-", "-", cell_text(teacher.accuracies, teacher.wanted), "-", *_quality(teacher)]]
+    rows.append(["student alone", "-", "-", cell_text(alone.accuracies, alone.wanted), "-", *_quality(alone)])
+    configs = {cell.row: studies.config_of(cell) for cell in studies.cells(study)}
+    for row in study.rows:
+        group = group_of(study, pair, row, records)
+        rows.append([
+            label(row), weights_text(configs[row]), radius_text([group]), cell_text(group.accuracies, group.wanted),
+            difference_text(group.accuracies, alone.accuracies), *_quality(group),
+        ])  # fmt: skip
+    head = ["method", "label, distill weight", "R", "top-1", "minus alone, paired, standard error"]
+    head += ["NLL", "ECE", "agreement"]
+    return "\n".join([
+        markdown(head, rows), "", footer(study, records),
+        "KD's and SKD's authors' weights are the matched ones. No published number stands beside these: none is known for "
+        "resnet8, and the field's tables are of 240 epochs on 50,000 images.",
+    ])  # fmt: skip
+
+
+def weights_text(config):
+    """The weights of label and distill term."""
+    label_weight = config.label_weight
+    if label_weight is None:
+        label_weight = "1 - distill" if isinstance(config.kd_weight, str) else round(1 - config.kd_weight, 12)
+    return ", ".join(weight if isinstance(weight, str) else f"{weight:g}" for weight in (label_weight, config.kd_weight))
+
+
+def _quality(group):
+    return [mean_text(group, "student", name) for name in ("nll", "ece", "agreement")]
+
+
+def cells(records):
+    rows = []
+    for study in studies.STUDIES.values():
+        mine = studies.cells(study)
+        done = [records[cell] for cell in mine if cell in records]
+        own = [record for record in done if "same_training_as" not in record]
+        hours = f"{sum(record['seconds'] for record in own) / 3600:.1f}" if own else "-"
+        rows.append([study.name, study.question, str(len(mine)) if mine else f"reads {' and '.join(study.drawn_from)}",
+                     str(len(done)) if mine else "-", str(len(done) - len(own)) if mine else "-", hours])  # fmt: skip
+    head = ["study", "question", "cells", "with a record", "of them trained in another study", "hours of training"]
+    return markdown(head, rows)
+
+
+TABLES = {table.__name__: table for table in (capacity_gap, temperature, sphere, calibration, cifar100, cells)}
