@@ -41,16 +41,20 @@ class Bookkeeping:
             "data": [dataset.name, str(dataset.version), len(dataset.train), data.digest_of(dataset.train.labels)],
             "replicas": setup.strategy.num_replicas_in_sync,
         }
-        self.first_step, extra = self._checkpoints.restore(distiller, warn) or (0, {"seconds": 0.0, "rows": []})
+        self.first_step, extra = self._checkpoints.restore(distiller, warn) or (0, {"seconds": 0.0})
         if self.first_step:
             self._require_same(extra)
             say(f"Resuming at step {self.first_step} of {self.last_step}.")
-        self._records = records.Records(folder, rows=extra["rows"], config=config) if cluster.is_chief() else None
+        self._records = None  # the chief's
+        cluster.agree(lambda: self._open_records(extra.get("records")))
         self._clock = progress.Clock(
             config.student, config.epochs, self.first_step, steps_per_epoch, before=extra["seconds"]
         )  # fmt: skip
         self._validate = evaluation.predictor_of(distiller)
         self._rates = schedules.learning_rate(config, steps_per_epoch)
+
+    def _open_records(self, known):
+        self._records = records.Records(self._folder, known=known, config=self._config)
 
     def _require_same(self, extra):
         """InputError where the checkpoint's `extra` tells of another teacher, other data or another program."""
@@ -64,11 +68,10 @@ class Bookkeeping:
                 f"The data has changed since this run began. Expected {extra.get('data')} (name, version, images, digest of "
                 f"labels). Received {self._facts['data']}. Choose another --workdir, or add --overwrite to begin anew."
             )
-        epochs_done, rows = self.first_step // self._steps_per_epoch, extra.get("rows", [])
-        if len(rows) != epochs_done:
+        if "records" not in extra:
             raise InputError(
-                f"The checkpoint is of another version of skd_tf. Expected the records of {epochs_done} epochs in it. "
-                f"Received {len(rows)} in {self._folder}. Go on with that version, or choose another --workdir."
+                "The checkpoint is of another version of skd_tf. Expected a digest of metrics.jsonl in it. "
+                f"Received none in {self._folder}. Go on with that version, or choose another --workdir."
             )
         if extra.get("replicas") != self._facts["replicas"]:
             began, now = extra.get("replicas"), self._facts["replicas"]
@@ -151,8 +154,8 @@ class Bookkeeping:
         self._checkpoints.close()
 
     def _extra(self):
-        rows = self._records.rows() if self._records else []
-        return self._facts | {"seconds": self._clock.seconds(), "rows": rows}
+        lines = self._records.state() if self._records else None
+        return self._facts | {"seconds": self._clock.seconds(), "records": lines}
 
 
 def _history(rows, seconds):

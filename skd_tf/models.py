@@ -123,7 +123,8 @@ def load_teacher(path, *, name, dataset, teacher_precision, teacher_preprocessin
         folded = fold_batch_norm(model)
         folded.unfolded_parameters = parameters
         if folded is not model:
-            say(f"Teacher {model.name}: {folded.folding.folded} of {folded.folding.batch_norms} BatchNorms folded into the layers before them.")
+            done = folded.folding
+            say(f"Teacher {model.name}: {done.folded} of {done.batch_norms} BatchNorms folded into the layers before them.")
         model = precision.set_precision(folded, teacher_precision)
     return _adapted(model, dataset, path, teacher_preprocessing)
 

@@ -1,6 +1,7 @@
 """What a run writes down: one JSON line and TensorBoard scalars an epoch, its settings as HParams, and where it ran."""
 
 import dataclasses
+import hashlib
 import json
 import os
 import pathlib
@@ -12,6 +13,7 @@ import tensorflow as tf
 from tensorboard.plugins.hparams import api as hparams
 
 from skd_tf import cluster
+from skd_tf.errors import InputError
 from skd_tf.knobs import rules_of
 from skd_tf.progress import warn
 from skd_tf.workdir import write_text
@@ -24,17 +26,22 @@ class Records:
 
     Args:
       workdir: the run's folder.
-      rows: records of the epochs that are not run again, from the checkpoint. The file is made to hold these alone, and
-        where it lacked one or held another, a warning says so.
+      known: `state()` at the checkpoint that the run goes on from, None for a new one. The file is made to hold the lines
+        of then: later ones are dropped; where it has lost or changed any, a copy beside the checkpoints has them still,
+        and a warning says so.
       config: the run's `Config`, whose settings that could change a number are TensorBoard's HParams.
+
+    Raises:
+      InputError: the copy has not the lines either.
     """
 
-    def __init__(self, workdir, *, rows, config):
-        self._file, self._rows = workdir / "metrics.jsonl", list(rows)
-        text = "".join(_line(row) for row in rows)
-        if rows and not (self._file.is_file() and self._file.read_bytes().startswith(text.encode())):
-            warn(f"{self._file} lacked epochs or was changed: the {len(rows)} done are written as the checkpoint has them.")
-        write_text(self._file, text)
+    def __init__(self, workdir, *, known, config):
+        self._file, self._copy = workdir / "metrics.jsonl", workdir / "checkpoints" / "metrics.jsonl"
+        kept = self._kept(known) if known else b""
+        self._digest, self._bytes = hashlib.sha256(kept), len(kept)
+        self._copy.parent.mkdir(exist_ok=True)
+        for file in (self._file, self._copy):
+            write_text(file, kept.decode())
         self._writer = tf.summary.create_file_writer(str(workdir / "tensorboard"))
         fields = {field.name for field in dataclasses.fields(config) if rules_of(field).affects_result}
         settings = {name: value for name, value in config.to_json().items() if name in fields}
@@ -47,15 +54,18 @@ class Records:
 
     def add(self, record):
         """Appends one epoch; `record` has "epoch" and "step"."""
-        self._rows.append(record)
-        try:
-            with open(self._file, "a") as file:
-                file.write(_line(record))
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            error.filename = str(self._file)  # a full disk names none
-            raise
+        line = json.dumps(record) + "\n"
+        for path in (self._file, self._copy):
+            try:
+                with open(path, "a") as file:
+                    file.write(line)
+                    file.flush()
+                    os.fsync(file.fileno())  # before the checkpoint that follows: its epochs are not run again
+            except OSError as error:
+                error.filename = str(path)  # a full disk names none
+                raise
+        self._digest.update(line.encode())
+        self._bytes += len(line)
         # numpy's numbers: of Python's, TensorFlow keeps every one it has turned into a tensor, 0.7 kB each, for ever.
         with self._writer.as_default(step=np.int64(record["step"])):
             for name, value in record.items():
@@ -63,13 +73,25 @@ class Records:
                     tf.summary.scalar(name, np.float32(value))
         self._writer.flush()
 
+    def state(self):
+        """What tells the lines so far from any others: their bytes, and the SHA-256 of these."""
+        return {"bytes": self._bytes, "sha256": self._digest.hexdigest()}
+
     def rows(self):
         """All records so far."""
-        return [*self._rows]
+        return [json.loads(line) for line in self._file.read_text().splitlines()]
 
-
-def _line(record):
-    return json.dumps(record) + "\n"
+    def _kept(self, known):
+        for file in (self._file, self._copy):
+            content = file.read_bytes()[: known["bytes"]] if file.is_file() else b""
+            if hashlib.sha256(content).hexdigest() == known["sha256"]:
+                if file == self._copy:
+                    warn(f"{self._file} has lost lines or was changed: the epochs done are written again from {self._copy}.")
+                return content
+        raise InputError(
+            f"The records of the epochs done are lost. Expected the lines that the checkpoint knows. Received others in "
+            f"{self._file} and in {self._copy}. Put one back, or choose another --workdir."
+        )
 
 
 def versions():

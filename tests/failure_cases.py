@@ -123,12 +123,19 @@ def foreign_checkpoint(place):
 
 
 def older_checkpoint(place):
-    """Without the records of the epochs done."""
+    """Without what tells whether the records of the epochs done are whole."""
     flags = copied(place, "result.json")
     kept = Checkpoints(place.folder / "run" / "checkpoints", keep=9)
     arrays, facts = _read(kept.paths()[-1])
-    facts["extra"].pop("rows")
+    facts["extra"].pop("records")
     kept.write(arrays, "step-999999999.ckpt", facts["step"], facts["extra"])
+    return flags
+
+
+def lost_records(place):
+    flags = copied(place, "result.json")
+    for file in (place.folder / "run").rglob("metrics.jsonl"):
+        file.write_text("".join(file.read_text().splitlines(keepends=True)[1:]))
     return flags
 
 
@@ -230,7 +237,8 @@ ROWS = {
     "a checkpoint of another network": (
         foreign_checkpoint, r"is a checkpoint of another network or optimizer.*Use another --workdir", 2,
     ),
-    "a checkpoint of another version": (older_checkpoint, r"checkpoint is of another version.*12 epochs.*Received 0", 2),
+    "a checkpoint of another version": (older_checkpoint, r"checkpoint is of another version.*digest of metrics", 2),
+    "records that are lost": (lost_records, r"records of the epochs done are lost.*metrics\.jsonl and in.*Put one back", 2),
     "a data directory that is gone": (
         lambda p: {"dataset": "cifar10", "data_dir": p.folder / "gone"}, r"cifar10 is not prepared.*Point --data_dir at", 2,
     ),

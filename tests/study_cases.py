@@ -89,7 +89,8 @@ def record(cell, accuracy, **changes):
         "student": quality | {"agreement": 0.8, "parameters": 78042},
         "raw_softmax": quality | {"ece": 0.45} if sphere else None,
         "reliability": {"as_shipped": bins, "raw_softmax": bins if sphere else None},
-        "radius": 6.3246 if sphere else None, "seconds": 420.0, "device": "a machine", "versions": {"tensorflow": "2"},
+        "radius": 6.3246 if sphere else None, "seconds": 9999.0, "examples_per_second": config.epochs * 100 / 420,
+        "dataset": {"train": 100}, "device": "a machine", "versions": {"tensorflow": "2"},
     }  # fmt: skip
     return made | changes
 

@@ -56,7 +56,7 @@ def test_the_first_study_has_five_seeds_at_its_ends():
         (row, f"resnet{depth}"): five if depth in (20, 56) else three for row in ("kd", "skd") for depth in (20, 32, 44, 56)
     }
     assert {name: len(studies.cells(study)) for name, study in STUDIES.items()} == {
-        "capacity_gap": 37, "temperature": 15, "sphere": 30, "calibration": 0, "cifar100": 28,
+        "capacity_gap": 37, "precision": 9, "temperature": 15, "sphere": 30, "calibration": 0, "cifar100": 28,
     }  # fmt: skip
 
 
@@ -86,6 +86,9 @@ def test_every_row_is_one_change():
         first = cells["cifar100/none/none/seed0" if cell.study == "cifar100" else "capacity_gap/none/none/seed0"]
         free = {"loss", "loss_settings", "temperature", "kd_weight", "label_weight", "radius", "center", "seed",
                 "teacher_checkpoint", "learning_rate"}  # fmt: skip
+        if cell.study == "precision":
+            first = cells["precision/resnet20/bfloat16_cached/seed0"]
+            free = {"seed", "precision", "teacher_precision", "teacher_cache_dir"}
         assert changed(first, cell) - free == ({"student", "epochs"} if cell.is_teacher else set()), path
 
 
@@ -252,7 +255,7 @@ def test_the_command_names_the_places_only_where_they_are_others(tmp_path):
 def test_the_dry_run_estimates_from_records_alike(small, tmp_path):
     cells = studies.cells(small)
     results = tmp_path / "results"
-    study_cases.write({cells[0]: study_cases.record(cells[0], 0.5, seconds=90.0)}, results)
+    study_cases.write({cells[0]: study_cases.record(cells[0], 0.5, examples_per_second=2 * 100 / 90)}, results)
     records = study_records.read_all(results)
     runner = PretendRunner(tmp_path, [])
     text = reproduce.plan_text(cells, runner, records, results, jobs=2)

@@ -28,6 +28,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))  # a che
 
 import studies
 import study_records
+from study_numbers import training_seconds
 
 from skd_tf import cli, devices, interrupts
 from skd_tf.errors import InputError
@@ -207,11 +208,11 @@ def _last_words(log):
 
 
 def estimate(cell, records):
-    """Median training seconds of records with the same data, student and epochs; None where there are none."""
+    """Median training seconds of records with the same data, student, epochs and arithmetic; None where there are none."""
     wanted = study_records.settings(studies.config_of(cell))
-    keys = "dataset", "student", "epochs", "validation_fraction", "batch_size"
-    alike = [r["seconds"] for r in records.values() if all(r["config"].get(key) == wanted[key] for key in keys)]
-    return statistics.median(alike) if alike else None
+    keys = "dataset", "student", "epochs", "validation_fraction", "batch_size", "precision", "teacher_cache_dir"
+    alike = [r for r in records.values() if all(r["config"].get(key) == wanted[key] for key in keys)]
+    return statistics.median(map(training_seconds, alike)) if alike else None
 
 
 def plan_text(cells, runner, records, results, jobs=1):

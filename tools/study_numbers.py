@@ -51,6 +51,11 @@ def mean_and_spread(values):
     return (statistics.mean(values) if values else None), (statistics.stdev(values) if len(values) > 1 else None)
 
 
+def training_seconds(record):
+    """Seconds of a record's training at its median epoch's pace: a process that was stopped for a while counts no pauses."""
+    return record["config"]["epochs"] * record["dataset"]["train"] / record["examples_per_second"]
+
+
 def paired(values, others):
     """Differences value - other over the seeds that both have, in the order of seeds."""
     return [values[seed] - others[seed] for seed in sorted(set(values) & set(others))]

@@ -3,13 +3,16 @@
 import statistics
 
 import studies
-from study_numbers import group_of, mean_and_spread, paired, teacher_slopes
+from study_numbers import group_of, mean_and_spread, paired, teacher_slopes, training_seconds
 
 LABELS = {  # of rows, in tables and figures; others by their own name
     "none": "student alone",
     "kd": "KD",
     "skd": "SKD",
     "skd_teacher_mean": "SKD, radius teacher_mean",
+    "float32_live": "float32, teacher live",
+    "bfloat16_live": "bfloat16, teacher live",
+    "bfloat16_cached": "bfloat16, logits cached in float16",
     "label_on_raw": "label term on raw logits",
     "not_centered": "not centred",
     "teacher_mean": "radius teacher_mean",
@@ -90,7 +93,7 @@ def footer(study, records):
     ]
     if mine:
         machines = "; ".join(sorted({record["device"] for record in mine}))
-        minutes = statistics.median(record["seconds"] for record in mine) / 60
+        minutes = statistics.median(map(training_seconds, mine)) / 60
         versions = sorted({f"TensorFlow {record['versions']['tensorflow']}" for record in mine})
         lines.append(f"{len(mine)} of {len(cells)} cells, median {minutes:.1f} minutes of training each, on {machines}; "
                      f"{', '.join(versions)}.")  # fmt: skip
@@ -126,6 +129,22 @@ def capacity_gap(records):
 
 def slope_text(found):
     return NOT_RUN if found is None else "{:+.4f} ({:+.4f} to {:+.4f})".format(*found)
+
+
+def precision(records):
+    study, pair = studies.STUDIES["precision"], "resnet20"
+    exact = group_of(study, pair, "float32_live", records)
+    rows = []
+    for row in study.rows:
+        group = group_of(study, pair, row, records)
+        change = "-" if row == "float32_live" else difference_text(group.accuracies, exact.accuracies)
+        minutes = mean_and_spread(training_seconds(record) / 60 for record in group.records.values())[0]
+        rows.append([
+            label(row), cell_text(group.accuracies, group.wanted), change, mean_text(group, "student", "nll"),
+            mean_text(group, "student", "ece"), "-" if minutes is None else f"{minutes:.1f}",
+        ])  # fmt: skip
+    head = ["SKD, resnet20 -> resnet8, 6 epochs", "top-1", "minus float32, paired, standard error", "NLL", "ECE"]
+    return "\n".join([markdown([*head, "minutes of training"], rows), "", footer(study, records)])
 
 
 def temperature(records):
@@ -237,11 +256,11 @@ def cells(records):
         mine = studies.cells(study)
         done = [records[cell] for cell in mine if cell in records]
         own = [record for record in done if "same_training_as" not in record]
-        hours = f"{sum(record['seconds'] for record in own) / 3600:.1f}" if own else "-"
+        hours = f"{sum(map(training_seconds, own)) / 3600:.1f}" if own else "-"
         rows.append([study.name, study.question, str(len(mine)) if mine else f"reads {' and '.join(study.drawn_from)}",
                      str(len(done)) if mine else "-", str(len(done) - len(own)) if mine else "-", hours])  # fmt: skip
     head = ["study", "question", "cells", "with a record", "of them trained in another study", "hours of training"]
     return markdown(head, rows)
 
 
-TABLES = {table.__name__: table for table in (capacity_gap, temperature, sphere, calibration, cifar100, cells)}
+TABLES = {table.__name__: table for table in (precision, capacity_gap, temperature, sphere, calibration, cifar100, cells)}
