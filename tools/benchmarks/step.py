@@ -72,8 +72,9 @@ def main(flag_values):
     print(_table(record["contenders"]), flush=True)
     if flag_values.growth:
         teachers = [*flag_values.growth, flag_values.teacher]
-        rows = race({f"{name}, {net}": (name, job | {"teacher": net}) for net in teachers for name in GROWTH})
-        found = {net: [name for name in GROWTH if f"{name}, {net}" in rows] for net in teachers}
+        growing = [name for name in GROWTH if name in names]
+        rows = race({f"{name}, {net}": (name, job | {"teacher": net}) for net in teachers for name in growing})
+        found = {net: [name for name in growing if f"{name}, {net}" in rows] for net in teachers}
         record["growth"] = {net: {name: rows[f"{name}, {net}"] for name in names} for net, names in found.items()}
         print(f"\n{_growth_table(record['growth'])}", flush=True)
     record |= {"device": records.device(), "versions": records.versions(), "git_commit": records.git_commit()}
