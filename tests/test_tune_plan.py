@@ -123,10 +123,11 @@ class Stopped(BaseException):
 
 
 class FakeTrials:
-    """What `Trials` does, with a formula in the student's place; stops after so many executions."""
+    """What `Trials` does, with a formula in the student's place; stops after so many executions, or before the oracle sees
+    the end of trial `unseen`."""
 
-    def __init__(self, records, executions=None, fail=()):
-        self._records, self.left, self.fail, self.ran = records, executions, fail, []
+    def __init__(self, records, executions=None, fail=(), unseen=None):
+        self._records, self.left, self.fail, self.unseen, self.ran = records, executions, fail, unseen, []
 
     def run(self, number):
         if self.left == 0:
@@ -141,6 +142,8 @@ class FakeTrials:
             record |= {"status": "finished", "objective": value, "spread": None, "validation_examples": 500}
             record["executions"] = [{"seed": 0, "seconds": 1.0, "metrics": {"val_accuracy": value}}]
         self._records.write(record)
+        if number == self.unseen:
+            raise Stopped
         return record
 
 
@@ -148,14 +151,14 @@ def score(values):
     return 0.9 - 0.01 * abs(math.log2(values["temperature"]) - 1.3) - 0.05 * (values.get("loss") == "kd")
 
 
-def run_search(folder, plan, executions=None, fail=()):
+def run_search(folder, plan, executions=None, fail=(), unseen=None):
     """Runs as far as it may; returns the numbers of the trials that ran."""
     from skd_tf.search.oracles import make_oracle
     from skd_tf.search.tuner import Tuner
 
     records = Records(folder, plan)
     records.claim()
-    trials, oracle = FakeTrials(records, executions, fail), make_oracle(plan)
+    trials, oracle = FakeTrials(records, executions, fail, unseen), make_oracle(plan)
     oracle.begin(records)
     with contextlib.suppress(Stopped):
         Tuner(oracle, records, trials).search()
@@ -198,6 +201,21 @@ def test_a_search_stopped_anywhere_draws_what_an_uninterrupted_one_draws(tuner, 
         assert {(v["temperature"], v["loss"]) for v in straight} == set(
             itertools.product((1.0, 2.51984, 6.3496, 16.0), ("spherical", "kd"))
         )
+
+
+@pytest.mark.parametrize("tuner", SEARCHES)
+def test_a_trial_whose_end_nobody_saw_keeps_its_place_at_every_later_stop(tuner, tmp_path):
+    if tuner == "bayesian":
+        pytest.importorskip("sklearn", reason="the extra skd_tf[bayesian] is not installed")
+    plan = SEARCHES[tuner]
+    run_search(tmp_path / "straight", plan)
+    for unseen in range(0, plan.trials - 1, 1 if tuner != "bayesian" else 2):
+        folder = tmp_path / f"unseen-{unseen}"
+        ran = run_search(folder, plan, unseen=unseen)
+        for executions in (1, 1, None):
+            ran += run_search(folder, plan, executions=executions)
+        assert ran == list(range(plan.trials)), unseen
+        assert drawn(folder, plan) == drawn(tmp_path / "straight", plan), unseen
 
 
 def test_a_seed_is_a_seed_and_the_first_trial_is_the_default(tmp_path):

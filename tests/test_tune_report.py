@@ -42,6 +42,8 @@ def _combinations(plan):
         ([0.80, 0.81, None, 0.83, 0.80], None, "was not among the finished trials"),
         ([0.80, 0.81, 0.82, 0.83, 0.80], [0.001] * 5, "standard errors of 0.0008"),
         ([0.80, 0.81, 0.82, 0.83, 0.80], [0.01] * 5, "within noise of the default"),
+        ([0.80, 0.81, 0.82, 0.83, 0.80], [0.0] * 5, "validation images. The default is as good"),
+        ([1.0, 1.0, 0.0, 1.0, 1.0], [0.0] * 5, "would tell"),
     ],
 )
 def test_whether_the_best_beats_the_default(objectives, spreads, words, tmp_path):

@@ -29,10 +29,13 @@ def weights_after(distiller):
     return {name: np.array(variable.numpy()) for name, variable in checkpoints.state_of(distiller).items()}
 
 
-@pytest.mark.parametrize("strategy", ["one_device", pytest.param("mirrored", marks=pytest.mark.slow)])
-def test_a_reused_distiller_is_a_new_one_to_the_last_bit(config, tmp_path, strategy):
+@pytest.mark.parametrize(
+    ("strategy", "ema_momentum"),
+    [("one_device", 0.0), ("one_device", 0.9), pytest.param("mirrored", 0.0, marks=pytest.mark.slow)],
+)
+def test_a_reused_distiller_is_a_new_one_to_the_last_bit(config, tmp_path, strategy, ema_momentum):
     """Every setting that is assigned instead of traced, one trial after another, beside a Distiller made for each alone."""
-    config = config.replace(strategy=strategy, epochs=1)
+    config = config.replace(strategy=strategy, epochs=1, ema_momentum=ema_momentum)
     setup = experiment.prepare(config, tmp_path, test=False)
     first = config.replace(temperature=2.0, kd_weight=0.3, learning_rate=0.5, weight_decay=1e-3, seed=3)
     others = [
@@ -87,7 +90,8 @@ def test_the_second_trial_starts_in_a_fifth_of_the_first_ones_time(config, setup
     for number, temperature in enumerate((1.0, 2.0, 4.0)):
         begun["at"] = time.perf_counter()
         training.train_student(config.replace(temperature=temperature), setup, folder_of(tmp_path / str(number)), kept)
-    assert min(times[1:]) < times[0] / 5, times
+    assert times[1] < times[0] / 5, times
+    print(f"first step of trials 1 to 3: {', '.join(f'{seconds:.1f}' for seconds in times)} s")
 
 
 def test_the_teacher_runs_once_an_epoch_for_the_whole_search(tmp_path):

@@ -16,6 +16,9 @@ _RELOAD = str(pathlib.Path(__file__).with_name("reload.py"))  # never imported: 
 # Shapes, scales and the like that a converter keeps beside the weights.
 _CONSTANTS_BESIDE_WEIGHTS = 256
 _SECONDS = 600
+# Part of the largest logit by which the best two of an image may differ and still change places: half-precision arithmetic,
+# which LiteRT uses where the CPU has it (AVX512-FP16), was seen to move logits by 0.7% and 1.4% of the largest.
+_NEAR_TIE = 0.01
 
 
 class ExportFailed(RuntimeError):
@@ -74,7 +77,10 @@ def _compare(file, found, labels, live):
     probabilities = np.exp(live - live.max(axis=1, keepdims=True))
     probabilities /= probabilities.sum(axis=1, keepdims=True)
     difference = np.abs(logits - live).max()
-    agreement = float((found["class_id"] == live.argmax(axis=1)).mean())
+    same = found["class_id"] == live.argmax(axis=1)
+    best, second = np.sort(live, axis=1)[:, :-3:-1].T
+    near_tie = best - second <= min(file.largest_difference, _NEAR_TIE) * scale
+    agreement = float(same[~near_tie].mean()) if not near_tie.all() else 1.0
     accuracy = float((found["class_id"] == labels).mean())
     if not np.isfinite(logits).all() or difference > file.largest_difference * scale:
         raise ExportFailed(
@@ -83,8 +89,8 @@ def _compare(file, found, labels, live):
         )
     if agreement < file.least_agreement:
         raise ExportFailed(
-            f"{file.name} differs from the live student: the same class for {agreement:.4%} of {len(live):,} images, where "
-            f"{file.least_agreement:.1%} is required."
+            f"{file.name} differs from the live student: the same class for {agreement:.4%} of the "
+            f"{np.sum(~near_tie):,} images that are no near ties, where {file.least_agreement:.1%} is required."
         )
     for count in (1, 7):
         alone = np.abs(found[f"batch_of_{count}"] - logits[:count]).max()
@@ -94,7 +100,7 @@ def _compare(file, found, labels, live):
         "file": file.name,
         "largest_difference": float(difference),
         "largest_probability_difference": float(np.abs(found["probabilities"] - probabilities).max()),
-        "agreement": agreement,
+        "agreement": float(same.mean()),
         "accuracy": accuracy,
         "accuracy_change": accuracy - float((live.argmax(axis=1) == labels).mean()),
     }

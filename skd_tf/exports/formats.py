@@ -23,7 +23,7 @@ class File:
       name: of it, in the output folder.
       kind: how `reload.py` opens it.
       write: (student, path, `Context`) -> None.
-      least_agreement: with the live student's top-1.
+      least_agreement: with the live student's top-1, on images whose two best logits are no near tie.
       largest_difference: of any logit from the live one's, in units of the largest live logit's size.
       precision: in words, for the model card.
     """

@@ -38,6 +38,9 @@ class _Recorded:
         self._known, self.max_trials = {}, wanted
         numbers = [started for started, _, _ in starts] + [ended for ended, _, _ in ends if ended != float("inf")]
         self._events = max(numbers, default=-1) + 1
+        for record in known:  # ends that nobody saw get their place now, before all that is still to come
+            if record["status"] != RUNNING and record["ended"] is None:
+                records.write(record | {"ended": self._next_event()})
         # What was interrupted is handed out first, the oldest before the others.
         self._retry_queue = [trial.trial_id for trial in self.ongoing_trials.values()][::-1]
         self.ongoing_trials, self.tuner_ids = {}, set()

@@ -106,17 +106,19 @@ def default_trial(plan, ranked):
 def _standard_error(one, other, plan):
     """(of the difference of two trials, from what); None where nothing tells it.
 
-    With several executions sqrt((s1^2 + s2^2) / n) over their seeds; with one, for an accuracy p on m images,
-    sqrt(p1 (1 - p1) / m + p2 (1 - p2) / m): too large rather than too small, for both find the same images hard.
+    With several executions sqrt((s1^2 + s2^2) / n) over their seeds; with one, or with seeds that all give the same, for an
+    accuracy p on m images, sqrt(p1 (1 - p1) / m + p2 (1 - p2) / m): too large rather than too small, for both find the same
+    images hard.
     """
     runs = plan.executions_per_trial
-    if runs > 1:
-        return math.hypot(one["spread"], other["spread"]) / math.sqrt(runs), f"over {runs} seeds each"
+    over_seeds = math.hypot(one["spread"], other["spread"]) / math.sqrt(runs) if runs > 1 else 0.0
+    if over_seeds:
+        return over_seeds, f"over {runs} seeds each"
     if plan.goal.name != "val_accuracy":
         return None, ""
     images = one["validation_examples"]
     variance = sum(p * (1 - p) / images for p in (one["objective"], other["objective"]))
-    return math.sqrt(variance), f"on {images:,} validation images"
+    return math.sqrt(variance) or None, f"on {images:,} validation images"
 
 
 def short(value):

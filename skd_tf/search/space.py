@@ -10,7 +10,7 @@ from skd_tf.knobs import as_text, checked, did_you_mean, kinds_of
 SEARCHABLE = (
     "student", "loss", "temperature", "kd_weight", "label_weight", "radius", "center", "loss_settings", "epochs",
     "batch_size", "learning_rate", "lr_schedule", "warmup_epochs", "optimizer", "momentum", "nesterov", "weight_decay",
-    "clip_norm", "label_smoothing", "seed", "precision", "sync_batch_norm", "teacher_cache_epochs",
+    "clip_norm", "label_smoothing", "ema_momentum", "seed", "precision", "sync_batch_norm", "teacher_cache_epochs",
 )  # fmt: skip
 GRAMMAR = (
     "NAME:log:LOW:HIGH[:COUNT], NAME:linear:LOW:HIGH[:COUNT], NAME:int:LOW:HIGH[:COUNT], NAME:choice:A,B,... "

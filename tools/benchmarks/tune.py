@@ -49,7 +49,7 @@ def main(flag_values):
 
 
 def measure(job):
-    """One round: {"teacher_seconds", "search_seconds" without them, "plain_seconds", "first_trial_seconds", ...}."""
+    """One round: {"teacher_seconds", "search_seconds" without them, "plain_seconds", "trials" and "plains" one by one}."""
     import tensorflow as tf
     from contenders import make_dataset, make_net
 
@@ -71,12 +71,12 @@ def measure(job):
     teacher_seconds = _seconds(lambda: teacher.epoch_files(job["epochs"]))
 
     alone = training.Setup(dataset, strategy, None)
-    plain = config.replace(loss="cross_entropy")
+    plain = config.replace(loss="cross_entropy", keep_checkpoints=1)
 
     def train(number):
         place = folder / f"plain-{number}"
         place.mkdir()
-        return _seconds(lambda: training.train_student(plain, alone, place))
+        return _seconds(lambda: training.train_student(plain, alone, place, keep_best=False))
 
     plan = Plan(config, (f"temperature:log:1:16:{job['trials']}",), tuner="grid")
     shared = training.Setup(dataset, strategy, teacher)
