@@ -53,17 +53,24 @@ class DistillationHyperModel(keras_tuner.HyperModel):
         return distiller
 
     def fit(self, hp, model, *args, **kwargs):
-        """Keras' fit() on the data given to `Tuner.search`, else on the Config's own; returns its History."""
-        if args or "x" in kwargs:
-            return model.fit(*args, **kwargs)
+        """Keras' fit() on the data given to `Tuner.search`, else on the Config's own; returns its History.
+
+        `epochs` and `initial_epoch`, as Hyperband gives them, choose the epochs of the Config's data. The rate's schedule is
+        that of the Config's epochs, and begins anew with the optimizer, which no Tuner keeps.
+        """
         config, setup = self.config_of(hp), self.setup
+        if args or "x" in kwargs:
+            if config.needs_teacher:
+                model.teacher = setup.teacher.model  # the cache is of the Config's own images
+            return model.fit(*args, **kwargs)
         steps, files = self._steps_per_epoch(config), None
+        first, last = kwargs.get("initial_epoch", 0), kwargs.get("epochs", config.epochs)
         if config.needs_teacher:
-            files = setup.teacher.epoch_files(config.teacher_cache_epochs or config.epochs)
+            files = setup.teacher.epoch_files(config.teacher_cache_epochs or last)
         stream = data.train_stream(
-            setup.dataset, config, steps_per_epoch=steps, first_step=0, last_step=config.epochs * steps, logit_files=files
+            setup.dataset, config, steps_per_epoch=steps, first_step=first * steps, last_step=last * steps, logit_files=files
         )
-        own = {"epochs": config.epochs, "steps_per_epoch": steps, "validation_data": _batches(setup.dataset.validation)}
+        own = {"epochs": last, "steps_per_epoch": steps, "validation_data": _batches(setup.dataset.validation)}
         return model.fit(stream, **own | {"verbose": 0} | kwargs)
 
     def _steps_per_epoch(self, config):
