@@ -164,6 +164,17 @@ def test_a_loss_without_a_teacher_is_searched_beside_one_with(config, setup, tmp
     assert history["val_accuracy"] == alone["objective"]
 
 
+@pytest.mark.slow
+def test_each_trial_uses_all_local_devices(config, tmp_path):
+    search = ("temperature:choice:1,4",)
+    with counting(training, "train_student") as trained:
+        both = tune.search(Plan(config.replace(strategy="mirrored"), search, tuner="grid"), tmp_path / "two")
+    assert [setup.strategy.num_replicas_in_sync for _, setup, *_ in trained] == [2, 2]
+    one = tune.search(Plan(config, search, tuner="grid"), tmp_path / "one")
+    mine, theirs = ({r["trial"]: r["executions"][0]["metrics"]["loss"] for r in ranked} for ranked in (both, one))
+    assert mine == pytest.approx(theirs, rel=1e-2)
+
+
 # What stops a trial, and what a search.
 
 
