@@ -12,7 +12,7 @@ from skd_tf.progress import say
 from skd_tf.search.plan import OBJECTIVES, TUNERS, Plan
 from skd_tf.search.records import RUNNING, Records, is_disk_full
 from skd_tf.search.space import GRAMMAR
-from skd_tf.workdir import locked
+from skd_tf.workdir import locked, recorded_config
 
 _TOGETHER = ("KERASTUNER_TUNER_ID", "KERASTUNER_ORACLE_IP", "KERASTUNER_ORACLE_PORT")
 
@@ -139,9 +139,16 @@ def _final_run(records, best, data_dir):
     from skd_tf import experiment
     from skd_tf.search import report
 
-    folder, config = records.folder, report.best_config(records, best)
-    say(f"\nFinal run: the best settings on all of train, in {folder / 'final'}")
-    experiment.run(config.replace(validation_fraction=0.0), folder / "final", data_dir)
+    folder, config = records.folder / "final", report.best_config(records, best).replace(validation_fraction=0.0)
+    before = recorded_config(folder)
+    differences = before.differences(config) if before else []
+    if differences:  # more trials have found a better one
+        raise InputError(
+            "The final run there is of other settings. Expected those of the best trial. "
+            f"Received {'; '.join(differences)} in {folder}. Remove that folder, and start the same command again."
+        )
+    say(f"\nFinal run: the best settings on all of train, in {folder}")
+    experiment.run(config, folder, data_dir)
 
 
 def _role():

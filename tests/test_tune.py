@@ -116,6 +116,9 @@ def test_the_same_command_again_runs_nothing_and_says_the_same(finished, setup, 
     final = json.loads((folder / "final" / "result.json").read_text())
     assert final["config"]["validation_fraction"] == 0 and 0 <= final["student"]["accuracy"] <= 1
     assert final["config"]["temperature"] == ranked[0]["values"]["temperature"]
+    better = ranked[0] | {"values": ranked[0]["values"] | {"temperature": 7.0}}
+    with pytest.raises(InputError, match=r"final run there is of other settings.*--temperature.*Remove that folder"):
+        tune._final_run(Records(folder, plan), better, None)
 
 
 def test_stopped_in_mid_trial_the_same_search_ends_with_the_same_numbers(finished, setup, tmp_path, capsys):
