@@ -73,6 +73,11 @@ def parse(arguments, flag_values, positional=None):
     `positional` names the multi flag that takes the arguments which are no flags.
     """
     pairs = list(flagfiles.expand(arguments))
+    strange = [argument for argument, _ in pairs if any("\ud800" <= letter <= "\udfff" for letter in argument)]
+    if strange:  # bytes of a file's name that are no UTF-8: TensorFlow takes no such name
+        raise InputError(
+            f"An argument is no UTF-8. Expected text. Received {strange[0]!r}. Rename the file or folder."
+        )
     try:
         leftovers = flag_values([sys.argv[0] or "skd_tf", *(argument for argument, _ in pairs)])[1:]
     except flags.UnrecognizedFlagError as error:
@@ -175,7 +180,7 @@ def run(main, *, description, define=define_flags, required=("workdir",), positi
     except Exception as error:
         if not _is_of_the_machine(error):
             raise
-        print(f"error: {' '.join(error.message.split())[:500]}", file=sys.stderr)
+        print(f"error: {_reason(error.message)[:500]}", file=sys.stderr)
         sys.exit(1)
 
 
@@ -184,6 +189,14 @@ def _is_of_the_machine(error):
     tensorflow = sys.modules.get("tensorflow")
     names = "NotFoundError", "DataLossError", "PermissionDeniedError", "ResourceExhaustedError"
     return tensorflow is not None and isinstance(error, tuple(getattr(tensorflow.errors, name) for name in names))
+
+
+def _reason(message):
+    """What TensorFlow says of an error, without where in a graph it came up."""
+    lines = [line.strip() for line in message.splitlines()]
+    noise = "Graph execution error", "Detected at node", "<stack traces", "File \"", "[["
+    said = [line for line in lines if line and not line.startswith(noise)]
+    return " ".join(said or lines)
 
 
 def command_line():

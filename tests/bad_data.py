@@ -35,6 +35,20 @@ def flat(data_dir):
     return {"class_names": NAMES, "train": (images[..., 0], labels), "test": (images[..., 0], labels)}
 
 
+def few_labels(data_dir):
+    images, labels = split()
+    return {"class_names": NAMES, "train": (images, labels[:150]), "test": (images, labels)}
+
+
+def nothing(data_dir):
+    images, labels = split()
+    return {"class_names": NAMES, "train": (images[:0], labels[:0]), "test": (images, labels)}
+
+
+def coloured_test(data_dir):
+    return {"class_names": NAMES, "train": split(), "test": split(channels=3)}
+
+
 def negative_labels(data_dir):
     images, labels = split()
     return {"class_names": NAMES, "train": (images, labels - 2), "test": (images, labels)}

@@ -245,7 +245,9 @@ ROWS = {
     "a folder of images that is gone": (
         lambda p: {"dataset": f"folder:{p.folder}/gone"}, r"no such folder.*Check the path", 2,
     ),
-    "images that vanish in mid-run": (vanishing_images, r"train/(cat|dog)/\d+\.png; No such file", 1),
+    "images that vanish in mid-run": (
+        vanishing_images, r"^error: /\S+/train/(cat|dog)/\d+\.png; No such file or directory$", 1,
+    ),
     "a corrupted TFRecord": (broken_tfrecord, r"tiny.*damaged|tiny.*cannot be read", 2),
     "corrupted images": (
         lambda p: image_folder(p, dogs=4, content=b"\x89PNG no more"),
@@ -254,6 +256,16 @@ ROWS = {
     "an empty class": (lambda p: image_folder(p, dogs=0), r"A class has no images.*dog", 2),
     "images of another dtype": (lambda p: {"dataset": "bad_data:floats"}, r"train split.*uint8.*float32", 2),
     "images without a channel": (lambda p: {"dataset": "bad_data:flat"}, r"train split.*\[n, h, w, c\].*\(200, 8, 8\)", 2),
+    "images of other channels in the test split": (
+        lambda p: {"dataset": "bad_data:coloured_test"}, r"test split.*images \(8, 8, 1\) as in train.*\(8, 8, 3\)", 2,
+    ),
+    "fewer labels than images": (
+        lambda p: {"dataset": "bad_data:few_labels"}, r"train split.*a label for each image.*200 images and 150 labels", 2,
+    ),
+    "a split without examples": (
+        lambda p: {"dataset": "bad_data:nothing"}, r"train split.*Expected examples. Received none", 2,
+    ),
+    "a path that is no UTF-8": (lambda p: {"workdir": f"{p.folder}/r\udce4um"}, r"no UTF-8.*Rename", 2),
     "labels out of range": (lambda p: {"dataset": "bad_data:eleven_labels"}, r"labels.*from 0 to 9.*0 to 10", 2),
     "labels below -1": (lambda p: {"dataset": "bad_data:negative_labels"}, r"labels.*from 0 to 9.*-2 to 7", 2),
     "a dataset smaller than a batch": (

@@ -37,10 +37,17 @@ def read(config, data_dir, names):
     parts = {name: _unpacked(config, name, spec[name]) for name in names}
     labels = {name: _checked_labels(config, name, part[1], len(class_names)) for name, part in parts.items()}
     images = {name: part[0] for name, part in parts.items()}
+    for name in names:
+        if len(images[name]) != len(labels[name]):
+            got = f"{len(images[name])} images and {len(labels[name])} labels"
+            raise _refusal(config, name, "a label for each image", got)
     if all(isinstance(part, list) for part in images.values()):
         splits = splits_of_files(config, images, labels)
     else:
         splits = {name: _array_split(config, name, images[name], labels[name]) for name in names}
+        shapes = {name: split.images.shape[1:] for name, split in splits.items()}
+        if len(set(shapes.values())) > 1:
+            raise _refusal(config, "test", f"images {shapes['train']} as in train", f"{shapes['test']}")
     facts = {name: spec[name] for name in ("mean", "std", "pad", "flip") if spec.get(name) is not None}
     return Source(str(spec.get("version", "1")), class_names, splits, **facts)
 
@@ -102,6 +109,8 @@ def _require_no_crops(config, name):
 
 def _checked_labels(config, name, labels, classes):
     labels = np.asarray(labels)
+    if not labels.size:
+        raise _refusal(config, name, "examples", "none")
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer) or labels.min() < -1 or labels.max() >= classes:
         got = f"{labels.dtype} of shape {labels.shape}" + (f", {labels.min()} to {labels.max()}" if labels.size else "")
         raise _refusal(config, name, f"integer labels [n] from 0 to {classes - 1}, or -1 for unlabelled", got)
