@@ -14,7 +14,7 @@ from skd_tf.config import Config
 from skd_tf.errors import InputError
 from skd_tf.progress import warn
 
-_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # what file systems answer that lock no files
+NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # what file systems answer that lock no files
 _FILES = (
     "config.json", "flags.txt", "metrics.jsonl", "checkpoints", "tensorboard", "student.keras", "saved_model", "result.json",
     "measurements.json", "report.html", "calibration.json", "post_mortem",
@@ -167,7 +167,7 @@ def _lock(path, held):
             "Wait for its end, or choose another --workdir."
         ) from error
     except OSError as error:
-        if error.errno not in _NO_LOCKS:
+        if error.errno not in NO_LOCKS:
             raise _unwritable(path, error) from error
         warn(f"{path} is on a file system without locks ({error.strerror}): see to it yourself that no other run uses it.")
 

@@ -1,5 +1,8 @@
 """What the trials of a search share: a Distiller and its traced step, the teacher's cache, the data."""
 
+import errno
+import fcntl
+import os
 import time
 
 import numpy as np
@@ -12,6 +15,7 @@ from skd_tf.config import Config
 from skd_tf.distiller import Distiller
 from skd_tf.search.distillers import Distillers
 from skd_tf.search.plan import Plan
+from skd_tf.search.trials import _alone
 from skd_tf.teacher_cache import TeacherCache
 
 
@@ -92,6 +96,21 @@ def test_the_second_trial_starts_in_a_fifth_of_the_first_ones_time(config, setup
         training.train_student(config.replace(temperature=temperature), setup, folder_of(tmp_path / str(number)), kept)
     assert times[1] < times[0] / 5, times
     print(f"first step of trials 1 to 3: {', '.join(f'{seconds:.1f}' for seconds in times)} s")
+
+
+def test_a_search_goes_on_where_files_cannot_be_locked(tmp_path, monkeypatch):
+    def refuse(number):
+        def flock(*_):
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(fcntl, "flock", flock)
+
+    refuse(errno.ENOLCK)
+    with _alone(tmp_path):
+        pass
+    refuse(errno.EIO)
+    with pytest.raises(OSError, match="Input/output"), _alone(tmp_path):
+        pass
 
 
 def test_the_teacher_runs_once_an_epoch_for_the_whole_search(tmp_path):

@@ -16,7 +16,7 @@ from skd_tf.progress import say
 from skd_tf.search import hparams
 from skd_tf.search.distillers import Distillers
 from skd_tf.search.records import FAILED, FINISHED, is_disk_full
-from skd_tf.workdir import Workdir
+from skd_tf.workdir import NO_LOCKS, Workdir
 
 
 class Trials:
@@ -122,9 +122,16 @@ class Trials:
 
 @contextlib.contextmanager
 def _alone(folder):
-    """Lets one process of a shared folder at a time do what the others will then find done."""
+    """Lets one process of a shared folder at a time do what the others will then find done.
+
+    Where files cannot be locked several may do it at once: it costs time and no more, for whole files replace equal ones.
+    """
     with open(folder / "teacher.lock", "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
         yield
 
 
