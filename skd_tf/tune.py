@@ -7,6 +7,7 @@ import sys
 from absl import flags
 
 from skd_tf import cli, cluster, quiet, sources
+from skd_tf.config import Config
 from skd_tf.errors import InputError
 from skd_tf.progress import say
 from skd_tf.search.plan import OBJECTIVES, TUNERS, Plan
@@ -39,9 +40,9 @@ def define(flag_values):
 
 
 def main(flag_values):
-    if not flag_values.teacher_cache_dir:  # the teacher runs once for all trials
-        flag_values.teacher_cache_dir = str(pathlib.Path(flag_values.workdir) / "teacher_cache")
-    config = cli.config_from(flag_values)
+    # The teacher runs once for all trials.
+    cached = Config(teacher_cache_dir=str(pathlib.Path(flag_values.workdir) / "teacher_cache"))
+    config = cli.config_from(flag_values, base=cached)
     plan = Plan(
         config, tuple(flag_values.search), tuner=flag_values.tuner, objective=flag_values.objective,
         max_trials=flag_values.max_trials, search_seed=flag_values.search_seed,

@@ -208,6 +208,16 @@ def command(monkeypatch, *arguments):
     return ended.value.code
 
 
+def test_a_search_has_a_teacher_cache_of_its_own_unless_one_is_given(config, tmp_path, monkeypatch):
+    plans = []
+    monkeypatch.setattr(tune, "search", lambda plan, *_, **__: plans.append(plan))
+    flags = [f"--teacher_checkpoint={config.teacher_checkpoint}", f"--workdir={tmp_path}", "--search=temperature:choice:1,4"]
+    for more in ([], ["--teacher_cache_epochs=2"], ["--teacher_cache_dir=mine"], ["--teacher_cache_dir="]):
+        assert command(monkeypatch, *flags, *more) == 0
+    own = str(tmp_path / "teacher_cache")
+    assert [plan.config.teacher_cache_dir for plan in plans] == [own, own, "mine", ""]
+
+
 @pytest.mark.parametrize("stop", [signal.SIGINT, OSError(errno.ENOSPC, "No space left on device")])
 def test_ctrl_c_and_a_full_disk_end_with_the_command_that_goes_on(stop, config, tmp_path, monkeypatch, capsys):
     flags = [f"--{name}={getattr(config, name)}" for name in (*SMALL, "teacher_checkpoint", "teacher_cache_dir")]
