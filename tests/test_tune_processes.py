@@ -76,7 +76,7 @@ def test_killed_at_random_moments_nothing_is_lost_or_run_twice(straight, teacher
     folder, finished_at = tmp_path / "search", {}
     while True:
         process = start(folder, teacher)
-        deadline = time.monotonic() + chance.uniform(0.3, 0.9) * seconds if kills < 6 else float("inf")
+        deadline = time.monotonic() + chance.uniform(0.3, 0.6) * seconds if kills < 6 else float("inf")
         while process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.1)
         if process.poll() is not None:
