@@ -71,11 +71,14 @@ class Steps:
 
     def _loop(self, iterator, steps):
         def body(done, waited):
+            # Both times in the program's order: one thread alone read the second after the step, and 99% was waiting.
             asked = tf.timestamp()
-            data = next(iterator)
+            with tf.control_dependencies([asked]):
+                data = next(iterator)
             with tf.control_dependencies(tf.nest.flatten(data, expand_composites=True)):
                 waited += tf.timestamp() - asked
-            self._one(data, in_loop=True)
+            with tf.control_dependencies([waited]):
+                self._one(data, in_loop=True)
             return done + 1, waited
 
         # Not autograph's loop over tf.range: it may trace its body twice, and a step takes seconds to trace.

@@ -274,6 +274,11 @@ def test_several_jobs_are_dealt_out_to_the_gpus(monkeypatch):
     assert reproduce.environment(0, gpus=2, jobs=1) == dict(os.environ) == reproduce.environment(1, gpus=0, jobs=2)
 
 
+def test_several_jobs_share_the_cores():
+    assert [reproduce.cores(slot, 2, {0, 2, 3, 5, 7}) for slot in range(2)] == [{0, 3, 7}, {2, 5}]
+    assert reproduce.cores(0, 1, {0, 1}) == set() == reproduce.cores(1, 3, {0, 1})  # one job, or more jobs than cores: all
+
+
 def test_an_unknown_study_is_one_line():
     command = [sys.executable, str(studies.ROOT / "tools/reproduce.py"), "capacity_gp", "--dry_run"]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
