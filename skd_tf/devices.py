@@ -42,6 +42,11 @@ def jit_compile_choice(setting, device_type, *, collective=False):
     return text == "true", f"jit_compile={text} was asked for"
 
 
+def cpu_count():
+    """CPU cores that this process may use, as of taskset or a container's set; not of a quota of CPU time."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def gpu_count(folder=_NVIDIA, environment=None):
     """NVIDIA GPUs that the driver lists and CUDA_VISIBLE_DEVICES leaves visible.
 

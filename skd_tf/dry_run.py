@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import pathlib
 
 from skd_tf import cluster, devices, grammar, image_folders, schedules, sources
@@ -108,7 +107,7 @@ def _machine(config):
     found = (
         f"{gpus} GPU, used if TensorFlow's CUDA libraries are installed"
         if gpus
-        else f"CPU, {os.cpu_count()} cores"
+        else f"CPU, cores: {devices.cpu_count()}"
     )
     return [
         f"devices        {found}{split}",

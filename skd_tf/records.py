@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 from tensorboard.plugins.hparams import api as hparams
 
-from skd_tf import cluster
+from skd_tf import cluster, devices
 from skd_tf.errors import InputError
 from skd_tf.knobs import rules_of
 from skd_tf.progress import warn
@@ -135,4 +135,5 @@ def _cpu_name():
     cpuinfo = pathlib.Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{len(names)} cores of {names[0]}" if names else platform.processor() or "CPU"
+    count = devices.cpu_count()
+    return f"{count} {'core' if count == 1 else 'cores'} of {names[0]}" if names else platform.processor() or "CPU"
