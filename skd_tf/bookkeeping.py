@@ -71,7 +71,7 @@ class Bookkeeping:
         if "records" not in extra:
             raise InputError(
                 "The checkpoint is of another version of skd_tf. Expected a digest of metrics.jsonl in it. "
-                f"Received none in {self._folder}. Go on with that version, or choose another --workdir."
+                f"Received none in {self._folder / 'checkpoints'}. Go on with that version, or choose another --workdir."
             )
         if extra.get("replicas") != self._facts["replicas"]:
             began, now = extra.get("replicas"), self._facts["replicas"]

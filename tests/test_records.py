@@ -73,6 +73,19 @@ def test_a_resumed_run_has_all_its_rows(finished, tmp_path, capsys):
     assert (tmp_path / "run" / "metrics.jsonl").read_text() == whole and again["student"] == result["student"]
 
 
+def test_a_checkpoint_without_a_digest_of_records_is_named(tmp_path, monkeypatch):
+    def facts_alone(self):
+        return self._facts | {"seconds": 0.0}
+
+    monkeypatch.setattr(bookkeeping.Bookkeeping, "_extra", facts_alone)
+    config = Config(**SETTINGS)
+    experiment.run(config, tmp_path)
+    (tmp_path / "result.json").unlink()
+    with pytest.raises(InputError) as refused:
+        experiment.run(config, tmp_path)
+    assert f"Received none in {tmp_path / 'checkpoints'}. Go on with that version" in str(refused.value)
+
+
 def test_the_rate_on_record_is_that_of_the_last_update(tmp_path, monkeypatch):
     """Loss scaling begins so high that float16 skips steps: rates go by the updates that were made."""
 
