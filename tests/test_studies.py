@@ -23,6 +23,7 @@ import reproduce
 import studies
 import study_cases
 import study_records
+import study_tables
 
 STUDIES = studies.STUDIES
 
@@ -90,6 +91,15 @@ def test_every_row_is_one_change():
             first = cells["precision/resnet20/bfloat16_cached/seed0"]
             free = {"seed", "precision", "teacher_precision", "teacher_cache_dir"}
         assert changed(first, cell) - free == ({"student", "epochs"} if cell.is_teacher else set()), path
+
+
+def test_rates_and_weights_are_what_the_search_found_best():
+    cells = by_path("capacity_gap")
+    for method, pair in (("none", "none"), ("kd", "resnet56"), ("skd", "resnet56")):
+        trials, config = study_tables.searched(method), studies.config_of(cells[f"capacity_gap/{pair}/{method}/seed0"])
+        weight, rate = max(trials, key=trials.get)
+        assert config.learning_rate == rate and weight in (None, config.kd_weight)
+        assert {r for _, r in trials} == {0.05, 0.1, 0.2} and len(trials) == (3 if method == "none" else 6)
 
 
 def test_the_label_on_raw_logits_leaves_the_distill_term_as_it_is():

@@ -1,5 +1,6 @@
 """The studies' tables as Markdown, each a function of {cell: record}; with few or no records they say what is missing."""
 
+import csv
 import statistics
 
 import studies
@@ -129,6 +130,28 @@ def capacity_gap(records):
 
 def slope_text(found):
     return NOT_RUN if found is None else "{:+.4f} ({:+.4f} to {:+.4f})".format(*found)
+
+
+def searched(method):
+    """The trials of the search before the studies: {(kd weight or None, learning rate): validation accuracy}."""
+    with open(studies.ROOT / studies.RESULTS / "frozen" / f"{method}.csv", newline="", encoding="utf-8") as file:
+        return {(float(row["kd_weight"]) if "kd_weight" in row else None, float(row["learning_rate"])):
+                float(row["val_accuracy"]) for row in csv.DictReader(file)}  # fmt: skip
+
+
+def frozen(records):
+    """The search that rates and weights come from; it stands in trials.csv files, not in records."""
+    del records
+    found = {method: searched(method) for method in ("none", "kd", "skd")}
+    rates, rows = sorted({rate for trials in found.values() for _, rate in trials}), []
+    for method, trials in found.items():
+        best = max(trials, key=trials.get)
+        for weight in sorted({weight for weight, _ in trials}, key=str):
+            texts = [f"{trials[weight, rate]:.4f}" for rate in rates]
+            texts = [f"**{text}**" if (weight, rate) == best else text for text, rate in zip(texts, rates, strict=True)]
+            rows.append([label(method), "-" if weight is None else f"{weight:g}", *texts])
+    head = ["validation top-1 after 4 epochs", "kd weight", *(f"rate {rate:g}" for rate in rates)]
+    return f"{markdown(head, rows)}\n\nresnet56 -> resnet8, one seed; in bold what the studies use."
 
 
 def precision(records):
@@ -263,4 +286,6 @@ def cells(records):
     return markdown(head, rows)
 
 
-TABLES = {table.__name__: table for table in (precision, capacity_gap, temperature, sphere, calibration, cifar100, cells)}
+TABLES = {table.__name__: table for table in (
+    frozen, precision, capacity_gap, temperature, sphere, calibration, cifar100, cells,
+)}  # fmt: skip
