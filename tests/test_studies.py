@@ -57,7 +57,7 @@ def test_the_first_study_has_five_seeds_at_its_ends():
         (row, f"resnet{depth}"): five if depth in (20, 56) else three for row in ("kd", "skd") for depth in (20, 32, 44, 56)
     }
     assert {name: len(studies.cells(study)) for name, study in STUDIES.items()} == {
-        "capacity_gap": 37, "precision": 9, "temperature": 15, "sphere": 30, "calibration": 0, "cifar100": 28,
+        "capacity_gap": 37, "precision": 9, "precision_long": 6, "temperature": 15, "sphere": 30, "calibration": 0, "cifar100": 28,
     }  # fmt: skip
 
 
@@ -87,8 +87,8 @@ def test_every_row_is_one_change():
         first = cells["cifar100/none/none/seed0" if cell.study == "cifar100" else "capacity_gap/none/none/seed0"]
         free = {"loss", "loss_settings", "temperature", "kd_weight", "label_weight", "radius", "center", "seed",
                 "teacher_checkpoint", "learning_rate"}  # fmt: skip
-        if cell.study == "precision":
-            first = cells["precision/resnet20/bfloat16_cached/seed0"]
+        if cell.study in ("precision", "precision_long"):
+            first = cells[f"{cell.study}/resnet20/bfloat16_cached/seed0"]
             free = {"seed", "precision", "teacher_precision", "teacher_cache_dir"}
         assert changed(first, cell) - free == ({"student", "epochs"} if cell.is_teacher else set()), path
 

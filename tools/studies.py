@@ -138,6 +138,14 @@ STUDIES = {
             seeds=(0, 1, 2),
         ),
         Study(
+            "precision_long",
+            "The same as the studies train: over twice as many epochs, at SKD's own rate.",
+            base="base.flags",
+            rows={"float32_live": "rows/precision_long/float32_live.flags", "bfloat16_cached": "rows/skd.flags"},
+            pairs={"resnet20": "pairs/resnet20.flags"},
+            seeds=(0, 1, 2),
+        ),
+        Study(
             "temperature",
             "How much does the accuracy depend on the temperature, at either radius?",
             base="base.flags",

@@ -155,7 +155,15 @@ def frozen(records):
 
 
 def precision(records):
-    study, pair = studies.STUDIES["precision"], "resnet20"
+    return _precision(records, "precision", 6)
+
+
+def precision_long(records):
+    return _precision(records, "precision_long", 12)
+
+
+def _precision(records, name, epochs):
+    study, pair = studies.STUDIES[name], "resnet20"
     exact = group_of(study, pair, "float32_live", records)
     rows = []
     for row in study.rows:
@@ -166,7 +174,7 @@ def precision(records):
             label(row), cell_text(group.accuracies, group.wanted), change, mean_text(group, "student", "nll"),
             mean_text(group, "student", "ece"), "-" if minutes is None else f"{minutes:.1f}",
         ])  # fmt: skip
-    head = ["SKD, resnet20 -> resnet8, 6 epochs", "top-1", "minus float32, paired, standard error", "NLL", "ECE"]
+    head = [f"SKD, resnet20 -> resnet8, {epochs} epochs", "top-1", "minus float32, paired, standard error", "NLL", "ECE"]
     return "\n".join([markdown([*head, "minutes of training"], rows), "", footer(study, records)])
 
 
@@ -287,5 +295,5 @@ def cells(records):
 
 
 TABLES = {table.__name__: table for table in (
-    frozen, precision, capacity_gap, temperature, sphere, calibration, cifar100, cells,
+    frozen, precision, precision_long, capacity_gap, temperature, sphere, calibration, cifar100, cells,
 )}  # fmt: skip
