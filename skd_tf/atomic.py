@@ -57,3 +57,14 @@ def _flush_folder(folder):
             raise
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def naming(path):
+    """An OSError in which a library names no file is raised with this path."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error

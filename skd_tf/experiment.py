@@ -3,6 +3,7 @@
 import pathlib
 
 from skd_tf import (
+    atomic,
     cli,
     cluster,
     data,
@@ -84,7 +85,8 @@ def _ship(config, folder, setup, distiller, history, alone_path, watch):
     """Exports the student, measures it beside the others, and writes the result and the report."""
     dataset, student = setup.dataset, distiller.deployable()
     with watch("export"):
-        student.save(folder / "student.keras")
+        with atomic.naming(folder / "student.keras"):
+            student.save(folder / "student.keras")
         deploy.save_saved_model(student, folder / "saved_model", dataset.class_names)
     with watch("measuring"):
         result, details = _measure(setup, student, alone_path)

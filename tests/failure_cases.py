@@ -9,6 +9,7 @@ import pathlib
 import shutil
 import typing
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -88,6 +89,16 @@ def full_disk(place, name):
         real(descriptor)
 
     patch.setattr(os, "fsync", fsync)
+    return {}
+
+
+def full_disk_for_keras(place):
+    """Keras finds no room for its file, and does not say which."""
+
+    def save(model, path, **options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    place.during.enter_context(pytest.MonkeyPatch.context()).setattr(keras.Model, "save", save)
     return {}
 
 
@@ -212,6 +223,7 @@ ROWS = {
     ),
     "a full disk at an epoch's record": (lambda p: full_disk(p, "metrics.jsonl"), r"No space left.*metrics\.jsonl", 1),
     "a full disk at the result": (lambda p: full_disk(p, "result.json"), r"No space left on device.*run/result\.json\.$", 1),
+    "a full disk at the student": (full_disk_for_keras, r"No space left on device.*run/student\.keras\.$", 1),
     "a full disk for the teacher cache": (
         lambda p: full_disk(p, ".logits") | p.distilling | {"teacher_cache_dir": p.folder / "cache"},
         r"teacher cache cannot be written \(No space left", 2,
