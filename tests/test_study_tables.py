@@ -102,6 +102,8 @@ def test_every_number_of_a_table_is_its_cells():
         wanted = 5 if pair in ("resnet20", "resnet56") else 3
         mine = {cell: r for cell, r in records.items() if cell.study == "capacity_gap"}
         texts = [study_tables.cell_text(accuracies(mine, pair, row), wanted) for row in ("kd", "skd")]
+        alone = accuracies(mine, "none", "none")
+        texts += [study_tables.difference_text(accuracies(mine, pair, row), alone) for row in ("kd", "skd")]
         texts.append(study_tables.difference_text(*(accuracies(mine, pair, row) for row in ("skd", "kd"))))
         assert rows[pair] == [f"{study_cases.PARAMETERS[pair]:,}", "0.9000", *texts]
     rows = rows_of(study_tables.temperature(records))
@@ -134,14 +136,14 @@ def test_calibration_stands_beside_the_raw_softmax():
 @pytest.mark.parametrize("name", study_tables.TABLES)
 def test_a_table_without_records_says_so(name):
     text = study_tables.TABLES[name]({})
-    assert "nan" not in text.lower() and ("not run" in text or name in ("cells", "calibration"))
+    assert "nan" not in text.lower() and ("not run" in text or name in ("cells", "calibration", "frozen"))
 
 
 def test_weights_of_the_last_study_are_its_flagfiles():
     rows = rows_of(study_tables.cifar100({}))
     assert [rows[name][0] for name in ("KD", "Logit Standardization", "Logit Standardization, authors' weights")] == [
         "0.1, 0.9", "0.1, 0.9", "0.1, 9"]  # fmt: skip
-    assert rows["DKD, authors' weights"][0] == "1, linear 0 to 1 over 1.25 epochs"
+    assert rows["DKD, authors' weights"][0] == "1, linear 0 to 1 over 1 epochs"
     assert rows["DIST, authors' weights"][0] == "1, 2"
 
 
@@ -243,6 +245,9 @@ def test_a_figure_is_drawn_and_names_its_records(name, share, tmp_path):
     assert [line.split(": ", 1)[1] for line in figure_files.problems(other, tmp_path)] == [
         f"drawn from other records. Run python tools/plot.py {name}."
     ]
+    gone = {path.stem for path in map(figure_files.path_of, figure_files.CAPTIONS)} - {name}
+    lines = figure_files.missing(records, tmp_path)
+    assert {line.split()[-1].rstrip(".") for line in lines} == gone and figure_files.missing({}, tmp_path) == []
     (tmp_path / "stray.txt").touch()
     assert "no study has this figure" in figure_files.problems(records, tmp_path)[-1]
 

@@ -31,10 +31,17 @@ def digest(name, records):
     return hashlib.sha256(json.dumps(mine, sort_keys=True).encode()).hexdigest()
 
 
+def is_due(name, records):
+    """Whether there is a record to draw: of the study itself, or where it has no cells of those that it reads."""
+    study = studies.STUDIES[name]
+    sources = (name,) if studies.cells(study) else study.drawn_from
+    return any(cell.study in sources for cell in records)
+
+
 def link(name, page, folder=FOLDER):
     """Markdown of a figure as seen from a page; words where it is not drawn."""
     if not path_of(name, folder).is_file():
-        return "Not drawn: there are no records yet."
+        return "Not drawn yet."
     relative = os.path.relpath(path_of(name, folder), pathlib.Path(page).parent)
     return f"![{CAPTIONS[name]}]({pathlib.PurePath(relative).as_posix()})"
 
@@ -62,3 +69,9 @@ def problems(records, folder=FOLDER):
         elif drawn_from(path) != digest(path.stem, records):
             lines.append(f"{path}: drawn from other records. Run python tools/plot.py {path.stem}.")
     return lines
+
+
+def missing(records, folder=FOLDER):
+    """Lines on figures that could be drawn from the records, and are not there."""
+    due = [path_of(name, folder) for name in CAPTIONS if is_due(name, records)]
+    return [f"{path}: not drawn. Run python tools/plot.py {path.stem}." for path in due if not path.is_file()]

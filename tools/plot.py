@@ -53,9 +53,7 @@ def main(flag_values):
             remedy = did_you_mean(name, study_figures.FIGURES, "Name one")
             raise InputError(f"No such figure. Expected one of {', '.join(study_figures.FIGURES)}. Received study={name}. "
                              f"{remedy}{'' if remedy.endswith('?') else '.'}")  # fmt: skip
-        study = studies.STUDIES[name]
-        sources = (name,) if studies.cells(study) else study.drawn_from
-        if any(cell.study in sources for cell in records):
+        if figure_files.is_due(name, records):
             say(f"{name}: {draw(name, records, flag_values.output_dir)}")
         else:
             say(f"{name}: there are no records to draw.")

@@ -173,6 +173,7 @@ STUDIES = {
             },
             pairs={"resnet56": "pairs/resnet56.flags"},
             seeds=(0, 1, 2),
+            drawn_from=("capacity_gap",),  # the student alone
         ),
         Study(
             "calibration",

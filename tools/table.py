@@ -116,7 +116,8 @@ def main(flag_values):
             problems += page_problems(text, page, records)
         elif (new := filled(text, records, page)) != text:
             page.write_text(new, encoding="utf-8")
-    problems += figure_files.problems(records) if flag_values.check else []
+    if flag_values.check:
+        problems += figure_files.problems(records) + figure_files.missing(records)
     for line in problems:
         print(line, file=sys.stderr)
     if not problems:
