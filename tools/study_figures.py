@@ -2,7 +2,7 @@
 
 import studies
 from study_numbers import group_of, mean_and_spread, paired, teacher_slopes
-from study_tables import label
+from study_text import label
 
 # Okabe and Ito's colours, which the colour-blind tell apart too.
 COLOURS = {"kd": "#D55E00", "skd": "#0072B2", "skd_teacher_mean": "#009E73", "none": "#777777"}

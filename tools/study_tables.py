@@ -5,32 +5,8 @@ import statistics
 
 import studies
 from study_numbers import group_of, mean_and_spread, paired, teacher_slopes, training_seconds
+from study_text import NOT_RUN, cell_text, difference_text, label, markdown, mean_text, radius_text
 
-LABELS = {  # of rows, in tables and figures; others by their own name
-    "none": "student alone",
-    "kd": "KD",
-    "skd": "SKD",
-    "skd_teacher_mean": "SKD, radius teacher_mean",
-    "float32_live": "float32, teacher live",
-    "bfloat16_live": "bfloat16, teacher live",
-    "bfloat16_cached": "bfloat16, logits cached in float16",
-    "label_on_raw": "label term on raw logits",
-    "not_centered": "not centred",
-    "teacher_mean": "radius teacher_mean",
-    "teacher_sample": "radius teacher_sample",
-    "radius_1": "radius sqrt(C)",
-    "radius_3": "radius 3 sqrt(C)",
-    "radius_4": "radius 4 sqrt(C)",
-    "stepwise_weight": "stepwise kd weight",
-    "no_distillation": "kd weight 0: no teacher",
-    "logit_standardization": "Logit Standardization",
-    "logit_standardization_authors": "Logit Standardization, authors' weights",
-    "dkd": "DKD",
-    "dkd_authors": "DKD, authors' weights",
-    "dist": "DIST",
-    "dist_authors": "DIST, authors' weights",
-}
-NOT_RUN = "not run"
 # What another source gives for a cell, as (top-1, ...) by temperature or row; one seed, so no spread.
 PILOT = {
     "kd": {1: 0.815, 4: 0.835, 16: 0.834},
@@ -43,46 +19,6 @@ PILOT_SOURCE = (
     "Pilot: resnet56 -> resnet8 in another framework, 12 epochs, batch 128, rate 0.1 falling linearly to 0, kd weight 0.9, "
     "one seed; not a published number. None of this pair is known."
 )
-
-
-def label(row):
-    return LABELS.get(row, row)
-
-
-def cell_text(values, wanted, form="{:.4f}"):
-    """ "mean +- spread (n)" of {seed: value}, "(n of wanted)" where some are missing, or "not run"."""
-    mean, spread = mean_and_spread(values.values())
-    if mean is None:
-        return NOT_RUN
-    text = form.format(mean) + (f" +- {spread:.4f}" if spread is not None else "")
-    return f"{text} ({len(values)}{'' if len(values) == wanted else f' of {wanted}'})"
-
-
-def difference_text(values, others):
-    """ "mean +- standard error (n)" of the differences of two {seed: value}, paired by seed."""
-    differences = paired(values, others)
-    mean, spread = mean_and_spread(differences)
-    if mean is None:
-        return "-"
-    error = f" +- {spread / len(differences) ** 0.5:.4f}" if spread is not None else ""
-    return f"{mean:+.4f}{error} ({len(differences)})"
-
-
-def radius_text(groups):
-    """The radii in force, "-" for raw readouts."""
-    radii = sorted({round(radius, 3) for group in groups for radius in group.values("radius").values()})
-    return ", ".join(f"{radius:g}" for radius in radii) or "-"
-
-
-def mean_text(group, *keys, form="{:.4f}"):
-    mean, _ = mean_and_spread(group.values(*keys).values())
-    return "-" if mean is None else form.format(mean)
-
-
-def markdown(headings, rows):
-    """A Markdown table."""
-    lines = [headings, ["---"] * len(headings), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def footer(study, records):
