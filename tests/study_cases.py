@@ -29,6 +29,11 @@ for name, text in json.loads(pathlib.Path(sys.argv[3]).read_text()).items():
 """
 
 
+def by_path(*names):
+    """{path: cell} of the studies of those names."""
+    return {cell.path: cell for cell in studies.cells(*(studies.STUDIES[name] for name in names))}
+
+
 def small_study(folder, name="small", **changes):
     """A study of two rows, one more without a teacher, two pairs; its flagfiles lie in `folder`."""
     folder = pathlib.Path(folder)

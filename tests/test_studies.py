@@ -1,35 +1,24 @@
 """Studies: their cells, what makes two cells the same training, the records, and the runs that tools/reproduce.py starts."""
 
 import json
-import os
 import pathlib
-import signal
-import subprocess
 import sys
-import threading
-import time
 
 import numpy as np
 import oracles
 import pytest
 
-from skd_tf import interrupts
 from skd_tf.errors import InputError
-from skd_tf.workdir import locked
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "tools"))
 
-import reproduce
 import studies
 import study_cases
 import study_records
 import study_tables
+from study_cases import by_path
 
 STUDIES = studies.STUDIES
-
-
-def by_path(*names):
-    return {cell.path: cell for name in names for cell in studies.cells(STUDIES[name])}
 
 
 def test_cells_come_seed_by_seed_teachers_first(tmp_path):
@@ -44,6 +33,9 @@ def test_cells_come_seed_by_seed_teachers_first(tmp_path):
         "small/b/skd/seed2",
     ]  # fmt: skip
     assert [cell.is_teacher for cell in studies.cells(study)] == [True] + [False] * 10
+    both = studies.cells(study, study_cases.small_study(tmp_path, "second"))  # seed by seed over both, teachers before all
+    assert [cell.seed for cell in both] == sorted(cell.seed for cell in both) and both[0].is_teacher
+    assert set(both) == set(studies.cells(study)) | set(studies.cells(study_cases.small_study(tmp_path, "second")))
     cell = studies.cells(study)[2]
     assert cell.arguments == [f"--flagfile={tmp_path / name}.flags" for name in ("base", "a", "kd")] + ["--seed=0"]
 
@@ -57,8 +49,8 @@ def test_the_first_study_has_five_seeds_at_its_ends():
         (row, f"resnet{depth}"): five if depth in (20, 56) else three for row in ("kd", "skd") for depth in (20, 32, 44, 56)
     }
     assert {name: len(studies.cells(study)) for name, study in STUDIES.items()} == {
-        "capacity_gap": 37, "precision": 9, "precision_long": 6, "temperature": 15, "sphere": 30, "calibration": 0,
-        "cifar100": 28,
+        "capacity_gap": 37, "precision": 9, "precision_long": 6, "temperature": 33, "radius": 7, "sphere": 30,
+        "calibration": 0, "cifar100": 28,
     }  # fmt: skip
 
 
@@ -84,6 +76,9 @@ def test_every_row_is_one_change():
     for times in (1, 3, 4):
         radius = studies.config_of(cells[f"sphere/resnet56/radius_{times}/seed0"]).radius
         assert radius == pytest.approx(times * 10**0.5, rel=1e-12)
+    for row, names in {"t1_rate_0.1": {"learning_rate"}, "t1_rate_0.05": {"learning_rate"}, "t1_no_label": {"label_weight"},
+                       "t4_rate_0.1": {"learning_rate"}}.items():  # fmt: skip
+        assert changed(cells[f"radius/resnet56/{row}/seed0"], cells[f"radius/resnet56/{row.split('_')[0]}/seed0"]) == names
     for path, cell in cells.items():  # the schedule is one for all, of students and of their teacher
         first = cells["cifar100/none/none/seed0" if cell.study == "cifar100" else "capacity_gap/none/none/seed0"]
         free = {"loss", "loss_settings", "temperature", "kd_weight", "label_weight", "radius", "center", "seed",
@@ -115,6 +110,20 @@ def test_the_label_on_raw_logits_leaves_the_distill_term_as_it_is():
     np.testing.assert_allclose(mine["label"], oracles.label_terms(student, labels))
 
 
+def test_the_label_on_the_default_sphere_leaves_the_distill_term_as_it_is():
+    cells = by_path("radius")
+    large, mixed = (studies.config_of(cells[f"radius/resnet56/{row}/seed0"]) for row in ("t1", "t1_label_on_default"))
+    default, measured = 2 * 10**0.5, 21.971  # of the resnet56, which its record repeats
+    student, teacher = np.random.default_rng(0).normal(size=(2, 5, 10)) * 4
+    mine = oracles.spherical_kd(student, teacher, np.arange(5), mixed.temperature, default)
+    theirs = oracles.spherical_kd(student, teacher, np.arange(5), large.temperature, measured)
+    assert (large.radius, mixed.radius) == ("teacher_mean", "auto")
+    np.testing.assert_allclose(mixed.kd_weight * mine["distill"], large.kd_weight * theirs["distill"], rtol=1e-4)
+    assert mixed.label_weight == pytest.approx(1 - large.kd_weight)
+    records = [r for c, r in study_records.read_all(studies.ROOT / studies.RESULTS).items() if c.row == "t1"]
+    assert [record["radius"] for record in records] == pytest.approx([measured] * len(records), rel=1e-3)
+
+
 def test_settings_know_a_teacher_by_name_and_leave_out_places():
     config = studies.config_of(by_path("capacity_gap")["capacity_gap/resnet56/kd/seed0"])
     same = config.replace(teacher_checkpoint="/far/away/resnet56.keras", teacher_cache_dir="/cache", steps_per_call=2)
@@ -135,10 +144,11 @@ def test_the_same_training_of_another_study_is_not_run_again(tmp_path):
         "temperature/resnet56/kd_t4/seed0": "capacity_gap/resnet56/kd/seed0",
         "temperature/resnet56/skd_t4/seed0": "capacity_gap/resnet56/skd/seed0",
         "sphere/resnet56/skd/seed2": "capacity_gap/resnet56/skd/seed2",
-        "temperature/resnet56/skd_teacher_mean_t4/seed0": "sphere/resnet56/teacher_mean/seed0",
+        "temperature/resnet56/skd_teacher_mean_t4/seed2": "sphere/resnet56/teacher_mean/seed2",
+        "radius/resnet56/t1/seed0": "temperature/resnet56/skd_teacher_mean_t1/seed0",
     }
     for path, other in pairs.items():
-        others = {cell: study_cases.record(cell, 0.8) for p, cell in cells.items() if not p.startswith(path.split("/")[0])}
+        others = {cell: study_cases.record(cell, 0.8) for p, cell in cells.items() if p.startswith(other.split("/")[0])}
         assert study_records.same_cell(cells[path], others).path == other
     others = {cell: study_cases.record(cell, 0.8) for p, cell in cells.items() if not p.startswith("temperature")}
     assert study_records.same_cell(cells["temperature/resnet56/skd_t8/seed0"], others) is None
@@ -169,129 +179,3 @@ def test_a_record_holds_what_the_run_left_and_no_path(tmp_path):
     (tmp_path / "result.json").unlink()
     with pytest.raises(InputError, match="left no result"):
         study_records.from_workdir(cell, tmp_path, tmp_path)
-
-
-class PretendRunner(reproduce.Runner):
-    """Starts study_cases.COMMAND; `jobs_of` says what a cell's does."""
-
-    def __init__(self, folder, cells, jobs=1, **jobs_of):
-        self.places = {"data_dir": None} | {
-            name: str(folder / name) for name in ("runs_dir", "teachers_dir", "results_dir")
-        }
-        super().__init__(self.places, jobs)
-        self._folder, self._jobs_of = folder, jobs_of
-        self.results = self.places["results_dir"]
-        for number, cell in enumerate(cells):
-            (folder / f"{cell.path.replace('/', '_')}.json").write_text(
-                json.dumps(study_cases.workdir_files(cell, 0.5 + number / 100))
-            )
-
-    def command(self, cell):
-        files = self._folder / f"{cell.path.replace('/', '_')}.json"
-        return ["python", "-c", study_cases.COMMAND, str(self.workdir(cell)), self._jobs_of.get(cell.row, ""), str(files)]
-
-
-@pytest.fixture
-def small(tmp_path, monkeypatch):
-    (tmp_path / "flags").mkdir()
-    study = study_cases.small_study(tmp_path / "flags", seeds=(0,))
-    monkeypatch.setitem(STUDIES, "small", study)
-    return study
-
-
-@pytest.mark.parametrize("jobs", [1, 3])
-def test_a_cell_that_fails_is_told_and_the_next_goes_on(small, tmp_path, jobs, capsys):
-    cells = studies.cells(small)
-    runner = PretendRunner(tmp_path, cells, jobs, kd="fails")
-    assert runner.run(cells) == 2
-    recorded = study_records.read_all(runner.results)
-    assert [cell.path for cell in recorded] == ["small/none/none/seed0", "small/a/skd/seed0", "small/b/skd/seed0"]
-    assert [record["student"]["accuracy"] for record in recorded.values()] == [0.5, 0.52, 0.54]
-    said = capsys.readouterr().out
-    assert said.count("kd/seed0: FAILED, exit code 2: error: Training has diverged.") == 2
-    assert not runner.workdir(cells[0]).exists() and runner.workdir(cells[1]).exists()  # a failed one's is kept
-
-
-def test_a_signal_reaches_the_children_and_the_same_command_goes_on(small, tmp_path, capsys):
-    cells = studies.cells(small)
-    runner = PretendRunner(tmp_path, cells, 2, kd="waits")
-    begun = [runner.workdir(cell) / "config.json" for cell in cells if cell.row == "kd"]
-
-    def stop():
-        while not all(file.is_file() for file in begun):
-            time.sleep(0.05)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    stopper = threading.Thread(target=stop, daemon=True)
-    stopper.start()
-    with pytest.raises(interrupts.Interrupted, match="have saved") as raised:
-        runner.run(cells)
-    stopper.join()
-    assert raised.value.exit_code == 143
-    assert all((file.parent / "saved").exists() for file in begun)
-    assert "FAILED" not in capsys.readouterr().out
-    before = study_records.read_all(runner.results)
-    assert not any(cell.row == "kd" for cell in before)
-    assert runner.run([cell for cell in cells if cell not in before]) == 0
-    assert set(study_records.read_all(runner.results)) == set(cells)
-    assert "small/a/kd/seed0: resumes" in capsys.readouterr().out
-
-
-def test_a_workdir_that_is_in_use_is_waited_for(small, tmp_path, capsys):
-    cell = studies.cells(small)[0]
-    runner = PretendRunner(tmp_path, [cell])
-    runner.workdir(cell).mkdir(parents=True)
-    with locked(runner.workdir(cell)):
-        assert not runner._free(cell)
-    assert f"waits for the process {os.getpid()}" in capsys.readouterr().out
-    assert runner._free(cell)
-
-
-def test_the_command_names_the_places_only_where_they_are_others(tmp_path):
-    root = studies.ROOT
-    cell = by_path("capacity_gap")["capacity_gap/resnet56/kd/seed0"]
-    flags = [f"--flagfile=experiments/studies/{name}.flags" for name in ("base", "pairs/resnet56", "rows/kd")]
-    places = {"data_dir": "/data", "runs_dir": str(root / "runs/studies"), "teachers_dir": str(root / "teachers"),
-              "results_dir": str(tmp_path)}  # fmt: skip
-    plain = ["python", "-m", "skd_tf.train", *flags, "--seed=0"]
-    end = ["--data_dir=/data", "--workdir=runs/studies/capacity_gap/resnet56/kd/seed0"]
-    assert reproduce.Runner(places).command(cell) == plain + end
-    command = reproduce.Runner(places | {"teachers_dir": "/t", "runs_dir": "/r", "data_dir": None}).command(cell)
-    assert command == [*plain, "--teacher_checkpoint=/t/resnet56.keras", "--teacher_cache_dir=/r/teacher_cache",
-                       "--workdir=/r/capacity_gap/resnet56/kd/seed0"]  # fmt: skip
-    teacher = studies.cells(STUDIES["cifar100"])[0]
-    assert reproduce.Runner(places).command(teacher)[-1] == "--workdir=teachers/cifar100_resnet32"
-
-
-def test_the_dry_run_estimates_from_records_alike(small, tmp_path):
-    cells = studies.cells(small)
-    results = tmp_path / "results"
-    study_cases.write({cells[0]: study_cases.record(cells[0], 0.5, examples_per_second=2 * 100 / 90)}, results)
-    records = study_records.read_all(results)
-    runner = PretendRunner(tmp_path, [])
-    text = reproduce.plan_text(cells, runner, records, results, jobs=2)
-    assert "small/none/none/seed0: done, test top-1 0.5000" in text and "small/a/kd/seed0: 1:30\n" in text
-    assert text.endswith("5 cells, 4 to run: about 3:00 for 4 of them.")
-    others = studies.cells(STUDIES["cifar100"])
-    assert "28 cells, 28 to run: time unknown." in reproduce.plan_text(others, runner, records, results)
-
-
-def test_several_jobs_are_dealt_out_to_the_gpus(monkeypatch):
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    seen = [reproduce.environment(slot, gpus=2, jobs=3)["CUDA_VISIBLE_DEVICES"] for slot in range(3)]
-    assert seen == ["0", "1", "0"]
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
-    assert reproduce.environment(1, gpus=2, jobs=2)["CUDA_VISIBLE_DEVICES"] == "7"
-    assert reproduce.environment(0, gpus=2, jobs=1) == dict(os.environ) == reproduce.environment(1, gpus=0, jobs=2)
-
-
-def test_several_jobs_share_the_cores():
-    assert [reproduce.cores(slot, 2, {0, 2, 3, 5, 7}) for slot in range(2)] == [{0, 3, 7}, {2, 5}]
-    assert reproduce.cores(0, 1, {0, 1}) == set() == reproduce.cores(1, 3, {0, 1})  # one job, or more jobs than cores: all
-
-
-def test_an_unknown_study_is_one_line():
-    command = [sys.executable, str(studies.ROOT / "tools/reproduce.py"), "capacity_gp", "--dry_run"]
-    run = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert run.returncode == 2 and run.stderr.count("\n") == 1
-    assert "Received study=capacity_gp. Did you mean capacity_gap?" in run.stderr

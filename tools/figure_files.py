@@ -12,7 +12,7 @@ FOLDER = studies.ROOT / "experiments" / "figures"
 KEY = "Records"  # of the PNG's text
 CAPTIONS = {
     "capacity_gap": "Student's test top-1 against the teacher's parameters; every seed a faint dot",
-    "temperature": "Student's test top-1 against the temperature",
+    "temperature": "Student's test top-1 against the temperature, and against R / T",
     "sphere": "Test top-1 of each change, minus the default's of the same seed",
     "calibration": "Reliability of the resnet56's students, and ECE of all, on the sphere and in the raw softmax",
     "cifar100": "Test top-1 of each method on CIFAR-100, minus the student alone's of the same seed",

@@ -1,14 +1,13 @@
-"""Trains the cells of a study that have no record yet, one process a cell.
+"""Trains the cells of studies that have no record yet, one process a cell.
 
     python tools/reproduce.py capacity_gap --data_dir=DATA --dry_run
-    python tools/reproduce.py capacity_gap --data_dir=DATA
+    python tools/reproduce.py capacity_gap temperature --data_dir=DATA --jobs=2 --commit
 
-Stop it at any moment: the same command goes on, in the middle of the cell that was stopped. A cell that fails is told, and
-the next one runs. What is the same training as a cell of any study that has a record is not run again. The teachers' logits
-are computed once, for all cells and studies.
+Seed by seed over all that are named. Stop it at any moment: the same command goes on, in the middle of the cell that was
+stopped. A cell that fails is told, and the next one runs. What is the same training as a cell of any study that has a record
+is not run again. The teachers' logits are computed once, for all cells and studies.
 """
 
-import collections
 import ctypes
 import fcntl
 import os
@@ -50,6 +49,7 @@ def define(flag_values):
     flags.DEFINE_integer("jobs", 1, "cells at a time, each with its share of the CPU cores, or with one GPU in turn",
                          lower_bound=1, flag_values=flag_values)  # fmt: skip
     flags.DEFINE_integer("limit", None, "at most so many cells this time", lower_bound=1, flag_values=flag_values)
+    flags.DEFINE_boolean("commit", False, "commit each record to git, alone, when its cell ends", flag_values=flag_values)
     flags.DEFINE_boolean("keep_runs", False, "keep the workdirs of cells that have a record", flag_values=flag_values)
     flags.DEFINE_boolean("dry_run", False, "list the cells with their estimated time, and stop", flag_values=flag_values)
 
@@ -61,10 +61,11 @@ class Runner:
       places: {"data_dir" (or None), "runs_dir", "teachers_dir", "results_dir"}, absolute paths.
       jobs: processes at a time.
       keep_runs: whether workdirs of recorded cells stay.
+      commit: whether each record is committed.
     """
 
-    def __init__(self, places, jobs=1, keep_runs=False):
-        self._places, self._jobs, self._keep_runs = places, jobs, keep_runs
+    def __init__(self, places, jobs=1, keep_runs=False, commit=False):
+        self._places, self._jobs, self._keep_runs, self._commit = places, jobs, keep_runs, commit
         self._gpus, self._waits_for = devices.gpu_count(), None
 
     def workdir(self, cell):
@@ -93,7 +94,7 @@ class Runner:
         """
         failed = 0
         for batch in ([c for c in cells if c.is_teacher], [c for c in cells if not c.is_teacher]):
-            failed += self._run(collections.deque(batch))
+            failed += self._run(batch)
         return failed
 
     def _run(self, waiting):
@@ -102,8 +103,9 @@ class Runner:
             try:
                 while waiting or running:
                     for slot in sorted(set(range(self._jobs)) - set(running)):
-                        if waiting and not interrupted() and self._free(waiting[0]):
-                            cell = waiting.popleft()
+                        cell = None if interrupted() else self._next(waiting, [cell for cell, *_ in running.values()])
+                        if cell is not None:
+                            waiting.remove(cell)
                             if not self._take_over(cell):
                                 running[slot] = cell, self._start(cell, slot), time.monotonic()
                     time.sleep(_POLL_SECONDS)
@@ -119,12 +121,19 @@ class Runner:
                     process.terminate()
         return failed
 
+    def _next(self, waiting, running):
+        """The first cell that can begin: its workdir is free, and no cell that runs is the same training; None for none."""
+        begun = [study_records.settings(studies.config_of(cell)) for cell in running]
+        alike = (cell for cell in waiting if study_records.settings(studies.config_of(cell)) not in begun)
+        return next((cell for cell in alike if self._free(cell)), None)
+
     def _take_over(self, cell):
         records = study_records.read_all(self._places["results_dir"])
         other = study_records.same_cell(cell, records)
         if other is not None:
-            study_records.take_over(cell, other, records[other], self._places["results_dir"])
+            record = study_records.take_over(cell, other, records[other], self._places["results_dir"])
             say(f"{cell.path}: the same training as {other.path}, its record is taken over.")
+            self._recorded(cell, record)
         return other is not None
 
     def _free(self, cell):
@@ -174,9 +183,21 @@ class Runner:
             say(f"{cell.path}: FAILED: {error}")
             return False
         say(f"{cell.path}: test top-1 {record['student']['accuracy']:.4f}, in {duration(seconds)}")
+        self._recorded(cell, record)
         if not self._keep_runs and not cell.is_teacher:
             shutil.rmtree(self.workdir(cell))
         return True
+
+    def _recorded(self, cell, record):
+        if self._commit:
+            message = f"--message=Record: {cell.path}, test top-1 {record['student']['accuracy']:.4f}"
+            path = study_records.file_of(cell, self._places["results_dir"])
+            for words in (["add"], ["commit", "--quiet", message]):  # of this file alone, whatever else is staged
+                command = ["git", *words, "--", path]
+                git = subprocess.run(command, cwd=studies.ROOT, capture_output=True, text=True, check=False)
+                if git.returncode:
+                    say(f"{cell.path}: recorded, not committed: {(git.stderr or git.stdout).strip().splitlines()[-1]}")
+                    return
 
     def _pass_on(self, running, number):
         for _, process, _ in running.values():
@@ -219,11 +240,23 @@ def _last_words(log):
 
 
 def estimate(cell, records):
-    """Median training seconds of records with the same data, student, epochs and arithmetic; None where there are none."""
-    wanted = study_records.settings(studies.config_of(cell))
-    keys = "dataset", "student", "epochs", "validation_fraction", "batch_size", "precision", "teacher_cache_dir"
-    alike = [r for r in records.values() if all(r["config"].get(key) == wanted[key] for key in keys)]
-    return statistics.median(map(training_seconds, alike)) if alike else None
+    """Training seconds of a cell at the median pace of records with the same student and arithmetic; None without any.
+
+    Of records on the same data where there are some, else on data of as many training images: the number of classes, all
+    that CIFAR-10 and CIFAR-100 differ in, costs a student next to nothing.
+    """
+    config = studies.config_of(cell)
+    wanted = study_records.settings(config)
+    keys = "student", "validation_fraction", "batch_size", "precision", "teacher_cache_dir", "image_size"
+    alike = [r for r in records.values() if all(r["config"].get(key) == wanted[key] for key in keys)
+             and _family(r["config"]["dataset"]) == _family(config.dataset)]  # fmt: skip
+    alike = [r for r in alike if r["config"]["dataset"] == config.dataset] or alike
+    return statistics.median(training_seconds(r) / r["config"]["epochs"] for r in alike) * config.epochs if alike else None
+
+
+def _family(dataset):
+    """Sets whose images are alike count as one."""
+    return dataset.rstrip("0123456789")
 
 
 def plan_text(cells, runner, records, results, jobs=1):
@@ -242,7 +275,8 @@ def plan_text(cells, runner, records, results, jobs=1):
         lines += [f"{cell.path}: {state}", f"    {shlex.join(runner.command(cell))}"]
     known = [seconds for seconds in left if seconds is not None]
     total = f"about {duration(sum(known) / jobs)} for {len(known)} of them" if known else "time unknown"
-    return "\n".join([*lines, f"{len(cells)} cells, {len(left)} to run: {total}."])
+    passes = ", beside the passes of teachers whose logits are not cached yet" if known else ""
+    return "\n".join([*lines, f"{len(cells)} cells, {len(left)} to run: {total}{passes}."])
 
 
 def main(flag_values):
@@ -258,21 +292,26 @@ def main(flag_values):
         name: os.path.abspath(pathlib.Path(getattr(flag_values, name)).expanduser()) if getattr(flag_values, name) else None
         for name in ("data_dir", "runs_dir", "teachers_dir", "results_dir")
     }
-    runner, failed = Runner(places, flag_values.jobs, flag_values.keep_runs), 0
+    results = places["results_dir"]
+    if flag_values.commit and studies.ROOT not in pathlib.Path(results).parents:
+        raise InputError(
+            f"Records outside the repository cannot be committed to it. Expected a folder under {studies.ROOT}. "
+            f"Received results_dir={results}. Leave out --commit or --results_dir."
+        )
     for name in names:
-        study, results = studies.STUDIES[name], places["results_dir"]
-        cells = studies.cells(study)
+        study = studies.STUDIES[name]
         say(f"{name}: {study.question}")
-        if not cells:
+        if not studies.cells(study):
             say(f"It has no cells of its own: it reads the records of {', '.join(study.drawn_from)}.")
-            continue
-        if flag_values.dry_run:
-            say(plan_text(cells, runner, study_records.read_all(results), results, flag_values.jobs))
-            continue
-        with locked(pathlib.Path(places["runs_dir"], name)):
-            left = [cell for cell in cells if not study_records.file_of(cell, results).is_file()]
-            say(f"{len(cells)} cells, {len(cells) - len(left)} have a record.")
-            failed += runner.run(left[: flag_values.limit])
+    cells = studies.cells(*(studies.STUDIES[name] for name in names))
+    runner = Runner(places, flag_values.jobs, flag_values.keep_runs, flag_values.commit)
+    if flag_values.dry_run:
+        say(plan_text(cells, runner, study_records.read_all(results), results, flag_values.jobs))
+        return None
+    with locked(places["runs_dir"]):
+        left = [cell for cell in cells if not study_records.file_of(cell, results).is_file()]
+        say(f"{len(cells)} cells, {len(cells) - len(left)} have a record.")
+        failed = runner.run(left[: flag_values.limit])
     return 1 if failed else None
 
 

@@ -73,16 +73,18 @@ class Cell:
         return [*(f"--flagfile={file}" for file in self.flagfiles), f"--seed={self.seed}"]
 
 
-def cells(study):
-    """The cells of a study, teachers first, then seed by seed: what is finished at any moment is a balanced table."""
-    teachers = [Cell(study.name, NO_PAIR, name, 0, (_file(path),), True) for name, path in study.teachers.items()]
-    students = [Cell(study.name, NO_PAIR, row, seed, (_file(study.base), _file(path)))
-                for row, path in study.alone.items() for seed in study.seeds_for(row, NO_PAIR)]  # fmt: skip
-    for pair, pair_path in study.pairs.items():
-        for row, path in study.rows.items():
-            files = _file(study.base), _file(pair_path), _file(path)
-            students += [Cell(study.name, pair, row, seed, files) for seed in study.seeds_for(row, pair)]
-    return teachers + sorted(students, key=lambda cell: cell.seed)
+def cells(*chosen):
+    """The cells of studies, teachers first, then seed by seed: what is finished at any moment is balanced tables."""
+    found = []
+    for study in chosen:
+        found += [Cell(study.name, NO_PAIR, name, 0, (_file(path),), True) for name, path in study.teachers.items()]
+        found += [Cell(study.name, NO_PAIR, row, seed, (_file(study.base), _file(path)))
+                  for row, path in study.alone.items() for seed in study.seeds_for(row, NO_PAIR)]  # fmt: skip
+        for pair, pair_path in study.pairs.items():
+            for row, path in study.rows.items():
+                files = _file(study.base), _file(pair_path), _file(path)
+                found += [Cell(study.name, pair, row, seed, files) for seed in study.seeds_for(row, pair)]
+    return sorted(found, key=lambda cell: (not cell.is_teacher, cell.seed))
 
 
 def config_of(cell):
@@ -104,8 +106,9 @@ def _file(path):
 
 
 TEMPERATURES = (1, 2, 4, 8, 16)
+BY_TEMPERATURE = ("kd", "skd", "skd_teacher_mean")
 _ENDS = ("resnet20", "resnet56")  # the smallest and the largest teacher
-_FIVE = (0, 1, 2, 3, 4)
+_THREE, _FIVE = (0, 1, 2), (0, 1, 2, 3, 4)
 
 STUDIES = {
     study.name: study
@@ -122,7 +125,7 @@ STUDIES = {
                 "resnet44": "pairs/resnet44.flags",
                 "resnet56": "pairs/resnet56.flags",
             },
-            seeds=(0, 1, 2),
+            seeds=_THREE,
             seeds_of={("none", NO_PAIR): _FIVE} | {(row, pair): _FIVE for row in ("kd", "skd") for pair in _ENDS},
         ),
         Study(
@@ -135,7 +138,7 @@ STUDIES = {
                 "bfloat16_cached": "rows/precision/bfloat16_cached.flags",
             },
             pairs={"resnet20": "pairs/resnet20.flags"},
-            seeds=(0, 1, 2),
+            seeds=_THREE,
         ),
         Study(
             "precision_long",
@@ -143,17 +146,35 @@ STUDIES = {
             base="base.flags",
             rows={"float32_live": "rows/precision_long/float32_live.flags", "bfloat16_cached": "rows/skd.flags"},
             pairs={"resnet20": "pairs/resnet20.flags"},
-            seeds=(0, 1, 2),
+            seeds=_THREE,
         ),
         Study(
             "temperature",
             "How much does the accuracy depend on the temperature, at either radius?",
             base="base.flags",
-            rows={f"{method}_t{t}": f"rows/temperature/{method}_t{t}.flags"
-                  for method in ("kd", "skd", "skd_teacher_mean") for t in TEMPERATURES},
+            rows={
+                f"{method}_t{t}": f"rows/temperature/{method}_t{t}.flags" for method in BY_TEMPERATURE for t in TEMPERATURES
+            },
             pairs={"resnet56": "pairs/resnet56.flags"},
             seeds=(0,),
-            drawn_from=("capacity_gap",),  # the student alone
+            seeds_of={(f"{method}_t{t}", "resnet56"): _THREE for method in BY_TEMPERATURE for t in (1, 4, 16)},
+            drawn_from=("capacity_gap", "sphere"),  # the student alone, other radii
+        ),
+        Study(
+            "radius",
+            "Why does the radius matter as much as the method? At the teacher's mean norm, one change at a time.",
+            base="base.flags",
+            rows={
+                "t1": "rows/temperature/skd_teacher_mean_t1.flags",
+                "t1_rate_0.1": "rows/radius/t1_rate_0.1.flags",
+                "t1_rate_0.05": "rows/radius/t1_rate_0.05.flags",
+                "t1_no_label": "rows/radius/t1_no_label.flags",
+                "t1_label_on_default": "rows/radius/t1_label_on_default.flags",
+                "t4": "rows/temperature/skd_teacher_mean_t4.flags",
+                "t4_rate_0.1": "rows/radius/t4_rate_0.1.flags",
+            },
+            pairs={"resnet56": "pairs/resnet56.flags"},
+            drawn_from=("temperature",),  # the default radius
         ),
         Study(
             "sphere",
@@ -172,7 +193,7 @@ STUDIES = {
                 "no_distillation": "rows/sphere/no_distillation.flags",
             },
             pairs={"resnet56": "pairs/resnet56.flags"},
-            seeds=(0, 1, 2),
+            seeds=_THREE,
             drawn_from=("capacity_gap",),  # the student alone
         ),
         Study(
@@ -196,7 +217,7 @@ STUDIES = {
                 "dist_authors": "rows/cifar100/dist_authors.flags",
             },
             pairs={"cifar100_resnet32": "pairs/cifar100_resnet32.flags"},
-            seeds=(0, 1, 2),
+            seeds=_THREE,
             teachers={"cifar100_resnet32": "teachers/cifar100_resnet32.flags"},
         ),
     )

@@ -57,36 +57,53 @@ def capacity_gap(figure, records):
 
 
 def temperature(figure, records):
-    """Student's accuracy against the temperature; each method's range over it in the legend."""
-    study, axes = studies.STUDIES["temperature"], styled(figure.add_subplot())
-    figure.set_size_inches(8, 5)
-    _alone_band(axes, group_of(studies.STUDIES["capacity_gap"], studies.NO_PAIR, "none", records))
-    several = False
-    for method in ("kd", "skd", "skd_teacher_mean"):
-        groups = {t: group_of(study, "resnet56", f"{method}_t{t}", records) for t in studies.TEMPERATURES}
+    """Student's accuracy against the temperature, each method's range in the legend; beside it all spheres against R / T."""
+    figure.set_size_inches(12, 5)
+    left, right = figure.subplots(1, 2, sharey=True)
+    alone = group_of(studies.STUDIES["capacity_gap"], studies.NO_PAIR, "none", records)
+    for axes in (left, right):
+        _alone_band(styled(axes), alone)
+        axes.set_xscale("log", base=2)
+        axes.minorticks_off()
+    for method in studies.BY_TEMPERATURE:
+        groups = {t: group_of(studies.STUDIES["temperature"], "resnet56", f"{method}_t{t}", records)
+                  for t in studies.TEMPERATURES}  # fmt: skip
         groups = {t: group for t, group in groups.items() if group}
         if not groups:
             continue
-        means, spreads = zip(*(mean_and_spread(group.accuracies.values()) for group in groups.values()), strict=True)
-        several = several or any(spreads)
-        radii = sorted({f"{radius:.3g}" for group in groups.values() for radius in group.values("radius").values()})
-        name = label(method) + (f", R = {', '.join(radii)}" if radii else "")
+        radii = sorted({radius for group in groups.values() for radius in group.values("radius").values()})
+        means = [mean_and_spread(group.accuracies.values())[0] for group in groups.values()]
+        name = label(method) + (f", R = {', '.join(f'{radius:.3g}' for radius in radii)}" if radii else "")
         part = "" if len(groups) == len(studies.TEMPERATURES) else f", {len(groups)} of {len(studies.TEMPERATURES)} T"
-        axes.errorbar(list(groups), means, yerr=[spread or 0 for spread in spreads] if any(spreads) else None,
-                      color=COLOURS[method], marker=MARKERS[method], **_BAR,
-                      label=f"{name}\nrange {max(means) - min(means):.4f}{part}")  # fmt: skip
-        for t, group in groups.items():
-            if len(group) > 1:
-                axes.plot([t] * len(group), list(group.accuracies.values()), MARKERS[method], color=COLOURS[method],
-                          alpha=0.25, markersize=4.5, markeredgewidth=0)  # fmt: skip
-    axes.set_xscale("log", base=2)
-    axes.minorticks_off()
-    axes.set_xticks(studies.TEMPERATURES, [str(t) for t in studies.TEMPERATURES])
-    axes.set_xlabel("temperature (log scale)")
-    axes.set_ylabel("student's test top-1, last epoch")
-    axes.set_title("resnet56 -> resnet8 on CIFAR-10", loc="left", fontsize=11)
-    axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0), labelspacing=1.0)
-    note(figure, _SPREAD if several else "one seed a point")
+        _curve(left, groups, method, f"{name}\nrange {max(means) - min(means):.4f}{part}")
+        if radii:
+            _curve(right, {radii[0] / t: group for t, group in groups.items()}, method, name)
+    for times, marker in ((1, "<"), (3, "^"), (4, ">")):
+        row, name = f"radius_{times}", f"R = {times} sqrt(C), T = 4"
+        group = group_of(studies.STUDIES["sphere"], "resnet56", row, records)
+        for radius in sorted(set(group.values("radius").values())):
+            _curve(right, {radius / 4: group}, "skd", name, marker)
+    left.set_xticks(studies.TEMPERATURES, [str(t) for t in studies.TEMPERATURES])
+    left.set(xlabel="temperature T (log scale)", ylabel="student's test top-1, last epoch")
+    left.set_title("resnet56 -> resnet8 on CIFAR-10", loc="left", fontsize=11)
+    right.set_xticks([0.5, 1, 2, 4, 8, 16], ["0.5", "1", "2", "4", "8", "16"])
+    right.set_xlabel("R / T (log scale), on which the distill term depends")
+    right.set_title("the same by R / T", loc="left", fontsize=11)
+    for axes in (left, right):
+        axes.legend(frameon=False, fontsize=8, loc="best")
+    note(figure, f"{_SPREAD}; where there is no bar, one seed")
+
+
+def _curve(axes, groups, row, name, marker=None):
+    """A line through the means of {x: group}, their standard deviations, every seed of several a faint dot."""
+    marker = marker or MARKERS[row]
+    means, spreads = zip(*(mean_and_spread(group.accuracies.values()) for group in groups.values()), strict=True)
+    axes.errorbar(list(groups), means, yerr=[spread or 0 for spread in spreads] if any(spreads) else None,
+                  color=COLOURS[row], marker=marker, label=name, **_BAR)  # fmt: skip
+    for x, group in groups.items():
+        if len(group) > 1:
+            axes.plot([x] * len(group), list(group.accuracies.values()), marker, color=COLOURS[row], alpha=0.25,
+                      markersize=4.5, markeredgewidth=0)  # fmt: skip
 
 
 def sphere(figure, records):

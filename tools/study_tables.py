@@ -121,7 +121,7 @@ def _precision(records, name, epochs):
 def temperature(records):
     study, pair = studies.STUDIES["temperature"], "resnet56"
     rows = []
-    for method in ("kd", "skd", "skd_teacher_mean"):
+    for method in studies.BY_TEMPERATURE:
         groups = {t: group_of(study, pair, f"{method}_t{t}", records) for t in studies.TEMPERATURES}
         texts = [cell_text(group.accuracies, group.wanted) for group in groups.values()]
         rows.append([label(method), radius_text(groups.values()), *texts, range_text(groups.values())])
@@ -131,6 +131,32 @@ def temperature(records):
             rows.append([f"pilot: {label(method)}", PILOT_RADIUS.get(method, "-"), *texts, "-"])
     head = ["", "R", *(f"T = {t}" for t in studies.TEMPERATURES), "range over T"]
     return "\n".join([markdown(head, rows), "", footer(study, records), PILOT_SOURCE])
+
+
+def radius(records):
+    study, pair = studies.STUDIES["radius"], "resnet56"
+    spheres = {cell.row: cell for cell in studies.cells(studies.STUDIES["temperature"]) if cell.seed == 0}
+    rows = []
+    for t in (1, 4):
+        default = group_of(studies.STUDIES["temperature"], pair, f"skd_t{t}", records)
+        rate = studies.config_of(spheres[f"skd_t{t}"]).learning_rate
+        rows.append([f"T = {t}, the default radius", radius_text([default]), f"{rate:g}", *_radius_texts(default)])
+        for row in study.rows:
+            if row.split("_")[0] == f"t{t}":
+                group = group_of(study, pair, row, records)
+                rate = next(studies.config_of(cell).learning_rate for cell in studies.cells(study) if cell.row == row)
+                rows.append([label(row), radius_text([group]), f"{rate:g}", *_radius_texts(group)])
+    head = ["", "R", "rate", "top-1", "validation top-1 at half-time", "NLL", "ECE", "R / student's norm at the end"]
+    return "\n".join([markdown(head, rows), "", footer(study, records)])
+
+
+def _radius_texts(group):
+    half = {seed: column[len(column) // 2 - 1] for seed, column in group.values("by_epoch", "val_accuracy").items()}
+    gain = {seed: column[-1] for seed, column in group.values("by_epoch", "radius_over_student_norm").items()}
+    means = [mean_and_spread(column.values())[0] for column in (half, gain)]
+    half, gain = ("-" if mean is None else form.format(mean) for form, mean in zip(("{:.4f}", "{:.2f}"), means, strict=True))
+    quality = [mean_text(group, "student", name) for name in ("nll", "ece")]
+    return [cell_text(group.accuracies, group.wanted), half, *quality, gain]
 
 
 def range_text(groups):
@@ -233,13 +259,15 @@ def cells(records):
         mine = studies.cells(study)
         done = [records[cell] for cell in mine if cell in records]
         own = [record for record in done if "same_training_as" not in record]
-        hours = f"{sum(map(training_seconds, own)) / 3600:.1f}" if own else "-"
+        seconds = list(map(training_seconds, own))
+        times = [f"{sum(seconds) / 3600:.1f}", f"{max(seconds) / 60:.0f}"] if own else ["-", "-"]
         rows.append([study.name, study.question, str(len(mine)) if mine else f"reads {' and '.join(study.drawn_from)}",
-                     str(len(done)) if mine else "-", str(len(done) - len(own)) if mine else "-", hours])  # fmt: skip
-    head = ["study", "question", "cells", "with a record", "of them trained in another study", "hours of training"]
+                     str(len(done)) if mine else "-", str(len(done) - len(own)) if mine else "-", *times])  # fmt: skip
+    head = ["study", "question", "cells", "with a record", "of them trained in another study", "hours of training",
+            "longest cell, minutes"]  # fmt: skip
     return markdown(head, rows)
 
 
 TABLES = {table.__name__: table for table in (
-    frozen, precision, precision_long, capacity_gap, temperature, sphere, calibration, cifar100, cells,
+    frozen, precision, precision_long, capacity_gap, temperature, radius, sphere, calibration, cifar100, cells,
 )}  # fmt: skip

@@ -1,0 +1,189 @@
+"""tools/reproduce.py: which cells it starts, how they share a machine, what it does when one fails or a signal comes."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from skd_tf import interrupts
+from skd_tf.workdir import locked
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "tools"))
+
+import reproduce
+import studies
+import study_cases
+import study_records
+
+STUDIES = studies.STUDIES
+
+
+class PretendRunner(reproduce.Runner):
+    """Starts study_cases.COMMAND; `jobs_of` says what a cell's does."""
+
+    def __init__(self, folder, cells, jobs=1, commit=False, **jobs_of):
+        self.places = {"data_dir": None} | {name: str(folder / name) for name in ("runs_dir", "teachers_dir", "results_dir")}
+        super().__init__(self.places, jobs, commit=commit)
+        self._folder, self._jobs_of = folder, jobs_of
+        self.results = self.places["results_dir"]
+        for number, cell in enumerate(cells):
+            (folder / f"{cell.path.replace('/', '_')}.json").write_text(
+                json.dumps(study_cases.workdir_files(cell, 0.5 + number / 100))
+            )
+
+    def command(self, cell):
+        files = self._folder / f"{cell.path.replace('/', '_')}.json"
+        return ["python", "-c", study_cases.COMMAND, str(self.workdir(cell)), self._jobs_of.get(cell.row, ""), str(files)]
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    (tmp_path / "flags").mkdir()
+    study = study_cases.small_study(tmp_path / "flags", seeds=(0,))
+    monkeypatch.setitem(STUDIES, "small", study)
+    return study
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_a_cell_that_fails_is_told_and_the_next_goes_on(small, tmp_path, jobs, capsys):
+    cells = studies.cells(small)
+    runner = PretendRunner(tmp_path, cells, jobs, kd="fails")
+    assert runner.run(cells) == 2
+    recorded = study_records.read_all(runner.results)
+    assert [cell.path for cell in recorded] == ["small/none/none/seed0", "small/a/skd/seed0", "small/b/skd/seed0"]
+    assert [record["student"]["accuracy"] for record in recorded.values()] == [0.5, 0.52, 0.54]
+    said = capsys.readouterr().out
+    assert said.count("kd/seed0: FAILED, exit code 2: error: Training has diverged.") == 2
+    assert not runner.workdir(cells[0]).exists() and runner.workdir(cells[1]).exists()  # a failed one's is kept
+
+
+def test_a_signal_reaches_the_children_and_the_same_command_goes_on(small, tmp_path, capsys):
+    cells = studies.cells(small)
+    runner = PretendRunner(tmp_path, cells, 2, kd="waits")
+    begun = [runner.workdir(cell) / "config.json" for cell in cells if cell.row == "kd"]
+
+    def stop():
+        while not all(file.is_file() for file in begun):
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    stopper = threading.Thread(target=stop, daemon=True)
+    stopper.start()
+    with pytest.raises(interrupts.Interrupted, match="have saved") as raised:
+        runner.run(cells)
+    stopper.join()
+    assert raised.value.exit_code == 143
+    assert all((file.parent / "saved").exists() for file in begun)
+    assert "FAILED" not in capsys.readouterr().out
+    before = study_records.read_all(runner.results)
+    assert not any(cell.row == "kd" for cell in before)
+    assert runner.run([cell for cell in cells if cell not in before]) == 0
+    assert set(study_records.read_all(runner.results)) == set(cells)
+    assert "small/a/kd/seed0: resumes" in capsys.readouterr().out
+
+
+def test_the_same_training_is_not_begun_twice_at_a_time(small, tmp_path, monkeypatch, capsys):
+    twin = study_cases.small_study(tmp_path / "flags", "twin", seeds=(0,), alone={}, pairs={"a": small.pairs["a"]})
+    monkeypatch.setitem(STUDIES, "twin", twin)
+    cells = [c for c in studies.cells(small, twin) if c.pair == "a" and c.row == "kd"]
+    runner = PretendRunner(tmp_path, cells, jobs=2)
+    assert runner.run(cells) == 0
+    assert "twin/a/kd/seed0: the same training as small/a/kd/seed0, its record is taken over." in capsys.readouterr().out
+    assert (tmp_path / "results_dir/twin/a/kd/seed0.json").is_file() and not runner.workdir(cells[1]).exists()
+
+
+def test_records_are_committed_alone(small, tmp_path, monkeypatch, capsys):
+    def git(*command):
+        return subprocess.run(["git", *command], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+
+    monkeypatch.setattr(studies, "ROOT", tmp_path)
+    for name in ("GIT_AUTHOR_NAME", "GIT_AUTHOR_EMAIL", "GIT_COMMITTER_NAME", "GIT_COMMITTER_EMAIL"):
+        monkeypatch.setenv(name, "someone")
+    git("init", "--quiet")
+    (tmp_path / "staged").touch()
+    git("add", "staged")
+    cells = [cell for cell in studies.cells(small) if cell.row == "skd"]
+    PretendRunner(tmp_path, cells, commit=True).run(cells)
+    assert git("log", "--format=%s", "--name-only", "--reverse").split("\n") == [
+        "Record: small/a/skd/seed0, test top-1 0.5000", "", "results_dir/small/a/skd/seed0.json",
+        "Record: small/b/skd/seed0, test top-1 0.5100", "", "results_dir/small/b/skd/seed0.json", "",
+    ]  # fmt: skip
+    assert git("diff", "--cached", "--name-only") == "staged\n"
+    (tmp_path / ".git/index.lock").touch()  # another git command is running
+    more = [cell for cell in studies.cells(small) if cell.row == "none"]
+    assert PretendRunner(tmp_path, more, commit=True).run(more) == 0
+    assert "recorded, not committed: " in capsys.readouterr().out
+
+
+def test_a_workdir_that_is_in_use_is_waited_for(small, tmp_path, capsys):
+    cell = studies.cells(small)[0]
+    runner = PretendRunner(tmp_path, [cell])
+    runner.workdir(cell).mkdir(parents=True)
+    with locked(runner.workdir(cell)):
+        assert not runner._free(cell)
+    assert f"waits for the process {os.getpid()}" in capsys.readouterr().out
+    assert runner._free(cell)
+
+
+def test_the_command_names_the_places_only_where_they_are_others(tmp_path):
+    root = studies.ROOT
+    cell = study_cases.by_path("capacity_gap")["capacity_gap/resnet56/kd/seed0"]
+    flags = [f"--flagfile=experiments/studies/{name}.flags" for name in ("base", "pairs/resnet56", "rows/kd")]
+    places = {"data_dir": "/data", "runs_dir": str(root / "runs/studies"), "teachers_dir": str(root / "teachers"),
+              "results_dir": str(tmp_path)}  # fmt: skip
+    plain = ["python", "-m", "skd_tf.train", *flags, "--seed=0"]
+    end = ["--data_dir=/data", "--workdir=runs/studies/capacity_gap/resnet56/kd/seed0"]
+    assert reproduce.Runner(places).command(cell) == plain + end
+    command = reproduce.Runner(places | {"teachers_dir": "/t", "runs_dir": "/r", "data_dir": None}).command(cell)
+    assert command == [*plain, "--teacher_checkpoint=/t/resnet56.keras", "--teacher_cache_dir=/r/teacher_cache",
+                       "--workdir=/r/capacity_gap/resnet56/kd/seed0"]  # fmt: skip
+    teacher = studies.cells(STUDIES["cifar100"])[0]
+    assert reproduce.Runner(places).command(teacher)[-1] == "--workdir=teachers/cifar100_resnet32"
+
+
+def test_the_dry_run_estimates_from_records_alike(small, tmp_path):
+    cells = studies.cells(small)
+    results = tmp_path / "results"
+    study_cases.write({cells[0]: study_cases.record(cells[0], 0.5, examples_per_second=2 * 100 / 90)}, results)
+    records = study_records.read_all(results)
+    runner = PretendRunner(tmp_path, [])
+    text = reproduce.plan_text(cells, runner, records, results, jobs=2)
+    assert "small/none/none/seed0: done, test top-1 0.5000" in text and "small/a/kd/seed0: 1:30\n" in text
+    assert text.endswith("5 cells, 4 to run: about 3:00 for 4 of them, beside the passes of teachers whose logits are not "
+                         "cached yet.")  # fmt: skip
+    others = studies.cells(STUDIES["cifar100"])
+    assert "28 cells, 28 to run: time unknown." in reproduce.plan_text(others, runner, records, results)
+    twelve = study_cases.by_path("capacity_gap")["capacity_gap/resnet56/kd/seed0"]
+    alike = {twelve: study_cases.record(twelve, 0.8, examples_per_second=10.0)}  # 100 images
+    seconds = {
+        cell.path: reproduce.estimate(cell, alike) for cell in (*others, study_cases.by_path("precision").popitem()[1])
+    }
+    assert seconds["cifar100/cifar100_resnet32/skd/seed1"] == 120  # on CIFAR-10 it took as long
+    assert seconds["cifar100/none/cifar100_resnet32/seed0"] is None and seconds[short.path] == 60  # half the epochs
+
+
+def test_several_jobs_are_dealt_out_to_the_gpus(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    seen = [reproduce.environment(slot, gpus=2, jobs=3)["CUDA_VISIBLE_DEVICES"] for slot in range(3)]
+    assert seen == ["0", "1", "0"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    assert reproduce.environment(1, gpus=2, jobs=2)["CUDA_VISIBLE_DEVICES"] == "7"
+    assert reproduce.environment(0, gpus=2, jobs=1) == dict(os.environ) == reproduce.environment(1, gpus=0, jobs=2)
+
+
+def test_several_jobs_share_the_cores():
+    assert [reproduce.cores(slot, 2, {0, 2, 3, 5, 7}) for slot in range(2)] == [{0, 3, 7}, {2, 5}]
+    assert reproduce.cores(0, 1, {0, 1}) == set() == reproduce.cores(1, 3, {0, 1})  # one job, or more jobs than cores: all
+
+
+def test_an_unknown_study_is_one_line():
+    command = [sys.executable, str(studies.ROOT / "tools/reproduce.py"), "capacity_gp", "--dry_run"]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 2 and run.stderr.count("\n") == 1
+    assert "Received study=capacity_gp. Did you mean capacity_gap?" in run.stderr
