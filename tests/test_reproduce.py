@@ -161,9 +161,8 @@ def test_the_dry_run_estimates_from_records_alike(small, tmp_path):
     assert "28 cells, 28 to run: time unknown." in reproduce.plan_text(others, runner, records, results)
     twelve = study_cases.by_path("capacity_gap")["capacity_gap/resnet56/kd/seed0"]
     alike = {twelve: study_cases.record(twelve, 0.8, examples_per_second=10.0)}  # 100 images
-    seconds = {
-        cell.path: reproduce.estimate(cell, alike) for cell in (*others, study_cases.by_path("precision").popitem()[1])
-    }
+    short = study_cases.by_path("precision").popitem()[1]
+    seconds = {cell.path: reproduce.estimate(cell, alike) for cell in (*others, short)}
     assert seconds["cifar100/cifar100_resnet32/skd/seed1"] == 120  # on CIFAR-10 it took as long
     assert seconds["cifar100/none/cifar100_resnet32/seed0"] is None and seconds[short.path] == 60  # half the epochs
 
