@@ -104,10 +104,13 @@ def test_imagenet_is_the_authors_schedule(monkeypatch):
 @pytest.mark.parametrize("name", studies.STUDIES)
 def test_every_cell_of_a_study_dry_runs_by_its_command(name, data_dir, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
-    for teacher in ("resnet20", "resnet32", "resnet44", "resnet56"):
-        (tmp_path / f"{teacher}.keras").touch()
-    (tmp_path / "cifar100_resnet32").mkdir()
-    (tmp_path / "cifar100_resnet32" / "student.keras").touch()
+    for cell in studies.cells(studies.STUDIES[name]):  # teachers that are converted, or trained before
+        teacher = tmp_path / pathlib.Path(studies.config_of(cell).teacher_checkpoint).name
+        if teacher.suffix == ".keras":
+            teacher.touch()
+        elif teacher != tmp_path:
+            teacher.mkdir(exist_ok=True)
+            (teacher / "student.keras").touch()
     places = {"data_dir": str(data_dir), "runs_dir": str(tmp_path), "teachers_dir": str(tmp_path), "results_dir": None}
     runner = reproduce.Runner(places)
     for cell in studies.cells(studies.STUDIES[name]):
@@ -120,7 +123,8 @@ def test_every_cell_of_a_study_dry_runs_by_its_command(name, data_dir, tmp_path,
         config.require_teacher()
         text = dry_run.describe(config, None, flag_values.data_dir)
         assert "never reached" not in text and "unknown" not in text
-        assert config.seed == cell.seed and config.validation_fraction == 0.1 and config.ema_momentum == 0
+        held_out = 0 if name in ("cifar100_full", "imagenet") else 0.1
+        assert config.seed == cell.seed and config.validation_fraction == held_out and config.ema_momentum == 0
 
 
 def test_every_fragment_belongs_to_a_study_and_says_what_it_is(monkeypatch):
@@ -130,7 +134,7 @@ def test_every_fragment_belongs_to_a_study_and_says_what_it_is(monkeypatch):
         for cell in studies.cells(study):
             for file in cell.flagfiles:
                 used |= {file, *(where.partition(" line ")[0] for _, where in flagfiles.expand([f"--flagfile={file}"]))}
-    assert used == {str(path) for path in FRAGMENTS}
+    assert {path for path in used if path.startswith("experiments/studies/")} == {str(path) for path in FRAGMENTS}
     for path in FRAGMENTS:
         assert (ROOT / path).read_text().startswith("# "), path
     base = " ".join((FOLDER / "studies" / "base.flags").read_text().replace("#", "").split()).lower()

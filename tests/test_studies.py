@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import sys
 
 import numpy as np
@@ -12,6 +13,7 @@ from skd_tf.errors import InputError
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "tools"))
 
+import published
 import studies
 import study_cases
 import study_records
@@ -50,7 +52,7 @@ def test_the_first_study_has_five_seeds_at_its_ends():
     }
     assert {name: len(studies.cells(study)) for name, study in STUDIES.items()} == {
         "capacity_gap": 37, "precision": 9, "precision_long": 6, "temperature": 33, "radius": 7, "sphere": 30,
-        "calibration": 0, "cifar100": 28,
+        "calibration": 0, "cifar100": 28, "cifar100_full": 186, "imagenet": 12,
     }  # fmt: skip
 
 
@@ -60,8 +62,11 @@ def changed(cell, other):
     return {name for name in one if one[name] != two[name]}
 
 
+FULL = ("cifar100_full", "imagenet")
+
+
 def test_every_row_is_one_change():
-    cells = by_path(*STUDIES)
+    cells = by_path(*set(STUDIES) - set(FULL))
     default = cells["sphere/resnet56/skd/seed0"]
     one_change = {
         "label_on_raw": {"loss", "temperature", "kd_weight", "label_weight"}, "not_centered": {"center"},
@@ -87,6 +92,48 @@ def test_every_row_is_one_change():
             first = cells[f"{cell.study}/resnet20/bfloat16_cached/seed0"]
             free = {"seed", "precision", "teacher_precision", "teacher_cache_dir"}
         assert changed(first, cell) - free == ({"student", "epochs"} if cell.is_teacher else set()), path
+
+
+@pytest.mark.parametrize("name", FULL)
+def test_methods_of_a_full_protocol_share_its_schedule(name):
+    study, cells = STUDIES[name], by_path(name)
+    free = {"loss", "loss_settings", "temperature", "kd_weight", "label_weight", "teacher", "teacher_checkpoint", "seed",
+            "teacher_flagfile"}  # fmt: skip
+    for pair in study.pairs:
+        configs = {row: studies.config_of(cells[f"{name}/{pair}/{row}/seed0"]) for row in study.rows}
+        for row in study.rows:
+            assert changed(cells[f"{name}/{pair}/{row}/seed0"], cells[f"{name}/{pair}/skd/seed0"]) <= free
+            assert configs[row].needs_teacher == (row != "none") and configs[row].student == configs["none"].student
+        assert pair.endswith(configs["skd"].student) and configs["skd"].loss == "spherical"
+        teacher = pathlib.PurePath(configs["skd"].teacher_checkpoint)  # given, so that no cell trains one of its own
+        assert pair == f"{teacher.stem.removeprefix(f'{name}_')}_{configs['skd'].student}"
+        assert teacher.suffix == ".keras" or teacher.name in study.teachers
+    for teacher in study.teachers:
+        assert studies.config_of(cells[f"{name}/none/{teacher}/seed0"]).student == teacher.removeprefix(f"{name}_")
+
+
+def test_betas_of_dkd_are_its_authors():
+    betas = {pair: studies.config_of(by_path("cifar100_full")[f"cifar100_full/{pair}/dkd/seed0"]).loss_settings
+             for pair in STUDIES["cifar100_full"].pairs}  # fmt: skip
+    text = (studies.ROOT / "experiments/cifar100/methods/dkd.flags").read_text()
+    assert "6 for vgg13 -> vgg8 and wrn_40_2 -> wrn_16_2 or wrn_40_1" in text
+    for pair, settings in betas.items():
+        beta = 6 if pair in ("vgg13_vgg8", "wrn_40_2_wrn_16_2", "wrn_40_2_wrn_40_1") else 8
+        assert settings == f"alpha=1, beta={2 if pair in ('resnet56_resnet20', 'resnet110_resnet32') else beta}"
+
+
+def test_published_numbers_are_the_recipes():
+    names = {"alone": "none", "KD": "kd", "Logit Standardization": "logit_standardization", "DKD": "dkd", "DIST": "dist"}
+    for pair, numbers in published.CIFAR100.items():
+        text = (studies.ROOT / f"experiments/cifar100/{pair}.flags").read_text()
+        found = dict(re.findall(r"(?:: |, )([A-Z][A-Za-z ]*|alone) (\d\d\.\d+)", text))
+        assert {names[name]: float(number) for name, number in found.items() if name != "CRD"} == numbers, pair
+    for pair, numbers in published.IMAGENET.items():
+        text = (studies.ROOT / f"experiments/imagenet/{pair}.flags").read_text()
+        expected = re.search(r"# Expected top-1: (.*)", text)[1]
+        for row, number in numbers.items():
+            name = {"none": "alone", "kd": "KD"}.get(row, "")
+            assert f"{name} {number:g}".strip() in expected or (pair, row) == ("resnet34_resnet18", "kd"), (pair, row)
 
 
 def test_rates_and_weights_are_what_the_search_found_best():

@@ -1,7 +1,7 @@
 """The studies: which students are trained to answer which question, as one literal table.
 
-A cell is one training: base + pair + row + --seed, flagfiles all; a row that needs no teacher is trained once for all pairs.
-Nothing here imports TensorFlow.
+A cell is one training: base + pair + row + --seed, the first three flagfiles; a row that needs no teacher is trained once
+for all pairs with the same student. Nothing here imports TensorFlow.
 """
 
 import contextlib
@@ -14,7 +14,6 @@ from absl import flags
 from skd_tf import cli
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-FOLDER = "experiments/studies"
 RESULTS = "experiments/results"
 NO_PAIR = "none"
 
@@ -26,10 +25,12 @@ class Study:
     Attributes:
       name: its command, its folder of records, its marker in a page.
       question: one line.
-      base: flagfile of what all cells share.
+      folder: of its flagfiles.
+      base: flagfile of what all cells share; "" where the pairs include it.
       rows: {name: flagfile}, the methods or settings that are compared; trained with every pair.
-      alone: {name: flagfile}, rows without a teacher.
+      alone: {name: flagfile}, rows without a teacher or a pair.
       pairs: {name: flagfile}, who teaches whom.
+      further: {pair, or (row, pair): flags} that follow the flagfiles.
       seeds: of every cell.
       seeds_of: {(row, pair): seeds} where it is others.
       teachers: {name: flagfile} of teachers that are trained first, into <teachers_dir>/<name>.
@@ -38,10 +39,12 @@ class Study:
 
     name: str
     question: str
+    folder: str = "experiments/studies"
     base: str = ""
     rows: dict = dataclasses.field(default_factory=dict)
     alone: dict = dataclasses.field(default_factory=dict)
     pairs: dict = dataclasses.field(default_factory=dict)
+    further: dict = dataclasses.field(default_factory=dict)
     seeds: tuple = (0,)
     seeds_of: dict = dataclasses.field(default_factory=dict)
     teachers: dict = dataclasses.field(default_factory=dict)
@@ -49,6 +52,13 @@ class Study:
 
     def seeds_for(self, row, pair):
         return self.seeds_of.get((row, pair), self.seeds)
+
+    def further_for(self, row, pair):
+        return tuple(self.further.get(pair, ())) + tuple(self.further.get((row, pair), ()))
+
+    def file(self, path):
+        """A flagfile of its as seen from the repository's root."""
+        return str(pathlib.PurePosixPath(self.folder, path))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +70,7 @@ class Cell:
     row: str
     seed: int
     flagfiles: tuple
+    further: tuple = ()
     is_teacher: bool = False
 
     @property
@@ -70,45 +81,68 @@ class Cell:
     @property
     def arguments(self):
         """What `python -m skd_tf.train` is given, without the places; flagfiles as seen from the repository's root."""
-        return [*(f"--flagfile={file}" for file in self.flagfiles), f"--seed={self.seed}"]
+        return [*(f"--flagfile={file}" for file in self.flagfiles), *self.further, f"--seed={self.seed}"]
 
 
 def cells(*chosen):
     """The cells of studies, teachers first, then seed by seed: what is finished at any moment is balanced tables."""
     found = []
     for study in chosen:
-        found += [Cell(study.name, NO_PAIR, name, 0, (_file(path),), True) for name, path in study.teachers.items()]
-        found += [Cell(study.name, NO_PAIR, row, seed, (_file(study.base), _file(path)))
-                  for row, path in study.alone.items() for seed in study.seeds_for(row, NO_PAIR)]  # fmt: skip
-        for pair, pair_path in study.pairs.items():
-            for row, path in study.rows.items():
-                files = _file(study.base), _file(pair_path), _file(path)
-                found += [Cell(study.name, pair, row, seed, files) for seed in study.seeds_for(row, pair)]
+        for name, path in study.teachers.items():
+            found.append(Cell(study.name, NO_PAIR, name, 0, (study.file(path),), is_teacher=True))
+        base = (study.file(study.base),) if study.base else ()
+        trained = [(NO_PAIR, (), row, path) for row, path in study.alone.items()]
+        trained += [(pair, (study.file(pair_path),), row, path)
+                    for pair, pair_path in study.pairs.items() for row, path in study.rows.items()]  # fmt: skip
+        for pair, pair_files, row, path in trained:
+            files, further = (*base, *pair_files, study.file(path)), study.further_for(row, pair)
+            found += [Cell(study.name, pair, row, seed, files, further) for seed in study.seeds_for(row, pair)]
     return sorted(found, key=lambda cell: (not cell.is_teacher, cell.seed))
 
 
 def config_of(cell):
     """The Config that a cell's flagfiles and seed resolve to, without TensorFlow; InputError for a bad one."""
-    return _resolved(cell.flagfiles).replace(seed=cell.seed)
+    return _resolved(cell.flagfiles, cell.further).replace(seed=cell.seed)
 
 
 @functools.cache
-def _resolved(flagfiles):
+def _resolved(flagfiles, further):
     flag_values = flags.FlagValues()
     cli.define_flags(flag_values)
     with contextlib.chdir(ROOT):  # where includes are read from
-        cli.parse([f"--flagfile={file}" for file in flagfiles], flag_values)
+        cli.parse([*(f"--flagfile={file}" for file in flagfiles), *further], flag_values)
     return cli.config_from(flag_values)
 
 
-def _file(path):
-    return str(pathlib.PurePosixPath(FOLDER, path))
+def _taught_by(teacher):
+    """Flags of a pair whose teacher is trained, or converted, before; its logits serve all methods and seeds."""
+    return f"--teacher_checkpoint=teachers/{teacher}", "--teacher_cache_dir=runs/studies/teacher_cache"
 
 
 TEMPERATURES = (1, 2, 4, 8, 16)
 BY_TEMPERATURE = ("kd", "skd", "skd_teacher_mean")
 _ENDS = ("resnet20", "resnet56")  # the smallest and the largest teacher
 _THREE, _FIVE = (0, 1, 2), (0, 1, 2, 3, 4)
+CIFAR100_TEACHERS = {  # of the ten pairs of the field's tables
+    "resnet56_resnet20": "resnet56",
+    "resnet110_resnet32": "resnet110",
+    "resnet32x4_resnet8x4": "resnet32x4",
+    "wrn_40_2_wrn_16_2": "wrn_40_2",
+    "wrn_40_2_wrn_40_1": "wrn_40_2",
+    "vgg13_vgg8": "vgg13",
+    "vgg13_mobilenet_v2": "vgg13",
+    "cifar_resnet50_mobilenet_v2": "cifar_resnet50",
+    "resnet32x4_shufflenet_v1": "resnet32x4",
+    "resnet32x4_shufflenet_v2": "resnet32x4",
+}
+_DKD_BETAS = {  # its authors'; elsewhere the 8 of methods/dkd.flags
+    "resnet56_resnet20": 2,
+    "resnet110_resnet32": 2,
+    "vgg13_vgg8": 6,
+    "wrn_40_2_wrn_16_2": 6,
+    "wrn_40_2_wrn_40_1": 6,
+}
+_IMAGENET_TEACHERS = ("resnet34", "resnet50", "resnet101", "resnet152")
 
 STUDIES = {
     study.name: study
@@ -219,6 +253,33 @@ STUDIES = {
             pairs={"cifar100_resnet32": "pairs/cifar100_resnet32.flags"},
             seeds=_THREE,
             teachers={"cifar100_resnet32": "teachers/cifar100_resnet32.flags"},
+        ),
+        Study(
+            "cifar100_full",
+            "The same by the field's protocol, 240 epochs, at the authors' weights. For GPUs.",
+            folder="experiments/cifar100",
+            rows={
+                "none": "methods/cross_entropy.flags",
+                "kd": "methods/kd.flags",
+                "skd": "methods/skd.flags",
+                "logit_standardization": "methods/logit_standardization.flags",
+                "dkd": "methods/dkd.flags",
+                "dist": "methods/dist.flags",
+            },
+            pairs={pair: f"{pair}.flags" for pair in CIFAR100_TEACHERS},
+            further={pair: _taught_by(f"cifar100_full_{teacher}") for pair, teacher in CIFAR100_TEACHERS.items()}
+            | {("dkd", pair): (f"--loss_settings=alpha=1, beta={beta}",) for pair, beta in _DKD_BETAS.items()},
+            seeds=_THREE,
+            teachers={f"cifar100_full_{teacher}": f"teachers/{teacher}.flags" for teacher in CIFAR100_TEACHERS.values()},
+        ),
+        Study(
+            "imagenet",
+            "The paper's own table: ResNet18 from teachers of growing size on ImageNet, 100 epochs. For GPUs.",
+            folder="experiments/imagenet",
+            rows={"none": "methods/none.flags", "kd": "methods/kd.flags", "skd": "methods/skd.flags"},
+            pairs={f"{teacher}_resnet18": f"{teacher}_resnet18.flags" for teacher in _IMAGENET_TEACHERS},
+            further={f"{teacher}_resnet18": (f"--teacher_checkpoint=teachers/imagenet_{teacher}.keras",)
+                     for teacher in _IMAGENET_TEACHERS},
         ),
     )
 }

@@ -21,13 +21,18 @@ _BY_EPOCH = ("val_accuracy", "student_logit_norm", "radius_over_student_norm")
 def settings(config):
     """The settings that could change a number, as plain values without paths of a machine: what makes two cells the same.
 
-    A teacher's file or workdir counts by its name without folder and suffix, the teacher cache by whether there is one.
+    A teacher's file or workdir counts by its name without folder and suffix, the teacher cache by whether there is one; a
+    teacher that a loss makes no use of counts for nothing.
     """
     values = {}
     for name, field in _FIELDS.items():
         affects, value = rules_of(field).affects_result, getattr(config, name)
         values[name] = affects(value) if callable(affects) else value
-    values["teacher_checkpoint"] = pathlib.PurePath(values["teacher_checkpoint"]).stem
+    values["teacher_checkpoint"] = pathlib.PurePath(values["teacher_checkpoint"]).stem if config.needs_teacher else ""
+    if config.teacher_checkpoint or not config.needs_teacher:
+        values["teacher_flagfile"] = ""  # no teacher is trained by it
+    if not config.needs_teacher:
+        values["teacher"] = ""
     return values
 
 

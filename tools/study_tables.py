@@ -3,6 +3,7 @@
 import csv
 import statistics
 
+import published
 import studies
 from study_numbers import group_of, mean_and_spread, paired, teacher_slopes, training_seconds
 from study_text import NOT_RUN, cell_text, difference_text, label, markdown, mean_text, radius_text
@@ -241,6 +242,28 @@ def cifar100(records):
     ])  # fmt: skip
 
 
+def cifar100_full(records):
+    return _beside_published("cifar100_full", published.CIFAR100, published.CIFAR100_SOURCE, records)
+
+
+def imagenet(records):
+    return _beside_published("imagenet", published.IMAGENET, published.IMAGENET_SOURCE, records)
+
+
+def _beside_published(name, numbers, source, records):
+    """A line a pair, a column a method: our mean and spread, then the published number in parentheses."""
+    study, rows = studies.STUDIES[name], []
+    for pair in study.pairs:
+        texts = []
+        for row in study.rows:
+            group = group_of(study, pair, row, records)
+            beside = f" ({numbers[pair][row] / 100:.4f})" if row in numbers[pair] else ""
+            texts.append(cell_text(group.accuracies, group.wanted) + beside)
+        rows.append([pair, *texts])
+    head = ["top-1 (published)", *(label(row) for row in study.rows)]
+    return "\n".join([markdown(head, rows), "", footer(study, records), source])
+
+
 def weights_text(config):
     """The weights of label and distill term."""
     label_weight = config.label_weight
@@ -269,5 +292,6 @@ def cells(records):
 
 
 TABLES = {table.__name__: table for table in (
-    frozen, precision, precision_long, capacity_gap, temperature, radius, sphere, calibration, cifar100, cells,
+    frozen, precision, precision_long, capacity_gap, temperature, radius, sphere, calibration, cifar100,
+    cifar100_full, imagenet, cells,
 )}  # fmt: skip
