@@ -20,6 +20,8 @@ with open(workdir / "starts", "a") as file:
 if job == "fails":
     print("error: Training has diverged. Expected finite values.")
     sys.exit(2)
+if job == "sleeps":
+    time.sleep(2)
 if job == "waits" and len((workdir / "starts").read_text()) == 1:
     signal.signal(signal.SIGTERM, lambda *_: ((workdir / "saved").touch(), sys.exit(143)))
     (workdir / "config.json").write_text("{}")

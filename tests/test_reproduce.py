@@ -12,6 +12,7 @@ import time
 import pytest
 
 from skd_tf import interrupts
+from skd_tf.errors import InputError
 from skd_tf.workdir import locked
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "tools"))
@@ -98,6 +99,31 @@ def test_the_same_training_is_not_begun_twice_at_a_time(small, tmp_path, monkeyp
     assert (tmp_path / "results_dir/twin/a/kd/seed0.json").is_file() and not runner.workdir(cells[1]).exists()
 
 
+def test_a_studys_cells_wait_for_its_teacher_and_others_do_not(small, tmp_path, monkeypatch, capsys):
+    (tmp_path / "flags/teacher.flags").write_text(f"--flagfile={small.base}\n--loss=cross_entropy\n--epochs=3\n")
+    teachers = {"a": str(tmp_path / "flags/teacher.flags")}
+    taught = study_cases.small_study(tmp_path / "flags", "taught", seeds=(0,), teachers=teachers)
+    monkeypatch.setitem(STUDIES, "taught", taught)
+    other = study_cases.small_study(tmp_path / "flags", "other", seeds=(7,), pairs={}, alone={"none": small.alone["none"]})
+    monkeypatch.setitem(STUDIES, "other", other)
+    cells = studies.cells(taught, other)
+    assert PretendRunner(tmp_path, cells, 2, a="sleeps").run(cells) == 0
+    lines = capsys.readouterr().out.splitlines()
+    begins = [line.split(":")[0] for line in lines if ": begins" in line]
+    assert begins[:2] == ["taught/none/a/seed0", "other/none/none/seed7"]  # beside the teacher, which sleeps
+    end = next(n for n, line in enumerate(lines) if line.startswith("taught/none/a/seed0: test top-1"))
+    assert sum(": begins" in line for line in lines[:end]) == 2
+
+
+def test_only_names_cells(small):
+    cells = studies.cells(small)
+    assert [cell.path for cell in reproduce.chosen(cells, ["*/kd/*", "small/none/*"])] == [
+        "small/none/none/seed0", "small/a/kd/seed0", "small/b/kd/seed0"]  # fmt: skip
+    assert reproduce.chosen(cells, []) == cells
+    with pytest.raises(InputError, match=r"such as small/b/skd/seed0, .*Received only=\*/seed1"):
+        reproduce.chosen(cells, ["*/kd/*", "*/seed1"])
+
+
 def test_records_are_committed_alone(small, tmp_path, monkeypatch, capsys):
     def git(*command):
         return subprocess.run(["git", *command], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
@@ -157,6 +183,9 @@ def test_the_dry_run_estimates_from_records_alike(small, tmp_path):
     assert "small/none/none/seed0: done, test top-1 0.5000" in text and "small/a/kd/seed0: 1:30\n" in text
     assert text.endswith("5 cells, 4 to run: about 3:00 for 4 of them, beside the passes of teachers whose logits are not "
                          "cached yet.")  # fmt: skip
+    twin = study_cases.small_study(tmp_path / "flags", "twin", seeds=(0,), alone={})
+    text = reproduce.plan_text(studies.cells(small, twin), runner, records, results)
+    assert "twin/a/kd/seed0: the same training as small/a/kd/seed0" in text and "9 cells, 4 to run" in text
     others = studies.cells(STUDIES["cifar100"])
     assert "28 cells, 28 to run: time unknown." in reproduce.plan_text(others, runner, records, results)
     twelve = study_cases.by_path("capacity_gap")["capacity_gap/resnet56/kd/seed0"]

@@ -10,6 +10,8 @@ is not run again. The teachers' logits are computed once, for all cells and stud
 
 import ctypes
 import fcntl
+import fnmatch
+import json
 import os
 import pathlib
 import shlex
@@ -48,6 +50,8 @@ def define(flag_values):
     flags.DEFINE_string("results_dir", studies.RESULTS, "folder of the records", flag_values=flag_values)
     flags.DEFINE_integer("jobs", 1, "cells at a time, each with its share of the CPU cores, or with one GPU in turn",
                          lower_bound=1, flag_values=flag_values)  # fmt: skip
+    flags.DEFINE_multi_string("only", [], "cells, as STUDY/PAIR/ROW/seedN with * for any part; all unless given",
+                              flag_values=flag_values)  # fmt: skip
     flags.DEFINE_integer("limit", None, "at most so many cells this time", lower_bound=1, flag_values=flag_values)
     flags.DEFINE_boolean("commit", False, "commit each record to git, alone, when its cell ends", flag_values=flag_values)
     flags.DEFINE_boolean("keep_runs", False, "keep the workdirs of cells that have a record", flag_values=flag_values)
@@ -87,18 +91,12 @@ class Runner:
         return [*command, f"--workdir={workdir.relative_to(studies.ROOT) if studies.ROOT in workdir.parents else workdir}"]
 
     def run(self, cells):
-        """Runs cells, teachers before all others; returns the number of those that failed.
+        """Runs cells in their order, those of a study after its teachers; returns the number of those that failed.
 
         Raises:
           Interrupted: by a signal, after the cells that were running have saved their state and ended.
         """
-        failed = 0
-        for batch in ([c for c in cells if c.is_teacher], [c for c in cells if not c.is_teacher]):
-            failed += self._run(batch)
-        return failed
-
-    def _run(self, waiting):
-        running, failed = {}, 0  # slot -> (cell, process, start)
+        waiting, running, failed = list(cells), {}, 0  # slot -> (cell, process, start)
         with interrupts.deferred() as interrupted:
             try:
                 while waiting or running:
@@ -122,10 +120,12 @@ class Runner:
         return failed
 
     def _next(self, waiting, running):
-        """The first cell that can begin: its workdir is free, and no cell that runs is the same training; None for none."""
+        """The first cell that can begin: with its study's teachers trained, no twin that runs, its workdir free; or None."""
         begun = [study_records.settings(studies.config_of(cell)) for cell in running]
-        alike = (cell for cell in waiting if study_records.settings(studies.config_of(cell)) not in begun)
-        return next((cell for cell in alike if self._free(cell)), None)
+        untaught = {cell.study for cell in (*waiting, *running) if cell.is_teacher}
+        ready = (cell for cell in waiting if cell.is_teacher or cell.study not in untaught)
+        alone = (cell for cell in ready if study_records.settings(studies.config_of(cell)) not in begun)
+        return next((cell for cell in alone if self._free(cell)), None)
 
     def _take_over(self, cell):
         records = study_records.read_all(self._places["results_dir"])
@@ -261,12 +261,15 @@ def _family(dataset):
 
 def plan_text(cells, runner, records, results, jobs=1):
     """The dry run's list: every cell with its state and its command."""
-    lines, left = [], []
+    lines, left, firsts = [], [], {}  # settings of what is to run -> its path
     for cell in cells:
+        first = firsts.setdefault(json.dumps(study_records.settings(studies.config_of(cell))), cell.path)
         if study_records.file_of(cell, results).is_file():
             state = f"done, test top-1 {records[cell]['student']['accuracy']:.4f}"
         elif other := study_records.same_cell(cell, records):
             state = f"would be taken over from {other.path}"
+        elif first != cell.path:
+            state = f"the same training as {first}"
         else:
             seconds = estimate(cell, records)
             left.append(seconds)
@@ -277,6 +280,15 @@ def plan_text(cells, runner, records, results, jobs=1):
     total = f"about {duration(sum(known) / jobs)} for {len(known)} of them" if known else "time unknown"
     passes = ", beside the passes of teachers whose logits are not cached yet" if known else ""
     return "\n".join([*lines, f"{len(cells)} cells, {len(left)} to run: {total}{passes}."])
+
+
+def chosen(cells, patterns):
+    """The cells whose paths match one of the patterns; InputError for a pattern that matches none."""
+    for pattern in patterns:
+        if not fnmatch.filter([cell.path for cell in cells], pattern):
+            raise InputError(f"No cell has this name. Expected a path as --dry_run lists them, such as {cells[-1].path}, or "
+                             f"a pattern as */seed0. Received only={pattern}. Correct it.")  # fmt: skip
+    return [cell for cell in cells if not patterns or any(fnmatch.fnmatch(cell.path, pattern) for pattern in patterns)]
 
 
 def main(flag_values):
@@ -303,7 +315,7 @@ def main(flag_values):
         say(f"{name}: {study.question}")
         if not studies.cells(study):
             say(f"It has no cells of its own: it reads the records of {', '.join(study.drawn_from)}.")
-    cells = studies.cells(*(studies.STUDIES[name] for name in names))
+    cells = chosen(studies.cells(*(studies.STUDIES[name] for name in names)), flag_values.only)
     runner = Runner(places, flag_values.jobs, flag_values.keep_runs, flag_values.commit)
     if flag_values.dry_run:
         say(plan_text(cells, runner, study_records.read_all(results), results, flag_values.jobs))
