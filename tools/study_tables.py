@@ -6,7 +6,7 @@ import statistics
 import published
 import studies
 from study_numbers import group_of, mean_and_spread, paired, teacher_slopes, training_seconds
-from study_text import NOT_RUN, cell_text, difference_text, label, markdown, mean_text, radius_text
+from study_text import NOT_RUN, cell_text, difference_text, label, markdown, mean_text, radius_text, spread_text
 
 # What another source gives for a cell, as (top-1, ...) by temperature or row; one seed, so no spread.
 PILOT = {
@@ -206,17 +206,17 @@ def calibration(records):
             "raw: confidence - top-1", "raw: ECE", "raw: NLL"]  # fmt: skip
     return "\n".join([
         markdown(head, rows), "",
-        "Means over seeds, test split, last epoch; ECE over 15 bins, NLL in nats. First as the student ships, which for a "
-        "spherical one is softmax(project(z; R)); then by softmax(z), the raw softmax, where that is another.",
+        "Mean +- sample standard deviation over n seeds, test split, last epoch; ECE over 15 bins, NLL in nats. First as the "
+        "student ships, which for a spherical one is softmax(project(z; R)); then by softmax(z), the raw softmax, where that is another.",
     ])  # fmt: skip
 
 
 def calibration_texts(group):
-    texts = [mean_text(group, "student", "accuracy")]
+    texts = [spread_text(group.accuracies.values())]
     for source in ("student", "raw_softmax"):
-        confidence, accuracy = group.values(source, "confidence"), group.values(source, "accuracy")
-        gap, _ = mean_and_spread(paired(confidence, accuracy))
-        texts += ["-" if gap is None else f"{gap:+.4f}", mean_text(group, source, "ece"), mean_text(group, source, "nll")]
+        gaps = paired(group.values(source, "confidence"), group.values(source, "accuracy"))
+        texts.append(spread_text(gaps, form="{:+.4f}"))
+        texts += [spread_text(group.values(source, name).values()) for name in ("ece", "nll")]
     return texts
 
 

@@ -40,13 +40,19 @@ def label(row):
     return LABELS.get(row, row)
 
 
-def cell_text(values, wanted, form="{:.4f}"):
-    """ "mean +- spread (n)" of {seed: value}, "(n of wanted)" where some are missing, or "not run"."""
-    mean, spread = mean_and_spread(values.values())
+def spread_text(values, form="{:.4f}"):
+    """ "mean +- spread" of values, the mean of a single one, or "-"."""
+    mean, spread = mean_and_spread(values)
     if mean is None:
+        return "-"
+    return form.format(mean) + (f" +- {spread:.4f}" if spread is not None else "")
+
+
+def cell_text(values, wanted):
+    """ "mean +- spread (n)" of {seed: value}, "(n of wanted)" where some are missing, or "not run"."""
+    if not values:
         return NOT_RUN
-    text = form.format(mean) + (f" +- {spread:.4f}" if spread is not None else "")
-    return f"{text} ({len(values)}{'' if len(values) == wanted else f' of {wanted}'})"
+    return f"{spread_text(values.values())} ({len(values)}{'' if len(values) == wanted else f' of {wanted}'})"
 
 
 def difference_text(values, others):
