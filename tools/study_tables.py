@@ -206,8 +206,9 @@ def calibration(records):
             "raw: confidence - top-1", "raw: ECE", "raw: NLL"]  # fmt: skip
     return "\n".join([
         markdown(head, rows), "",
-        "Mean +- sample standard deviation over n seeds, test split, last epoch; ECE over 15 bins, NLL in nats. First as the "
-        "student ships, which for a spherical one is softmax(project(z; R)); then by softmax(z), the raw softmax, where that is another.",
+        "Mean +- sample standard deviation over n seeds, test split, last epoch; ECE over 15 bins, NLL in nats. First as "
+        "the student ships, which for a spherical one is softmax(project(z; R)); then by softmax(z), the raw softmax, where "
+        "that is another.",
     ])  # fmt: skip
 
 
