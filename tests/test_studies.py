@@ -143,6 +143,13 @@ def test_rates_and_weights_are_what_the_search_found_best():
         weight, rate = max(trials, key=trials.get)
         assert config.learning_rate == rate and weight in (None, config.kd_weight)
         assert {r for _, r in trials} == {0.05, 0.1, 0.2} and len(trials) == (3 if method == "none" else 6)
+    for cell in by_path("cifar100").values():
+        trials = {} if cell.is_teacher else study_tables.searched(f"cifar100_{cell.row}")
+        recorded = study_records.file_of(cell, studies.ROOT / studies.RESULTS).is_file()
+        assert cell.is_teacher or trials or not recorded  # a rate is frozen before the first record
+        if trials:
+            assert studies.config_of(cell).learning_rate == max(trials, key=trials.get)[1]
+            assert {rate for _, rate in trials} == {0.05, 0.1, 0.2}
 
 
 def test_the_label_on_raw_logits_leaves_the_distill_term_as_it_is():

@@ -73,8 +73,11 @@ def slope_text(found):
 
 
 def searched(method):
-    """The trials of the search before the studies: {(kd weight or None, learning rate): validation accuracy}."""
-    with open(studies.ROOT / studies.RESULTS / "frozen" / f"{method}.csv", newline="", encoding="utf-8") as file:
+    """The trials of the search before the studies: {(kd weight or None, learning rate): validation accuracy}, or {}."""
+    path = studies.ROOT / studies.RESULTS / "frozen" / f"{method}.csv"
+    if not path.is_file():
+        return {}
+    with open(path, newline="", encoding="utf-8") as file:
         return {(float(row["kd_weight"]) if "kd_weight" in row else None, float(row["learning_rate"])):
                 float(row["val_accuracy"]) for row in csv.DictReader(file)}  # fmt: skip
 
@@ -92,6 +95,22 @@ def frozen(records):
             rows.append([label(method), "-" if weight is None else f"{weight:g}", *texts])
     head = ["validation top-1 after 4 epochs", "kd weight", *(f"rate {rate:g}" for rate in rates)]
     note = "resnet56 -> resnet8, one seed, 5,000 images (standard error 0.006); in bold what the studies use."
+    return f"{markdown(head, rows)}\n\n{note}"
+
+
+def frozen_cifar100(records):
+    """The rates that the last study's rows were searched for."""
+    del records
+    study, rows = studies.STUDIES["cifar100"], []
+    found = {row: searched(f"cifar100_{row}") for row in (*study.alone, *study.rows)}
+    rates = sorted({rate for trials in found.values() for _, rate in trials}) or [0.05, 0.1, 0.2]
+    for row, trials in found.items():
+        accuracies = {rate: accuracy for (_, rate), accuracy in trials.items()}
+        best = max(accuracies, key=accuracies.get, default=None)
+        texts = {rate: f"{accuracies[rate]:.4f}" if rate in accuracies else NOT_RUN for rate in rates}
+        rows.append([label(row), *(f"**{text}**" if rate == best else text for rate, text in texts.items())])
+    head = ["validation top-1 after 4 epochs", *(f"rate {rate:g}" for rate in rates)]
+    note = "resnet32 -> resnet8, one seed, 5,000 images (standard error 0.006); in bold what the study uses."
     return f"{markdown(head, rows)}\n\n{note}"
 
 
@@ -293,6 +312,6 @@ def cells(records):
 
 
 TABLES = {table.__name__: table for table in (
-    frozen, precision, precision_long, capacity_gap, temperature, radius, sphere, calibration, cifar100,
+    frozen, frozen_cifar100, precision, precision_long, capacity_gap, temperature, radius, sphere, calibration, cifar100,
     cifar100_full, imagenet, cells,
 )}  # fmt: skip
