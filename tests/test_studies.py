@@ -13,11 +13,11 @@ from skd_tf.errors import InputError
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "tools"))
 
+import protocol_tables
 import published
 import studies
 import study_cases
 import study_records
-import study_tables
 from study_cases import by_path
 
 STUDIES = studies.STUDIES
@@ -139,12 +139,12 @@ def test_published_numbers_are_the_recipes():
 def test_rates_and_weights_are_what_the_search_found_best():
     cells = by_path("capacity_gap")
     for method, pair in (("none", "none"), ("kd", "resnet56"), ("skd", "resnet56")):
-        trials, config = study_tables.searched(method), studies.config_of(cells[f"capacity_gap/{pair}/{method}/seed0"])
+        trials, config = protocol_tables.searched(method), studies.config_of(cells[f"capacity_gap/{pair}/{method}/seed0"])
         weight, rate = max(trials, key=trials.get)
         assert config.learning_rate == rate and weight in (None, config.kd_weight)
         assert {r for _, r in trials} == {0.05, 0.1, 0.2} and len(trials) == (3 if method == "none" else 6)
     for cell in by_path("cifar100").values():
-        trials = {} if cell.is_teacher else study_tables.searched(f"cifar100_{cell.row}")
+        trials = {} if cell.is_teacher else protocol_tables.searched(f"cifar100_{cell.row}")
         recorded = study_records.file_of(cell, studies.ROOT / studies.RESULTS).is_file()
         assert cell.is_teacher or trials or not recorded  # a rate is frozen before the first record
         if trials:
