@@ -50,6 +50,17 @@ def frozen_cifar100(records):
     return f"{markdown(head, rows)}\n\n{note}"
 
 
+def rates(records):
+    study, rows = studies.STUDIES["rates"], []
+    for method, pair in (("none", studies.NO_PAIR), ("kd", "resnet56"), ("skd", "resnet56")):
+        groups = [group_of(study, pair, f"{method}_{rate:g}", records) for rate in studies.RATES]
+        texts = [cell_text(group.accuracies, group.wanted) for group in groups]
+        rows.append([label(method), *(f"**{text}**" if rate == studies.FROZEN_RATES[method] else text
+                                      for rate, text in zip(studies.RATES, texts, strict=True))])  # fmt: skip
+    head = ["top-1 after 12 epochs", *(f"rate {rate:g}" for rate in studies.RATES)]
+    return "\n".join([markdown(head, rows), "", f"In bold what the studies use. {footer(study, records)}"])
+
+
 def precision(records):
     return _precision(records, "precision", 6)
 
@@ -112,5 +123,5 @@ def cells(records):
 
 
 TABLES = {table.__name__: table for table in (
-    frozen, frozen_cifar100, precision, precision_long, cifar100_full, imagenet, cells,
+    frozen, frozen_cifar100, rates, precision, precision_long, cifar100_full, imagenet, cells,
 )}  # fmt: skip
