@@ -1,7 +1,6 @@
 """What may go wrong on a user's machine, each done for real: what is done, what the one line says, the exit code."""
 
 import contextlib
-import ctypes
 import errno
 import json
 import os
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from permissions import bound_by_permissions
 
 from skd_tf import bookkeeping, deploy, networks, workdir
 from skd_tf.checkpoints import Checkpoints, _read
@@ -38,31 +38,6 @@ class Place(typing.NamedTuple):
     @property
     def distilling(self):
         return {"loss": "kd", "teacher_checkpoint": self.finished}
-
-
-class _Capabilities(ctypes.Structure):
-    _fields_: typing.ClassVar = [(name, ctypes.c_uint32) for name in ("effective", "permitted", "inheritable")]
-
-
-@contextlib.contextmanager
-def bound_by_permissions():
-    """Permissions hold for this thread and those it starts, root's too: CAP_DAC_OVERRIDE and _READ_SEARCH are laid down."""
-    libc, header = ctypes.CDLL(None, use_errno=True), (ctypes.c_uint32 * 2)(0x20080522, 0)
-    sets = (_Capabilities * 2)()
-
-    def call(name):
-        if getattr(libc, name)(header, sets):
-            pytest.skip(f"{name}: {os.strerror(ctypes.get_errno())}")
-
-    call("capget")
-    held = sets[0].effective
-    sets[0].effective = held & ~0b110
-    call("capset")
-    try:
-        yield
-    finally:
-        sets[0].effective = held
-        call("capset")
 
 
 def read_only(place, name):

@@ -97,3 +97,36 @@ def test_links_to_the_repository_become_links_of_the_site(tmp_path, monkeypatch)
     assert pages.adapted("README.md") == (
         "[a](keras.md) [b](contributing.md) c (`LICENSE`) [d](https://example.org) [e](#map) ![f](x.png)"
     )
+
+
+def test_scale_is_reckoned_from_its_records():
+    page = (ROOT / "docs/scale.md").read_text(encoding="utf-8")
+    benchmarks = ROOT / "experiments/results/benchmarks"
+    parts = json.loads((benchmarks / "imagenet.json").read_text())["parts"]
+    for name, row in parts.items():
+        unit = "MB" if "MB_per_second" in row else "images"
+        spread = f"{min(row['ms']):,.0f} to {max(row['ms']):,.0f}"
+        assert f"| {name} | {row[f'{unit}_per_second']:,.1f} {unit} | {spread} | {row['peak_memory_mb']:,.0f} |" in page
+    memory = json.loads((benchmarks / "memory.json").read_text())
+    first, second = (memory[f"{nth} epoch's peak / file"] for nth in ("first", "second"))
+    assert f"{first:.1f} times its size while it trains, {second:.1f} where one epoch follows" in page
+    tables = memory["stream's tables, bytes an image"]
+    assert f"{tables:.0f} bytes measured in the stream" in page
+    views, forward, step, accelerators = 1.28e6 * 100, 23.0e9, 10.9e9, 8 * 50e12  # operations an image; a second, assumed
+    student, teacher = (parts[name]["images_per_second"] for name in ("step of resnet18, logits given", "pass of resnet152"))
+    images, logits = accelerators / step, 1.28e6 * 1000 * 2
+    seconds_of_check = 100 * logits / 1e6 / parts["check of logits"]["MB_per_second"]
+    hours = {operations: views * operations / accelerators / 3600 for operations in (step, forward)}
+    cells = {
+        "student's steps, 1.4 EFLOP": f"{views / student / 86400:.0f} days | {hours[step]:.1f} h",
+        "the teacher's passes, 2.9 EFLOP": f"{views / teacher / 86400:.0f} days | {hours[forward]:.1f} h",
+        "images into the student's steps": f"{student:.0f} a second | {round(images, -2):,.0f} a second",
+        "cores that decode as many": f"a seventh of one | {images / (parts['input']['images_per_second'] / 2):.0f} |",
+        "logits in float16, 100 epochs": f"{100 * logits / 1e9:.0f} GB",
+        "their check before the first step": f"{seconds_of_check / 60:.0f} min",
+        "memory for logits, each worker": f"{logits * 3.1 / 1e9:.1f} GB, {logits * 4 / 1e9:.1f} GB",
+        "pictures read, at random places": f"{student * 0.11:.0f} MB/s | {images * 0.11 / 1000:.1f} GB/s",
+    }
+    for start, expected in cells.items():
+        line = next(line for line in page.splitlines() if line.startswith(f"| {start}"))
+        assert expected in line, (line, expected)

@@ -13,7 +13,7 @@ from skd_tf.known_datasets import KNOWN_DATASETS
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "tools"))
 
-import reproduce
+import cell_runner
 import studies
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -112,7 +112,7 @@ def test_every_cell_of_a_study_dry_runs_by_its_command(name, data_dir, tmp_path,
             teacher.mkdir(exist_ok=True)
             (teacher / "student.keras").touch()
     places = {"data_dir": str(data_dir), "runs_dir": str(tmp_path), "teachers_dir": str(tmp_path), "results_dir": None}
-    runner = reproduce.Runner(places)
+    runner = cell_runner.Runner(places)
     for cell in studies.cells(studies.STUDIES[name]):
         flag_values = flags.FlagValues()
         cli.define_flags(flag_values)

@@ -17,6 +17,7 @@ from skd_tf.workdir import locked
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "tools"))
 
+import cell_runner
 import reproduce
 import studies
 import study_cases
@@ -25,7 +26,7 @@ import study_records
 STUDIES = studies.STUDIES
 
 
-class PretendRunner(reproduce.Runner):
+class PretendRunner(cell_runner.Runner):
     """Starts study_cases.COMMAND; `jobs_of` says what a cell's does."""
 
     def __init__(self, folder, cells, jobs=1, commit=False, **jobs_of):
@@ -165,12 +166,12 @@ def test_the_command_names_the_places_only_where_they_are_others(tmp_path):
               "results_dir": str(tmp_path)}  # fmt: skip
     plain = ["python", "-m", "skd_tf.train", *flags, "--seed=0"]
     end = ["--data_dir=/data", "--workdir=runs/studies/capacity_gap/resnet56/kd/seed0"]
-    assert reproduce.Runner(places).command(cell) == plain + end
-    command = reproduce.Runner(places | {"teachers_dir": "/t", "runs_dir": "/r", "data_dir": None}).command(cell)
+    assert cell_runner.Runner(places).command(cell) == plain + end
+    command = cell_runner.Runner(places | {"teachers_dir": "/t", "runs_dir": "/r", "data_dir": None}).command(cell)
     assert command == [*plain, "--teacher_checkpoint=/t/resnet56.keras", "--teacher_cache_dir=/r/teacher_cache",
                        "--workdir=/r/capacity_gap/resnet56/kd/seed0"]  # fmt: skip
     teacher = studies.cells(STUDIES["cifar100"])[0]
-    assert reproduce.Runner(places).command(teacher)[-1] == "--workdir=teachers/cifar100_resnet32"
+    assert cell_runner.Runner(places).command(teacher)[-1] == "--workdir=teachers/cifar100_resnet32"
 
 
 def test_the_dry_run_estimates_from_records_alike(small, tmp_path):
@@ -198,16 +199,16 @@ def test_the_dry_run_estimates_from_records_alike(small, tmp_path):
 
 def test_several_jobs_are_dealt_out_to_the_gpus(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    seen = [reproduce.environment(slot, gpus=2, jobs=3)["CUDA_VISIBLE_DEVICES"] for slot in range(3)]
+    seen = [cell_runner.environment(slot, gpus=2, jobs=3)["CUDA_VISIBLE_DEVICES"] for slot in range(3)]
     assert seen == ["0", "1", "0"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
-    assert reproduce.environment(1, gpus=2, jobs=2)["CUDA_VISIBLE_DEVICES"] == "7"
-    assert reproduce.environment(0, gpus=2, jobs=1) == dict(os.environ) == reproduce.environment(1, gpus=0, jobs=2)
+    assert cell_runner.environment(1, gpus=2, jobs=2)["CUDA_VISIBLE_DEVICES"] == "7"
+    assert cell_runner.environment(0, gpus=2, jobs=1) == dict(os.environ) == cell_runner.environment(1, gpus=0, jobs=2)
 
 
 def test_several_jobs_share_the_cores():
-    assert [reproduce.cores(slot, 2, {0, 2, 3, 5, 7}) for slot in range(2)] == [{0, 3, 7}, {2, 5}]
-    assert reproduce.cores(0, 1, {0, 1}) == set() == reproduce.cores(1, 3, {0, 1})  # one job, or more jobs than cores: all
+    assert [cell_runner.cores(slot, 2, {0, 2, 3, 5, 7}) for slot in range(2)] == [{0, 3, 7}, {2, 5}]
+    assert cell_runner.cores(0, 1, {0, 1}) == set() == cell_runner.cores(1, 3, {0, 1})  # one job, or too many: all
 
 
 def test_an_unknown_study_is_one_line():

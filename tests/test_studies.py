@@ -13,11 +13,11 @@ from skd_tf.errors import InputError
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "tools"))
 
+import protocol_tables
 import published
 import studies
 import study_cases
 import study_records
-import study_tables
 from study_cases import by_path
 
 STUDIES = studies.STUDIES
@@ -51,7 +51,7 @@ def test_the_first_study_has_five_seeds_at_its_ends():
         (row, f"resnet{depth}"): five if depth in (20, 56) else three for row in ("kd", "skd") for depth in (20, 32, 44, 56)
     }
     assert {name: len(studies.cells(study)) for name, study in STUDIES.items()} == {
-        "capacity_gap": 37, "precision": 9, "precision_long": 6, "temperature": 33, "radius": 7, "sphere": 30,
+        "capacity_gap": 37, "rates": 12, "precision": 9, "precision_long": 6, "temperature": 33, "radius": 7, "sphere": 30,
         "calibration": 0, "cifar100": 28, "cifar100_full": 186, "imagenet": 12,
     }  # fmt: skip
 
@@ -84,6 +84,13 @@ def test_every_row_is_one_change():
     for row, names in {"t1_rate_0.1": {"learning_rate"}, "t1_rate_0.05": {"learning_rate"}, "t1_no_label": {"label_weight"},
                        "t4_rate_0.1": {"learning_rate"}}.items():  # fmt: skip
         assert changed(cells[f"radius/resnet56/{row}/seed0"], cells[f"radius/resnet56/{row.split('_')[0]}/seed0"]) == names
+    for method, frozen in studies.FROZEN_RATES.items():
+        pair = "none" if method == "none" else "resnet56"
+        first = cells[f"capacity_gap/{pair}/{method}/seed0"]
+        for rate in studies.RATES:
+            cell = cells[f"rates/{pair}/{method}_{rate:g}/seed0"]
+            assert changed(cell, first) == (set() if rate == frozen else {"learning_rate"})
+            assert studies.config_of(cell).learning_rate == rate
     for path, cell in cells.items():  # the schedule is one for all, of students and of their teacher
         first = cells["cifar100/none/none/seed0" if cell.study == "cifar100" else "capacity_gap/none/none/seed0"]
         free = {"loss", "loss_settings", "temperature", "kd_weight", "label_weight", "radius", "center", "seed",
@@ -139,10 +146,17 @@ def test_published_numbers_are_the_recipes():
 def test_rates_and_weights_are_what_the_search_found_best():
     cells = by_path("capacity_gap")
     for method, pair in (("none", "none"), ("kd", "resnet56"), ("skd", "resnet56")):
-        trials, config = study_tables.searched(method), studies.config_of(cells[f"capacity_gap/{pair}/{method}/seed0"])
+        trials, config = protocol_tables.searched(method), studies.config_of(cells[f"capacity_gap/{pair}/{method}/seed0"])
         weight, rate = max(trials, key=trials.get)
         assert config.learning_rate == rate and weight in (None, config.kd_weight)
         assert {r for _, r in trials} == {0.05, 0.1, 0.2} and len(trials) == (3 if method == "none" else 6)
+    for cell in by_path("cifar100").values():
+        trials = {} if cell.is_teacher else protocol_tables.searched(f"cifar100_{cell.row}")
+        recorded = study_records.file_of(cell, studies.ROOT / studies.RESULTS).is_file()
+        assert cell.is_teacher or trials or not recorded  # a rate is frozen before the first record
+        if trials:
+            assert studies.config_of(cell).learning_rate == max(trials, key=trials.get)[1]
+            assert {rate for _, rate in trials} == {0.05, 0.1, 0.2}
 
 
 def test_the_label_on_raw_logits_leaves_the_distill_term_as_it_is():

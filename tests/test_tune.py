@@ -11,7 +11,7 @@ import pytest
 import tune_cases
 from tune_cases import SMALL, counting, folder_of
 
-from skd_tf import checkpoints, cli, data, experiment, training, tune
+from skd_tf import checkpoints, cli, experiment, training, tune
 from skd_tf.distiller import Distiller
 from skd_tf.errors import InputError
 from skd_tf.search.plan import OBJECTIVES, Plan
@@ -260,50 +260,3 @@ def test_errors_of_the_command_come_before_tensorflow_and_touch_nothing(config, 
     assert command(monkeypatch, *flags, "--dry_run") == 0
     assert "Search: 10 trials, random, val_accuracy max" in capsys.readouterr().out
     assert not (tmp_path / "s").exists()
-
-
-def test_the_hypermodel_in_a_stock_tuner(config, setup, tmp_path):
-    """keras_tuner.RandomSearch itself; no trial stores the teacher, which runs live here."""
-    import keras_tuner
-
-    live = config.replace(teacher_cache_dir="", epochs=1)
-    shared = experiment.prepare(live, tmp_path, test=False)
-    hypermodel = tune.DistillationHyperModel(live, ["temperature:log:1:16"], setup=shared)
-    tuner = keras_tuner.RandomSearch(
-        hypermodel, objective="val_accuracy", max_trials=2, seed=1, directory=str(tmp_path), project_name="stock"
-    )
-    tuner.search(verbose=0)
-    best = tuner.oracle.get_best_trials(2)
-    assert len({trial.hyperparameters.get("temperature") for trial in best}) == 2
-    assert all(trial.status == "COMPLETED" and 0 <= trial.score <= 1 for trial in best)
-    model = hypermodel.build(best[0].hyperparameters)
-    assert isinstance(model, Distiller) and float(model.temperature.numpy()) == pytest.approx(
-        best[0].hyperparameters.get("temperature")
-    )
-    weights = next((tmp_path / "stock").rglob("checkpoint.weights.h5"))
-    assert weights.stat().st_size < 3 * 4 * sum(np.prod(v.shape) for v in model.student.variables) + 200_000
-
-
-def test_the_hypermodel_in_hyperband_and_on_data_of_its_users(config, setup, tmp_path):
-    """Brackets of more epochs than the Config's go on where the shorter ones ended; other images meet the live teacher."""
-    import keras_tuner
-
-    hypermodel = tune.DistillationHyperModel(config.replace(epochs=1), ["temperature:choice:1,4,9"], setup=setup)
-    shared = {"objective": "val_accuracy", "directory": str(tmp_path)}
-    tuner = keras_tuner.Hyperband(hypermodel, max_epochs=2, factor=2, seed=1, project_name="hyperband", **shared)
-    ranges, stream = [], data.train_stream
-
-    def ranging(*arguments, **options):
-        ranges.append((options["first_step"], options["last_step"]))
-        return stream(*arguments, **options)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data, "train_stream", ranging)
-        tuner.search(verbose=0)
-    steps = len(setup.dataset.train) // config.batch_size
-    assert set(ranges) == {(0, steps), (steps, 2 * steps), (0, 2 * steps)}
-    assert all(trial.status == "COMPLETED" for trial in tuner.oracle.trials.values())
-    images = setup.dataset.train.take(slice(100))
-    tuner = keras_tuner.RandomSearch(hypermodel, max_trials=1, project_name="users", **shared)
-    tuner.search(x=images.images, y=images.labels, validation_data=(images.images, images.labels), epochs=1, verbose=0)
-    assert tuner.oracle.get_best_trials(1)[0].status == "COMPLETED"

@@ -9,6 +9,7 @@ from skd_tf import cli
 COMMANDS = {  # module of tools/benchmarks: what it measures
     "step": "A training step, ours and what a user would take instead.",
     "imagenet": "Input, steps and teachers' passes at ImageNet's size.",
+    "memory": "What an epoch's logits and the tables by image hold in memory.",
     "tune": "A search beside as many plain student trainings.",
     "scaling": "Examples a second and memory, by number of replicas and steps per call.",
 }

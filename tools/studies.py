@@ -119,6 +119,14 @@ def _taught_by(teacher):
     return f"--teacher_checkpoint=teachers/{teacher}", "--teacher_cache_dir=runs/studies/teacher_cache"
 
 
+RATES = (0.05, 0.1, 0.2, 0.4)
+FROZEN_RATES = {"none": 0.2, "kd": 0.1, "skd": 0.2}
+
+
+def _at_rate(method, rate):
+    return f"rows/{method}.flags" if rate == FROZEN_RATES[method] else f"rows/rates/{method}_{rate:g}.flags"
+
+
 TEMPERATURES = (1, 2, 4, 8, 16)
 BY_TEMPERATURE = ("kd", "skd", "skd_teacher_mean")
 _ENDS = ("resnet20", "resnet56")  # the smallest and the largest teacher
@@ -161,6 +169,14 @@ STUDIES = {
             },
             seeds=_THREE,
             seeds_of={("none", NO_PAIR): _FIVE} | {(row, pair): _FIVE for row in ("kd", "skd") for pair in _ENDS},
+        ),
+        Study(
+            "rates",
+            "Do the rates that were frozen after 4 epochs hold over 12?",
+            base="base.flags",
+            alone={f"none_{rate:g}": _at_rate("none", rate) for rate in RATES},
+            rows={f"{method}_{rate:g}": _at_rate(method, rate) for method in ("kd", "skd") for rate in RATES},
+            pairs={"resnet56": "pairs/resnet56.flags"},
         ),
         Study(
             "precision",

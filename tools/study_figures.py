@@ -152,14 +152,14 @@ def calibration(figure, records):
                 place = len(names) - 1
                 colour = COLOURS.get(row, COLOURS["skd"])
                 for source, face in (("raw_softmax", "white"), ("student", colour)):
-                    values = list(group.values(source, "ece").values())
-                    if values:
-                        right.plot([mean_and_spread(values)[0]], [place], MARKERS.get(row, "o"), color=colour,
-                                   markerfacecolor=face)  # fmt: skip
+                    mean, spread = mean_and_spread(group.values(source, "ece").values())
+                    if mean is not None:
+                        right.errorbar([mean], [place], xerr=[spread or 0], fmt=MARKERS.get(row, "o"), color=colour,
+                                       markerfacecolor=face, **_BAR)  # fmt: skip
     styled(right).set_yticks(range(len(names)), names, fontsize=8)
     right.invert_yaxis()
     right.set_xlim(left=0)
-    right.set_xlabel("ECE, mean over seeds")
+    right.set_xlabel("ECE, mean and standard deviation over seeds")
     right.set_title("Filled: as it ships; open: raw softmax", loc="left", fontsize=11)
     note(figure, "15 bins; test split, last epoch; bins pooled over seeds, those of fewer than 20 images left out")
 

@@ -1,12 +1,19 @@
 """The studies' tables as Markdown, each a function of {cell: record}; with few or no records they say what is missing."""
 
-import csv
-import statistics
-
-import published
+import protocol_tables
 import studies
-from study_numbers import group_of, mean_and_spread, paired, teacher_slopes, training_seconds
-from study_text import NOT_RUN, cell_text, difference_text, label, markdown, mean_text, radius_text
+from study_numbers import group_of, mean_and_spread, paired, teacher_slopes
+from study_text import (
+    NOT_RUN,
+    cell_text,
+    difference_text,
+    footer,
+    label,
+    markdown,
+    mean_text,
+    radius_text,
+    spread_text,
+)
 
 # What another source gives for a cell, as (top-1, ...) by temperature or row; one seed, so no spread.
 PILOT = {
@@ -20,25 +27,6 @@ PILOT_SOURCE = (
     "Pilot: resnet56 -> resnet8 in another framework, 12 epochs, batch 128, rate 0.1 falling linearly to 0, kd weight 0.9, "
     "one seed; not a published number. None of this pair is known."
 )
-
-
-def footer(study, records):
-    """What holds for all cells of a table: what is averaged, how many there are, and where they ran."""
-    cells = studies.cells(study)
-    mine = [records[cell] for cell in cells if cell in records]
-    lines = [
-        "Top-1 on the test split after the last epoch: mean +- sample standard deviation over seeds (their number), at one "
-        "data_seed and with one teacher of each kind, which understates the spread."
-    ]
-    if mine:
-        machines = "; ".join(sorted({record["device"] for record in mine}))
-        minutes = statistics.median(map(training_seconds, mine)) / 60
-        versions = sorted({f"TensorFlow {record['versions']['tensorflow']}" for record in mine})
-        lines.append(f"{len(mine)} of {len(cells)} cells, median {minutes:.1f} minutes of training each, on {machines}; "
-                     f"{', '.join(versions)}.")  # fmt: skip
-    else:
-        lines.append(f"None of the {len(cells)} cells has been run.")
-    return "\n".join(lines)
 
 
 def capacity_gap(records):
@@ -70,53 +58,6 @@ def capacity_gap(records):
 
 def slope_text(found):
     return NOT_RUN if found is None else "{:+.4f} ({:+.4f} to {:+.4f})".format(*found)
-
-
-def searched(method):
-    """The trials of the search before the studies: {(kd weight or None, learning rate): validation accuracy}."""
-    with open(studies.ROOT / studies.RESULTS / "frozen" / f"{method}.csv", newline="", encoding="utf-8") as file:
-        return {(float(row["kd_weight"]) if "kd_weight" in row else None, float(row["learning_rate"])):
-                float(row["val_accuracy"]) for row in csv.DictReader(file)}  # fmt: skip
-
-
-def frozen(records):
-    """The search that rates and weights come from; it stands in trials.csv files, not in records."""
-    del records
-    found = {method: searched(method) for method in ("none", "kd", "skd")}
-    rates, rows = sorted({rate for trials in found.values() for _, rate in trials}), []
-    for method, trials in found.items():
-        best = max(trials, key=trials.get)
-        for weight in sorted({weight for weight, _ in trials}, key=str):
-            texts = [f"{trials[weight, rate]:.4f}" for rate in rates]
-            texts = [f"**{text}**" if (weight, rate) == best else text for text, rate in zip(texts, rates, strict=True)]
-            rows.append([label(method), "-" if weight is None else f"{weight:g}", *texts])
-    head = ["validation top-1 after 4 epochs", "kd weight", *(f"rate {rate:g}" for rate in rates)]
-    note = "resnet56 -> resnet8, one seed, 5,000 images (standard error 0.006); in bold what the studies use."
-    return f"{markdown(head, rows)}\n\n{note}"
-
-
-def precision(records):
-    return _precision(records, "precision", 6)
-
-
-def precision_long(records):
-    return _precision(records, "precision_long", 12)
-
-
-def _precision(records, name, epochs):
-    study, pair = studies.STUDIES[name], "resnet20"
-    exact = group_of(study, pair, "float32_live", records)
-    rows = []
-    for row in study.rows:
-        group = group_of(study, pair, row, records)
-        change = "-" if row == "float32_live" else difference_text(group.accuracies, exact.accuracies)
-        minutes = mean_and_spread(training_seconds(record) / 60 for record in group.records.values())[0]
-        rows.append([
-            label(row), cell_text(group.accuracies, group.wanted), change, mean_text(group, "student", "nll"),
-            mean_text(group, "student", "ece"), "-" if minutes is None else f"{minutes:.1f}",
-        ])  # fmt: skip
-    head = [f"SKD, resnet20 -> resnet8, {epochs} epochs", "top-1", "minus float32, paired, standard error", "NLL", "ECE"]
-    return "\n".join([markdown([*head, "minutes of training"], rows), "", footer(study, records)])
 
 
 def temperature(records):
@@ -206,17 +147,18 @@ def calibration(records):
             "raw: confidence - top-1", "raw: ECE", "raw: NLL"]  # fmt: skip
     return "\n".join([
         markdown(head, rows), "",
-        "Means over seeds, test split, last epoch; ECE over 15 bins, NLL in nats. First as the student ships, which for a "
-        "spherical one is softmax(project(z; R)); then by softmax(z), the raw softmax, where that is another.",
+        "Mean +- sample standard deviation over n seeds, test split, last epoch; ECE over 15 bins, NLL in nats. First as "
+        "the student ships, which for a spherical one is softmax(project(z; R)); then by softmax(z), the raw softmax, where "
+        "that is another.",
     ])  # fmt: skip
 
 
 def calibration_texts(group):
-    texts = [mean_text(group, "student", "accuracy")]
+    texts = [spread_text(group.accuracies.values())]
     for source in ("student", "raw_softmax"):
-        confidence, accuracy = group.values(source, "confidence"), group.values(source, "accuracy")
-        gap, _ = mean_and_spread(paired(confidence, accuracy))
-        texts += ["-" if gap is None else f"{gap:+.4f}", mean_text(group, source, "ece"), mean_text(group, source, "nll")]
+        gaps = paired(group.values(source, "confidence"), group.values(source, "accuracy"))
+        texts.append(spread_text(gaps, form="{:+.4f}"))
+        texts += [spread_text(group.values(source, name).values()) for name in ("ece", "nll")]
     return texts
 
 
@@ -242,28 +184,6 @@ def cifar100(records):
     ])  # fmt: skip
 
 
-def cifar100_full(records):
-    return _beside_published("cifar100_full", published.CIFAR100, published.CIFAR100_SOURCE, records)
-
-
-def imagenet(records):
-    return _beside_published("imagenet", published.IMAGENET, published.IMAGENET_SOURCE, records)
-
-
-def _beside_published(name, numbers, source, records):
-    """A line a pair, a column a method: our mean and spread, then the published number in parentheses."""
-    study, rows = studies.STUDIES[name], []
-    for pair in study.pairs:
-        texts = []
-        for row in study.rows:
-            group = group_of(study, pair, row, records)
-            beside = f" ({numbers[pair][row] / 100:.4f})" if row in numbers[pair] else ""
-            texts.append(cell_text(group.accuracies, group.wanted) + beside)
-        rows.append([pair, *texts])
-    head = ["top-1 (published)", *(label(row) for row in study.rows)]
-    return "\n".join([markdown(head, rows), "", footer(study, records), source])
-
-
 def weights_text(config):
     """The weights of label and distill term."""
     label_weight = config.label_weight
@@ -276,22 +196,6 @@ def _quality(group):
     return [mean_text(group, "student", name) for name in ("nll", "ece", "agreement")]
 
 
-def cells(records):
-    rows = []
-    for study in studies.STUDIES.values():
-        mine = studies.cells(study)
-        done = [records[cell] for cell in mine if cell in records]
-        own = [record for record in done if "same_training_as" not in record]
-        seconds = list(map(training_seconds, own))
-        times = [f"{sum(seconds) / 3600:.1f}", f"{max(seconds) / 60:.0f}"] if own else ["-", "-"]
-        rows.append([study.name, study.question, str(len(mine)) if mine else f"reads {' and '.join(study.drawn_from)}",
-                     str(len(done)) if mine else "-", str(len(done) - len(own)) if mine else "-", *times])  # fmt: skip
-    head = ["study", "question", "cells", "with a record", "of them trained in another study", "hours of training",
-            "longest cell, minutes"]  # fmt: skip
-    return markdown(head, rows)
-
-
-TABLES = {table.__name__: table for table in (
-    frozen, precision, precision_long, capacity_gap, temperature, radius, sphere, calibration, cifar100,
-    cifar100_full, imagenet, cells,
+TABLES = protocol_tables.TABLES | {table.__name__: table for table in (
+    capacity_gap, temperature, radius, sphere, calibration, cifar100,
 )}  # fmt: skip

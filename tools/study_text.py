@@ -1,6 +1,9 @@
 """Words and cells of the studies' tables: names of rows, means with spreads, paired differences, Markdown."""
 
-from study_numbers import mean_and_spread, paired
+import statistics
+
+import studies
+from study_numbers import mean_and_spread, paired, training_seconds
 
 LABELS = {  # of rows, in tables and figures; others by their own name
     "none": "student alone",
@@ -40,13 +43,19 @@ def label(row):
     return LABELS.get(row, row)
 
 
-def cell_text(values, wanted, form="{:.4f}"):
-    """ "mean +- spread (n)" of {seed: value}, "(n of wanted)" where some are missing, or "not run"."""
-    mean, spread = mean_and_spread(values.values())
+def spread_text(values, form="{:.4f}"):
+    """ "mean +- spread" of values, the mean of a single one, or "-"."""
+    mean, spread = mean_and_spread(values)
     if mean is None:
+        return "-"
+    return form.format(mean) + (f" +- {spread:.4f}" if spread is not None else "")
+
+
+def cell_text(values, wanted):
+    """ "mean +- spread (n)" of {seed: value}, "(n of wanted)" where some are missing, or "not run"."""
+    if not values:
         return NOT_RUN
-    text = form.format(mean) + (f" +- {spread:.4f}" if spread is not None else "")
-    return f"{text} ({len(values)}{'' if len(values) == wanted else f' of {wanted}'})"
+    return f"{spread_text(values.values())} ({len(values)}{'' if len(values) == wanted else f' of {wanted}'})"
 
 
 def difference_text(values, others):
@@ -74,3 +83,22 @@ def markdown(headings, rows):
     """A Markdown table."""
     lines = [headings, ["---"] * len(headings), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def footer(study, records):
+    """What holds for all cells of a table: what is averaged, how many there are, and where they ran."""
+    cells = studies.cells(study)
+    mine = [records[cell] for cell in cells if cell in records]
+    lines = [
+        "Top-1 on the test split after the last epoch: mean +- sample standard deviation over seeds (their number), at one "
+        "data_seed and with one teacher of each kind, which understates the spread."
+    ]
+    if mine:
+        machines = "; ".join(sorted({record["device"] for record in mine}))
+        minutes = statistics.median(map(training_seconds, mine)) / 60
+        versions = sorted({f"TensorFlow {record['versions']['tensorflow']}" for record in mine})
+        lines.append(f"{len(mine)} of {len(cells)} cells, median {minutes:.1f} minutes of training each, on {machines}; "
+                     f"{', '.join(versions)}.")  # fmt: skip
+    else:
+        lines.append(f"None of the {len(cells)} cells has been run.")
+    return "\n".join(lines)

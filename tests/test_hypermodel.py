@@ -1,0 +1,56 @@
+"""DistillationHyperModel in keras-tuner's own Tuners."""
+
+import numpy as np
+import pytest
+import tune_cases
+
+from skd_tf import data, experiment, tune
+from skd_tf.distiller import Distiller
+
+
+def test_the_hypermodel_in_a_stock_tuner(tmp_path):
+    """keras_tuner.RandomSearch itself; no trial stores the teacher, which runs live here."""
+    import keras_tuner
+
+    live = tune_cases.config().replace(teacher_cache_dir="", epochs=1)
+    shared = experiment.prepare(live, tmp_path, test=False)
+    hypermodel = tune.DistillationHyperModel(live, ["temperature:log:1:16"], setup=shared)
+    tuner = keras_tuner.RandomSearch(
+        hypermodel, objective="val_accuracy", max_trials=2, seed=1, directory=str(tmp_path), project_name="stock"
+    )
+    tuner.search(verbose=0)
+    best = tuner.oracle.get_best_trials(2)
+    assert len({trial.hyperparameters.get("temperature") for trial in best}) == 2
+    assert all(trial.status == "COMPLETED" and 0 <= trial.score <= 1 for trial in best)
+    model = hypermodel.build(best[0].hyperparameters)
+    assert isinstance(model, Distiller) and float(model.temperature.numpy()) == pytest.approx(
+        best[0].hyperparameters.get("temperature")
+    )
+    weights = next((tmp_path / "stock").rglob("checkpoint.weights.h5"))
+    assert weights.stat().st_size < 3 * 4 * sum(np.prod(v.shape) for v in model.student.variables) + 200_000
+
+
+def test_the_hypermodel_in_hyperband_and_on_data_of_its_users(tmp_path):
+    """Brackets of more epochs than the Config's go on where the shorter ones ended; other images meet the live teacher."""
+    import keras_tuner
+
+    config, setup = tune_cases.config(), tune_cases.setup()
+    hypermodel = tune.DistillationHyperModel(config.replace(epochs=1), ["temperature:choice:1,4,9"], setup=setup)
+    shared = {"objective": "val_accuracy", "directory": str(tmp_path)}
+    tuner = keras_tuner.Hyperband(hypermodel, max_epochs=2, factor=2, seed=1, project_name="hyperband", **shared)
+    ranges, stream = [], data.train_stream
+
+    def ranging(*arguments, **options):
+        ranges.append((options["first_step"], options["last_step"]))
+        return stream(*arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data, "train_stream", ranging)
+        tuner.search(verbose=0)
+    steps = len(setup.dataset.train) // config.batch_size
+    assert set(ranges) == {(0, steps), (steps, 2 * steps), (0, 2 * steps)}
+    assert all(trial.status == "COMPLETED" for trial in tuner.oracle.trials.values())
+    images = setup.dataset.train.take(slice(100))
+    tuner = keras_tuner.RandomSearch(hypermodel, max_trials=1, project_name="users", **shared)
+    tuner.search(x=images.images, y=images.labels, validation_data=(images.images, images.labels), epochs=1, verbose=0)
+    assert tuner.oracle.get_best_trials(1)[0].status == "COMPLETED"
