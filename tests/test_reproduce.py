@@ -39,6 +39,9 @@ class PretendRunner(cell_runner.Runner):
                 json.dumps(study_cases.workdir_files(cell, 0.5 + number / 100))
             )
 
+    def commands(self, cell):
+        return [self.command(cell)]
+
     def command(self, cell):
         files = self._folder / f"{cell.path.replace('/', '_')}.json"
         return ["python", "-c", study_cases.COMMAND, str(self.workdir(cell)), self._jobs_of.get(cell.row, ""), str(files)]
@@ -144,8 +147,13 @@ def test_records_are_committed_alone(small, tmp_path, monkeypatch, capsys):
     assert git("diff", "--cached", "--name-only") == "staged\n"
     (tmp_path / ".git/index.lock").touch()  # another git command is running
     more = [cell for cell in studies.cells(small) if cell.row == "none"]
-    assert PretendRunner(tmp_path, more, commit=True).run(more) == 0
+    runner = PretendRunner(tmp_path, more, commit=True)
+    assert runner.run(more) == 0
     assert "recorded, not committed: " in capsys.readouterr().out
+    (tmp_path / ".git/index.lock").unlink()
+    runner.commit_left(study_records.read_all(runner.results))  # the next run
+    assert git("log", "--format=%s").splitlines()[0] == "Record: small/none/none/seed0, test top-1 0.5000"
+    assert len(git("log", "--format=%s").splitlines()) == 3
 
 
 def test_a_workdir_that_is_in_use_is_waited_for(small, tmp_path, capsys):
@@ -156,6 +164,26 @@ def test_a_workdir_that_is_in_use_is_waited_for(small, tmp_path, capsys):
         assert not runner._free(cell)
     assert f"waits for the process {os.getpid()}" in capsys.readouterr().out
     assert runner._free(cell)
+
+
+def test_a_student_is_calibrated_after_its_training(small, tmp_path, capsys):
+    class Calibrating(PretendRunner):
+        def commands(self, cell):
+            write = f"open({str(self.workdir(cell) / 'calibrated.json')!r}, 'w').write({json.dumps(evaluated)!r})"
+            return [self.command(cell), ["python", "-c", write if cell.row != "kd" else "import sys; sys.exit(3)"]]
+
+    row = {"temperature": 1.5, "accuracy": 0.5, "confidence": 0.45, "nll": 0.9, "ece": 0.05}
+    evaluated = {"models": [{"calibrated": row | {"more": 1}}]}
+    cells = [cell for cell in studies.cells(small) if cell.pair == "a"]
+    runner = Calibrating(tmp_path, cells)
+    assert runner.run(cells) == 1 and "small/a/kd/seed0: FAILED, exit code 3" in capsys.readouterr().out
+    (record,) = study_records.read_all(runner.results).values()
+    assert record["calibrated"] == row
+    config = studies.config_of(cells[0])
+    commands = cell_runner.Runner(runner.places | {"data_dir": "/data"}).commands(cells[0])
+    assert config.validation_fraction and len(commands) == 2
+    assert {"--calibrate", "--data_dir=/data", f"--model={runner.workdir(cells[0])}"} <= set(commands[1])
+    assert len(cell_runner.Runner(runner.places).commands(study_cases.by_path("imagenet").popitem()[1])) == 1
 
 
 def test_the_command_names_the_places_only_where_they_are_others(tmp_path):

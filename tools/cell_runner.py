@@ -1,6 +1,7 @@
 """Runs cells, a process each, some at a time: dealt out to cores or GPUs, stopped and resumed, recorded as they end."""
 
 import ctypes
+import dataclasses
 import fcntl
 import os
 import pathlib
@@ -20,6 +21,17 @@ from skd_tf.progress import duration, say
 
 _POLL_SECONDS = 0.2
 _PR_SET_PDEATHSIG = 1  # of Linux' prctl
+
+
+@dataclasses.dataclass
+class _Job:
+    """A cell that has a slot: the process that runs now, and the commands that follow it."""
+
+    cell: studies.Cell
+    slot: int
+    commands: list
+    process: subprocess.Popen | None = None
+    start: float = dataclasses.field(default_factory=time.monotonic)
 
 
 class Runner:
@@ -54,33 +66,44 @@ class Runner:
         workdir = self.workdir(cell)
         return [*command, f"--workdir={workdir.relative_to(studies.ROOT) if studies.ROOT in workdir.parents else workdir}"]
 
+    def commands(self, cell):
+        """The training, and for a student with held-out images what one temperature fitted on those makes of its softmax."""
+        commands, workdir = [self.command(cell)], self.workdir(cell)
+        if not cell.is_teacher and studies.config_of(cell).validation_fraction:
+            commands.append(["python", "-m", "skd_tf.evaluate", f"--model={workdir}", "--calibrate", "--notiming",
+                             "--bootstrap=0", f"--output={workdir / study_records.CALIBRATED}"])  # fmt: skip
+            commands[-1] += [f"--data_dir={self._places['data_dir']}"] * bool(self._places["data_dir"])
+        return commands
+
     def run(self, cells):
         """Runs cells in their order, those of a study after its teachers; returns the number of those that failed.
 
         Raises:
           Interrupted: by a signal, after the cells that were running have saved their state and ended.
         """
-        waiting, running, failed = list(cells), {}, 0  # slot -> (cell, process, start)
+        waiting, jobs, failed = list(cells), [], 0
         with interrupts.deferred() as interrupted:
             try:
-                while waiting or running:
-                    for slot in sorted(set(range(self._jobs)) - set(running)):
-                        cell = None if interrupted() else self._next(waiting, [cell for cell, *_ in running.values()])
+                while waiting or jobs:
+                    for slot in sorted(set(range(self._jobs)) - {job.slot for job in jobs}):
+                        cell = None if interrupted() else self._next(waiting, [job.cell for job in jobs])
                         if cell is not None:
                             waiting.remove(cell)
                             if not self._take_over(cell):
-                                running[slot] = cell, self._start(cell, slot), time.monotonic()
+                                jobs.append(self._begin(cell, slot))
                     time.sleep(_POLL_SECONDS)
-                    for slot, (cell, process, start) in list(running.items()):
-                        if process.poll() is not None:
-                            del running[slot]
-                            failed += not self._ended(cell, process.returncode, time.monotonic() - start, interrupted())
+                    for job in [job for job in jobs if job.process.poll() is not None]:
+                        if job.commands and not job.process.returncode and not interrupted():
+                            self._start(job)
+                        else:
+                            jobs.remove(job)
+                            failed += not self._ended(job, interrupted())
                     if interrupted():
-                        self._pass_on(running, interrupted())
+                        self._pass_on(jobs, interrupted())
                         raise interrupts.Interrupted(interrupted(), "Cells that were running have saved their state.")
             finally:
-                for _, process, _ in running.values():  # after an error of our own, or a second signal
-                    process.terminate()
+                for job in jobs:  # after an error of our own, or a second signal
+                    job.process.terminate()
         return failed
 
     def _next(self, waiting, running):
@@ -117,27 +140,34 @@ class Runner:
                 return True
         return True
 
-    def _start(self, cell, slot):
-        workdir, command = self.workdir(cell), self.command(cell)
+    def _begin(self, cell, slot):
         log = self._log(cell)
         log.parent.mkdir(parents=True, exist_ok=True)
-        own = set() if self._gpus else cores(slot, self._jobs, os.sched_getaffinity(0))
-        say(f"{cell.path}: {'resumes' if (workdir / 'config.json').is_file() else 'begins'}, log {log}")
-        with open(log, "a") as output:
+        resumes = (self.workdir(cell) / "config.json").is_file()
+        say(f"{cell.path}: {'resumes' if resumes else 'begins'}, log {log}")
+        job = _Job(cell, slot, self.commands(cell))
+        self._start(job)
+        return job
+
+    def _start(self, job):
+        command = job.commands.pop(0)
+        own = set() if self._gpus else cores(job.slot, self._jobs, os.sched_getaffinity(0))
+        with open(self._log(job.cell), "a") as output:
             print(f"$ {shlex.join(command)}", file=output, flush=True)
             # A session of its own: a Ctrl-C at the terminal must reach it once, from here.
-            return subprocess.Popen(
+            job.process = subprocess.Popen(
                 [sys.executable, *command[1:]], cwd=studies.ROOT, stdin=subprocess.DEVNULL, stdout=output,
-                stderr=subprocess.STDOUT, env=environment(slot, self._gpus, self._jobs), start_new_session=True,
+                stderr=subprocess.STDOUT, env=environment(job.slot, self._gpus, self._jobs), start_new_session=True,
                 preexec_fn=lambda: _prepare(own),  # noqa: PLW1509 (there are no threads)
             )  # fmt: skip
 
     def _log(self, cell):
         return pathlib.Path(self._places["runs_dir"], f"{cell.path}.log")
 
-    def _ended(self, cell, code, seconds, interrupted):
-        """Records a cell whose process has ended; says how it went, and returns whether it went well."""
-        if code:
+    def _ended(self, job, interrupted):
+        """Records a cell whose last process has ended; says how it went, and returns whether it went well."""
+        cell, code = job.cell, job.process.returncode
+        if code or job.commands:
             if not interrupted:
                 say(f"{cell.path}: FAILED, exit code {code}: {_last_words(self._log(cell))}")
             return False
@@ -146,7 +176,7 @@ class Runner:
         except InputError as error:
             say(f"{cell.path}: FAILED: {error}")
             return False
-        say(f"{cell.path}: test top-1 {record['student']['accuracy']:.4f}, in {duration(seconds)}")
+        say(f"{cell.path}: test top-1 {record['student']['accuracy']:.4f}, in {duration(time.monotonic() - job.start)}")
         self._recorded(cell, record)
         if not self._keep_runs and not cell.is_teacher:
             shutil.rmtree(self.workdir(cell))
@@ -154,23 +184,37 @@ class Runner:
 
     def _recorded(self, cell, record):
         if self._commit:
-            message = f"--message=Record: {cell.path}, test top-1 {record['student']['accuracy']:.4f}"
-            path = study_records.file_of(cell, self._places["results_dir"])
-            for words in (["add"], ["commit", "--quiet", message]):  # of this file alone, whatever else is staged
-                command = ["git", *words, "--", path]
-                git = subprocess.run(command, cwd=studies.ROOT, capture_output=True, text=True, check=False)
-                if git.returncode:
-                    say(f"{cell.path}: recorded, not committed: {(git.stderr or git.stdout).strip().splitlines()[-1]}")
-                    return
+            self.commit(cell, record)
 
-    def _pass_on(self, running, number):
-        for _, process, _ in running.values():
-            process.send_signal(number)
-        for cell, process, start in running.values():
-            code = process.wait()
-            if code == 0:  # its end came first
-                self._ended(cell, code, time.monotonic() - start, True)
-        running.clear()
+    def commit(self, cell, record):
+        """Commits a cell's record, alone, whatever else is staged; where it cannot, says so: the next run tries again."""
+        path = study_records.file_of(cell, self._places["results_dir"])
+        message = f"--message=Record: {cell.path}, test top-1 {record['student']['accuracy']:.4f}"
+        for words in (["add"], ["commit", "--quiet", message]):
+            git = _git(*words, "--", path)
+            if git.returncode:
+                say(f"{cell.path}: recorded, not committed: {(git.stderr or git.stdout).strip().splitlines()[-1]}")
+                return
+
+    def commit_left(self, records):
+        """Commits those of {cell: record} that an earlier run has left uncommitted."""
+        changed = {line[3:] for line in _git("status", "--porcelain", "--untracked-files=all").stdout.splitlines()}
+        for cell, record in records.items():
+            path = study_records.file_of(cell, self._places["results_dir"])
+            if path.relative_to(studies.ROOT).as_posix() in changed:
+                self.commit(cell, record)
+
+    def _pass_on(self, jobs, number):
+        for job in jobs:
+            job.process.send_signal(number)
+        for job in jobs:
+            job.process.wait()
+            self._ended(job, True)  # recorded where its end came first
+        jobs.clear()
+
+
+def _git(*words):
+    return subprocess.run(["git", *words], cwd=studies.ROOT, capture_output=True, text=True, check=False)
 
 
 def environment(slot, gpus, jobs):

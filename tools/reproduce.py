@@ -132,6 +132,8 @@ def main(flag_values):
         say(plan_text(cells, runner, study_records.read_all(results), results, flag_values.jobs))
         return None
     with locked(places["runs_dir"]):
+        if flag_values.commit:
+            runner.commit_left(study_records.read_all(results))
         left = [cell for cell in cells if not study_records.file_of(cell, results).is_file()]
         say(f"{len(cells)} cells, {len(cells) - len(left)} have a record.")
         failed = runner.run(left[: flag_values.limit])

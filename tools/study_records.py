@@ -14,6 +14,7 @@ from skd_tf.errors import InputError
 from skd_tf.knobs import as_text, rules_of
 from skd_tf.workdir import write_json
 
+CALIBRATED = "calibrated.json"  # in a workdir: what evaluate --calibrate measured
 _FIELDS = {field.name: field for field in dataclasses.fields(Config) if rules_of(field).affects_result}
 _BY_EPOCH = ("val_accuracy", "student_logit_norm", "radius_over_student_norm")
 
@@ -142,12 +143,14 @@ def from_workdir(cell, workdir, results):
             f"The run has other settings than the cell's flagfiles. Expected the same. Received {'; '.join(other)} in "
             f"{workdir}. Remove that folder: the cell is then run anew."
         )
+    calibrated = workdir / CALIBRATED
     record = {
         "flagfiles": list(cell.flagfiles),
         "config": config,
         "teacher": _teacher(result, details, began),
         "student": {name: value for name, value in result["student"].items() if name != "val_accuracy"},
         "raw_softmax": details["models"]["student"].get("raw"),
+        "calibrated": _calibrated(json.loads(calibrated.read_text())) if calibrated.is_file() else None,
         "radius": result["radius"],
         "reliability": {
             "as_shipped": _columns(details["models"]["student"]["reliability"]),
@@ -163,6 +166,11 @@ def from_workdir(cell, workdir, results):
     }
     _write(cell, record, results)
     return record
+
+
+def _calibrated(evaluated):
+    row = evaluated["models"][0]["calibrated"]
+    return {name: row[name] for name in ("temperature", "accuracy", "confidence", "nll", "ece")}
 
 
 def _teacher(result, details, began):
