@@ -91,11 +91,13 @@ def record(cell, accuracy, **changes):
     bins = {"count": [0, 30, 50], "confidence": [None, 0.5, 0.9], "accuracy": [None, 0.6, 0.95]}
     made = {
         "flagfiles": list(cell.flagfiles), "config": study_records.settings(config),
-        "teacher": {"name": name, "fingerprint": name, "accuracy": 0.9, "parameters": PARAMETERS.get(name, 1000)}
-        if config.needs_teacher else None,
+        "teacher": quality | {"name": name, "fingerprint": name, "accuracy": 0.9, "logit_norm": 22.0,
+                              "parameters": PARAMETERS.get(name, 1000)} if config.needs_teacher else None,
         "student": quality | {"agreement": 0.8, "parameters": 78042},
         "raw_softmax": quality | {"ece": 0.45} if sphere else None,
         "reliability": {"as_shipped": bins, "raw_softmax": bins if sphere else None},
+        "calibrated": {"temperature": 1.5, "accuracy": accuracy, "confidence": accuracy, "nll": 0.5, "ece": 0.01},
+        "by_epoch": {"val_accuracy": [0.1, accuracy - 0.01], "radius_over_student_norm": [1.0, 5.0]},
         "radius": 6.3246 if sphere else None, "seconds": 9999.0, "examples_per_second": config.epochs * 100 / 420,
         "dataset": {"train": 100}, "device": "a machine", "versions": {"tensorflow": "2"},
     }  # fmt: skip

@@ -51,7 +51,7 @@ def test_the_first_study_has_five_seeds_at_its_ends():
         (row, f"resnet{depth}"): five if depth in (20, 56) else three for row in ("kd", "skd") for depth in (20, 32, 44, 56)
     }
     assert {name: len(studies.cells(study)) for name, study in STUDIES.items()} == {
-        "capacity_gap": 37, "rates": 12, "precision": 9, "precision_long": 6, "temperature": 33, "radius": 7, "sphere": 30,
+        "capacity_gap": 37, "rates": 12, "precision": 9, "precision_long": 6, "temperature": 33, "radius": 12, "sphere": 30,
         "calibration": 0, "cifar100": 28, "cifar100_full": 186, "imagenet": 12,
     }  # fmt: skip
 
@@ -81,16 +81,26 @@ def test_every_row_is_one_change():
     for times in (1, 3, 4):
         radius = studies.config_of(cells[f"sphere/resnet56/radius_{times}/seed0"]).radius
         assert radius == pytest.approx(times * 10**0.5, rel=1e-12)
-    for row, names in {"t1_rate_0.1": {"learning_rate"}, "t1_rate_0.05": {"learning_rate"}, "t1_no_label": {"label_weight"},
-                       "t4_rate_0.1": {"learning_rate"}}.items():  # fmt: skip
-        assert changed(cells[f"radius/resnet56/{row}/seed0"], cells[f"radius/resnet56/{row.split('_')[0]}/seed0"]) == names
-    for method, frozen in studies.FROZEN_RATES.items():
+    both, rate = {"kd_weight", "label_weight"}, {"learning_rate"}
+    changes = {
+        "t4": {"radius"}, "t4_no_label": {"label_weight"}, "t4_scaled": both, "t4_rate_0.1": rate, "t4_rate_0.05": rate,
+        "t1": {"temperature"}, "t1_scaled": both, "t1_rate_0.1": rate, "t1_rate_0.05": rate,
+        "label_on_large": {"radius", "temperature", *both}, "t4_label_on_default": {"radius", "temperature", *both},
+    }  # fmt: skip
+    for row, names in changes.items():
+        start = row.split("_")[0]
+        first = {"t4": "default", "t1": "t4", "label_on_large": "default"}.get(row, start)
+        assert changed(cells[f"radius/resnet56/{row}/seed0"], cells[f"radius/resnet56/{first}/seed0"]) == names
+    for method in ("none", "kd", "kd_half", "skd"):
         pair = "none" if method == "none" else "resnet56"
-        first = cells[f"capacity_gap/{pair}/{method}/seed0"]
+        first = cells[f"capacity_gap/{pair}/{method.removesuffix('_half')}/seed0"]
         for rate in studies.RATES:
             cell = cells[f"rates/{pair}/{method}_{rate:g}/seed0"]
-            assert changed(cell, first) == (set() if rate == frozen else {"learning_rate"})
+            other = {"kd_weight"} if method == "kd_half" else set()
+            assert changed(cell, first) - {"learning_rate"} == other
             assert studies.config_of(cell).learning_rate == rate
+            if studies.FROZEN_RATES.get(method) == rate:
+                assert changed(cell, first) == set()
     for path, cell in cells.items():  # the schedule is one for all, of students and of their teacher
         first = cells["cifar100/none/none/seed0" if cell.study == "cifar100" else "capacity_gap/none/none/seed0"]
         free = {"loss", "loss_settings", "temperature", "kd_weight", "label_weight", "radius", "center", "seed",
@@ -144,12 +154,16 @@ def test_published_numbers_are_the_recipes():
 
 
 def test_rates_and_weights_are_what_the_search_found_best():
-    cells = by_path("capacity_gap")
-    for method, pair in (("none", "none"), ("kd", "resnet56"), ("skd", "resnet56")):
-        trials, config = protocol_tables.searched(method), studies.config_of(cells[f"capacity_gap/{pair}/{method}/seed0"])
+    cells = by_path("capacity_gap", "temperature")
+    paths = {"none": "capacity_gap/none/none", "kd": "capacity_gap/resnet56/kd", "skd": "capacity_gap/resnet56/skd",
+             "skd_teacher_mean": "temperature/resnet56/skd_teacher_mean_t4"}  # fmt: skip
+    for method, path in paths.items():
+        trials, config = protocol_tables.searched(method), studies.config_of(cells[f"{path}/seed0"])
         weight, rate = max(trials, key=trials.get)
         assert config.learning_rate == rate and weight in (None, config.kd_weight)
-        assert {r for _, r in trials} == {0.05, 0.1, 0.2} and len(trials) == (3 if method == "none" else 6)
+        assert {r for _, r in trials} == {0.05, 0.1, 0.2}
+        assert len(protocol_tables.searched(method)) == (3 if method == "none" else 6)
+        assert studies.FROZEN_RATES.get(method, rate) == rate
     for cell in by_path("cifar100").values():
         trials = {} if cell.is_teacher else protocol_tables.searched(f"cifar100_{cell.row}")
         recorded = study_records.file_of(cell, studies.ROOT / studies.RESULTS).is_file()
@@ -171,17 +185,24 @@ def test_the_label_on_raw_logits_leaves_the_distill_term_as_it_is():
     np.testing.assert_allclose(mine["label"], oracles.label_terms(student, labels))
 
 
-def test_the_label_on_the_default_sphere_leaves_the_distill_term_as_it_is():
-    cells = by_path("radius")
-    large, mixed = (studies.config_of(cells[f"radius/resnet56/{row}/seed0"]) for row in ("t1", "t1_label_on_default"))
-    default, measured = 2 * 10**0.5, 21.971  # of the resnet56, which its record repeats
+def test_the_label_on_another_sphere_leaves_the_distill_term_as_it_is():
+    cells, default, measured = by_path("radius"), 2 * 10**0.5, 21.971  # of the resnet56, which its record repeats
     student, teacher = np.random.default_rng(0).normal(size=(2, 5, 10)) * 4
-    mine = oracles.spherical_kd(student, teacher, np.arange(5), mixed.temperature, default)
-    theirs = oracles.spherical_kd(student, teacher, np.arange(5), large.temperature, measured)
-    assert (large.radius, mixed.radius) == ("teacher_mean", "auto")
-    np.testing.assert_allclose(mixed.kd_weight * mine["distill"], large.kd_weight * theirs["distill"], rtol=1e-4)
-    assert mixed.label_weight == pytest.approx(1 - large.kd_weight)
-    records = [r for c, r in study_records.read_all(studies.ROOT / studies.RESULTS).items() if c.row == "t1"]
+    for row, first, spheres in (("t4_label_on_default", "t4", (default, measured)),
+                                ("label_on_large", "default", (measured, default))):  # fmt: skip
+        mixed, pure = (studies.config_of(cells[f"radius/resnet56/{name}/seed0"]) for name in (row, first))
+        mine, theirs = (oracles.spherical_kd(student, teacher, np.arange(5), config.temperature, radius)
+                        for config, radius in zip((mixed, pure), spheres, strict=True))  # fmt: skip
+        radii = {default: "auto", measured: "teacher_mean"}
+        assert (mixed.radius, pure.radius) == (radii[spheres[0]], radii[spheres[1]])
+        np.testing.assert_allclose(mixed.kd_weight * mine["distill"], pure.kd_weight * theirs["distill"], rtol=1e-4)
+        assert mixed.label_weight == pytest.approx(1 - pure.kd_weight)
+    for row in ("t4", "t1"):
+        scaled, first = (studies.config_of(cells[f"radius/resnet56/{name}/seed0"]) for name in (f"{row}_scaled", row))
+        assert scaled.kd_weight / first.kd_weight == pytest.approx(default / measured, rel=1e-4)
+        assert scaled.label_weight / (1 - first.kd_weight) == pytest.approx(default / measured, rel=1e-4)
+    records = [r for c, r in study_records.read_all(studies.ROOT / studies.RESULTS).items()
+               if c.study == "radius" and c.row[:2] in ("t4", "t1") and c.row != "t4_label_on_default"]  # fmt: skip
     assert [record["radius"] for record in records] == pytest.approx([measured] * len(records), rel=1e-3)
 
 
@@ -205,8 +226,8 @@ def test_the_same_training_of_another_study_is_not_run_again(tmp_path):
         "temperature/resnet56/kd_t4/seed0": "capacity_gap/resnet56/kd/seed0",
         "temperature/resnet56/skd_t4/seed0": "capacity_gap/resnet56/skd/seed0",
         "sphere/resnet56/skd/seed2": "capacity_gap/resnet56/skd/seed2",
-        "temperature/resnet56/skd_teacher_mean_t4/seed2": "sphere/resnet56/teacher_mean/seed2",
-        "radius/resnet56/t1/seed0": "temperature/resnet56/skd_teacher_mean_t1/seed0",
+        "radius/resnet56/t4/seed0": "sphere/resnet56/teacher_mean/seed0",
+        "radius/resnet56/default/seed0": "capacity_gap/resnet56/skd/seed0",
     }
     for path, other in pairs.items():
         others = {cell: study_cases.record(cell, 0.8) for p, cell in cells.items() if p.startswith(other.split("/")[0])}

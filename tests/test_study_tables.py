@@ -21,6 +21,7 @@ import study_figures
 import study_numbers
 import study_records
 import study_tables
+import study_text
 import table
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -89,9 +90,27 @@ def test_the_slopes_of_the_first_study_are_per_doubling():
             for pair in STUDIES["capacity_gap"].pairs for seed, accuracy in accuracies(records, pair, "kd").items()
             if seed in accuracies(records, pair, "skd")]  # fmt: skip
     assert found["skd - kd"][0] == pytest.approx(np.polyfit(*zip(*both, strict=True), 1)[0])
-    text = study_tables.capacity_gap(records)
-    assert "- KD: {:+.4f} ({:+.4f} to {:+.4f})".format(*found["kd"]) in text
-    assert "- SKD - KD: {:+.4f} (".format(found["skd - kd"][0]) in text
+    rows = rows_of(study_tables.capacity_gap(records).split("slope over")[1])
+    assert rows["KD"][1] == "{:+.4f} ({:+.4f} to {:+.4f})".format(*found["kd"])
+    assert rows["SKD - KD"][1].startswith(f"{found['skd - kd'][0]:+.4f} (")
+    pairs = list(STUDIES["capacity_gap"].pairs)
+    sizes = [np.log2(study_cases.PARAMETERS[pair]) for pair in pairs]
+    means = [np.mean(list(accuracies(records, pair, "kd").values())) for pair in pairs]
+    of_means = scipy.stats.linregress(sizes, means)  # four points
+    half = scipy.stats.t.ppf(0.975, 2) * of_means.stderr
+    assert rows["KD"][0] == f"{of_means.slope:+.4f} ({of_means.slope - half:+.4f} to {of_means.slope + half:+.4f})"
+    larger = [(size, y) for size, y in points["kd"] if size > sizes[0]]
+    assert rows["KD"][2].startswith(f"{np.polyfit(*zip(*larger, strict=True), 1)[0]:+.4f} (")
+
+
+def test_the_pooled_spread_is_an_analysis_of_variances():
+    groups = [[1.0, 2.0, 4.0], [0.0, 3.0], [7.0]]
+    spread, degrees = study_numbers.pooled_spread(groups)
+    residuals = np.concatenate([np.array(g) - np.mean(g) for g in groups])
+    assert degrees == 3 and spread == pytest.approx((residuals @ residuals / 3) ** 0.5)
+    half = scipy.stats.t.ppf(0.975, 3) * spread / 3**0.5
+    assert f"95% interval of +- {half:.4f}" in study_text.pooled_text("thing", groups, 3)
+    assert study_numbers.pooled_spread([[1.0], []]) is None and study_text.pooled_text("thing", [[1.0]], 3) == ""
 
 
 def test_every_number_of_a_table_is_its_cells():
@@ -105,7 +124,7 @@ def test_every_number_of_a_table_is_its_cells():
         alone = accuracies(mine, "none", "none")
         texts += [study_tables.difference_text(accuracies(mine, pair, row), alone) for row in ("kd", "skd")]
         texts.append(study_tables.difference_text(*(accuracies(mine, pair, row) for row in ("skd", "kd"))))
-        assert rows[pair] == [f"{study_cases.PARAMETERS[pair]:,}", "0.9000", *texts]
+        assert rows[pair] == [f"{study_cases.PARAMETERS[pair]:,}", "0.9000", "22.0", *texts]
     rows = rows_of(study_tables.temperature(records))
     found = {t: accuracies(records, "resnet56", f"kd_t{t}") for t in (1, 2, 4, 8, 16)}
     wanted = {1: 3, 2: 1, 4: 3, 8: 1, 16: 3}
@@ -113,6 +132,14 @@ def test_every_number_of_a_table_is_its_cells():
     there = [np.mean(list(values.values())) for values in found.values() if values]
     assert 2 < len(there) < 5  # so that the table has to say so
     assert rows["KD"][6] == f"{max(there) - min(there):.4f} ({len(there)} of 5 T)"
+    full, ranges = made_records("temperature", share=0.9), {}
+    for method in ("kd", "skd"):  # of the seeds that all three temperatures have
+        columns = [accuracies(full, "resnet56", f"{method}_t{t}") for t in (1, 4, 16)]
+        common = set.intersection(*map(set, columns))
+        ranges[method] = {seed: np.ptp([column[seed] for column in columns]) for seed in common}
+    rows = rows_of(study_tables.temperature(full))
+    assert rows["KD"][7] == study_text.mean_and_error_text(ranges["kd"].values())
+    assert rows["SKD"][8] == study_tables.difference_text(ranges["skd"], ranges["kd"]) != "-"
     sphere = {cell: r for cell, r in records.items() if cell.study == "sphere"}
     rows = rows_of(study_tables.sphere(sphere))
     assert rows["not centred"][1] == study_tables.cell_text(accuracies(sphere, "resnet56", "not_centered"), 3)
@@ -126,12 +153,14 @@ def test_calibration_stands_beside_the_raw_softmax():
     made = study_cases.record(cell, 0.8)
     made["student"] |= {"confidence": 0.65, "ece": 0.15, "nll": 0.7}
     made["raw_softmax"] = {"accuracy": 0.8, "confidence": 0.35, "ece": 0.45, "nll": 1.1}
-    assert "| SKD | resnet44 | 1 | 0.8000 | -0.1500 | 0.1500 | 0.7000 | -0.4500 | 0.4500 | 1.1000 |" in (
-        study_tables.calibration({cell: made})
-    )
+    line = "| SKD | resnet44 | 6.325 | 1 | 0.8000 | -0.1500 | 0.1500 | 0.7000 | -0.4500 | 0.4500 | 1.1000 |"
+    assert f"{line} 1.500 | 0.0100 | 0.5000 |" in study_tables.calibration({cell: made})
+    assert "1.1000 | - | - | - |" in study_tables.calibration({cell: made | {"calibrated": None}})
     alone = studies.cells(STUDIES["capacity_gap"])[0]
     text = study_tables.calibration({alone: study_cases.record(alone, 0.8)})
-    assert "| student alone | - | 1 | 0.8000 | -0.1600 | 0.1600 | 0.6000 | - | - | - |" in text
+    assert "| student alone | - | - | 1 | 0.8000 | -0.1600 | 0.1600 | 0.6000 | - | - | - | 1.500 |" in text
+    students = study_tables.calibrated_students()
+    assert len(students) == 9 + 13 + 8 and len({(study.name, row, pair) for study, pair, row in students}) == len(students)
 
 
 @pytest.mark.parametrize("name", study_tables.TABLES)

@@ -119,12 +119,12 @@ def _taught_by(teacher):
     return f"--teacher_checkpoint=teachers/{teacher}", "--teacher_cache_dir=runs/studies/teacher_cache"
 
 
-RATES = (0.05, 0.1, 0.2, 0.4)
-FROZEN_RATES = {"none": 0.2, "kd": 0.1, "skd": 0.2}
+RATES = (0.1, 0.2, 0.4)
+FROZEN_RATES = {"none": 0.2, "kd": 0.1, "skd": 0.2}  # kd_half, kd at weight 0.5, was second
 
 
 def _at_rate(method, rate):
-    return f"rows/{method}.flags" if rate == FROZEN_RATES[method] else f"rows/rates/{method}_{rate:g}.flags"
+    return f"rows/{method}.flags" if rate == FROZEN_RATES.get(method) else f"rows/rates/{method}_{rate:g}.flags"
 
 
 TEMPERATURES = (1, 2, 4, 8, 16)
@@ -175,7 +175,7 @@ STUDIES = {
             "Do the rates that were frozen after 4 epochs hold over 12?",
             base="base.flags",
             alone={f"none_{rate:g}": _at_rate("none", rate) for rate in RATES},
-            rows={f"{method}_{rate:g}": _at_rate(method, rate) for method in ("kd", "skd") for rate in RATES},
+            rows={f"{method}_{rate:g}": _at_rate(method, rate) for method in ("kd", "kd_half", "skd") for rate in RATES},
             pairs={"resnet56": "pairs/resnet56.flags"},
         ),
         Study(
@@ -215,16 +215,20 @@ STUDIES = {
             "Why does the radius matter as much as the method? At the teacher's mean norm, one change at a time.",
             base="base.flags",
             rows={
-                "t1": "rows/temperature/skd_teacher_mean_t1.flags",
+                "default": "rows/skd.flags",
+                "label_on_large": "rows/radius/label_on_large.flags",
+                "t4": "rows/sphere/teacher_mean.flags",
+                "t4_label_on_default": "rows/radius/t4_label_on_default.flags",
+                "t4_no_label": "rows/radius/t4_no_label.flags",
+                "t4_scaled": "rows/radius/t4_scaled.flags",
+                "t4_rate_0.1": "rows/radius/t4_rate_0.1.flags",
+                "t4_rate_0.05": "rows/radius/t4_rate_0.05.flags",
+                "t1": "rows/radius/t1.flags",
+                "t1_scaled": "rows/radius/t1_scaled.flags",
                 "t1_rate_0.1": "rows/radius/t1_rate_0.1.flags",
                 "t1_rate_0.05": "rows/radius/t1_rate_0.05.flags",
-                "t1_no_label": "rows/radius/t1_no_label.flags",
-                "t1_label_on_default": "rows/radius/t1_label_on_default.flags",
-                "t4": "rows/temperature/skd_teacher_mean_t4.flags",
-                "t4_rate_0.1": "rows/radius/t4_rate_0.1.flags",
             },
             pairs={"resnet56": "pairs/resnet56.flags"},
-            drawn_from=("temperature",),  # the default radius
         ),
         Study(
             "sphere",
@@ -234,7 +238,7 @@ STUDIES = {
                 "skd": "rows/skd.flags",
                 "label_on_raw": "rows/sphere/label_on_raw.flags",
                 "not_centered": "rows/sphere/not_centered.flags",
-                "teacher_mean": "rows/skd_teacher_mean.flags",
+                "teacher_mean": "rows/sphere/teacher_mean.flags",
                 "teacher_sample": "rows/sphere/teacher_sample.flags",
                 "radius_1": "rows/sphere/radius_1.flags",
                 "radius_3": "rows/sphere/radius_3.flags",
@@ -249,7 +253,7 @@ STUDIES = {
         Study(
             "calibration",
             "How far are confidence and accuracy apart, on the sphere and in the raw softmax?",
-            drawn_from=("capacity_gap", "sphere"),
+            drawn_from=("capacity_gap", "temperature", "sphere"),
         ),
         Study(
             "cifar100",

@@ -1,6 +1,7 @@
 """The studies' figures, each a function (figure, {cell: record}) that draws on an empty matplotlib Figure."""
 
 import studies
+import study_tables
 from study_numbers import group_of, mean_and_spread, paired, teacher_slopes
 from study_text import label
 
@@ -76,8 +77,11 @@ def temperature(figure, records):
         name = label(method) + (f", R = {', '.join(f'{radius:.3g}' for radius in radii)}" if radii else "")
         part = "" if len(groups) == len(studies.TEMPERATURES) else f", {len(groups)} of {len(studies.TEMPERATURES)} T"
         _curve(left, groups, method, f"{name}\nrange {max(means) - min(means):.4f}{part}")
+        norms = [n for group in groups.values() for n in group.values("teacher", "logit_norm").values()]
         if radii:
             _curve(right, {radii[0] / t: group for t, group in groups.items()}, method, name)
+        elif norms:  # raw logits lie on no sphere; the teacher's mean norm says how soft its targets are
+            _curve(right, {norms[0] / t: group for t, group in groups.items()}, method, f"{name}, teacher's norm / T")
     for times, marker in ((1, "<"), (3, "^"), (4, ">")):
         row, name = f"radius_{times}", f"R = {times} sqrt(C), T = 4"
         group = group_of(studies.STUDIES["sphere"], "resnet56", row, records)
@@ -87,7 +91,7 @@ def temperature(figure, records):
     left.set(xlabel="temperature T (log scale)", ylabel="student's test top-1, last epoch")
     left.set_title("resnet56 -> resnet8 on CIFAR-10", loc="left", fontsize=11)
     right.set_xticks([0.5, 1, 2, 4, 8, 16], ["0.5", "1", "2", "4", "8", "16"])
-    right.set_xlabel("R / T (log scale), on which the distill term depends")
+    right.set_xlabel("R / T (log scale), on which the distill term depends; of KD, the teacher's mean norm / T")
     right.set_title("the same by R / T", loc="left", fontsize=11)
     for axes in (left, right):
         axes.legend(frameon=False, fontsize=8, loc="best")
@@ -124,7 +128,7 @@ def cifar100(figure, records):
 
 def calibration(figure, records):
     """Reliability of the largest teacher's students, and the ECE of all of them."""
-    figure.set_size_inches(11, 5)
+    figure.set_size_inches(11, 6.5)
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.15))
     study = studies.STUDIES["capacity_gap"]
     styled(left).plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle="--", label="confidence = accuracy")
@@ -140,27 +144,24 @@ def calibration(figure, records):
     left.set_title("Reliability, teacher resnet56", loc="left", fontsize=11)
     left.legend(frameon=False, fontsize=9, loc="lower right")
     names = []
-    for name in studies.STUDIES["calibration"].drawn_from:
-        study = studies.STUDIES[name]
-        for pair in (studies.NO_PAIR, *study.pairs):
-            for row in study.alone if pair == studies.NO_PAIR else study.rows:
-                if name == "sphere" and row == "skd":
-                    continue
-                group = group_of(study, pair, row, records)
-                text = label(row) + ("" if pair == studies.NO_PAIR or name == "sphere" else f", {pair}")
-                names.append(text)
-                place = len(names) - 1
-                colour = COLOURS.get(row, COLOURS["skd"])
-                for source, face in (("raw_softmax", "white"), ("student", colour)):
-                    mean, spread = mean_and_spread(group.values(source, "ece").values())
-                    if mean is not None:
-                        right.errorbar([mean], [place], xerr=[spread or 0], fmt=MARKERS.get(row, "o"), color=colour,
-                                       markerfacecolor=face, **_BAR)  # fmt: skip
+    for study, pair, row in study_tables.calibrated_students():
+        group = group_of(study, pair, row, records)
+        names.append(label(row) + (f", {pair}" if study.name == "capacity_gap" and pair != studies.NO_PAIR else ""))
+        place, colour = len(names) - 1, COLOURS.get(row.split("_t")[0], COLOURS["skd"])
+        marker = MARKERS.get(row.split("_t")[0], "o")
+        for source, face in (("raw_softmax", "white"), ("student", colour)):
+            mean, spread = mean_and_spread(group.values(source, "ece").values())
+            if mean is not None:
+                right.errorbar([mean], [place], xerr=[spread or 0], fmt=marker, color=colour, markerfacecolor=face,
+                               **_BAR)  # fmt: skip
+        mean, _ = mean_and_spread(group.values("calibrated", "ece").values())
+        if mean is not None:
+            right.plot([mean], [place], "x", color="black", markersize=5)
     styled(right).set_yticks(range(len(names)), names, fontsize=8)
     right.invert_yaxis()
     right.set_xlim(left=0)
     right.set_xlabel("ECE, mean and standard deviation over seeds")
-    right.set_title("Filled: as it ships; open: raw softmax", loc="left", fontsize=11)
+    right.set_title("Filled: as it ships; open: raw softmax; x: temperature fitted", loc="left", fontsize=11)
     note(figure, "15 bins; test split, last epoch; bins pooled over seeds, those of fewer than 20 images left out")
 
 

@@ -86,20 +86,30 @@ def slope(xs, ys):
     return b, b - half, b + half
 
 
-def teacher_slopes(study, rows, records):
+def pooled_spread(groups):
+    """(standard deviation, degrees of freedom) pooled over lists of values with means of their own; None with no freedom."""
+    groups = [list(values) for values in groups if len(values) > 1]
+    degrees = sum(len(values) - 1 for values in groups)
+    squares = sum((len(values) - 1) * statistics.variance(values) for values in groups)
+    return (math.sqrt(squares / degrees), degrees) if degrees else None
+
+
+def teacher_slopes(study, rows, records, *, without=(), of_means=False):
     """Top-1 of the student per doubling of the teacher's parameters.
 
     Args:
       study: a Study whose pairs differ in the teacher.
       rows: names of the rows; two of them also give the slope of second minus first, paired by teacher and seed.
       records: {cell: record}.
+      without: pairs to leave out.
+      of_means: whether each teacher is one point, the mean over its seeds: runs of one teacher share what is the teacher's.
 
     Returns:
       {row, or "second - first": `slope`'s result}.
     """
     points = {row: {} for row in rows}  # row -> {(pair, seed): (log2 of parameters, accuracy)}
     for row in rows:
-        for pair in study.pairs:
+        for pair in (pair for pair in study.pairs if pair not in without):
             for seed, record in group_of(study, pair, row, records).records.items():
                 size = math.log2(record["teacher"]["parameters"])
                 points[row][pair, seed] = size, record["student"]["accuracy"]
@@ -107,7 +117,15 @@ def teacher_slopes(study, rows, records):
         first, second = (points[row] for row in rows)
         both = sorted(set(first) & set(second))
         points[f"{rows[1]} - {rows[0]}"] = {key: (second[key][0], second[key][1] - first[key][1]) for key in both}
+    if of_means:
+        points = {name: _means(row) for name, row in points.items()}
     return {name: slope(*zip(*row.values(), strict=True)) if row else None for name, row in points.items()}
+
+
+def _means(points):
+    pairs = dict.fromkeys(pair for pair, _ in points)
+    found = {pair: [point for (its, _), point in points.items() if its == pair] for pair in pairs}
+    return {pair: tuple(map(statistics.mean, zip(*values, strict=True))) for pair, values in found.items()}
 
 
 def t_quantile(probability, degrees):

@@ -2,6 +2,7 @@
 
 import protocol_tables
 import studies
+import study_records
 from study_numbers import group_of, mean_and_spread, paired, teacher_slopes
 from study_text import (
     NOT_RUN,
@@ -10,7 +11,9 @@ from study_text import (
     footer,
     label,
     markdown,
+    mean_and_error_text,
     mean_text,
+    pooled_text,
     radius_text,
     spread_text,
 )
@@ -32,28 +35,42 @@ PILOT_SOURCE = (
 def capacity_gap(records):
     study = studies.STUDIES["capacity_gap"]
     alone = group_of(study, studies.NO_PAIR, "none", records)
-    rows, skd = [], []
+    rows, skd, ahead = [], [], []
     for pair in study.pairs:
         kd, ours = (group_of(study, pair, row, records) for row in ("kd", "skd"))
         skd.append(ours)
+        ahead.append(paired(ours.accuracies, kd.accuracies))
         teacher = next((record["teacher"] for group in (kd, ours) for record in group.records.values()), None)
-        facts = [f"{teacher['parameters']:,}", f"{teacher['accuracy']:.4f}"] if teacher else ["-", "-"]
+        facts = ["-"] * 3
+        if teacher:
+            facts = [f"{teacher['parameters']:,}", f"{teacher['accuracy']:.4f}", f"{teacher['logit_norm']:.1f}"]
         texts = [cell_text(group.accuracies, group.wanted) for group in (kd, ours)]
         texts += [difference_text(group.accuracies, alone.accuracies) for group in (kd, ours)]
         rows.append([pair, *facts, *texts, difference_text(ours.accuracies, kd.accuracies)])
-    rows.append(["none: student alone", "-", "-", cell_text(alone.accuracies, alone.wanted), "-", "-", "-", "-"])
+    rows.append(["none: student alone", "-", "-", "-", cell_text(alone.accuracies, alone.wanted), "-", "-", "-", "-"])
     heading = f"SKD, R = {radius_text(skd)}" if any(skd) else "SKD"
-    head = ["teacher", "parameters", "its top-1", "KD", heading, "KD - alone", "SKD - alone", "SKD - KD"]
+    head = ["teacher", "parameters", "its top-1", "its logits' norm", "KD", heading, "KD - alone", "SKD - alone", "SKD - KD"]
     pilot = ", ".join(f"{label(row)} {PILOT[row][4]:.3f}" for row in ("none", "kd", "skd"))
-    slopes = [f"- {name.replace('skd', 'SKD').replace('kd', 'KD')}: {slope_text(found)}"
-              for name, found in teacher_slopes(study, ("kd", "skd"), records).items()]  # fmt: skip
     return "\n".join([
-        markdown(head, rows), "",
-        "Student's top-1 per doubling of the teacher's parameters (least squares over all teachers and seeds; 95% interval "
-        "by Student's t, n - 2 degrees of freedom, which takes the runs as independent: yet there are but four teachers):",
-        "", *slopes, "", "Differences are paired by seed, with the standard error of their mean.", footer(study, records),
-        f"{PILOT_SOURCE} At T = 4: {pilot}.",
+        markdown(head, rows), "", *_slopes(study, records), "",
+        "Differences are paired by seed, with the standard error of their mean. " + pooled_text("SKD - KD", ahead, 3),
+        footer(study, records), f"{PILOT_SOURCE} At T = 4: {pilot}.",
     ])  # fmt: skip
+
+
+def _slopes(study, records):
+    """The slopes over the teachers' means, over all runs, and over all runs but the smallest teacher's."""
+    smallest = next(iter(study.pairs))
+    kinds = {"teachers' means": {"of_means": True}, "all runs": {}, f"all but {smallest}'s": {"without": (smallest,)}}
+    found = {kind: teacher_slopes(study, ("kd", "skd"), records, **options) for kind, options in kinds.items()}
+    rows = [[name.replace("skd", "SKD").replace("kd", "KD"), *(slope_text(found[kind][name]) for kind in kinds)]
+            for name in found["all runs"]]  # fmt: skip
+    return [
+        "Student's top-1 per doubling of the teacher's parameters, least squares with a 95% interval by Student's t. Runs "
+        "of one teacher share what is that teacher's, so the four means are what speaks of teachers at large, with 2 "
+        "degrees of freedom:",
+        "", markdown(["slope over", *kinds], rows),
+    ]  # fmt: skip
 
 
 def slope_text(found):
@@ -62,43 +79,52 @@ def slope_text(found):
 
 def temperature(records):
     study, pair = studies.STUDIES["temperature"], "resnet56"
-    rows = []
+    rows, ranges = [], {}
     for method in studies.BY_TEMPERATURE:
         groups = {t: group_of(study, pair, f"{method}_t{t}", records) for t in studies.TEMPERATURES}
         texts = [cell_text(group.accuracies, group.wanted) for group in groups.values()]
-        rows.append([label(method), radius_text(groups.values()), *texts, range_text(groups.values())])
+        ranges[method] = seed_ranges(groups.values())
+        change = "-" if method == "kd" else difference_text(ranges[method], ranges["kd"])
+        texts += [range_text(groups.values()), mean_and_error_text(ranges[method].values()), change]
+        rows.append([label(method), radius_text(groups.values()), *texts])
     for method, row in PILOT.items():
         if len(row) > 1:
             texts = [f"{row[t]:.3f}" if t in row else "-" for t in studies.TEMPERATURES]
-            rows.append([f"pilot: {label(method)}", PILOT_RADIUS.get(method, "-"), *texts, "-"])
-    head = ["", "R", *(f"T = {t}" for t in studies.TEMPERATURES), "range over T"]
-    return "\n".join([markdown(head, rows), "", footer(study, records), PILOT_SOURCE])
+            rows.append([f"pilot: {label(method)}", PILOT_RADIUS.get(method, "-"), *texts, "-", "-", "-"])
+    head = ["", "R", *(f"T = {t}" for t in studies.TEMPERATURES), "range of the means"]
+    head += ["a seed's range over T = 1, 4, 16", "minus KD's, paired"]
+    return "\n".join([
+        markdown(head, rows), "",
+        "A range is the highest minus the lowest, and above 0 by noise alone; that of the means mixes one seed with three. "
+        "What compares is a seed's own range, and its difference between methods, with the standard error of the mean.",
+        footer(study, records), PILOT_SOURCE,
+    ])  # fmt: skip
+
+
+def seed_ranges(groups):
+    """{seed: highest minus lowest accuracy} over the groups of several seeds, for seeds that all of them have."""
+    columns = [group.accuracies for group in groups if group.wanted > 1]
+    return {seed: max(column[seed] for column in columns) - min(column[seed] for column in columns)
+            for seed in sorted(set.intersection(*(set(column) for column in columns)))}  # fmt: skip
 
 
 def radius(records):
-    study, pair = studies.STUDIES["radius"], "resnet56"
-    spheres = {cell.row: cell for cell in studies.cells(studies.STUDIES["temperature"]) if cell.seed == 0}
-    rows = []
-    for t in (1, 4):
-        default = group_of(studies.STUDIES["temperature"], pair, f"skd_t{t}", records)
-        rate = studies.config_of(spheres[f"skd_t{t}"]).learning_rate
-        rows.append([f"T = {t}, the default radius", radius_text([default]), f"{rate:g}", *_radius_texts(default)])
-        for row in study.rows:
-            if row.split("_")[0] == f"t{t}":
-                group = group_of(study, pair, row, records)
-                rate = next(studies.config_of(cell).learning_rate for cell in studies.cells(study) if cell.row == row)
-                rows.append([label(row), radius_text([group]), f"{rate:g}", *_radius_texts(group)])
-    head = ["", "R", "rate", "top-1", "validation top-1 at half-time", "NLL", "ECE", "R / student's norm at the end"]
+    study, pair, rows = studies.STUDIES["radius"], "resnet56", []
+    rates = {cell.row: studies.config_of(cell).learning_rate for cell in studies.cells(study)}
+    for row in study.rows:
+        group = group_of(study, pair, row, records)
+        first = {"label": "default", "t4": "t4", "t1": "t1"}.get(row.split("_")[0], row)
+        change = "-" if row == first else difference_text(
+            group.accuracies, group_of(study, pair, first, records).accuracies)  # fmt: skip
+        gains = group.values("by_epoch", "radius_over_student_norm")
+        rows.append([
+            label(row), radius_text([group]), f"{rates[row]:g}", cell_text(group.accuracies, group.wanted), change,
+            mean_text(group, "student", "nll"), mean_text(group, "student", "ece"),
+            spread_text([gain[-1] for gain in gains.values()], form="{:.2f}"),
+        ])  # fmt: skip
+    head = ["", "ships at R", "rate", "top-1", "minus the one it changes, paired", "NLL", "ECE"]
+    head.append("R / student's norm at the end")
     return "\n".join([markdown(head, rows), "", footer(study, records)])
-
-
-def _radius_texts(group):
-    half = {seed: column[len(column) // 2 - 1] for seed, column in group.values("by_epoch", "val_accuracy").items()}
-    gain = {seed: column[-1] for seed, column in group.values("by_epoch", "radius_over_student_norm").items()}
-    means = [mean_and_spread(column.values())[0] for column in (half, gain)]
-    half, gain = ("-" if mean is None else form.format(mean) for form, mean in zip(("{:.4f}", "{:.2f}"), means, strict=True))
-    quality = [mean_text(group, "student", name) for name in ("nll", "ece")]
-    return [cell_text(group.accuracies, group.wanted), half, *quality, gain]
 
 
 def range_text(groups):
@@ -114,43 +140,54 @@ def sphere(records):
     study = studies.STUDIES["sphere"]
     default = group_of(study, "resnet56", "skd", records)
     alone = group_of(studies.STUDIES["capacity_gap"], studies.NO_PAIR, "none", records)
-    rows = []
+    rows, changed = [], []
     for row in study.rows:
         group = group_of(study, "resnet56", row, records)
+        changed += [group] * (row != "skd")
         change = "-" if row == "skd" else difference_text(group.accuracies, default.accuracies)
         rows.append([
             "SKD, the default" if row == "skd" else label(row),
-            "an image's own" if row == "teacher_sample" else radius_text([group]),
+            f"an image's own; ships at {radius_text([group])}" if row == "teacher_sample" else radius_text([group]),
             cell_text(group.accuracies, group.wanted), change, difference_text(group.accuracies, alone.accuracies),
             mean_text(group, "student", "nll"),
             mean_text(group, "student", "ece"), mean_text(group, "student", "logit_norm", form="{:.2f}"),
         ])  # fmt: skip
     head = ["one change", "R", "top-1", "minus the default", "minus the student alone", "NLL", "ECE", "student's raw norm"]
+    note = pooled_text("difference from the default", [paired(g.accuracies, default.accuracies) for g in changed], 3)
     return "\n".join([
-        markdown(head, rows), "", "Differences are paired by seed, with the standard error of their mean.",
+        markdown(head, rows), "", "Differences are paired by seed, with the standard error of their mean. " + note
+        + (f" Of {len(study.rows) - 1} comparisons one in twenty passes it by chance." if note else ""),
         footer(study, records),
     ])  # fmt: skip
 
 
 def calibration(records):
     rows = []
-    for name in studies.STUDIES["calibration"].drawn_from:
-        study = studies.STUDIES[name]
-        for pair in (studies.NO_PAIR, *study.pairs):
-            for row in study.alone if pair == studies.NO_PAIR else study.rows:
-                group = group_of(study, pair, row, records)
-                if name == "sphere" and row == "skd":  # stands among the first study's
-                    continue
-                teacher = "-" if pair == studies.NO_PAIR else pair
-                rows.append([label(row), teacher, str(len(group)), *calibration_texts(group)])
-    head = ["student", "teacher", "n", "top-1", "confidence - top-1", "ECE", "NLL",
-            "raw: confidence - top-1", "raw: ECE", "raw: NLL"]  # fmt: skip
+    for study, pair, row in calibrated_students():
+        group = group_of(study, pair, row, records)
+        texts = calibration_texts(group)
+        rows.append([label(row), "-" if pair == studies.NO_PAIR else pair, radius_text([group]), str(len(group)), *texts])
+    head = ["student", "teacher", "R", "n", "top-1", "confidence - top-1", "ECE", "NLL", "raw: confidence - top-1"]
+    head += ["raw: ECE", "raw: NLL", "fitted: temperature", "fitted: ECE", "fitted: NLL"]
     return "\n".join([
         markdown(head, rows), "",
         "Mean +- sample standard deviation over n seeds, test split, last epoch; ECE over 15 bins, NLL in nats. First as "
         "the student ships, which for a spherical one is softmax(project(z; R)); then by softmax(z), the raw softmax, where "
-        "that is another.",
+        "that is another; then as it ships with one temperature on top, fitted on the held-out images (arXiv:1706.04599), "
+        "of the seeds where that was measured.",
     ])  # fmt: skip
+
+
+def calibrated_students():
+    """(Study, pair, row) of each kind of student once, in the order of the studies that calibration reads."""
+    found, seen = [], []
+    for study in (studies.STUDIES[name] for name in studies.STUDIES["calibration"].drawn_from):
+        for cell in studies.cells(study):
+            settings = study_records.settings(studies.config_of(cell))
+            if cell.seed == 0 and settings not in seen:
+                seen.append(settings)
+                found.append((study, cell.pair, cell.row))
+    return found
 
 
 def calibration_texts(group):
@@ -159,7 +196,8 @@ def calibration_texts(group):
         gaps = paired(group.values(source, "confidence"), group.values(source, "accuracy"))
         texts.append(spread_text(gaps, form="{:+.4f}"))
         texts += [spread_text(group.values(source, name).values()) for name in ("ece", "nll")]
-    return texts
+    texts.append(spread_text(group.values("calibrated", "temperature").values(), form="{:.3f}"))
+    return texts + [spread_text(group.values("calibrated", name).values()) for name in ("ece", "nll")]
 
 
 def cifar100(records):

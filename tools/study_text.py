@@ -3,23 +3,29 @@
 import statistics
 
 import studies
-from study_numbers import mean_and_spread, paired, training_seconds
+from study_numbers import LEVEL, mean_and_spread, paired, pooled_spread, t_quantile, training_seconds
 
 LABELS = {  # of rows, in tables and figures; others by their own name
     "none": "student alone",
     "kd": "KD",
+    "kd_half": "KD, kd weight 0.5",
     "skd": "SKD",
     "skd_teacher_mean": "SKD, radius teacher_mean",
     "float32_live": "float32, teacher live",
     "bfloat16_live": "bfloat16, teacher live",
     "bfloat16_cached": "bfloat16, logits cached in float16",
-    "t1": "T = 1, radius teacher_mean",
-    "t1_rate_0.1": "T = 1, half the rate",
-    "t1_rate_0.05": "T = 1, a quarter of the rate",
-    "t1_no_label": "T = 1, no label term",
-    "t1_label_on_default": "T = 1's distill term, label term at the default radius",
-    "t4": "T = 4, radius teacher_mean",
-    "t4_rate_0.1": "T = 4, half the rate",
+    "default": "the default",
+    "label_on_large": "the default, label term at R = 22",
+    "t4": "R = 22, T = 4",
+    "t4_label_on_default": "the same, label term at R = 6.3",
+    "t4_no_label": "the same, no label term",
+    "t4_scaled": "the same, loss times 6.3 / 22",
+    "t4_rate_0.1": "the same, half the rate",
+    "t4_rate_0.05": "the same, a quarter of the rate",
+    "t1": "R = 22, T = 1",
+    "t1_scaled": "the same, loss times 6.3 / 22",
+    "t1_rate_0.1": "the same, half the rate",
+    "t1_rate_0.05": "the same, a quarter of the rate",
     "label_on_raw": "label term on raw logits",
     "not_centered": "not centred",
     "teacher_mean": "radius teacher_mean",
@@ -40,6 +46,9 @@ NOT_RUN = "not run"
 
 
 def label(row):
+    method, _, temperature = row.rpartition("_t")
+    if method in LABELS and temperature.isdigit():
+        return f"{LABELS[method]}, T = {temperature}"
     return LABELS.get(row, row)
 
 
@@ -60,12 +69,30 @@ def cell_text(values, wanted):
 
 def difference_text(values, others):
     """ "mean +- standard error (n)" of the differences of two {seed: value}, paired by seed."""
-    differences = paired(values, others)
-    mean, spread = mean_and_spread(differences)
+    return mean_and_error_text(paired(values, others), form="{:+.4f}")
+
+
+def mean_and_error_text(values, form="{:.4f}"):
+    """ "mean +- standard error (n)" of values."""
+    values = list(values)
+    mean, spread = mean_and_spread(values)
     if mean is None:
         return "-"
-    error = f" +- {spread / len(differences) ** 0.5:.4f}" if spread is not None else ""
-    return f"{mean:+.4f}{error} ({len(differences)})"
+    error = f" +- {spread / len(values) ** 0.5:.4f}" if spread is not None else ""
+    return f"{form.format(mean)}{error} ({len(values)})"
+
+
+def pooled_text(what, differences, n):
+    """A sentence on how far the mean of n paired differences can be trusted, from the spread pooled over all comparisons."""
+    pooled = pooled_spread(differences)
+    if pooled is None:
+        return ""
+    spread, degrees = pooled
+    half = t_quantile((1 + LEVEL) / 2, degrees) * spread / n**0.5
+    return (
+        f"One seed's {what} spreads by {spread:.4f} (pooled over {len(differences)} comparisons, {degrees} degrees of "
+        f"freedom): the mean of {n} seeds has a 95% interval of +- {half:.4f} by Student's t."
+    )
 
 
 def radius_text(groups):
@@ -89,9 +116,11 @@ def footer(study, records):
     """What holds for all cells of a table: what is averaged, how many there are, and where they ran."""
     cells = studies.cells(study)
     mine = [records[cell] for cell in cells if cell in records]
+    epochs = {studies.config_of(cell).epochs for cell in cells if not cell.is_teacher}
+    cut = " 12 epochs, where 15 were meant: cut for all methods alike." if epochs == {12} else ""
     lines = [
         "Top-1 on the test split after the last epoch: mean +- sample standard deviation over seeds (their number), at one "
-        "data_seed and with one teacher of each kind, which understates the spread."
+        f"data_seed and with one teacher of each kind, which understates the spread.{cut}"
     ]
     if mine:
         machines = "; ".join(sorted({record["device"] for record in mine}))
