@@ -1,15 +1,19 @@
 """What a run keeps while it trains: a record an epoch, checkpoints, and what a failed step leaves behind."""
 
+import hashlib
+import json
+
 import numpy as np
 import tensorflow as tf
 
-from skd_tf import checkpoints, cluster, data, evaluation, metrics, optimizers, progress, records, schedules
+from skd_tf import augment, checkpoints, cluster, data, evaluation, metrics, optimizers, progress, records, schedules
 from skd_tf.errors import Diverged, InputError
 from skd_tf.interrupts import Interrupted
 from skd_tf.progress import say, warn
 from skd_tf.workdir import write_json
 
 _MOST_WAITING = 0.10
+_MOST_SKIPPED = 0.01
 
 
 class Bookkeeping:
@@ -39,6 +43,7 @@ class Bookkeeping:
         self._facts = {
             "teacher": setup.teacher and setup.teacher.fingerprint,
             "data": [dataset.name, str(dataset.version), len(dataset.train), data.digest_of(dataset.train.labels)],
+            "images": _identity_of_images(dataset),
             "replicas": setup.strategy.num_replicas_in_sync,
         }
         self.first_step, extra = self._checkpoints.restore(distiller, warn) or (0, {"seconds": 0.0})
@@ -67,6 +72,11 @@ class Bookkeeping:
             raise InputError(
                 f"The data has changed since this run began. Expected {extra.get('data')} (name, version, images, digest of "
                 f"labels). Received {self._facts['data']}. Choose another --workdir, or add --overwrite to begin anew."
+            )
+        if extra.get("images", self._facts["images"]) != self._facts["images"]:
+            raise InputError(
+                "The data has changed since this run began. Expected the same training images, mean, std and augmentation. "
+                f"Received others of {self._facts['data'][0]}. Choose another --workdir, or add --overwrite to begin anew."
             )
         if "records" not in extra:
             raise InputError(
@@ -100,6 +110,8 @@ class Bookkeeping:
             quality = metrics.quality(logits, validation.labels)
             record |= {f"val_{name}": quality[name] for name in ("accuracy", "nll", "ece")}
             self._checkpoints.save_best(distiller, step, quality["accuracy"], self._extra())
+        if optimizers.may_skip(distiller.optimizer):  # rates and weights follow the updates, so a skip puts them off
+            record["skipped_steps"] = step - updates
         record |= {
             "examples_per_second": pace.steps * self._config.batch_size / pace.seconds,
             "input_wait_share": float(pace.waited_seconds) / pace.seconds,
@@ -158,10 +170,22 @@ class Bookkeeping:
         return self._facts | {"seconds": self._clock.seconds(), "records": lines}
 
 
+def _identity_of_images(dataset):
+    """Digest of what a training step sees beside labels: pixels, mean and std (inside the networks), augmentation."""
+    numbers = [list(map(float, statistics)) for statistics in (dataset.mean, dataset.std)]
+    augmentation = [augment.VERSION, type(dataset.augmentation).__name__, *dataset.augmentation]
+    facts = [data.digest_of(dataset.train.images), numbers, augmentation]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
 def _history(rows, seconds):
     """What a run's epochs come to."""
     rate, waiting = (float(np.median([row[name] for row in rows])) for name in ("examples_per_second", "input_wait_share"))
     say(f"{rate:,.0f} images/s, {waiting:.1%} of the time spent waiting for input.")
+    skipped, steps = rows[-1].get("skipped_steps", 0), rows[-1]["step"]
+    if skipped > _MOST_SKIPPED * steps:
+        warn(f"float16's loss scaling skipped {skipped} of {steps} steps, and rates and weights follow the others: their "
+             "schedules ended so much early. --precision=bfloat16 skips none.")  # fmt: skip
     if waiting > _MOST_WAITING:
         warn(f"training waited for its input {waiting:.0%} of the time: the pipeline, not the step, sets the pace.")
     return {

@@ -1,5 +1,6 @@
 """The main job as its user runs it: one command, on real digits; killed, resumed, refused, repeated."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -10,7 +11,7 @@ import time
 import numpy as np
 import pytest
 
-from skd_tf import experiment
+from skd_tf import data, experiment
 from skd_tf.checkpoints import Checkpoints
 from skd_tf.config import Config
 from skd_tf.errors import InputError
@@ -223,3 +224,27 @@ def test_evaluate_and_export_as_commands(finished, tmp_path, monkeypatch, capsys
     for row in json.loads((tmp_path / "e.json").read_text())["models"]:
         for name in ("accuracy", "nll", "ece", "confidence", "parameters"):
             assert row[name] == pytest.approx(result["student"][name], abs=1e-5), name
+
+
+@pytest.mark.parametrize("what", ["pixels", "mean", "pad"])
+def test_other_images_than_the_run_began_with_are_refused(what, tmp_path, monkeypatch):
+    config = Config(**SMALL | {"loss": "cross_entropy", "epochs": 1})
+    experiment.run(config, tmp_path)
+    (tmp_path / "result.json").unlink()
+    (tmp_path / "measurements.json").unlink()
+    load = data.load
+
+    def loaded(*arguments, **options):
+        dataset = load(*arguments, **options)
+        if what == "pixels":
+            images = dataset.train.images[:].copy()
+            images[-1, 0, 0, 0] ^= 1
+            return dataclasses.replace(dataset, train=dataclasses.replace(dataset.train, images=images))
+        other = {"mean": {"mean": (0.25,)}, "pad": {"augmentation": dataset.augmentation._replace(pad=3)}}
+        return dataclasses.replace(dataset, **other[what])
+
+    monkeypatch.setattr(data, "load", loaded)
+    with pytest.raises(InputError, match="same training images, mean, std and augmentation"):
+        experiment.run(config, tmp_path)
+    monkeypatch.undo()
+    assert experiment.run(config, tmp_path)["student"]["accuracy"] > 0

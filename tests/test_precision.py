@@ -1,6 +1,7 @@
 """Half precision: nets compute in it; weights, losses and measurements stay float32; all skip a bad float16 step."""
 
 import contextlib
+import json
 
 import keras
 import numpy as np
@@ -8,7 +9,8 @@ import pytest
 import tensorflow as tf
 from nets import batches, conv_net, distance, run, weights_of
 
-from skd_tf import precision
+from skd_tf import experiment, precision
+from skd_tf.config import Config
 from skd_tf.distiller import Distiller
 
 HALF = ("bfloat16", "float16")
@@ -104,3 +106,15 @@ def test_the_loss_scale_leaves_gradients_as_they_are(two_replicas):
 
     unscaled = trained(None, 1.0)
     assert all(distance(unscaled, trained(strategy, 2.0**10)) < 1e-5 for strategy in (None, two_replicas))
+
+
+def test_skipped_steps_are_on_record_and_told(tmp_path, monkeypatch, capsys):
+    scaled = keras.optimizers.LossScaleOptimizer
+    init = scaled.__init__  # with a scale whose first gradients overflow
+    monkeypatch.setattr(scaled, "__init__", lambda *args, **options: init(*args, **options | {"initial_scale": 2.0**40}))
+    config = Config(student="cnn_2", loss="cross_entropy", precision="float16", epochs=1, batch_size=8)
+    experiment.run(config.replace(strategy="one_device"), tmp_path)
+    (row,) = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert 0 < row["skipped_steps"] < row["step"]
+    words = f"skipped {row['skipped_steps']} of {row['step']} steps"
+    assert (words in capsys.readouterr().err) == (row["skipped_steps"] > 0.01 * row["step"])
