@@ -18,6 +18,7 @@ from skd_tf.workdir import locked
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "tools"))
 
 import cell_runner
+import cell_times
 import reproduce
 import studies
 import study_cases
@@ -215,14 +216,23 @@ def test_the_dry_run_estimates_from_records_alike(small, tmp_path):
     twin = study_cases.small_study(tmp_path / "flags", "twin", seeds=(0,), alone={})
     text = reproduce.plan_text(studies.cells(small, twin), runner, records, results)
     assert "twin/a/kd/seed0: the same training as small/a/kd/seed0" in text and "9 cells, 4 to run" in text
-    others = studies.cells(STUDIES["cifar100"])
-    assert "28 cells, 28 to run: time unknown." in reproduce.plan_text(others, runner, records, results)
-    twelve = study_cases.by_path("capacity_gap")["capacity_gap/resnet56/kd/seed0"]
+
+
+def test_what_has_no_record_alike_is_reckoned_by_operations(small, tmp_path):
+    cells = study_cases.by_path("capacity_gap", "cifar100", "precision", "imagenet")
+    twelve = cells["capacity_gap/resnet56/kd/seed0"]
     alike = {twelve: study_cases.record(twelve, 0.8, examples_per_second=10.0)}  # 100 images
-    short = study_cases.by_path("precision").popitem()[1]
-    seconds = {cell.path: reproduce.estimate(cell, alike) for cell in (*others, short)}
-    assert seconds["cifar100/cifar100_resnet32/skd/seed1"] == 120  # on CIFAR-10 it took as long
-    assert seconds["cifar100/none/cifar100_resnet32/seed0"] is None and seconds[short.path] == 60  # half the epochs
+    assert cell_times.measured(cells["cifar100/cifar100_resnet32/skd/seed1"], alike) == 120  # on CIFAR-10 it took as long
+    assert cell_times.measured(cells["precision/resnet20/bfloat16_cached/seed0"], alike) == 60  # half the epochs
+    teacher = cells["cifar100/none/cifar100_resnet32/seed0"]
+    assert cell_times.measured(teacher, alike) is None and cell_times.reckoned(teacher, {}) is None
+    forward = {name: cell_times._forward(*name) for name in (("resnet8", "cifar10"), ("resnet32", "cifar100"))}
+    ratio = forward["resnet32", "cifar100"] / forward["resnet8", "cifar10"]
+    assert 5 < ratio < 6 and cell_times.reckoned(teacher, alike) == pytest.approx(30 * 45_000 / 10 * ratio)
+    none, live = (cells[f"imagenet/resnet34_resnet18/{row}/seed0"] for row in ("none", "skd"))
+    assert 1.6 < cell_times.reckoned(live, alike) / cell_times.reckoned(none, alike) < 1.7  # 1 + 7.3 / (3 * 3.6)
+    text = reproduce.plan_text([teacher, twelve], PretendRunner(tmp_path, []), alike, tmp_path)
+    assert "cifar100_resnet32/seed0: roughly " in text and "(1 by operations)" in text
 
 
 def test_several_jobs_are_dealt_out_to_the_gpus(monkeypatch):

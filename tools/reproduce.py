@@ -13,7 +13,6 @@ import json
 import os
 import pathlib
 import shlex
-import statistics
 import sys
 
 from absl import flags
@@ -21,10 +20,10 @@ from absl import flags
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))  # a checkout need not be installed
 
+import cell_times
 import studies
 import study_records
 from cell_runner import Runner
-from study_numbers import training_seconds
 
 from skd_tf import cli
 from skd_tf.errors import InputError
@@ -50,29 +49,9 @@ def define(flag_values):
     flags.DEFINE_boolean("dry_run", False, "list the cells with their estimated time, and stop", flag_values=flag_values)
 
 
-def estimate(cell, records):
-    """Training seconds of a cell at the median pace of records with the same student and arithmetic; None without any.
-
-    Of records on the same data where there are some, else on data of as many training images: the number of classes, all
-    that CIFAR-10 and CIFAR-100 differ in, costs a student next to nothing.
-    """
-    config = studies.config_of(cell)
-    wanted = study_records.settings(config)
-    keys = "student", "validation_fraction", "batch_size", "precision", "teacher_cache_dir", "image_size"
-    alike = [r for r in records.values() if all(r["config"].get(key) == wanted[key] for key in keys)
-             and _family(r["config"]["dataset"]) == _family(config.dataset)]  # fmt: skip
-    alike = [r for r in alike if r["config"]["dataset"] == config.dataset] or alike
-    return statistics.median(training_seconds(r) / r["config"]["epochs"] for r in alike) * config.epochs if alike else None
-
-
-def _family(dataset):
-    """Sets whose images are alike count as one."""
-    return dataset.rstrip("0123456789")
-
-
 def plan_text(cells, runner, records, results, jobs=1):
     """The dry run's list: every cell with its state and its command."""
-    lines, left, firsts = [], [], {}  # settings of what is to run -> its path
+    lines, left, firsts, rough = [], [], {}, 0  # firsts: settings of what is to run -> its path
     for cell in cells:
         first = firsts.setdefault(json.dumps(study_records.settings(studies.config_of(cell))), cell.path)
         if study_records.file_of(cell, results).is_file():
@@ -82,14 +61,19 @@ def plan_text(cells, runner, records, results, jobs=1):
         elif first != cell.path:
             state = f"the same training as {first}"
         else:
-            seconds = estimate(cell, records)
+            seconds = cell_times.measured(cell, records)
+            roughly = seconds is None
+            seconds = cell_times.reckoned(cell, records) if roughly else seconds
+            rough += roughly and seconds is not None
             left.append(seconds)
             begun = "begun, at most " if (runner.workdir(cell) / "config.json").is_file() else ""
-            state = f"{begun}{duration(seconds)}" if seconds is not None else f"{begun}unknown time"
+            known = "unknown time" if seconds is None else f"{'roughly ' * roughly}{duration(seconds)}"
+            state = f"{begun}{known}"
         lines += [f"{cell.path}: {state}", f"    {shlex.join(runner.command(cell))}"]
     known = [seconds for seconds in left if seconds is not None]
     total = f"about {duration(sum(known) / jobs)} for {len(known)} of them" if known else "time unknown"
-    passes = ", beside the passes of teachers whose logits are not cached yet" if known else ""
+    passes = f" ({rough} by operations)" * bool(rough)
+    passes += ", beside the passes of teachers whose logits are not cached yet" if known else ""
     return "\n".join([*lines, f"{len(cells)} cells, {len(left)} to run: {total}{passes}."])
 
 
