@@ -108,6 +108,22 @@ def test_unlabelled_images_are_never_held_out(tmp_path):
     assert len(dataset.validation) == 12 and len(dataset.train.labelled()) == 12
 
 
+def test_a_test_split_without_labels_is_refused_before_training(tmp_path, user_module):
+    make_folder(tmp_path / "set", parts=("train",))
+    write(tmp_path / "set" / "test" / "-1" / "0.png", picture(0))
+    user_module(ARRAYS + """
+def unlabelled(data_dir):
+    images, labels = split(8)
+    return arrays(data_dir) | {"test": (images, labels * 0 - 1)}
+""")
+    for dataset in (f"folder:{tmp_path / 'set'}", "my_data:unlabelled"):
+        config = Config(dataset=dataset)
+        with pytest.raises(InputError, match="No test image has a label") as caught:
+            data.load(config)
+        assert "\n" not in str(caught.value)
+        assert data.load(config, test=False).test is None  # a search reads none
+
+
 @pytest.fixture
 def user_module(tmp_path, monkeypatch):
     """A function that writes my_data.py into a folder that Python looks in."""

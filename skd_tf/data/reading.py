@@ -29,10 +29,16 @@ def load(config, data_dir=None, *, test=True):
       A `Dataset`; `validation` is drawn from the labelled part of the training split by data_seed alone.
 
     Raises:
-      InputError: an unknown or unprepared set, one that is not an image classification set, or images of several sizes.
+      InputError: an unknown or unprepared set, one that is not an image classification set, images of several sizes, or a
+        test split without labels.
     """
     read = _READERS[kind_of(config.dataset)]
     source = read(config, data_dir, ("train", "test") if test else ("train",))
+    if test and not (source.splits["test"].labels >= 0).any():
+        raise InputError(
+            "No test image has a label: nothing could be measured. Expected labels from 0 in the test split. "
+            f"Received {len(source.splits['test'])} images without one from {config.dataset}. Add a test split with labels."
+        )
     train, validation = _hold_out(source.splits["train"], config.validation_fraction, config.data_seed)
     mean, std = (source.mean, source.std) if source.mean else _pixel_statistics(train.images)
     return Dataset(
