@@ -7,12 +7,12 @@ import numpy as np
 
 from skd_tf import augment
 from skd_tf.data import folders, hooks, tfds_sets
-from skd_tf.data.sets import Dataset, Source, Split
+from skd_tf.data.sets import Dataset, Source, Split, evenly_spaced
 from skd_tf.errors import InputError
 from skd_tf.known_datasets import KNOWN_DATASETS, augmentation_of, kind_of
 
 _ASSETS = pathlib.Path(__file__).parents[1] / "assets"
-_MEASURED = 10_000  # images that mean and std are taken over, evenly spaced
+_MEASURED = 10_000  # images that mean and std are taken over
 _CHUNK = 256
 
 
@@ -69,7 +69,7 @@ def _hold_out(split, fraction, data_seed):
 
 
 def _pixel_statistics(images):
-    rows = np.unique(np.linspace(0, len(images) - 1, min(len(images), _MEASURED)).astype(int))
+    rows = evenly_spaced(len(images), _MEASURED)
     sums, squares = 0.0, 0.0
     for chunk in np.array_split(rows, math.ceil(len(rows) / _CHUNK)):
         pixels = images[chunk].reshape(-1, images.shape[3]) / 255.0
