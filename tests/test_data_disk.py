@@ -78,8 +78,9 @@ def imagenet(tmp_path_factory):
 IMAGENET = {"dataset": "imagenet2012", "batch_size": 5, "image_size": 32, "validation_fraction": 0.2}
 
 
-def test_imagenet_is_read_where_it_lies(imagenet):
-    dataset = data.load(Config(dataset="imagenet2012"), imagenet)
+@pytest.mark.parametrize("name", ["imagenet2012", "imagenet2012:5.1.0"])
+def test_imagenet_is_read_where_it_lies(imagenet, name):
+    dataset = data.load(Config(dataset=name), imagenet)
     assert dataset.image_shape == (224, 224, 3) and dataset.num_classes == 1000
     assert (len(dataset.train), len(dataset.validation), len(dataset.test)) == (27, 3, 7)
     assert isinstance(dataset.augmentation, augment.ResizedCrop) and dataset.mean == (0.485, 0.456, 0.406)

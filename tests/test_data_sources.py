@@ -205,3 +205,9 @@ def test_names_belong_to_their_readers():
     names = {"digits": "digits", "cifar10": "tfds", "cifar10:3.0.2": "tfds", "cats_vs_dogs/x:1.*.*": "tfds"}
     names |= {"folder:a/b": "folder", "folder:C:/x y": "folder", "my.module:function": "function"}
     assert {name: known_datasets.kind_of(name) for name in names} == names
+
+
+def test_a_pinned_version_is_the_same_known_set():
+    for name, known in known_datasets.KNOWN_DATASETS.items():
+        assert known_datasets.known_of(name) == known_datasets.known_of(f"{name}:3.0.2") == known
+        assert known_datasets.known_of(f"{name}:3.*.*") == known and known_datasets.known_of(f"{name}:load") is None

@@ -12,7 +12,7 @@ from skd_tf.data.sets import Source, Split
 from skd_tf.data.storage import keeps_in_memory, several_sizes
 from skd_tf.data.stored import RECORD_FRAME, Records, StoredImages
 from skd_tf.errors import InputError
-from skd_tf.known_datasets import KNOWN_DATASETS, size_and_resize
+from skd_tf.known_datasets import KNOWN_DATASETS, known_of, size_and_resize
 from skd_tf.progress import say
 
 
@@ -48,7 +48,7 @@ def read(config, data_dir, names):
             else:
                 say(f"Reading the labels of {count:,} {name} examples of {config.dataset}, whose images stay on the disk.")
                 splits[name] = _stored(builder, found[name], keys, count, shape, resize)
-    known = KNOWN_DATASETS.get(config.dataset)
+    known = known_of(config.dataset)
     facts = {}
     if known:
         pad = round(known.pad * shape[0] / known.image_shape[0])
