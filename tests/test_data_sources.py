@@ -1,5 +1,6 @@
 """Where images come from: folders and functions; what is wrong with them is told in one line."""
 
+import json
 import sys
 
 import numpy as np
@@ -199,6 +200,44 @@ def test_a_wrong_function_is_one_line(user_module, name, words):
         data.load(Config(dataset=f"my_data:{name}", **settings))
     with pytest.raises(InputError, match="no module"):
         data.load(Config(dataset="nobodys_module:function"))
+
+
+def with_facts(user_module, facts):
+    user_module(ARRAYS + f"def told(data_dir):\n    return stream(data_dir) | dict({facts})\n")
+    return data.load(Config(dataset="my_data:told"))
+
+
+@pytest.mark.parametrize(
+    ("facts", "expected"),
+    [
+        (
+            "mean=np.full(3, .5), std=np.full(3, .25, np.float32), pad=np.int64(2), flip=np.False_",
+            [[0.5] * 3, [0.25] * 3, 2, False],
+        ),
+        ("mean=[0, .5, 1], std=[.5] * 3, pad=0, flip=1", [[0.0, 0.5, 1.0], [0.5] * 3, 0, True]),
+    ],
+)
+def test_facts_of_a_function_become_plain_numbers(user_module, facts, expected):
+    dataset = with_facts(user_module, facts)
+    found = [dataset.mean, dataset.std, *dataset.augmentation]
+    assert json.loads(json.dumps(found)) == expected  # as in a teacher cache's key
+    assert [type(value) for value in (*found, *dataset.mean, *dataset.std)] == [tuple, tuple, int, bool] + [float] * 6
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        ("mean=[.5] * 3", "mean entry.*std beside it"), ("std=[.5] * 3", "std entry.*mean beside it"),
+        ("mean=[.5], std=[.5]", "3 numbers, one a channel, from 0 to 1"), ("mean='grey', std=1", "mean='grey'"),
+        ("mean=[127] * 3, std=[60] * 3", r"from 0 to 1.*mean=\[127"), ("mean=[.5, np.nan, .5], std=[.2] * 3", "mean entry"),
+        ("mean=np.full([3, 3], .5), std=[.2] * 3", "mean entry"), ("mean=[.5] * 3, std=[.2, 0, .2]", "std entry.*above 0"),
+        ("pad=-1", "pad entry.*from 0"), ("pad=1.5", r"pad=1\.5"), ("flip='no'", "flip entry.*True or False"),
+    ],
+)  # fmt: skip
+def test_wrong_facts_of_a_function_are_one_line(user_module, facts, words):
+    with pytest.raises(InputError, match=words) as caught:
+        with_facts(user_module, facts)
+    assert "\n" not in str(caught.value)
 
 
 def test_names_belong_to_their_readers():
