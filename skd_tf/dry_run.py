@@ -14,11 +14,12 @@ from skd_tf.workdir import recorded_config, refuse_differences
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """What is known of a dataset before it is loaded: examples by split, and classes (None where unknown)."""
+    """What is known of a dataset before it is loaded: examples by split, classes (None where unknown)."""
 
     train: int
     test: int
     num_classes: int | None
+    unlabelled: int = 0  # of train
 
 
 def describe(config, workdir=None, data_dir=None):
@@ -55,7 +56,8 @@ def dataset_sizes(config, data_dir=None):
     kind = kind_of(config.dataset)
     if kind == "folder":
         folder = image_folders.find(config.dataset, config.data_seed)
-        return Sizes(len(folder.splits["train"]), len(folder.splits["test"]), len(folder.class_names))
+        train, test = ([label for _, label in folder.splits[name]] for name in ("train", "test"))
+        return Sizes(len(train), len(test) - test.count(-1), len(folder.class_names), unlabelled=train.count(-1))
     known = known_of(config.dataset)
     records = sources.tfds_records(config.dataset, data_dir) if kind == "tfds" else []
     if not records:
@@ -180,7 +182,7 @@ def _loss(config, sizes):
 
 
 def _held_out(config, sizes):
-    return round(sizes.train * config.validation_fraction)
+    return round((sizes.train - sizes.unlabelled) * config.validation_fraction)
 
 
 def _steps_per_epoch(config, sizes):

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from made_images import CLASSES, load, make_folder, picture, stream, write
 
-from skd_tf import augment, data, known_datasets
+from skd_tf import augment, data, dry_run, known_datasets
 from skd_tf.config import Config
 from skd_tf.data import pictures
 from skd_tf.errors import InputError
@@ -104,9 +104,23 @@ def test_unlabelled_images_are_never_held_out(tmp_path):
     for i in range(24):
         write(tmp_path / "train" / "-1" / f"{i}.png", picture(i))
     dataset = load(tmp_path, validation_fraction=0.5)
+    told = dry_run.describe(Config(dataset=f"folder:{tmp_path}", validation_fraction=0.5, batch_size=4))
+    assert f"{len(dataset.train)} to train, {len(dataset.validation)} to validate, {len(dataset.test)} to test" in told
     assert dataset.class_names == CLASSES
     assert (dataset.train.labels == -1).sum() == 24 and (dataset.validation.labels >= 0).all()
     assert len(dataset.validation) == 12 and len(dataset.train.labelled()) == 12
+
+
+@pytest.mark.parametrize("keep", ["memory", "none"])
+def test_what_is_measured_is_the_labelled_part_of_the_test_split(tmp_path, keep):
+    """So accuracy, agreement, their intervals and the check of an export are all of the same images."""
+    make_folder(tmp_path)
+    whole = load(tmp_path, cache_dataset=keep)
+    for i in range(5):
+        write(tmp_path / "test" / "-1" / f"{i}.png", picture(i))
+    part = load(tmp_path, cache_dataset=keep)
+    assert np.array_equal(part.test.labels, whole.test.labels) and np.array_equal(part.test.images[:], whole.test.images[:])
+    assert dry_run.dataset_sizes(Config(dataset=f"folder:{tmp_path}")).test == len(whole.test) == 24
 
 
 def test_a_test_split_without_labels_is_refused_before_training(tmp_path, user_module):

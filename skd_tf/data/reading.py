@@ -26,7 +26,8 @@ def load(config, data_dir=None, *, test=True):
       test: whether the test split is read at all (a search must not see it).
 
     Returns:
-      A `Dataset`; `validation` is drawn from the labelled part of the training split by data_seed alone.
+      A `Dataset`; `validation` is drawn from the labelled part of the training split by data_seed alone, `test` is the
+      labelled part of the test split.
 
     Raises:
       InputError: an unknown or unprepared set, one that is not an image classification set, images of several sizes, or a
@@ -34,7 +35,8 @@ def load(config, data_dir=None, *, test=True):
     """
     read = _READERS[kind_of(config.dataset)]
     source = read(config, data_dir, ("train", "test") if test else ("train",))
-    if test and not (source.splits["test"].labels >= 0).any():
+    tested = source.splits["test"].labelled() if test else None
+    if test and not len(tested):
         raise InputError(
             "No test image has a label: nothing could be measured. Expected labels from 0 in the test split. "
             f"Received {len(source.splits['test'])} images without one from {config.dataset}. Add a test split with labels."
@@ -43,7 +45,7 @@ def load(config, data_dir=None, *, test=True):
     mean, std = (source.mean, source.std) if source.mean else _pixel_statistics(train.images)
     return Dataset(
         config.dataset, source.version, tuple(source.class_names), tuple(mean), tuple(std),
-        _augmentation(config, source, train.images.shape), train, validation, source.splits.get("test"),
+        _augmentation(config, source, train.images.shape), train, validation, tested,
     )  # fmt: skip
 
 

@@ -48,7 +48,7 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """What training needs to know of a set. `validation` and `test` are None where there are none."""
+    """What training needs to know of a set. `validation` and `test`, None where there are none, are labelled throughout."""
 
     name: str
     version: str
