@@ -8,17 +8,18 @@ from skd_tf import cluster, devices, grammar, image_folders, schedules, sources
 from skd_tf.cli import FIELDS
 from skd_tf.errors import InputError
 from skd_tf.knobs import as_text
-from skd_tf.known_datasets import KNOWN_DATASETS, augmentation_of, kind_of, size_and_resize
+from skd_tf.known_datasets import augmentation_of, kind_of, known_of, size_and_resize
 from skd_tf.workdir import recorded_config, refuse_differences
 
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """What is known of a dataset before it is loaded: examples by split, and classes (None where unknown)."""
+    """What is known of a dataset before it is loaded: examples by split, classes (None where unknown)."""
 
     train: int
     test: int
     num_classes: int | None
+    unlabelled: int = 0  # of train
 
 
 def describe(config, workdir=None, data_dir=None):
@@ -55,15 +56,18 @@ def dataset_sizes(config, data_dir=None):
     kind = kind_of(config.dataset)
     if kind == "folder":
         folder = image_folders.find(config.dataset, config.data_seed)
-        return Sizes(len(folder.splits["train"]), len(folder.splits["test"]), len(folder.class_names))
+        train, test = ([label for _, label in folder.splits[name]] for name in ("train", "test"))
+        return Sizes(len(train), len(test) - test.count(-1), len(folder.class_names), unlabelled=train.count(-1))
+    known = known_of(config.dataset)
     records = sources.tfds_records(config.dataset, data_dir) if kind == "tfds" else []
     if not records:
-        known = KNOWN_DATASETS.get(config.dataset)
         return known and Sizes(known.train, known.test, known.num_classes)
     try:
         record = json.loads(records[-1].read_text(encoding="utf-8"))
         counts = {split["name"]: sum(map(int, split["shardLengths"])) for split in record["splits"]}
-        test = counts.get("test", counts.get("validation", 0))
+        tests = [counts[name] for name in ("test", "validation") if name in counts] or [0]
+        # Whose labels are missing no record tells: ImageNet's test images have none.
+        test = known.test if known and known.test in tests else tests[0]
         return Sizes(counts["train"], test, _num_classes(record, records[-1].parent))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
@@ -178,7 +182,7 @@ def _loss(config, sizes):
 
 
 def _held_out(config, sizes):
-    return round(sizes.train * config.validation_fraction)
+    return round((sizes.train - sizes.unlabelled) * config.validation_fraction)
 
 
 def _steps_per_epoch(config, sizes):

@@ -202,7 +202,8 @@ def _open_teacher(config, dataset, strategy, path):
     if cluster.workers() > 1:
         _ = teacher.model  # by all at once, whatever each finds in the cache: variables are made in a collective
     held_out = dataset.validation is not None
-    split = dataset.validation if held_out else dataset.train.labelled().take(slice(_CHANCE_EXAMPLES))
+    split = dataset.validation if held_out else dataset.train.labelled()
+    split = split if held_out else split.take(data.evenly_spaced(len(split), _CHANCE_EXAMPLES))
     if not len(split):
         warn(f"No training image has a label: whether the teacher {teacher.facts['name']} fits them is not known.")
         return teacher

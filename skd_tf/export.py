@@ -49,7 +49,7 @@ def export(
       output: folder to write: new or empty. It appears whole or not at all.
       formats: names in `skd_tf.exports.formats.FORMATS`.
       data_dir: TFDS data directory of the run's dataset, whose test images the files are compared on.
-      check_images: how many of them, at most.
+      check_images: how many of them, at most; evenly spaced.
       calibrated: whether a temperature that evaluate --calibrate left in the workdir is applied.
 
     Returns:
@@ -80,7 +80,8 @@ def export(
         temperature = record["temperature"]
         student = deploy.calibrated(student, temperature)
         say(f"Temperature {temperature:.4f}, from {workdir / calibration.FILE}.")
-    images, labels = dataset.test.images[:check_images], dataset.test.labels[:check_images]
+    compared = dataset.test.take(data.evenly_spaced(len(dataset.test), check_images))
+    images, labels = compared.images[:], compared.labels
     live = evaluation.Predictor(student)(images)
     values = student.count_params()
 

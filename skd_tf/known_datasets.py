@@ -4,6 +4,7 @@ import re
 import typing
 
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+_VERSION = re.compile(r":[\d.*]+$")
 FOLDER = "folder:"
 
 
@@ -61,11 +62,16 @@ def kind_of(name):
     return "function" if _FUNCTION.fullmatch(name) else "tfds"
 
 
+def known_of(name):
+    """The `KnownDataset` of a name, whatever version is pinned behind it (cifar10:3.0.2); None for another set."""
+    return KNOWN_DATASETS.get(_VERSION.sub("", name))
+
+
 def augmentation_of(config):
     """The augmentation of a Config: as it says, or as the set is trained in the field."""
     if config.augmentation != "auto":
         return config.augmentation
-    known = KNOWN_DATASETS.get(config.dataset)
+    known = known_of(config.dataset)
     return known.augmentation if known else "pad_crop"
 
 
@@ -74,7 +80,7 @@ def size_and_resize(config):
 
     For sets trained on resized crops a test image shows its middle 224 / 256, as in the field's ImageNet recipes.
     """
-    known = KNOWN_DATASETS.get(config.dataset)
+    known = known_of(config.dataset)
     resizes = augmentation_of(config) == "resized_crop"
     size = config.image_size or (known.image_shape[0] if known and known.augmentation == "resized_crop" else 0)
     return size, (round(size * 256 / 224) if resizes else size)

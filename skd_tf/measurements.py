@@ -15,7 +15,7 @@ def measure(logits, raw_logits, labels, parameters):
       logits: {name: `[n, classes]`} whose softmax is the probability; "teacher" among them is who the others are compared
         with.
       raw_logits: {name: `[n, classes]`} before the readout, for names whose readout is not "raw".
-      labels: integer `[n]`.
+      labels: integer `[n]`, all >= 0.
       parameters: {name: trainable parameters}.
 
     Returns:

@@ -6,7 +6,7 @@ import re
 
 from skd_tf import image_folders, model_files, references
 from skd_tf.errors import InputError
-from skd_tf.known_datasets import KNOWN_DATASETS, kind_of
+from skd_tf.known_datasets import kind_of, known_of
 from skd_tf.networks.names import NETWORK_NAMES
 
 
@@ -41,7 +41,7 @@ def check_dataset(config, data_dir):
     elif kind == "function":
         references.require_module(config.dataset, "dataset")
     elif kind == "tfds" and not config.download and not tfds_records(config.dataset, data_dir):
-        known = "" if config.dataset.partition(":")[0] in KNOWN_DATASETS else " Check the name as well."
+        known = "" if known_of(config.dataset) else " Check the name as well."
         raise InputError(
             f"Dataset {config.dataset} is not prepared. Expected its folder in {tfds_folder(data_dir)}. Received none. "
             f"Point --data_dir at a prepared TFDS folder, or add --download.{known}"
@@ -53,9 +53,9 @@ def tfds_folder(data_dir):
 
 
 def tfds_records(name, data_dir):
-    """TFDS' own records (dataset_info.json) of a prepared set, the newest version last."""
-    folder = tfds_folder(data_dir) / name.partition(":")[0]
-    return sorted(folder.glob("**/dataset_info.json"), key=_version)
+    """TFDS' own records (dataset_info.json) of a prepared set, of the version that is pinned, else the newest last."""
+    name, _, version = name.partition(":")
+    return sorted((tfds_folder(data_dir) / name).glob(f"**/{version or '*'}/dataset_info.json"), key=_version)
 
 
 def _version(path):

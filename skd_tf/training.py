@@ -113,7 +113,8 @@ def loss_weights(config, steps_per_epoch, total_steps):
 def adapt_radius(distiller, config, setup):
     """Measures the radius where the settings ask for it, the same on all workers."""
     if config.radius in ("teacher_mean", "teacher_sample") and distiller.objective.needs_teacher:
-        images = setup.dataset.train.take(slice(_ADAPT_EXAMPLES)).images
+        train = setup.dataset.train
+        images = train.take(data.evenly_spaced(len(train), _ADAPT_EXAMPLES)).images
         distiller.adapt({"image": images, "teacher_logits": tf.constant(setup.teacher.logits(images))})
         distiller.radius.assign(cluster.agree(lambda: float(distiller.radius.numpy())))
 

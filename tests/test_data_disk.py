@@ -41,7 +41,7 @@ def test_on_the_disk_as_in_memory(tmp_path, settings):
 
 @pytest.fixture(scope="module")
 def imagenet(tmp_path_factory):
-    """A prepared TFDS folder "imagenet2012" of several shards and image sizes."""
+    """A prepared TFDS folder "imagenet2012" of several shards and image sizes; as in 5.1.0 test images have no labels."""
     import tensorflow_datasets as tfds
 
     folder = str(tmp_path_factory.mktemp("tfds"))
@@ -58,15 +58,16 @@ def imagenet(tmp_path_factory):
             )
 
         def _split_generators(self, _):
-            return {"train": self._generate_examples(30), "validation": self._generate_examples(7)}
+            test = self._generate_examples(5, labelled=False)
+            return {"train": self._generate_examples(30), "validation": self._generate_examples(7), "test": test}
 
-        def _generate_examples(self, count):
+        def _generate_examples(self, count, labelled=True):
             for i in range(count):
                 # Smooth pictures: a JPEG's pixels then hardly depend on which part of it is decoded.
                 y, x = np.mgrid[: 240 + 10 * (i % 3), : 280 - 20 * (i % 2)]
                 image = np.stack([y, x, 0 * y + 8 * i], axis=-1).clip(0, 255).astype(np.uint8)
                 encoded = tf.io.encode_jpeg(image, quality=100, chroma_downsampling=False).numpy()
-                yield i, {"image": io.BytesIO(encoded), "label": 7 * i, "file_name": f"{i}.jpg"}
+                yield i, {"image": io.BytesIO(encoded), "label": 7 * i if labelled else -1, "file_name": f"{i}.jpg"}
 
     config = tfds.download.DownloadConfig(num_shards=4)
     Imagenet2012(data_dir=folder).download_and_prepare(download_config=config)
@@ -77,8 +78,9 @@ def imagenet(tmp_path_factory):
 IMAGENET = {"dataset": "imagenet2012", "batch_size": 5, "image_size": 32, "validation_fraction": 0.2}
 
 
-def test_imagenet_is_read_where_it_lies(imagenet):
-    dataset = data.load(Config(dataset="imagenet2012"), imagenet)
+@pytest.mark.parametrize("name", ["imagenet2012", "imagenet2012:5.1.0"])
+def test_imagenet_is_read_where_it_lies(imagenet, name):
+    dataset = data.load(Config(dataset=name), imagenet)
     assert dataset.image_shape == (224, 224, 3) and dataset.num_classes == 1000
     assert (len(dataset.train), len(dataset.validation), len(dataset.test)) == (27, 3, 7)
     assert isinstance(dataset.augmentation, augment.ResizedCrop) and dataset.mean == (0.485, 0.456, 0.406)

@@ -1,5 +1,6 @@
 """Where images come from: folders and functions; what is wrong with them is told in one line."""
 
+import json
 import sys
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import tensorflow as tf
 from made_images import CLASSES, load, make_folder, picture, stream, write
 
-from skd_tf import augment, data, known_datasets
+from skd_tf import augment, data, dry_run, known_datasets
 from skd_tf.config import Config
 from skd_tf.data import pictures
 from skd_tf.errors import InputError
@@ -103,9 +104,39 @@ def test_unlabelled_images_are_never_held_out(tmp_path):
     for i in range(24):
         write(tmp_path / "train" / "-1" / f"{i}.png", picture(i))
     dataset = load(tmp_path, validation_fraction=0.5)
+    told = dry_run.describe(Config(dataset=f"folder:{tmp_path}", validation_fraction=0.5, batch_size=4))
+    assert f"{len(dataset.train)} to train, {len(dataset.validation)} to validate, {len(dataset.test)} to test" in told
     assert dataset.class_names == CLASSES
     assert (dataset.train.labels == -1).sum() == 24 and (dataset.validation.labels >= 0).all()
     assert len(dataset.validation) == 12 and len(dataset.train.labelled()) == 12
+
+
+@pytest.mark.parametrize("keep", ["memory", "none"])
+def test_what_is_measured_is_the_labelled_part_of_the_test_split(tmp_path, keep):
+    """So accuracy, agreement, their intervals and the check of an export are all of the same images."""
+    make_folder(tmp_path)
+    whole = load(tmp_path, cache_dataset=keep)
+    for i in range(5):
+        write(tmp_path / "test" / "-1" / f"{i}.png", picture(i))
+    part = load(tmp_path, cache_dataset=keep)
+    assert np.array_equal(part.test.labels, whole.test.labels) and np.array_equal(part.test.images[:], whole.test.images[:])
+    assert dry_run.dataset_sizes(Config(dataset=f"folder:{tmp_path}")).test == len(whole.test) == 24
+
+
+def test_a_test_split_without_labels_is_refused_before_training(tmp_path, user_module):
+    make_folder(tmp_path / "set", parts=("train",))
+    write(tmp_path / "set" / "test" / "-1" / "0.png", picture(0))
+    user_module(ARRAYS + """
+def unlabelled(data_dir):
+    images, labels = split(8)
+    return arrays(data_dir) | {"test": (images, labels * 0 - 1)}
+""")
+    for dataset in (f"folder:{tmp_path / 'set'}", "my_data:unlabelled"):
+        config = Config(dataset=dataset)
+        with pytest.raises(InputError, match="No test image has a label") as caught:
+            data.load(config)
+        assert "\n" not in str(caught.value)
+        assert data.load(config, test=False).test is None  # a search reads none
 
 
 @pytest.fixture
@@ -185,7 +216,51 @@ def test_a_wrong_function_is_one_line(user_module, name, words):
         data.load(Config(dataset="nobodys_module:function"))
 
 
+def with_facts(user_module, facts):
+    user_module(ARRAYS + f"def told(data_dir):\n    return stream(data_dir) | dict({facts})\n")
+    return data.load(Config(dataset="my_data:told"))
+
+
+@pytest.mark.parametrize(
+    ("facts", "expected"),
+    [
+        (
+            "mean=np.full(3, .5), std=np.full(3, .25, np.float32), pad=np.int64(2), flip=np.False_",
+            [[0.5] * 3, [0.25] * 3, 2, False],
+        ),
+        ("mean=[0, .5, 1], std=[.5] * 3, pad=0, flip=1", [[0.0, 0.5, 1.0], [0.5] * 3, 0, True]),
+    ],
+)
+def test_facts_of_a_function_become_plain_numbers(user_module, facts, expected):
+    dataset = with_facts(user_module, facts)
+    found = [dataset.mean, dataset.std, *dataset.augmentation]
+    assert json.loads(json.dumps(found)) == expected  # as in a teacher cache's key
+    assert [type(value) for value in (*found, *dataset.mean, *dataset.std)] == [tuple, tuple, int, bool] + [float] * 6
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        ("mean=[.5] * 3", "mean entry.*std beside it"), ("std=[.5] * 3", "std entry.*mean beside it"),
+        ("mean=[.5], std=[.5]", "3 numbers, one a channel, from 0 to 1"), ("mean='grey', std=1", "mean='grey'"),
+        ("mean=[127] * 3, std=[60] * 3", r"from 0 to 1.*mean=\[127"), ("mean=[.5, np.nan, .5], std=[.2] * 3", "mean entry"),
+        ("mean=np.full([3, 3], .5), std=[.2] * 3", "mean entry"), ("mean=[.5] * 3, std=[.2, 0, .2]", "std entry.*above 0"),
+        ("pad=-1", "pad entry.*from 0"), ("pad=1.5", r"pad=1\.5"), ("flip='no'", "flip entry.*True or False"),
+    ],
+)  # fmt: skip
+def test_wrong_facts_of_a_function_are_one_line(user_module, facts, words):
+    with pytest.raises(InputError, match=words) as caught:
+        with_facts(user_module, facts)
+    assert "\n" not in str(caught.value)
+
+
 def test_names_belong_to_their_readers():
     names = {"digits": "digits", "cifar10": "tfds", "cifar10:3.0.2": "tfds", "cats_vs_dogs/x:1.*.*": "tfds"}
     names |= {"folder:a/b": "folder", "folder:C:/x y": "folder", "my.module:function": "function"}
     assert {name: known_datasets.kind_of(name) for name in names} == names
+
+
+def test_a_pinned_version_is_the_same_known_set():
+    for name, known in known_datasets.KNOWN_DATASETS.items():
+        assert known_datasets.known_of(name) == known_datasets.known_of(f"{name}:3.0.2") == known
+        assert known_datasets.known_of(f"{name}:3.*.*") == known and known_datasets.known_of(f"{name}:load") is None

@@ -10,10 +10,11 @@ from skd_tf.errors import InputError
 from skd_tf.known_datasets import KNOWN_DATASETS
 
 
-def _prepare(folder, name, version, train, classes):
+def _prepare(folder, name, version, train, classes, tests=None):
     record = folder / name / version
     record.mkdir(parents=True)
-    splits = [{"name": "train", "shardLengths": train}, {"name": "test", "shardLengths": ["10"]}]
+    parts = {"train": train} | (tests or {"test": ["10"]})
+    splits = [{"name": part, "shardLengths": lengths} for part, lengths in parts.items()]
     keys = {"tuple": {"items": [{"featureKey": "image"}, {"featureKey": "label"}]}}
     (record / "dataset_info.json").write_text(json.dumps({"splits": splits, "supervisedKeys": keys}))
     # The coarse label comes first, as in CIFAR-100.
@@ -106,9 +107,21 @@ def test_a_prepared_set_is_read_from_its_newest_record(tmp_path):
     lines = _lines(Config(dataset="flowers", validation_fraction=0.25), data_dir=tmp_path)
     assert lines["examples"] == "1500 to train, 500 to validate, 10 to test"
     assert lines["classes"] == "25" and lines["radius"].startswith("10.0000 ")
+    older = Config(dataset="flowers:9.0.0", batch_size=7, validation_fraction=0)
+    assert _lines(older, data_dir=tmp_path)["examples"] == "7 to train, 0 to validate, 10 to test"
+    with pytest.raises(InputError, match=r"flowers:8\.0\.0 is not prepared"):
+        dry_run.describe(Config(dataset="flowers:8.0.0"), data_dir=tmp_path)
     (newest / "dataset_info.json").write_text("{}")
     with pytest.raises(InputError, match="damaged"):
         dry_run.describe(Config(dataset="flowers"), data_dir=tmp_path)
+
+
+def test_a_pinned_version_of_a_known_set_keeps_what_is_known(tmp_path):
+    lines = _lines(Config(dataset="imagenet2012:5.1.0", download=True), data_dir=tmp_path)
+    assert (lines["images"], lines["augmentation"], lines["classes"]) == ("224x224", "resized_crop", "1000")
+    _prepare(tmp_path, "imagenet2012", "5.1.0", ["1281167"], 1000, {"test": ["100000"], "validation": ["50000"]})
+    for name in ("imagenet2012", "imagenet2012:5.1.0"):
+        assert _lines(Config(dataset=name), data_dir=tmp_path)["examples"].endswith(", 50000 to test")
 
 
 def test_a_set_that_is_not_there_is_an_error_unless_it_may_be_fetched(tmp_path):

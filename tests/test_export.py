@@ -77,6 +77,17 @@ def test_the_model_card_tells_what_a_stranger_needs(exported, calibrated_run):
     assert "$" not in card and not re.search(r"\bNone\b|\bnan\b", card)
 
 
+def test_files_are_compared_on_images_from_all_over_the_test_split(calibrated_run, tmp_path, monkeypatch):
+    def compare(files, folder, images, labels, *_):
+        test, rows = data.load(Config()).test, [0, 449, 898]
+        assert np.array_equal(images, test.images[rows]) and np.array_equal(labels, test.labels[rows])
+        raise check.ExportFailed("seen")
+
+    monkeypatch.setattr(check, "check", compare)
+    with pytest.raises(check.ExportFailed, match="seen"):
+        export.export(calibrated_run, tmp_path / "out", formats=["keras"], check_images=3)
+
+
 @pytest.mark.slow
 def test_a_file_that_differs_is_refused_and_nothing_is_left(calibrated_run, tmp_path, monkeypatch):
     def perturbed(student, path, context):

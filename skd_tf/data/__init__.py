@@ -1,7 +1,7 @@
 """Datasets to batches of augmented images, deterministic.
 
 reading    load(config) -> Dataset: finds the source, holds out the validation split, measures mean and std
-sets       Split and Dataset
+sets       Split and Dataset, and which rows stand for all
 tfds_sets  any TFDS image classification set
 folders    a folder of JPEG and PNG files, a class a folder
 hooks      a user's own function
@@ -13,8 +13,8 @@ So a stream starts at any step without decoding or drawing anything before it.
 """
 
 from skd_tf.data.reading import load
-from skd_tf.data.sets import Dataset, Split
+from skd_tf.data.sets import Dataset, Split, evenly_spaced
 from skd_tf.data.stored import digest_of
 from skd_tf.data.stream import AugmentedImages, train_stream
 
-__all__ = ["AugmentedImages", "Dataset", "Split", "digest_of", "load", "train_stream"]
+__all__ = ["AugmentedImages", "Dataset", "Split", "digest_of", "evenly_spaced", "load", "train_stream"]

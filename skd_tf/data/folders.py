@@ -28,8 +28,8 @@ def read(config, data_dir, names):
     labels = {name: np.array([label for _, label in folder.splits[name]], np.int32) for name in names}
     paths = {name: [str(path) for path, _ in folder.splits[name]] for name in names}
     splits = splits_of_files(config, paths, labels)
-    counts = ", ".join(f"{len(split)} to {name}" for name, split in splits.items())
-    say(f"{folder.root}: {len(folder.class_names)} classes, {counts} on.")
+    counts = ", ".join(f"{len(split)} {name} images" for name, split in splits.items())
+    say(f"{folder.root}: {len(folder.class_names)} classes, {counts}.")
     return Source(_version(folder), folder.class_names, splits)
 
 

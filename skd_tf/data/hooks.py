@@ -1,5 +1,7 @@
 """A user's own data: --dataset=MODULE:FUNCTION."""
 
+import operator
+
 import numpy as np
 import tensorflow as tf
 
@@ -23,7 +25,11 @@ def read(config, data_dir, names):
 
     A split is (images, labels): images uint8 `[n, h, w, c]` or a list of paths of JPEG and PNG files, which are left on the
     disk where they do not fit in memory; labels integer `[n]`, -1 = unlabelled. Or a finite tf.data.Dataset of (image uint8
-    `[h, w, c]`, label) in a fixed order. All but class_names, train and, where it is read, test may be left out.
+    `[h, w, c]`, label) in a fixed order. mean and std are of pixels scaled to [0, 1], a number a channel, both or neither;
+    pad is the zero padding before the random crop. All but class_names, train and, where it is read, test may be left out.
+
+    Raises:
+      InputError: anything else.
     """
     spec = references.resolve(config.dataset, "dataset")(data_dir)
     required = (*_REQUIRED, *(["test"] if "test" in names else []))
@@ -48,8 +54,38 @@ def read(config, data_dir, names):
         shapes = {name: split.images.shape[1:] for name, split in splits.items()}
         if len(set(shapes.values())) > 1:
             raise _refusal(config, "test", f"images {shapes['train']} as in train", f"{shapes['test']}")
-    facts = {name: spec[name] for name in ("mean", "std", "pad", "flip") if spec.get(name) is not None}
+    facts = _checked_facts(config, spec, splits["train"].images.shape[-1])
     return Source(str(spec.get("version", "1")), class_names, splits, **facts)
+
+
+def _floats(values):
+    return tuple(float(number) for number in np.atleast_1d(values))
+
+
+def _checked_facts(config, spec, channels):
+    """What the function says of mean, std, pad and flip, as Python's own numbers: teacher caches write them as JSON."""
+    each = f"{channels} numbers, one a channel,"
+    checks = {
+        "mean": (_floats, lambda mean: len(mean) == channels and all(0 <= m <= 1 for m in mean), f"{each} from 0 to 1"),
+        "std": (_floats, lambda std: len(std) == channels and all(0 < s < np.inf for s in std), f"{each} above 0"),
+        "pad": (operator.index, lambda pad: pad >= 0, "a whole number of pixels from 0"),
+        "flip": ({0: False, 1: True}.__getitem__, lambda flip: True, "True or False"),
+    }
+    facts = {}
+    for name, (read, holds, expected) in checks.items():
+        if spec.get(name) is None:
+            continue
+        try:
+            facts[name] = read(spec[name])
+            fits = holds(facts[name])
+        except (TypeError, ValueError, LookupError):
+            fits = False
+        if not fits:
+            raise _refusal(config, name, expected, " ".join(f"{name}={spec[name]!r}".split()), kind="entry")
+    if ("mean" in facts) != ("std" in facts):
+        alone, missing = ("mean", "std") if "mean" in facts else ("std", "mean")
+        raise _refusal(config, alone, f"{missing} beside it", f"{alone}={facts[alone]} alone", kind="entry")
+    return facts
 
 
 def _unpacked(config, name, split):
@@ -117,8 +153,8 @@ def _checked_labels(config, name, labels, classes):
     return labels.astype(np.int32)
 
 
-def _refusal(config, name, expected, received):
+def _refusal(config, name, expected, received, kind="split"):
     return InputError(
-        f"The {name} split of the dataset function is another thing. Expected {expected}. Received {received} from "
+        f"The {name} {kind} of the dataset function is another thing. Expected {expected}. Received {received} from "
         f"{config.dataset}. Change what it returns."
     )

@@ -7,12 +7,12 @@ import numpy as np
 
 from skd_tf import augment
 from skd_tf.data import folders, hooks, tfds_sets
-from skd_tf.data.sets import Dataset, Source, Split
+from skd_tf.data.sets import Dataset, Source, Split, evenly_spaced
 from skd_tf.errors import InputError
 from skd_tf.known_datasets import KNOWN_DATASETS, augmentation_of, kind_of
 
 _ASSETS = pathlib.Path(__file__).parents[1] / "assets"
-_MEASURED = 10_000  # images that mean and std are taken over, evenly spaced
+_MEASURED = 10_000  # images that mean and std are taken over
 _CHUNK = 256
 
 
@@ -26,18 +26,26 @@ def load(config, data_dir=None, *, test=True):
       test: whether the test split is read at all (a search must not see it).
 
     Returns:
-      A `Dataset`; `validation` is drawn from the labelled part of the training split by data_seed alone.
+      A `Dataset`; `validation` is drawn from the labelled part of the training split by data_seed alone, `test` is the
+      labelled part of the test split.
 
     Raises:
-      InputError: an unknown or unprepared set, one that is not an image classification set, or images of several sizes.
+      InputError: an unknown or unprepared set, one that is not an image classification set, images of several sizes, or a
+        test split without labels.
     """
     read = _READERS[kind_of(config.dataset)]
     source = read(config, data_dir, ("train", "test") if test else ("train",))
+    tested = source.splits["test"].labelled() if test else None
+    if test and not len(tested):
+        raise InputError(
+            "No test image has a label: nothing could be measured. Expected labels from 0 in the test split. "
+            f"Received {len(source.splits['test'])} images without one from {config.dataset}. Add a test split with labels."
+        )
     train, validation = _hold_out(source.splits["train"], config.validation_fraction, config.data_seed)
     mean, std = (source.mean, source.std) if source.mean else _pixel_statistics(train.images)
     return Dataset(
         config.dataset, source.version, tuple(source.class_names), tuple(mean), tuple(std),
-        _augmentation(config, source, train.images.shape), train, validation, source.splits.get("test"),
+        _augmentation(config, source, train.images.shape), train, validation, tested,
     )  # fmt: skip
 
 
@@ -63,7 +71,7 @@ def _hold_out(split, fraction, data_seed):
 
 
 def _pixel_statistics(images):
-    rows = np.unique(np.linspace(0, len(images) - 1, min(len(images), _MEASURED)).astype(int))
+    rows = evenly_spaced(len(images), _MEASURED)
     sums, squares = 0.0, 0.0
     for chunk in np.array_split(rows, math.ceil(len(rows) / _CHUNK)):
         pixels = images[chunk].reshape(-1, images.shape[3]) / 255.0

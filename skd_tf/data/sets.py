@@ -10,6 +10,19 @@ from skd_tf.data.stored import StoredImages
 UNLABELLED = -1
 
 
+def evenly_spaced(count, most):
+    """At most so many of `count` rows, in order, from the first to the last: the first ones may all be of one class.
+
+    Args:
+      count: rows there are.
+      most: rows to choose.
+
+    Returns:
+      int64 `[min(count, most)]`.
+    """
+    return np.linspace(0, count - 1, min(count, most)).astype(np.int64)
+
+
 @dataclasses.dataclass(frozen=True)
 class Split:
     """Examples: `images` uint8 `[n, h, w, c]`, `labels` int32 `[n]` (-1: none), `index` int64 `[n]` in the source's split.
@@ -35,7 +48,7 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """What training needs to know of a set. `validation` and `test` are None where there are none."""
+    """What training needs to know of a set. `validation` and `test`, None where there are none, are labelled throughout."""
 
     name: str
     version: str

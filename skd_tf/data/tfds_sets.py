@@ -1,5 +1,6 @@
 """Any TFDS image classification set: decoded into memory, or its records read where they lie."""
 
+import contextlib
 import hashlib
 import math
 
@@ -11,7 +12,7 @@ from skd_tf.data.sets import Source, Split
 from skd_tf.data.storage import keeps_in_memory, several_sizes
 from skd_tf.data.stored import RECORD_FRAME, Records, StoredImages
 from skd_tf.errors import InputError
-from skd_tf.known_datasets import KNOWN_DATASETS, size_and_resize
+from skd_tf.known_datasets import KNOWN_DATASETS, known_of, size_and_resize
 from skd_tf.progress import say
 
 
@@ -21,8 +22,8 @@ def read(config, data_dir, names):
 
     builder = _prepared(tfds, config, data_dir)
     image_key, label_key = _supervised_keys(builder.info, tfds)
-    found = {"train": "train", "test": next((s for s in ("test", "validation") if s in builder.info.splits), None)}
-    if "train" not in builder.info.splits or ("test" in names and found["test"] is None):
+    tests = [split for split in ("test", "validation") if split in builder.info.splits]
+    if "train" not in builder.info.splits or ("test" in names and not tests):
         raise InputError(
             f"Dataset {config.dataset} lacks a split. Expected train, and test or validation. "
             f"Received splits={', '.join(builder.info.splits)}. Choose another set."
@@ -32,27 +33,38 @@ def read(config, data_dir, names):
     shape = (size, size, shape[-1] or 3) if size else shape
     if None in shape:
         raise several_sizes(config)
-    counts = [builder.info.splits[found[name]].num_examples for name in names]
-    keys, splits = (image_key, label_key), {}
-    in_memory = keeps_in_memory(config, counts, shape)
-    for name, count in zip(names, counts, strict=True):
-        try:
+    keys = image_key, label_key
+    found = {"train": "train"}
+    if "test" in names:  # ImageNet's own test images have no labels: there it is the validation split that is tested on
+        labelled = (split for split in tests[:-1] if _has_labels(config, tfds, builder, split, keys))
+        found["test"] = next(labelled, tests[-1])
+    counts = {name: builder.info.splits[found[name]].num_examples for name in names}
+    in_memory = keeps_in_memory(config, counts.values(), shape)
+    splits = {}
+    for name, count in counts.items():
+        with _telling_damage(config, builder, found[name]):
             if in_memory:
                 splits[name] = _decoded(tfds, builder, found[name], keys, count, shape, resize)
             else:
                 say(f"Reading the labels of {count:,} {name} examples of {config.dataset}, whose images stay on the disk.")
                 splits[name] = _stored(builder, found[name], keys, count, shape, resize)
-        except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
-            raise InputError(
-                f"The {name} split of {config.dataset} is damaged. Expected whole records of images. "
-                f"Received {error.message.splitlines()[0]} in {builder.data_path}. Prepare it again."
-            ) from error
-    known = KNOWN_DATASETS.get(config.dataset)
+    known = known_of(config.dataset)
     facts = {}
     if known:
         pad = round(known.pad * shape[0] / known.image_shape[0])
         facts = {"mean": known.mean, "std": known.std, "pad": pad, "flip": known.flip}
     return Source(str(builder.version), builder.info.features[label_key].names, splits, **facts)
+
+
+@contextlib.contextmanager
+def _telling_damage(config, builder, split):
+    try:
+        yield
+    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
+        raise InputError(
+            f"The {split} split of {config.dataset} is damaged. Expected whole records of images. "
+            f"Received {error.message.splitlines()[0]} in {builder.data_path}. Prepare it again."
+        ) from error
 
 
 def _prepared(tfds, config, data_dir):
@@ -89,6 +101,13 @@ def _supervised_keys(info, tfds):
             f"Received supervised_keys={keys}. Choose another set."
         )
     return keys
+
+
+def _has_labels(config, tfds, builder, split, keys):
+    """Whether any example of a split has one; decodes no image, and reads no further than the first."""
+    with _telling_damage(config, builder, split):
+        stream = builder.as_dataset(split=split, decoders={keys[0]: tfds.decode.SkipDecoding()}, shuffle_files=False)
+        return any(stream.map(lambda example: example[keys[1]] >= 0).as_numpy_iterator())
 
 
 def _decoded(tfds, builder, split, keys, count, shape, resize):

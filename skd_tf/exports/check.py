@@ -32,7 +32,7 @@ def check(files, folder, images, labels, live_logits, student_values):
       files: `formats.File`s.
       folder: where they are.
       images: uint8 `[n, h, w, c]`, real ones.
-      labels: integer `[n]`.
+      labels: integer `[n]`, all >= 0.
       live_logits: `[n, classes]`, the live student's on its readout.
       student_values: numbers that the student consists of, BatchNorm's statistics among them.
 

@@ -9,7 +9,7 @@ import warnings
 import keras
 import tensorflow as tf
 
-from skd_tf import deploy, quiet
+from skd_tf import data, deploy, quiet
 from skd_tf.errors import InputError
 
 REPRESENTATIVE_IMAGES = 256
@@ -82,7 +82,7 @@ def _float16(context):
 
 def _int8(context):
     def representative():
-        for image in context.images[:REPRESENTATIVE_IMAGES]:
+        for image in context.images[data.evenly_spaced(len(context.images), REPRESENTATIVE_IMAGES)]:
             yield [image[None]]
 
     return {
