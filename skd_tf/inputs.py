@@ -1,5 +1,6 @@
 """What a Distiller takes as x: images, or {"image": ..., "teacher_logits": ...}."""
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -14,6 +15,7 @@ READ_ONCE = (
     "The data can be read only once. Expected arrays or a tf.data.Dataset. Received a generator. "
     "Call adapt(...) first, with a student that is built."
 )
+NO_RADIUS = "The radius is not known yet. Expected adapt() or fit() before. Received 0. Call adapt()."
 _ADAPT_EXAMPLES = 10_000
 
 
@@ -59,6 +61,26 @@ def batches_of_x(data):
         count = len(data["image"])
         return ({k: v[i : i + 256] for k, v in data.items()} for i in range(0, count, 256))
     return (batch[0] if isinstance(batch, (tuple, list)) else batch for batch in data)
+
+
+def one_part(strategy, iterator=None, data_batch=None, *, again=False):
+    """(x, y) of one replica in the first batch of Keras' epoch iterator, or in a batch.
+
+    Args:
+      strategy: tf.distribute.Strategy.
+      iterator: Keras' epoch iterator, or None.
+      data_batch: (x, y) or (x, y, sample_weight), or None.
+      again: whether data that can be read only once is refused.
+
+    Raises:
+      InputError: a generator, where `again`.
+    """
+    if data_batch is None:
+        if again and hasattr(iterator.data_adapter, "generator"):
+            raise InputError(READ_ONCE)
+        data_batch = next(next(iter(iterator))[2])
+    x, y, _ = keras.utils.unpack_x_y_sample_weight(data_batch)
+    return keras.tree.map_structure(lambda part: strategy.experimental_local_results(part)[0], (x, y))
 
 
 def mean_logit_norm(data, logits_of, *, center):

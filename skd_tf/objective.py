@@ -56,6 +56,11 @@ class Objective:
         return self.row.needs_teacher
 
     @property
+    def needs_radius(self):
+        """Whether a radius changes any value: the loss takes one, or the student is read on the sphere."""
+        return self.row.readout == "sphere" or "radius" in self._accepted
+
+    @property
     def mean_names(self):
         return LABEL_MEANS + (TEACHER_MEANS if self.needs_teacher else ())
 

@@ -58,10 +58,55 @@ def test_nothing_is_exported_on_a_sphere_of_unknown_radius():
         make_distiller(radius="teacher_mean").deployable()
 
 
+def test_no_step_is_made_on_a_sphere_of_unknown_radius():
+    (images, labels), = batches(1)
+    distiller = make_distiller(radius="teacher_mean")
+    for step in (distiller.evaluate, distiller.train_on_batch, distiller.test_on_batch):
+        with pytest.raises(InputError, match=r"radius is not known.*Call adapt"):
+            step(images, labels)
+    with pytest.raises(InputError, match="Call adapt"):
+        distiller.probability_logits(distiller.student(images))
+    expected = make_distiller(radius=float(distiller.adapt(images).radius.numpy()))
+    for step in ("evaluate", "test_on_batch", "train_on_batch"):
+        assert getattr(distiller, step)(images, labels) == pytest.approx(getattr(expected, step)(images, labels)), step
+    # A loss without a sphere has no use for one, so nothing has to be measured.
+    make_distiller(loss="kd", radius="teacher_mean").evaluate(images, labels, verbose=0)
+
+
+@pytest.mark.parametrize("built", [False, True])
+@pytest.mark.parametrize("step", ["evaluate", "test_on_batch", "train_on_batch"])
+def test_a_subclassed_students_auto_radius_is_known_before_the_first_step(step, built):
+    (images, labels), = batches(1)
+    results = []
+    for student in (conv_net(1), Subclassed()):
+        if built:
+            student(images)
+        distiller = Distiller(student, conv_net(2))
+        distiller.compile(keras.optimizers.SGD(0.05))
+        results.append(getattr(distiller, step)(images, labels, return_dict=True))
+        assert float(distiller.radius.numpy()) == pytest.approx(2 * CLASSES**0.5)
+    assert results[1] == pytest.approx(results[0], rel=1e-5)
+
+
+def test_a_radius_that_is_given_is_not_replaced_when_the_classes_are_known():
+    (images, labels), = batches(1)
+    distiller = Distiller(Subclassed(), conv_net(2), radius=3.0)
+    assert float(distiller.radius.numpy()) == 3.0
+    distiller.radius.assign(7.0)
+    distiller.compile("sgd")
+    distiller.evaluate(images, labels, verbose=0)
+    assert float(distiller.radius.numpy()) == 7.0
+
+
 def test_data_that_can_be_read_once_is_not_spent_on_measuring():
     distiller = make_distiller(radius="teacher_mean")
     with pytest.raises(InputError, match="only once"):
         distiller.fit((batch for batch in batches(3)), verbose=0)
+    distiller = Distiller(Subclassed(), conv_net(2))
+    distiller.compile("sgd")
+    for step in (distiller.fit, distiller.evaluate):
+        with pytest.raises(InputError, match="only once"):
+            step((batch for batch in batches(3)), verbose=0)
 
 
 def test_settings_are_checked_when_assigned():
