@@ -1,9 +1,11 @@
 """The Distiller as a Keras citizen: subclassed students, saving, and errors before anything is lost."""
 
+import contextlib
+
 import keras
 import numpy as np
 import pytest
-from nets import CLASSES, batches, conv_net, make_distiller
+from nets import CLASSES, batches, conv_net, distance, make_distiller, weights_of
 
 from skd_tf.distiller import Distiller
 from skd_tf.errors import InputError
@@ -13,7 +15,8 @@ from skd_tf.losses import LOSSES, cross_entropy
 class Subclassed(keras.Model):
     def __init__(self):
         super().__init__()
-        self.net = conv_net(1)
+        # Without an Input, as most are written: no weight is there before the first images.
+        self.net = keras.Sequential([type(layer).from_config(layer.get_config()) for layer in conv_net(1).layers])
 
     def call(self, images, training=False):
         return self.net(images, training=training)
@@ -30,6 +33,24 @@ def test_a_subclassed_student_trains_as_the_functional_one_inside_it():
         assert histories[1][name] == pytest.approx(values, rel=1e-5), name
     with pytest.raises(InputError, match="stock layers"):
         distiller.deployable()
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_subclassed_student_takes_metrics_on_any_number_of_replicas(count, two_replicas):
+    """Unbuilt, so that its weights, the optimizer's and the metrics' are all made by fit."""
+    (images, labels), = batches(1, size=16)
+    histories, weights = [], []
+    for make_student in (lambda: conv_net(1), Subclassed):
+        with two_replicas.scope() if count == 2 else contextlib.nullcontext():
+            distiller = Distiller(make_student(), conv_net(2))
+            nll = keras.metrics.SparseCategoricalCrossentropy(from_logits=True)
+            distiller.compile(keras.optimizers.SGD(0.05, momentum=0.9), metrics=["sparse_categorical_accuracy", nll])
+        histories.append(distiller.fit(images, labels, batch_size=8, epochs=2, shuffle=False, verbose=0).history)
+        weights.append(weights_of(distiller.student))
+    assert distiller.distribute_strategy.num_replicas_in_sync == count and distiller.traces == count
+    assert distance(*weights) < 1e-5 and histories[0].keys() == histories[1].keys()
+    for name, values in histories[0].items():
+        assert histories[1][name] == pytest.approx(values, rel=1e-4), name
 
 
 @pytest.mark.parametrize("loss", ["kd", LOSSES["spherical"]])
@@ -96,6 +117,8 @@ def test_a_radius_that_is_given_is_not_replaced_when_the_classes_are_known():
     distiller.compile("sgd")
     distiller.evaluate(images, labels, verbose=0)
     assert float(distiller.radius.numpy()) == 7.0
+    distiller.assign_settings(temperature=2.0, kd_weight=0.5, label_weight=None, radius="auto")
+    assert float(distiller.radius.numpy()) == pytest.approx(2 * CLASSES**0.5)
 
 
 def test_data_that_can_be_read_once_is_not_spent_on_measuring():
