@@ -7,7 +7,7 @@ from skd_tf import deploy, devices, inputs, losses, optimizers, precision, repli
 from skd_tf.errors import InputError
 from skd_tf.guard import Guard
 from skd_tf.inputs import NO_TEACHER, forward, given_logits, global_batch, image_of, mean_logit_norm
-from skd_tf.objective import Objective
+from skd_tf.objective import Objective, class_numbers
 from skd_tf.settings import WithSettings
 from skd_tf.step_means import StepMeans
 from skd_tf.steps import Steps
@@ -79,7 +79,7 @@ class Distiller(WithSettings, keras.Model):
 
         Args:
           optimizer: any Keras optimizer; its clipping and its weight decay see the gradient summed over all replicas.
-          metrics: Keras metrics of (y, logits on the student's readout).
+          metrics: Keras metrics of (y, logits on the student's readout), of the images with a label.
           jit_compile: True, False, or "auto": by device (`skd_tf.devices`). Compiles both forwards, loss and gradient, on
             any number of replicas; the reduction and the optimizer stay outside.
           schedules: {"kd_weight": f, ...}: any of the four variables is set to f(step) before each step.
@@ -111,12 +111,14 @@ class Distiller(WithSettings, keras.Model):
         self.train_function = self.test_function = None
         self.traces = 0  # of the training step, on any replica
 
-    def fit(self, x=None, y=None, **kwargs):
+    def fit(self, x=None, y=None, *, class_weight=None, **kwargs):
         if self._radius_argument in ("teacher_mean", "teacher_sample") and self._radius_is_missing():
             if hasattr(x, "__next__"):
                 raise InputError(inputs.READ_ONCE)
             self.adapt(x)
-        return super().fit(x, y, **kwargs)
+        if class_weight and isinstance(x, tf.data.Dataset):
+            x, class_weight = inputs.weighted_by_class(x, class_weight), None
+        return super().fit(x, y, class_weight=class_weight, **kwargs)
 
     def export(self, filepath, **kwargs):
         """Exports the student alone: stock layers, readout inside."""
@@ -239,7 +241,9 @@ class Distiller(WithSettings, keras.Model):
 
     def _update_compiled_metrics(self, y, student_logits, sample_weight):
         if self._compile_metrics is not None:
-            self._compile_metrics.update_state(y, self.probability_logits(student_logits), sample_weight)
+            labelled = class_numbers(y) >= 0
+            parts = y, self.probability_logits(student_logits), sample_weight
+            self._compile_metrics.update_state(*(None if part is None else part[labelled] for part in parts))
 
     def run_steps(self, iterator, steps):
         """Makes `steps` updates with global batches from a (distributed) iterator; returns the seconds waited for them."""
