@@ -38,7 +38,8 @@ class Distiller(WithSettings, keras.Model):
       label_smoothing: probability spread evenly over all classes in the label term, in [0, 1).
       loss_settings: numbers for what else the loss takes: {"alpha": 1.0, "beta": 2.0} for "dkd".
 
-    `.temperature`, `.kd_weight`, `.label_weight` and `.radius` are variables: assigning never retraces.
+    `.temperature`, `.kd_weight`, `.label_weight` and `.radius` are variables: assigning never retraces, and refuses
+    what is out of range.
 
     Reference: Guo et al. 2021, arXiv:2010.07485.
     """

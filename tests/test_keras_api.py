@@ -5,8 +5,10 @@ import contextlib
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from nets import CLASSES, batches, conv_net, distance, make_distiller, weights_of
 
+from skd_tf.checkpoints import Checkpoints
 from skd_tf.distiller import Distiller
 from skd_tf.errors import InputError
 from skd_tf.losses import LOSSES, cross_entropy
@@ -136,10 +138,60 @@ def test_settings_are_checked_when_assigned():
     distiller = make_distiller()
     with pytest.raises(InputError, match="kd_weight"):
         distiller.kd_weight.assign(2.0)  # its label weight would be -1
-    with pytest.raises(InputError, match="temperature"):
-        distiller.temperature.assign(-1.0)
+    for make in (float, np.float32, np.asarray, tf.constant, lambda value: keras.Variable(value, trainable=False)):
+        for setting, value in ((distiller.temperature, 0.0), (distiller.temperature, -1.0), (distiller.radius, 0.0)):
+            with pytest.raises(InputError, match=rf"{setting.name} .*Expected > 0\. "):
+                setting.assign(make(value))
+        with pytest.raises(InputError, match=r"kd_weight .*<= 1"):
+            distiller.kd_weight.assign(make(1.5))
+        distiller.temperature.assign(make(2.5))
+        assert float(distiller.temperature.numpy()) == 2.5
+    for value in ("2", True, None, [1.0], tf.constant([1.0, 2.0]), float("nan")):
+        with pytest.raises(InputError, match="temperature is no number"):
+            distiller.temperature.assign(value)
+    with pytest.raises(InputError, match=r"temperature .*Expected > 0\. "):
+        distiller.assign_settings(temperature=0.0, kd_weight=0.9, label_weight=None, radius="auto")
     with pytest.raises(InputError, match="no number"):
         Distiller(conv_net(), kd_weight="0.9, 0.5 from epoch 2", loss="kd")
+
+
+def test_a_label_weight_that_follows_is_the_constructors():
+    distiller = make_distiller(kd_weight=0.9)
+    expected = distiller.label_weight.numpy()
+    assert expected == np.float32(0.1)
+    distiller.kd_weight.assign(0.5)
+    distiller.kd_weight.assign(0.9)
+    assert distiller.label_weight.numpy() == expected
+    assert Distiller.from_config(distiller.get_config()).label_weight.numpy() == expected
+
+
+def test_saved_settings_come_back_as_they_were(tmp_path):
+    """A label weight of its own, and a radius not yet measured: by file, by weights and by checkpoint."""
+    made = {"radius": "teacher_mean", "kd_weight": 0.9}
+    distiller = make_distiller(**made)
+    distiller.label_weight.assign(0.25)
+    distiller.save(tmp_path / "d.keras")
+    distiller.save_weights(tmp_path / "d.weights.h5")
+    files = Checkpoints(tmp_path / "checkpoints")
+    files.save(distiller, 1)
+    files.wait()
+
+    def loaded(restore):
+        other = make_distiller(**made | {"kd_weight": 0.3, "temperature": 2.0})
+        other.radius.assign(5.0)
+        restore(other)
+        return other
+
+    for other in (
+        keras.models.load_model(tmp_path / "d.keras"),
+        loaded(lambda other: other.load_weights(tmp_path / "d.weights.h5")),
+        loaded(lambda other: other.set_weights(distiller.get_weights())),
+        loaded(lambda other: Checkpoints(tmp_path / "checkpoints").restore(other, print)),
+    ):
+        found = [float(getattr(other, name).numpy()) for name in ("temperature", "kd_weight", "label_weight", "radius")]
+        assert found == [4.0, np.float32(0.9), 0.25, 0.0]
+    other.kd_weight.assign(0.5)  # follows again
+    assert float(other.label_weight.numpy()) == 0.5
 
 
 def test_a_loss_with_a_misspelt_term_is_refused():
