@@ -61,8 +61,9 @@ class Distiller(WithSettings, keras.Model):
 
     def __setattr__(self, name, value):
         if name == "teacher":  # past Keras' and TensorFlow's tracking, so that no file ever holds it
+            another = value is not vars(self).get(name)
             object.__setattr__(self, name, value)
-            if getattr(self, "compiled", False):
+            if another and getattr(self, "compiled", False):
                 self._make_steps()  # the traced ones hold the teacher before
         else:
             super().__setattr__(name, value)
