@@ -11,7 +11,7 @@ import zipfile
 
 import numpy as np
 
-from skd_tf import atomic, cluster
+from skd_tf import atomic, cluster, settings
 from skd_tf.errors import InputError
 
 _SUFFIX = ".ckpt"
@@ -185,6 +185,7 @@ def _assign(state, arrays, file_name):
             f"{file_name} is a checkpoint of another network or optimizer: {len(different)} tensors differ. "
             f"Expected {name} of shape {shapes.get(name)}. Received {found.get(name)}. Use another --workdir."
         )
-    for name, variable in state.items():
-        variable.assign(arrays[name])
+    with settings.restoring():
+        for name, variable in state.items():
+            variable.assign(arrays[name])
 

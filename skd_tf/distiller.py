@@ -6,16 +6,16 @@ import tensorflow as tf
 from skd_tf import deploy, devices, inputs, losses, optimizers, precision, replicas
 from skd_tf.errors import InputError
 from skd_tf.guard import Guard
-from skd_tf.inputs import NO_TEACHER, batches_of_x, forward, given_logits, global_batch, image_of, mean_logit_norm
-from skd_tf.objective import Objective
-from skd_tf.settings import Setting, loss_weights, number
+from skd_tf.inputs import NO_TEACHER, forward, given_logits, global_batch, image_of, mean_logit_norm
+from skd_tf.objective import Objective, class_numbers
+from skd_tf.settings import WithSettings
 from skd_tf.step_means import StepMeans
 from skd_tf.steps import Steps
 from skd_tf.sync_batch_norm import is_synchronized
 
 
 @keras.saving.register_keras_serializable("skd_tf")
-class Distiller(keras.Model):
+class Distiller(WithSettings, keras.Model):
     """Knowledge distillation as a Keras model; its weights are the student's.
 
     loss = label_weight * label + kd_weight * distill, per example, summed and divided by the global batch.
@@ -38,7 +38,8 @@ class Distiller(keras.Model):
       label_smoothing: probability spread evenly over all classes in the label term, in [0, 1).
       loss_settings: numbers for what else the loss takes: {"alpha": 1.0, "beta": 2.0} for "dkd".
 
-    `.temperature`, `.kd_weight`, `.label_weight` and `.radius` are variables: assigning never retraces.
+    `.temperature`, `.kd_weight`, `.label_weight` and `.radius` are variables: assigning never retraces, and refuses
+    what is out of range.
 
     Reference: Guo et al. 2021, arXiv:2010.07485.
     """
@@ -53,22 +54,16 @@ class Distiller(keras.Model):
         self.objective = Objective(loss, center=center, label_smoothing=label_smoothing, settings=loss_settings)
         self.means = StepMeans(self.objective.mean_names)
         self.guard = Guard(self.objective.mean_names)
-        self._radius_argument = radius
-        self._label_follows = label_weight is None
-        kd_weight, label_weight = loss_weights(kd_weight, label_weight, needs_teacher=self.objective.needs_teacher)
-        self.temperature = Setting("temperature", number("temperature", temperature, above=0.0))
-        self.label_weight = Setting("label_weight", label_weight)
-        follower = self.label_weight if self._label_follows else None
-        self.kd_weight = Setting("kd_weight", kd_weight, complement=follower)
-        self.radius = Setting("radius", 0.0)  # not known yet
         self.built = student.built
-        if getattr(student, "output_shape", None) is not None:  # a subclassed model has none before it has seen data
-            self._fix_radius(student.output_shape[-1])
+        # A subclassed model has no output_shape: its classes are counted in the first logits.
+        self._num_classes = (getattr(student, "output_shape", None) or [None])[-1]
+        self._make_settings(temperature=temperature, kd_weight=kd_weight, label_weight=label_weight, radius=radius)
 
     def __setattr__(self, name, value):
         if name == "teacher":  # past Keras' and TensorFlow's tracking, so that no file ever holds it
+            another = value is not vars(self).get(name)
             object.__setattr__(self, name, value)
-            if getattr(self, "compiled", False):
+            if another and getattr(self, "compiled", False):
                 self._make_steps()  # the traced ones hold the teacher before
         else:
             super().__setattr__(name, value)
@@ -86,7 +81,7 @@ class Distiller(keras.Model):
 
         Args:
           optimizer: any Keras optimizer; its clipping and its weight decay see the gradient summed over all replicas.
-          metrics: Keras metrics of (y, logits on the student's readout).
+          metrics: Keras metrics of (y, logits on the student's readout), of the images with a label.
           jit_compile: True, False, or "auto": by device (`skd_tf.devices`). Compiles both forwards, loss and gradient, on
             any number of replicas; the reduction and the optimizer stay outside.
           schedules: {"kd_weight": f, ...}: any of the four variables is set to f(step) before each step.
@@ -100,10 +95,13 @@ class Distiller(keras.Model):
         collective = self.distribute_strategy.num_replicas_in_sync > 1 and is_synchronized(self.student)
         self.xla, self.xla_reason = devices.jit_compile_choice(jit_compile, replicas.device_kind(), collective=collective)
         self.schedules = dict(schedules or {})
+        self._build_optimizer()
+        self._make_steps()
+
+    def _build_optimizer(self):
         if self.student.built and not self.optimizer.built:
             with self.distribute_strategy.scope():
                 self.optimizer.build(self.student.trainable_variables)
-        self._make_steps()
 
     def _make_steps(self):
         step = self._loss_and_gradients
@@ -115,9 +113,14 @@ class Distiller(keras.Model):
         self.train_function = self.test_function = None
         self.traces = 0  # of the training step, on any replica
 
-    def fit(self, x=None, y=None, **kwargs):
-        self._prepare(x)
-        return super().fit(x, y, **kwargs)
+    def fit(self, x=None, y=None, *, class_weight=None, **kwargs):
+        if self._radius_argument in ("teacher_mean", "teacher_sample") and self._radius_is_missing():
+            if hasattr(x, "__next__"):
+                raise InputError(inputs.READ_ONCE)
+            self.adapt(x)
+        if class_weight and isinstance(x, tf.data.Dataset):
+            x, class_weight = inputs.weighted_by_class(x, class_weight), None
+        return super().fit(x, y, class_weight=class_weight, **kwargs)
 
     def export(self, filepath, **kwargs):
         """Exports the student alone: stock layers, readout inside."""
@@ -127,11 +130,13 @@ class Distiller(keras.Model):
         """The student as a stock Keras model whose outputs' softmax are its probabilities."""
         radius, readout = float(self.radius.numpy()), self.objective.row.readout
         if readout == "sphere" and not radius:
-            raise InputError("The radius is not known yet. Expected adapt() or fit() before. Received 0. Call adapt().")
+            raise InputError(inputs.NO_RADIUS)
         return deploy.deployable(self.student, readout, radius=radius, center=self.objective.center)
 
     def probability_logits(self, logits):
         """Raw logits `[batch, classes]` to those whose softmax is the probability (`skd_tf.losses.readout`)."""
+        if tf.executing_eagerly() and self._radius_is_missing():
+            raise InputError(inputs.NO_RADIUS)
         return losses.readout(logits, self.objective.row.readout, self.radius.value, center=self.objective.center)
 
     def adapt(self, data):
@@ -143,22 +148,9 @@ class Distiller(keras.Model):
         self.radius.assign(mean_logit_norm(data, self._teacher_logits_of, center=self.objective.center))
         return self
 
-    def assign_settings(self, *, temperature, kd_weight, label_weight, radius):
-        """Puts in force what a Distiller would be made with; label_weight stays None or not, radius per sample or not."""
-        kd_weight, label_weight = loss_weights(kd_weight, label_weight, needs_teacher=self.objective.needs_teacher)
-        self.temperature.assign(number("temperature", temperature, above=0.0))
-        self.kd_weight.assign(kd_weight)
-        self.label_weight.assign(label_weight)
-        self._radius_argument = radius
-        self._fix_radius(self.student.output_shape[-1])
-
     def get_config(self):
-        return self.objective.get_config() | {
+        return self.objective.get_config() | self._settings_config() | {
             "student": keras.saving.serialize_keras_object(self.student),
-            "temperature": float(self.temperature.numpy()),
-            "kd_weight": float(self.kd_weight.numpy()),
-            "label_weight": None if self._label_follows else float(self.label_weight.numpy()),
-            "radius": self._radius_argument if isinstance(self._radius_argument, str) else float(self.radius.numpy()),
             "name": self.name,
         }
 
@@ -251,7 +243,9 @@ class Distiller(keras.Model):
 
     def _update_compiled_metrics(self, y, student_logits, sample_weight):
         if self._compile_metrics is not None:
-            self._compile_metrics.update_state(y, self.probability_logits(student_logits), sample_weight)
+            labelled = class_numbers(y) >= 0
+            parts = y, self.probability_logits(student_logits), sample_weight
+            self._compile_metrics.update_state(*(None if part is None else part[labelled] for part in parts))
 
     def run_steps(self, iterator, steps):
         """Makes `steps` updates with global batches from a (distributed) iterator; returns the seconds waited for them."""
@@ -266,35 +260,29 @@ class Distiller(keras.Model):
             self.test_function = self._test_steps.keras_function(self.steps_per_execution, self.get_metrics_result)
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        """Makes the compiled metrics' variables, which cannot be made inside a replica's graph.
+        """Makes from a batch what no replica's graph can make: a student's weights, the metrics'; asks for the radius.
 
         Keras would average a batch over replicas to learn its shape, which uneven parts do not survive.
         """
-        if self._compile_metrics is None or self._compile_metrics.built or self.student.output_shape is None:
-            return
-        if data_batch is None:
-            data_batch = next(next(iter(iterator))[2])
-        _, y, _ = keras.utils.unpack_x_y_sample_weight(data_batch)
-        y = self.distribute_strategy.experimental_local_results(y)[0]
-        with self.distribute_strategy.scope():
-            self._compile_metrics.build(y, tf.zeros([len(y), self.student.output_shape[-1]]))
+        metrics = None if self._compile_metrics is None or self._compile_metrics.built else self._compile_metrics
+        unknown = self._num_classes is None
+        if metrics is not None or (unknown and (not self.optimizer.built or self._radius_is_missing())):
+            x, y = inputs.one_part(self.distribute_strategy, iterator, data_batch, again=unknown)
+            with self.distribute_strategy.scope():
+                if unknown:
+                    self._learn_classes(self.student(image_of(x)[:1]).shape[-1])
+                if metrics is not None:
+                    metrics.build(y, tf.zeros([len(y), self._num_classes]))
+        if self._radius_is_missing():
+            raise InputError(inputs.NO_RADIUS)
 
     def _assign_schedules(self):
         for name, schedule in self.schedules.items():
             getattr(self, name).assign(schedule(self.optimizer.iterations))
 
-    def _prepare(self, x):
-        """What needs data before the first step: an unbuilt student, a radius not yet measured."""
-        needed = self.objective.needs_teacher and not float(self.radius.numpy())
-        if (needed or not self.student.built) and hasattr(x, "__next__"):
-            raise InputError(inputs.READ_ONCE)
-        if needed or not self.student.built:
-            logits = self.student(image_of(next(iter(batches_of_x(x))))[:1])
-            self.built = True
-            self._fix_radius(logits.shape[-1])
-        if self.objective.needs_teacher and not float(self.radius.numpy()):
-            self.adapt(x)
-
-    def _fix_radius(self, num_classes):
-        radius = losses.resolve_radius(self._radius_argument, num_classes)
-        self.radius.assign(0.0 if isinstance(radius, str) else radius)
+    def _learn_classes(self, num_classes):
+        """What a subclassed student tells with its first logits only: it is built, and "auto" has its number."""
+        self._num_classes, self.built = num_classes, True
+        self._build_optimizer()
+        if not float(self.radius.numpy()):
+            self._fix_radius()

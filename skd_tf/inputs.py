@@ -1,10 +1,12 @@
 """What a Distiller takes as x: images, or {"image": ..., "teacher_logits": ...}."""
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 from skd_tf import losses, replicas
 from skd_tf.errors import InputError
+from skd_tf.objective import class_numbers
 from skd_tf.sync_batch_norm import counting
 
 NO_TEACHER = (
@@ -14,6 +16,7 @@ READ_ONCE = (
     "The data can be read only once. Expected arrays or a tf.data.Dataset. Received a generator. "
     "Call adapt(...) first, with a student that is built."
 )
+NO_RADIUS = "The radius is not known yet. Expected adapt() or fit() before. Received 0. Call adapt()."
 _ADAPT_EXAMPLES = 10_000
 
 
@@ -59,6 +62,49 @@ def batches_of_x(data):
         count = len(data["image"])
         return ({k: v[i : i + 256] for k, v in data.items()} for i in range(0, count, 256))
     return (batch[0] if isinstance(batch, (tuple, list)) else batch for batch in data)
+
+
+def weighted_by_class(dataset, class_weight):
+    """Batches (x, y) as (x, y, sample_weight), by the class of each label; what is not listed, -1 for one, has weight 1.
+
+    Keras' own map looks -1 up in a table, which raises on a CPU.
+
+    Raises:
+      InputError: batches without labels, or with sample weights already.
+    """
+    _, y, sample_weight = keras.utils.unpack_x_y_sample_weight(dataset.element_spec)
+    if y is None or sample_weight is not None:
+        raise InputError(
+            "class_weight cannot be applied. Expected batches of (x, y). "
+            f"Received {'x alone' if y is None else '(x, y, sample_weight)'}. Leave class_weight out."
+        )
+    listed, values = tf.constant([*class_weight], tf.int64), tf.constant([*class_weight.values()], tf.float32)
+
+    def weighted(x, y):
+        matches = class_numbers(y)[:, None] == listed
+        return x, y, tf.where(tf.reduce_any(matches, 1), tf.linalg.matvec(tf.cast(matches, tf.float32), values), 1.0)
+
+    return dataset.map(weighted).prefetch(tf.data.AUTOTUNE)
+
+
+def one_part(strategy, iterator=None, data_batch=None, *, again=False):
+    """(x, y) of one replica in the first batch of Keras' epoch iterator, or in a batch.
+
+    Args:
+      strategy: tf.distribute.Strategy.
+      iterator: Keras' epoch iterator, or None.
+      data_batch: (x, y) or (x, y, sample_weight), or None.
+      again: whether data that can be read only once is refused.
+
+    Raises:
+      InputError: a generator, where `again`.
+    """
+    if data_batch is None:
+        if again and hasattr(iterator.data_adapter, "generator"):
+            raise InputError(READ_ONCE)
+        data_batch = next(next(iter(iterator))[2])
+    x, y, _ = keras.utils.unpack_x_y_sample_weight(data_batch)
+    return keras.tree.map_structure(lambda part: strategy.experimental_local_results(part)[0], (x, y))
 
 
 def mean_logit_norm(data, logits_of, *, center):

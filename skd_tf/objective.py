@@ -56,6 +56,11 @@ class Objective:
         return self.row.needs_teacher
 
     @property
+    def needs_radius(self):
+        """Whether a radius changes any value: the loss takes one, or the student is read on the sphere."""
+        return self.row.readout == "sphere" or "radius" in self._accepted
+
+    @property
     def mean_names(self):
         return LABEL_MEANS + (TEACHER_MEANS if self.needs_teacher else ())
 
@@ -69,7 +74,7 @@ class Objective:
           student_logits: `[batch, classes]`.
           teacher_logits: the same, or None: then there is a label term alone and nothing counts towards "loss".
           labels: integer `[batch]`, -1 = unlabelled, or one-hot `[batch, classes]`.
-          sample_weight: `[batch]` or None; multiplies the loss, not the measurements.
+          sample_weight: `[batch]`, `[batch, 1]` or None; multiplies the loss, not the measurements.
           temperature, radius, kd_weight, label_weight: as in `Distiller`; scalars.
           readout_radius: a number, also where radius is "teacher_sample".
 
@@ -90,14 +95,15 @@ class Objective:
                 f"The loss returns other terms. Expected {', '.join(sorted(wanted))}. Received {', '.join(sorted(terms))}. "
                 "Return a dict with just these, one value an example."
             )
-        terms = {name: term if sample_weight is None else term * tf.cast(sample_weight, term.dtype)
-                 for name, term in terms.items()}  # fmt: skip
+        if sample_weight is not None:
+            weight = tf.reshape(sample_weight, [-1])
+            terms = {name: term * tf.cast(weight, term.dtype) for name, term in terms.items()}
         dtype = terms["label"].dtype
         loss = tf.cast(label_weight, dtype) * terms["label"]
         if "distill" in terms:
             loss += tf.cast(kd_weight, dtype) * terms["distill"]
 
-        classes = _classes(labels)
+        classes = class_numbers(labels)
         labelled = tf.cast(classes >= 0, dtype)
         everyone = tf.ones_like(labelled)
         prediction = tf.argmax(student_logits, axis=-1)
@@ -131,7 +137,7 @@ class Objective:
         return (1 - self.label_smoothing) * targets + self.label_smoothing * spread
 
 
-def _classes(labels):
+def class_numbers(labels):
     """Class numbers int64 `[batch]` of labels in any form; -1 for unlabelled."""
     if len(labels.shape) == 1 or labels.shape[-1] == 1:
         return tf.cast(tf.reshape(labels, [-1]), tf.int64)

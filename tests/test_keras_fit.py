@@ -9,6 +9,7 @@ import tensorflow as tf
 from nets import CLASSES, batches, conv_net, distance, make_distiller, weights_of
 
 from skd_tf.distiller import Distiller
+from skd_tf.errors import InputError
 from skd_tf.losses import Loss, cross_entropy, kd
 
 IMAGES, LABELS = batches(1, size=24)[0]
@@ -58,6 +59,45 @@ def test_class_weights_are_sample_weights_by_class():
     given = {"image": IMAGES, "teacher_logits": plain.teacher(IMAGES).numpy()}
     with_logits, _ = fitted(data=(given, LABELS), class_weight=class_weight)
     assert same(by_class, with_logits)
+
+
+def test_unlabelled_images_have_weight_one_beside_class_weights():
+    labels, class_weight = np.where(np.arange(24) % 3, LABELS, -1), {0: 0.5, 1: 2.0, 3: 0.0}  # 2, 4 and -1 are not listed
+    weights = np.array([class_weight.get(label, 1.0) for label in labels], "float32")
+    by_sample, history = fitted(data=(IMAGES, labels), sample_weight=weights)
+    for y in (labels, labels[:, None], np.eye(CLASSES)[labels] * (labels >= 0)[:, None]):
+        by_class = untrained()
+        dataset = tf.data.Dataset.from_tensor_slices((IMAGES, y)).batch(8)
+        other = by_class.fit(dataset, class_weight=class_weight, verbose=0).history
+        assert same(by_sample, by_class) and other["loss"] == pytest.approx(history["loss"], rel=1e-5)
+    assert same(by_sample, fitted(data=(IMAGES, labels), class_weight=class_weight)[0])
+    with pytest.raises(InputError, match=r"class_weight.*\(x, y, sample_weight\)"):
+        by_class.fit(dataset.map(lambda x, y: (x, y, y[:, 0])), class_weight=class_weight, verbose=0)
+
+
+def test_sample_weights_of_one_column_are_those_of_none():
+    weights = np.linspace(0, 2, len(LABELS)).astype("float32")
+    flat, history = fitted(sample_weight=weights)
+    column, other = fitted(sample_weight=weights[:, None])
+    assert same(flat, column) and other["loss"] == pytest.approx(history["loss"], rel=1e-6)
+
+
+@pytest.mark.parametrize("one_hot", [False, True])
+def test_compiled_metrics_leave_out_unlabelled_images(one_hot):
+    """As if these rows were not there, in a batch with none labelled as well."""
+    labelled = np.arange(11) >= 5
+    y = np.where(labelled, TEST_LABELS, -1)
+    y = np.eye(CLASSES, dtype="float32")[y] * labelled[:, None] if one_hot else y
+    kind = keras.metrics.CategoricalCrossentropy if one_hot else keras.metrics.SparseCategoricalCrossentropy
+    distiller, weights = make_distiller(), np.linspace(1, 2, 11).astype("float32")
+    distiller.compile(keras.optimizers.SGD(0.0), metrics=["accuracy", kind(from_logits=True, name="nll")],
+                      weighted_metrics=[kind(from_logits=True, name="weighted_nll")])  # fmt: skip
+    options = {"batch_size": 4, "verbose": 0}
+    seen = distiller.evaluate(TEST_IMAGES, y, sample_weight=weights, return_dict=True, **options)
+    expected = distiller.evaluate(TEST_IMAGES[5:], y[5:], sample_weight=weights[5:], return_dict=True, **options)
+    history = distiller.fit(TEST_IMAGES, y, sample_weight=weights, **options).history
+    for name in ("accuracy", "nll", "weighted_nll"):
+        assert seen[name] == pytest.approx(expected[name], rel=1e-5) == history[name][0], name
 
 
 def test_sample_weights_in_tf_data_equal_those_beside_arrays():

@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 import tune_cases
+from nets import batches, conv_net, make_distiller
 from tune_cases import SMALL, counting, folder_of
 
 from skd_tf import checkpoints, data, experiment, training, tune
@@ -55,6 +56,22 @@ def test_a_reused_distiller_is_a_new_one_to_the_last_bit(config, tmp_path, strat
         mine, theirs = weights_after(reused), weights_after(new)
         assert all(np.array_equal(mine[name], theirs[name]) for name in theirs) and mine.keys() == theirs.keys()
         assert one["val_accuracy"] == two["val_accuracy"]
+
+
+def test_trials_with_a_live_teacher_share_one_trace(tmp_path):
+    config = Config(teacher_checkpoint=str(tune_cases.teacher()), **SMALL | {"epochs": 1})
+    plan = Plan(config, ("temperature:choice:1,2,4",), tuner="grid")
+    with counting(Distiller, "_loss_and_gradients") as traced, counting(Distiller, "run_steps") as calls:
+        tune.search(plan, tmp_path / "search")
+    assert len(traced) == 1 and len({id(distiller) for distiller, *_ in calls}) == 1
+
+
+def test_another_teacher_takes_the_place_of_the_one_before():
+    (images, labels), = batches(1)
+    distiller = make_distiller()
+    first = distiller.train_on_batch(images, labels, return_dict=True)
+    distiller.teacher = conv_net(7)
+    assert distiller.train_on_batch(images, labels, return_dict=True)["teacher_logit_norm"] != first["teacher_logit_norm"]
 
 
 def test_what_is_traced_makes_a_new_distiller_and_schedules_are_assigned(config, setup, tmp_path):
