@@ -4,6 +4,8 @@ import json
 import pathlib
 import sys
 
+import numpy as np
+
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "tools"))
 
 import studies
@@ -102,6 +104,17 @@ def record(cell, accuracy, **changes):
         "dataset": {"train": 100}, "device": "a machine", "versions": {"tensorflow": "2"},
     }  # fmt: skip
     return made | changes
+
+
+def made_records(*names, share=1.0, seed=0):
+    """Records of a random share of the cells, with random accuracies."""
+    random = np.random.default_rng(seed)
+    cells = [cell for name in names for cell in studies.cells(studies.STUDIES[name])]
+    return {cell: record(cell, float(random.uniform(0.8, 0.9))) for cell in cells if random.random() < share}
+
+
+def accuracies(records, pair, row):
+    return {cell.seed: r["student"]["accuracy"] for cell, r in records.items() if (cell.pair, cell.row) == (pair, row)}
 
 
 def write(records, results):

@@ -13,30 +13,17 @@ from skd_tf.errors import InputError
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "tools"))
 
-import figure_files
-import plot
 import studies
 import study_cases
-import study_figures
 import study_numbers
 import study_records
 import study_tables
 import study_text
 import table
+from study_cases import accuracies, made_records
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 STUDIES = studies.STUDIES
-
-
-def made_records(*names, share=1.0, seed=0):
-    """Records of a random share of the cells, with random accuracies."""
-    random = np.random.default_rng(seed)
-    cells = [cell for name in names for cell in studies.cells(STUDIES[name])]
-    return {cell: study_cases.record(cell, float(random.uniform(0.8, 0.9))) for cell in cells if random.random() < share}
-
-
-def accuracies(records, pair, row):
-    return {cell.seed: r["student"]["accuracy"] for cell, r in records.items() if (cell.pair, cell.row) == (pair, row)}
 
 
 def rows_of(markdown):
@@ -259,52 +246,6 @@ def test_the_command_ends_with_1_on_an_edit_and_mends_it(written):
     check = subprocess.run([*command, "--check"], capture_output=True, text=True, check=False)
     assert check.returncode == 1 and "the table capacity_gap is not what the records give" in check.stderr
     assert subprocess.run(command, capture_output=True, check=False).returncode == 0 and page.read_text() == right
-
-
-@pytest.mark.parametrize("name", study_figures.FIGURES)
-@pytest.mark.parametrize("share", [1.0, 0.3])
-def test_a_figure_is_drawn_and_names_its_records(name, share, tmp_path):
-    records = made_records("capacity_gap", "temperature", "sphere", "cifar100", share=share)
-    path = plot.draw(name, records, tmp_path)
-    assert [p.name for p in tmp_path.iterdir()] == [f"{name}.png"]
-    assert figure_files.drawn_from(path) == figure_files.digest(name, records)
-    assert figure_files.problems(records, tmp_path) == []
-    source = {"calibration": "sphere"}.get(name, name)
-    cell = next(cell for cell in records if cell.study == source)
-    other = records | {cell: records[cell] | {"seconds": 1.0}}
-    assert [line.split(": ", 1)[1] for line in figure_files.problems(other, tmp_path)] == [
-        f"drawn from other records. Run python tools/plot.py {name}."
-    ]
-    gone = {path.stem for path in map(figure_files.path_of, figure_files.CAPTIONS)} - {name}
-    lines = figure_files.missing(records, tmp_path)
-    assert {line.split()[-1].rstrip(".") for line in lines} == gone and figure_files.missing({}, tmp_path) == []
-    (tmp_path / "stray.txt").touch()
-    assert "no study has this figure" in figure_files.problems(records, tmp_path)[-1]
-
-
-def test_the_first_figure_shows_means_spreads_and_seeds():
-    from matplotlib.figure import Figure
-
-    records, figure = made_records("capacity_gap"), Figure()
-    study_figures.capacity_gap(figure, records)
-    axes = figure.axes[0]
-    bars = {bar.get_label().split("\n")[0]: bar for bar in axes.containers}
-    for row, name in (("kd", "KD"), ("skd", "SKD")):
-        values = [list(accuracies(records, pair, row).values()) for pair in STUDIES["capacity_gap"].pairs]
-        line, _, (spreads,) = bars[name]
-        np.testing.assert_allclose(np.array(line.get_ydata(), float), [np.mean(v) for v in values])
-        lengths = [segment[1, 1] - segment[0, 1] for segment in spreads.get_segments()]
-        np.testing.assert_allclose(lengths, [2 * np.std(v, ddof=1) for v in values])
-        dots = [y for drawn in axes.lines if drawn.get_alpha() == 0.25 and drawn.get_marker() == study_figures.MARKERS[row]
-                for y in drawn.get_ydata()]  # fmt: skip
-        np.testing.assert_allclose(sorted(dots), sorted(y for v in values for y in v))
-
-
-def test_a_page_links_its_figures(tmp_path):
-    assert "Not drawn" in figure_files.link("sphere", tmp_path / "page.md", tmp_path / "figures")
-    (tmp_path / "figures").mkdir()
-    (tmp_path / "figures/sphere.png").touch()
-    assert figure_files.link("sphere", tmp_path / "page.md", tmp_path / "figures").endswith("](figures/sphere.png)")
 
 
 def test_a_record_of_another_form_is_one_line(tmp_path):

@@ -91,7 +91,7 @@ def temperature(figure, records):
     left.set(xlabel="temperature T (log scale)", ylabel="student's test top-1, last epoch")
     left.set_title("resnet56 -> resnet8 on CIFAR-10", loc="left", fontsize=11)
     right.set_xticks([0.5, 1, 2, 4, 8, 16], ["0.5", "1", "2", "4", "8", "16"])
-    right.set_xlabel("R / T (log scale), on which the distill term depends; of KD, the teacher's mean norm / T")
+    right.set_xlabel("R / T (log scale); of KD, the teacher's mean norm / T")
     right.set_title("the same by R / T", loc="left", fontsize=11)
     for axes in (left, right):
         axes.legend(frameon=False, fontsize=8, loc="best")
