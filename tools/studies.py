@@ -11,11 +11,11 @@ def _taught_by(teacher):
 
 
 RATES = (0.1, 0.2, 0.4)
-FROZEN_RATES = {"none": 0.2, "kd": 0.1, "skd": 0.2}  # kd_half, kd at weight 0.5, was second
 
 
-def _at_rate(method, rate):
-    return f"rows/{method}.flags" if rate == FROZEN_RATES.get(method) else f"rows/rates/{method}_{rate:g}.flags"
+def _at_rates(rows, pair):
+    """Flags of rows that are tried at every rate: row "kd" at 0.1 is named "kd_0.1"."""
+    return {(f"{row}_{rate:g}", pair): (*flags, f"--learning_rate={rate:g}") for row, flags in rows.items() for rate in RATES}
 
 
 TEMPERATURES = (1, 2, 4, 8, 16)
@@ -65,9 +65,11 @@ STUDIES = {
             "rates",
             "Do the rates that were frozen after 4 epochs hold over 12?",
             base="base.flags",
-            alone={f"none_{rate:g}": _at_rate("none", rate) for rate in RATES},
-            rows={f"{method}_{rate:g}": _at_rate(method, rate) for method in ("kd", "kd_half", "skd") for rate in RATES},
+            alone={f"none_{rate:g}": "rows/none.flags" for rate in RATES},
+            rows={f"{row}_{rate:g}": f"rows/{row.removesuffix('_half')}.flags" for row in ("kd", "kd_half", "skd") for rate in RATES},
             pairs={"resnet56": "pairs/resnet56.flags"},
+            further=_at_rates({"none": ()}, NO_PAIR)
+            | _at_rates({"kd": (), "kd_half": ("--kd_weight=0.5",), "skd": ()}, "resnet56"),
         ),
         Study(
             "precision",
