@@ -15,13 +15,19 @@ RATES = (0.1, 0.2, 0.4)
 
 def _at_rates(rows, pair):
     """Flags of rows that are tried at every rate: row "kd" at 0.1 is named "kd_0.1"."""
-    return {(f"{row}_{rate:g}", pair): (*flags, f"--learning_rate={rate:g}") for row, flags in rows.items() for rate in RATES}
+    return {(f"{row}_{rate:g}", pair): (*further, f"--learning_rate={rate:g}")
+            for row, further in rows.items() for rate in RATES}  # fmt: skip
 
 
 TEMPERATURES = (1, 2, 4, 8, 16)
 BY_TEMPERATURE = ("kd", "skd", "skd_teacher_mean")
 _ENDS = ("resnet20", "resnet56")  # the smallest and the largest teacher
 _THREE, _FIVE = (0, 1, 2), (0, 1, 2, 3, 4)
+_CIFAR100_ROWS = {
+    row: f"rows/cifar100/{row}.flags"
+    for row in ("kd", "skd", "logit_standardization", "logit_standardization_authors", "dkd", "dkd_authors", "dist",
+                "dist_authors")
+}  # fmt: skip
 CIFAR100_TEACHERS = {  # of the ten pairs of the field's tables
     "resnet56_resnet20": "resnet56",
     "resnet110_resnet32": "resnet110",
@@ -63,10 +69,11 @@ STUDIES = {
         ),
         Study(
             "rates",
-            "Do the rates that were frozen after 4 epochs hold over 12?",
+            "Which learning rate is best over 12 epochs, by held-out images?",
             base="base.flags",
             alone={f"none_{rate:g}": "rows/none.flags" for rate in RATES},
-            rows={f"{row}_{rate:g}": f"rows/{row.removesuffix('_half')}.flags" for row in ("kd", "kd_half", "skd") for rate in RATES},
+            rows={f"{row}_{rate:g}": f"rows/{row.removesuffix('_half')}.flags"
+                  for row in ("kd", "kd_half", "skd") for rate in RATES},
             pairs={"resnet56": "pairs/resnet56.flags"},
             further=_at_rates({"none": ()}, NO_PAIR)
             | _at_rates({"kd": (), "kd_half": ("--kd_weight=0.5",), "skd": ()}, "resnet56"),
@@ -149,23 +156,22 @@ STUDIES = {
             drawn_from=("capacity_gap", "temperature", "sphere"),
         ),
         Study(
+            "cifar100_rates",
+            "The same on CIFAR-100, for each of its methods.",
+            base="base_cifar100.flags",
+            alone={f"none_{rate:g}": "rows/cifar100/none.flags" for rate in RATES},
+            rows={f"{row}_{rate:g}": path for row, path in _CIFAR100_ROWS.items() for rate in RATES},
+            pairs={"cifar100_resnet56": "pairs/cifar100_resnet56.flags"},
+            further=_at_rates({"none": ()}, NO_PAIR) | _at_rates(dict.fromkeys(_CIFAR100_ROWS, ()), "cifar100_resnet56"),
+        ),
+        Study(
             "cifar100",
             "How do the methods compare on CIFAR-100, at matched weights and at their authors'?",
             base="base_cifar100.flags",
             alone={"none": "rows/cifar100/none.flags"},
-            rows={
-                "kd": "rows/cifar100/kd.flags",
-                "skd": "rows/cifar100/skd.flags",
-                "logit_standardization": "rows/cifar100/logit_standardization.flags",
-                "logit_standardization_authors": "rows/cifar100/logit_standardization_authors.flags",
-                "dkd": "rows/cifar100/dkd.flags",
-                "dkd_authors": "rows/cifar100/dkd_authors.flags",
-                "dist": "rows/cifar100/dist.flags",
-                "dist_authors": "rows/cifar100/dist_authors.flags",
-            },
-            pairs={"cifar100_resnet32": "pairs/cifar100_resnet32.flags"},
+            rows=_CIFAR100_ROWS,
+            pairs={"cifar100_resnet56": "pairs/cifar100_resnet56.flags"},
             seeds=_THREE,
-            teachers={"cifar100_resnet32": "teachers/cifar100_resnet32.flags"},
         ),
         Study(
             "cifar100_full",

@@ -123,7 +123,7 @@ def cifar100(figure, records):
     study = studies.STUDIES["cifar100"]
     groups = {label(row): group_of(study, pair, row, records) for pair in study.pairs for row in study.rows}
     alone = group_of(study, studies.NO_PAIR, "none", records)
-    _dots(figure, groups, alone, "the student alone", "resnet32 -> resnet8 on CIFAR-100")
+    _dots(figure, groups, alone, "the student alone", "resnet56 -> resnet8 on CIFAR-100")
 
 
 def calibration(figure, records):
