@@ -59,17 +59,22 @@ def main(flag_values):
 
 def network(options):
     """The untrained network of --arch and --dataset."""
-    import keras
-
-    if importlib.util.find_spec("tensorflow") is None:  # our BatchNorm is Keras' numbers on TensorFlow's fused kernel
-        stand_in = types.ModuleType("skd_tf.batch_norm")
-        stand_in.FusedBatchNormalization = keras.layers.BatchNormalization
-        sys.modules["skd_tf.batch_norm"] = stand_in
+    do_without_tensorflow()
     from skd_tf import networks
 
     known = KNOWN_DATASETS[options.dataset]
     return networks.build(options.arch, input_shape=known.image_shape, num_classes=known.num_classes, mean=known.mean,
                           std=known.std, seed=options.seed)  # fmt: skip
+
+
+def do_without_tensorflow():
+    """Builds networks with Keras' own BatchNorm, whose numbers ours gives, where no TensorFlow has the kernel."""
+    import keras
+
+    if importlib.util.find_spec("tensorflow") is None:
+        stand_in = types.ModuleType("skd_tf.batch_norm")
+        stand_in.FusedBatchNormalization = keras.layers.BatchNormalization
+        sys.modules["skd_tf.batch_norm"] = stand_in
 
 
 def epoch_function(model, options, steps):
