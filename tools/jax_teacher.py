@@ -51,6 +51,9 @@ def main(flag_values):
     if not source.is_file():
         raise InputError(f"No such file. Expected a .npz. Received --in={source}. Check the path.")
     if target.suffix == ".keras":
+        from skd_tf import quiet
+
+        quiet.import_tensorflow()
         convert(source, target, flag_values)
         return
     os.environ["KERAS_BACKEND"] = "jax"
@@ -132,7 +135,7 @@ def train(source, target, options):
     import keras
 
     keras.config.set_dtype_policy(options.precision)
-    with np.load(source, allow_pickle=False) as data:
+    with _opened(source) as data:
         images, labels = jnp.asarray(data["images"]), jnp.asarray(data["labels"].astype("int32"))
     model = network(options)
     trained, averages = model.trainable_variables, model.non_trainable_variables
@@ -154,13 +157,28 @@ def train(source, target, options):
 
 
 def convert(source, target, options):
-    model = network(options)
-    with np.load(source, allow_pickle=False) as values:
+    with _opened(source) as values:
+        model = network(options)
+        shapes = {name: values[name].shape for name in values if name != "about"}
+        expected = {variable.path: tuple(variable.shape) for variable in model.variables}
+        if shapes != expected:
+            other = sorted(name for name in shapes.keys() | expected.keys() if shapes.get(name) != expected.get(name))
+            raise InputError(
+                f"Other weights than {options.arch}'s. Expected {len(expected)} arrays of its shapes. Received "
+                f"{len(shapes)} from --in={source}, other in {', '.join(other[:3])}. Give the --arch and --dataset of the training."
+            )
         print(f"Trained by {values['about']}")
         for variable in model.variables:
             variable.assign(values[variable.path])
     model.save(target)
     print(f"Written: {target}")
+
+
+def _opened(path):
+    try:
+        return np.load(path, allow_pickle=False)
+    except ValueError as error:
+        raise InputError(f"Not a .npz. Expected a file of numpy.savez. Received --in={path} ({error}).") from error
 
 
 if __name__ == "__main__":
