@@ -165,7 +165,7 @@ def convert(source, target, options):
             other = sorted(name for name in shapes.keys() | expected.keys() if shapes.get(name) != expected.get(name))
             raise InputError(
                 f"Other weights than {options.arch}'s. Expected {len(expected)} arrays of its shapes. Received "
-                f"{len(shapes)} from --in={source}, other in {', '.join(other[:3])}. Give the --arch and --dataset of the training."
+                f"{len(shapes)} from --in={source}, other in {', '.join(other[:3])}. Give its --arch and --dataset."
             )
         print(f"Trained by {values['about']}")
         for variable in model.variables:
