@@ -48,6 +48,7 @@ def test_bad_input_is_told(tmp_path):
     (tmp_path / "weights.npz").write_bytes(b"no archive")
     np.savez(tmp_path / "other.npz", about="{}", kernel=np.zeros(3))
     for name, out, words in (
+        ("", "x.npz", "Nothing to work on"),
         ("missing.npz", "x.keras", "No such file"),
         ("weights.npz", "x.h5", "Expected --out in .npz or .keras"),
         ("weights.npz", "x.keras", "Not a .npz"),
@@ -55,6 +56,6 @@ def test_bad_input_is_told(tmp_path):
     ):
         flag_values = flags.FlagValues()
         jax_teacher.define(flag_values)
-        flag_values(["tool", f"--in={tmp_path / name}", f"--out={tmp_path / out}", "--arch=resnet8"])
+        flag_values(["tool", *([f"--in={tmp_path / name}"] * bool(name)), f"--out={tmp_path / out}", "--arch=resnet8"])
         with pytest.raises(InputError, match=re.escape(words)):
             jax_teacher.main(flag_values)

@@ -51,7 +51,7 @@ def test_the_first_study_has_five_seeds_at_its_ends():
         (row, f"resnet{depth}"): five if depth in (20, 56) else three for row in ("kd", "skd") for depth in (20, 32, 44, 56)
     }
     assert {name: len(studies.cells(study)) for name, study in STUDIES.items()} == {
-        "capacity_gap": 37, "rates": 12, "precision": 9, "precision_long": 6, "temperature": 33, "radius": 12, "sphere": 30,
+        "capacity_gap": 37, "rates": 21, "precision": 9, "precision_long": 6, "temperature": 33, "radius": 14, "sphere": 30,
         "calibration": 0, "cifar100": 27, "cifar100_rates": 27, "cifar100_full": 186, "imagenet": 12,
     }  # fmt: skip
 
@@ -85,19 +85,22 @@ def test_every_row_is_one_change():
     both, rate = {"kd_weight", "label_weight"}, {"learning_rate"}
     changes = {
         "t4": {"radius"}, "t4_no_label": {"label_weight"}, "t4_scaled": both, "t4_rate_0.1": rate, "t4_rate_0.05": rate,
+        "no_teacher": {"kd_weight"}, "no_teacher_large": {"radius"},
         "t1": {"temperature"}, "t1_scaled": both, "t1_rate_0.1": rate, "t1_rate_0.05": rate,
         "label_on_large": {"radius", "temperature", *both}, "t4_label_on_default": {"radius", "temperature", *both},
     }  # fmt: skip
     for row, names in changes.items():
-        start = row.split("_")[0]
-        first = {"t4": "default", "t1": "t4", "label_on_large": "default"}.get(row, start)
+        first = STUDIES["radius"].against.get(row, "t4" if row == "t1" else "default")
         assert changed(cells[f"radius/resnet56/{row}/seed0"], cells[f"radius/resnet56/{first}/seed0"]) == names
     for name, frozen_in in FROZEN_IN.items():  # beside the frozen row: another rate, and once another weight
         for pair, row in protocol_tables.tried_rates({}, name):
-            first = cells[f"{frozen_in}/{pair}/{row.removesuffix('_half')}/seed0"]
+            other = {"kd_half": {"kd_weight"}, "skd_half": {"kd_weight"}, "skd_teacher_mean": {"radius"},
+                     "no_distillation": {"kd_weight"}}.get(row, set())  # fmt: skip
+            plain = row.replace("no_distillation", "skd").split("_")[0] if other else row
+            first = cells[f"{frozen_in}/{pair}/{plain}/seed0"]
             for rate in studies.RATES:
                 cell = cells[f"{name}/{pair}/{row}_{rate:g}/seed0"]
-                assert changed(cell, first) - {"learning_rate"} == ({"kd_weight"} if row == "kd_half" else set())
+                assert changed(cell, first) - {"learning_rate"} == other
                 assert studies.config_of(cell).learning_rate == rate
     for path, cell in cells.items():  # the schedule is one for all, of students and of their teacher
         first = cells["cifar100/none/none/seed0" if cell.study.startswith("cifar100") else "capacity_gap/none/none/seed0"]

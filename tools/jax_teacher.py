@@ -1,11 +1,12 @@
 """A CIFAR teacher from a GPU that has JAX and no TensorFlow: this package's networks, trained by Keras' JAX backend.
 
-    python tools/jax_teacher.py --in=train.npz --out=weights.npz --epochs=200       # on the GPU: trains
-    python tools/jax_teacher.py --in=weights.npz --out=teacher.keras                # with TensorFlow: converts
+    python tools/jax_teacher.py --data_dir=DATA --out=train.npz                 # with TensorFlow: takes the images
+    python tools/jax_teacher.py --in=train.npz --out=weights.npz --epochs=200   # on the GPU: trains
+    python tools/jax_teacher.py --in=weights.npz --out=teacher.keras            # with TensorFlow: converts
 
 `train.npz` has `images` uint8 `[n, 32, 32, 3]` and `labels` `[n]`. SGD with momentum 0.9, L2 on all weights, cosine after a
-warm-up of 5%, pad 4, crop, mirror. Where there is TensorFlow, `python -m skd_tf.train --loss=cross_entropy` trains the same.
-An epoch is one compiled program, so that a net of small kernels does not wait for their launches: 1.8 s for resnet56 and
+warm-up of 5%, pad 4, crop, mirror: the recipe of `python -m skd_tf.train --loss=cross_entropy`, which is for machines with
+TensorFlow. An epoch is one compiled program, so that a net of small kernels does not wait for their launches: 1.8 s for resnet56 and
 45,000 images on an H100.
 """
 
@@ -33,7 +34,8 @@ _SAVE_EVERY = 20  # epochs
 
 def define(flag_values):
     flags.DEFINE_string("in", None, "train.npz to learn from, or weights.npz to convert", flag_values=flag_values)
-    flags.DEFINE_string("out", None, "weights.npz, or the .keras file to write", flag_values=flag_values)
+    flags.DEFINE_string("out", None, "train.npz, weights.npz or the .keras file to write", flag_values=flag_values)
+    flags.DEFINE_string("data_dir", None, "without --in: the TFDS folder to take images from", flag_values=flag_values)
     flags.DEFINE_string("arch", "resnet56", "the network, one of skd_tf.networks", flag_values=flag_values)
     flags.DEFINE_enum("dataset", "cifar100", ["cifar10", "cifar100"], "what it tells apart", flag_values=flag_values)
     flags.DEFINE_integer("epochs", 200, "length of training", lower_bound=1, flag_values=flag_values)
@@ -45,19 +47,34 @@ def define(flag_values):
 
 
 def main(flag_values):
-    source, target = pathlib.Path(flag_values["in"].value), pathlib.Path(flag_values.out)
+    given, target = flag_values["in"].value, pathlib.Path(flag_values.out)
     if target.suffix not in (".npz", ".keras"):
         raise InputError(f"Unknown kind of file. Expected --out in .npz or .keras. Received --out={target}. Rename it.")
-    if not source.is_file():
-        raise InputError(f"No such file. Expected a .npz. Received --in={source}. Check the path.")
-    if target.suffix == ".keras":
-        from skd_tf import quiet
-
-        quiet.import_tensorflow()
-        convert(source, target, flag_values)
+    if given and not pathlib.Path(given).is_file():
+        raise InputError(f"No such file. Expected a .npz. Received --in={given}. Check the path.")
+    if given and target.suffix == ".npz":
+        os.environ["KERAS_BACKEND"] = "jax"
+        train(given, target, flag_values)
         return
-    os.environ["KERAS_BACKEND"] = "jax"
-    train(source, target, flag_values)
+    if not given and not flag_values.data_dir:
+        raise InputError("Nothing to work on. Expected --in, or --data_dir to take images from. Received neither. Add one.")
+    from skd_tf import quiet
+
+    quiet.import_tensorflow()
+    if given:
+        convert(given, target, flag_values)
+    else:
+        take_images(flag_values.data_dir, target, flag_values.dataset)
+
+
+def take_images(data_dir, target, dataset):
+    """Writes the training images of the studies, without the tenth that they hold out."""
+    from skd_tf import data
+    from skd_tf.config import Config
+
+    split = data.load(Config(dataset=dataset), data_dir, test=False).train
+    np.savez(target, images=split.images, labels=split.labels)
+    print(f"Written: {target}, {len(split)} images")
 
 
 def network(options):
@@ -183,4 +200,4 @@ def _opened(path):
 
 if __name__ == "__main__":
     cli.run(main, description="Trains a CIFAR teacher with Keras on JAX, or converts what it learned.", define=define,
-            required=("in", "out"))  # fmt: skip
+            required=("out",))  # fmt: skip

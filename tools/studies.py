@@ -19,6 +19,14 @@ def _at_rates(rows, pair):
             for row, further in rows.items() for rate in RATES}  # fmt: skip
 
 
+_RATED_ROWS = {
+    "kd": "rows/kd.flags",
+    "kd_half": "rows/kd.flags",
+    "skd": "rows/skd.flags",
+    "skd_half": "rows/skd.flags",
+    "skd_teacher_mean": "rows/sphere/teacher_mean.flags",
+    "no_distillation": "rows/sphere/no_distillation.flags",
+}
 TEMPERATURES = (1, 2, 4, 8, 16)
 BY_TEMPERATURE = ("kd", "skd", "skd_teacher_mean")
 _ENDS = ("resnet20", "resnet56")  # the smallest and the largest teacher
@@ -72,11 +80,10 @@ STUDIES = {
             "Which learning rate is best over 12 epochs, by held-out images?",
             base="base.flags",
             alone={f"none_{rate:g}": "rows/none.flags" for rate in RATES},
-            rows={f"{row}_{rate:g}": f"rows/{row.removesuffix('_half')}.flags"
-                  for row in ("kd", "kd_half", "skd") for rate in RATES},
+            rows={f"{row}_{rate:g}": path for row, path in _RATED_ROWS.items() for rate in RATES},
             pairs={"resnet56": "pairs/resnet56.flags"},
             further=_at_rates({"none": ()}, NO_PAIR)
-            | _at_rates({"kd": (), "kd_half": ("--kd_weight=0.5",), "skd": ()}, "resnet56"),
+            | _at_rates({row: ("--kd_weight=0.5",) * row.endswith("_half") for row in _RATED_ROWS}, "resnet56"),
         ),
         Study(
             "precision",
@@ -127,6 +134,14 @@ STUDIES = {
                 "t1_scaled": "rows/radius/t1_scaled.flags",
                 "t1_rate_0.1": "rows/radius/t1_rate_0.1.flags",
                 "t1_rate_0.05": "rows/radius/t1_rate_0.05.flags",
+                "no_teacher": "rows/sphere/no_distillation.flags",
+                "no_teacher_large": "rows/radius/no_teacher_large.flags",
+            },
+            against={
+                "label_on_large": "default",
+                **dict.fromkeys(("t4_label_on_default", "t4_no_label", "t4_scaled", "t4_rate_0.1", "t4_rate_0.05"), "t4"),
+                **dict.fromkeys(("t1_scaled", "t1_rate_0.1", "t1_rate_0.05"), "t1"),
+                "no_teacher_large": "no_teacher",
             },
             pairs={"resnet56": "pairs/resnet56.flags"},
         ),

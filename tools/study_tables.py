@@ -113,9 +113,8 @@ def radius(records):
     rates = {cell.row: studies.config_of(cell).learning_rate for cell in studies.cells(study)}
     for row in study.rows:
         group = group_of(study, pair, row, records)
-        first = {"label": "default", "t4": "t4", "t1": "t1"}.get(row.split("_")[0], row)
-        change = "-" if row == first else difference_text(
-            group.accuracies, group_of(study, pair, first, records).accuracies)  # fmt: skip
+        first = study.against.get(row)
+        change = difference_text(group.accuracies, group_of(study, pair, first, records).accuracies) if first else "-"
         gains = group.values("by_epoch", "radius_over_student_norm")
         rows.append([
             label(row), radius_text([group]), f"{rates[row]:g}", cell_text(group.accuracies, group.wanted), change,
