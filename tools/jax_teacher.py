@@ -6,8 +6,8 @@
 
 `train.npz` has `images` uint8 `[n, 32, 32, 3]` and `labels` `[n]`. SGD with momentum 0.9, L2 on all weights, cosine after a
 warm-up of 5%, pad 4, crop, mirror: the recipe of `python -m skd_tf.train --loss=cross_entropy`, which is for machines with
-TensorFlow. An epoch is one compiled program, so that a net of small kernels does not wait for their launches: 1.8 s for resnet56 and
-45,000 images on an H100.
+TensorFlow. An epoch is one compiled program, so that a net of small kernels does not wait for their launches: 1.8 s for
+resnet56 and 45,000 images on an H100.
 """
 
 import importlib.util
