@@ -164,7 +164,7 @@ def calibration(figure, records):
     right.set_xlim(left=0)
     right.set_xlabel("ECE, mean and standard deviation over seeds")
     right.set_title("Expected calibration error", loc="left", fontsize=11)
-    note(figure, "filled: as it ships; open: raw softmax; x: temperature fitted; 15 bins; test split, last epoch; left: pooled "
+    note(figure, "filled: as it ships; open: raw softmax; x: temperature fitted; 15 bins; last epoch; left: pooled "
                  "over seeds, bins of fewer than 20 images left out")  # fmt: skip
 
 
