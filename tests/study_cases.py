@@ -11,7 +11,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "tools")
 import studies
 import study_records
 
-PARAMETERS = {"resnet20": 269722, "resnet32": 464154, "resnet44": 658586, "resnet56": 853018, "cifar100_resnet32": 470004}
+PARAMETERS = {"resnet20": 269722, "resnet32": 464154, "resnet44": 658586, "resnet56": 853018, "cifar100_resnet56": 861620}
 # In the place of `python -m skd_tf.train`: what its flagfiles say is a program's job here.
 COMMAND = """
 import json, pathlib, signal, sys, time

@@ -199,8 +199,8 @@ def test_the_command_names_the_places_only_where_they_are_others(tmp_path):
     command = cell_runner.Runner(places | {"teachers_dir": "/t", "runs_dir": "/r", "data_dir": None}).command(cell)
     assert command == [*plain, "--teacher_checkpoint=/t/resnet56.keras", "--teacher_cache_dir=/r/teacher_cache",
                        "--workdir=/r/capacity_gap/resnet56/kd/seed0"]  # fmt: skip
-    teacher = studies.cells(STUDIES["cifar100"])[0]
-    assert cell_runner.Runner(places).command(teacher)[-1] == "--workdir=teachers/cifar100_resnet32"
+    teacher = next(cell for cell in studies.cells(STUDIES["cifar100_full"]) if cell.row == "cifar100_full_resnet56")
+    assert cell_runner.Runner(places).command(teacher)[-1] == "--workdir=teachers/cifar100_full_resnet56"
 
 
 def test_the_dry_run_estimates_from_records_alike(small, tmp_path):
@@ -219,20 +219,20 @@ def test_the_dry_run_estimates_from_records_alike(small, tmp_path):
 
 
 def test_what_has_no_record_alike_is_reckoned_by_operations(small, tmp_path):
-    cells = study_cases.by_path("capacity_gap", "cifar100", "precision", "imagenet")
+    cells = study_cases.by_path("capacity_gap", "cifar100", "cifar100_full", "precision", "imagenet")
     twelve = cells["capacity_gap/resnet56/kd/seed0"]
     alike = {twelve: study_cases.record(twelve, 0.8, examples_per_second=10.0)}  # 100 images
-    assert cell_times.measured(cells["cifar100/cifar100_resnet32/skd/seed1"], alike) == 120  # on CIFAR-10 it took as long
+    assert cell_times.measured(cells["cifar100/cifar100_resnet56/skd/seed1"], alike) == 120  # on CIFAR-10 it took as long
     assert cell_times.measured(cells["precision/resnet20/bfloat16_cached/seed0"], alike) == 60  # half the epochs
-    teacher = cells["cifar100/none/cifar100_resnet32/seed0"]
+    teacher = cells["cifar100_full/none/cifar100_full_resnet56/seed0"]
     assert cell_times.measured(teacher, alike) is None and cell_times.reckoned(teacher, {}) is None
-    forward = {name: cell_times._forward(*name) for name in (("resnet8", "cifar10"), ("resnet32", "cifar100"))}
-    ratio = forward["resnet32", "cifar100"] / forward["resnet8", "cifar10"]
-    assert 5 < ratio < 6 and cell_times.reckoned(teacher, alike) == pytest.approx(30 * 45_000 / 10 * ratio)
+    forward = {name: cell_times._forward(*name) for name in (("resnet8", "cifar10"), ("resnet56", "cifar100"))}
+    ratio = forward["resnet56", "cifar100"] / forward["resnet8", "cifar10"]
+    assert 9 < ratio < 11 and cell_times.reckoned(teacher, alike) == pytest.approx(240 * 50_000 / 10 * ratio)
     none, live = (cells[f"imagenet/resnet34_resnet18/{row}/seed0"] for row in ("none", "skd"))
     assert 1.6 < cell_times.reckoned(live, alike) / cell_times.reckoned(none, alike) < 1.7  # 1 + 7.3 / (3 * 3.6)
     text = reproduce.plan_text([teacher, twelve], PretendRunner(tmp_path, []), alike, tmp_path)
-    assert "cifar100_resnet32/seed0: roughly " in text and "(1 by operations)" in text
+    assert "cifar100_full_resnet56/seed0: roughly " in text and "(1 by operations)" in text
 
 
 def test_several_jobs_are_dealt_out_to_the_gpus(monkeypatch):

@@ -4,12 +4,15 @@ import importlib
 import pathlib
 import sys
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))  # a checkout need not be installed
+
 from skd_tf import cli
 
 COMMANDS = {  # module of tools/benchmarks: what it measures
     "step": "A training step, ours and what a user would take instead.",
     "imagenet": "Input, steps and teachers' passes at ImageNet's size.",
     "memory": "What an epoch's logits and the tables by image hold in memory.",
+    "gpu": "Steps of teacher and student on a GPU that has JAX and no TensorFlow.",
     "tune": "A search beside as many plain student trainings.",
     "scaling": "Examples a second and memory, by number of replicas and steps per call.",
 }

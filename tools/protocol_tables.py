@@ -1,12 +1,14 @@
 """Tables around the studies: the searches before, what faster ways cost, the full protocols, what there is at all."""
 
 import csv
+import math
 
 import published
 import studies
 from study_numbers import group_of, mean_and_spread, training_seconds
-from study_text import NOT_RUN, cell_text, difference_text, footer, label, markdown, mean_text, spread_text
+from study_text import NOT_RUN, cell_text, difference_text, footer, label, markdown, mean_text
 
+HELD_OUT = 5_000  # images that rates are chosen by
 SEARCHED = ("none", "kd", "skd", "skd_teacher_mean", "no_distillation")
 
 
@@ -32,40 +34,50 @@ def frozen(records):
             texts = [f"**{text}**" if (weight, rate) == best else text for text, rate in zip(texts, rates, strict=True)]
             rows.append([label(method), "-" if weight is None else f"{weight:g}", *texts])
     head = ["validation top-1 after 4 epochs", "kd weight", *(f"rate {rate:g}" for rate in rates)]
-    note = "resnet56 -> resnet8, one seed, 5,000 images (standard error 0.006); in bold what the studies use."
-    return f"{markdown(head, rows)}\n\n{note}"
-
-
-def frozen_cifar100(records):
-    """The rates that the last study's rows were searched for."""
-    del records
-    study, rows = studies.STUDIES["cifar100"], []
-    found = {row: searched(f"cifar100_{row}") for row in (*study.alone, *study.rows)}
-    rates = sorted({rate for trials in found.values() for _, rate in trials}) or [0.05, 0.1, 0.2]
-    for row, trials in found.items():
-        accuracies = {rate: accuracy for (_, rate), accuracy in trials.items()}
-        best = max(accuracies, key=accuracies.get, default=None)
-        texts = {rate: f"{accuracies[rate]:.4f}" if rate in accuracies else NOT_RUN for rate in rates}
-        rows.append([label(row), *(f"**{text}**" if rate == best else text for rate, text in texts.items())])
-    head = ["validation top-1 after 4 epochs", *(f"rate {rate:g}" for rate in rates)]
-    note = "resnet32 -> resnet8, one seed, 5,000 images (standard error 0.006); in bold what the study uses."
+    note = "resnet56 -> resnet8, one seed, 5,000 images (standard error 0.006); in bold the best of a method."
     return f"{markdown(head, rows)}\n\n{note}"
 
 
 def rates(records):
+    return _rates(records, "rates", frozen_in="capacity_gap")
+
+
+def cifar100_rates(records):
+    return _rates(records, "cifar100_rates", frozen_in="cifar100")
+
+
+def tried_rates(records, name):
+    """{(pair, row without its rate): {rate: held-out accuracy after the last epoch, or None}} of a study of rates."""
+    found = {}
+    for cell in studies.cells(studies.STUDIES[name]):
+        row, rate = cell.row.rsplit("_", 1)
+        record = records.get(cell)
+        found.setdefault((cell.pair, row), {})[float(rate)] = record["by_epoch"]["val_accuracy"][-1] if record else None
+    return found
+
+
+def best_rate(accuracies):
+    """The lowest rate whose accuracy is within a standard error of the best one, sqrt(p (1 - p) / images held out)."""
+    best = max(accuracies.values())
+    error = math.sqrt(best * (1 - best) / HELD_OUT)
+    return min(rate for rate, accuracy in accuracies.items() if accuracy >= best - error)
+
+
+def _rates(records, name, frozen_in):
     """Held-out accuracy, as rates are chosen by it; the test split stays out of this table."""
-    study, rows = studies.STUDIES["rates"], []
-    for method, pair in (("none", studies.NO_PAIR), ("kd", "resnet56"), ("kd_half", "resnet56"), ("skd", "resnet56")):
-        texts = {}
-        for rate in studies.RATES:
-            columns = group_of(study, pair, f"{method}_{rate:g}", records).values("by_epoch", "val_accuracy")
-            texts[rate] = spread_text([column[-1] for column in columns.values()]) if columns else NOT_RUN
-        frozen_rate = studies.FROZEN_RATES.get(method)
-        rows.append([label(method), *(f"**{text}**" if rate == frozen_rate else text for rate, text in texts.items())])
+    study, rows = studies.STUDIES[name], []
+    frozen_cells = {(cell.pair, cell.row): cell for cell in studies.cells(studies.STUDIES[frozen_in])}
+    for (pair, row), accuracies in tried_rates(records, name).items():
+        cell = frozen_cells.get((pair, row))
+        frozen_rate = cell and studies.config_of(cell).learning_rate
+        texts = {rate: NOT_RUN if accuracy is None else f"{accuracy:.4f}" for rate, accuracy in accuracies.items()}
+        rows.append([label(row), *(f"**{text}**" if rate == frozen_rate else text for rate, text in texts.items())])
     head = ["validation top-1 after 12 epochs", *(f"rate {rate:g}" for rate in studies.RATES)]
-    done = sum(cell in records for cell in studies.cells(study))
-    note = f"resnet56 -> resnet8, seed 0, 5,000 images (standard error 0.005); in bold what the studies use; {done} of "
-    return f"{markdown(head, rows)}\n\n{note}{len(studies.cells(study))} cells."
+    cells = studies.cells(study)
+    teacher = next(iter(study.pairs)).removeprefix("cifar100_")
+    note = f"{teacher} -> resnet8, seed 0, {HELD_OUT:,} images (standard error 0.005 to 0.007); in bold what studies use; "
+    note += f"{sum(cell in records for cell in cells)} of {len(cells)} cells."
+    return f"{markdown(head, rows)}\n\n{note}"
 
 
 def precision(records):
@@ -132,5 +144,5 @@ def cells(records):
 
 
 TABLES = {table.__name__: table for table in (
-    frozen, frozen_cifar100, rates, precision, precision_long, cifar100_full, imagenet, cells,
+    frozen, rates, cifar100_rates, precision, precision_long, cifar100_full, imagenet, cells,
 )}  # fmt: skip

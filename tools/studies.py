@@ -15,13 +15,27 @@ RATES = (0.1, 0.2, 0.4)
 
 def _at_rates(rows, pair):
     """Flags of rows that are tried at every rate: row "kd" at 0.1 is named "kd_0.1"."""
-    return {(f"{row}_{rate:g}", pair): (*flags, f"--learning_rate={rate:g}") for row, flags in rows.items() for rate in RATES}
+    return {(f"{row}_{rate:g}", pair): (*further, f"--learning_rate={rate:g}")
+            for row, further in rows.items() for rate in RATES}  # fmt: skip
 
 
+_RATED_ROWS = {
+    "kd": "rows/kd.flags",
+    "kd_half": "rows/kd.flags",
+    "skd": "rows/skd.flags",
+    "skd_half": "rows/skd.flags",
+    "skd_teacher_mean": "rows/sphere/teacher_mean.flags",
+    "no_distillation": "rows/sphere/no_distillation.flags",
+}
 TEMPERATURES = (1, 2, 4, 8, 16)
 BY_TEMPERATURE = ("kd", "skd", "skd_teacher_mean")
 _ENDS = ("resnet20", "resnet56")  # the smallest and the largest teacher
 _THREE, _FIVE = (0, 1, 2), (0, 1, 2, 3, 4)
+_CIFAR100_ROWS = {
+    row: f"rows/cifar100/{row}.flags"
+    for row in ("kd", "skd", "logit_standardization", "logit_standardization_authors", "dkd", "dkd_authors", "dist",
+                "dist_authors")
+}  # fmt: skip
 CIFAR100_TEACHERS = {  # of the ten pairs of the field's tables
     "resnet56_resnet20": "resnet56",
     "resnet110_resnet32": "resnet110",
@@ -63,13 +77,13 @@ STUDIES = {
         ),
         Study(
             "rates",
-            "Do the rates that were frozen after 4 epochs hold over 12?",
+            "Which learning rate is best over 12 epochs, by held-out images?",
             base="base.flags",
             alone={f"none_{rate:g}": "rows/none.flags" for rate in RATES},
-            rows={f"{row}_{rate:g}": f"rows/{row.removesuffix('_half')}.flags" for row in ("kd", "kd_half", "skd") for rate in RATES},
+            rows={f"{row}_{rate:g}": path for row, path in _RATED_ROWS.items() for rate in RATES},
             pairs={"resnet56": "pairs/resnet56.flags"},
             further=_at_rates({"none": ()}, NO_PAIR)
-            | _at_rates({"kd": (), "kd_half": ("--kd_weight=0.5",), "skd": ()}, "resnet56"),
+            | _at_rates({row: ("--kd_weight=0.5",) * row.endswith("_half") for row in _RATED_ROWS}, "resnet56"),
         ),
         Study(
             "precision",
@@ -120,6 +134,14 @@ STUDIES = {
                 "t1_scaled": "rows/radius/t1_scaled.flags",
                 "t1_rate_0.1": "rows/radius/t1_rate_0.1.flags",
                 "t1_rate_0.05": "rows/radius/t1_rate_0.05.flags",
+                "no_teacher": "rows/sphere/no_distillation.flags",
+                "no_teacher_large": "rows/radius/no_teacher_large.flags",
+            },
+            against={
+                "label_on_large": "default",
+                **dict.fromkeys(("t4_label_on_default", "t4_no_label", "t4_scaled", "t4_rate_0.1", "t4_rate_0.05"), "t4"),
+                **dict.fromkeys(("t1_scaled", "t1_rate_0.1", "t1_rate_0.05"), "t1"),
+                "no_teacher_large": "no_teacher",
             },
             pairs={"resnet56": "pairs/resnet56.flags"},
         ),
@@ -149,23 +171,22 @@ STUDIES = {
             drawn_from=("capacity_gap", "temperature", "sphere"),
         ),
         Study(
+            "cifar100_rates",
+            "The same on CIFAR-100, for each of its methods.",
+            base="base_cifar100.flags",
+            alone={f"none_{rate:g}": "rows/cifar100/none.flags" for rate in RATES},
+            rows={f"{row}_{rate:g}": path for row, path in _CIFAR100_ROWS.items() for rate in RATES},
+            pairs={"cifar100_resnet56": "pairs/cifar100_resnet56.flags"},
+            further=_at_rates({"none": ()}, NO_PAIR) | _at_rates(dict.fromkeys(_CIFAR100_ROWS, ()), "cifar100_resnet56"),
+        ),
+        Study(
             "cifar100",
             "How do the methods compare on CIFAR-100, at matched weights and at their authors'?",
             base="base_cifar100.flags",
             alone={"none": "rows/cifar100/none.flags"},
-            rows={
-                "kd": "rows/cifar100/kd.flags",
-                "skd": "rows/cifar100/skd.flags",
-                "logit_standardization": "rows/cifar100/logit_standardization.flags",
-                "logit_standardization_authors": "rows/cifar100/logit_standardization_authors.flags",
-                "dkd": "rows/cifar100/dkd.flags",
-                "dkd_authors": "rows/cifar100/dkd_authors.flags",
-                "dist": "rows/cifar100/dist.flags",
-                "dist_authors": "rows/cifar100/dist_authors.flags",
-            },
-            pairs={"cifar100_resnet32": "pairs/cifar100_resnet32.flags"},
+            rows=_CIFAR100_ROWS,
+            pairs={"cifar100_resnet56": "pairs/cifar100_resnet56.flags"},
             seeds=_THREE,
-            teachers={"cifar100_resnet32": "teachers/cifar100_resnet32.flags"},
         ),
         Study(
             "cifar100_full",

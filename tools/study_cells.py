@@ -28,6 +28,7 @@ class Study:
       folder: of its flagfiles.
       base: flagfile of what all cells share; "" where the pairs include it.
       rows: {name: flagfile}, the methods or settings that are compared; trained with every pair.
+      against: {row: the row that it changes}, where a table compares with another than the first.
       alone: {name: flagfile}, rows without a teacher or a pair.
       pairs: {name: flagfile}, who teaches whom.
       further: {pair, or (row, pair): flags} that follow the flagfiles.
@@ -42,6 +43,7 @@ class Study:
     folder: str = "experiments/studies"
     base: str = ""
     rows: dict = dataclasses.field(default_factory=dict)
+    against: dict = dataclasses.field(default_factory=dict)
     alone: dict = dataclasses.field(default_factory=dict)
     pairs: dict = dataclasses.field(default_factory=dict)
     further: dict = dataclasses.field(default_factory=dict)

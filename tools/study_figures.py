@@ -28,7 +28,7 @@ def capacity_gap(figure, records):
     study, axes = studies.STUDIES["capacity_gap"], styled(figure.add_subplot())
     figure.set_size_inches(8, 5)
     _alone_band(axes, group_of(study, studies.NO_PAIR, "none", records))
-    slopes, ticks = teacher_slopes(study, ("kd", "skd"), records), {}
+    slopes, ticks = teacher_slopes(study, ("kd", "skd"), records, of_means=True), {}
     for row, side in (("kd", 0.985), ("skd", 1.015)):  # beside each other, not on top
         xs, means, spreads = [], [], []
         for pair in study.pairs:
@@ -54,7 +54,7 @@ def capacity_gap(figure, records):
     axes.set_ylabel("student's test top-1, last epoch")
     axes.set_title("resnet8 on CIFAR-10, taught by nets of growing size", loc="left", fontsize=11)
     axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0), labelspacing=1.0)
-    note(figure, f"{_SPREAD}; slopes: 95% by Student's t over all runs")
+    note(figure, f"{_SPREAD}; slopes: of the four means, 95% by Student's t")
 
 
 def temperature(figure, records):
@@ -123,7 +123,7 @@ def cifar100(figure, records):
     study = studies.STUDIES["cifar100"]
     groups = {label(row): group_of(study, pair, row, records) for pair in study.pairs for row in study.rows}
     alone = group_of(study, studies.NO_PAIR, "none", records)
-    _dots(figure, groups, alone, "the student alone", "resnet32 -> resnet8 on CIFAR-100")
+    _dots(figure, groups, alone, "the student alone", "resnet56 -> resnet8 on CIFAR-100")
 
 
 def calibration(figure, records):
@@ -146,6 +146,8 @@ def calibration(figure, records):
     names = []
     for study, pair, row in study_tables.calibrated_students():
         group = group_of(study, pair, row, records)
+        if not group:
+            continue
         names.append(label(row) + (f", {pair}" if study.name == "capacity_gap" and pair != studies.NO_PAIR else ""))
         place, colour = len(names) - 1, COLOURS.get(row.split("_t")[0], COLOURS["skd"])
         marker = MARKERS.get(row.split("_t")[0], "o")
@@ -161,8 +163,9 @@ def calibration(figure, records):
     right.invert_yaxis()
     right.set_xlim(left=0)
     right.set_xlabel("ECE, mean and standard deviation over seeds")
-    right.set_title("Filled: as it ships; open: raw softmax; x: temperature fitted", loc="left", fontsize=11)
-    note(figure, "15 bins; test split, last epoch; bins pooled over seeds, those of fewer than 20 images left out")
+    right.set_title("Expected calibration error", loc="left", fontsize=11)
+    note(figure, "filled: as it ships; open: raw softmax; x: temperature fitted; 15 bins; last epoch; left: pooled "
+                 "over seeds, bins of fewer than 20 images left out")  # fmt: skip
 
 
 def _alone_band(axes, group):

@@ -113,9 +113,8 @@ def radius(records):
     rates = {cell.row: studies.config_of(cell).learning_rate for cell in studies.cells(study)}
     for row in study.rows:
         group = group_of(study, pair, row, records)
-        first = {"label": "default", "t4": "t4", "t1": "t1"}.get(row.split("_")[0], row)
-        change = "-" if row == first else difference_text(
-            group.accuracies, group_of(study, pair, first, records).accuracies)  # fmt: skip
+        first = study.against.get(row)
+        change = difference_text(group.accuracies, group_of(study, pair, first, records).accuracies) if first else "-"
         gains = group.values("by_epoch", "radius_over_student_norm")
         rows.append([
             label(row), radius_text([group]), f"{rates[row]:g}", cell_text(group.accuracies, group.wanted), change,
@@ -201,19 +200,22 @@ def calibration_texts(group):
 
 
 def cifar100(records):
-    study, pair = studies.STUDIES["cifar100"], "cifar100_resnet32"
+    study, pair = studies.STUDIES["cifar100"], "cifar100_resnet56"
     alone = group_of(study, studies.NO_PAIR, "none", records)
-    teacher = group_of(study, studies.NO_PAIR, pair, records)
-    rows = [["resnet32, the teacher", "-", "-", cell_text(teacher.accuracies, teacher.wanted), "-", *_quality(teacher)]]
-    rows.append(["student alone", "-", "-", cell_text(alone.accuracies, alone.wanted), "-", *_quality(alone)])
     configs = {cell.row: studies.config_of(cell) for cell in studies.cells(study)}
+    taught = (group_of(study, pair, row, records) for row in study.rows)
+    teacher = next((record["teacher"] for group in taught for record in group.records.values()), None)
+    accuracy, nll, ece = (f"{teacher[name]:.4f}" if teacher else "-" for name in ("accuracy", "nll", "ece"))
+    rows = [["resnet56, the teacher", "-", "-", "-", accuracy, "-", nll, ece, "-"]]
+    rate = f"{configs['none'].learning_rate:g}"
+    rows.append([label("none"), "-", rate, "-", cell_text(alone.accuracies, alone.wanted), "-", *_quality(alone)])
     for row in study.rows:
         group = group_of(study, pair, row, records)
         rows.append([
-            label(row), weights_text(configs[row]), radius_text([group]), cell_text(group.accuracies, group.wanted),
-            difference_text(group.accuracies, alone.accuracies), *_quality(group),
+            label(row), weights_text(configs[row]), f"{configs[row].learning_rate:g}", radius_text([group]),
+            cell_text(group.accuracies, group.wanted), difference_text(group.accuracies, alone.accuracies), *_quality(group),
         ])  # fmt: skip
-    head = ["method", "label, distill weight", "R", "top-1", "minus alone, paired, standard error"]
+    head = ["method", "label, distill weight", "rate", "R", "top-1", "minus alone, paired, standard error"]
     head += ["NLL", "ECE", "agreement"]
     return "\n".join([
         markdown(head, rows), "", footer(study, records),
