@@ -161,8 +161,12 @@ def calibration(figure, records):
             right.plot([mean], [place], "x", color="black", markersize=5)
     styled(right).set_yticks(range(len(names)), names, fontsize=8)
     right.invert_yaxis()
-    right.set_xlim(left=0)
-    right.set_xlabel("ECE, mean and standard deviation over seeds")
+    right.set_xscale("log")
+    right.minorticks_off()
+    ticks = [0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5]
+    right.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    right.set_xlim(0.004, 0.8)
+    right.set_xlabel("ECE (log scale), mean and standard deviation over seeds")
     right.set_title("Expected calibration error", loc="left", fontsize=11)
     note(figure, "filled: as it ships; open: raw softmax; x: temperature fitted; 15 bins; last epoch; left: pooled "
                  "over seeds, bins of fewer than 20 images left out")  # fmt: skip

@@ -39,7 +39,8 @@ def capacity_gap(records):
     for pair in study.pairs:
         kd, ours = (group_of(study, pair, row, records) for row in ("kd", "skd"))
         skd.append(ours)
-        ahead.append(paired(ours.accuracies, kd.accuracies))
+        both = sorted(ours.accuracies.keys() & kd.accuracies.keys())
+        ahead.append(dict(zip(both, paired(ours.accuracies, kd.accuracies), strict=True)))
         teacher = next((record["teacher"] for group in (kd, ours) for record in group.records.values()), None)
         facts = ["-"] * 3
         if teacher:
@@ -53,9 +54,17 @@ def capacity_gap(records):
     pilot = ", ".join(f"{label(row)} {PILOT[row][4]:.3f}" for row in ("none", "kd", "skd"))
     return "\n".join([
         markdown(head, rows), "", *_slopes(study, records), "",
-        "Differences are paired by seed, with the standard error of their mean. " + pooled_text("SKD - KD", ahead, 3),
+        "Differences are paired by seed, with the standard error of their mean. "
+        + pooled_text("SKD - KD", [list(differences.values()) for differences in ahead], 3),
+        f"A seed's SKD - KD over all four teachers: {mean_and_error_text(seed_means(ahead), form='{:+.4f}')}.",
         footer(study, records), f"{PILOT_SOURCE} At T = 4: {pilot}.",
     ])  # fmt: skip
+
+
+def seed_means(columns):
+    """The mean over columns {seed: number} of every seed that all of them have."""
+    seeds = sorted(set.intersection(*(set(column) for column in columns)))
+    return [sum(column[seed] for column in columns) / len(columns) for seed in seeds]
 
 
 def _slopes(study, records):
