@@ -43,7 +43,7 @@ def test_means_spreads_and_paired_differences_are_numpys():
     assert study_tables.cell_text(values, 5) == "0.8250 +- 0.0150 (3 of 5)"
     assert study_tables.cell_text({0: 0.5}, 1) == "0.5000 (1)" and study_tables.cell_text({}, 3) == "not run"
     error = np.std([0.04, 0.015], ddof=1) / np.sqrt(2)
-    assert study_tables.difference_text(values, others) == f"+0.0275 +- {error:.4f} (2)"
+    assert study_tables.difference_text(values, others) == f"+0.0275, SE {error:.4f} (2)"
 
 
 def test_the_quantile_of_student_is_scipys():

@@ -22,9 +22,8 @@ def searched(method):
                 float(row["val_accuracy"]) for row in csv.DictReader(file)}  # fmt: skip
 
 
-def frozen(records):
-    """The search that rates and weights come from; it stands in trials.csv files, not in records."""
-    del records
+def frozen(_records):
+    """The search over 4 epochs; it stands in trials.csv files, not in records."""
     found = {method: searched(method) for method in SEARCHED}
     rates, rows = sorted({rate for trials in found.values() for _, rate in trials}), []
     for method, trials in found.items():
@@ -57,10 +56,14 @@ def tried_rates(records, name):
 
 
 def best_rate(accuracies):
-    """The lowest rate whose accuracy is within a standard error of the best one, sqrt(p (1 - p) / images held out)."""
+    """The lowest rate whose accuracy is within a standard error of the best one: a rule for ties, no test."""
     best = max(accuracies.values())
-    error = math.sqrt(best * (1 - best) / HELD_OUT)
-    return min(rate for rate, accuracy in accuracies.items() if accuracy >= best - error)
+    return min(rate for rate, accuracy in accuracies.items() if accuracy >= best - standard_error(best))
+
+
+def standard_error(accuracy):
+    """sqrt(p (1 - p) / n) of an accuracy p on the n images held out."""
+    return math.sqrt(accuracy * (1 - accuracy) / HELD_OUT)
 
 
 def _rates(records, name, frozen_in):
@@ -73,11 +76,12 @@ def _rates(records, name, frozen_in):
         texts = {rate: NOT_RUN if accuracy is None else f"{accuracy:.4f}" for rate, accuracy in accuracies.items()}
         rows.append([label(row), *(f"**{text}**" if rate == frozen_rate else text for rate, text in texts.items())])
     head = ["validation top-1 after 12 epochs", *(f"rate {rate:g}" for rate in studies.RATES)]
-    cells = studies.cells(study)
+    cells, found = studies.cells(study), [accuracies.values() for accuracies in tried_rates(records, name).values()]
+    errors = [standard_error(accuracy) for values in found for accuracy in values if accuracy is not None]
+    error = f" (standard error {max(errors):.4f} at most)" if errors else ""
     teacher = next(iter(study.pairs)).removeprefix("cifar100_")
-    note = f"{teacher} -> resnet8, seed 0, {HELD_OUT:,} images (standard error 0.005 to 0.007); in bold what studies use; "
-    note += f"{sum(cell in records for cell in cells)} of {len(cells)} cells."
-    return f"{markdown(head, rows)}\n\n{note}"
+    note = f"{teacher} -> resnet8, seed 0, {HELD_OUT:,} images{error}; in bold what the studies of these methods use; "
+    return f"{markdown(head, rows)}\n\n{note}{sum(cell in records for cell in cells)} of {len(cells)} cells."
 
 
 def precision(records):

@@ -14,6 +14,7 @@ import os
 import pathlib
 import shlex
 import sys
+import typing
 
 from absl import flags
 
@@ -51,7 +52,7 @@ def define(flag_values):
 
 def plan_text(cells, runner, records, results, jobs=1):
     """The dry run's list: every cell with its state and its command."""
-    lines, left, firsts, rough = [], [], {}, 0  # firsts: settings of what is to run -> its path
+    lines, times, firsts = [], [], {}  # firsts: settings of what is to run -> its path
     for cell in cells:
         first = firsts.setdefault(json.dumps(study_records.settings(studies.config_of(cell))), cell.path)
         if study_records.file_of(cell, results).is_file():
@@ -61,20 +62,34 @@ def plan_text(cells, runner, records, results, jobs=1):
         elif first != cell.path:
             state = f"the same training as {first}"
         else:
-            seconds = cell_times.measured(cell, records)
-            roughly = seconds is None
-            seconds = cell_times.reckoned(cell, records) if roughly else seconds
-            rough += roughly and seconds is not None
-            left.append(seconds)
+            times.append(_time_of(cell, records))
             begun = "begun, at most " if (runner.workdir(cell) / "config.json").is_file() else ""
-            known = "unknown time" if seconds is None else f"{'roughly ' * roughly}{duration(seconds)}"
-            state = f"{begun}{known}"
+            state = begun + times[-1].text
         lines += [f"{cell.path}: {state}", f"    {shlex.join(runner.command(cell))}"]
-    known = [seconds for seconds in left if seconds is not None]
-    total = f"about {duration(sum(known) / jobs)} for {len(known)} of them" if known else "time unknown"
-    passes = f" ({rough} by operations)" * bool(rough)
-    passes += ", beside the passes of teachers whose logits are not cached yet" if known else ""
-    return "\n".join([*lines, f"{len(cells)} cells, {len(left)} to run: {total}{passes}."])
+    known = [time.seconds for time in times if time.seconds is not None]
+    total = "time unknown"
+    if known:
+        reckoned = sum(time.reckoned for time in times)
+        by_operations = f" ({reckoned} by operations)" if reckoned else ""
+        total = f"about {duration(sum(known) / jobs)} for {len(known)} of them{by_operations}"
+        total += ", beside the passes of teachers whose logits are not cached yet"
+    return "\n".join([*lines, f"{len(cells)} cells, {len(times)} to run: {total}."])
+
+
+class _Time(typing.NamedTuple):
+    """How long a cell will take: None where nothing is known; `reckoned` where no record alike says it."""
+
+    seconds: float | None
+    reckoned: bool
+    text: str
+
+
+def _time_of(cell, records):
+    seconds = cell_times.measured(cell, records)
+    if seconds is not None:
+        return _Time(seconds, False, duration(seconds))
+    seconds = cell_times.reckoned(cell, records)
+    return _Time(None, False, "unknown time") if seconds is None else _Time(seconds, True, f"roughly {duration(seconds)}")
 
 
 def chosen(cells, patterns):

@@ -71,17 +71,17 @@ def cell_text(values, wanted):
 
 
 def difference_text(values, others):
-    """ "mean +- standard error (n)" of the differences of two {seed: value}, paired by seed."""
+    """ "mean, SE standard error (n)" of the differences of two {seed: value}, paired by seed."""
     return mean_and_error_text(paired(values, others), form="{:+.4f}")
 
 
 def mean_and_error_text(values, form="{:.4f}"):
-    """ "mean +- standard error (n)" of values."""
+    """ "mean, SE standard error (n)" of values."""
     values = list(values)
     mean, spread = mean_and_spread(values)
     if mean is None:
         return "-"
-    error = f" +- {spread / len(values) ** 0.5:.4f}" if spread is not None else ""
+    error = f", SE {spread / len(values) ** 0.5:.4f}" if spread is not None else ""
     return f"{form.format(mean)}{error} ({len(values)})"
 
 
