@@ -49,13 +49,13 @@ def capacity_gap(records):
         texts += [difference_text(group.accuracies, alone.accuracies) for group in (kd, ours)]
         rows.append([pair, *facts, *texts, difference_text(ours.accuracies, kd.accuracies)])
     rows.append(["none: student alone", "-", "-", "-", cell_text(alone.accuracies, alone.wanted), "-", "-", "-", "-"])
+    spread = pooled_text("SKD - KD", [list(differences.values()) for differences in ahead], 3)
     heading = f"SKD, R = {radius_text(skd)}" if any(skd) else "SKD"
     head = ["teacher", "parameters", "its top-1", "its logits' norm", "KD", heading, "KD - alone", "SKD - alone", "SKD - KD"]
     pilot = ", ".join(f"{label(row)} {PILOT[row][4]:.3f}" for row in ("none", "kd", "skd"))
     return "\n".join([
         markdown(head, rows), "", *_slopes(study, records), "",
-        "Differences are paired by seed, with the standard error of their mean. "
-        + pooled_text("SKD - KD", [list(differences.values()) for differences in ahead], 3),
+        f"Differences are paired by seed, with the standard error of their mean. {spread}".rstrip(),
         f"A seed's SKD - KD over all four teachers: {mean_and_error_text(seed_means(ahead), form='{:+.4f}')}.",
         footer(study, records), f"{PILOT_SOURCE} At T = 4: {pilot}.",
     ])  # fmt: skip
@@ -163,7 +163,7 @@ def sphere(records):
     head = ["one change", "R", "top-1", "minus the default", "minus the student alone", "NLL", "ECE", "student's raw norm"]
     note = pooled_text("difference from the default", [paired(g.accuracies, default.accuracies) for g in changed], 3)
     return "\n".join([
-        markdown(head, rows), "", "Differences are paired by seed, with the standard error of their mean. " + note
+        markdown(head, rows), "", f"Differences are paired by seed, with the standard error of their mean. {note}".rstrip()
         + (f" Of {len(study.rows) - 1} comparisons one in twenty passes it by chance." if note else ""),
         footer(study, records),
     ])  # fmt: skip
