@@ -207,7 +207,7 @@ def test_the_label_on_another_sphere_leaves_the_distill_term_as_it_is():
         assert scaled.label_weight / (1 - first.kd_weight) == pytest.approx(default / measured, rel=1e-4)
     records = [r for c, r in study_records.read_all(studies.ROOT / studies.RESULTS).items()
                if c.study == "radius" and c.row[:2] in ("t4", "t1") and c.row != "t4_label_on_default"]  # fmt: skip
-    assert [record["radius"] for record in records] == pytest.approx([measured] * len(records), rel=1e-3)
+    assert [record["radius"] for record in records] == pytest.approx([measured] * len(records), rel=3e-3)
 
 
 def test_settings_know_a_teacher_by_name_and_leave_out_places():
