@@ -13,10 +13,20 @@ def _taught_by(teacher):
 RATES = (0.1, 0.2, 0.4)
 
 
-def _at_rates(rows, pair):
-    """Flags of rows that are tried at every rate: row "kd" at 0.1 is named "kd_0.1"."""
-    return {(f"{row}_{rate:g}", pair): (*further, f"--learning_rate={rate:g}")
-            for row, further in rows.items() for rate in RATES}  # fmt: skip
+def _at_rates(name, question, base, alone, rows, pair):
+    """A study of every row at every rate, "kd_0.1" being "kd" at 0.1; a row that ends in "_half" has kd weight 0.5."""
+    def tried(row):
+        weight = ("--kd_weight=0.5",) if row.endswith("_half") else ()
+        return {f"{row}_{rate:g}": (*weight, f"--learning_rate={rate:g}") for rate in RATES}
+
+    return Study(
+        name, question, base=base,
+        alone={f"none_{rate:g}": alone for rate in RATES},
+        rows={tried_row: path for row, path in rows.items() for tried_row in tried(row)},
+        pairs={pair: f"pairs/{pair}.flags"},
+        further={(tried_row, NO_PAIR): flags for tried_row, flags in tried("none").items()}
+        | {(tried_row, pair): flags for row in rows for tried_row, flags in tried(row).items()},
+    )  # fmt: skip
 
 
 _RATED_ROWS = {
@@ -75,15 +85,13 @@ STUDIES = {
             seeds=_THREE,
             seeds_of={("none", NO_PAIR): _FIVE} | {(row, pair): _FIVE for row in ("kd", "skd") for pair in _ENDS},
         ),
-        Study(
+        _at_rates(
             "rates",
             "Which learning rate is best over 12 epochs, by held-out images?",
             base="base.flags",
-            alone={f"none_{rate:g}": "rows/none.flags" for rate in RATES},
-            rows={f"{row}_{rate:g}": path for row, path in _RATED_ROWS.items() for rate in RATES},
-            pairs={"resnet56": "pairs/resnet56.flags"},
-            further=_at_rates({"none": ()}, NO_PAIR)
-            | _at_rates({row: ("--kd_weight=0.5",) * row.endswith("_half") for row in _RATED_ROWS}, "resnet56"),
+            alone="rows/none.flags",
+            rows=_RATED_ROWS,
+            pair="resnet56",
         ),
         Study(
             "precision",
@@ -170,14 +178,13 @@ STUDIES = {
             "How far are confidence and accuracy apart, on the sphere and in the raw softmax?",
             drawn_from=("capacity_gap", "temperature", "sphere"),
         ),
-        Study(
+        _at_rates(
             "cifar100_rates",
             "The same on CIFAR-100, for each of its methods.",
             base="base_cifar100.flags",
-            alone={f"none_{rate:g}": "rows/cifar100/none.flags" for rate in RATES},
-            rows={f"{row}_{rate:g}": path for row, path in _CIFAR100_ROWS.items() for rate in RATES},
-            pairs={"cifar100_resnet56": "pairs/cifar100_resnet56.flags"},
-            further=_at_rates({"none": ()}, NO_PAIR) | _at_rates(dict.fromkeys(_CIFAR100_ROWS, ()), "cifar100_resnet56"),
+            alone="rows/cifar100/none.flags",
+            rows=_CIFAR100_ROWS,
+            pair="cifar100_resnet56",
         ),
         Study(
             "cifar100",
