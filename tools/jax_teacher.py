@@ -4,31 +4,25 @@
     python tools/jax_teacher.py --in=train.npz --out=weights.npz --epochs=200   # on the GPU: trains
     python tools/jax_teacher.py --in=weights.npz --out=teacher.keras            # with TensorFlow: converts
 
-`train.npz` has `images` uint8 `[n, 32, 32, 3]` and `labels` `[n]`. SGD with momentum 0.9, L2 on all weights, cosine after a
-warm-up of 5%, pad 4, crop, mirror: the recipe of `python -m skd_tf.train --loss=cross_entropy`, which is for machines with
-TensorFlow. An epoch is one compiled program, so that a net of small kernels does not wait for their launches: 1.8 s for
-resnet56 and 45,000 images on an H100.
+`train.npz` has `images` uint8 `[n, 32, 32, 3]` and `labels` `[n]`, and the images held out under the same names with
+`held_out_` before, which only `jax_students.py` reads. An epoch is one compiled program, so that a net of small kernels
+does not wait for their launches: 1.8 s for resnet56 and 45,000 images on an H100. The recipe: `jax_epochs.py`.
 """
 
-import importlib.util
-import json
-import math
 import os
 import pathlib
 import sys
 import time
-import types
 
-import numpy as np
 from absl import flags
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))  # a checkout need not be installed
 
+import jax_epochs
+
 from skd_tf import cli
 from skd_tf.errors import InputError
-from skd_tf.known_datasets import KNOWN_DATASETS
 
-_MOMENTUM, _WARMUP, _PAD = 0.9, 0.05, 4
 _SAVE_EVERY = 20  # epochs
 
 
@@ -50,8 +44,6 @@ def main(flag_values):
     given, target = flag_values["in"].value, pathlib.Path(flag_values.out)
     if target.suffix not in (".npz", ".keras"):
         raise InputError(f"Unknown kind of file. Expected --out in .npz or .keras. Received --out={target}. Rename it.")
-    if given and not pathlib.Path(given).is_file():
-        raise InputError(f"No such file. Expected a .npz. Received --in={given}. Check the path.")
     if given and target.suffix == ".npz":
         os.environ["KERAS_BACKEND"] = "jax"
         train(given, target, flag_values)
@@ -68,82 +60,17 @@ def main(flag_values):
 
 
 def take_images(data_dir, target, dataset):
-    """Writes the training images of the studies, without the tenth that they hold out."""
+    """Writes the training images of the studies, and apart from them the tenth that they hold out."""
+    import numpy as np
+
     from skd_tf import data
     from skd_tf.config import Config
 
-    split = data.load(Config(dataset=dataset), data_dir, test=False).train
-    np.savez(target, images=split.images, labels=split.labels)
-    print(f"Written: {target}, {len(split)} images")
-
-
-def network(options):
-    """The untrained network of --arch and --dataset."""
-    do_without_tensorflow()
-    from skd_tf import networks
-
-    known = KNOWN_DATASETS[options.dataset]
-    return networks.build(options.arch, input_shape=known.image_shape, num_classes=known.num_classes, mean=known.mean,
-                          std=known.std, seed=options.seed)  # fmt: skip
-
-
-def do_without_tensorflow():
-    """Builds networks with Keras' own BatchNorm, whose numbers ours gives, where no TensorFlow has the kernel."""
-    import keras
-
-    if importlib.util.find_spec("tensorflow") is None:
-        stand_in = types.ModuleType("skd_tf.batch_norm")
-        stand_in.FusedBatchNormalization = keras.layers.BatchNormalization
-        sys.modules["skd_tf.batch_norm"] = stand_in
-
-
-def epoch_function(model, options, steps):
-    """epoch(state, key, images, labels) -> (state, (mean loss, accuracy)).
-
-    The state is (step, weights, moving averages, velocity).
-    """
-    import jax
-    import jax.numpy as jnp
-
-    total = steps * options.epochs
-    warmup = max(1, round(_WARMUP * total))
-
-    def rate(step):
-        cosine = 0.5 * (1 + jnp.cos(math.pi * (step - warmup) / (total - warmup)))
-        return options.learning_rate * jnp.where(step < warmup, (step + 1) / warmup, cosine)
-
-    def augmented(images, key):
-        rows, columns, flips = jax.random.randint(key, (3, len(images)), 0, jnp.array([[2 * _PAD + 1], [2 * _PAD + 1], [2]]))
-        padded = jnp.pad(images, ((0, 0), (_PAD, _PAD), (_PAD, _PAD), (0, 0)))
-        crops = jax.vmap(lambda x, r, c: jax.lax.dynamic_slice(x, (r, c, 0), images.shape[1:]))(padded, rows, columns)
-        return jnp.where((flips == 1)[:, None, None, None], crops[:, :, ::-1], crops).astype("float32")
-
-    def loss_of(weights, averages, images, labels):
-        logits, averages = model.stateless_call(weights, averages, images, training=True)
-        logits = logits.astype("float32")
-        loss = -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], 1).mean()
-        return loss, (averages, (logits.argmax(1) == labels).mean())
-
-    @jax.jit
-    def epoch(state, key, images, labels):
-        order_key, pixels_key = jax.random.split(key)
-        order = jax.random.permutation(order_key, len(images))[: steps * options.batch_size].reshape(steps, -1)
-
-        def train_step(state, batch):
-            step, weights, averages, velocity = state
-            pixels = augmented(images[batch], jax.random.fold_in(pixels_key, step))
-            (loss, (averages, accuracy)), gradients = jax.value_and_grad(loss_of, has_aux=True)(
-                weights, averages, pixels, labels[batch]
-            )
-            gradients = [g + options.weight_decay * w for g, w in zip(gradients, weights, strict=True)]
-            velocity = [_MOMENTUM * v - rate(step) * g for v, g in zip(velocity, gradients, strict=True)]
-            weights = [w + v for w, v in zip(weights, velocity, strict=True)]
-            return (step + 1, weights, averages, velocity), (loss, accuracy)
-
-        state, numbers = jax.lax.scan(train_step, state, order)
-        return state, jax.tree.map(jnp.mean, numbers)
-
-    return epoch
+    splits = data.load(Config(dataset=dataset), data_dir, test=False)
+    train, held_out = splits.train, splits.validation
+    np.savez(target, images=train.images, labels=train.labels, held_out_images=held_out.images,
+             held_out_labels=held_out.labels)  # fmt: skip
+    print(f"Written: {target}, {len(train)} images and {len(held_out)} held out")
 
 
 def train(source, target, options):
@@ -151,51 +78,33 @@ def train(source, target, options):
     import jax.numpy as jnp
     import keras
 
+    from skd_tf import losses
+
     keras.config.set_dtype_policy(options.precision)
-    with _opened(source) as data:
+    with jax_epochs.opened(source) as data:
         images, labels = jnp.asarray(data["images"]), jnp.asarray(data["labels"].astype("int32"))
-    model = network(options)
-    trained, averages = model.trainable_variables, model.non_trainable_variables
-    epoch = epoch_function(model, options, len(images) // options.batch_size)
-    weights = [variable.value for variable in trained]
-    state = jnp.int32(0), weights, [variable.value for variable in averages], [jnp.zeros_like(w) for w in weights]
+    model = jax_epochs.network(options.arch, options.dataset, options.seed)
+    epochs = jax_epochs.Epochs(model, images=len(images), batch_size=options.batch_size, epochs=options.epochs,
+                               weight_decay=options.weight_decay)  # fmt: skip
+    epoch = epochs.train(lambda *batch: losses.cross_entropy(*batch)["label"])
     settings = "arch", "dataset", "epochs", "batch_size", "learning_rate", "weight_decay", "precision", "seed"
     about = {name: options[name].value for name in settings}
     about |= {"device": jax.devices()[0].device_kind, "jax": jax.__version__, "keras": keras.__version__}
-    begin = time.perf_counter()
+    state, begin = epochs.first_state(), time.perf_counter()
     for done in range(1, options.epochs + 1):
-        state, (loss, accuracy) = epoch(state, jax.random.key(options.seed * 100_003 + done - 1), images, labels)
+        key = jax_epochs.key_of(options.seed, done - 1)
+        state, (loss, accuracy) = epoch(state, options.learning_rate, key, images, labels, None)
         print(f"epoch {done}/{options.epochs}: loss {loss:.4f}, accuracy {accuracy:.4f}, "
               f"{time.perf_counter() - begin:.1f} s", flush=True)  # fmt: skip
         if done % _SAVE_EVERY == 0 or done == options.epochs:
-            values = dict(zip((variable.path for variable in (*trained, *averages)), (*state[1], *state[2]), strict=True))
-            np.savez_compressed(target, about=json.dumps({**about, "epochs_done": done}), **values)
-            print(f"Written: {target}", flush=True)
+            jax_epochs.save(target, model, state, {**about, "epochs_done": done})
 
 
 def convert(source, target, options):
-    with _opened(source) as values:
-        model = network(options)
-        shapes = {name: values[name].shape for name in values if name != "about"}
-        expected = {variable.path: tuple(variable.shape) for variable in model.variables}
-        if shapes != expected:
-            other = sorted(name for name in shapes.keys() | expected.keys() if shapes.get(name) != expected.get(name))
-            raise InputError(
-                f"Other weights than {options.arch}'s. Expected {len(expected)} arrays of its shapes. Received "
-                f"{len(shapes)} from --in={source}, other in {', '.join(other[:3])}. Give its --arch and --dataset."
-            )
-        print(f"Trained by {values['about']}")
-        for variable in model.variables:
-            variable.assign(values[variable.path])
+    model = jax_epochs.network(options.arch, options.dataset)
+    print(f"Trained by {jax_epochs.assign(model, source)}")
     model.save(target)
     print(f"Written: {target}")
-
-
-def _opened(path):
-    try:
-        return np.load(path, allow_pickle=False)
-    except ValueError as error:
-        raise InputError(f"Not a .npz. Expected a file of numpy.savez. Received --in={path} ({error}).") from error
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
 """Tables around the studies: the searches before, what faster ways cost, the full protocols, what there is at all."""
 
 import csv
+import json
 import math
+import pathlib
 
 import published
 import studies
-from study_numbers import group_of, mean_and_spread, training_seconds
-from study_text import NOT_RUN, cell_text, difference_text, footer, label, markdown, mean_text
+from study_numbers import group_of, mean_and_spread, paired, training_seconds
+from study_text import NOT_RUN, cell_text, difference_text, footer, label, markdown, mean_text, spread_text
 
 HELD_OUT = 5_000  # images that rates are chosen by
 SEARCHED = ("none", "kd", "skd", "skd_teacher_mean", "no_distillation")
@@ -84,6 +86,35 @@ def _rates(records, name, frozen_in):
     return f"{markdown(head, rows)}\n\n{note}{sum(cell in records for cell in cells)} of {len(cells)} cells."
 
 
+def gpu_students(_records):
+    """Students of tools/jax_students.py; the test split is of `python -m skd_tf.evaluate`, after their conversion."""
+    students, tested = _gpu_records("students.json"), _gpu_records("evaluate.json")["models"]
+    tested = {pathlib.PurePath(model["path"]).stem: model["accuracy"] for model in tested}
+    held_out, test = {}, {}  # {(row, rate): {seed: accuracy}}
+    for student in students:
+        row, rate, seed = (student[name] for name in ("row", "learning_rate", "seed"))
+        held_out.setdefault((row, rate), {})[seed] = student["held_out_accuracy"]
+        test.setdefault((row, rate), {})[seed] = tested[f"{row}_{rate:g}_seed{seed}"]
+    means = {key: mean_and_spread(values.values())[0] for key, values in held_out.items()}
+    rates, rows, best = sorted({rate for _, rate in means}), [], {}
+    for row in dict.fromkeys(row for row, _ in means):
+        best[row] = max((key for key in means if key[0] == row), key=means.get)
+        texts = {key: f"{means[key]:.4f} / {spread_text(test[key].values())} ({len(test[key])})"
+                 for key in ((row, rate) for rate in rates)}  # fmt: skip
+        rows.append([label(row), *(f"**{text}**" if key == best[row] else text for key, text in texts.items())])
+    compared = {f"at {rate:g}": (("skd", rate), ("kd", rate)) for rate in rates}
+    compared["each at its best"] = best["skd"], best["kd"]
+    changes = [f"{where} {' and '.join(f'{change:+.4f}' for change in paired(test[ours], test[theirs]))}"
+               for where, (ours, theirs) in compared.items()]  # fmt: skip
+    head = [f"held-out / test top-1 after {students[0]['epochs']} epochs (seeds)", *(f"rate {rate:g}" for rate in rates)]
+    note = f"resnet56 -> resnet20, on one {students[0]['device']}; in bold each method's best by held-out images."
+    return f"{markdown(head, rows)}\n\n{note}\nSKD - KD on the test split, seed by seed: {'; '.join(changes)}."
+
+
+def _gpu_records(name):
+    return json.loads((studies.ROOT / studies.RESULTS / "gpu_students" / name).read_text(encoding="utf-8"))
+
+
 def precision(records):
     return _precision(records, "precision", 6)
 
@@ -148,5 +179,5 @@ def cells(records):
 
 
 TABLES = {table.__name__: table for table in (
-    frozen, rates, cifar100_rates, precision, precision_long, cifar100_full, imagenet, cells,
+    frozen, rates, cifar100_rates, gpu_students, precision, precision_long, cifar100_full, imagenet, cells,
 )}  # fmt: skip

@@ -1,7 +1,6 @@
 """Steps of teacher and student on a GPU that has JAX and no TensorFlow: this package's networks by Keras' JAX backend.
 
-    python tools/benchmark.py gpu --pairs=resnet56:resnet20:32,resnet32x4:resnet8x4:32
-    python tools/benchmark.py gpu --pairs=resnet34:resnet18:224 --batch_size=256 --steps=20
+    python tools/benchmark.py gpu --output=experiments/results/benchmarks/gpu.json
 
 One compiled loop of steps over images in device memory, bfloat16, spherical loss, SGD with momentum; the teacher live or its
 logits at hand. No input pipeline: what a GPU could do, for the hours in experiments/README.md.
@@ -16,14 +15,18 @@ import time
 
 from absl import flags
 
+_LINES = [  # teacher:student:size of the images:batch
+    *("resnet56:resnet20:32:64", "cached:resnet20:32:64", "resnet32x4:resnet8x4:32:64", "cached:resnet8x4:32:64"),
+    *("resnet34:resnet18:224:256", "cached:resnet18:224:256", "resnet152:resnet18:224:256"),
+]
 _CLASSES = {32: 100, 224: 1000}  # by the images' size: CIFAR-100's and ImageNet's
 _REPEATS = 3
 
 
 def define(flag_values):
-    flags.DEFINE_list("pairs", "resnet56:resnet20:32", "teacher:student:size, separated by commas", flag_values=flag_values)
-    flags.DEFINE_integer("batch_size", 64, "images a step", lower_bound=1, flag_values=flag_values)
-    flags.DEFINE_integer("steps", 200, "steps of a repeat", lower_bound=1, flag_values=flag_values)
+    what = "lines to measure, teacher:student:size:batch; \"cached\" in place of a teacher is its logits at hand"
+    flags.DEFINE_list("lines", _LINES, what, flag_values=flag_values)
+    flags.DEFINE_integer("steps", 100, "steps of a repeat", lower_bound=1, flag_values=flag_values)
     flags.DEFINE_string("output", None, "JSON record to write", flag_values=flag_values)
 
 
@@ -31,34 +34,31 @@ def main(flag_values):
     os.environ["KERAS_BACKEND"] = "jax"
     sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
     import jax
-    import jax_teacher
+    import jax_epochs
     import keras
 
     keras.config.set_dtype_policy("mixed_bfloat16")
-    jax_teacher.do_without_tensorflow()
+    jax_epochs.do_without_tensorflow()
     found = {"device": jax.devices()[0].device_kind, "jax": jax.__version__, "keras": keras.__version__, "steps": []}
-    batch_size = flag_values.batch_size
-    for pair in flag_values.pairs:
-        teacher, student, size = pair.split(":")
-        for live in (True, False):
-            line = {"teacher": teacher, "student": student, "size": int(size), "live": live, "batch_size": batch_size}
-            seconds = _seconds_a_step(**line, steps=flag_values.steps)
-            line |= {"milliseconds": round(1e3 * seconds, 3), "images_per_second": round(batch_size / seconds)}
-            found["steps"].append(line)
-            print(f"{pair}, {'live' if live else 'cached logits'}: {line['milliseconds']:.2f} ms a step, "
-                  f"{line['images_per_second']:,} images a second", flush=True)  # fmt: skip
+    for text in flag_values.lines:
+        teacher, student, size, batch_size = text.split(":")
+        line = {"teacher": teacher, "student": student, "size": int(size), "batch_size": int(batch_size)}
+        seconds = _seconds_a_step(**line, steps=flag_values.steps)
+        line |= {"milliseconds": round(1e3 * seconds, 3), "images_per_second": round(int(batch_size) / seconds)}
+        found["steps"].append(line)
+        print(f"{text}: {line['milliseconds']:.2f} ms a step, {line['images_per_second']:,} images a second", flush=True)
     if flag_values.output:
         pathlib.Path(flag_values.output).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
-def _seconds_a_step(teacher, student, size, batch_size, live, steps):
+def _seconds_a_step(teacher, student, size, batch_size, steps):
     """Median of the repeats; compilation and a first repeat are not among them."""
     import jax
     import jax.numpy as jnp
 
     from skd_tf import networks
 
-    classes, count = _CLASSES[size], 4 * batch_size
+    classes, count, live = _CLASSES[size], 4 * batch_size, teacher != "cached"
 
     def weights_of(name):
         shape = {"input_shape": (size, size, 3), "num_classes": classes, "mean": (0.5,) * 3, "std": (0.25,) * 3}

@@ -1,4 +1,4 @@
-"""tools/jax_teacher.py: what a GPU without TensorFlow learned becomes a teacher. No JAX is needed for that."""
+"""tools/jax_*.py: what a GPU without TensorFlow learned becomes a network, and its losses are ours. This needs no JAX."""
 
 import pathlib
 import re
@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 from absl import flags
 
-from skd_tf import networks
+from skd_tf import grammar, networks, settings
 from skd_tf.errors import InputError
+from skd_tf.objective import Objective
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "tools"))
 
+import jax_students
 import jax_teacher
+import studies
 
 TOOL = pathlib.Path(jax_teacher.__file__)
 
@@ -59,3 +62,29 @@ def test_bad_input_is_told(tmp_path):
         flag_values(["tool", *([f"--in={tmp_path / name}"] * bool(name)), f"--out={tmp_path / out}", "--arch=resnet8"])
         with pytest.raises(InputError, match=re.escape(words)):
             jax_teacher.main(flag_values)
+
+
+def rows():
+    return {cell.row: studies.config_of(cell) for cell in studies.cells(studies.STUDIES["cifar100"]) if cell.seed == 0}
+
+
+@pytest.mark.parametrize("row", [row for row in rows() if row != "dkd_authors"])
+def test_a_students_loss_is_that_of_its_row(row):
+    config, generator = rows()[row], np.random.default_rng(3)
+    student, teacher = generator.normal(0, 3, (2, 16, 100)).astype("float32")
+    labels = generator.integers(0, 100, 16)
+    loss_settings = grammar.parse_loss_settings(config.loss_settings)
+    objective = Objective(config.loss, center=config.center, label_smoothing=0.0, settings=loss_settings)
+    weights = settings.loss_weights(config.kd_weight, config.label_weight, needs_teacher=objective.needs_teacher)
+    expected, _, _ = objective(
+        student, teacher, labels, temperature=config.temperature, radius=20.0, readout_radius=20.0,
+        **dict(zip(("kd_weight", "label_weight"), weights, strict=True)),
+    )  # fmt: skip
+    np.testing.assert_allclose(jax_students.loss_of(row, config)(student, teacher, labels), expected, rtol=1e-6)
+
+
+def test_rows_whose_weight_changes_are_refused():
+    with pytest.raises(InputError, match="Received dkd_authors, kd weight linear 0 to 1"):
+        jax_students.loss_of("dkd_authors", rows()["dkd_authors"])
+    with pytest.raises(InputError, match=r"Expected some of none, kd, skd.*Received crd"):
+        jax_students.loss_of("crd", None)
