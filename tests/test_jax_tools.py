@@ -1,5 +1,6 @@
 """tools/jax_*.py: what a GPU without TensorFlow learned becomes a network, and its losses are ours. This needs no JAX."""
 
+import json
 import pathlib
 import re
 import subprocess
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from absl import flags
 
-from skd_tf import grammar, networks, settings
+from skd_tf import grammar, losses, networks, settings
 from skd_tf.errors import InputError
 from skd_tf.objective import Objective
 
@@ -18,7 +19,6 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "tools")
 
 import jax_students
 import jax_teacher
-import studies
 
 TOOL = pathlib.Path(jax_teacher.__file__)
 
@@ -50,11 +50,14 @@ def test_the_committed_teacher_is_what_its_recipe_says():
 def test_bad_input_is_told(tmp_path):
     (tmp_path / "weights.npz").write_bytes(b"no archive")
     np.savez(tmp_path / "other.npz", about="{}", kernel=np.zeros(3))
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "other.npz").read_bytes()[:200])
     for name, out, words in (
         ("", "x.npz", "Nothing to work on"),
         ("missing.npz", "x.keras", "No such file"),
         ("weights.npz", "x.h5", "Expected --out in .npz or .keras"),
+        ("", "x.keras", "Images are no network"),
         ("weights.npz", "x.keras", "Not a .npz"),
+        ("cut.npz", "x.keras", "Not a .npz"),
         ("other.npz", "x.keras", "Other weights than resnet8's"),
     ):
         flag_values = flags.FlagValues()
@@ -64,13 +67,9 @@ def test_bad_input_is_told(tmp_path):
             jax_teacher.main(flag_values)
 
 
-def rows():
-    return {cell.row: studies.config_of(cell) for cell in studies.cells(studies.STUDIES["cifar100"]) if cell.seed == 0}
-
-
-@pytest.mark.parametrize("row", [row for row in rows() if row != "dkd_authors"])
+@pytest.mark.parametrize("row", jax_students.rows())
 def test_a_students_loss_is_that_of_its_row(row):
-    config, generator = rows()[row], np.random.default_rng(3)
+    config, generator = jax_students.rows()[row], np.random.default_rng(3)
     student, teacher = generator.normal(0, 3, (2, 16, 100)).astype("float32")
     labels = generator.integers(0, 100, 16)
     loss_settings = grammar.parse_loss_settings(config.loss_settings)
@@ -80,11 +79,60 @@ def test_a_students_loss_is_that_of_its_row(row):
         student, teacher, labels, temperature=config.temperature, radius=20.0, readout_radius=20.0,
         **dict(zip(("kd_weight", "label_weight"), weights, strict=True)),
     )  # fmt: skip
-    np.testing.assert_allclose(jax_students.loss_of(row, config)(student, teacher, labels), expected, rtol=1e-6)
+    loss = jax_students.loss_of(jax_students.settings_of(config))
+    np.testing.assert_allclose(loss(student, teacher, labels), expected, rtol=1e-6)
 
 
-def test_rows_whose_weight_changes_are_refused():
-    with pytest.raises(InputError, match="Received dkd_authors, kd weight linear 0 to 1"):
-        jax_students.loss_of("dkd_authors", rows()["dkd_authors"])
-    with pytest.raises(InputError, match=r"Expected some of none, kd, skd.*Received crd"):
-        jax_students.loss_of("crd", None)
+def test_the_students_on_record_had_the_settings_of_their_rows():
+    path = TOOL.parent.parent / "experiments/results/gpu_students/students.json"
+    for student in json.loads(path.read_text(encoding="utf-8")):
+        expected = jax_students.settings_of(jax_students.rows()[student["row"]])
+        assert {name: student[name] for name in expected} == expected
+
+
+def students_flags(tmp_path, *arguments):
+    np.savez(tmp_path / "train.npz", images=np.zeros(1))
+    flag_values = flags.FlagValues()
+    jax_students.define(flag_values)
+    places = f"--in={tmp_path}/train.npz", f"--teacher={tmp_path}/train.npz", f"--out={tmp_path}/out"
+    flag_values(["tool", *places, *arguments])
+    return flag_values
+
+
+def test_a_student_is_told_from_another_of_its_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
+    student, other = (next(jax_students._wanted(students_flags(tmp_path, f"--epochs={n}", "--rows=kd"))) for n in (50, 60))
+    file = tmp_path / jax_students.name_of(student)
+    assert file.name == "kd_0.1_seed0.npz" and not jax_students._is_there(file, student)
+    np.savez(file, about=json.dumps(student))
+    assert jax_students._is_there(file, student)
+    with pytest.raises(InputError, match="epochs 50, wanted 60"):
+        jax_students._is_there(file, other)
+    hot = next(jax_students._wanted(students_flags(tmp_path, "--rows=kd", "--temperatures=8")))
+    assert jax_students.name_of(hot) == "kd_t8_0.1_seed0.npz" and hot["temperature"] == 8
+
+
+@pytest.mark.parametrize(("argument", "words"), [
+    ("--rows=dkd_authors", "Not a row that is trained here. Expected some of none, kd, skd"),
+    ("--seeds=x", "Not numbers. Expected --seeds=1,2"),
+    ("--rows=none", "Another .npz. Expected arrays about"),
+])  # fmt: skip
+def test_bad_students_are_told(argument, words, tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
+    (tmp_path / "out").mkdir()
+    np.savez(tmp_path / "out/none_0.1_seed0.npz", kernel=np.zeros(3))
+    with pytest.raises(InputError, match=re.escape(words)):
+        jax_students.main(students_flags(tmp_path, argument))
+
+
+def test_a_spherical_student_is_converted_with_its_sphere(tmp_path):
+    network = networks.build("resnet8", input_shape=(32, 32, 3), num_classes=100, mean=(0.5071, 0.4867, 0.4408),
+                             std=(0.2675, 0.2565, 0.2761))  # fmt: skip
+    about = {"row": "skd", **jax_students.settings_of(jax_students.rows()["skd"])}
+    np.savez(tmp_path / "skd.npz", about=json.dumps(about), **{v.path: np.asarray(v) for v in network.variables})
+    done = run(f"--in={tmp_path}/skd.npz", f"--out={tmp_path}/student.keras", "--arch=resnet8")
+    assert done.returncode == 0, done.stderr
+    images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3)).astype("float32")
+    logits = np.asarray(keras.models.load_model(tmp_path / "student.keras")(images))
+    np.testing.assert_allclose(np.linalg.norm(logits, axis=1), 20, rtol=1e-4)
+    np.testing.assert_allclose(logits, losses.project(network(images), 20.0), rtol=1e-3, atol=1e-3)

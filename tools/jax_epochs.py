@@ -4,14 +4,15 @@ Batches of augmented images, SGD with momentum 0.9, L2 on all weights, cosine af
 recipe of `python -m skd_tf.train`. Weights go in and out as a .npz by the network's names.
 """
 
-import importlib.util
 import json
 import math
 import sys
 import types
+import zipfile
 
 import numpy as np
 
+from skd_tf import atomic
 from skd_tf.errors import InputError
 from skd_tf.known_datasets import KNOWN_DATASETS
 
@@ -29,10 +30,10 @@ def network(name, dataset, seed=0):
 
 
 def do_without_tensorflow():
-    """Builds networks with Keras' own BatchNorm, whose numbers ours gives, where no TensorFlow has the kernel."""
+    """Builds networks with Keras' own BatchNorm, whose numbers ours gives, where the backend is not TensorFlow's."""
     import keras
 
-    if importlib.util.find_spec("tensorflow") is None:
+    if keras.backend.backend() != "tensorflow":
         stand_in = types.ModuleType("skd_tf.batch_norm")
         stand_in.FusedBatchNormalization = keras.layers.BatchNormalization
         sys.modules["skd_tf.batch_norm"] = stand_in
@@ -83,8 +84,8 @@ class Epochs:
                     weights, averages, pixels, labels[batch], taught
                 )
                 gradients = [g + self._weight_decay * w for g, w in zip(gradients, weights, strict=True)]
-                velocity = [_MOMENTUM * v - peak * self._share(step) * g for v, g in zip(velocity, gradients, strict=True)]
-                weights = [w + v for w, v in zip(weights, velocity, strict=True)]
+                velocity = [_MOMENTUM * v + g for v, g in zip(velocity, gradients, strict=True)]
+                weights = [w - peak * self._share(step) * v for w, v in zip(weights, velocity, strict=True)]
                 return (step + 1, weights, averages, velocity), (value, accuracy)
 
             state, numbers = jax.lax.scan(train_step, state, (order, taught))
@@ -131,11 +132,12 @@ def values_of(model):
     return [[v.value for v in variables] for variables in (model.trainable_variables, model.non_trainable_variables)]
 
 
-def key_of(seed, epoch):
-    """Of an epoch's order and augmentation; epochs from 0."""
+def key_of(role, seed, epoch):
+    """Of an epoch's order and augmentation; epochs from 0, of a "teacher" or a "student", who see other views."""
     import jax
 
-    return jax.random.key(seed * 100_003 + epoch)
+    key = jax.random.fold_in(jax.random.key(seed), ("teacher", "student").index(role))
+    return jax.random.fold_in(key, epoch)
 
 
 def accuracy_of(model, state, images, labels, batch_size=1000):
@@ -152,13 +154,14 @@ def save(target, model, state, about):
     """Writes a state's weights and moving averages, and what made them."""
     variables = (*model.trainable_variables, *model.non_trainable_variables)
     values = dict(zip((variable.path for variable in variables), (*state[1], *state[2]), strict=True))
-    np.savez_compressed(target, about=json.dumps(about), **values)
+    with atomic.writing(target) as file:
+        np.savez_compressed(file, about=json.dumps(about), **values)
     print(f"Written: {target}", flush=True)
 
 
 def assign(model, source):
-    """Gives a network the weights of a .npz; returns what made them."""
-    with opened(source) as values:
+    """Gives a network the weights of a .npz; returns what made them, as `save` was told."""
+    with opened(source, "about") as values:
         shapes = {name: values[name].shape for name in values if name != "about"}
         expected = {variable.path: tuple(variable.shape) for variable in model.variables}
         if shapes != expected:
@@ -169,17 +172,23 @@ def assign(model, source):
             )
         for variable in model.variables:
             variable.assign(values[variable.path])
-        return str(values["about"])
+        return json.loads(str(values["about"]))
 
 
-def opened(path):
-    """A .npz, which may hold numbers and text alone."""
+def opened(path, *names):
+    """A .npz, which may hold numbers and text alone, with arrays of some names."""
     try:
-        return np.load(path, allow_pickle=False)
+        found = np.load(path, allow_pickle=False)
     except FileNotFoundError as error:
         raise InputError(f"No such file. Expected a .npz. Received {path}. Check the path.") from error
-    except ValueError as error:
-        raise InputError(f"Not a .npz. Expected a file of numpy.savez. Received {path} ({error}).") from error
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"Not a .npz. Expected a file of numpy.savez. Received {path} ({error}). Make it anew.") from error
+    if set(names) <= set(found):
+        return found
+    raise InputError(
+        f"Another .npz. Expected arrays {', '.join(names)}. Received {', '.join(sorted(found)[:4])} from {path}. "
+        "tools/jax_teacher.py --data_dir writes images, --in=IMAGES weights."
+    )
 
 
 def _augmented(images, key):

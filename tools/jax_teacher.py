@@ -20,7 +20,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))  # a che
 
 import jax_epochs
 
-from skd_tf import cli
+from skd_tf import atomic, cli
 from skd_tf.errors import InputError
 
 _SAVE_EVERY = 20  # epochs
@@ -44,6 +44,8 @@ def main(flag_values):
     given, target = flag_values["in"].value, pathlib.Path(flag_values.out)
     if target.suffix not in (".npz", ".keras"):
         raise InputError(f"Unknown kind of file. Expected --out in .npz or .keras. Received --out={target}. Rename it.")
+    if not given and target.suffix != ".npz":
+        raise InputError(f"Images are no network. Expected --out in .npz. Received --out={target}. Rename it, or give --in.")
     if given and target.suffix == ".npz":
         os.environ["KERAS_BACKEND"] = "jax"
         train(given, target, flag_values)
@@ -68,8 +70,9 @@ def take_images(data_dir, target, dataset):
 
     splits = data.load(Config(dataset=dataset), data_dir, test=False)
     train, held_out = splits.train, splits.validation
-    np.savez(target, images=train.images, labels=train.labels, held_out_images=held_out.images,
-             held_out_labels=held_out.labels)  # fmt: skip
+    with atomic.writing(target) as file:
+        np.savez(file, images=train.images, labels=train.labels, held_out_images=held_out.images,
+                 held_out_labels=held_out.labels)  # fmt: skip
     print(f"Written: {target}, {len(train)} images and {len(held_out)} held out")
 
 
@@ -81,7 +84,7 @@ def train(source, target, options):
     from skd_tf import losses
 
     keras.config.set_dtype_policy(options.precision)
-    with jax_epochs.opened(source) as data:
+    with jax_epochs.opened(source, "images", "labels") as data:
         images, labels = jnp.asarray(data["images"]), jnp.asarray(data["labels"].astype("int32"))
     model = jax_epochs.network(options.arch, options.dataset, options.seed)
     epochs = jax_epochs.Epochs(model, images=len(images), batch_size=options.batch_size, epochs=options.epochs,
@@ -92,7 +95,7 @@ def train(source, target, options):
     about |= {"device": jax.devices()[0].device_kind, "jax": jax.__version__, "keras": keras.__version__}
     state, begin = epochs.first_state(), time.perf_counter()
     for done in range(1, options.epochs + 1):
-        key = jax_epochs.key_of(options.seed, done - 1)
+        key = jax_epochs.key_of("teacher", options.seed, done - 1)
         state, (loss, accuracy) = epoch(state, options.learning_rate, key, images, labels, None)
         print(f"epoch {done}/{options.epochs}: loss {loss:.4f}, accuracy {accuracy:.4f}, "
               f"{time.perf_counter() - begin:.1f} s", flush=True)  # fmt: skip
@@ -102,7 +105,13 @@ def train(source, target, options):
 
 def convert(source, target, options):
     model = jax_epochs.network(options.arch, options.dataset)
-    print(f"Trained by {jax_epochs.assign(model, source)}")
+    about = jax_epochs.assign(model, source)
+    print(f"Trained by {about}")
+    if "row" in about:  # a student, which ships with its readout
+        from skd_tf import deploy, losses
+
+        readout = losses.LOSSES[about["loss"]].readout
+        model = deploy.deployable(model, readout, radius=about["radius"], center=about["center"])
     model.save(target)
     print(f"Written: {target}")
 

@@ -8,9 +8,10 @@ import pathlib
 import published
 import studies
 from study_numbers import group_of, mean_and_spread, paired, training_seconds
-from study_text import NOT_RUN, cell_text, difference_text, footer, label, markdown, mean_text, spread_text
+from study_text import NOT_RUN, cell_text, difference_text, footer, label, markdown, mean_and_error_text, mean_text
 
 HELD_OUT = 5_000  # images that rates are chosen by
+_GPU_PAIR = ("teacher_arch", "arch", "epochs", "device")
 SEARCHED = ("none", "kd", "skd", "skd_teacher_mean", "no_distillation")
 
 
@@ -88,27 +89,40 @@ def _rates(records, name, frozen_in):
 
 def gpu_students(_records):
     """Students of tools/jax_students.py; the test split is of `python -m skd_tf.evaluate`, after their conversion."""
-    students, tested = _gpu_records("students.json"), _gpu_records("evaluate.json")["models"]
-    tested = {pathlib.PurePath(model["path"]).stem: model["accuracy"] for model in tested}
-    held_out, test = {}, {}  # {(row, rate): {seed: accuracy}}
+    students, models = _gpu_records("students.json"), _gpu_records("evaluate.json")["models"]
+    models, found = {pathlib.PurePath(model["path"]).stem: model for model in models}, {}
     for student in students:
         row, rate, seed = (student[name] for name in ("row", "learning_rate", "seed"))
-        held_out.setdefault((row, rate), {})[seed] = student["held_out_accuracy"]
-        test.setdefault((row, rate), {})[seed] = tested[f"{row}_{rate:g}_seed{seed}"]
-    means = {key: mean_and_spread(values.values())[0] for key, values in held_out.items()}
-    rates, rows, best = sorted({rate for _, rate in means}), [], {}
-    for row in dict.fromkeys(row for row, _ in means):
-        best[row] = max((key for key in means if key[0] == row), key=means.get)
-        texts = {key: f"{means[key]:.4f} / {spread_text(test[key].values())} ({len(test[key])})"
-                 for key in ((row, rate) for rate in rates)}  # fmt: skip
-        rows.append([label(row), *(f"**{text}**" if key == best[row] else text for key, text in texts.items())])
-    compared = {f"at {rate:g}": (("skd", rate), ("kd", rate)) for rate in rates}
-    compared["each at its best"] = best["skd"], best["kd"]
-    changes = [f"{where} {' and '.join(f'{change:+.4f}' for change in paired(test[ours], test[theirs]))}"
+        model = models[f"{row}_{rate:g}_seed{seed}"] | {"held_out": student["held_out_accuracy"]}
+        for name in ("held_out", "accuracy", "nll", "ece"):
+            found.setdefault((row, rate), {}).setdefault(name, {})[seed] = model[name]
+
+    def mean(key, name):
+        return mean_and_spread(found[key][name].values())[0]
+
+    def gains(ours, theirs):
+        return paired(found[ours]["accuracy"], found[theirs]["accuracy"])
+
+    rates, lines = sorted({rate for _, rate in found}), []
+    own = {row: best_rate({rate: mean((row, rate), "held_out") for rate in rates}) for row in ("none", "kd", "skd")}
+    for key in ((row, rate) for row in own for rate in rates):
+        (row, rate), tested = key, found[key]["accuracy"]
+        bold = "**" if rate == own[row] else ""
+        lines.append([
+            label(row), f"{rate:g}", f"{bold}{mean(key, 'held_out'):.4f}{bold}", cell_text(tested, len(tested)),
+            "-" if row == "none" else mean_and_error_text(gains(key, ("none", rate)), "{:+.4f}"),
+            f"{mean(key, 'nll'):.4f}", f"{mean(key, 'ece'):.4f}",
+        ])  # fmt: skip
+    compared = {f"at {rate:g}": (rate, rate) for rate in rates} | {"each at its own": (own["skd"], own["kd"])}
+    changes = [f"{where} {' and '.join(f'{gain:+.4f}' for gain in gains(('skd', ours), ('kd', theirs)))}"
                for where, (ours, theirs) in compared.items()]  # fmt: skip
-    head = [f"held-out / test top-1 after {students[0]['epochs']} epochs (seeds)", *(f"rate {rate:g}" for rate in rates)]
-    note = f"resnet56 -> resnet20, on one {students[0]['device']}; in bold each method's best by held-out images."
-    return f"{markdown(head, rows)}\n\n{note}\nSKD - KD on the test split, seed by seed: {'; '.join(changes)}."
+    [(teacher, arch, epochs, device)] = {tuple(s[name] for name in _GPU_PAIR) for s in students}
+    head = ["method", "rate", "held-out top-1", "test top-1", "minus alone at this rate, paired", "NLL", "ECE"]
+    return (
+        f"{markdown(head, lines)}\n\n{teacher} -> {arch}, {epochs} epochs on one {device}; test split, last epoch, as the "
+        "student ships; number of seeds in parentheses; in bold the rate that is a method's own by the rule above.\n"
+        f"SKD - KD on the test split, seed by seed: {'; '.join(changes)}."
+    )
 
 
 def _gpu_records(name):
