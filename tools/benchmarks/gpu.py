@@ -15,6 +15,9 @@ import time
 
 from absl import flags
 
+from skd_tf.errors import InputError
+from skd_tf.networks.names import NETWORK_NAMES
+
 _LINES = [  # teacher:student:size of the images:batch
     *("resnet56:resnet20:32:64", "cached:resnet20:32:64", "resnet32x4:resnet8x4:32:64", "cached:resnet8x4:32:64"),
     *("resnet34:resnet18:224:256", "cached:resnet18:224:256", "resnet152:resnet18:224:256"),
@@ -40,15 +43,25 @@ def main(flag_values):
     keras.config.set_dtype_policy("mixed_bfloat16")
     jax_epochs.do_without_tensorflow()
     found = {"device": jax.devices()[0].device_kind, "jax": jax.__version__, "keras": keras.__version__, "steps": []}
-    for text in flag_values.lines:
-        teacher, student, size, batch_size = text.split(":")
-        line = {"teacher": teacher, "student": student, "size": int(size), "batch_size": int(batch_size)}
+    for text, line in [(text, _line(text)) for text in flag_values.lines]:
         seconds = _seconds_a_step(**line, steps=flag_values.steps)
-        line |= {"milliseconds": round(1e3 * seconds, 3), "images_per_second": round(int(batch_size) / seconds)}
+        line |= {"milliseconds": round(1e3 * seconds, 3), "images_per_second": round(line["batch_size"] / seconds)}
         found["steps"].append(line)
         print(f"{text}: {line['milliseconds']:.2f} ms a step, {line['images_per_second']:,} images a second", flush=True)
-    if flag_values.output:
-        pathlib.Path(flag_values.output).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        if flag_values.output:
+            pathlib.Path(flag_values.output).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+def _line(text):
+    parts = text.split(":")
+    known = ("cached", *NETWORK_NAMES), NETWORK_NAMES, tuple(map(str, _CLASSES))
+    fits = len(parts) == 4 and all(part in names for part, names in zip(parts, known, strict=False))
+    if not fits or not parts[3].isdigit() or int(parts[3]) < 1:
+        raise InputError(
+            f"Not a line to measure. Expected teacher:student:size:batch of networks of skd_tf.networks and sizes of "
+            f"{', '.join(map(str, _CLASSES))}. Received {text}. Correct --lines."
+        )
+    return {"teacher": parts[0], "student": parts[1], "size": int(parts[2]), "batch_size": int(parts[3])}
 
 
 def _seconds_a_step(teacher, student, size, batch_size, steps):
