@@ -68,31 +68,26 @@ def _seconds_a_step(teacher, student, size, batch_size, steps):
     """Median of the repeats; compilation and a first repeat are not among them."""
     import jax
     import jax.numpy as jnp
+    import jax_epochs
 
-    from skd_tf import networks
+    from skd_tf import losses, networks
 
     classes, count, live = _CLASSES[size], 4 * batch_size, teacher != "cached"
 
     def weights_of(name):
         shape = {"input_shape": (size, size, 3), "num_classes": classes, "mean": (0.5,) * 3, "std": (0.25,) * 3}
         model = networks.build(name, **shape)
-        return model, *([v.value for v in vs] for vs in (model.trainable_variables, model.non_trainable_variables))
+        return model, *jax_epochs.values_of(model)
 
     student, weights, averages = weights_of(student)
     teacher, *frozen = weights_of(teacher) if live else (None, [], [])
     images = jax.random.randint(jax.random.key(0), (count, size, size, 3), 0, 256).astype("uint8")
     labels, logits = jnp.arange(count) % classes, jax.random.normal(jax.random.key(1), (count, classes))
 
-    def projected(z):
-        z = z.astype("float32") - z.mean(-1, keepdims=True)
-        return 2 * classes**0.5 * z / (jnp.linalg.norm(z, axis=-1, keepdims=True) + 1e-7)
-
     def loss_of(weights, averages, images, labels, taught):
         z, averages = student.stateless_call(weights, averages, images, training=True)
-        z, target = projected(z), jax.nn.log_softmax(projected(taught) / 4)
-        label = -jnp.take_along_axis(jax.nn.log_softmax(z), labels[:, None], 1).mean()
-        distill = 16 * (jnp.exp(target) * (target - jax.nn.log_softmax(z / 4))).sum(-1).mean()
-        return 0.1 * label + 0.9 * distill, averages
+        terms = losses.spherical_kd(z, taught, labels, temperature=4.0, radius=2 * classes**0.5, center=True)
+        return (0.1 * terms["label"] + 0.9 * terms["distill"]).mean(), averages
 
     @jax.jit
     def run(state, frozen, images, labels, logits):
