@@ -52,7 +52,8 @@ def test_the_first_study_has_five_seeds_at_its_ends():
     }
     assert {name: len(studies.cells(study)) for name, study in STUDIES.items()} == {
         "capacity_gap": 37, "rates": 21, "precision": 9, "precision_long": 6, "temperature": 33, "radius": 14, "sphere": 30,
-        "calibration": 0, "cifar100": 27, "cifar100_rates": 27, "cifar100_full": 186, "imagenet": 12,
+        "calibration": 0, "cifar100": 27, "cifar100_rates": 27, "cifar100_temperature": 12, "cifar100_full": 186,
+        "imagenet": 12,
     }  # fmt: skip
 
 
@@ -102,6 +103,13 @@ def test_every_row_is_one_change():
                 cell = cells[f"{name}/{pair}/{row}_{rate:g}/seed0"]
                 assert changed(cell, first) - {"learning_rate"} == other
                 assert studies.config_of(cell).learning_rate == rate
+    for temperatures in studies.EQUAL_HARDNESS:
+        for method, t in zip(("kd", "skd"), temperatures, strict=True):
+            for rate in studies.HARDNESS_RATES:
+                cell = cells[f"cifar100_temperature/cifar100_resnet56/{method}_t{t}_{rate:g}/seed0"]
+                config = studies.config_of(cell)
+                assert (config.temperature, config.learning_rate) == (t, rate)
+                assert changed(cell, cells[f"cifar100/cifar100_resnet56/{method}/seed0"]) <= {"temperature", "learning_rate"}
     for path, cell in cells.items():  # the schedule is one for all, of students and of their teacher
         first = cells["cifar100/none/none/seed0" if cell.study.startswith("cifar100") else "capacity_gap/none/none/seed0"]
         free = {"loss", "loss_settings", "temperature", "kd_weight", "label_weight", "radius", "center", "seed",

@@ -100,6 +100,21 @@ def test_the_pooled_spread_is_an_analysis_of_variances():
     assert study_numbers.pooled_spread([[1.0], []]) is None and study_text.pooled_text("thing", [[1.0]], 3) == ""
 
 
+def test_equal_hardness_is_compared_at_own_rates():
+    path = "cifar100_temperature/cifar100_resnet56/{}/seed0"
+    cells, names = study_cases.by_path("cifar100_temperature"), ("kd_t8_0.2", "kd_t8_0.4", "skd_t4_0.2", "skd_t4_0.4")
+    tested, records = (0.51, 0.52, 0.53, 0.55), {}
+    held_out = dict(zip(names, (0.515, 0.52, 0.53, 0.55), strict=True))  # standard error 0.007: KD's two rates tie
+    for name, accuracy in zip(names, tested, strict=True):
+        cell = cells[path.format(name)]
+        records[cell] = study_cases.record(cell, accuracy, by_epoch={"val_accuracy": [0.9, held_out[name]]})
+    line = next(line for line in study_tables.cifar100_temperature(records).splitlines() if line.startswith("| 8 |"))
+    assert line == (
+        f"| 8 | {22 / 8:.1f} | **0.5100 (1)** | 0.5200 (1) | 4 | {6.3246 / 4:.1f} | 0.5300 (1) | **0.5500 (1)** | "
+        "+0.0200 (1) | +0.0300 (1) | +0.0400 (1) |"
+    )
+
+
 def test_every_number_of_a_table_is_its_cells():
     records = made_records("capacity_gap", "temperature", "sphere", share=0.7)
     records = {cell: made for cell, made in records.items() if cell.row != "kd_t8"}

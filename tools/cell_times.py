@@ -31,7 +31,7 @@ def reckoned(cell, records):
 
         seconds = images x (3 x student's forward pass + live teacher's) / rate        rate: operations a second
 
-    It takes TensorFlow, and is right by a factor of 2 to 4: a small net's kernels are slower than a large one's.
+    It takes TensorFlow, and is right by a factor of 2 to 5: a small net's kernels are slower than a large one's.
     """
     config, rates = studies.config_of(cell), []
     for record in records.values():

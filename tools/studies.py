@@ -46,6 +46,13 @@ _CIFAR100_ROWS = {
     for row in ("kd", "skd", "logit_standardization", "logit_standardization_authors", "dkd", "dkd_authors", "dist",
                 "dist_authors")
 }  # fmt: skip
+# KD's temperatures and SKD's with about the same R / T, 10, 5 and 2.5: there R is 20, the teacher's mean norm 37.
+EQUAL_HARDNESS = ((4, 2), (8, 4), (16, 8))
+HARDNESS_RATES = (0.2, 0.4)  # KD's own at T = 4, and SKD's
+_HARDNESS_CELLS = {
+    f"{method}_t{t}_{rate:g}": (method, t, rate)
+    for pair in EQUAL_HARDNESS for method, t in zip(("kd", "skd"), pair, strict=True) for rate in HARDNESS_RATES
+}  # fmt: skip
 CIFAR100_TEACHERS = {  # of the ten pairs of the field's tables
     "resnet56_resnet20": "resnet56",
     "resnet110_resnet32": "resnet110",
@@ -194,6 +201,15 @@ STUDIES = {
             rows=_CIFAR100_ROWS,
             pairs={"cifar100_resnet56": "pairs/cifar100_resnet56.flags"},
             seeds=_THREE,
+        ),
+        Study(
+            "cifar100_temperature",
+            "Is SKD's lead on CIFAR-100 one of softer targets? Both methods at equal R / T.",
+            base="base_cifar100.flags",
+            rows={row: _CIFAR100_ROWS[method] for row, (method, _, _) in _HARDNESS_CELLS.items()},
+            pairs={"cifar100_resnet56": "pairs/cifar100_resnet56.flags"},
+            further={(row, "cifar100_resnet56"): (f"--temperature={t}", f"--learning_rate={rate:g}")
+                     for row, (_, t, rate) in _HARDNESS_CELLS.items()},
         ),
         Study(
             "cifar100_full",

@@ -233,6 +233,34 @@ def cifar100(records):
     ])  # fmt: skip
 
 
+def cifar100_temperature(records):
+    """KD and SKD at about equal R / T; of raw logits the norm that counts is the teacher's."""
+    study, rates, rows = studies.STUDIES["cifar100_temperature"], studies.HARDNESS_RATES, []
+    for temperatures in studies.EQUAL_HARDNESS:
+        line, tested, own = [], {}, {}
+        for method, t in zip(("kd", "skd"), temperatures, strict=True):
+            groups = {rate: group_of(study, "cifar100_resnet56", f"{method}_t{t}_{rate:g}", records) for rate in rates}
+            tested[method] = {rate: group.accuracies for rate, group in groups.items()}
+            held_out = {rate: group.values("by_epoch", "val_accuracy") for rate, group in groups.items()}
+            if all(held_out.values()):
+                own[method] = protocol_tables.best_rate({rate: found[0][-1] for rate, found in held_out.items()})
+            path = ("teacher", "logit_norm") if method == "kd" else ("radius",)
+            norms = [norm for group in groups.values() for norm in group.values(*path).values()]
+            texts = {rate: cell_text(group.accuracies, group.wanted) for rate, group in groups.items()}
+            line += [str(t), f"{norms[0] / t:.1f}" if norms else "-"]
+            line += [f"**{text}**" if rate == own.get(method) else text for rate, text in texts.items()]
+        line += [difference_text(tested["skd"][rate], tested["kd"][rate]) for rate in rates]
+        each = difference_text(*(tested[method][own[method]] for method in ("skd", "kd"))) if len(own) == 2 else "-"
+        rows.append([*line, each])
+    at = [f"at {rate:g}" for rate in rates]
+    head = ["KD: T", "norm / T", *at, "SKD: T", "R / T", *at, *(f"SKD - KD {rate}" for rate in at), "each at its own rate"]
+    return "\n".join([
+        markdown(head, rows), "",
+        "The norm is the teacher's mean over the test split; in bold a method's own rate at this T, by the rule above.",
+        footer(study, records),
+    ])  # fmt: skip
+
+
 def weights_text(config):
     """The weights of label and distill term."""
     label_weight = config.label_weight
@@ -246,5 +274,5 @@ def _quality(group):
 
 
 TABLES = protocol_tables.TABLES | {table.__name__: table for table in (
-    capacity_gap, temperature, radius, sphere, calibration, cifar100,
+    capacity_gap, temperature, radius, sphere, calibration, cifar100, cifar100_temperature,
 )}  # fmt: skip
