@@ -46,8 +46,8 @@ _CIFAR100_ROWS = {
     for row in ("kd", "skd", "logit_standardization", "logit_standardization_authors", "dkd", "dkd_authors", "dist",
                 "dist_authors")
 }  # fmt: skip
-# KD's temperatures and SKD's with about the same R / T, 10, 5 and 2.5: there R is 20, the teacher's mean norm 37.
-EQUAL_HARDNESS = ((4, 2), (8, 4), (16, 8))
+# KD's temperatures and SKD's with about the same R / T, 20 to 2.5: there R is 20, the teacher's mean norm 37.
+EQUAL_HARDNESS = ((2, 1), (4, 2), (8, 4), (16, 8))
 HARDNESS_RATES = (0.2, 0.4)  # KD's own at T = 4, and SKD's
 _HARDNESS_CELLS = {
     f"{method}_t{t}_{rate:g}": (method, t, rate)
