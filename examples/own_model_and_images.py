@@ -1,10 +1,12 @@
 """I have a Keras model and a folder of images: distil it into a small one that ships.
 
-    python examples/own_model_and_images.py --teacher=big.keras --images=photos --output=small
+    python examples/own_model_and_images.py --teacher=big.keras --images=classes --output=small
 
-photos/ holds a folder a class, as keras.utils.image_dataset_from_directory reads them. The teacher takes raw pixels of its
-own input size (its preprocessing is inside), classes in the folders' alphabetic order. One command does it too,
-resumable: python -m skd_tf.train --dataset=folder:photos --teacher_checkpoint=big.keras --workdir=runs/small
+classes/ holds a folder a class, as keras.utils.image_dataset_from_directory reads them. The teacher takes raw pixels of its
+own input size (its preprocessing is inside), classes in the folders' alphabetic order. One command does it too, resumable:
+
+    python -m skd_tf.train --dataset=folder:classes --image_size=96 --student=resnet8 --teacher_checkpoint=big.keras \
+        --workdir=runs/small
 """
 
 import argparse

@@ -5,6 +5,7 @@ import errno
 import os
 import pathlib
 import secrets
+import shutil
 import time
 
 _SUFFIX = ".tmp"
@@ -39,12 +40,45 @@ def writing(path):
         raise
 
 
+@contextlib.contextmanager
+def replacing(path):
+    """Yields the path of a file or folder still to be made, which takes the name `path` when the block ends.
+
+    For what a library writes itself: it has the right name already, in a folder of its own beside. As for `writing`, but a
+    folder that was at `path` is removed just before.
+
+    Raises:
+      OSError: a full disk, a folder that cannot be written; `filename` is set.
+    """
+    path = pathlib.Path(path)
+    beside = path.with_name(f"{path.name}.{secrets.token_hex(4)}{_SUFFIX}")
+    try:
+        beside.mkdir()
+        with naming(path):
+            yield beside / path.name
+        _flush_all(beside)
+        if path.is_dir():
+            shutil.rmtree(path)
+        os.replace(beside / path.name, path)
+        _flush_folder(path.parent)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
 def sweep(folder, *, older_than_seconds=0.0):
     """Removes what processes that were killed while they wrote have left in a folder, where that can be removed."""
     for path in pathlib.Path(folder).glob(f"*{_SUFFIX}"):
         with contextlib.suppress(OSError):
             if time.time() - path.stat().st_mtime >= older_than_seconds:
-                path.unlink()
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _flush_all(folder):
+    """Brings the files of a folder to the disk before their names are."""
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with open(os.path.join(place, name), "rb") as file:
+                os.fsync(file.fileno())
 
 
 def _flush_folder(folder):

@@ -10,7 +10,7 @@ from skd_tf import augment, checkpoints, cluster, data, evaluation, metrics, opt
 from skd_tf.errors import Diverged, InputError
 from skd_tf.interrupts import Interrupted
 from skd_tf.progress import say, warn
-from skd_tf.workdir import write_json
+from skd_tf.workdir import require_same_data, write_json
 
 _MOST_WAITING = 0.10
 _MOST_SKIPPED = 0.01
@@ -39,11 +39,9 @@ class Bookkeeping:
         self._checkpoints = checkpoints.Checkpoints(
             folder / "checkpoints", keep=config.keep_checkpoints, keep_best=keep_best
         )
-        dataset = setup.dataset
         self._facts = {
             "teacher": setup.teacher and setup.teacher.fingerprint,
-            "data": [dataset.name, str(dataset.version), len(dataset.train), data.digest_of(dataset.train.labels)],
-            "images": _identity_of_images(dataset),
+            **data_facts(setup.dataset),
             "replicas": setup.strategy.num_replicas_in_sync,
         }
         self.first_step, extra = self._checkpoints.restore(distiller, warn) or (0, {"seconds": 0.0})
@@ -68,16 +66,7 @@ class Bookkeeping:
                 "The teacher has changed since this run began. Expected the same weights. "
                 f"Received others in {self._setup.teacher.path}. Choose another --workdir, or add --overwrite to begin anew."
             )
-        if extra.get("data") != self._facts["data"]:
-            raise InputError(
-                f"The data has changed since this run began. Expected {extra.get('data')} (name, version, images, digest of "
-                f"labels). Received {self._facts['data']}. Choose another --workdir, or add --overwrite to begin anew."
-            )
-        if extra.get("images", self._facts["images"]) != self._facts["images"]:
-            raise InputError(
-                "The data has changed since this run began. Expected the same training images, mean, std and augmentation. "
-                f"Received others of {self._facts['data'][0]}. Choose another --workdir, or add --overwrite to begin anew."
-            )
+        require_same_data("run", extra, self._facts)
         if "records" not in extra:
             raise InputError(
                 "The checkpoint is of another version of skd_tf. Expected a digest of metrics.jsonl in it. "
@@ -168,6 +157,16 @@ class Bookkeeping:
     def _extra(self):
         lines = self._records.state() if self._records else None
         return self._facts | {"seconds": self._clock.seconds(), "records": lines}
+
+
+def data_facts(dataset):
+    """What tells, later, whether training goes on with the same data; JSON-able."""
+    labels = data.digest_of(dataset.train.labels)
+    return {
+        "data": [dataset.name, str(dataset.version), len(dataset.train), labels],
+        "images": _identity_of_images(dataset),
+        "images_in": "memory" if isinstance(dataset.train.images, np.ndarray) else "none",
+    }
 
 
 def _identity_of_images(dataset):

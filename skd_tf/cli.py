@@ -5,6 +5,7 @@ Each entry point has a FlagValues of its own, so importing one from another, or 
 defines nothing twice.
 """
 
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -24,6 +25,7 @@ PLACES = {
     "workdir": "the folder that the run writes to, and resumes from",
     "data_dir": "the TFDS data folder; TFDS' own default unless given",
 }
+_OF_ONE_START = ("dry_run", "overwrite")  # what a command does, not what a run is: no file that repeats a run holds them
 _HELP = {"--help", "-help", "-h", "--helpfull", "--helpshort"}
 
 
@@ -72,7 +74,7 @@ def parse(arguments, flag_values, positional=None):
 
     `positional` names the multi flag that takes the arguments which are no flags.
     """
-    pairs = list(flagfiles.expand(arguments))
+    pairs = [(_at_home(argument), where) for argument, where in flagfiles.expand(arguments)]
     strange = [argument for argument, _ in pairs if any("\ud800" <= letter <= "\udfff" for letter in argument)]
     if strange:  # bytes of a file's name that are no UTF-8: TensorFlow takes no such name
         raise InputError(
@@ -99,6 +101,12 @@ def parse(arguments, flag_values, positional=None):
         )
 
 
+def _at_home(argument):
+    """--flag=~/PATH with the user's folder, which a shell puts in only where a word begins with ~, and no flagfile does."""
+    name, _, value = argument.partition("=")
+    return f"{name}={os.path.expanduser(value)}" if value.startswith("~/") else argument
+
+
 def read_flagfile(path, base=None):
     """The settings in a flagfile.
 
@@ -121,11 +129,11 @@ def read_flagfile(path, base=None):
 
 
 def write_flags(config):
-    """The text of a flagfile that gives this Config: a line for each knob that is not at its default."""
+    """The text of a flagfile that repeats a run: a line for each knob not at its default, but for --dry_run, --overwrite."""
     lines = []
     for name, field in FIELDS.items():
         value = getattr(config, name)
-        if value != field.default:
+        if value != field.default and name not in _OF_ONE_START:
             lines.append(
                 f"--{'' if value else 'no'}{name}"
                 if bool in kinds_of(field)
@@ -202,6 +210,9 @@ def _reason(message):
 def command_line():
     """The command of this process, as a user would type it to go on: without --overwrite, which would begin anew."""
     arguments = [argument for argument in sys.argv[1:] if argument.lstrip("-").partition("=")[0] != "overwrite"]
+    with contextlib.suppress(InputError):  # a flagfile that is gone by now
+        if any(argument.lstrip("-").partition("=")[0] == "overwrite" for argument, _ in flagfiles.expand(arguments)):
+            arguments.append("--nooverwrite")  # over the flagfile that has it
     return f"{_program_name()} {shlex.join(arguments)}"
 
 

@@ -84,8 +84,14 @@ class Distiller(WithSettings, keras.Model):
           metrics: Keras metrics of (y, logits on the student's readout), of the images with a label.
           jit_compile: True, False, or "auto": by device (`skd_tf.devices`). Compiles both forwards, loss and gradient, on
             any number of replicas; the reduction and the optimizer stay outside.
-          schedules: {"kd_weight": f, ...}: any of the four variables is set to f(step) before each step.
+          schedules: {"kd_weight": f, ...}: any of the four variables is set to f(step) before each step. In a graph nobody
+            checks what f gives; where label_weight is None it follows kd_weight, which then has to stay within [0, 1].
         """
+        if "label_weight" in (schedules or {}) and self._label_follows:
+            raise InputError(
+                "label_weight follows kd_weight. Expected no schedule of its own. Received schedules with label_weight, and "
+                "label_weight=None. Construct Distiller(..., label_weight=NUMBER)."
+            )
         if kwargs.get("loss") is not None:
             raise InputError("compile() takes no loss. Expected none. Received loss=. Construct Distiller(..., loss=...).")
         super().compile(optimizer=optimizer, metrics=metrics, jit_compile=False, **kwargs)
@@ -218,9 +224,11 @@ class Distiller(WithSettings, keras.Model):
             student_logits = forward(self.student, image, training=True)
             per_example, sums, counts = self._objective(student_logits, teacher_logits, labels, sample_weight)
             # By the GLOBAL batch, here and nowhere else: the sum over replicas is then the batch's mean.
-            loss = tf.reduce_sum(per_example) / tf.cast(global_batch, per_example.dtype)
+            whole = tf.cast(global_batch, per_example.dtype)
+            loss = tf.reduce_sum(per_example) / whole
+            share = tf.cast(tf.shape(per_example)[0], per_example.dtype) / whole  # not 1 / replicas: some may be empty
             for regularizer in self.student.losses:
-                loss += tf.cast(regularizer, loss.dtype) / replica_count
+                loss += tf.cast(regularizer, loss.dtype) * share
             loss = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(loss, weights, unconnected_gradients="zero")
         return sums, counts, [tf.convert_to_tensor(gradient) for gradient in gradients], student_logits

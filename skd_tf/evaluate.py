@@ -7,7 +7,9 @@ from absl import flags
 from skd_tf import cli, quiet
 from skd_tf.errors import InputError
 
-_SETTINGS = ("data_dir", "dataset", "download", "data_seed", "image_size", "augmentation", "cache_dataset")
+_SETTINGS = (
+    "data_dir", "dataset", "download", "data_seed", "image_size", "augmentation", "cache_dataset", "teacher_preprocessing",
+)  # fmt: skip
 
 
 def define(flag_values):
@@ -45,6 +47,8 @@ def main(flag_values):
     if not {"dataset", "image_size"} & cli.explicit_names(flag_values):  # then the data of the first run among the models
         base = next(filter(None, (recorded_config(path) for path in flag_values.model)), None)
     config = cli.config_from(flag_values, base).replace(validation_fraction=0.0)
+    for path in (*flag_values.model, *([flag_values.teacher] if flag_values.teacher else [])):
+        _require_unseen(path, config)
     runs = [_calibrated_run(path, config) for path in flag_values.model] if flag_values.calibrate else []
     say(f"Test split of {config.dataset}")
     dataset = data.load(config, flag_values.data_dir)
@@ -53,7 +57,8 @@ def main(flag_values):
         held_out = data.load(run.replace(download=config.download), flag_values.data_dir, test=False)
         temperatures[path] = calibrate(path, held_out)
     result = evaluate(
-        flag_values.model, dataset, teacher=flag_values.teacher, temperatures=temperatures, timing=flag_values.timing,
+        flag_values.model, dataset, teacher=flag_values.teacher, teacher_preprocessing=config.teacher_preprocessing,
+        download=config.download, temperatures=temperatures, timing=flag_values.timing,
         bootstrap_samples=flag_values.bootstrap, bootstrap_seed=flag_values.bootstrap_seed,
     )  # fmt: skip
     say(summary.evaluation_tables(result))
@@ -63,14 +68,17 @@ def main(flag_values):
 
 
 def evaluate(
-    paths, dataset, *, teacher=None, temperatures=None, timing=True, bootstrap_samples=1000, bootstrap_seed=0
+    paths, dataset, *, teacher=None, teacher_preprocessing="auto", download=False, temperatures=None, timing=True,
+    bootstrap_samples=1000, bootstrap_seed=0,
 ):  # fmt: skip
-    """Measures models on `dataset.test`; changes no weight.
+    """Measures models on `dataset.test`; changes no weight. Of probabilities that a model returns the logarithms are logits.
 
     Args:
       paths: workdirs, `.keras` files or SavedModel folders.
       dataset: a `Dataset` with a test split.
-      teacher: path of a model to compare with, or None.
+      teacher: path of a model to compare with, or None; its images are resized where it takes others.
+      teacher_preprocessing: what the teacher has not inside, as in training.
+      download: whether Keras may fetch weights of keras.applications.
       temperatures: {path: fitted temperature}, whose effect on the test split is measured too; or None.
       timing: whether to measure latency and throughput.
       bootstrap_samples: resampled test splits for the 95% intervals; 0 for no intervals.
@@ -87,25 +95,26 @@ def evaluate(
     """
     from skd_tf import bootstrap, calibration, cost, deploy, evaluation, metrics, models, records
 
-    names = [str(path) for path in (*paths, *([teacher] if teacher else []))]
-    opened = {name: models.load(name) for name in names}  # all of them, before any time is spent
-    for path, model in opened.items():
-        models.check_fits(model, dataset, path)
+    # All of them, before any time is spent.
+    opened = {str(path): models.load_measured(path, dataset, download=download) for path in paths}
+    rival = None
+    if teacher:
+        facts = {"preprocessing": teacher_preprocessing, "resizable": True, "download": download}
+        rival = models.load_measured(teacher, dataset, **facts)
     images, labels = dataset.test.images, dataset.test.labels
 
     def logits_of(model, what):
         return evaluation.Predictor(model)(images, what=f"evaluating {what}")
 
-    def row_of(path, logits, rival):
-        model = opened[path]
+    def row_of(path, model, logits, teacher_logits):
         row = {"path": path, **metrics.quality(logits, labels)}
         row["overconfidence"] = row["confidence"] - row["accuracy"]
         row["per_class_accuracy"] = metrics.per_class_accuracy(logits, labels)
-        if rival is not None:
-            row |= metrics.comparison(logits, rival)
+        if teacher_logits is not None:
+            row |= metrics.comparison(logits, teacher_logits)
         if bootstrap_samples:
             draws = {"samples": bootstrap_samples, "seed": bootstrap_seed}
-            row["intervals"] = bootstrap.intervals(logits, labels, rival, **draws)
+            row["intervals"] = bootstrap.intervals(logits, labels, teacher_logits, **draws)
         raw = deploy.before_readout(model)
         if raw is not None:
             row["raw"] = metrics.quality(logits_of(raw, f"{path}, raw logits"), labels)
@@ -115,10 +124,10 @@ def evaluate(
         row["file_bytes"] = cost.file_bytes(models.file_of(path))
         return row | (cost.timing(model, images) if timing else {})
 
-    teacher_logits = logits_of(opened[str(teacher)], "the teacher") if teacher else None
+    rivals = logits_of(rival, "the teacher") if teacher else None
     return {
-        "models": [row_of(str(path), logits_of(opened[str(path)], path), teacher_logits) for path in paths],
-        "teacher": row_of(str(teacher), teacher_logits, None) if teacher else None,
+        "models": [row_of(path, opened[path], logits_of(opened[path], path), rivals) for path in map(str, paths)],
+        "teacher": row_of(str(teacher), rival, rivals, None) if teacher else None,
         "dataset": {"name": dataset.name, "version": dataset.version, "test_examples": len(dataset.test)},
         "class_names": list(dataset.class_names),
         "versions": records.versions(),
@@ -134,6 +143,12 @@ def calibrate(workdir, dataset):
     model = models.load(workdir)
     models.check_fits(model, dataset, workdir)
     split = dataset.validation
+    if split is None:
+        raise InputError(
+            "Nothing was held out: the share rounds to no image. Expected --validation_fraction of at least "
+            f"{1 / len(dataset.train):.2g} in the run. Received {len(dataset.train)} training images in {workdir}. "
+            "Leave out --calibrate for this model."
+        )
     logits = evaluation.Predictor(model)(split.images, what="calibrating")
     temperature = calibration.fit_temperature(logits, split.labels)
     before, after = (metrics.quality(z, split.labels) for z in (logits, logits / temperature))
@@ -144,6 +159,19 @@ def calibrate(workdir, dataset):
         f"Kept in {pathlib.Path(workdir) / calibration.FILE} for export."
     )
     return temperature
+
+
+def _require_unseen(path, config):
+    """InputError where the run behind a model has trained on images that it would be tested on."""
+    from skd_tf.workdir import other_test_images
+
+    seed = other_test_images(path, config)
+    if seed is not None:
+        raise InputError(
+            f"{path} has trained on most of these test images: {config.dataset} has no test part, and data_seed draws one. "
+            f"Expected --data_seed={seed}, its run's. Received --data_seed={config.data_seed}. Evaluate it by itself with "
+            "its own, or give the folder train/ and test/."
+        )
 
 
 def _calibrated_run(path, config):

@@ -22,20 +22,18 @@ class Predictor:
         self.batch_size = batch_size
         self._forward = tf.function(functools.partial(model, training=False), autograph=False)
 
-    def __call__(self, images, transform=None, *, what="predicting", on_progress=None):
-        """Logits in the order of `images`; `transform(batch, rows)` is applied first, rows being places in `images`.
+    def __call__(self, images, *, what="predicting", on_progress=None):
+        """Logits in the order of `images`.
 
         `what` names the work where it takes long enough to be told of; `on_progress`, called with the images done, tells of
         it instead.
         """
         with Progress(what, len(images), "images") as progress:
-            return np.concatenate(list(self._batches(images, transform, on_progress or progress.update)))
+            return np.concatenate(list(self._batches(images, on_progress or progress.update)))
 
-    def _batches(self, images, transform, on_progress):
+    def _batches(self, images, on_progress):
         for start in range(0, len(images), self.batch_size):
             rows = np.arange(start, min(start + self.batch_size, len(images)))
             padded = np.resize(rows, self.batch_size)  # the last batch repeats its rows: one shape, one graph
-            batch = tf.constant(images[padded])
-            batch = batch if transform is None else transform(batch, padded)
-            yield self._forward(batch).numpy()[: len(rows)].astype(np.float32)
+            yield self._forward(tf.constant(images[padded])).numpy()[: len(rows)].astype(np.float32)
             on_progress(start + len(rows))

@@ -23,7 +23,7 @@ from skd_tf.errors import InputError
 from skd_tf.progress import Stopwatch, say, warn
 from skd_tf.teachers import Teacher, chance_level
 from skd_tf.training import Setup, train_student
-from skd_tf.workdir import Workdir, locked, recorded_config, write_json, write_text
+from skd_tf.workdir import Workdir, locked, other_test_images, recorded_config, write_json, write_text
 
 # What a teacher trained by the way takes over from the run it serves: its data and its machine.
 _SHARED = (
@@ -84,12 +84,14 @@ def _run(config, workdir, data_dir):
 def _ship(config, folder, setup, distiller, history, alone_path, watch):
     """Exports the student, measures it beside the others, and writes the result and the report."""
     dataset, student = setup.dataset, distiller.deployable()
-    with watch("export"):
-        with atomic.naming(folder / "student.keras"):
-            student.save(folder / "student.keras")
-        deploy.save_saved_model(student, folder / "saved_model", dataset.class_names)
     with watch("measuring"):
         result, details = _measure(setup, student, alone_path)
+    with watch("export"):
+        atomic.sweep(folder.path)
+        with atomic.replacing(folder / "student.keras") as path:
+            student.save(path)
+        with atomic.replacing(folder / "saved_model") as path:
+            deploy.save_saved_model(student, path, dataset.class_names)
     facts = {"name": dataset.name, "version": dataset.version, "train": len(dataset.train), "test": len(dataset.test)}
     details = {"models": details, "seconds": watch.seconds, "dataset": facts}
     if setup.teacher:
@@ -198,6 +200,10 @@ def _open_teacher(config, dataset, strategy, path):
     """The teacher, checked, its accuracy on held-out images said BEFORE a student learns from it."""
     if path is None:
         return None
+    seed = other_test_images(path, config)
+    if seed is not None:
+        warn(f"the teacher {path} was trained with --data_seed={seed}: of the test and validation images drawn here from "
+             f"{dataset.name} it has trained on most, and what is said of it is too good.")  # fmt: skip
     teacher = Teacher(path, config, dataset, strategy)
     if cluster.workers() > 1:
         _ = teacher.model  # by all at once, whatever each finds in the cache: variables are made in a collective

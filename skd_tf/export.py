@@ -95,7 +95,7 @@ def export(
         rows = check.check(files, staging, images, labels, live, values)
         details = workdir / measurements.FILE
         text = card.model_card(
-            result=result, measurements=json.loads(details.read_text()) if details.is_file() else {}, files=files,
+            result=result, measurements=_read_json(details) if details.is_file() else {}, files=files,
             rows=rows, image_shape=dataset.image_shape, student_values=values, check_images=len(images),
             temperature=temperature,
         )  # fmt: skip
@@ -116,7 +116,17 @@ def _result_of(workdir):
         raise InputError(
             f"The run is not finished. Expected {file.name} in it. Received workdir={workdir}. Train it to the end first."
         )
-    return json.loads(file.read_text())
+    return _read_json(file)
+
+
+def _read_json(file):
+    try:
+        return json.loads(file.read_text())
+    except ValueError as error:
+        raise InputError(
+            f"A file of the run is damaged ({error}). Expected JSON. Received {file}. Remove it and start the run's command "
+            "again: it measures anew."
+        ) from error
 
 
 def cli_main():

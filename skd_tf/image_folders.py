@@ -76,6 +76,12 @@ def find(dataset, data_seed):
     return ImageFolder(root, class_names, splits, tuple(others))
 
 
+def test_is_drawn(dataset):
+    """Whether a dataset is a folder without a test part, so that data_seed says which images are tested on."""
+    root = pathlib.Path(dataset.removeprefix(FOLDER)).expanduser()
+    return dataset.startswith(FOLDER) and not any((root / name).is_dir() for name in _PARTS["test"])
+
+
 def _classes(folder, others):
     """{class: sorted paths} of a folder; other files are added to `others`."""
     classes = {}

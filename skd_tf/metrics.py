@@ -128,11 +128,6 @@ def comparison_columns(student_logits, teacher_logits):
     }
 
 
-def agreement(student_logits, teacher_logits):
-    """Share of examples whose top class is the same for both."""
-    return float(np.mean(np.argmax(student_logits, axis=1) == np.argmax(teacher_logits, axis=1)))
-
-
 def log_softmax(logits):
     logits = np.asarray(logits, np.float64)
     shifted = logits - logits.max(axis=1, keepdims=True)

@@ -13,7 +13,9 @@ from skd_tf.folding import fold_batch_norm
 from skd_tf.model_files import file_of, is_saved_model, keras_file
 from skd_tf.progress import say, warn
 
-__all__ = ["ServedModel", "check_fits", "file_of", "keras_file", "load", "load_teacher", "parameter_count"]
+__all__ = [
+    "ServedModel", "check_fits", "file_of", "keras_file", "load", "load_measured", "load_teacher", "parameter_count",
+]  # fmt: skip
 
 # Part of the teacher cache's key: raise it whenever a teacher's logits change by how it is prepared at loading.
 FOLDING_VERSION = 3
@@ -117,9 +119,7 @@ def load_teacher(path, *, name, dataset, teacher_precision, teacher_preprocessin
             )
     else:
         parameters = parameter_count(model)
-        model, had_softmax = heads.without_softmax(model)
-        if had_softmax:
-            warn(f"The teacher {path} returns probabilities: its softmax is taken off.")
+        model = _raw(model, path)
         folded = fold_batch_norm(model)
         folded.unfolded_parameters = parameters
         if folded is not model:
@@ -129,17 +129,44 @@ def load_teacher(path, *, name, dataset, teacher_precision, teacher_preprocessin
     return _adapted(model, dataset, path, teacher_preprocessing)
 
 
+def load_measured(path, dataset, *, preprocessing="auto", resizable=False, download=False):
+    """Loads a model to be measured on a `Dataset`: as it is, but for outputs that are probabilities, which become logits.
+
+    Args:
+      path, download: as in `load`.
+      dataset: a `Dataset`.
+      preprocessing: as `teacher_preprocessing` of `load_teacher`.
+      resizable: whether images may be resized to what the model takes, as a teacher's are.
+
+    Raises:
+      InputError: other classes or other images.
+    """
+    model = load(path, download=download)
+    check_fits(model, dataset, path, resizable=resizable)
+    if not isinstance(model, ServedModel):
+        model = _raw(model, path)
+    return _adapted(model, dataset, path, preprocessing)
+
+
+def _raw(model, path):
+    """A keras.Model without the softmax at its end, if it has one that can be seen."""
+    model, had_softmax = heads.without_softmax(model)
+    if had_softmax:
+        warn(f"{path} returns probabilities: its softmax is taken off.")
+    return model
+
+
 def _adapted(model, dataset, path, kind):
-    """A teacher behind `Adapted` where images or outputs are not as they are wanted, else the teacher itself."""
+    """A model behind `Adapted` where images or outputs are not as they are wanted, else the model itself."""
     size = tuple(model.input_shape[1:3])
     size = None if None in size or size == dataset.image_shape[:2] else size
     if size:
-        say(f"The teacher takes images of {size[0]}x{size[1]}: those of {dataset.name} are resized.")
+        say(f"{path} takes images of {size[0]}x{size[1]}: those of {dataset.name} are resized.")
     kind = "raw" if kind == "auto" else kind
     facts = {"size": size, "image_shape": dataset.image_shape, "mean": dataset.mean, "std": dataset.std}
     adapted = Adapted(model, preprocessing=kind, probabilities=False, **facts)
     if returns_probabilities(adapted, dataset.train.images[:_PROBED]):
-        warn(f"The outputs of the teacher {path} sum to 1: they are taken for probabilities, their logarithms for logits.")
+        warn(f"The outputs of {path} sum to 1: they are taken for probabilities, their logarithms for logits.")
         return Adapted(model, preprocessing=kind, probabilities=True, **facts)
     return adapted if size or kind != "raw" else model
 

@@ -9,7 +9,11 @@ _HALF = ("bfloat16", "float16")
 
 
 def set_precision(model, precision):
-    """Lets every layer of a model compute in float32, bfloat16 or float16; variables stay float32."""
+    """Lets every layer of a model compute in float32, bfloat16 or float16; variables stay float32.
+
+    That of the logits too: in bfloat16 those of size 8 to 16 are multiples of 1/16. The losses, and what is exported,
+    compute in float32.
+    """
     half = precision != "float32"
     policy = keras.DTypePolicy(f"mixed_{precision}" if half else precision)
     for layer in model._flatten_layers(include_self=False):

@@ -9,7 +9,7 @@ import pathlib
 import platform
 import shutil
 
-from skd_tf import atomic, cluster
+from skd_tf import atomic, cluster, image_folders
 from skd_tf.config import Config
 from skd_tf.errors import InputError
 from skd_tf.progress import warn
@@ -117,6 +117,32 @@ def refuse_differences(path, before, config):
         )
 
 
+def require_same_data(what, before, now):
+    """InputError where a "run" or "search" that began with the `bookkeeping.data_facts` in `before` has others `now`.
+
+    Images in memory are known by their pixels and others by their files: where a run had the one and has the other, they
+    cannot be compared.
+    """
+    began = f"since this {what} began"
+    remedy = "Choose another --workdir, or add --overwrite to begin anew."
+    if before.get("data") != now["data"]:
+        raise InputError(
+            f"The data has changed {began}. Expected {before.get('data')} (name, version, images, digest of labels). "
+            f"Received {now['data']}. {remedy}"
+        )
+    kept = before.get("images_in", now["images_in"])
+    if kept != now["images_in"]:
+        raise InputError(
+            f"The images are kept elsewhere than when this {what} began: whether they are the same cannot be told. Expected "
+            f"--cache_dataset={kept}. Received --cache_dataset={now['images_in']}. Add --cache_dataset={kept}."
+        )
+    if before.get("images", now["images"]) != now["images"]:
+        raise InputError(
+            f"The data has changed {began}. Expected the same training images, mean, std and augmentation. Received others "
+            f"of {now['data'][0]}. {remedy}"
+        )
+
+
 def recorded_config(path):
     """The Config in a workdir's config.json, None without one; InputError where it is damaged or of another version."""
     file = pathlib.Path(path) / "config.json"
@@ -131,6 +157,18 @@ def recorded_config(path):
             f"The recorded settings are damaged ({error}). Expected JSON. Received {file}. "
             "Choose another --workdir, or add --overwrite to begin anew."
         ) from error
+
+
+def other_test_images(path, config):
+    """The data_seed of the run behind a model where it is another's than `config`'s and its test images so are too.
+
+    Of these it then has trained on most. None for every other model: of another set, of one with a test part, of no run.
+    """
+    place = pathlib.Path(path)
+    runs = [recorded_config(folder) for folder in (place, place.parent) if (folder / "config.json").is_file()]
+    if not runs or runs[0].dataset != config.dataset or runs[0].data_seed == config.data_seed:
+        return None
+    return runs[0].data_seed if image_folders.test_is_drawn(config.dataset) else None
 
 
 @contextlib.contextmanager

@@ -85,3 +85,32 @@ def test_a_sweep_takes_what_was_abandoned_and_nothing_else(tmp_path):
     atomic.sweep(tmp_path)
     assert names(tmp_path) == ["old.json"]
     atomic.sweep(tmp_path / "none")
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_what_a_library_writes_is_there_whole_or_not_at_all(tmp_path, kind):
+    path = tmp_path / "model.keras"
+
+    def write(place, text):
+        assert place.name == path.name  # libraries look at the suffix
+        if kind == "folder":
+            place.mkdir()
+        (place / "inside" if kind == "folder" else place).write_text(text)
+
+    def text():
+        return (path / "inside" if kind == "folder" else path).read_text()
+
+    with atomic.replacing(path) as place:
+        write(place, "before")
+        assert not path.exists()
+    with pytest.raises(OSError, match="No space") as caught, atomic.replacing(path) as place:
+        write(place, "half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert caught.value.filename == str(path) and text() == "before" and names(tmp_path) == [path.name]
+    with atomic.replacing(path) as place:
+        write(place, "after")
+    assert text() == "after" and names(tmp_path) == [path.name]
+    (tmp_path / "model.keras.0123abcd.tmp").mkdir()  # of a process that was killed
+    (tmp_path / "model.keras.0123abcd.tmp" / "half").touch()
+    atomic.sweep(tmp_path)
+    assert names(tmp_path) == [path.name]

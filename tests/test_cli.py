@@ -205,9 +205,32 @@ def test_what_write_flags_writes_is_read_back_equal(tmp_path_factory, values):
     path = tmp_path_factory.getbasetemp() / "written.flags"
     path.write_text(cli.write_flags(config), encoding="utf-8")
     again, names = cli.read_flagfile(path)
-    assert again == config
-    assert names == {field.name for field in dataclasses.fields(Config) if getattr(config, field.name) != field.default}
+    repeated = config.replace(overwrite=False, dry_run=False)  # a repeated run is neither begun anew nor only described
+    assert again == repeated
+    assert names == {field.name for field in dataclasses.fields(Config) if getattr(repeated, field.name) != field.default}
     assert Config.from_json(config.to_json()) == config
+
+
+def test_a_home_folder_is_found_behind_a_flag_and_in_a_flagfile(tmp_path, monkeypatch):
+    """A shell replaces ~ at the start of a word only."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "some.flags").write_text("--teacher_checkpoint=~/teacher\n--student_alone=~other\n")
+    flag_values = flags.FlagValues()
+    cli.define_flags(flag_values)
+    cli.parse(["--workdir=~/run", "--flagfile=~/some.flags"], flag_values)
+    config = cli.config_from(flag_values)
+    assert flag_values.workdir == f"{tmp_path}/run" and config.teacher_checkpoint == f"{tmp_path}/teacher"
+    assert config.student_alone == "~other"
+
+
+def test_the_command_that_goes_on_does_not_begin_anew(tmp_path, monkeypatch):
+    """Nor where a flagfile holds --overwrite."""
+    file = tmp_path / "some.flags"
+    file.write_text("--epochs=2\n")
+    monkeypatch.setattr(sys, "argv", ["skd-train", f"--flagfile={file}", "--overwrite", "--workdir=w"])
+    assert cli.command_line() == f"skd-train --flagfile={file} --workdir=w"
+    file.write_text("--epochs=2\n--overwrite\n")
+    assert cli.command_line() == f"skd-train --flagfile={file} --workdir=w --nooverwrite"
 
 
 @pytest.mark.parametrize(

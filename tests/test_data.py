@@ -31,6 +31,11 @@ def equal(one, other):
     )
 
 
+def test_digits_have_no_originals_to_crop():
+    with pytest.raises(InputError, match=r"digits has no larger originals.*resized_crop"):
+        data.load(Config(augmentation="resized_crop"))
+
+
 def test_digits_are_whole_and_split_by_data_seed_alone(digits):
     assert (len(digits.train), len(digits.validation), len(digits.test)) == (808, 90, 899)
     assert digits.image_shape == (8, 8, 1) and digits.num_classes == 10

@@ -127,6 +127,16 @@ def test_schedules_set_the_weights_before_each_step():
     assert run(distiller, data, steps_per_call=4)["loss"] == pytest.approx(np.mean(expected), rel=1e-5)
 
 
+def test_a_weight_that_follows_has_no_schedule_of_its_own():
+    schedules = {"label_weight": lambda step: 0.5, "kd_weight": lambda step: 0.5}
+    with pytest.raises(InputError, match="label_weight follows kd_weight"):
+        make_distiller().compile(keras.optimizers.SGD(0.0), schedules=schedules)
+    distiller = make_distiller(label_weight=0.1)
+    distiller.compile(keras.optimizers.SGD(0.0), schedules=schedules)
+    run(distiller, batches(1))
+    assert float(distiller.label_weight.numpy()) == 0.5
+
+
 def test_the_teacher_never_changes_and_is_invisible(tmp_path):
     distiller = make_distiller(batch_norm=True)
     teacher = distiller.teacher

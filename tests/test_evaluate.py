@@ -1,5 +1,6 @@
 """Evaluating and calibrating finished models: the right numbers, of the right probabilities, and no weight changed."""
 
+import dataclasses
 import hashlib
 import json
 import shutil
@@ -12,6 +13,7 @@ import pytest
 from skd_tf import calibration, data, deploy, evaluate, evaluation, experiment, losses, metrics, models
 from skd_tf.config import Config
 from skd_tf.errors import InputError
+from skd_tf.workdir import other_test_images
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +67,7 @@ def test_every_kind_of_model_gives_the_numbers_of_the_run(workdir, tmp_path, mon
 
 def test_evaluating_changes_no_weight(workdir, digits, monkeypatch):
     model = models.load(workdir)
-    monkeypatch.setattr(models, "load", lambda path: model)
+    monkeypatch.setattr(models, "load", lambda path, **options: model)
     before = [weight.copy() for weight in model.get_weights()]
     evaluate.evaluate([workdir], digits, timing=False, bootstrap_samples=0)
     assert all(np.array_equal(one, other) for one, other in zip(before, model.get_weights(), strict=True))
@@ -82,6 +84,46 @@ def test_the_raw_softmax_of_a_student_on_the_sphere_is_another_and_a_worse_one(w
         assert row["raw"][name] == pytest.approx(metrics.quality(raw, digits.test.labels)[name], abs=1e-5), name
     assert row["raw"]["accuracy"] == row["accuracy"]
     assert row["raw"]["nll"] > 1.02 * row["nll"] and row["raw"]["ece"] > 1.1 * row["ece"]
+
+
+def test_probabilities_are_no_logits_and_a_teacher_is_preprocessed_as_in_training(workdir, digits, tmp_path, capsys):
+    """A softmax at the end, seen or hidden in a SavedModel, and pixels scaled outside change no number."""
+    student = models.load(workdir)
+    softmax = keras.Model(student.input, keras.layers.Softmax()(student.output))
+    softmax.save(tmp_path / "softmax.keras")
+    softmax.export(str(tmp_path / "served"), verbose=False)
+    images = keras.Input(digits.image_shape)
+    keras.Model(images, student(keras.layers.Rescaling(255.0)(images))).save(tmp_path / "unit.keras")
+    paths = [workdir, tmp_path / "softmax.keras", tmp_path / "served"]
+    shared = {"timing": False, "bootstrap_samples": 0}
+    found = evaluate.evaluate(paths, digits, teacher=tmp_path / "unit.keras", teacher_preprocessing="unit", **shared)
+    assert capsys.readouterr().err.count("warning: ") == 2
+    for row in [*found["models"], found["teacher"]]:
+        for name in ("accuracy", "nll", "ece", "confidence"):
+            assert row[name] == pytest.approx(found["models"][0][name], abs=1e-5), (row["path"], name)
+    assert all(row["agreement"] == 1.0 and abs(row["kl_to_teacher"]) < 1e-5 for row in found["models"])
+    twice = evaluate.evaluate([workdir, workdir], digits, teacher=tmp_path / "unit.keras", **shared)
+    assert len(twice["models"]) == 2 and twice["teacher"]["nll"] > 1.2 * found["teacher"]["nll"]  # raw pixels: another net
+
+
+def test_a_run_is_not_tested_on_images_that_it_has_trained_on(tmp_path, monkeypatch, capsys):
+    """A folder without a test part is split by data_seed: of another seed's test images most were trained on."""
+    for name in ("cat", "dog"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+    run, dataset = tmp_path / "run", f"folder:{tmp_path / 'photos'}"
+    (run / "saved_model").mkdir(parents=True)
+    (run / "config.json").write_text(json.dumps(Config(dataset=dataset, image_size=8, data_seed=1).to_json()))
+    for path in (run, run / "saved_model", run / "student.keras"):
+        arguments = [f"--model={path}", f"--dataset={dataset}", "--image_size=8"]
+        code, _, err = command(monkeypatch, capsys, *arguments)
+        assert code == 2 and "has trained on most of these test images" in err and "--data_seed=1" in err, err
+        code, _, err = command(monkeypatch, capsys, *arguments, "--data_seed=1")
+        assert "has trained on" not in err
+    same = Config(dataset=dataset, image_size=8)
+    for part in ("train", "test"):
+        (tmp_path / "photos" / part).mkdir()
+    assert other_test_images(run, same) is None  # now the test images are the same for every seed
+    assert other_test_images(run, Config(dataset="cifar10", data_seed=5)) is None
 
 
 def test_calibration_is_fitted_on_what_the_run_held_out(workdir, tmp_path, monkeypatch, capsys):
@@ -105,6 +147,12 @@ def test_calibration_is_fitted_on_what_the_run_held_out(workdir, tmp_path, monke
     images = held_out.images[:7].astype("float32")
     np.testing.assert_allclose(calibrated(images), logits[:7] / temperature, atol=1e-5)
     assert {type(layer).__module__.partition(".")[0] for layer in calibrated._flatten_layers()} == {"keras"}
+
+
+def test_nothing_to_calibrate_on_is_said_in_one_line(workdir, digits):
+    nothing = dataclasses.replace(digits, validation=None)
+    with pytest.raises(InputError, match="Nothing was held out"):
+        evaluate.calibrate(workdir, nothing)
 
 
 def test_a_calibration_belongs_to_one_student(workdir):

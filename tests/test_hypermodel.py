@@ -5,7 +5,9 @@ import pytest
 import tune_cases
 
 from skd_tf import data, experiment, tune
+from skd_tf.config import Config
 from skd_tf.distiller import Distiller
+from skd_tf.errors import InputError
 
 
 def test_the_hypermodel_in_a_stock_tuner(tmp_path):
@@ -54,3 +56,16 @@ def test_the_hypermodel_in_hyperband_and_on_data_of_its_users(tmp_path):
     tuner = keras_tuner.RandomSearch(hypermodel, max_trials=1, project_name="users", **shared)
     tuner.search(x=images.images, y=images.labels, validation_data=(images.images, images.labels), epochs=1, verbose=0)
     assert tuner.oracle.get_best_trials(1)[0].status == "COMPLETED"
+
+
+def test_the_hypermodel_trains_its_teacher_and_refuses_what_a_search_does(tmp_path):
+    """Its workdir is a text, as a user gives it; the default's loss needs no teacher, a searched one does."""
+    recipe = {"teacher": "cnn_8", "epochs": 12, "batch_size": 50, "loss": "cross_entropy", "report": False}
+    config = Config(**tune_cases.SMALL | recipe)
+    hypermodel = tune.DistillationHyperModel(config, ["loss:choice:cross_entropy,spherical"], workdir=str(tmp_path))
+    assert hypermodel.setup.teacher.facts["name"] == "cnn_8" and (tmp_path / "teacher" / "student.keras").is_file()
+    assert hypermodel.setup.dataset.test is None
+    with pytest.raises(InputError, match="teacher"):
+        tune.DistillationHyperModel(Config(student="cnn_2"), ["temperature:log:1:16"])
+    with pytest.raises(InputError, match="validation images"):
+        tune.DistillationHyperModel(config.replace(validation_fraction=0), ["temperature:log:1:16"])

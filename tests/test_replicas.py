@@ -214,6 +214,20 @@ def test_keras_fit_and_evaluate_on_two_replicas_equal_one(two_replicas):
             assert two[name] == pytest.approx(one[name], rel=1e-4), name
 
 
+def test_a_regularizer_counts_once_where_a_replica_has_no_example(two_replicas):
+    """17 examples in batches of 8 leave one: half of the regularizer would go with the empty replica."""
+    (images, labels), = batches(1, size=17)
+    weights = {}
+    for factor in (0.0, 1.0):
+        for strategy in (None, two_replicas):
+            made = make_distiller(strategy)
+            made.student.layers[0].kernel.regularizer = keras.regularizers.L2(factor)
+            made.fit(images, labels, batch_size=8, verbose=0, shuffle=False)
+            weights[factor, strategy] = weights_of(made.student)
+    assert distance(weights[1.0, None], weights[1.0, two_replicas]) < 1e-5
+    assert distance(weights[0.0, None], weights[1.0, None]) > 1e-2
+
+
 def test_one_collective_sums_everything(two_replicas):
     @tf.function(autograph=False)
     def summed():

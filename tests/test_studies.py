@@ -51,8 +51,8 @@ def test_the_first_study_has_five_seeds_at_its_ends():
         (row, f"resnet{depth}"): five if depth in (20, 56) else three for row in ("kd", "skd") for depth in (20, 32, 44, 56)
     }
     assert {name: len(studies.cells(study)) for name, study in STUDIES.items()} == {
-        "capacity_gap": 37, "rates": 21, "precision": 9, "precision_long": 6, "temperature": 33, "radius": 14, "sphere": 30,
-        "calibration": 0, "cifar100": 27, "cifar100_rates": 27, "cifar100_temperature": 12, "cifar100_full": 186,
+        "capacity_gap": 37, "rates": 21, "precision": 9, "precision_long": 6, "temperature": 33, "radius": 15, "sphere": 30,
+        "calibration": 0, "cifar100": 27, "cifar100_rates": 27, "cifar100_temperature": 16, "cifar100_full": 186,
         "imagenet": 12,
     }  # fmt: skip
 
@@ -85,7 +85,8 @@ def test_every_row_is_one_change():
         assert radius == pytest.approx(times * 10**0.5, rel=1e-12)
     both, rate = {"kd_weight", "label_weight"}, {"learning_rate"}
     changes = {
-        "t4": {"radius"}, "t4_no_label": {"label_weight"}, "t4_scaled": both, "t4_rate_0.1": rate, "t4_rate_0.05": rate,
+        "t4": {"radius"}, "t4_not_centered": {"center"}, "t4_no_label": {"label_weight"}, "t4_scaled": both,
+        "t4_rate_0.1": rate, "t4_rate_0.05": rate,
         "no_teacher": {"kd_weight"}, "no_teacher_large": {"radius"},
         "t1": {"temperature"}, "t1_scaled": both, "t1_rate_0.1": rate, "t1_rate_0.05": rate,
         "label_on_large": {"radius", "temperature", *both}, "t4_label_on_default": {"radius", "temperature", *both},

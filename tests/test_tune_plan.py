@@ -262,6 +262,26 @@ def test_another_search_is_refused_and_a_missing_record_is_seen(tmp_path):
         Records(tmp_path / "run", plan).claim()
 
 
+def test_a_search_goes_on_with_its_own_teacher_and_data_only(tmp_path):
+    records = Records(tmp_path, SEARCHES["random"])
+    records.claim()
+    facts = {"data": ["folder:x", "1", 90, "a"], "images": "b", "images_in": "memory"}
+    records.remember("teacher", facts)
+    records.remember("teacher", dict(facts))
+    records.remember(None, facts)  # a trial without a teacher changes nothing
+    records.claim()
+    with pytest.raises(InputError, match="The teacher has changed"):
+        records.remember("another", facts)
+    changes = [
+        ({"data": ["folder:x", "1", 91, "a"]}, "The data has changed since this search"),
+        ({"images": "c"}, "mean, std"),
+        ({"images": "c", "images_in": "none"}, "--cache_dataset=memory"),
+    ]
+    for change, words in changes:
+        with pytest.raises(InputError, match=words):
+            records.remember("teacher", facts | change)
+
+
 def test_a_full_disk_is_known_through_what_came_from_it():
     try:
         try:

@@ -46,8 +46,8 @@ _CIFAR100_ROWS = {
     for row in ("kd", "skd", "logit_standardization", "logit_standardization_authors", "dkd", "dkd_authors", "dist",
                 "dist_authors")
 }  # fmt: skip
-# KD's temperatures and SKD's with about the same R / T, 10, 5 and 2.5: there R is 20, the teacher's mean norm 37.
-EQUAL_HARDNESS = ((4, 2), (8, 4), (16, 8))
+# KD's temperatures and SKD's with about the same R / T, 20 to 2.5: there R is 20, the teacher's mean norm 37.
+EQUAL_HARDNESS = ((2, 1), (4, 2), (8, 4), (16, 8))
 HARDNESS_RATES = (0.2, 0.4)  # KD's own at T = 4, and SKD's
 _HARDNESS_CELLS = {
     f"{method}_t{t}_{rate:g}": (method, t, rate)
@@ -140,6 +140,7 @@ STUDIES = {
                 "default": "rows/skd.flags",
                 "label_on_large": "rows/radius/label_on_large.flags",
                 "t4": "rows/sphere/teacher_mean.flags",
+                "t4_not_centered": "rows/radius/t4_not_centered.flags",
                 "t4_label_on_default": "rows/radius/t4_label_on_default.flags",
                 "t4_no_label": "rows/radius/t4_no_label.flags",
                 "t4_scaled": "rows/radius/t4_scaled.flags",
@@ -154,7 +155,8 @@ STUDIES = {
             },
             against={
                 "label_on_large": "default",
-                **dict.fromkeys(("t4_label_on_default", "t4_no_label", "t4_scaled", "t4_rate_0.1", "t4_rate_0.05"), "t4"),
+                **dict.fromkeys(("t4_not_centered", "t4_label_on_default", "t4_no_label", "t4_scaled", "t4_rate_0.1",
+                                 "t4_rate_0.05"), "t4"),
                 **dict.fromkeys(("t1_scaled", "t1_rate_0.1", "t1_rate_0.05"), "t1"),
                 "no_teacher_large": "no_teacher",
             },

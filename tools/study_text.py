@@ -18,6 +18,7 @@ LABELS = {  # of rows, in tables and figures; others by their own name
     "default": "the default",
     "label_on_large": "the default, label term at R = 22",
     "t4": "R = 22, T = 4",
+    "t4_not_centered": "the same, not centred: the paper's figure",
     "t4_label_on_default": "the same, label term at R = 6.3",
     "t4_no_label": "the same, no label term",
     "t4_scaled": "the same, loss times 6.3 / 22",

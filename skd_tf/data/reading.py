@@ -88,6 +88,11 @@ def _read_digits(config, data_dir, names):
         raise InputError(
             f"digits has 8x8 images. Expected --image_size=0 or 8. Received image_size={config.image_size}. Leave it out."
         )
+    if config.augmentation == "resized_crop":
+        raise InputError(
+            "digits has no larger originals that a window could be cut from. Expected --augmentation=auto, pad_crop or "
+            "none. Received --augmentation=resized_crop. Leave it out."
+        )
     with np.load(_ASSETS / "digits.npz", allow_pickle=False) as archive:
         images = np.rint(archive["images"].astype(np.float64) * (255 / 16)).astype(np.uint8)[..., None]
         labels = archive["labels"].astype(np.int32)

@@ -80,10 +80,6 @@ class StoredImages:
     def shape(self):
         return (len(self), *self._size)
 
-    @property
-    def nbytes(self):
-        return int(np.prod(self.shape, dtype=np.int64))
-
     def take(self, rows):
         return StoredImages(self._store, self._rows[rows], self._size, self._resize)
 

@@ -74,8 +74,8 @@ def build(name, *, input_shape, num_classes, mean=None, std=None, seed=0, **opti
         has an option.
 
     Returns:
-      keras.Model, float32 `[batch, height, width, channels]` -> `[batch, num_classes]`. The logits keep the
-      variables' dtype, so they are float32 under mixed precision.
+      keras.Model, float32 `[batch, height, width, channels]` -> `[batch, num_classes]`. Under a mixed global policy of
+      Keras' the logits keep the variables' dtype, float32; `skd_tf.precision` sets every layer, this one too.
 
     Raises:
       InputError: a name, shape, number, normalisation or option that the network cannot have.

@@ -1,13 +1,14 @@
 """The students of a search as a keras-tuner HyperModel, for any keras_tuner.Tuner."""
 
 import functools
+import pathlib
 
 import keras_tuner
 import numpy as np
 import tensorflow as tf
 
 from skd_tf import data, evaluation, experiment, training
-from skd_tf.search.space import parse_space
+from skd_tf.search.plan import Plan
 
 
 class DistillationHyperModel(keras_tuner.HyperModel):
@@ -25,17 +26,21 @@ class DistillationHyperModel(keras_tuner.HyperModel):
       workdir: where a teacher that is to be trained goes.
       data_dir: TFDS data directory.
       setup: a `training.Setup`, where data and teacher are at hand already.
+
+    Raises:
+      InputError: what a `Plan` refuses: no teacher, no validation images, a search of what cannot be searched.
     """
 
     def __init__(self, config, search, *, workdir=".", data_dir=None, setup=None):
         super().__init__()
-        self.config, self.space = config, parse_space(search, config)
-        self._workdir, self._data_dir, self._given = workdir, data_dir, setup
+        self._plan = Plan(config, tuple(search))
+        self.config, self.space = config, self._plan.space
+        self._workdir, self._data_dir, self._given = pathlib.Path(workdir), data_dir, setup
 
     @functools.cached_property
     def setup(self):
         """Data, without the test split, and teacher: shared by all trials."""
-        return self._given or experiment.prepare(self.config, self._workdir, self._data_dir, test=False)
+        return self._given or experiment.prepare(self._plan.shared, self._workdir, self._data_dir, test=False)
 
     def declare_hyperparameters(self, hp):
         for dimension in self.space:

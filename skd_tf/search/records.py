@@ -6,7 +6,7 @@ import pathlib
 import shutil
 
 from skd_tf.errors import InputError
-from skd_tf.workdir import write_json
+from skd_tf.workdir import require_same_data, write_json
 
 RUNNING, FINISHED, FAILED = "running", "finished", "failed"
 _OUTPUTS = ("search.json", "trials.csv", "trials.jsonl", "search.png", "best.flags", "trials", "tensorboard", "final")
@@ -73,17 +73,24 @@ class Records:
             path = self.folder / name
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
-    def remember_teacher(self, fingerprint):
-        """InputError where the trials before were taught by another teacher."""
+    def remember(self, teacher, data):
+        """InputError where the trials before had another teacher or other data.
+
+        Args:
+          teacher: its fingerprint; None where no trial has one.
+          data: `skd_tf.bookkeeping.data_facts`.
+        """
         file = self.folder / "search.json"
         recorded = _read_json(file)
-        if recorded.get("teacher", fingerprint) != fingerprint:
+        if teacher and recorded.get("teacher", teacher) != teacher:
             raise InputError(
                 "The teacher has changed since this search began. Expected the same weights. "
                 f"Received others in {self.folder}. Choose another --workdir, or add --overwrite to begin anew."
             )
-        if "teacher" not in recorded:
-            write_json(file, recorded | {"teacher": fingerprint})
+        require_same_data("search", recorded.get("facts", data), data)
+        known = {"facts": data} | ({"teacher": teacher} if teacher else {})
+        if known.keys() - recorded.keys():
+            write_json(file, known | recorded)
 
     def trial_folder(self, number):
         return self.folder / "trials" / f"{number:04d}"

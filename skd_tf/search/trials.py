@@ -10,9 +10,9 @@ import time
 
 import tensorflow as tf
 
-from skd_tf import experiment, training
+from skd_tf import bookkeeping, experiment, training
 from skd_tf.errors import Diverged, InputError
-from skd_tf.progress import say
+from skd_tf.progress import say, warn
 from skd_tf.search import hparams
 from skd_tf.search.distillers import Distillers
 from skd_tf.search.records import FAILED, FINISHED, is_disk_full
@@ -114,8 +114,13 @@ class Trials:
             shared = self._plan.shared
             with _alone(self._records.folder):
                 self._setup = experiment.prepare(shared, self._records.folder, self._data_dir, test=False)
-            if self._setup.teacher:
-                self._records.remember_teacher(self._setup.teacher.fingerprint)
+            teacher, dataset = self._setup.teacher, self._setup.dataset
+            if dataset.validation is None:
+                raise InputError(
+                    "A search needs validation images. Expected a --validation_fraction that holds out at least one. "
+                    f"Received --validation_fraction={shared.validation_fraction} of {len(dataset.train)} images. Raise it."
+                )
+            self._records.remember(teacher and teacher.fingerprint, bookkeeping.data_facts(dataset))
             say()
         return self._setup
 
@@ -124,7 +129,8 @@ class Trials:
 def _alone(folder):
     """Lets one process of a shared folder at a time do what the others will then find done.
 
-    Where files cannot be locked several may do it at once: it costs time and no more, for whole files replace equal ones.
+    Where files cannot be locked nobody can be kept out, and a warning says so: logits are then computed more than once,
+    which costs time and no more, but two that train one teacher disturb each other.
     """
     with open(folder / "teacher.lock", "w") as file:
         try:
@@ -132,6 +138,8 @@ def _alone(folder):
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 raise
+            warn(f"{folder} is on a file system without locks ({error.strerror}): start further workers once the first "
+                 "trains students.")  # fmt: skip
         yield
 
 

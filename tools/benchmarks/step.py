@@ -14,6 +14,7 @@ _RATIOS = (  # slower, faster: what docs/performance.md quotes
     ("keras.distillation bfloat16", "ours live bfloat16"),
     ("keras.distillation float32", "ours cached float32"),
     ("keras.distillation float32", "ours cached bfloat16"),
+    ("keras.distillation bfloat16", "ours cached bfloat16"),
     ("PyTorch eager float32", "ours live float32"),
     ("PyTorch eager float32", "ours cached float32"),
     ("PyTorch channels_last bfloat16", "ours live bfloat16"),
