@@ -1,6 +1,5 @@
 """python -m skd_tf.export: the student of a finished run, as files for serving, each checked and described."""
 
-import json
 import pathlib
 import shutil
 import sys
@@ -9,6 +8,7 @@ from absl import flags
 
 from skd_tf import cli, quiet
 from skd_tf.errors import InputError
+from skd_tf.workdir import read_json, write_text
 
 
 def define(flag_values):
@@ -64,11 +64,12 @@ def export(
     from skd_tf.exports import card, check
     from skd_tf.exports import formats as known
     from skd_tf.progress import say
-    from skd_tf.workdir import write_text
 
     files = known.files_of(formats)
     workdir, output = pathlib.Path(workdir), pathlib.Path(output)
-    result = _result_of(workdir)
+    result, details = _result_of(workdir), workdir / measurements.FILE
+    remedy = "Remove it and result.json: the run's command then measures again."
+    measured = read_json(details, "A file of measurements", remedy) if details.is_file() else {}
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise InputError(f"The output is taken. Expected a new folder. Received output={output}. Choose another.")
     config = Config.from_json(result["config"])
@@ -93,11 +94,9 @@ def export(
         known.write(student, files, staging, context, say)
         say(f"Running each in a fresh process, on {len(images):,} test images")
         rows = check.check(files, staging, images, labels, live, values)
-        details = workdir / measurements.FILE
         text = card.model_card(
-            result=result, measurements=_read_json(details) if details.is_file() else {}, files=files,
-            rows=rows, image_shape=dataset.image_shape, student_values=values, check_images=len(images),
-            temperature=temperature,
+            result=result, measurements=measured, files=files, rows=rows, image_shape=dataset.image_shape,
+            student_values=values, check_images=len(images), temperature=temperature,
         )  # fmt: skip
         write_text(staging / "README.md", text)
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -116,17 +115,7 @@ def _result_of(workdir):
         raise InputError(
             f"The run is not finished. Expected {file.name} in it. Received workdir={workdir}. Train it to the end first."
         )
-    return _read_json(file)
-
-
-def _read_json(file):
-    try:
-        return json.loads(file.read_text())
-    except ValueError as error:
-        raise InputError(
-            f"A file of the run is damaged ({error}). Expected JSON. Received {file}. Remove it and start the run's command "
-            "again: it measures anew."
-        ) from error
+    return read_json(file, "The result", "Remove it: the run's command then measures again.")
 
 
 def cli_main():

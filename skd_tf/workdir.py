@@ -78,12 +78,7 @@ class Workdir:
 
     def _read_result(self):
         file = self / "result.json"
-        try:
-            return json.loads(file.read_text()) if file.is_file() else None
-        except ValueError as error:
-            raise InputError(
-                f"The result is damaged ({error}). Expected JSON. Received {file}. Remove it: the run then measures again."
-            ) from error
+        return read_json(file, "The result", "Remove it: the run then measures again.") if file.is_file() else None
 
     def _recorded(self):
         before = recorded_config(self.path)
@@ -164,11 +159,16 @@ def other_test_images(path, config):
 
     Of these it then has trained on most. None for every other model: of another set, of one with a test part, of no run.
     """
-    place = pathlib.Path(path)
-    runs = [recorded_config(folder) for folder in (place, place.parent) if (folder / "config.json").is_file()]
-    if not runs or runs[0].dataset != config.dataset or runs[0].data_seed == config.data_seed:
+    if not image_folders.test_is_drawn(config.dataset):
         return None
-    return runs[0].data_seed if image_folders.test_is_drawn(config.dataset) else None
+    place = pathlib.Path(path)
+    try:
+        run = recorded_config(place.parent if place.name in ("student.keras", "saved_model") else place)
+    except InputError:  # a config.json of another program's
+        return None
+    if run is None or run.dataset != config.dataset or run.data_seed == config.data_seed:
+        return None
+    return run.data_seed
 
 
 @contextlib.contextmanager
@@ -220,6 +220,14 @@ def _unwritable(path, error):
 def _resolved(path):
     """What the settings "auto" came to when the run was last trained, or None."""
     return json.loads((pathlib.Path(path) / "config.json").read_text()).get("resolved")
+
+
+def read_json(path, what, remedy):
+    """The JSON in a file that is there; InputError, with what it is and what to do, where it is damaged."""
+    try:
+        return json.loads(pathlib.Path(path).read_text())
+    except ValueError as error:
+        raise InputError(f"{what} is damaged ({error}). Expected JSON. Received {path}. {remedy}") from error
 
 
 def write_json(path, value):

@@ -120,6 +120,9 @@ def test_a_run_is_not_tested_on_images_that_it_has_trained_on(tmp_path, monkeypa
         code, _, err = command(monkeypatch, capsys, *arguments, "--data_seed=1")
         assert "has trained on" not in err
     same = Config(dataset=dataset, image_size=8)
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "config.json").write_text('{"model_type": "another program\'s"}')
+    assert other_test_images(tmp_path / "foreign", same) is None and other_test_images(run, same) == 1
     for part in ("train", "test"):
         (tmp_path / "photos" / part).mkdir()
     assert other_test_images(run, same) is None  # now the test images are the same for every seed

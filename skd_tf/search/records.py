@@ -1,12 +1,11 @@
 """The records of a search: one atomic file a trial. They are its whole state; nothing else is read to continue it."""
 
 import errno
-import json
 import pathlib
 import shutil
 
 from skd_tf.errors import InputError
-from skd_tf.workdir import require_same_data, write_json
+from skd_tf.workdir import read_json, require_same_data, write_json
 
 RUNNING, FINISHED, FAILED = "running", "finished", "failed"
 _OUTPUTS = ("search.json", "trials.csv", "trials.jsonl", "search.png", "best.flags", "trials", "tensorboard", "final")
@@ -124,16 +123,11 @@ class Records:
 
 def _read_json(file):
     try:
-        return json.loads(file.read_text())
+        return read_json(file, "A record", "Put back a copy, or add --overwrite to begin anew.")
     except FileNotFoundError as error:
         raise InputError(
             f"A record of the search is not there. Expected a workdir that chief and workers share. Received {file}. "
             "Choose a shared --workdir."
-        ) from error
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"A record is damaged ({error}). Expected JSON. Received {file}. Put back a copy, or add --overwrite to begin "
-            "anew."
         ) from error
 
 
