@@ -88,45 +88,66 @@ def _rates(records, name, frozen_in):
 
 
 def gpu_students(_records):
-    """Students of tools/jax_students.py; the test split is of `python -m skd_tf.evaluate`, after their conversion."""
-    students, models = _gpu_records("students.json"), _gpu_records("evaluate.json")["models"]
-    models, found = {pathlib.PurePath(model["path"]).stem: model for model in models}, {}
-    for student in students:
-        row, rate, seed = (student[name] for name in ("row", "learning_rate", "seed"))
-        model = models[f"{row}_{rate:g}_seed{seed}"] | {"held_out": student["held_out_accuracy"]}
-        for name in ("held_out", "accuracy", "nll", "ece"):
-            found.setdefault((row, rate), {}).setdefault(name, {})[seed] = model[name]
-
-    def mean(key, name):
-        return mean_and_spread(found[key][name].values())[0]
-
-    def gains(ours, theirs):
-        return paired(found[ours]["accuracy"], found[theirs]["accuracy"])
-
+    """Students of tools/jax_students.py at several rates."""
+    found, pair = _gpu_students("gpu_students")
     rates, lines = sorted({rate for _, rate in found}), []
-    own = {row: best_rate({rate: mean((row, rate), "held_out") for rate in rates}) for row in ("none", "kd", "skd")}
-    for key in ((row, rate) for row in own for rate in rates):
-        (row, rate), tested = key, found[key]["accuracy"]
-        bold = "**" if rate == own[row] else ""
+    own = {row: best_rate({rate: _mean(found[row, rate]["held_out"]) for rate in rates}) for row in ("none", "kd", "skd")}
+    for row, rate in ((row, rate) for row in own for rate in rates):
+        values = found[row, rate]
+        bold, tested = "**" if rate == own[row] else "", values["accuracy"]
+        gains = paired(tested, found["none", rate]["accuracy"])
         lines.append([
-            label(row), f"{rate:g}", f"{bold}{mean(key, 'held_out'):.4f}{bold}", cell_text(tested, len(tested)),
-            "-" if row == "none" else mean_and_error_text(gains(key, ("none", rate)), "{:+.4f}"),
-            f"{mean(key, 'nll'):.4f}", f"{mean(key, 'ece'):.4f}",
+            label(row), f"{rate:g}", f"{bold}{_mean(values['held_out']):.4f}{bold}", cell_text(tested, len(tested)),
+            "-" if row == "none" else mean_and_error_text(gains, "{:+.4f}"),
+            f"{_mean(values['nll']):.4f}", f"{_mean(values['ece']):.4f}",
         ])  # fmt: skip
     compared = {f"at {rate:g}": (rate, rate) for rate in rates} | {"each at its own": (own["skd"], own["kd"])}
-    changes = [f"{where} {' and '.join(f'{gain:+.4f}' for gain in gains(('skd', ours), ('kd', theirs)))}"
-               for where, (ours, theirs) in compared.items()]  # fmt: skip
-    [(teacher, arch, epochs, device)] = {tuple(s[name] for name in _GPU_PAIR) for s in students}
+    changes = [f"{where} {_gains(found, ('skd', ours), ('kd', theirs))}" for where, (ours, theirs) in compared.items()]
     head = ["method", "rate", "held-out top-1", "test top-1", "minus alone at this rate, paired", "NLL", "ECE"]
     return (
-        f"{markdown(head, lines)}\n\n{teacher} -> {arch}, {epochs} epochs on one {device}; test split, last epoch, as the "
-        "student ships; number of seeds in parentheses; in bold the rate that is a method's own by the rule above.\n"
-        f"SKD - KD on the test split, seed by seed: {'; '.join(changes)}."
+        f"{markdown(head, lines)}\n\n{pair}; number of seeds in parentheses; in bold the rate that is a method's own by the "
+        f"rule above.\nSKD - KD on the test split, seed by seed: {'; '.join(changes)}."
     )
 
 
-def _gpu_records(name):
-    return json.loads((studies.ROOT / studies.RESULTS / "gpu_students" / name).read_text(encoding="utf-8"))
+def gpu_students_seeds(_records):
+    """Students of tools/jax_students.py at one rate, of several seeds."""
+    found, pair = _gpu_students("gpu_students_seeds")
+    [rate] = {rate for _, rate in found}
+    lines = []
+    for row in ("none", "kd", "dist_authors", "skd"):
+        values = found[row, rate]
+        tested = values["accuracy"]
+        lines.append([
+            label(row), f"{_mean(values['held_out']):.4f}", cell_text(tested, len(tested)),
+            "-" if row == "skd" else _gains(found, ("skd", rate), (row, rate)),
+            *(f"{_mean(values[name]):.4f}" for name in ("nll", "ece")), f"{_mean(values['logit_norm']):.1f}",
+        ])  # fmt: skip
+    head = [f"at rate {rate:g}", "held-out top-1", "test top-1", "SKD minus it, seed by seed", "NLL", "ECE", "logit norm"]
+    return f"{markdown(head, lines)}\n\n{pair}; number of seeds in parentheses."
+
+
+def _gpu_students(folder):
+    """({(row, rate): {measure: {seed: value}}}, what they are); tests are of `skd_tf.evaluate`, after conversion."""
+    students, tests = (json.loads((studies.ROOT / studies.RESULTS / folder / name).read_text(encoding="utf-8"))
+                       for name in ("students.json", "evaluate.json"))  # fmt: skip
+    models, found = {pathlib.PurePath(model["path"]).stem: model for model in tests["models"]}, {}
+    for student in students:
+        row, rate, seed = (student[name] for name in ("row", "learning_rate", "seed"))
+        model = models[f"{row}_{rate:g}_seed{seed}"] | {"held_out": student["held_out_accuracy"]}
+        for name in ("held_out", "accuracy", "nll", "ece", "logit_norm"):
+            found.setdefault((row, rate), {}).setdefault(name, {})[seed] = model[name]
+    [(teacher, arch, epochs, device)] = {tuple(s[name] for name in _GPU_PAIR) for s in students}
+    return found, f"{teacher} -> {arch}, {epochs} epochs on one {device}; test split, last epoch, as the student ships"
+
+
+def _gains(found, ours, theirs):
+    """The differences on the test split, of the seeds that both have."""
+    return " and ".join(f"{gain:+.4f}" for gain in paired(found[ours]["accuracy"], found[theirs]["accuracy"]))
+
+
+def _mean(by_seed):
+    return mean_and_spread(by_seed.values())[0]
 
 
 def precision(records):
@@ -193,5 +214,6 @@ def cells(records):
 
 
 TABLES = {table.__name__: table for table in (
-    frozen, rates, cifar100_rates, gpu_students, precision, precision_long, cifar100_full, imagenet, cells,
+    frozen, rates, cifar100_rates, gpu_students, gpu_students_seeds, precision, precision_long, cifar100_full, imagenet,
+    cells,
 )}  # fmt: skip
