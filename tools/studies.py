@@ -183,6 +183,14 @@ STUDIES = {
             drawn_from=("capacity_gap",),  # the student alone
         ),
         Study(
+            "pilot_schedule",
+            "Is the pilot's higher SKD one of its schedule? At its peak rate of 0.1, without a warm-up.",
+            base="base.flags",
+            rows={"kd": "rows/kd.flags", "skd": "rows/skd.flags", "not_centered": "rows/sphere/not_centered.flags"},
+            pairs={"resnet56": "pairs/resnet56.flags"},
+            further={"resnet56": ("--learning_rate=0.1", "--warmup_epochs=0")},
+        ),
+        Study(
             "calibration",
             "How far are confidence and accuracy apart, on the sphere and in the raw softmax?",
             drawn_from=("capacity_gap", "temperature", "sphere"),
