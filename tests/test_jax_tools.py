@@ -83,8 +83,9 @@ def test_a_students_loss_is_that_of_its_row(row):
     np.testing.assert_allclose(loss(student, teacher, labels), expected, rtol=1e-6)
 
 
-def test_the_students_on_record_had_the_settings_of_their_rows():
-    path = TOOL.parent.parent / "experiments/results/gpu_students/students.json"
+@pytest.mark.parametrize("folder", ["gpu_students", "gpu_students_seeds"])
+def test_the_students_on_record_had_the_settings_of_their_rows(folder):
+    path = TOOL.parent.parent / f"experiments/results/{folder}/students.json"
     for student in json.loads(path.read_text(encoding="utf-8")):
         expected = jax_students.settings_of(jax_students.rows()[student["row"]])
         assert {name: student[name] for name in expected} == expected

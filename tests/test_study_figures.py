@@ -19,7 +19,7 @@ STUDIES = studies.STUDIES
 
 @pytest.mark.parametrize("name", study_figures.FIGURES)
 @pytest.mark.parametrize("share", [1.0, 0.3])
-def test_a_figure_is_drawn_and_names_its_records(name, share, tmp_path):
+def test_a_figure_is_drawn_and_names_its_records(name, share, tmp_path, monkeypatch):
     records = made_records("capacity_gap", "temperature", "sphere", "cifar100", share=share)
     path = plot.draw(name, records, tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == [f"{name}.png"]
@@ -29,8 +29,13 @@ def test_a_figure_is_drawn_and_names_its_records(name, share, tmp_path):
     cell = next(cell for cell in records if cell.study == source)
     other = records | {cell: records[cell] | {"seconds": 1.0}}
     assert [line.split(": ", 1)[1] for line in figure_files.problems(other, tmp_path)] == [
-        f"drawn from other records. Run python tools/plot.py {name}."
+        f"drawn from other records or by other code. Run python tools/plot.py {name}."
     ]
+    monkeypatch.setattr(figure_files, "_DRAWS", tmp_path / "code.py")
+    figure_files._DRAWS.touch()
+    assert len(figure_files.problems(records, tmp_path)) == 2  # the other code itself is no figure
+    figure_files._DRAWS.unlink()
+    monkeypatch.undo()
     gone = {path.stem for path in map(figure_files.path_of, figure_files.CAPTIONS)} - {name}
     lines = figure_files.missing(records, tmp_path)
     assert {line.split()[-1].rstrip(".") for line in lines} == gone and figure_files.missing({}, tmp_path) == []

@@ -13,6 +13,7 @@ from skd_tf.errors import InputError
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "tools"))
 
+import cifar100_tables
 import studies
 import study_cases
 import study_numbers
@@ -96,8 +97,52 @@ def test_the_pooled_spread_is_an_analysis_of_variances():
     residuals = np.concatenate([np.array(g) - np.mean(g) for g in groups])
     assert degrees == 3 and spread == pytest.approx((residuals @ residuals / 3) ** 0.5)
     half = scipy.stats.t.ppf(0.975, 3) * spread / 3**0.5
-    assert f"95% interval of +- {half:.4f}" in study_text.pooled_text("thing", groups, 3)
-    assert study_numbers.pooled_spread([[1.0], []]) is None and study_text.pooled_text("thing", [[1.0]], 3) == ""
+    text = study_text.pooled_text("thing", groups)
+    assert f"of 1 seeds +- {half * 3**0.5:.4f} and of 2 seeds +- {half * 1.5**0.5:.4f} and of 3 seeds +- {half:.4f}." in text
+    assert study_numbers.pooled_spread([[1.0], []]) is None and study_text.pooled_text("thing", [[1.0]]) == ""
+
+
+def test_the_residual_spread_is_of_rows_and_seeds_as_summands():
+    values = np.random.default_rng(0).normal(size=(5, 3)) + np.arange(5)[:, None] + np.array([0, 10, 20])
+    columns = [dict(enumerate(row)) for row in values]
+    design = np.hstack([np.repeat(np.eye(5), 3, axis=0), np.tile(np.eye(3), (5, 1))])
+    y = values.ravel()
+    rest = y - design @ np.linalg.lstsq(design, y, rcond=None)[0]
+    columns[0][7] = 99.0  # a seed that not all have is left out
+    spread, degrees, seeds = study_numbers.residual_spread(columns)
+    assert (degrees, seeds) == (8, 3) and spread == pytest.approx((rest @ rest / 8) ** 0.5)
+    one, four = (scipy.stats.t.ppf(1 - 0.025 / m, 8) * spread * (2 / 3) ** 0.5 for m in (1, 4))
+    text = study_text.against_one_text(columns)
+    assert f"of 3 seeds has a 95% interval of +- {one:.4f}" in text and f"for all 4 at once +- {four:.4f}" in text
+    assert study_numbers.residual_spread([{0: 1.0}, {0: 2.0}]) is None and study_text.against_one_text([{}, {}]) == ""
+
+
+def test_an_interval_is_students():
+    values = [0.01, 0.02, 0.06]
+    low, high = scipy.stats.t.interval(0.95, 2, np.mean(values), scipy.stats.sem(values))
+    assert study_text.interval_text(values) == f"+0.0300 ({low:+.4f} to {high:+.4f})"
+    assert study_text.interval_text([0.01]) == "+0.0100" and study_text.interval_text([]) == "not run"
+
+
+def test_equal_hardness_on_cifar10_pairs_four_times_the_temperature():
+    records = made_records("temperature")
+    kd, skd = (accuracies(records, "resnet56", row) for row in ("kd_t16", "skd_t4"))
+    line = study_tables.hardness(records).splitlines()[4]
+    assert line == (
+        f"| 16 | {22 / 16:.1f} | {study_text.cell_text(kd, 3)} | 4 | {6.3246 / 4:.1f} | {study_text.cell_text(skd, 3)} | "
+        f"{study_text.difference_text(skd, kd)} |"
+    )
+
+
+def test_the_page_in_front_has_the_studies_numbers():
+    records = made_records("capacity_gap", "cifar100")
+    rows = rows_of(study_tables.evidence(records))
+    kd, skd = (accuracies({c: r for c, r in records.items() if c.study == "capacity_gap"}, "resnet44", row)
+               for row in ("kd", "skd"))  # fmt: skip
+    assert rows["resnet8, CIFAR-10, from resnet44"][1:] == [
+        study_text.cell_text(kd, 3), study_text.cell_text(skd, 3), "-",
+        study_text.interval_text(study_numbers.paired(skd, kd)),
+    ]  # fmt: skip
 
 
 def test_equal_hardness_is_compared_at_own_rates():
@@ -108,7 +153,7 @@ def test_equal_hardness_is_compared_at_own_rates():
     for name, accuracy in zip(names, tested, strict=True):
         cell = cells[path.format(name)]
         records[cell] = study_cases.record(cell, accuracy, by_epoch={"val_accuracy": [0.9, held_out[name]]})
-    line = next(line for line in study_tables.cifar100_temperature(records).splitlines() if line.startswith("| 8 |"))
+    line = next(line for line in cifar100_tables.cifar100_temperature(records).splitlines() if line.startswith("| 8 |"))
     assert line == (
         f"| 8 | {22 / 8:.1f} | **0.5100 (1)** | 0.5200 (1) | 4 | {6.3246 / 4:.1f} | 0.5300 (1) | **0.5500 (1)** | "
         "+0.0200 (1) | +0.0300 (1) | +0.0400 (1) |"
@@ -156,11 +201,11 @@ def test_calibration_stands_beside_the_raw_softmax():
     made["student"] |= {"confidence": 0.65, "ece": 0.15, "nll": 0.7}
     made["raw_softmax"] = {"accuracy": 0.8, "confidence": 0.35, "ece": 0.45, "nll": 1.1}
     line = "| SKD | resnet44 | 6.325 | 1 | 0.8000 | -0.1500 | 0.1500 | 0.7000 | -0.4500 | 0.4500 | 1.1000 |"
-    assert f"{line} 1.500 | 0.0100 | 0.5000 |" in study_tables.calibration({cell: made})
-    assert "1.1000 | - | - | - |" in study_tables.calibration({cell: made | {"calibrated": None}})
+    assert f"{line} 1 | 1.500 | 0.0100 | 0.5000 |" in study_tables.calibration({cell: made})
+    assert "1.1000 | 0 | - | - | - |" in study_tables.calibration({cell: made | {"calibrated": None}})
     alone = studies.cells(STUDIES["capacity_gap"])[0]
     text = study_tables.calibration({alone: study_cases.record(alone, 0.8)})
-    assert "| student alone | - | - | 1 | 0.8000 | -0.1600 | 0.1600 | 0.6000 | - | - | - | 1.500 |" in text
+    assert "| student alone | - | - | 1 | 0.8000 | -0.1600 | 0.1600 | 0.6000 | - | - | - | 1 | 1.500 |" in text
     students = study_tables.calibrated_students()
     assert len(students) == 9 + 13 + 8 and len({(study.name, row, pair) for study, pair, row in students}) == len(students)
 
@@ -168,11 +213,12 @@ def test_calibration_stands_beside_the_raw_softmax():
 @pytest.mark.parametrize("name", study_tables.TABLES)
 def test_a_table_without_records_says_so(name):
     text = study_tables.TABLES[name]({})
-    assert "nan" not in text.lower() and ("not run" in text or name in ("cells", "calibration", "frozen", "gpu_students"))
+    others = "cells", "calibration", "frozen", "gpu_students", "gpu_students_seeds"
+    assert "nan" not in text.lower() and ("not run" in text or name in others)
 
 
 def test_weights_of_the_last_study_are_its_flagfiles():
-    rows = rows_of(study_tables.cifar100({}))
+    rows = rows_of(cifar100_tables.cifar100({}))
     assert [rows[name][0] for name in ("KD", "Logit Standardization", "Logit Standardization, authors' weights")] == [
         "0.1, 0.9", "0.1, 0.9", "0.1, 9"]  # fmt: skip
     assert rows["DKD, authors' weights"][0] == "1, linear 0 to 1 over 1 epochs"

@@ -1,4 +1,4 @@
-"""The studies' figures as files: where they lie, and which records each was drawn from, as its PNG says by a digest."""
+"""The studies' figures as files: where they lie, and what each was drawn from, as its PNG says by a digest."""
 
 import hashlib
 import json
@@ -17,6 +17,7 @@ CAPTIONS = {
     "calibration": "Reliability of the resnet56's students, and ECE of all, on the sphere and in the raw softmax",
     "cifar100": "Test top-1 of each method on CIFAR-100, minus the student alone's of the same seed",
 }
+_DRAWS = pathlib.Path(__file__).with_name("study_figures.py")
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
@@ -25,10 +26,10 @@ def path_of(name, folder=FOLDER):
 
 
 def digest(name, records):
-    """SHA-256 over the records that a figure is drawn from, of {cell: record}."""
+    """SHA-256 over the records that a figure is drawn from, of {cell: record}, and the code that draws."""
     study = studies.STUDIES[name]
     mine = {cell.path: record for cell, record in records.items() if cell.study in (name, *study.drawn_from)}
-    return hashlib.sha256(json.dumps(mine, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(mine, sort_keys=True).encode() + _DRAWS.read_bytes()).hexdigest()
 
 
 def is_due(name, records):
@@ -61,13 +62,13 @@ def drawn_from(path):
 
 
 def problems(records, folder=FOLDER):
-    """Lines on figures that were drawn from other records than those that are there."""
+    """Lines on figures that were drawn from other records, or by other code, than those that are there."""
     lines = []
     for path in sorted(pathlib.Path(folder).glob("*")):
         if path.suffix != ".png" or path.stem not in CAPTIONS:
             lines.append(f"{path}: no study has this figure. Remove it.")
         elif drawn_from(path) != digest(path.stem, records):
-            lines.append(f"{path}: drawn from other records. Run python tools/plot.py {path.stem}.")
+            lines.append(f"{path}: drawn from other records or by other code. Run python tools/plot.py {path.stem}.")
     return lines
 
 

@@ -1,17 +1,14 @@
 """Tables around the studies: the searches before, what faster ways cost, the full protocols, what there is at all."""
 
 import csv
-import json
 import math
-import pathlib
 
 import published
 import studies
-from study_numbers import group_of, mean_and_spread, paired, training_seconds
-from study_text import NOT_RUN, cell_text, difference_text, footer, label, markdown, mean_and_error_text, mean_text
+from study_numbers import group_of, mean_and_spread, training_seconds
+from study_text import NOT_RUN, cell_text, difference_text, footer, label, markdown, mean_text
 
 HELD_OUT = 5_000  # images that rates are chosen by
-_GPU_PAIR = ("teacher_arch", "arch", "epochs", "device")
 SEARCHED = ("none", "kd", "skd", "skd_teacher_mean", "no_distillation")
 
 
@@ -36,7 +33,9 @@ def frozen(_records):
             texts = [f"**{text}**" if (weight, rate) == best else text for text, rate in zip(texts, rates, strict=True)]
             rows.append([label(method), "-" if weight is None else f"{weight:g}", *texts])
     head = ["validation top-1 after 4 epochs", "kd weight", *(f"rate {rate:g}" for rate in rates)]
-    note = "resnet56 -> resnet8, one seed, 5,000 images (standard error 0.006); in bold the best of a method."
+    error = max(standard_error(accuracy) for trials in found.values() for accuracy in trials.values())
+    note = f"resnet56 -> resnet8, one seed, {HELD_OUT:,} images (standard error {error:.4f} at most); in bold the best of a "
+    note += "method."
     return f"{markdown(head, rows)}\n\n{note}"
 
 
@@ -85,48 +84,6 @@ def _rates(records, name, frozen_in):
     teacher = next(iter(study.pairs)).removeprefix("cifar100_")
     note = f"{teacher} -> resnet8, seed 0, {HELD_OUT:,} images{error}; in bold what the studies of these methods use; "
     return f"{markdown(head, rows)}\n\n{note}{sum(cell in records for cell in cells)} of {len(cells)} cells."
-
-
-def gpu_students(_records):
-    """Students of tools/jax_students.py; the test split is of `python -m skd_tf.evaluate`, after their conversion."""
-    students, models = _gpu_records("students.json"), _gpu_records("evaluate.json")["models"]
-    models, found = {pathlib.PurePath(model["path"]).stem: model for model in models}, {}
-    for student in students:
-        row, rate, seed = (student[name] for name in ("row", "learning_rate", "seed"))
-        model = models[f"{row}_{rate:g}_seed{seed}"] | {"held_out": student["held_out_accuracy"]}
-        for name in ("held_out", "accuracy", "nll", "ece"):
-            found.setdefault((row, rate), {}).setdefault(name, {})[seed] = model[name]
-
-    def mean(key, name):
-        return mean_and_spread(found[key][name].values())[0]
-
-    def gains(ours, theirs):
-        return paired(found[ours]["accuracy"], found[theirs]["accuracy"])
-
-    rates, lines = sorted({rate for _, rate in found}), []
-    own = {row: best_rate({rate: mean((row, rate), "held_out") for rate in rates}) for row in ("none", "kd", "skd")}
-    for key in ((row, rate) for row in own for rate in rates):
-        (row, rate), tested = key, found[key]["accuracy"]
-        bold = "**" if rate == own[row] else ""
-        lines.append([
-            label(row), f"{rate:g}", f"{bold}{mean(key, 'held_out'):.4f}{bold}", cell_text(tested, len(tested)),
-            "-" if row == "none" else mean_and_error_text(gains(key, ("none", rate)), "{:+.4f}"),
-            f"{mean(key, 'nll'):.4f}", f"{mean(key, 'ece'):.4f}",
-        ])  # fmt: skip
-    compared = {f"at {rate:g}": (rate, rate) for rate in rates} | {"each at its own": (own["skd"], own["kd"])}
-    changes = [f"{where} {' and '.join(f'{gain:+.4f}' for gain in gains(('skd', ours), ('kd', theirs)))}"
-               for where, (ours, theirs) in compared.items()]  # fmt: skip
-    [(teacher, arch, epochs, device)] = {tuple(s[name] for name in _GPU_PAIR) for s in students}
-    head = ["method", "rate", "held-out top-1", "test top-1", "minus alone at this rate, paired", "NLL", "ECE"]
-    return (
-        f"{markdown(head, lines)}\n\n{teacher} -> {arch}, {epochs} epochs on one {device}; test split, last epoch, as the "
-        "student ships; number of seeds in parentheses; in bold the rate that is a method's own by the rule above.\n"
-        f"SKD - KD on the test split, seed by seed: {'; '.join(changes)}."
-    )
-
-
-def _gpu_records(name):
-    return json.loads((studies.ROOT / studies.RESULTS / "gpu_students" / name).read_text(encoding="utf-8"))
 
 
 def precision(records):
@@ -193,5 +150,5 @@ def cells(records):
 
 
 TABLES = {table.__name__: table for table in (
-    frozen, rates, cifar100_rates, gpu_students, precision, precision_long, cifar100_full, imagenet, cells,
+    frozen, rates, cifar100_rates, precision, precision_long, cifar100_full, imagenet, cells,
 )}  # fmt: skip

@@ -91,6 +91,7 @@ STUDIES = {
             },
             seeds=_THREE,
             seeds_of={("none", NO_PAIR): _FIVE} | {(row, pair): _FIVE for row in ("kd", "skd") for pair in _ENDS},
+            meant_epochs=15,
         ),
         _at_rates(
             "rates",
@@ -131,6 +132,7 @@ STUDIES = {
             seeds=(0,),
             seeds_of={(f"{method}_t{t}", "resnet56"): _THREE for method in BY_TEMPERATURE for t in (1, 4, 16)},
             drawn_from=("capacity_gap", "sphere"),  # the student alone, other radii
+            meant_epochs=15,
         ),
         Study(
             "radius",
@@ -181,6 +183,15 @@ STUDIES = {
             pairs={"resnet56": "pairs/resnet56.flags"},
             seeds=_THREE,
             drawn_from=("capacity_gap",),  # the student alone
+            meant_epochs=15,
+        ),
+        Study(
+            "pilot_schedule",
+            "Is the pilot's higher SKD one of its schedule? At its peak rate of 0.1, without a warm-up.",
+            base="base.flags",
+            rows={"kd": "rows/kd.flags", "skd": "rows/skd.flags", "not_centered": "rows/sphere/not_centered.flags"},
+            pairs={"resnet56": "pairs/resnet56.flags"},
+            further={"resnet56": ("--learning_rate=0.1", "--warmup_epochs=0")},
         ),
         Study(
             "calibration",
@@ -203,6 +214,7 @@ STUDIES = {
             rows=_CIFAR100_ROWS,
             pairs={"cifar100_resnet56": "pairs/cifar100_resnet56.flags"},
             seeds=_THREE,
+            meant_epochs=15,
         ),
         Study(
             "cifar100_temperature",

@@ -36,6 +36,7 @@ class Study:
       seeds_of: {(row, pair): seeds} where it is others.
       teachers: {name: flagfile} of teachers that are trained first, into <teachers_dir>/<name>.
       drawn_from: studies whose records its table or figure reads beside its own, if it has any.
+      meant_epochs: where its trainings were cut, for all alike: how long they were meant to be.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Study:
     seeds_of: dict = dataclasses.field(default_factory=dict)
     teachers: dict = dataclasses.field(default_factory=dict)
     drawn_from: tuple = ()
+    meant_epochs: int | None = None
 
     def seeds_for(self, row, pair):
         return self.seeds_of.get((row, pair), self.seeds)

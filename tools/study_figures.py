@@ -24,10 +24,14 @@ def note(figure, text):
 
 
 def capacity_gap(figure, records):
-    """Student's accuracy against the teacher's parameters, every seed a faint dot; the slope in the legend."""
-    study, axes = studies.STUDIES["capacity_gap"], styled(figure.add_subplot())
-    figure.set_size_inches(8, 5)
-    _alone_band(axes, group_of(study, studies.NO_PAIR, "none", records))
+    """Student's accuracy against the teacher's parameters, every seed a faint dot; below it SKD - KD."""
+    study = studies.STUDIES["capacity_gap"]
+    figure.set_size_inches(8, 6.5)
+    axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
+    styled(axes)
+    alone, _ = mean_and_spread(group_of(study, studies.NO_PAIR, "none", records).accuracies.values())
+    if alone is not None:
+        axes.plot([], [], " ", label=f"{label('none')}: {alone:.4f},\nbelow what is drawn")
     slopes, ticks = teacher_slopes(study, ("kd", "skd"), records, of_means=True), {}
     for row, side in (("kd", 0.985), ("skd", 1.015)):  # beside each other, not on top
         xs, means, spreads = [], [], []
@@ -47,10 +51,25 @@ def capacity_gap(figure, records):
             text = "" if found is None else "\n{:+.4f} per doubling\n({:+.4f} to {:+.4f})".format(*found)
             axes.errorbar(xs, means, yerr=spreads, color=COLOURS[row], marker=MARKERS[row], label=label(row) + text,
                           zorder=3, **_BAR)  # fmt: skip
-    axes.set_xscale("log", base=2)
-    axes.minorticks_off()
-    axes.set_xticks(list(ticks), list(ticks.values()), fontsize=9)
-    axes.set_xlabel("teacher, its parameters (log scale), its test top-1")
+    ahead = {}
+    for pair in study.pairs:
+        kd, skd = (group_of(study, pair, row, records) for row in ("kd", "skd"))
+        differences = paired(skd.accuracies, kd.accuracies)
+        if differences:
+            ahead[next(iter(skd.records.values()))["teacher"]["parameters"]] = differences
+    styled(below).axhline(0, color=COLOURS["none"], linewidth=1.2, linestyle="--", zorder=1)
+    if ahead:
+        means, spreads = zip(*map(mean_and_spread, ahead.values()), strict=True)
+        below.errorbar(list(ahead), means, yerr=[spread or 0 for spread in spreads], fmt="o", color="black", **_BAR)
+        for size, differences in ahead.items():
+            below.plot([size] * len(differences), differences, "o", color="black", alpha=0.25, markersize=4.5,
+                       markeredgewidth=0)  # fmt: skip
+    below.set_ylabel("SKD - KD, paired")
+    for each in (axes, below):
+        each.set_xscale("log", base=2)
+        each.minorticks_off()
+    below.set_xticks(list(ticks), list(ticks.values()), fontsize=9)
+    below.set_xlabel("teacher, its parameters (log scale), its test top-1")
     axes.set_ylabel("student's test top-1, last epoch")
     axes.set_title("resnet8 on CIFAR-10, taught by nets of growing size", loc="left", fontsize=11)
     axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0), labelspacing=1.0)
@@ -74,7 +93,7 @@ def temperature(figure, records):
             continue
         radii = sorted({radius for group in groups.values() for radius in group.values("radius").values()})
         means = [mean_and_spread(group.accuracies.values())[0] for group in groups.values()]
-        name = label(method) + (f", R = {', '.join(f'{radius:.3g}' for radius in radii)}" if radii else "")
+        name = label(method) + (f", R = {', '.join(dict.fromkeys(f'{radius:.3g}' for radius in radii))}" if radii else "")
         part = "" if len(groups) == len(studies.TEMPERATURES) else f", {len(groups)} of {len(studies.TEMPERATURES)} T"
         _curve(left, groups, method, f"{name}\nrange {max(means) - min(means):.4f}{part}")
         norms = [n for group in groups.values() for n in group.values("teacher", "logit_norm").values()]
@@ -95,7 +114,7 @@ def temperature(figure, records):
     right.set_title("the same by R / T", loc="left", fontsize=11)
     for axes in (left, right):
         axes.legend(frameon=False, fontsize=8, loc="best")
-    note(figure, f"{_SPREAD}; where there is no bar, one seed")
+    note(figure, f"{_SPREAD}, where a point has several")
 
 
 def _curve(axes, groups, row, name, marker=None):
@@ -149,8 +168,9 @@ def calibration(figure, records):
         if not group:
             continue
         names.append(label(row) + (f", {pair}" if study.name == "capacity_gap" and pair != studies.NO_PAIR else ""))
-        place, colour = len(names) - 1, COLOURS.get(row.split("_t")[0], COLOURS["skd"])
-        marker = MARKERS.get(row.split("_t")[0], "o")
+        method, _, temperature = row.rpartition("_t")
+        kind = method if temperature.isdigit() else row
+        place, colour, marker = len(names) - 1, COLOURS.get(kind, COLOURS["skd"]), MARKERS.get(kind, "o")
         for source, face in (("raw_softmax", "white"), ("student", colour)):
             mean, spread = mean_and_spread(group.values(source, "ece").values())
             if mean is not None:
@@ -200,11 +220,11 @@ def _dots(figure, groups, origin, origin_name, title):
     if spread:
         axes.axvspan(-spread, spread, color=COLOURS["none"], alpha=0.15, linewidth=0, zorder=0)
     axes.axvline(0, color=COLOURS["none"], linewidth=1.2, linestyle="--", zorder=1)
-    axes.set_yticks(range(len(groups)), list(groups))
+    axes.set_yticks(range(len(groups)), [f"{name} ({len(group)})" for name, group in groups.items()])
     axes.set_ylim(len(groups) - 0.5, -0.5)
     axes.set_xlabel(f"test top-1 minus that of {origin_name}" + (f", {origin_mean:.4f}" if origin_mean is not None else ""))
     axes.set_title(title, loc="left", fontsize=11)
-    note(figure, f"paired by seed; {_SPREAD}; band: standard deviation of {origin_name}")
+    note(figure, f"paired by seed (number of seeds); {_SPREAD}; band: standard deviation of {origin_name}")
 
 
 def _pooled(diagrams, least=20):

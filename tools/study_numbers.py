@@ -94,6 +94,24 @@ def pooled_spread(groups):
     return (math.sqrt(squares / degrees), degrees) if degrees else None
 
 
+def residual_spread(columns):
+    """(standard deviation, degrees of freedom, seeds) of what rows and seeds, as summands, leave; None with no freedom.
+
+        y[row, seed] = a[row] + b[seed] + e        s^2 = sum e^2 / ((rows - 1)(seeds - 1))
+
+    Args:
+      columns: {seed: value} of every row; of the seeds that all rows have.
+    """
+    seeds = sorted(set.intersection(*map(set, columns)))
+    degrees = (len(columns) - 1) * (len(seeds) - 1)
+    if degrees < 1:
+        return None
+    by_seed = {seed: statistics.mean(column[seed] for column in columns) for seed in seeds}
+    rest = [{seed: column[seed] - by_seed[seed] for seed in seeds} for column in columns]
+    squares = sum((value - statistics.mean(row.values())) ** 2 for row in rest for value in row.values())
+    return math.sqrt(squares / degrees), degrees, len(seeds)
+
+
 def teacher_slopes(study, rows, records, *, without=(), of_means=False):
     """Top-1 of the student per doubling of the teacher's parameters.
 

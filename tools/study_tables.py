@@ -1,14 +1,17 @@
 """The studies' tables as Markdown, each a function of {cell: record}; with few or no records they say what is missing."""
 
+import cifar100_tables
 import protocol_tables
 import studies
 import study_records
 from study_numbers import group_of, mean_and_spread, paired, teacher_slopes
 from study_text import (
     NOT_RUN,
+    against_one_text,
     cell_text,
     difference_text,
     footer,
+    interval_text,
     label,
     markdown,
     mean_and_error_text,
@@ -28,7 +31,7 @@ PILOT = {
 PILOT_RADIUS = {"skd": "6.3", "skd_teacher_mean": "20.6"}
 PILOT_SOURCE = (
     "Pilot: resnet56 -> resnet8 in another framework, 12 epochs, batch 128, rate 0.1 falling linearly to 0, kd weight 0.9, "
-    "one seed; not a published number. None of this pair is known."
+    "one seed; not a published number, of which none is known for this pair."
 )
 
 
@@ -49,7 +52,7 @@ def capacity_gap(records):
         texts += [difference_text(group.accuracies, alone.accuracies) for group in (kd, ours)]
         rows.append([pair, *facts, *texts, difference_text(ours.accuracies, kd.accuracies)])
     rows.append(["none: student alone", "-", "-", "-", cell_text(alone.accuracies, alone.wanted), "-", "-", "-", "-"])
-    spread = pooled_text("SKD - KD", [list(differences.values()) for differences in ahead], 3)
+    spread = pooled_text("SKD - KD", [list(differences.values()) for differences in ahead])
     heading = f"SKD, R = {radius_text(skd)}" if any(skd) else "SKD"
     head = ["teacher", "parameters", "its top-1", "its logits' norm", "KD", heading, "KD - alone", "SKD - alone", "SKD - KD"]
     pilot = ", ".join(f"{label(row)} {PILOT[row][4]:.3f}" for row in ("none", "kd", "skd"))
@@ -101,10 +104,11 @@ def temperature(records):
             texts = [f"{row[t]:.3f}" if t in row else "-" for t in studies.TEMPERATURES]
             rows.append([f"pilot: {label(method)}", PILOT_RADIUS.get(method, "-"), *texts, "-", "-", "-"])
     head = ["", "R", *(f"T = {t}" for t in studies.TEMPERATURES), "range of the means"]
-    head += ["a seed's range over T = 1, 4, 16", "minus KD's, paired"]
+    several = [str(t) for t in studies.TEMPERATURES if len(study.seeds_for(f"skd_t{t}", pair)) > 1]
+    head += [f"a seed's range over T = {', '.join(several)}", "minus KD's, paired"]
     return "\n".join([
         markdown(head, rows), "",
-        "A range is the highest minus the lowest, and above 0 by noise alone; that of the means mixes one seed with three. "
+        "A range is the highest minus the lowest, and above 0 by noise alone; that of the means mixes numbers of seeds. "
         "What compares is a seed's own range, and its difference between methods, with the standard error of the mean.",
         footer(study, records), PILOT_SOURCE,
     ])  # fmt: skip
@@ -115,6 +119,22 @@ def seed_ranges(groups):
     columns = [group.accuracies for group in groups if group.wanted > 1]
     return {seed: max(column[seed] for column in columns) - min(column[seed] for column in columns)
             for seed in sorted(set.intersection(*(set(column) for column in columns)))}  # fmt: skip
+
+
+def hardness(records):
+    """KD and SKD on CIFAR-10 at about equal R / T; of raw logits the norm that counts is the teacher's."""
+    study, rows = studies.STUDIES["temperature"], []
+    for t in (t for t in studies.TEMPERATURES if 4 * t in studies.TEMPERATURES):
+        kd, skd = (group_of(study, "resnet56", row, records) for row in (f"kd_t{4 * t}", f"skd_t{t}"))
+        both = sorted(kd.accuracies.keys() & skd.accuracies.keys())
+        norms = [kd.records[both[0]]["teacher"]["logit_norm"], skd.records[both[0]]["radius"]] if both else []
+        soft = [f"{norm / its:.1f}" for norm, its in zip(norms, (4 * t, t), strict=False)] or ["-", "-"]
+        tested = [cell_text({seed: group.accuracies[seed] for seed in both}, len(both)) for group in (kd, skd)]
+        change = difference_text(skd.accuracies, kd.accuracies)
+        rows.append([str(4 * t), soft[0], tested[0], str(t), soft[1], tested[1], change])
+    head = ["KD: T", "norm / T", "top-1", "SKD: T", "R / T", "top-1", "SKD - KD, paired"]
+    note = "Of the table above, the seeds that both have; the norm is the teacher's over the test split."
+    return f"{markdown(head, rows)}\n\n{note}"
 
 
 def radius(records):
@@ -148,10 +168,10 @@ def sphere(records):
     study = studies.STUDIES["sphere"]
     default = group_of(study, "resnet56", "skd", records)
     alone = group_of(studies.STUDIES["capacity_gap"], studies.NO_PAIR, "none", records)
-    rows, changed = [], []
+    rows, columns = [], []
     for row in study.rows:
         group = group_of(study, "resnet56", row, records)
-        changed += [group] * (row != "skd")
+        columns.append(group.accuracies)
         change = "-" if row == "skd" else difference_text(group.accuracies, default.accuracies)
         rows.append([
             "SKD, the default" if row == "skd" else label(row),
@@ -161,12 +181,27 @@ def sphere(records):
             mean_text(group, "student", "ece"), mean_text(group, "student", "logit_norm", form="{:.2f}"),
         ])  # fmt: skip
     head = ["one change", "R", "top-1", "minus the default", "minus the student alone", "NLL", "ECE", "student's raw norm"]
-    note = pooled_text("difference from the default", [paired(g.accuracies, default.accuracies) for g in changed], 3)
-    return "\n".join([
-        markdown(head, rows), "", f"Differences are paired by seed, with the standard error of their mean. {note}".rstrip()
-        + (f" Of {len(study.rows) - 1} comparisons one in twenty passes it by chance." if note else ""),
-        footer(study, records),
-    ])  # fmt: skip
+    note = "Differences are paired by seed, with the standard error of their mean."
+    return "\n".join([markdown(head, rows), "", f"{note} {against_one_text(columns)}".rstrip(), footer(study, records)])
+
+
+def pilot_schedule(records):
+    """One seed at the studies' schedule, at the pilot's peak rate, and there without the warm-up; beside it the pilot."""
+    places = {  # of each row: where it has the three schedules
+        "kd": ("capacity_gap/kd", "rates/kd_0.1", "pilot_schedule/kd"),
+        "skd": ("capacity_gap/skd", "rates/skd_0.1", "pilot_schedule/skd"),
+        "not_centered": ("sphere/not_centered", None, "pilot_schedule/not_centered"),
+    }
+    rows = []
+    for row, paths in places.items():
+        texts = []
+        for study, name in (path.split("/") if path else (None, None) for path in paths):
+            accuracies = group_of(studies.STUDIES[study], "resnet56", name, records).accuracies if study else {}
+            texts.append("-" if study is None else f"{accuracies[0]:.4f}" if 0 in accuracies else NOT_RUN)
+        pilot = f"{PILOT[row][4]:.3f}" if row in PILOT else "-"
+        rows.append([f"SKD, {label(row)}" if row == "not_centered" else label(row), *texts, pilot])
+    head = ["seed 0, T = 4", "rate 0.2", "rate 0.1", "rate 0.1, no warm-up", "pilot"]
+    return "\n".join([markdown(head, rows), "", footer(studies.STUDIES["pilot_schedule"], records)])
 
 
 def calibration(records):
@@ -176,13 +211,13 @@ def calibration(records):
         texts = calibration_texts(group)
         rows.append([label(row), "-" if pair == studies.NO_PAIR else pair, radius_text([group]), str(len(group)), *texts])
     head = ["student", "teacher", "R", "n", "top-1", "confidence - top-1", "ECE", "NLL", "raw: confidence - top-1"]
-    head += ["raw: ECE", "raw: NLL", "fitted: temperature", "fitted: ECE", "fitted: NLL"]
+    head += ["raw: ECE", "raw: NLL", "fitted: n", "fitted: temperature", "fitted: ECE", "fitted: NLL"]
     return "\n".join([
         markdown(head, rows), "",
         "Mean +- sample standard deviation over n seeds, test split, last epoch; ECE over 15 bins, NLL in nats. First as "
         "the student ships, which for a spherical one is softmax(project(z; R)); then by softmax(z), the raw softmax, where "
         "that is another; then as it ships with one temperature on top, fitted on the held-out images (arXiv:1706.04599), "
-        "of the seeds where that was measured.",
+        "of n seeds. Hardware and cells are those of the studies above.",
     ])  # fmt: skip
 
 
@@ -204,75 +239,34 @@ def calibration_texts(group):
         gaps = paired(group.values(source, "confidence"), group.values(source, "accuracy"))
         texts.append(spread_text(gaps, form="{:+.4f}"))
         texts += [spread_text(group.values(source, name).values()) for name in ("ece", "nll")]
-    texts.append(spread_text(group.values("calibrated", "temperature").values(), form="{:.3f}"))
+    fitted = group.values("calibrated", "temperature")
+    texts += [str(len(fitted)), spread_text(fitted.values(), form="{:.3f}")]
     return texts + [spread_text(group.values("calibrated", name).values()) for name in ("ece", "nll")]
 
 
-def cifar100(records):
-    study, pair = studies.STUDIES["cifar100"], "cifar100_resnet56"
-    alone = group_of(study, studies.NO_PAIR, "none", records)
-    configs = {cell.row: studies.config_of(cell) for cell in studies.cells(study)}
-    taught = (group_of(study, pair, row, records) for row in study.rows)
-    teacher = next((record["teacher"] for group in taught for record in group.records.values()), None)
-    accuracy, nll, ece = (f"{teacher[name]:.4f}" if teacher else "-" for name in ("accuracy", "nll", "ece"))
-    rows = [["resnet56, the teacher", "-", "-", "-", accuracy, "-", nll, ece, "-"]]
-    rate = f"{configs['none'].learning_rate:g}"
-    rows.append([label("none"), "-", rate, "-", cell_text(alone.accuracies, alone.wanted), "-", *_quality(alone)])
-    for row in study.rows:
-        group = group_of(study, pair, row, records)
-        rows.append([
-            label(row), weights_text(configs[row]), f"{configs[row].learning_rate:g}", radius_text([group]),
-            cell_text(group.accuracies, group.wanted), difference_text(group.accuracies, alone.accuracies), *_quality(group),
-        ])  # fmt: skip
-    head = ["method", "label, distill weight", "rate", "R", "top-1", "minus alone, paired, standard error"]
-    head += ["NLL", "ECE", "agreement"]
-    return "\n".join([
-        markdown(head, rows), "", footer(study, records),
-        "KD's and SKD's authors' weights are the matched ones. No published number stands beside these: none is known for "
-        "resnet8, and the field's tables are of 240 epochs on 50,000 images.",
-    ])  # fmt: skip
+def evidence(records):
+    """The page in front: the student alone, KD and SKD of each kind of student."""
+    study, lines, ahead = studies.STUDIES["capacity_gap"], [], []
+
+    def line(students, alone, kd, skd, dist=None):
+        gains = paired(skd, kd)
+        texts = [cell_text(values, len(values)) if values else "-" for values in (alone, kd, skd, dist)]
+        lines.append([students, *texts, interval_text(gains)])
+        return dict(zip(sorted(skd.keys() & kd.keys()), gains, strict=True))
+
+    alone = group_of(study, studies.NO_PAIR, "none", records).accuracies
+    for pair in study.pairs:
+        kd, skd = (group_of(study, pair, row, records).accuracies for row in ("kd", "skd"))
+        ahead.append(line(f"resnet8, CIFAR-10, from {pair}", alone, kd, skd))
+    lines.append(["the mean of these four", "-", "-", "-", "-", interval_text(seed_means(ahead))])
+    tested = cifar100_tables.accuracies(records)
+    line("resnet8, CIFAR-100, from resnet56", *(tested[row] for row in cifar100_tables.COMPARED))
+    tested = cifar100_tables.gpu_accuracies()
+    line("resnet20, CIFAR-100, from resnet56, 50 epochs", *(tested[row] for row in cifar100_tables.COMPARED))
+    head = ["students", "alone", "KD", "SKD", "DIST, authors' weights", "SKD - KD, 95% interval over seeds"]
+    return f"{markdown(head, lines)}\n\nTest top-1, last epoch, as the student ships: mean +- standard deviation (seeds)."
 
 
-def cifar100_temperature(records):
-    """KD and SKD at about equal R / T; of raw logits the norm that counts is the teacher's."""
-    study, rates, rows = studies.STUDIES["cifar100_temperature"], studies.HARDNESS_RATES, []
-    for temperatures in studies.EQUAL_HARDNESS:
-        line, tested, own = [], {}, {}
-        for method, t in zip(("kd", "skd"), temperatures, strict=True):
-            groups = {rate: group_of(study, "cifar100_resnet56", f"{method}_t{t}_{rate:g}", records) for rate in rates}
-            tested[method] = {rate: group.accuracies for rate, group in groups.items()}
-            held_out = {rate: group.values("by_epoch", "val_accuracy") for rate, group in groups.items()}
-            if all(held_out.values()):
-                own[method] = protocol_tables.best_rate({rate: found[0][-1] for rate, found in held_out.items()})
-            path = ("teacher", "logit_norm") if method == "kd" else ("radius",)
-            norms = [norm for group in groups.values() for norm in group.values(*path).values()]
-            texts = {rate: cell_text(group.accuracies, group.wanted) for rate, group in groups.items()}
-            line += [str(t), f"{norms[0] / t:.1f}" if norms else "-"]
-            line += [f"**{text}**" if rate == own.get(method) else text for rate, text in texts.items()]
-        line += [difference_text(tested["skd"][rate], tested["kd"][rate]) for rate in rates]
-        each = difference_text(*(tested[method][own[method]] for method in ("skd", "kd"))) if len(own) == 2 else "-"
-        rows.append([*line, each])
-    at = [f"at {rate:g}" for rate in rates]
-    head = ["KD: T", "norm / T", *at, "SKD: T", "R / T", *at, *(f"SKD - KD {rate}" for rate in at), "each at its own rate"]
-    return "\n".join([
-        markdown(head, rows), "",
-        "The norm is the teacher's mean over the test split; in bold a method's own rate at this T, by the rule above.",
-        footer(study, records),
-    ])  # fmt: skip
-
-
-def weights_text(config):
-    """The weights of label and distill term."""
-    label_weight = config.label_weight
-    if label_weight is None:
-        label_weight = "1 - distill" if isinstance(config.kd_weight, str) else round(1 - config.kd_weight, 12)
-    return ", ".join(weight if isinstance(weight, str) else f"{weight:g}" for weight in (label_weight, config.kd_weight))
-
-
-def _quality(group):
-    return [mean_text(group, "student", name) for name in ("nll", "ece", "agreement")]
-
-
-TABLES = protocol_tables.TABLES | {table.__name__: table for table in (
-    capacity_gap, temperature, radius, sphere, calibration, cifar100, cifar100_temperature,
+TABLES = protocol_tables.TABLES | cifar100_tables.TABLES | {table.__name__: table for table in (
+    evidence, capacity_gap, temperature, hardness, radius, sphere, pilot_schedule, calibration,
 )}  # fmt: skip

@@ -3,7 +3,7 @@
 import statistics
 
 import studies
-from study_numbers import LEVEL, mean_and_spread, paired, pooled_spread, t_quantile, training_seconds
+from study_numbers import LEVEL, mean_and_spread, paired, pooled_spread, residual_spread, t_quantile, training_seconds
 
 LABELS = {  # of rows, in tables and figures; others by their own name
     "none": "student alone",
@@ -86,16 +86,45 @@ def mean_and_error_text(values, form="{:.4f}"):
     return f"{form.format(mean)}{error} ({len(values)})"
 
 
-def pooled_text(what, differences, n):
-    """A sentence on how far the mean of n paired differences can be trusted, from the spread pooled over all comparisons."""
+def interval_text(values):
+    """ "mean (low to high)" by Student's t, 95%; the mean of a single one, or "not run"."""
+    mean, spread = mean_and_spread(values)
+    if spread is None:
+        return NOT_RUN if mean is None else f"{mean:+.4f}"
+    half = t_quantile((1 + LEVEL) / 2, len(values) - 1) * spread / len(values) ** 0.5
+    return f"{mean:+.4f} ({mean - half:+.4f} to {mean + half:+.4f})"
+
+
+def pooled_text(what, differences):
+    """A sentence on how far the means of paired differences can be trusted, from the spread pooled over all comparisons."""
     pooled = pooled_spread(differences)
     if pooled is None:
         return ""
     spread, degrees = pooled
-    half = t_quantile((1 + LEVEL) / 2, degrees) * spread / n**0.5
+    halves = {n: t_quantile((1 + LEVEL) / 2, degrees) * spread / n**0.5 for n in sorted({len(d) for d in differences if d})}
+    means = " and ".join(f"of {n} seeds +- {half:.4f}" for n, half in halves.items())
     return (
-        f"One seed's {what} spreads by {spread:.4f} (pooled over {len(differences)} comparisons, {degrees} degrees of "
-        f"freedom): the mean of {n} seeds has a 95% interval of +- {half:.4f} by Student's t."
+        f"One seed's {what} spreads by {spread:.4f} (pooled over {len(differences)} comparisons as if independent, "
+        f"{degrees} degrees of freedom). By it a mean has a 95% interval, by Student's t, {means}."
+    )
+
+
+def against_one_text(columns):
+    """A sentence on the means of differences from one and the same row, from `residual_spread` of all rows.
+
+    Args:
+      columns: {seed: accuracy} of every row, the one that all are compared with among them.
+    """
+    found = residual_spread(columns)
+    if found is None:
+        return ""
+    spread, degrees, n = found
+    others, error = len(columns) - 1, spread * (2 / n) ** 0.5
+    one, all_of_them = (error * t_quantile(1 - (1 - LEVEL) / 2 / count, degrees) for count in (1, others))
+    return (
+        f"Beside what a row and a seed add, accuracies spread by {spread:.4f} ({degrees} degrees of freedom). By it a mean "
+        f"difference of {n} seeds has a 95% interval of +- {one:.4f} by Student's t, for all {others} at once +- "
+        f"{all_of_them:.4f} (Bonferroni)."
     )
 
 
@@ -120,8 +149,10 @@ def footer(study, records):
     """What holds for all cells of a table: what is averaged, how many there are, and where they ran."""
     cells = studies.cells(study)
     mine = [records[cell] for cell in cells if cell in records]
-    epochs = {studies.config_of(cell).epochs for cell in cells if not cell.is_teacher}
-    cut = " 12 epochs, where 15 were meant: cut for all methods alike." if epochs == {12} else ""
+    cut = ""
+    if study.meant_epochs:
+        [epochs] = {studies.config_of(cell).epochs for cell in cells if not cell.is_teacher}
+        cut = f" {epochs} epochs, where {study.meant_epochs} were meant: cut for all methods alike."
     lines = [
         "Top-1 on the test split after the last epoch: mean +- sample standard deviation over seeds (their number), at one "
         f"data_seed and with one teacher of each kind, which understates the spread.{cut}"
