@@ -59,9 +59,22 @@ def capacity_gap(records):
     return "\n".join([
         markdown(head, rows), "", *_slopes(study, records), "",
         f"Differences are paired by seed, with the standard error of their mean. {spread}".rstrip(),
-        f"A seed's SKD - KD over all four teachers: {mean_and_error_text(seed_means(ahead), form='{:+.4f}')}.",
+        f"A seed's SKD - KD over all four teachers: {mean_and_error_text(seed_means(ahead), form='{:+.4f}')}. "
+        f"{_between_ends(study, records)}.",
         footer(study, records), f"{PILOT_SOURCE} At T = 4: {pilot}.",
     ])  # fmt: skip
+
+
+def _between_ends(study, records):
+    """What a seed loses or gains from the smallest teacher to the largest."""
+    ends, found = (next(iter(study.pairs)), next(reversed(study.pairs))), {}
+    for row in ("kd", "skd"):
+        small, large = (group_of(study, pair, row, records).accuracies for pair in ends)
+        both = sorted(small.keys() & large.keys())
+        found[row] = dict(zip(both, paired(large, small), strict=True))
+    texts = [f"{label(row)} {interval_text(list(change.values()))}" for row, change in found.items()]
+    texts.append(f"SKD - KD {interval_text(paired(found['skd'], found['kd']))}")
+    return f"From {ends[0]} to {ends[1]}, with a 95% interval: {', '.join(texts)}"
 
 
 def seed_means(columns):
