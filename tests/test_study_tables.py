@@ -148,7 +148,7 @@ def test_the_page_in_front_has_the_studies_numbers():
     rows = rows_of(study_tables.evidence(records))
     kd, skd = (accuracies({c: r for c, r in records.items() if c.study == "capacity_gap"}, "resnet44", row)
                for row in ("kd", "skd"))  # fmt: skip
-    assert rows["resnet8, CIFAR-10, from resnet44"][1:] == [
+    assert rows["resnet8, CIFAR-10, from resnet44, 12 epochs"][1:] == [
         study_text.cell_text(kd, 3), study_text.cell_text(skd, 3), "-",
         study_text.interval_text(study_numbers.paired(skd, kd)),
     ]  # fmt: skip

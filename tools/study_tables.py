@@ -141,7 +141,7 @@ def hardness(records):
         kd, skd = (group_of(study, "resnet56", row, records) for row in (f"kd_t{4 * t}", f"skd_t{t}"))
         both = sorted(kd.accuracies.keys() & skd.accuracies.keys())
         norms = [kd.records[both[0]]["teacher"]["logit_norm"], skd.records[both[0]]["radius"]] if both else []
-        soft = [f"{norm / its:.1f}" for norm, its in zip(norms, (4 * t, t), strict=False)] or ["-", "-"]
+        soft = [f"{norm / its:.1f}" for norm, its in zip(norms, (4 * t, t), strict=True)] if both else ["-", "-"]
         tested = [cell_text({seed: group.accuracies[seed] for seed in both}, len(both)) for group in (kd, skd)]
         change = difference_text(skd.accuracies, kd.accuracies)
         rows.append([str(4 * t), soft[0], tested[0], str(t), soft[1], tested[1], change])
@@ -270,10 +270,10 @@ def evidence(records):
     alone = group_of(study, studies.NO_PAIR, "none", records).accuracies
     for pair in study.pairs:
         kd, skd = (group_of(study, pair, row, records).accuracies for row in ("kd", "skd"))
-        ahead.append(line(f"resnet8, CIFAR-10, from {pair}", alone, kd, skd))
+        ahead.append(line(f"resnet8, CIFAR-10, from {pair}, 12 epochs", alone, kd, skd))
     lines.append(["the mean of these four", "-", "-", "-", "-", interval_text(seed_means(ahead))])
     tested = cifar100_tables.accuracies(records)
-    line("resnet8, CIFAR-100, from resnet56", *(tested[row] for row in cifar100_tables.COMPARED))
+    line("resnet8, CIFAR-100, from resnet56, 12 epochs", *(tested[row] for row in cifar100_tables.COMPARED))
     tested = cifar100_tables.gpu_accuracies()
     line("resnet20, CIFAR-100, from resnet56, 50 epochs", *(tested[row] for row in cifar100_tables.COMPARED))
     head = ["students", "alone", "KD", "SKD", "DIST, authors' weights", "SKD - KD, 95% interval over seeds"]
