@@ -29,7 +29,7 @@ def test_a_figure_is_drawn_and_names_its_records(name, share, tmp_path, monkeypa
     cell = next(cell for cell in records if cell.study == source)
     other = records | {cell: records[cell] | {"seconds": 1.0}}
     assert [line.split(": ", 1)[1] for line in figure_files.problems(other, tmp_path)] == [
-        f"drawn from other records or by other code. Run python tools/plot.py {name}."
+        f"drawn from other records, or by another study_figures.py. Run python tools/plot.py {name}."
     ]
     monkeypatch.setattr(figure_files, "_DRAWS", tmp_path / "code.py")
     figure_files._DRAWS.touch()

@@ -91,6 +91,15 @@ def test_the_slopes_of_the_first_study_are_per_doubling():
     assert rows["KD"][2].startswith(f"{np.polyfit(*zip(*larger, strict=True), 1)[0]:+.4f} (")
 
 
+def test_the_ends_of_the_first_study_are_paired():
+    records = made_records("capacity_gap")
+    found = {row: np.subtract(*(list(accuracies(records, pair, row).values()) for pair in ("resnet56", "resnet20")))
+             for row in ("kd", "skd")}  # fmt: skip
+    texts = [study_text.interval_text(list(values)) for values in (*found.values(), found["skd"] - found["kd"])]
+    expected = "From resnet20 to resnet56, with a 95% interval: KD {}, SKD {}, SKD - KD {}.".format(*texts)
+    assert expected in study_tables.capacity_gap(records)
+
+
 def test_the_pooled_spread_is_an_analysis_of_variances():
     groups = [[1.0, 2.0, 4.0], [0.0, 3.0], [7.0]]
     spread, degrees = study_numbers.pooled_spread(groups)
@@ -139,7 +148,7 @@ def test_the_page_in_front_has_the_studies_numbers():
     rows = rows_of(study_tables.evidence(records))
     kd, skd = (accuracies({c: r for c, r in records.items() if c.study == "capacity_gap"}, "resnet44", row)
                for row in ("kd", "skd"))  # fmt: skip
-    assert rows["resnet8, CIFAR-10, from resnet44"][1:] == [
+    assert rows["resnet8, CIFAR-10, from resnet44, 12 epochs"][1:] == [
         study_text.cell_text(kd, 3), study_text.cell_text(skd, 3), "-",
         study_text.interval_text(study_numbers.paired(skd, kd)),
     ]  # fmt: skip

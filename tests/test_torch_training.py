@@ -15,7 +15,7 @@ from skd_tf.config import Config
 from skd_tf.distiller import Distiller
 
 torch = pytest.importorskip("torch")
-torch_nets = pytest.importorskip("torch_nets")
+import torch_nets  # noqa: E402
 
 F = torch.nn.functional
 _STEPS, _BATCH, _CLASSES, _T = 6, 32, 10, 4.0

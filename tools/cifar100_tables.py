@@ -134,7 +134,7 @@ def _gpu_students(folder):
 
 def _gains(found, ours, theirs):
     """The differences on the test split, of the seeds that both have."""
-    return " and ".join(f"{gain:+.4f}" for gain in paired(found[ours]["accuracy"], found[theirs]["accuracy"]))
+    return ", ".join(f"{gain:+.4f}" for gain in paired(found[ours]["accuracy"], found[theirs]["accuracy"]))
 
 
 def _mean(by_seed):

@@ -1,4 +1,4 @@
-"""The studies' figures as files: where they lie, and what each was drawn from, as its PNG says by a digest."""
+"""The studies' figures as files: where they lie, and which records and code drew each, as its PNG says by a digest."""
 
 import hashlib
 import json
@@ -26,7 +26,7 @@ def path_of(name, folder=FOLDER):
 
 
 def digest(name, records):
-    """SHA-256 over the records that a figure is drawn from, of {cell: record}, and the code that draws."""
+    """SHA-256 over the records that a figure is drawn from, of {cell: record}, and study_figures.py."""
     study = studies.STUDIES[name]
     mine = {cell.path: record for cell, record in records.items() if cell.study in (name, *study.drawn_from)}
     return hashlib.sha256(json.dumps(mine, sort_keys=True).encode() + _DRAWS.read_bytes()).hexdigest()
@@ -62,13 +62,14 @@ def drawn_from(path):
 
 
 def problems(records, folder=FOLDER):
-    """Lines on figures that were drawn from other records, or by other code, than those that are there."""
+    """Lines on figures that were drawn from other records, or by another study_figures.py, than those that are there."""
     lines = []
     for path in sorted(pathlib.Path(folder).glob("*")):
         if path.suffix != ".png" or path.stem not in CAPTIONS:
             lines.append(f"{path}: no study has this figure. Remove it.")
         elif drawn_from(path) != digest(path.stem, records):
-            lines.append(f"{path}: drawn from other records or by other code. Run python tools/plot.py {path.stem}.")
+            lines.append(f"{path}: drawn from other records, or by another study_figures.py. "
+                         f"Run python tools/plot.py {path.stem}.")  # fmt: skip
     return lines
 
 

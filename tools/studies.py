@@ -187,11 +187,12 @@ STUDIES = {
         ),
         Study(
             "pilot_schedule",
-            "Is the pilot's higher SKD one of its schedule? At its peak rate of 0.1, without a warm-up.",
+            "Is the pilot's higher SKD one of its peak rate of 0.1, or of no warm-up? The cosine stays.",
             base="base.flags",
             rows={"kd": "rows/kd.flags", "skd": "rows/skd.flags", "not_centered": "rows/sphere/not_centered.flags"},
             pairs={"resnet56": "pairs/resnet56.flags"},
             further={"resnet56": ("--learning_rate=0.1", "--warmup_epochs=0")},
+            drawn_from=("capacity_gap", "rates", "sphere"),  # the other schedules
         ),
         Study(
             "calibration",

@@ -59,9 +59,22 @@ def capacity_gap(records):
     return "\n".join([
         markdown(head, rows), "", *_slopes(study, records), "",
         f"Differences are paired by seed, with the standard error of their mean. {spread}".rstrip(),
-        f"A seed's SKD - KD over all four teachers: {mean_and_error_text(seed_means(ahead), form='{:+.4f}')}.",
+        f"A seed's SKD - KD over all four teachers: {mean_and_error_text(seed_means(ahead), form='{:+.4f}')}. "
+        f"{_between_ends(study, records)}.",
         footer(study, records), f"{PILOT_SOURCE} At T = 4: {pilot}.",
     ])  # fmt: skip
+
+
+def _between_ends(study, records):
+    """What a seed loses or gains from the smallest teacher to the largest."""
+    ends, found = (next(iter(study.pairs)), next(reversed(study.pairs))), {}
+    for row in ("kd", "skd"):
+        small, large = (group_of(study, pair, row, records).accuracies for pair in ends)
+        both = sorted(small.keys() & large.keys())
+        found[row] = dict(zip(both, paired(large, small), strict=True))
+    texts = [f"{label(row)} {interval_text(list(change.values()))}" for row, change in found.items()]
+    texts.append(f"SKD - KD {interval_text(paired(found['skd'], found['kd']))}")
+    return f"From {ends[0]} to {ends[1]}, with a 95% interval: {', '.join(texts)}"
 
 
 def seed_means(columns):
@@ -128,7 +141,7 @@ def hardness(records):
         kd, skd = (group_of(study, "resnet56", row, records) for row in (f"kd_t{4 * t}", f"skd_t{t}"))
         both = sorted(kd.accuracies.keys() & skd.accuracies.keys())
         norms = [kd.records[both[0]]["teacher"]["logit_norm"], skd.records[both[0]]["radius"]] if both else []
-        soft = [f"{norm / its:.1f}" for norm, its in zip(norms, (4 * t, t), strict=False)] or ["-", "-"]
+        soft = [f"{norm / its:.1f}" for norm, its in zip(norms, (4 * t, t), strict=True)] if both else ["-", "-"]
         tested = [cell_text({seed: group.accuracies[seed] for seed in both}, len(both)) for group in (kd, skd)]
         change = difference_text(skd.accuracies, kd.accuracies)
         rows.append([str(4 * t), soft[0], tested[0], str(t), soft[1], tested[1], change])
@@ -257,10 +270,10 @@ def evidence(records):
     alone = group_of(study, studies.NO_PAIR, "none", records).accuracies
     for pair in study.pairs:
         kd, skd = (group_of(study, pair, row, records).accuracies for row in ("kd", "skd"))
-        ahead.append(line(f"resnet8, CIFAR-10, from {pair}", alone, kd, skd))
+        ahead.append(line(f"resnet8, CIFAR-10, from {pair}, 12 epochs", alone, kd, skd))
     lines.append(["the mean of these four", "-", "-", "-", "-", interval_text(seed_means(ahead))])
     tested = cifar100_tables.accuracies(records)
-    line("resnet8, CIFAR-100, from resnet56", *(tested[row] for row in cifar100_tables.COMPARED))
+    line("resnet8, CIFAR-100, from resnet56, 12 epochs", *(tested[row] for row in cifar100_tables.COMPARED))
     tested = cifar100_tables.gpu_accuracies()
     line("resnet20, CIFAR-100, from resnet56, 50 epochs", *(tested[row] for row in cifar100_tables.COMPARED))
     head = ["students", "alone", "KD", "SKD", "DIST, authors' weights", "SKD - KD, 95% interval over seeds"]
