@@ -61,6 +61,22 @@ def test_the_first_figure_shows_means_spreads_and_seeds():
         np.testing.assert_allclose(sorted(dots), sorted(y for v in values for y in v))
 
 
+def test_a_method_has_its_colour_at_every_temperature():
+    from matplotlib.figure import Figure
+
+    figure = Figure()
+    study_figures.calibration(figure, made_records("capacity_gap", "temperature", "sphere"))
+    axes = figure.axes[1]
+    names = [text.get_text() for text in axes.get_yticklabels()]
+    expected = {"KD, T = 8": "kd", "SKD, T = 8": "skd", "SKD, radius teacher_mean, T = 8": "skd_teacher_mean"}
+    found = {}
+    for bar in axes.containers:
+        name = names[int(bar[0].get_ydata()[0])]
+        found.setdefault(name, set()).add((bar[0].get_color(), bar[0].get_marker()))
+    for name, method in expected.items():
+        assert found[name] == {(study_figures.COLOURS[method], study_figures.MARKERS[method])}
+
+
 def test_a_page_links_its_figures(tmp_path):
     assert "Not drawn" in figure_files.link("sphere", tmp_path / "page.md", tmp_path / "figures")
     (tmp_path / "figures").mkdir()
