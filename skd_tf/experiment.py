@@ -59,6 +59,11 @@ def run(config, workdir, data_dir=None):
       WorkerLost: another worker stopped; the same call on all of them resumes.
     """
     config.require_teacher()
+    if config.dry_run:
+        raise InputError(
+            "run() trains. Expected dry_run=False. Received dry_run=True. Ask skd_tf.dry_run.describe(config, workdir), or "
+            "python -m skd_tf.train --dry_run."
+        )
     sources.check(config)
     replicas.make_strategy(config)  # before anything that only the chief of a cluster may do
     with locked(workdir):
