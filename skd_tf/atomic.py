@@ -4,11 +4,12 @@ import contextlib
 import errno
 import os
 import pathlib
+import re
 import secrets
 import shutil
 import time
 
-_SUFFIX = ".tmp"
+_OURS = re.compile(r".+\.[0-9a-f]{8}\.tmp")  # what `_beside` names
 _CANNOT_FLUSH_FOLDERS = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)  # what some file systems answer
 
 
@@ -24,7 +25,7 @@ def writing(path):
       OSError: a full disk, a folder that cannot be written; `filename` is set.
     """
     path = pathlib.Path(path)
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}{_SUFFIX}")
+    temporary = _beside(path)
     try:
         with open(temporary, "xb") as file:
             yield file
@@ -51,7 +52,7 @@ def replacing(path):
       OSError: a full disk, a folder that cannot be written; `filename` is set.
     """
     path = pathlib.Path(path)
-    beside = path.with_name(f"{path.name}.{secrets.token_hex(4)}{_SUFFIX}")
+    beside = _beside(path)
     try:
         beside.mkdir()
         with naming(path):
@@ -66,11 +67,18 @@ def replacing(path):
 
 
 def sweep(folder, *, older_than_seconds=0.0):
-    """Removes what processes that were killed while they wrote have left in a folder, where that can be removed."""
-    for path in pathlib.Path(folder).glob(f"*{_SUFFIX}"):
+    """Removes what our processes that were killed while they wrote have left in a folder, where that can be removed.
+
+    A user's own files may lie there too, in a shared cache or a workdir: only names that `writing` and `replacing` give go.
+    """
+    for path in pathlib.Path(folder).glob("*.tmp"):
         with contextlib.suppress(OSError):
-            if time.time() - path.stat().st_mtime >= older_than_seconds:
+            if _OURS.fullmatch(path.name) and time.time() - path.stat().st_mtime >= older_than_seconds:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _beside(path):
+    return path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
 
 
 def _flush_all(folder):

@@ -6,7 +6,19 @@ import json
 import numpy as np
 import tensorflow as tf
 
-from skd_tf import augment, checkpoints, cluster, data, evaluation, metrics, optimizers, progress, records, schedules
+from skd_tf import (
+    augment,
+    checkpoints,
+    cluster,
+    data,
+    evaluation,
+    metrics,
+    optimizers,
+    progress,
+    records,
+    schedules,
+    students,
+)
 from skd_tf.errors import Diverged, InputError
 from skd_tf.interrupts import Interrupted
 from skd_tf.progress import say, warn
@@ -41,6 +53,7 @@ class Bookkeeping:
         )
         self._facts = {
             "teacher": setup.teacher and setup.teacher.fingerprint,
+            "student": students.fingerprint(distiller.student),
             **data_facts(setup.dataset),
             "replicas": setup.strategy.num_replicas_in_sync,
         }
@@ -60,11 +73,16 @@ class Bookkeeping:
         self._records = records.Records(self._folder, known=known, config=self._config)
 
     def _require_same(self, extra):
-        """InputError where the checkpoint's `extra` tells of another teacher, other data or another program."""
+        """InputError where the checkpoint's `extra` tells of another teacher or student, other data or another program."""
         if extra.get("teacher") != self._facts["teacher"]:
             raise InputError(
                 "The teacher has changed since this run began. Expected the same weights. "
                 f"Received others in {self._setup.teacher.path}. Choose another --workdir, or add --overwrite to begin anew."
+            )
+        if extra.get("student", self._facts["student"]) != self._facts["student"]:
+            raise InputError(
+                "The student has changed since this run began. Expected the same layers, settings and connections. Received "
+                f"others from --student={self._config.student}. Choose another --workdir, or add --overwrite to begin anew."
             )
         require_same_data("run", extra, self._facts)
         if "records" not in extra:

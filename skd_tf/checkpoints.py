@@ -129,6 +129,7 @@ class Checkpoints:
 
         Raises:
           InputError: the checkpoint is of another network or optimizer.
+          OSError: it cannot be read at the moment, whole as it may be.
         """
         name = cluster.agree(lambda: self._newest(warn))
         if name is None:
@@ -156,8 +157,9 @@ class _Damaged(ValueError):
 
 
 def _read(path):
+    content = path.read_bytes()  # what the disk refuses is no damage: it is raised, and the file stays
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
             facts, body = json.loads(archive.read("facts.json")), archive.read("arrays.npz")
         whole = hashlib.sha256(body).hexdigest() == facts["sha256"]
     except Exception as error:  # a flipped bit makes zipfile raise almost anything

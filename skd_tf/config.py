@@ -105,7 +105,8 @@ class Config:
     )
     teacher_cache_dtype: str = knob("float16", "of the cached training logits", choices=("float16", "float32"))
     teacher_cache_epochs: int = knob(
-        0, "epochs of augmentation that are cached and trained on in turn; 0: as many as the run has", low=0, unit="epochs"
+        0, "epochs of augmentation that are cached and trained on in turn, by any loss; 0: as many as the run has",
+        low=0, unit="epochs",
     )
 
     loss: str = knob("spherical", "distillation method", choices=LOSS_NAMES, heading="Loss")

@@ -1,5 +1,6 @@
 """run(config, workdir): from settings to a student that ships. The only module that knows every part."""
 
+import math
 import pathlib
 
 from skd_tf import (
@@ -58,6 +59,11 @@ def run(config, workdir, data_dir=None):
       WorkerLost: another worker stopped; the same call on all of them resumes.
     """
     config.require_teacher()
+    if config.dry_run:
+        raise InputError(
+            "run() trains. Expected dry_run=False. Received dry_run=True. Ask skd_tf.dry_run.describe(config, workdir), or "
+            "python -m skd_tf.train --dry_run."
+        )
     sources.check(config)
     replicas.make_strategy(config)  # before anything that only the chief of a cluster may do
     with locked(workdir):
@@ -160,8 +166,14 @@ def _find_student_alone(config, folder, data_dir):
         return None
     if config.student_alone == "train":
         # The same code, initial weights, data, order, epochs and rates: only the loss is another.
-        return _nested_run("Student alone", config.replace(**_NO_TEACHER), folder / "student_alone", data_dir)
+        return _nested_run("Student alone", _alone(config), folder / "student_alone", data_dir)
     return config.student_alone
+
+
+def _alone(config):
+    """The Config of the same training without its teacher. Epochs of augmentation that a cache repeats are its data too."""
+    repeated = ("teacher_cache_dir", "teacher_cache_epochs") if config.teacher_cache_epochs else ()
+    return config.replace(**_NO_TEACHER | {name: getattr(config, name) for name in repeated})
 
 
 def _check_student_alone(config):
@@ -171,7 +183,7 @@ def _check_student_alone(config):
     path = pathlib.Path(config.student_alone)
     models.keras_file(path)
     before = recorded_config(path)
-    differences = before.differences(config.replace(**_NO_TEACHER)) if before else ["no config.json"]
+    differences = before.differences(_alone(config)) if before else ["no config.json"]
     if differences:
         raise InputError(
             "--student_alone is another training than this one without its teacher. Expected the same settings. "
@@ -214,7 +226,13 @@ def _open_teacher(config, dataset, strategy, path):
         warn(f"No training image has a label: whether the teacher {teacher.facts['name']} fits them is not known.")
         return teacher
     name = "validation" if held_out else "training (nothing is held out)"
-    accuracy = cluster.agree(lambda: metrics.quality(teacher.logits(split.images), split.labels)["accuracy"])
+    quality = cluster.agree(lambda: metrics.quality(teacher.logits(split.images), split.labels))
+    accuracy = quality["accuracy"]
+    if math.isnan(quality["nll"]):
+        raise InputError(
+            f"The teacher's logits are not finite. Expected numbers on all of {len(split)} {name} images. Received NaN or "
+            f"infinity from {path}. Check the file, or take --teacher_precision=float32 (now {config.teacher_precision})."
+        )
     say(f"Teacher {teacher.facts['name']} from {path}: accuracy {accuracy:.4f} on {len(split)} {name} images.")
     if chance_level(accuracy, dataset.num_classes, len(split)):
         raise InputError(

@@ -13,7 +13,7 @@ WEIGHT = (
     'a number >= 0, steps as "0.9, 0.5 from epoch 60, 0.1 from epoch 80", or a ramp as "linear 0 to 1 over '
     '20 epochs" or "cosine 1 to 0 over 240 epochs"'
 )
-LR_SCHEDULE = "constant, cosine, or multistep:EPOCH,EPOCH,...[:FACTOR] (the factor is 0.1 unless given)"
+LR_SCHEDULE = "constant, cosine, linear, or multistep:EPOCH,EPOCH,...[:FACTOR] (the factor is 0.1 unless given)"
 LOSS_SETTINGS = 'numbers >= 0 by name, as "beta=2" or "alpha=1, beta=2"'
 INTERVAL = '"epoch", "N steps" (or just N) or "N seconds" (or Ns)'
 STEP_RANGE = "A,B: two step numbers with 1 <= A <= B, or nothing"
@@ -114,13 +114,12 @@ def parse_weight(value, name="weight"):
 def parse_lr_schedule(value, name="lr_schedule"):
     """Reads a learning rate schedule in the grammar `LR_SCHEDULE`; InputError for anything else."""
     text = _plain(value)
-    if text in ("constant", "cosine"):
+    smooth = ("constant", "cosine", "linear")
+    if text in smooth:
         return RateSchedule(text)
     match = _MULTISTEP.fullmatch(text)
     if not match:
-        remedy = did_you_mean(
-            text.partition(":")[0], ("constant", "cosine"), f"Write for example --{name}=cosine"
-        )
+        remedy = did_you_mean(text.partition(":")[0], smooth, f"Write for example --{name}=cosine")
         raise refusal(name, value, "is not a schedule", LR_SCHEDULE, remedy)
     epochs = tuple(float(epoch) for epoch in match[1].split(","))
     factor = float(match.groups()[-1] or 0.1)

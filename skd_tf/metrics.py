@@ -1,6 +1,7 @@
 """Quality of predictions, from logits in float64 numpy. Fractions, nats, no percentages.
 
-Wherever two classes tie, the lower class number comes first, as in argmax.
+Wherever two classes tie, the lower class number comes first, as in argmax. Logits whose softmax is not a number (NaN or
+infinity among them) predict nothing: they count as wrong, agree with nobody, and make NLL, Brier score and the rest NaN.
 """
 
 import numpy as np
@@ -49,6 +50,7 @@ def label_columns(logits, labels):
     of_label, mine = probabilities[rows, labels], logits[rows, labels][:, None]
     earlier = np.arange(logits.shape[1]) < labels[:, None]
     rank = (logits > mine).sum(axis=1) + ((logits == mine) & earlier).sum(axis=1)
+    rank = np.where(_defined(log_probabilities), rank, max(logits.shape[1], TOP))
     return {
         "accuracy": (rank == 0).astype(np.float64),
         "top5_accuracy": (rank < TOP).astype(np.float64),
@@ -60,7 +62,8 @@ def label_columns(logits, labels):
 
 def bin_of(confidence):
     """The ECE bin of each top probability; bins are (lower, upper], so that exactly 1 falls into the last."""
-    return np.clip(np.ceil(confidence * ECE_BINS).astype(int) - 1, 0, ECE_BINS - 1)
+    bins = np.clip(np.ceil(confidence * ECE_BINS) - 1, 0, ECE_BINS - 1)
+    return np.nan_to_num(bins).astype(int)  # what is no number makes its bin's mean none
 
 
 def bin_gaps(confidence, correct):
@@ -86,14 +89,15 @@ def reliability(logits, labels):
 def per_class_accuracy(logits, labels):
     """Top-1 accuracy of each class, in order; None for a class without an example."""
     logits, labels = np.asarray(logits), np.asarray(labels)
-    correct = np.argmax(logits, axis=1) == labels
+    correct = (np.argmax(logits, axis=1) == labels) & _defined(log_softmax(logits))
     return [float(correct[labels == c].mean()) if (labels == c).any() else None for c in range(logits.shape[1])]
 
 
 def norms(logits):
     """||z - m(z)||_2 of each example, `[n]` float64."""
     logits = np.asarray(logits, np.float64)
-    return np.linalg.norm(logits - logits.mean(axis=1, keepdims=True), axis=1)
+    with np.errstate(invalid="ignore"):  # infinity minus infinity
+        return np.linalg.norm(logits - logits.mean(axis=1, keepdims=True), axis=1)
 
 
 def mean_norm(logits):
@@ -120,9 +124,10 @@ def comparison_columns(student_logits, teacher_logits):
     """What each example adds to the means of `comparison`, each `[n]` float64."""
     student, teacher = log_softmax(student_logits), log_softmax(teacher_logits)
     confidence = [np.exp(log_probabilities).max(axis=1) for log_probabilities in (teacher, student)]
+    both = _defined(student) & _defined(teacher)
     return {
-        "agreement": (student.argmax(axis=1) == teacher.argmax(axis=1)).astype(np.float64),
-        "agreement_at_5": _shared_top(student_logits, teacher_logits),
+        "agreement": (both & (student.argmax(axis=1) == teacher.argmax(axis=1))).astype(np.float64),
+        "agreement_at_5": both * _shared_top(student_logits, teacher_logits),
         "kl_to_teacher": (np.exp(teacher) * (teacher - student)).sum(axis=1),
         "confidence_gap": confidence[0] - confidence[1],
     }
@@ -130,8 +135,14 @@ def comparison_columns(student_logits, teacher_logits):
 
 def log_softmax(logits):
     logits = np.asarray(logits, np.float64)
-    shifted = logits - logits.max(axis=1, keepdims=True)
+    with np.errstate(invalid="ignore"):  # infinity minus infinity
+        shifted = logits - logits.max(axis=1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+
+
+def _defined(log_probabilities):
+    """`[n]` bool: the rows that are a distribution over the classes."""
+    return ~np.isnan(log_probabilities).any(axis=1)
 
 
 def _shared_top(one, other):

@@ -82,10 +82,15 @@ def _loaded(loader, path):
     try:
         return loader(path)
     except Exception as error:  # Keras and TensorFlow raise a dozen kinds for a damaged or foreign file
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__).strip(" .")
         raise InputError(
-            f"The model does not load: {reason}. Expected a model of stock layers. Received path={path}. Save it again."
+            f"The model does not load: {reason_of(error)}. Expected a model of stock layers. Received path={path}. "
+            "Save it again."
         ) from error
+
+
+def reason_of(error):
+    """The first line of an error that says something."""
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__).strip(" .")
 
 
 def load_teacher(path, *, name, dataset, teacher_precision, teacher_preprocessing="auto", download=False):

@@ -30,6 +30,7 @@ def learning_rate(config, steps_per_epoch):
         warm-up          p * (t + 1) / W                              for t < W
         constant         p
         cosine           p * (1 + cos(pi * (t - W) / (N - W))) / 2    for t >= W: 0 would be reached at t = N
+        linear           p * (1 - (t - W) / (N - W))                  for t >= W: the same
         multistep        p * f^(number of m_i <= t), times the warm-up's (t + 1) / W while t < W
 
     Args:
@@ -46,7 +47,7 @@ def learning_rate(config, steps_per_epoch):
     decayed = np.maximum(steps - warmup, 0) / max(total_steps - warmup, 1)
     factors = {
         "constant": 1.0,
-        "cosine": 1 - _RAMPS["cosine"](decayed),
+        **{shape: 1 - ramp(decayed) for shape, ramp in _RAMPS.items()},
         "multistep": schedule.factor
         ** _count_reached(schedule.epochs, steps, steps_per_epoch).astype(np.float64),
     }

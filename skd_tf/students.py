@@ -1,13 +1,19 @@
 """The student of a run: a network of ours, of keras.applications, of a user's function or file, and its start weights."""
 
+import hashlib
+import json
 import pathlib
+import tempfile
 
 import keras
 
-from skd_tf import applications, deploy, heads, models, networks, preprocessing, references
+from skd_tf import applications, deploy, folding, heads, models, networks, preprocessing, references
 from skd_tf.errors import InputError
 from skd_tf.networks.names import NETWORK_NAMES
 from skd_tf.progress import say
+
+# Keys of Keras' description of a model that say nothing of the function it computes.
+_NO_ARCHITECTURE = ("dtype", "module", "registered_name", "build_config", "compile_config", "keras_version", "backend")
 
 
 def build(config, dataset):
@@ -49,7 +55,61 @@ def _network(config, dataset):
     else:
         model = models.load(name)
         model = deploy.before_readout(model) or model
-    return _fitted(model, config, dataset)
+    model = _fitted(model, config, dataset)
+    if references.is_reference(name):
+        _require_reloadable(model, name)
+    return model
+
+
+def _require_reloadable(model, name):
+    """InputError where a user's network could not be written and read back, as a run ends: before training, not after."""
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder, "student.keras")
+            deploy.stock_copy(model).save(path)
+            keras.models.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:  # whatever Keras and the user's layers raise
+        raise InputError(
+            f"The student cannot be written and read back: {models.reason_of(error)}. Expected layers of Keras, or classes "
+            "with get_config() under @keras.saving.register_keras_serializable(), and no Lambda. Received "
+            f"--student={name}. Write that layer as such a class."
+        ) from error
+
+
+def fingerprint(model):
+    """SHA-256 of a network's layers, their settings and connections; None of a model that is no graph of layers.
+
+    Names of layers are no part of it, since Keras counts them through a process; nor are the precision, and whether
+    BatchNorm is Keras', fused or synchronized, which are the run's.
+    """
+    if folding.graph_of(model) is None:
+        return None
+    places = {}
+
+    def find(value):
+        """Numbers the names of the layers in the order of the description."""
+        if isinstance(value, dict):
+            config = value.get("config")
+            if "class_name" in value and isinstance(config, dict) and "name" in config:
+                places.setdefault(config["name"], len(places))
+            value = [item for key, item in value.items() if key not in _NO_ARCHITECTURE]
+        if isinstance(value, list):
+            for item in value:
+                find(item)
+
+    def plain(value):
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items() if key not in _NO_ARCHITECTURE}
+        if isinstance(value, list):
+            return [plain(item) for item in value]
+        if isinstance(value, str):
+            value = "BatchNormalization" if value.endswith("BatchNormalization") else value
+            return f"layer {places[value]}" if value in places else value
+        return value
+
+    description = json.loads(model.to_json())
+    find(description)
+    return hashlib.sha256(json.dumps(plain(description), sort_keys=True).encode()).hexdigest()
 
 
 def _fitted(model, config, dataset):

@@ -77,13 +77,14 @@ def test_a_file_system_that_flushes_no_folders_will_do_and_a_broken_one_will_not
 
 
 def test_a_sweep_takes_what_was_abandoned_and_nothing_else(tmp_path):
-    for name, age in (("old.json.0123abcd.tmp", 100), ("new.json.0123abcd.tmp", 0), ("old.json", 100)):
+    others = ["notes.tmp", "old.json", "results.0123abcz.tmp"]
+    for name, age in (("old.json.0123abcd.tmp", 100), ("new.json.0123abcd.tmp", 0), *((name, 100) for name in others)):
         (tmp_path / name).write_text("")
         os.utime(tmp_path / name, (time.time() - age,) * 2)
     atomic.sweep(tmp_path, older_than_seconds=50)
-    assert names(tmp_path) == ["new.json.0123abcd.tmp", "old.json"]
+    assert names(tmp_path) == ["new.json.0123abcd.tmp", *others]
     atomic.sweep(tmp_path)
-    assert names(tmp_path) == ["old.json"]
+    assert names(tmp_path) == others
     atomic.sweep(tmp_path / "none")
 
 

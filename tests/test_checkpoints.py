@@ -1,5 +1,8 @@
 """Checkpoints: whole or not there, of this network or refused, bit for bit."""
 
+import errno
+import pathlib
+
 import numpy as np
 import pytest
 from nets import batches, make_distiller, run, weights_of
@@ -60,13 +63,28 @@ def test_damaged_files_are_named_and_passed_over(tmp_path):
     assert files.restore(distiller, warnings.append) is None
 
 
+@pytest.mark.parametrize("refusal", [OSError(errno.ESTALE, "Stale file handle"), MemoryError()])
+def test_what_cannot_be_read_at_the_moment_is_not_damaged(tmp_path, monkeypatch, refusal):
+    distiller, files = make_distiller(), Checkpoints(tmp_path)
+    save(files, distiller, 7)
+
+    def refuse(path):
+        raise refusal
+
+    with monkeypatch.context() as during, pytest.raises(type(refusal)):
+        during.setattr(pathlib.Path, "read_bytes", refuse)
+        files.restore(distiller, pytest.fail)
+    assert files.restore(distiller, pytest.fail)[0] == 7
+
+
 def test_old_ones_go_and_unfinished_ones_do_not_count(tmp_path):
     distiller, files = make_distiller(), Checkpoints(tmp_path, keep=2)
     for step in (5, 10, 15):
         save(files, distiller, step)
-    (tmp_path / "step-000000020.tmp").write_bytes(b"half")
+    (tmp_path / "step-000000020.ckpt.0123abcd.tmp").write_bytes(b"half")
     assert [path.name for path in files.paths()] == ["step-000000010.ckpt", "step-000000015.ckpt"]
     assert files.restore(distiller, pytest.fail)[0] == 15
+    assert not list(tmp_path.glob("*.tmp"))
 
 
 def test_another_network_is_refused(tmp_path):

@@ -55,7 +55,7 @@ def _refusal(**settings):
         ("kd_weight", "linear 0 to 1 over 0 epochs", "linear 0 to 1 over 20 epochs", "--kd_weight=0.9"),
         ("kd_weight", None, "a number >= 0", "the default, 0.9"),
         ("label_weight", "-1", "or none", "the default, none"),
-        ("lr_schedule", "cosin", "constant, cosine, or multistep", "Did you mean cosine?"),
+        ("lr_schedule", "cosin", "constant, cosine, linear, or multistep", "Did you mean cosine?"),
         ("lr_schedule", "multistep:", "multistep:EPOCH,EPOCH", "--lr_schedule=cosine"),
         ("lr_schedule", "multistep:30,20", "multistep:EPOCH,EPOCH", "Put them in order"),
         ("lr_schedule", "multistep:30:0", "multistep:EPOCH,EPOCH", "numbers > 0"),

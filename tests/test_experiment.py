@@ -139,6 +139,7 @@ def test_errors_come_before_anything_is_trained(teacher, tmp_path):
         ({"teacher_checkpoint": str(teacher), "batch_size": 4000}, "smaller than a batch"),
         ({"teacher_checkpoint": str(teacher), "student_alone": str(tmp_path / "nobody")}, "No model there"),
         ({"teacher_checkpoint": str(teacher), "student_alone": str(teacher)}, "--student: cnn_8 -> cnn_2"),
+        ({"teacher_checkpoint": str(teacher), "dry_run": True}, "run\\(\\) trains"),
     ]
     for i, (settings, words) in enumerate(cases):
         with pytest.raises(InputError, match=words):

@@ -92,8 +92,9 @@ def test_after_a_full_disk_the_same_command_goes_on_and_a_whole_cache_may_be_rea
         full_disk(Place(finished, tmp_path, during), ".logits")
         assert run(**flags, workdir=tmp_path / "run")[0] == 2
     assert run(**flags, workdir=tmp_path / "run")[0] == 0
-    (tmp_path / "cache" / "abandoned.tmp").write_text("")
-    os.utime(tmp_path / "cache" / "abandoned.tmp", (0, 0))
+    abandoned = tmp_path / "cache" / "index.json.0123abcd.tmp"
+    abandoned.write_text("")
+    os.utime(abandoned, (0, 0))
     with contextlib.ExitStack() as during:
         read_only(Place(finished, tmp_path, during), "cache")
         code, errors = run(**flags, workdir=tmp_path / "other")

@@ -57,6 +57,21 @@ def test_ties_unlabelled_rows_and_few_classes():
     assert metrics.quality(np.array([[1e4, 0.0], [0.0, 1e4]]), [0, 0])["nll"] == pytest.approx(5e3)  # finite
 
 
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_what_is_no_number_is_wrong_and_agrees_with_nobody(bad):
+    logits, labels = np.eye(7), np.arange(7)
+    logits[2, 2] = bad
+    measured = metrics.quality(logits, labels)
+    assert measured["accuracy"] == measured["top5_accuracy"] == pytest.approx(6 / 7) and math.isnan(measured["nll"])
+    assert metrics.quality(np.full([2, 3], bad), [0, 1])["top5_accuracy"] == 0.0
+    assert metrics.per_class_accuracy(logits, labels) == [1.0, 1.0, 0.0, 1.0, 1.0, 1.0, 1.0]
+    near = metrics.comparison(logits, logits)
+    assert near["agreement"] == near["agreement_at_5"] == pytest.approx(6 / 7)
+    assert sum(row["count"] for row in metrics.reliability(logits, labels)) == 7
+    # A class that cannot be is minus infinity, and no reason to refuse the others.
+    assert metrics.quality(np.array([[0.0, -math.inf]]), [0])["accuracy"] == 1.0
+
+
 def test_closeness_to_the_teacher_is_the_loop_over_images(sample):
     student, teacher, _ = sample
     pairs = list(zip(student, teacher, strict=True))

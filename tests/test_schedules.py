@@ -22,6 +22,12 @@ def test_cosine_after_a_linear_warmup():
     assert rates[-1] > 0
 
 
+def test_linear_falls_by_equal_steps_after_the_warmup():
+    config = Config(epochs=3, warmup_epochs=1, learning_rate=0.8, lr_schedule="linear")
+    hand = [0.2, 0.4, 0.6, 0.8, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1]
+    np.testing.assert_allclose(schedules.learning_rate(config, 4), hand, rtol=1e-12)
+
+
 def test_multistep_milestones_stay_at_their_epochs_whatever_the_warmup():
     config = Config(epochs=5, learning_rate=1.0, lr_schedule="multistep:1,3,4:0.5", warmup_epochs=0)
     hand = [1, 1, 0.5, 0.5, 0.5, 0.5, 0.25, 0.25, 0.125, 0.125]
@@ -37,7 +43,7 @@ def test_the_field_protocol_multistep_has_factor_one_tenth():
                                [1, 1, 0.1, 0.1, 0.01, 0.01, 0.001, 0.001], rtol=1e-12)  # fmt: skip
 
 
-@pytest.mark.parametrize("lr_schedule", ["constant", "cosine", "multistep:15"])
+@pytest.mark.parametrize("lr_schedule", ["constant", "cosine", "linear", "multistep:15"])
 def test_the_default_warmup_is_a_twentieth_of_the_run(lr_schedule):
     config = Config(epochs=20, learning_rate=1.0, lr_schedule=lr_schedule)
     rates = schedules.learning_rate(config, 10)
@@ -49,7 +55,7 @@ def test_the_default_warmup_is_a_twentieth_of_the_run(lr_schedule):
 
 
 def test_a_warmup_as_long_as_the_run_ends_at_the_peak():
-    for lr_schedule in ("constant", "cosine"):
+    for lr_schedule in ("constant", "cosine", "linear"):
         config = Config(epochs=2, warmup_epochs=2, learning_rate=1.0, lr_schedule=lr_schedule)
         np.testing.assert_allclose(schedules.learning_rate(config, 2), [0.25, 0.5, 0.75, 1.0])
 

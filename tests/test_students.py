@@ -6,9 +6,10 @@ import keras
 import numpy as np
 import pytest
 
-from skd_tf import applications, data, deploy, experiment, heads, networks, students
+from skd_tf import applications, data, deploy, experiment, heads, networks, precision, students
 from skd_tf.config import Config
 from skd_tf.errors import InputError
+from skd_tf.sync_batch_norm import synchronized
 
 SMALL = {"epochs": 2, "batch_size": 100, "learning_rate": 0.1, "strategy": "one_device", "report": False}
 
@@ -36,6 +37,20 @@ def narrow(shape, classes):
     return small(shape, classes - 1)
 def nothing(shape, classes):
     return None
+class Unknown(keras.layers.Layer):
+    def call(self, x):
+        return 2 * x
+@keras.saving.register_keras_serializable("my_nets")
+class Known(Unknown):
+    pass
+def with_layer(layer, shape, classes):
+    return keras.Sequential([small(shape, classes, scale=True), layer])
+def unknown(shape, classes):
+    return with_layer(Unknown(), shape, classes)
+def known(shape, classes):
+    return with_layer(Known(), shape, classes)
+def lambda_(shape, classes):
+    return with_layer(keras.layers.Lambda(lambda x: 2 * x), shape, classes)
 """
     )
     sys.modules.pop("my_nets", None)
@@ -61,6 +76,34 @@ def test_a_function_makes_the_student_and_the_seed_its_weights(my_nets, digits, 
         digits, student="my_nets:small", student_preprocessing="raw").layers}  # fmt: skip
 
 
+def test_a_layer_of_ones_own_that_keras_knows_is_taken(my_nets, digits):
+    assert build(digits, student="my_nets:known").output_shape == (None, 10)
+
+
+def test_the_fingerprint_is_the_function_not_its_names_or_precision():
+    def net(activation="relu", rate=0.1, middle=()):
+        layers = [keras.Input((8, 8, 1)), keras.layers.Conv2D(4, 3, activation=activation)]
+        layers += [keras.layers.BatchNormalization(), *middle, keras.layers.Dropout(rate)]
+        layers += [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(10)]
+        return keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Rescaling(1 / 255), keras.Sequential(layers)])
+
+    same = net(), synchronized(net()), precision.set_precision(net(), "bfloat16")
+    assert {students.fingerprint(one) for one in same} == {students.fingerprint(net())}
+    others = net("tanh"), net(rate=0.2), net(middle=[keras.layers.ReLU()])
+    assert len({students.fingerprint(one) for one in (net(), *others)}) == 4
+
+
+def test_a_student_that_has_changed_is_refused(my_nets, tmp_path):
+    config = Config(student="my_nets:small", loss="cross_entropy", **SMALL)
+    experiment.run(config, tmp_path / "run")
+    (tmp_path / "run" / "result.json").unlink()
+    file = tmp_path / "my_nets.py"
+    file.write_text(file.read_text().replace('activation="relu"', 'activation="tanh"'))
+    sys.modules.pop("my_nets")
+    with pytest.raises(InputError, match="student has changed since this run began"):
+        experiment.run(config, tmp_path / "run")
+
+
 def test_a_softmax_is_taken_off(my_nets, digits, capsys):
     keras.utils.set_random_seed(0)
     import my_nets as module
@@ -80,7 +123,12 @@ def test_a_softmax_is_taken_off(my_nets, digits, capsys):
 
 @pytest.mark.parametrize(
     ("student", "words"),
-    [("narrow", "other classes.*10.*9"), ("nothing", "another thing.*NoneType"), ("missing", "no such function")],
+    [
+        ("narrow", "other classes.*10.*9"), ("nothing", "another thing.*NoneType"), ("missing", "no such function"),
+        # Else found out after the training, when the student is to be written and measured.
+        ("unknown", "cannot be written and read back.*register_keras_serializable"),
+        ("lambda_", "cannot be written and read back.*Lambda"),
+    ],
 )
 def test_a_wrong_function_is_one_line(my_nets, digits, student, words):
     with pytest.raises(InputError, match=words):

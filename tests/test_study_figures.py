@@ -29,12 +29,13 @@ def test_a_figure_is_drawn_and_names_its_records(name, share, tmp_path, monkeypa
     cell = next(cell for cell in records if cell.study == source)
     other = records | {cell: records[cell] | {"seconds": 1.0}}
     assert [line.split(": ", 1)[1] for line in figure_files.problems(other, tmp_path)] == [
-        f"drawn from other records, or by another study_figures.py. Run python tools/plot.py {name}."
+        f"drawn from other records, or by other code of tools/. Run python tools/plot.py {name}."
     ]
-    monkeypatch.setattr(figure_files, "_DRAWS", tmp_path / "code.py")
-    figure_files._DRAWS.touch()
+    code = tmp_path / "code.py"
+    code.touch()
+    monkeypatch.setattr(figure_files, "_DRAWS", [code])
     assert len(figure_files.problems(records, tmp_path)) == 2  # the other code itself is no figure
-    figure_files._DRAWS.unlink()
+    code.unlink()
     monkeypatch.undo()
     gone = {path.stem for path in map(figure_files.path_of, figure_files.CAPTIONS)} - {name}
     lines = figure_files.missing(records, tmp_path)

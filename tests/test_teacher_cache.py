@@ -178,6 +178,8 @@ def test_fewer_epochs_than_the_run_go_round(teacher_file, digits, tmp_path):
     assert mismatch(teacher, batches) < 1e-2
     pictures = [{image.tobytes() for x, _ in batches[e * STEPS :][:STEPS] for image in x["image"]} for e in range(3)]
     assert len(pictures[0] & pictures[2]) > 750 > len(pictures[0] & pictures[1])  # eight are dropped, in another order
+    alone = stream(config, digits, None, last_step=3 * STEPS)  # a student without a teacher sees the same
+    assert all(np.array_equal(x["image"], images) for (x, _), (images, _) in zip(batches, alone, strict=True))
 
 
 def test_no_room_no_right_and_no_range_are_one_line(tmp_path, monkeypatch):

@@ -127,6 +127,15 @@ def test_other_classes_and_channels_are_found_before_training(tmp_path, facts, w
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
+def test_logits_that_are_not_finite_are_found_before_training(tmp_path, digits):
+    net = network()
+    net.layers[-1].set_weights([np.full_like(weight, 1e5) for weight in net.layers[-1].get_weights()])
+    net.save(tmp_path / "net.keras")
+    config = Config(teacher_checkpoint=str(tmp_path / "net.keras"), teacher_precision="float16", **SMALL)
+    with pytest.raises(InputError, match=r"logits are not finite.*--teacher_precision=float32"):
+        experiment.run(config, tmp_path / "run")
+
+
 def test_an_application_without_weights_is_one_line(tmp_path, monkeypatch, digits):
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     with pytest.raises(InputError, match="--download"):

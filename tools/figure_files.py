@@ -17,7 +17,7 @@ CAPTIONS = {
     "calibration": "Reliability of the resnet56's students, and ECE of all, on the sphere and in the raw softmax",
     "cifar100": "Test top-1 of each method on CIFAR-100, minus the student alone's of the same seed",
 }
-_DRAWS = pathlib.Path(__file__).with_name("study_figures.py")
+_DRAWS = [pathlib.Path(__file__).with_name(name) for name in ("study_figures.py", "study_numbers.py")]
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
@@ -26,10 +26,11 @@ def path_of(name, folder=FOLDER):
 
 
 def digest(name, records):
-    """SHA-256 over the records that a figure is drawn from, of {cell: record}, and study_figures.py."""
+    """SHA-256 over the records that a figure is drawn from, of {cell: record}, and the code that draws and computes."""
     study = studies.STUDIES[name]
     mine = {cell.path: record for cell, record in records.items() if cell.study in (name, *study.drawn_from)}
-    return hashlib.sha256(json.dumps(mine, sort_keys=True).encode() + _DRAWS.read_bytes()).hexdigest()
+    code = b"".join(path.read_bytes() for path in _DRAWS)
+    return hashlib.sha256(json.dumps(mine, sort_keys=True).encode() + code).hexdigest()
 
 
 def is_due(name, records):
@@ -62,13 +63,13 @@ def drawn_from(path):
 
 
 def problems(records, folder=FOLDER):
-    """Lines on figures that were drawn from other records, or by another study_figures.py, than those that are there."""
+    """Lines on figures that were drawn from other records, or by other code, than those that are there."""
     lines = []
     for path in sorted(pathlib.Path(folder).glob("*")):
         if path.suffix != ".png" or path.stem not in CAPTIONS:
             lines.append(f"{path}: no study has this figure. Remove it.")
         elif drawn_from(path) != digest(path.stem, records):
-            lines.append(f"{path}: drawn from other records, or by another study_figures.py. "
+            lines.append(f"{path}: drawn from other records, or by other code of tools/. "
                          f"Run python tools/plot.py {path.stem}.")  # fmt: skip
     return lines
 

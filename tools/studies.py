@@ -187,11 +187,19 @@ STUDIES = {
         ),
         Study(
             "pilot_schedule",
-            "Is the pilot's higher SKD one of its peak rate of 0.1, or of no warm-up? The cosine stays.",
+            "Is the pilot's higher accuracy one of its schedule, or of more images?",
             base="base.flags",
-            rows={"kd": "rows/kd.flags", "skd": "rows/skd.flags", "not_centered": "rows/sphere/not_centered.flags"},
+            alone=dict.fromkeys(("none", "none_linear", "none_linear_all"), "rows/none.flags"),
+            rows={
+                **dict.fromkeys(("kd", "kd_linear", "kd_linear_all"), "rows/kd.flags"),
+                **dict.fromkeys(("skd", "skd_linear", "skd_linear_all"), "rows/skd.flags"),
+                "not_centered": "rows/sphere/not_centered.flags",
+            },
             pairs={"resnet56": "pairs/resnet56.flags"},
-            further={"resnet56": ("--learning_rate=0.1", "--warmup_epochs=0")},
+            further=dict.fromkeys((NO_PAIR, "resnet56"), ("--learning_rate=0.1", "--warmup_epochs=0"))
+            | {(f"{row}_linear{suffix}", NO_PAIR if row == "none" else "resnet56"): ("--lr_schedule=linear", *images)
+               for row in ("none", "kd", "skd")
+               for suffix, images in {"": (), "_all": ("--validation_fraction=0",)}.items()},
             drawn_from=("capacity_gap", "rates", "sphere"),  # the other schedules
         ),
         Study(

@@ -38,6 +38,11 @@ class Group:
     def accuracies(self):
         return self.values("student", "accuracy")
 
+    @property
+    def held_out(self):
+        """{seed: top-1 on the held-out images after the last epoch}."""
+        return {seed: epochs[-1] for seed, epochs in self.values("by_epoch", "val_accuracy").items()}
+
 
 def group_of(study, pair, row, records):
     """The `Group` of a row and pair of a Study, from {cell: record}."""
@@ -59,6 +64,23 @@ def training_seconds(record):
 def paired(values, others):
     """Differences value - other over the seeds that both have, in the order of seeds."""
     return [values[seed] - others[seed] for seed in sorted(set(values) & set(others))]
+
+
+def seed_means(columns):
+    """The mean over columns {seed: number} of every seed that all of them have."""
+    seeds = sorted(set.intersection(*(set(column) for column in columns)))
+    return [sum(column[seed] for column in columns) / len(columns) for seed in seeds]
+
+
+def seed_ranges(columns):
+    """{seed: highest minus lowest} over columns {seed: number}, for the seeds that all of them have."""
+    seeds = sorted(set.intersection(*(set(column) for column in columns)))
+    return {seed: max(column[seed] for column in columns) - min(column[seed] for column in columns) for seed in seeds}
+
+
+def seed_changes(values, others):
+    """{seed: value - other} over the seeds that both have."""
+    return dict(zip(sorted(values.keys() & others.keys()), paired(values, others), strict=True))
 
 
 def slope(xs, ys):

@@ -22,14 +22,15 @@ def train_stream(
 
     Args:
       dataset: a `Dataset`.
-      config: `batch_size` (global), `seed` (order) and `data_seed` (augmentation) are used.
+      config: `batch_size` (global), `seed` (order), `data_seed` (augmentation) and `teacher_cache_epochs` are used: so many
+        epochs of augmentation are there, and start again after them; 0 is one for each epoch.
       steps_per_epoch: full global batches in an epoch; the short last one is dropped.
       first_step: global step to start from.
       last_step: global step to end before.
       shards: replicas in all; they divide the global batch.
       shard_range: the replicas fed by this stream, all of them by default.
       logit_files: paths of `TeacherCache` files for epochs 0, 1, ..., in the order of `dataset.train`; augmentation then
-        has as many epochs as there are files, and starts again after them.
+        has as many epochs as there are files.
 
     Returns:
       tf.data.Dataset of (images uint8 `[batch / shards, h, w, c]`, labels int32 `[batch / shards]`); with logit files
@@ -44,6 +45,7 @@ def train_stream(
     part = config.batch_size // shards
     rows_per_epoch = steps_per_epoch * config.batch_size
     stored = isinstance(train.images, StoredImages)
+    period = len(logit_files) if logit_files else config.teacher_cache_epochs
     with tf.device("CPU"):
         files = tf.constant(logit_files or [""])
         images = train.images if stored else tf.constant(train.images)
@@ -53,7 +55,7 @@ def train_stream(
         order = tf.random.experimental.stateless_shuffle(
             tf.range(examples), seed=tf.stack([tf.constant(config.seed, tf.int64), epoch + _SHUFFLE_STREAM]), alg="philox"
         )
-        pictures = epoch % len(logit_files) if logit_files else epoch
+        pictures = epoch % period if period else epoch
         table = augment.draws(config.data_seed, pictures, last_index + 1)
         drawn = {"rows": order, "table": tf.gather(tf.gather(table, index), order)}
         if logit_files:

@@ -1,0 +1,43 @@
+"""What study 1 and 2 say of larger teachers and of temperatures, a second time: by the held-out images."""
+
+import studies
+from study_numbers import group_of, seed_changes, seed_means, seed_ranges
+from study_text import interval_text, label, markdown
+
+MEASURES = {"test split": lambda group: group.accuracies, "held-out images": lambda group: group.held_out}
+
+
+def held_out(records):
+    gap, temperature = studies.STUDIES["capacity_gap"], studies.STUDIES["temperature"]
+    smallest, largest = next(iter(gap.pairs)), next(reversed(gap.pairs))
+    several = [t for t in studies.TEMPERATURES if len(temperature.seeds_for(f"kd_t{t}", largest)) > 1]
+    lines = {}
+
+    for measure in MEASURES.values():
+
+        def taught(method, pair, measure=measure):
+            return measure(group_of(gap, pair, method, records))
+
+        def at(method, t, measure=measure):
+            return measure(group_of(temperature, largest, f"{method}_t{t}", records))
+
+        found = {
+            f"{label(method)}: {largest} minus {smallest} as the teacher":
+                seed_changes(taught(method, largest), taught(method, smallest)) for method in ("kd", "skd")
+        }  # fmt: skip
+        found["SKD - KD, mean of the four teachers"] = dict(enumerate(seed_means(
+            [seed_changes(taught("skd", pair), taught("kd", pair)) for pair in gap.pairs])))  # fmt: skip
+        ranges = {method: seed_ranges([at(method, t) for t in several]) for method in studies.BY_TEMPERATURE}
+        for method, its in ranges.items():
+            found[f"{label(method)}: range over T = {', '.join(map(str, several))}"] = its
+        found["SKD's range minus KD's"] = seed_changes(ranges["skd"], ranges["kd"])
+        for method in ("kd", "skd"):
+            found[f"{label(method)}: T = {several[-1]} minus T = {several[-2]}"] = seed_changes(
+                at(method, several[-1]), at(method, several[-2]))  # fmt: skip
+        for what, by_seed in found.items():
+            lines.setdefault(what, [str(len(by_seed))]).append(interval_text(list(by_seed.values())))
+    head = ["top-1, paired by seed", "seeds", *MEASURES]
+    return f"{markdown(head, [[what, *texts] for what, texts in lines.items()])}\n\nMean, and 95% interval by Student's t."
+
+
+TABLES = {"held_out": held_out}
