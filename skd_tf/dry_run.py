@@ -4,7 +4,7 @@ import dataclasses
 import json
 import pathlib
 
-from skd_tf import cluster, devices, grammar, image_folders, schedules, sources
+from skd_tf import cluster, devices, geometry, grammar, image_folders, schedules, sources
 from skd_tf.cli import FIELDS
 from skd_tf.errors import InputError
 from skd_tf.knobs import as_text
@@ -165,6 +165,8 @@ def _loss(config, sizes):
     if not config.needs_teacher:
         return [f"{config.loss:14} labels alone, weight 1, no teacher"]
     classes = sizes.num_classes if sizes else None
+    if config.loss == "spherical":
+        geometry.require_room(classes, config.center)
     radius = config.radius
     if radius == "auto":
         number = f"{2 * classes**0.5:.4f}" if classes else "known with the classes"

@@ -9,7 +9,10 @@ from skd_tf import (
     cluster,
     data,
     deploy,
+    dry_run,
     evaluation,
+    geometry,
+    losses,
     measurements,
     metrics,
     models,
@@ -77,6 +80,9 @@ def _run(config, workdir, data_dir):
         return folder.result
     write_text(folder / "flags.txt", cli.write_flags(config))
     _check_student_alone(config)
+    sizes = dry_run.dataset_sizes(config, data_dir)
+    if sizes and losses.LOSSES[config.loss].readout == "sphere":  # before a teacher is trained
+        geometry.require_room(sizes.num_classes, config.center)
     watch = Stopwatch()
     with watch("data and teacher"):
         setup = prepare(config, folder, data_dir)

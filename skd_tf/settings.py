@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from skd_tf import losses
+from skd_tf import geometry, losses
 from skd_tf.errors import InputError
 
 
@@ -82,6 +82,8 @@ class WithSettings:
 
     def _fix_radius(self):
         """Puts the radius in force; makes it unknown where it waits for the number of classes or for adapt()."""
+        if self.objective.row.readout == "sphere":
+            geometry.require_room(self._num_classes, self.objective.center)
         waits = self._radius_argument == "auto" and self._num_classes is None
         radius = "auto" if waits else losses.resolve_radius(self._radius_argument, self._num_classes)
         with restoring() if isinstance(radius, str) else contextlib.nullcontext():

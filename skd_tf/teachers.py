@@ -153,6 +153,9 @@ def fingerprint(path):
 
 
 def chance_level(accuracy, classes, examples):
-    """Whether an accuracy could be that of guessing: within three standard errors above 1 / classes."""
+    """Whether an accuracy could be that of guessing: within three standard errors above 1 / classes, and below 1.
+
+    A handful of images can all be right by chance; that is no reason to refuse the teacher.
+    """
     chance = 1 / classes
-    return accuracy <= chance + 3 * math.sqrt(chance * (1 - chance) / examples)
+    return accuracy < 1 and accuracy <= chance + 3 * math.sqrt(chance * (1 - chance) / examples)

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import math
 
 import tensorflow as tf
 
@@ -10,6 +9,7 @@ from skd_tf import (
     cluster,
     data,
     devices,
+    geometry,
     grammar,
     loop,
     optimizers,
@@ -149,10 +149,17 @@ def _announce(config, setup, distiller, steps_per_epoch):
     if distiller.objective.row.readout != "sphere":
         return
     radius, classes = float(distiller.radius.numpy()), dataset.num_classes
-    top = 1 / (1 + (classes - 1) * math.exp(-radius * math.sqrt(classes / (classes - 1)) / config.temperature))
+    top = geometry.top_probability(classes, radius, config.temperature)
     say(f"Radius {radius:.4g} ({config.radius}), temperature {config.temperature:g}: top probability at most {top:.3f}.")
     if top < _LEAST_TOP_PROBABILITY:
         warn(f"--radius / --temperature is too small for the sphere to represent the teacher: no class can pass {top:.3f}.")
+    weights = {name: float(getattr(distiller, name).numpy()) for name in ("kd_weight", "label_weight")}
+    if classes > 2 and any(weights.values()):
+        second = geometry.second_minimum_radius(classes, temperature=config.temperature, **weights)
+        if radius > second:
+            warn(f"from R = {second:.3g}, at this temperature and these weights, an image or a whole class can come to rest "
+                 f"opposite its label (docs/sphere.md), and R is {radius:.4g}: take a smaller --radius or a higher "
+                 "--temperature.")  # fmt: skip
 
 
 def _train(config, setup, folder, distiller, steps_per_epoch, logit_files, keep_best):
