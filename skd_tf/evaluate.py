@@ -41,12 +41,9 @@ def main(flag_values):
     quiet.import_tensorflow()
     from skd_tf import data, summary
     from skd_tf.progress import say
-    from skd_tf.workdir import recorded_config, write_json
+    from skd_tf.workdir import write_json
 
-    base = None
-    if not {"dataset", "image_size"} & cli.explicit_names(flag_values):  # then the data of the first run among the models
-        base = next(filter(None, (recorded_config(path) for path in flag_values.model)), None)
-    config = cli.config_from(flag_values, base).replace(validation_fraction=0.0)
+    config = _settings(flag_values)
     for path in (*flag_values.model, *([flag_values.teacher] if flag_values.teacher else [])):
         _require_unseen(path, config)
     runs = [_calibrated_run(path, config) for path in flag_values.model] if flag_values.calibrate else []
@@ -159,6 +156,20 @@ def calibrate(workdir, dataset):
         f"Kept in {pathlib.Path(workdir) / calibration.FILE} for export."
     )
     return temperature
+
+
+def _settings(flag_values):
+    """The Config to read the test split by: what the flags say, the rest as the first run among the models."""
+    from skd_tf.workdir import as_named, recorded_config
+
+    named = cli.config_from(flag_values)
+    if not {"dataset", "image_size"} & cli.explicit_names(flag_values):
+        for path in flag_values.model:
+            base = recorded_config(path)
+            if base:
+                named = cli.config_from(flag_values, as_named(base, path, download=named.download))
+                break
+    return named.replace(validation_fraction=0.0)
 
 
 def _require_unseen(path, config):

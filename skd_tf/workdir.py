@@ -12,6 +12,7 @@ import shutil
 from skd_tf import atomic, cluster, image_folders
 from skd_tf.config import Config
 from skd_tf.errors import InputError
+from skd_tf.known_datasets import is_code
 from skd_tf.progress import warn
 
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # what file systems answer that lock no files
@@ -152,6 +153,27 @@ def recorded_config(path):
             f"The recorded settings are damaged ({error}). Expected JSON. Received {file}. "
             "Choose another --workdir, or add --overwrite to begin anew."
         ) from error
+
+
+def as_named(recorded, place, *, dataset=None, download=False):
+    """A recorded Config to read its data by: what it says of code and downloads counts only where the user says it too.
+
+    Args:
+      recorded: a `Config` that somebody else may have written.
+      place: where it was read, for the message.
+      dataset: the dataset that the user named, or None.
+      download: whether the user allows it.
+
+    Raises:
+      InputError: the record names code, and the user does not.
+    """
+    if is_code(recorded.dataset) and dataset != recorded.dataset:
+        raise InputError(
+            f"A run's data comes from code, which its record alone does not get run. Expected --dataset={recorded.dataset} "
+            f"from you. Received {f'--dataset={dataset}' if dataset else 'no --dataset'} with {place}. Add it if you trust "
+            "that code."
+        )
+    return recorded.replace(download=download)
 
 
 def other_test_images(path, config):

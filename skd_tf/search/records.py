@@ -97,7 +97,22 @@ class Records:
     def read(self, number):
         """The record of a trial, or None."""
         file = self.trial_folder(number) / "record.json"
-        return _read_json(file) if file.is_file() else None
+        if not file.is_file():
+            return None
+        record = _read_json(file)
+        if not self._is_of_this_search(record):
+            raise InputError(
+                f"A record is not of this search. Expected a value of each of {', '.join(self.plan.names)}, from its space. "
+                f"Received {file}. Put back a copy, or add --overwrite to begin anew."
+            )
+        return record
+
+    def _is_of_this_search(self, record):
+        """A setting that is not searched, or a network that is not listed, would be code of a stranger's choice."""
+        values = record.get("values") if isinstance(record, dict) else None
+        if not isinstance(values, dict) or values.keys() != set(self.plan.names):
+            return False
+        return all(values[dimension.name] in dimension.values for dimension in self.plan.space if dimension.values)
 
     def write(self, record):
         folder = self.trial_folder(record["trial"])
