@@ -6,6 +6,8 @@ from absl import flags
 
 from skd_tf import cli, quiet
 from skd_tf.errors import InputError
+from skd_tf.recorded import as_named, other_test_images, recorded_config
+from skd_tf.workdir import refuse_own_file, write_json
 
 _SETTINGS = (
     "data_dir", "dataset", "download", "data_seed", "image_size", "augmentation", "cache_dataset", "teacher_preprocessing",
@@ -38,11 +40,11 @@ def main(flag_values):
         raise InputError(
             f"The output has no folder. Expected an existing folder. Received --output={output}. Make {output.parent} first."
         )
+    if output:
+        refuse_own_file(output)
     quiet.import_tensorflow()
     from skd_tf import data, summary
     from skd_tf.progress import say
-    from skd_tf.workdir import write_json
-
     config = _settings(flag_values)
     for path in (*flag_values.model, *([flag_values.teacher] if flag_values.teacher else [])):
         _require_unseen(path, config)
@@ -160,8 +162,6 @@ def calibrate(workdir, dataset):
 
 def _settings(flag_values):
     """The Config to read the test split by: what the flags say, the rest as the first run among the models."""
-    from skd_tf.workdir import as_named, recorded_config
-
     named = cli.config_from(flag_values)
     if not {"dataset", "image_size"} & cli.explicit_names(flag_values):
         for path in flag_values.model:
@@ -174,8 +174,6 @@ def _settings(flag_values):
 
 def _require_unseen(path, config):
     """InputError where the run behind a model has trained on images that it would be tested on."""
-    from skd_tf.workdir import other_test_images
-
     seed = other_test_images(path, config)
     if seed is not None:
         raise InputError(
@@ -187,8 +185,6 @@ def _require_unseen(path, config):
 
 def _calibrated_run(path, config):
     """The Config of the run in a workdir, checked to hold images out of its training."""
-    from skd_tf.workdir import recorded_config
-
     run = recorded_config(path)
     if run is None or not run.validation_fraction:
         raise InputError(

@@ -8,7 +8,8 @@ from absl import flags
 
 from skd_tf import cli, quiet
 from skd_tf.errors import InputError
-from skd_tf.workdir import as_named, read_json, write_text
+from skd_tf.recorded import as_named, read_json, read_result
+from skd_tf.workdir import write_text
 
 
 def define(flag_values):
@@ -121,12 +122,12 @@ def export(
 
 
 def _result_of(workdir):
-    file = workdir / "result.json"
-    if not file.is_file():
+    result = read_result(workdir)
+    if result is None:
         raise InputError(
-            f"The run is not finished. Expected {file.name} in it. Received workdir={workdir}. Train it to the end first."
+            f"The run is not finished. Expected result.json in it. Received workdir={workdir}. Train it to the end first."
         )
-    return read_json(file, "The result", "Remove it: the run's command then measures again.")
+    return result
 
 
 def cli_main():

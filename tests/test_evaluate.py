@@ -13,7 +13,7 @@ import pytest
 from skd_tf import calibration, data, deploy, evaluate, evaluation, experiment, losses, metrics, models
 from skd_tf.config import Config
 from skd_tf.errors import InputError
-from skd_tf.workdir import other_test_images
+from skd_tf.recorded import other_test_images
 
 
 @pytest.fixture(scope="module")
