@@ -6,7 +6,9 @@ from absl import flags
 
 from skd_tf import cli, quiet
 from skd_tf.errors import InputError
-from skd_tf.recorded import as_named, other_test_images, recorded_config
+from skd_tf.known_datasets import size_and_resize
+from skd_tf.progress import say, warn
+from skd_tf.recorded import as_named, other_test_images, recorded_config, run_behind, workdir_of
 from skd_tf.workdir import refuse_own_file, write_json
 
 _SETTINGS = (
@@ -44,13 +46,14 @@ def main(flag_values):
         refuse_own_file(output)
     quiet.import_tensorflow()
     from skd_tf import data, summary
-    from skd_tf.progress import say
+
     config = _settings(flag_values)
     for path in (*flag_values.model, *([flag_values.teacher] if flag_values.teacher else [])):
         _require_unseen(path, config)
     runs = [_calibrated_run(path, config) for path in flag_values.model] if flag_values.calibrate else []
     say(f"Test split of {config.dataset}")
     dataset = data.load(config, flag_values.data_dir)
+    _tell_other_pixels(flag_values.model, config, dataset)
     temperatures = {}
     for path, run in zip(flag_values.model, runs, strict=False):
         held_out = data.load(run.replace(download=config.download), flag_values.data_dir, test=False)
@@ -137,7 +140,6 @@ def evaluate(
 def calibrate(workdir, dataset):
     """Fits a student's temperature on `dataset.validation` and stores it in its workdir; returns it."""
     from skd_tf import calibration, evaluation, metrics, models
-    from skd_tf.progress import say
 
     model = models.load(workdir)
     models.check_fits(model, dataset, workdir)
@@ -161,15 +163,32 @@ def calibrate(workdir, dataset):
 
 
 def _settings(flag_values):
-    """The Config to read the test split by: what the flags say, the rest as the first run among the models."""
-    named = cli.config_from(flag_values)
-    if not {"dataset", "image_size"} & cli.explicit_names(flag_values):
-        for path in flag_values.model:
-            base = recorded_config(path)
-            if base:
-                named = cli.config_from(flag_values, as_named(base, path, download=named.download))
-                break
-    return named.replace(validation_fraction=0.0)
+    """The Config to read the test split by: the flags, over what the first run of that dataset among the models has."""
+    config = cli.config_from(flag_values)
+    dataset = config.dataset if "dataset" in cli.explicit_names(flag_values) else None
+    for path in flag_values.model:
+        run = run_behind(path) if dataset else recorded_config(workdir_of(path))
+        if run and dataset in (None, run.dataset):
+            config = cli.config_from(flag_values, as_named(run, path, dataset=dataset, download=config.download))
+            break
+    return config.replace(validation_fraction=0.0)
+
+
+def _tell_other_pixels(paths, config, dataset):
+    """Warns of models that their runs have measured on images of another size, or on another part of each."""
+
+    def shown(settings):  # (side of the middle that is cut out, shorter side before)
+        return tuple(side or dataset.image_shape[0] for side in size_and_resize(settings))
+
+    for path in paths:
+        run = run_behind(path)
+        if run and shown(run) != shown(config):
+            (here, whole), (there, whole_there) = shown(config), shown(run)
+            warn(
+                f"{path} is measured on other pixels than in its run: on the middle {here} of {whole} here, {there} of "
+                f"{whole_there} there (--image_size={run.image_size} --augmentation={run.augmentation}). By itself, and "
+                "without such flags, it is measured as there."
+            )
 
 
 def _require_unseen(path, config):

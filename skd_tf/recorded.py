@@ -43,6 +43,20 @@ def recorded_config(path):
     return record and Config.from_json({name: value for name, value in record.items() if name != "resolved"})
 
 
+def workdir_of(model):
+    """The folder of the run that a model would be of, by its path: a workdir, or the file or the SavedModel in one."""
+    place = pathlib.Path(model)
+    return place.parent if place.name in ("student.keras", "saved_model") else place
+
+
+def run_behind(model):
+    """The Config of the run that a model is of; None for a model of no run, or of one that this version does not know."""
+    try:
+        return recorded_config(workdir_of(model))
+    except InputError:  # a config.json of another program's, or damaged
+        return None
+
+
 def read_result(path):
     """The result.json of the run in a workdir, None without one; InputError where it is damaged or not of a run."""
     file = pathlib.Path(path) / "result.json"
@@ -86,11 +100,7 @@ def other_test_images(path, config):
     """
     if not image_folders.test_is_drawn(config.dataset):
         return None
-    place = pathlib.Path(path)
-    try:
-        run = recorded_config(place.parent if place.name in ("student.keras", "saved_model") else place)
-    except InputError:  # a config.json of another program's
-        return None
+    run = run_behind(path)
     if run is None or run.dataset != config.dataset or run.data_seed == config.data_seed:
         return None
     return run.data_seed
