@@ -2,14 +2,14 @@
 
 import dataclasses
 import json
-import pathlib
 
 from skd_tf import cluster, devices, geometry, grammar, image_folders, schedules, sources
 from skd_tf.cli import FIELDS
 from skd_tf.errors import InputError
 from skd_tf.knobs import as_text
 from skd_tf.known_datasets import augmentation_of, kind_of, known_of, size_and_resize
-from skd_tf.workdir import recorded_config, refuse_differences
+from skd_tf.recorded import read_result, recorded_config, settings_record
+from skd_tf.workdir import refuse_differences
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,11 +79,13 @@ def dataset_sizes(config, data_dir=None):
 def _workdir(config, workdir):
     if not workdir:
         return "not given"
+    if config.overwrite:
+        return f"{workdir}{', begun anew' if settings_record(workdir) else ''}"
     before = recorded_config(workdir)
-    if before is None or config.overwrite:
-        return f"{workdir}{', begun anew' if before else ''}"
+    if before is None:
+        return f"{workdir}"
     refuse_differences(workdir, before, config)
-    finished = (pathlib.Path(workdir) / "result.json").is_file()
+    finished = read_result(workdir) is not None
     return f"{workdir}, {'finished: nothing would run' if finished else 'of these settings: it would resume'}"
 
 

@@ -6,6 +6,10 @@ from absl import flags
 
 from skd_tf import cli, quiet
 from skd_tf.errors import InputError
+from skd_tf.known_datasets import size_and_resize
+from skd_tf.progress import say, warn
+from skd_tf.recorded import as_named, other_test_images, recorded_config, run_behind, workdir_of
+from skd_tf.workdir import refuse_own_file, write_json
 
 _SETTINGS = (
     "data_dir", "dataset", "download", "data_seed", "image_size", "augmentation", "cache_dataset", "teacher_preprocessing",
@@ -38,20 +42,18 @@ def main(flag_values):
         raise InputError(
             f"The output has no folder. Expected an existing folder. Received --output={output}. Make {output.parent} first."
         )
+    if output:
+        refuse_own_file(output)
     quiet.import_tensorflow()
     from skd_tf import data, summary
-    from skd_tf.progress import say
-    from skd_tf.workdir import recorded_config, write_json
 
-    base = None
-    if not {"dataset", "image_size"} & cli.explicit_names(flag_values):  # then the data of the first run among the models
-        base = next(filter(None, (recorded_config(path) for path in flag_values.model)), None)
-    config = cli.config_from(flag_values, base).replace(validation_fraction=0.0)
+    config = _settings(flag_values)
     for path in (*flag_values.model, *([flag_values.teacher] if flag_values.teacher else [])):
         _require_unseen(path, config)
     runs = [_calibrated_run(path, config) for path in flag_values.model] if flag_values.calibrate else []
     say(f"Test split of {config.dataset}")
     dataset = data.load(config, flag_values.data_dir)
+    _tell_other_pixels(flag_values.model, config, dataset)
     temperatures = {}
     for path, run in zip(flag_values.model, runs, strict=False):
         held_out = data.load(run.replace(download=config.download), flag_values.data_dir, test=False)
@@ -138,7 +140,6 @@ def evaluate(
 def calibrate(workdir, dataset):
     """Fits a student's temperature on `dataset.validation` and stores it in its workdir; returns it."""
     from skd_tf import calibration, evaluation, metrics, models
-    from skd_tf.progress import say
 
     model = models.load(workdir)
     models.check_fits(model, dataset, workdir)
@@ -161,10 +162,37 @@ def calibrate(workdir, dataset):
     return temperature
 
 
+def _settings(flag_values):
+    """The Config to read the test split by: the flags, over what the first run of that dataset among the models has."""
+    config = cli.config_from(flag_values)
+    dataset = config.dataset if "dataset" in cli.explicit_names(flag_values) else None
+    for path in flag_values.model:
+        run = run_behind(path) if dataset else recorded_config(workdir_of(path))
+        if run and dataset in (None, run.dataset):
+            config = cli.config_from(flag_values, as_named(run, path, dataset=dataset, download=config.download))
+            break
+    return config.replace(validation_fraction=0.0)
+
+
+def _tell_other_pixels(paths, config, dataset):
+    """Warns of models that their runs have measured on images of another size, or on another part of each."""
+
+    def shown(settings):  # (side of the middle that is cut out, shorter side before)
+        return tuple(side or dataset.image_shape[0] for side in size_and_resize(settings))
+
+    for path in paths:
+        run = run_behind(path)
+        if run and shown(run) != shown(config):
+            (here, whole), (there, whole_there) = shown(config), shown(run)
+            warn(
+                f"{path} is measured on other pixels than in its run: on the middle {here} of {whole} here, {there} of "
+                f"{whole_there} there (--image_size={run.image_size} --augmentation={run.augmentation}). By itself, and "
+                "without such flags, it is measured as there."
+            )
+
+
 def _require_unseen(path, config):
     """InputError where the run behind a model has trained on images that it would be tested on."""
-    from skd_tf.workdir import other_test_images
-
     seed = other_test_images(path, config)
     if seed is not None:
         raise InputError(
@@ -176,8 +204,6 @@ def _require_unseen(path, config):
 
 def _calibrated_run(path, config):
     """The Config of the run in a workdir, checked to hold images out of its training."""
-    from skd_tf.workdir import recorded_config
-
     run = recorded_config(path)
     if run is None or not run.validation_fraction:
         raise InputError(

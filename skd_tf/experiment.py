@@ -25,9 +25,10 @@ from skd_tf import (
 from skd_tf.config import Config
 from skd_tf.errors import InputError
 from skd_tf.progress import Stopwatch, say, warn
+from skd_tf.recorded import other_test_images, recorded_config
 from skd_tf.teachers import Teacher, chance_level
 from skd_tf.training import Setup, train_student
-from skd_tf.workdir import Workdir, locked, other_test_images, recorded_config, write_json, write_text
+from skd_tf.workdir import Workdir, locked, write_json, write_text
 
 # What a teacher trained by the way takes over from the run it serves: its data and its machine.
 _SHARED = (

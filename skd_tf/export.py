@@ -8,7 +8,8 @@ from absl import flags
 
 from skd_tf import cli, quiet
 from skd_tf.errors import InputError
-from skd_tf.workdir import read_json, write_text
+from skd_tf.recorded import as_named, read_json, read_result
+from skd_tf.workdir import write_text
 
 
 def define(flag_values):
@@ -21,7 +22,9 @@ def define(flag_values):
     )
     flags.DEFINE_integer("check_images", 1000, "test images to compare each file on, at most", 1, flag_values=flag_values)
     flags.DEFINE_bool("calibrated", True, "apply the temperature of evaluate --calibrate, if any", flag_values=flag_values)
-    cli.define_flags(flag_values, ("workdir", "data_dir"))
+    named = "the run's dataset, where it is MODULE:FUNCTION: a record alone gets no code run"
+    flags.DEFINE_string("dataset", None, named, flag_values=flag_values)
+    cli.define_flags(flag_values, ("workdir", "data_dir", "download"))
 
 
 def main(flag_values):
@@ -31,7 +34,8 @@ def main(flag_values):
     try:
         export(
             flag_values.workdir, flag_values.output, formats=flag_values.format, data_dir=flag_values.data_dir,
-            check_images=flag_values.check_images, calibrated=flag_values.calibrated,
+            check_images=flag_values.check_images, calibrated=flag_values.calibrated, dataset_name=flag_values.dataset,
+            download=cli.config_from(flag_values).download,
         )  # fmt: skip
     except ExportFailed as error:
         print("error:", error, "Nothing was written.", file=sys.stderr)
@@ -40,7 +44,8 @@ def main(flag_values):
 
 
 def export(
-    workdir, output, *, formats=("saved_model", "keras"), data_dir=None, check_images=1000, calibrated=True
+    workdir, output, *, formats=("saved_model", "keras"), data_dir=None, check_images=1000, calibrated=True,
+    dataset_name=None, download=False,
 ):  # fmt: skip
     """Writes the student of a finished run, runs every file in a fresh process without skd_tf, and describes them.
 
@@ -51,12 +56,14 @@ def export(
       data_dir: TFDS data directory of the run's dataset, whose test images the files are compared on.
       check_images: how many of them, at most; evenly spaced.
       calibrated: whether a temperature that evaluate --calibrate left in the workdir is applied.
+      dataset_name: the run's, needed where it is MODULE:FUNCTION: what a record alone names is not called.
+      download: whether TFDS may fetch a set that is not there.
 
     Returns:
       What `skd_tf.exports.check.check` found, a row a file.
 
     Raises:
-      InputError: no finished run there, an output that is taken, an unknown format.
+      InputError: no finished run there, an output that is taken, an unknown format, another dataset than the run's.
       ExportFailed: a file does not do what the live student does.
     """
     from skd_tf import calibration, data, deploy, evaluation, measurements, models, summary
@@ -72,7 +79,12 @@ def export(
     measured = read_json(details, "A file of measurements", remedy) if details.is_file() else {}
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise InputError(f"The output is taken. Expected a new folder. Received output={output}. Choose another.")
-    config = Config.from_json(result["config"])
+    config = as_named(Config.from_json(result["config"]), workdir, dataset=dataset_name, download=download)
+    if dataset_name not in (None, config.dataset):
+        raise InputError(
+            f"An export is compared on the run's own data. Expected --dataset={config.dataset}. Received "
+            f"--dataset={dataset_name} with {workdir}. Leave it out."
+        )
     dataset = data.load(config, data_dir)
     student, temperature = models.load(workdir), None
     models.check_fits(student, dataset, workdir)
@@ -110,12 +122,12 @@ def export(
 
 
 def _result_of(workdir):
-    file = workdir / "result.json"
-    if not file.is_file():
+    result = read_result(workdir)
+    if result is None:
         raise InputError(
-            f"The run is not finished. Expected {file.name} in it. Received workdir={workdir}. Train it to the end first."
+            f"The run is not finished. Expected result.json in it. Received workdir={workdir}. Train it to the end first."
         )
-    return read_json(file, "The result", "Remove it: the run's command then measures again.")
+    return result
 
 
 def cli_main():

@@ -62,6 +62,11 @@ def kind_of(name):
     return "function" if _FUNCTION.fullmatch(name) else "tfds"
 
 
+def is_code(name):
+    """Whether a name alone decides what code reads the set: a function, or a TFDS community set, whose code TFDS fetches."""
+    return not name.startswith(FOLDER) and ":" in _VERSION.sub("", name)
+
+
 def known_of(name):
     """The `KnownDataset` of a name, whatever version is pinned behind it (cifar10:3.0.2); None for another set."""
     return KNOWN_DATASETS.get(_VERSION.sub("", name))

@@ -35,9 +35,11 @@ def write(paths, output):
       InputError: a path without a finished run, or an output without a folder.
     """
     from skd_tf.reports import page, runs
-    from skd_tf.workdir import write_text
+    from skd_tf.workdir import refuse_own_file, write_text
 
     output = pathlib.Path(output)
+    if output.name != FILE:
+        refuse_own_file(output)
     found = [runs.read(path) for path in paths]
     if not output.absolute().parent.is_dir():
         raise InputError(

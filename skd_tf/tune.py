@@ -10,10 +10,11 @@ from skd_tf import cli, cluster, quiet, sources
 from skd_tf.config import Config
 from skd_tf.errors import InputError
 from skd_tf.progress import say
+from skd_tf.recorded import recorded_config
 from skd_tf.search.plan import OBJECTIVES, TUNERS, Plan
 from skd_tf.search.records import RUNNING, Records, is_disk_full
 from skd_tf.search.space import GRAMMAR
-from skd_tf.workdir import locked, recorded_config
+from skd_tf.workdir import locked
 
 _TOGETHER = ("KERASTUNER_TUNER_ID", "KERASTUNER_ORACLE_IP", "KERASTUNER_ORACLE_PORT")
 

@@ -9,10 +9,11 @@ import pathlib
 import platform
 import shutil
 
-from skd_tf import atomic, cluster, image_folders
+from skd_tf import atomic, cluster
 from skd_tf.config import Config
 from skd_tf.errors import InputError
 from skd_tf.progress import warn
+from skd_tf.recorded import holds_run, read_result, recorded_config, settings_record
 
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # what file systems answer that lock no files
 _FILES = (
@@ -74,11 +75,7 @@ class Workdir:
     @property
     def result(self):
         """The finished run's result, or None."""
-        return cluster.agree(self._read_result)
-
-    def _read_result(self):
-        file = self / "result.json"
-        return read_json(file, "The result", "Remove it: the run then measures again.") if file.is_file() else None
+        return cluster.agree(lambda: read_result(self.path))
 
     def _recorded(self):
         before = recorded_config(self.path)
@@ -93,12 +90,22 @@ class Workdir:
         return None
 
     def _clear(self):
-        if not (self / "config.json").is_file():  # whatever it holds: an older version's, or a damaged one
+        if settings_record(self.path) is None:  # a run of an older version may go, another program's files may not
             self._recorded()  # refuses files that are no run's
             return
         for name in (*_FILES[1:], _FILES[0]):  # config.json last: it says whose the rest is
             path = self / name
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def refuse_own_file(output):
+    """InputError where a file to be written is one that the run in that folder keeps."""
+    output = pathlib.Path(output)
+    if output.name in _FILES and holds_run(output.parent):
+        raise InputError(
+            f"The output is a file of the run in its folder. Expected another name. Received --output={output}. "
+            f"Write for example {output.parent / 'evaluation.json'}."
+        )
 
 
 def refuse_differences(path, before, config):
@@ -136,39 +143,6 @@ def require_same_data(what, before, now):
             f"The data has changed {began}. Expected the same training images, mean, std and augmentation. Received others "
             f"of {now['data'][0]}. {remedy}"
         )
-
-
-def recorded_config(path):
-    """The Config in a workdir's config.json, None without one; InputError where it is damaged or of another version."""
-    file = pathlib.Path(path) / "config.json"
-    if not file.is_file():
-        return None
-    try:
-        record = json.loads(file.read_text())
-        record.pop("resolved", None)
-        return Config.from_json(record)
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
-        raise InputError(
-            f"The recorded settings are damaged ({error}). Expected JSON. Received {file}. "
-            "Choose another --workdir, or add --overwrite to begin anew."
-        ) from error
-
-
-def other_test_images(path, config):
-    """The data_seed of the run behind a model where it is another's than `config`'s and its test images so are too.
-
-    Of these it then has trained on most. None for every other model: of another set, of one with a test part, of no run.
-    """
-    if not image_folders.test_is_drawn(config.dataset):
-        return None
-    place = pathlib.Path(path)
-    try:
-        run = recorded_config(place.parent if place.name in ("student.keras", "saved_model") else place)
-    except InputError:  # a config.json of another program's
-        return None
-    if run is None or run.dataset != config.dataset or run.data_seed == config.data_seed:
-        return None
-    return run.data_seed
 
 
 @contextlib.contextmanager
@@ -220,14 +194,6 @@ def _unwritable(path, error):
 def _resolved(path):
     """What the settings "auto" came to when the run was last trained, or None."""
     return json.loads((pathlib.Path(path) / "config.json").read_text()).get("resolved")
-
-
-def read_json(path, what, remedy):
-    """The JSON in a file that is there; InputError, with what it is and what to do, where it is damaged."""
-    try:
-        return json.loads(pathlib.Path(path).read_text())
-    except ValueError as error:
-        raise InputError(f"{what} is damaged ({error}). Expected JSON. Received {path}. {remedy}") from error
 
 
 def write_json(path, value):

@@ -219,7 +219,7 @@ ROWS = {
         lambda p: copied(p) | {"learning_rate": 0.2},
         r"run with other settings.*--learning_rate: 0.1 -> 0.2.*--overwrite", 2,
     ),
-    "damaged settings": (lambda p: damaged(p, "config.json"), r"recorded settings are damaged", 2),
+    "damaged settings": (lambda p: damaged(p, "config.json"), r"record of settings is damaged.*Choose another folder", 2),
     "a damaged result": (lambda p: damaged(p, "result.json"), r"result is damaged.*Remove it", 2),
     "a checkpoint of another network": (
         foreign_checkpoint, r"is a checkpoint of another network or optimizer.*Use another --workdir", 2,

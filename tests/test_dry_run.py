@@ -175,7 +175,7 @@ def test_a_workdir_agrees_or_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"--epochs: 30 -> 5.*--overwrite"):
         dry_run.describe(config.replace(epochs=5), workdir=tmp_path)
     assert "begun anew" in dry_run.describe(config.replace(epochs=5, overwrite=True), workdir=tmp_path)
-    (tmp_path / "result.json").write_text("{}")
+    (tmp_path / "result.json").write_text(json.dumps({"config": config.to_json(), "student": {}}))
     assert "finished" in dry_run.describe(config, workdir=tmp_path)
 
 

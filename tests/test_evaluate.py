@@ -5,15 +5,18 @@ import hashlib
 import json
 import shutil
 import sys
+import types
 
 import keras
 import numpy as np
 import pytest
+from made_images import make_folder
 
 from skd_tf import calibration, data, deploy, evaluate, evaluation, experiment, losses, metrics, models
 from skd_tf.config import Config
 from skd_tf.errors import InputError
-from skd_tf.workdir import other_test_images
+from skd_tf.known_datasets import size_and_resize
+from skd_tf.recorded import other_test_images
 
 
 @pytest.fixture(scope="module")
@@ -115,10 +118,11 @@ def test_a_run_is_not_tested_on_images_that_it_has_trained_on(tmp_path, monkeypa
     (run / "config.json").write_text(json.dumps(Config(dataset=dataset, image_size=8, data_seed=1).to_json()))
     for path in (run, run / "saved_model", run / "student.keras"):
         arguments = [f"--model={path}", f"--dataset={dataset}", "--image_size=8"]
-        code, _, err = command(monkeypatch, capsys, *arguments)
+        code, _, err = command(monkeypatch, capsys, *arguments, "--data_seed=0")
         assert code == 2 and "has trained on most of these test images" in err and "--data_seed=1" in err, err
-        code, _, err = command(monkeypatch, capsys, *arguments, "--data_seed=1")
-        assert "has trained on" not in err
+        for own in (["--data_seed=1"], []):
+            code, _, err = command(monkeypatch, capsys, *arguments, *own)
+            assert "has trained on" not in err
     same = Config(dataset=dataset, image_size=8)
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "config.json").write_text('{"model_type": "another program\'s"}')
@@ -127,6 +131,50 @@ def test_a_run_is_not_tested_on_images_that_it_has_trained_on(tmp_path, monkeypa
         (tmp_path / "photos" / part).mkdir()
     assert other_test_images(run, same) is None  # now the test images are the same for every seed
     assert other_test_images(run, Config(dataset="cifar10", data_seed=5)) is None
+
+
+def test_a_run_is_measured_on_the_pixels_of_its_own_test_and_others_are_told(tmp_path, monkeypatch, capsys):
+    """One with the middle 7/8 of each photograph, and one with all of it."""
+
+    class Measured(Exception):
+        pass
+
+    def load(config, *_):
+        return types.SimpleNamespace(config=config, image_shape=(config.image_size, config.image_size, 3))
+
+    def measure(paths, dataset, **options):
+        raise Measured(*size_and_resize(dataset.config))
+
+    monkeypatch.setattr(data, "load", load)
+    monkeypatch.setattr(evaluate, "evaluate", measure)
+
+    def measured(paths, flags):
+        monkeypatch.setattr(sys, "argv", ["evaluate", *(f"--model={path}" for path in paths), *flags])
+        with pytest.raises(Measured) as end:
+            evaluate.cli_main()
+        return end.value.args, [line for line in capsys.readouterr().err.splitlines() if "other pixels" in line]
+
+    own = f"--dataset=folder:{make_folder(tmp_path / 'photos', per_class=1)}"
+    cropped, whole = tmp_path / "cropped", tmp_path / "whole"
+    for path, augmentation in ((cropped, "resized_crop"), (whole, "pad_crop")):
+        path.mkdir()
+        config = Config(dataset=own.partition("=")[2], image_size=16, augmentation=augmentation)
+        (path / "config.json").write_text(json.dumps(config.to_json()))
+    middle, all_of_it = (16, 18), (16, 16)
+    for paths, flags, pixels, told in (
+        ([cropped], [], middle, []), ([cropped], [own], middle, []), ([cropped], [own, "--image_size=16"], middle, []),
+        ([cropped], ["--image_size=16"], middle, []), ([cropped / "student.keras"], [own], middle, []),
+        ([cropped / "saved_model"], [], middle, []), ([whole], [own], all_of_it, []),
+        ([cropped, whole], [], middle, [whole]), ([whole, cropped], [own], all_of_it, [cropped]),
+        ([cropped], ["--augmentation=pad_crop"], all_of_it, [cropped]),  # what the user names
+        ([cropped], [own, "--augmentation=none"], all_of_it, [cropped]),
+        ([cropped], [own, "--image_size=12"], (12, 14), [cropped]),
+    ):  # fmt: skip
+        seen, lines = measured(paths, flags)
+        assert seen == pixels and len(lines) == len(told), (paths, flags)
+        for path, line in zip(told, lines, strict=True):
+            there = middle if path == cropped else all_of_it
+            assert f"{path} is" in line and "the middle {} of {} here, {} of {} there".format(*pixels, *there) in line
 
 
 def test_calibration_is_fitted_on_what_the_run_held_out(workdir, tmp_path, monkeypatch, capsys):

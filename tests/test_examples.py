@@ -93,7 +93,7 @@ def test_the_fields_protocol_on_digits(tmp_path, monkeypatch, capsys):
 
 
 def config_of(workdir):
-    from skd_tf.workdir import recorded_config
+    from skd_tf.recorded import recorded_config
 
     return recorded_config(workdir)
 

@@ -5,6 +5,7 @@ import json
 import pathlib
 
 from skd_tf.errors import InputError
+from skd_tf.recorded import read_result
 
 _MEASUREMENTS = "measurements.json"
 _LABEL_LENGTH = 20  # of a legend
@@ -41,19 +42,19 @@ class Member:
 def read(path):
     """Reads the run in a workdir; InputError where it is none, is not finished, or is damaged."""
     path = pathlib.Path(path)
+    result, metrics = read_result(path), path / "metrics.jsonl"
+    if result is None or not metrics.is_file():
+        raise InputError(
+            f"No finished run there. Expected result.json and metrics.jsonl. Received run={path}. Train it to the end first."
+        )
     try:
-        result = json.loads((path / "result.json").read_text())
-        epochs = _lines(path / "metrics.jsonl")
+        epochs = _lines(metrics)
         details_file = path / _MEASUREMENTS
         details = json.loads(details_file.read_text()) if details_file.is_file() else {}
         alone = path / "student_alone" / "metrics.jsonl"
         name = path.resolve().name
         return Run(name, result, details, epochs, _lines(alone) if alone.is_file() and "student_alone" in result else [])
-    except FileNotFoundError as error:
-        raise InputError(
-            f"No finished run there. Expected result.json and metrics.jsonl. Received run={path}. Train it to the end first."
-        ) from error
-    except (ValueError, NotADirectoryError) as error:
+    except ValueError as error:
         raise InputError(
             f"The records of a run are damaged ({error}). Expected JSON. Received run={path}. Choose another run."
         ) from error

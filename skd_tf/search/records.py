@@ -5,7 +5,8 @@ import pathlib
 import shutil
 
 from skd_tf.errors import InputError
-from skd_tf.workdir import read_json, require_same_data, write_json
+from skd_tf.recorded import read_json
+from skd_tf.workdir import require_same_data, write_json
 
 RUNNING, FINISHED, FAILED = "running", "finished", "failed"
 _OUTPUTS = ("search.json", "trials.csv", "trials.jsonl", "search.png", "best.flags", "trials", "tensorboard", "final")
@@ -36,6 +37,7 @@ class Records:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if self.plan.config.overwrite and file.is_file():
+                self._recorded_plan()  # refuses what is no search's
                 self._clear()
             if not file.is_file():
                 self._require_unused()
@@ -60,12 +62,23 @@ class Records:
 
     def require_same(self):
         """InputError where the folder is another search's."""
-        differences = self.plan.differences(_read_json(self.folder / "search.json"))
+        differences = self.plan.differences(self._recorded_plan())
         if differences:
             raise InputError(
                 f"The workdir {self.folder} belongs to another search. Expected the same settings. "
                 f"Received {'; '.join(differences)}. Choose another --workdir, or add --overwrite to begin anew."
             )
+
+    def _recorded_plan(self):
+        """What search.json holds; InputError where it is damaged, or another program's."""
+        file = self.folder / "search.json"
+        recorded = _read_json(file, "Put back a copy, or choose another --workdir.")
+        if not isinstance(recorded, dict) or not recorded.keys() >= {"config", "search", "tuner", "objective"}:
+            raise InputError(
+                f"The workdir is not a search's. Expected its plan in search.json. Received another program's file {file}. "
+                "Choose another --workdir."
+            )
+        return recorded
 
     def _clear(self):
         for name in _OUTPUTS:
@@ -80,7 +93,7 @@ class Records:
           data: `skd_tf.bookkeeping.data_facts`.
         """
         file = self.folder / "search.json"
-        recorded = _read_json(file)
+        recorded = self._recorded_plan()
         if teacher and recorded.get("teacher", teacher) != teacher:
             raise InputError(
                 "The teacher has changed since this search began. Expected the same weights. "
@@ -97,7 +110,22 @@ class Records:
     def read(self, number):
         """The record of a trial, or None."""
         file = self.trial_folder(number) / "record.json"
-        return _read_json(file) if file.is_file() else None
+        if not file.is_file():
+            return None
+        record = _read_json(file)
+        if not self._is_of_this_search(record):
+            raise InputError(
+                f"A record is not of this search. Expected a value of each of {', '.join(self.plan.names)}, from its space. "
+                f"Received {file}. Put back a copy, or add --overwrite to begin anew."
+            )
+        return record
+
+    def _is_of_this_search(self, record):
+        """A setting that is not searched, or a network that is not listed, would be code of a stranger's choice."""
+        values = record.get("values") if isinstance(record, dict) else None
+        if not isinstance(values, dict) or values.keys() != set(self.plan.names):
+            return False
+        return all(values[dimension.name] in dimension.values for dimension in self.plan.space if dimension.values)
 
     def write(self, record):
         folder = self.trial_folder(record["trial"])
@@ -121,9 +149,9 @@ class Records:
         return sorted(finished, key=lambda record: (self.plan.goal.sign * record["objective"], record["trial"]))
 
 
-def _read_json(file):
+def _read_json(file, remedy="Put back a copy, or add --overwrite to begin anew."):
     try:
-        return read_json(file, "A record", "Put back a copy, or add --overwrite to begin anew.")
+        return read_json(file, "A record", remedy)
     except FileNotFoundError as error:
         raise InputError(
             f"A record of the search is not there. Expected a workdir that chief and workers share. Received {file}. "
