@@ -10,11 +10,11 @@ import time
 
 import tensorflow as tf
 
-from skd_tf import bookkeeping, experiment, training
-from skd_tf.errors import Diverged, InputError
+from skd_tf import bookkeeping, cli, experiment, training
+from skd_tf.errors import Diverged, InputError, OfTheMachine
 from skd_tf.progress import say, warn
 from skd_tf.search import hparams
-from skd_tf.search.distillers import Distillers
+from skd_tf.search.distillers import ASSIGNED, Distillers
 from skd_tf.search.records import FAILED, FINISHED, is_disk_full
 from skd_tf.workdir import NO_LOCKS, Workdir
 
@@ -36,7 +36,11 @@ class Trials:
         self._distillers, self._cached_epochs = Distillers(), 0
 
     def run(self, number):
-        """Runs or resumes a trial; returns its record, finished or failed."""
+        """Runs or resumes a trial; returns its record, finished or failed.
+
+        Raises:
+          InputError: what is no fault of the trial's settings: it then stays to be run again by the same command.
+        """
         record = self._records.read(number)
         if record is None:
             raise InputError(
@@ -51,8 +55,10 @@ class Trials:
                 record["executions"].append(execution)
                 self._records.write(record)
         except (InputError, tf.errors.ResourceExhaustedError) as error:
-            if is_disk_full(error) or isinstance(error.__cause__, OSError):
+            if isinstance(error, OfTheMachine) or is_disk_full(error) or isinstance(error.__cause__, OSError):
                 raise
+            if isinstance(error, tf.errors.ResourceExhaustedError) and self._is_known_to_fit(record["values"]):
+                raise _no_memory("a student no larger than the other trials'", error) from error
             record |= {"status": FAILED, "reason": _reason(error, self._records.trial_folder(number))}
         else:
             values = [execution["metrics"][self._plan.goal.name] for execution in record["executions"]]
@@ -73,6 +79,18 @@ class Trials:
             for folder in self._records.trial_folder(number).glob(f"seed-*/{name}"):
                 shutil.rmtree(folder)
 
+    def _is_known_to_fit(self, values):
+        """Whether what is searched is not to blame where memory runs out.
+
+        It is not where one of the same graph has been trained, on batches as large, or where all trials have one graph.
+        """
+        return set(values) <= set(ASSIGNED) or any(
+            record["executions"]
+            and _graph_of(record["values"]) == _graph_of(values)
+            and record["values"].get("batch_size", 0) >= values.get("batch_size", 0)
+            for record in self._records.all()
+        )
+
     def _execute(self, number, values, seed, setup):
         """Trains one student; returns {"seed", "seconds", "metrics" of the last epoch}."""
         start = time.monotonic()
@@ -91,7 +109,10 @@ class Trials:
         """Computes the logits that are missing, in one process of all."""
         if epochs > self._cached_epochs:
             with _alone(self._records.folder):
-                teacher.epoch_files(epochs)
+                try:
+                    teacher.epoch_files(epochs)
+                except tf.errors.ResourceExhaustedError as error:
+                    raise _no_memory("the teacher pass", error) from error
             self._cached_epochs = epochs
 
     def _require_number(self, metrics):
@@ -143,9 +164,21 @@ def _alone(folder):
         yield
 
 
+def _graph_of(values):
+    """The values that the traced step depends on, and with it the memory that it takes, but for the size of a batch."""
+    return {name: value for name, value in values.items() if name not in (*ASSIGNED, "batch_size")}
+
+
+def _no_memory(what, error):
+    return OfTheMachine(
+        f"Memory has run out. Expected enough for {what}. Received: {cli.reason(error.message)[:200]}. End what else uses "
+        "the device."
+    )
+
+
 def _reason(error, folder):
     """What a failure says, on one line, but for sentences on files in the trial's folder, which do not stay."""
-    sentences = " ".join(str(error).split()).split(". ")
+    sentences = " ".join(cli.reason(str(error)).split()).split(". ")
     return ". ".join(sentence for sentence in sentences if str(folder) not in sentence)[:500]
 
 
