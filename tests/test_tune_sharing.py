@@ -17,13 +17,14 @@ from tune_cases import SMALL, command, counting, folder_of
 from skd_tf import checkpoints, data, experiment, training, tune
 from skd_tf.config import Config
 from skd_tf.distiller import Distiller
-from skd_tf.errors import OfTheMachine
+from skd_tf.errors import InputError, OfTheMachine
 from skd_tf.search.distillers import Distillers
 from skd_tf.search.plan import Plan
 from skd_tf.search.records import Records
 from skd_tf.search.trials import Trials, _alone
 from skd_tf.teacher_cache import TeacherCache
 from skd_tf.teachers import Teacher
+from skd_tf.workdir import locked
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +135,26 @@ def test_a_search_goes_on_where_files_cannot_be_locked(tmp_path, monkeypatch):
     refuse(errno.EIO)
     with pytest.raises(OSError, match="Input/output"), _alone(tmp_path):
         pass
+
+
+def test_a_second_worker_under_one_id_is_refused_and_a_trial_that_it_comes_too_late_for_is_not_trained_again(
+    config, setup, tmp_path, monkeypatch
+):
+    plan = Plan(config, ("temperature:choice:1,4",), tuner="grid")
+    records, trials = Records(tmp_path, plan), Trials(Records(tmp_path, plan), setup=setup)
+    records.claim()
+    record = {"trial": 0, "status": "running", "values": {"temperature": 1.0}, "executions": [], "reason": ""}
+    records.write(record)
+    monkeypatch.setenv("KERASTUNER_TUNER_ID", "worker1")
+    with counting(training, "train_student") as trained:
+        with locked(records.trial_folder(0)), pytest.raises(
+            InputError, match=rf"KERASTUNER_TUNER_ID=worker1, and process {os.getpid()} on .* in .*0000\. Choose another id"
+        ):
+            trials.run(0)
+        assert records.read(0) == record
+        records.write(record | {"status": "finished", "objective": 0.5})
+        assert trials.run(0)["objective"] == 0.5
+    assert not trained
 
 
 def test_the_teacher_runs_once_an_epoch_for_the_whole_search(tmp_path):

@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import json
 import math
+import os
 import shutil
 import statistics
 import time
@@ -15,8 +16,8 @@ from skd_tf.errors import Diverged, InputError, OfTheMachine
 from skd_tf.progress import say, warn
 from skd_tf.search import hparams
 from skd_tf.search.distillers import ASSIGNED, Distillers
-from skd_tf.search.records import FAILED, FINISHED, is_disk_full
-from skd_tf.workdir import NO_LOCKS, Workdir
+from skd_tf.search.records import FAILED, FINISHED, RUNNING, is_disk_full
+from skd_tf.workdir import NO_LOCKS, Workdir, locked
 
 
 class Trials:
@@ -41,12 +42,16 @@ class Trials:
         Raises:
           InputError: what is no fault of the trial's settings: it then stays to be run again by the same command.
         """
-        record = self._records.read(number)
-        if record is None:
+        if self._records.read(number) is None:
             raise InputError(
                 f"Trial {number} has no record. Expected a workdir that chief and workers share. "
                 f"Received {self._records.trial_folder(number)}. Choose a shared --workdir."
             )
+        with _by_one_worker(self._records.trial_folder(number)):
+            record = self._records.read(number)
+            return self._run(number, record) if record["status"] == RUNNING else record
+
+    def _run(self, number, record):
         setup = self._open()
         seeds = range(self._plan.config.seed, self._plan.config.seed + self._plan.executions_per_trial)
         try:
@@ -161,6 +166,26 @@ def _alone(folder):
                 raise
             warn(f"{folder} is on a file system without locks ({error.strerror}): start further workers once the first "
                  "trains students.")  # fmt: skip
+        yield
+
+
+@contextlib.contextmanager
+def _by_one_worker(folder):
+    """Keeps a trial's folder to this worker: keras-tuner gives a trial twice, to two workers with one id or by a chief that
+    was started again. A search by itself has its workdir locked."""
+    worker = os.environ.get("KERASTUNER_TUNER_ID")
+    with contextlib.ExitStack() as held:
+        try:
+            if worker:
+                held.enter_context(locked(folder))
+        except InputError as error:
+            if not isinstance(error.__cause__, BlockingIOError):
+                raise
+            raise InputError(
+                "Another process trains this trial. Expected each worker under an id of its own. Received "
+                f"KERASTUNER_TUNER_ID={worker}, and {(folder / '.lock').read_text()} at work in {folder}. Choose another "
+                "id, or wait for the end of that process."
+            ) from error
         yield
 
 
