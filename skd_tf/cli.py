@@ -188,7 +188,7 @@ def run(main, *, description, define=define_flags, required=("workdir",), positi
     except Exception as error:
         if not _is_of_the_machine(error):
             raise
-        print(f"error: {_reason(error.message)[:500]}", file=sys.stderr)
+        print(f"error: {reason(error.message)[:500]}", file=sys.stderr)
         sys.exit(1)
 
 
@@ -199,10 +199,10 @@ def _is_of_the_machine(error):
     return tensorflow is not None and isinstance(error, tuple(getattr(tensorflow.errors, name) for name in names))
 
 
-def _reason(message):
+def reason(message):
     """What TensorFlow says of an error, without where in a graph it came up."""
     lines = [line.strip() for line in message.splitlines()]
-    noise = "Graph execution error", "Detected at node", "<stack traces", "File \"", "[["
+    noise = "Graph execution error", "Detected at node", "<stack traces", "File \"", "[[", "Hint:", "[Op:"
     said = [line for line in lines if line and not line.startswith(noise)]
     return " ".join(said or lines)
 

@@ -211,9 +211,9 @@ class Config:
         if self.label_smoothing and self.loss in NEED_ONE_CLASS:
             raise refusal("label_smoothing", self.label_smoothing, f"does not go with --loss={self.loss}, which needs one "
                           "class an image", "0", "Leave it out")  # fmt: skip
-        foreign = set(grammar.parse_loss_settings(self.loss_settings)) - set(LOSS_SETTINGS.get(self.loss, ()))
+        foreign = set(grammar.parse_loss_settings(self.loss_settings)) - set(LOSS_SETTINGS[self.loss])
         if foreign:
-            known = ", ".join(LOSS_SETTINGS.get(self.loss, ())) or "nothing"
+            known = ", ".join(LOSS_SETTINGS[self.loss]) or "nothing"
             raise refusal("loss_settings", self.loss_settings, f"names what --loss={self.loss} does not take",
                           f"{known} for this loss", "Leave it out")  # fmt: skip
         if self.teacher_cache_epochs and not self.teacher_cache_dir:

@@ -8,5 +8,9 @@ class InputError(ValueError):
     """
 
 
+class OfTheMachine(InputError):
+    """What a disk, a memory or a file lacks now, and no setting: once it is there, the same command goes on."""
+
+
 class Diverged(InputError):
     """Training whose loss is no number any more: with these settings, and so an error of input too."""

@@ -1,5 +1,14 @@
-"""The names in `skd_tf.losses.LOSSES`, readable without importing TensorFlow."""
+"""The names in `skd_tf.losses.LOSSES` and what their functions take, readable without importing TensorFlow."""
 
-LOSS_NAMES = ("spherical", "kd", "cross_entropy", "logit_standardization", "dkd", "dist")
-# What a loss's function takes beside temperature, radius and center: the numbers of --loss_settings.
-LOSS_SETTINGS = {"dkd": ("alpha", "beta")}
+_OF_THE_RUN = ("temperature", "radius", "center")
+LOSS_ARGUMENTS = {
+    "spherical": ("temperature", "radius", "center"),
+    "kd": ("temperature",),
+    "cross_entropy": (),
+    "logit_standardization": ("temperature",),
+    "dkd": ("temperature", "alpha", "beta"),
+    "dist": ("temperature",),
+}
+LOSS_NAMES = tuple(LOSS_ARGUMENTS)
+# The numbers of --loss_settings.
+LOSS_SETTINGS = {loss: tuple(name for name in names if name not in _OF_THE_RUN) for loss, names in LOSS_ARGUMENTS.items()}

@@ -13,7 +13,7 @@ import tensorflow as tf
 from tensorboard.plugins.hparams import api as hparams
 
 from skd_tf import cluster, devices
-from skd_tf.errors import InputError
+from skd_tf.errors import OfTheMachine
 from skd_tf.knobs import rules_of
 from skd_tf.progress import warn
 from skd_tf.workdir import write_text
@@ -32,7 +32,7 @@ class Records:
       config: the run's `Config`, whose settings that could change a number are TensorBoard's HParams.
 
     Raises:
-      InputError: the copy has not the lines either.
+      OfTheMachine: the copy has not the lines either.
     """
 
     def __init__(self, workdir, *, known, config):
@@ -88,7 +88,7 @@ class Records:
                 if file == self._copy:
                     warn(f"{self._file} has lost lines or was changed: the epochs done are written again from {self._copy}.")
                 return content
-        raise InputError(
+        raise OfTheMachine(
             f"The records of the epochs done are lost. Expected the lines that the checkpoint knows. Received others in "
             f"{self._file} and in {self._copy}. Put one back, or choose another --workdir."
         )

@@ -13,7 +13,7 @@ import shutil
 import numpy as np
 
 from skd_tf import atomic
-from skd_tf.errors import InputError
+from skd_tf.errors import InputError, OfTheMachine
 from skd_tf.workdir import write_json
 
 HEADER_BYTES = 1024  # a multiple of every record dtype's size: tf.data drops it as so many records
@@ -82,10 +82,10 @@ class TeacherCache:
         return True
 
     def require_space(self, files, shape):
-        """InputError, before the first byte, where the disk has no room for so many more files."""
+        """OfTheMachine, before the first byte, where the disk has no room for so many more files."""
         needed, free = files * self.file_bytes(shape), shutil.disk_usage(self.folder).free
         if needed > free:
-            raise InputError(
+            raise OfTheMachine(
                 f"The disk is too small for the teacher cache. Expected {needed / 1e9:.2f} GB free. Received "
                 f"{free / 1e9:.2f} GB in {self.folder}. Free some, or lower --teacher_cache_epochs."
             )

@@ -8,7 +8,7 @@ from absl import flags
 
 from skd_tf import cli, cluster, quiet, sources
 from skd_tf.config import Config
-from skd_tf.errors import InputError
+from skd_tf.errors import InputError, OfTheMachine
 from skd_tf.progress import say
 from skd_tf.recorded import recorded_config
 from skd_tf.search.plan import OBJECTIVES, TUNERS, Plan
@@ -62,10 +62,10 @@ def main(flag_values):
     try:
         search(plan, flag_values.workdir, flag_values.data_dir, final_run=flag_values.final_run)
     except Exception as error:
-        if not is_disk_full(error):
+        if not (isinstance(error, OfTheMachine) or is_disk_full(error)):
             raise
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        print(f"Nothing is lost; free some space, then go on with:\n  {cli.command_line()}", file=sys.stderr)
+        print(f"The trials are kept; once that is put right, go on with:\n  {cli.command_line()}", file=sys.stderr)
         return 1
     return 0
 

@@ -68,4 +68,4 @@ def test_the_hypermodel_trains_its_teacher_and_refuses_what_a_search_does(tmp_pa
     with pytest.raises(InputError, match="teacher"):
         tune.DistillationHyperModel(Config(student="cnn_2"), ["temperature:log:1:16"])
     with pytest.raises(InputError, match="validation images"):
-        tune.DistillationHyperModel(config.replace(validation_fraction=0), ["temperature:log:1:16"])
+        tune.DistillationHyperModel(config.replace(validation_fraction=0), ["learning_rate:log:0.01:0.1"])

@@ -10,7 +10,7 @@ import pytest
 
 from skd_tf import bookkeeping, experiment, records, schedules
 from skd_tf.config import Config
-from skd_tf.errors import InputError
+from skd_tf.errors import InputError, OfTheMachine
 
 SETTINGS = {
     "student": "cnn_2", "loss": "cross_entropy", "epochs": 3, "batch_size": 100, "learning_rate": 0.1,
@@ -57,7 +57,7 @@ def test_rows_that_were_lost_or_changed_are_written_again_and_told(tmp_path, cap
     assert again.state() == states[3] and not capsys.readouterr().err
     for path in (file, copy):
         path.write_text(edited(whole))
-    with pytest.raises(InputError, match=r"records of the epochs done are lost.*metrics\.jsonl"):
+    with pytest.raises(OfTheMachine, match=r"records of the epochs done are lost.*metrics\.jsonl"):
         records.Records(tmp_path, known=states[1], config=Config(**SETTINGS))
     assert file.read_text() == edited(whole)
 

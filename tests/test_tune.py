@@ -4,12 +4,11 @@ import csv
 import errno
 import json
 import signal
-import sys
 
 import numpy as np
 import pytest
 import tune_cases
-from tune_cases import SMALL, counting, folder_of
+from tune_cases import SMALL, command, counting, folder_of
 
 from skd_tf import checkpoints, cli, experiment, training, tune
 from skd_tf.distiller import Distiller
@@ -199,13 +198,6 @@ def test_no_trial_that_finishes_is_an_error(config, setup, tmp_path):
     plan = Plan(config, ("batch_size:choice:5000,6000",), tuner="grid")
     with pytest.raises(InputError, match=r"No trial has finished.*smaller than a batch"):
         tune.search(plan, tmp_path, setup=setup)
-
-
-def command(monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", ["skd_tf/tune.py", *arguments])
-    with pytest.raises(SystemExit) as ended:
-        tune.cli_main()
-    return ended.value.code
 
 
 def test_a_search_has_a_teacher_cache_of_its_own_unless_one_is_given(config, tmp_path, monkeypatch):

@@ -1,11 +1,14 @@
-"""What the tests of the search share: a teacher of the digits, its cache, a Config and its data."""
+"""What the tests of the search share: a teacher of the digits, its cache, a Config, its data, the command."""
 
 import contextlib
 import functools
 import pathlib
+import sys
 import tempfile
 
-from skd_tf import experiment
+import pytest
+
+from skd_tf import experiment, tune
 from skd_tf.config import Config
 
 # One device, for the tests' two logical CPUs would be two replicas to --strategy=auto.
@@ -34,6 +37,14 @@ def config():
 @functools.cache
 def setup():
     return experiment.prepare(config(), pathlib.Path(temporary().name), test=False)
+
+
+def command(monkeypatch, *arguments):
+    """The exit code of python -m skd_tf.tune in this process."""
+    monkeypatch.setattr(sys, "argv", ["skd_tf/tune.py", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        tune.cli_main()
+    return ended.value.code
 
 
 @contextlib.contextmanager

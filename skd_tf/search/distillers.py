@@ -9,7 +9,7 @@ from skd_tf import checkpoints, optimizers, schedules, training
 
 # Variables of a Distiller or of its optimizer. All other settings are part of what is traced: a new one is, unless it is
 # listed here.
-_ASSIGNED = (
+ASSIGNED = (
     "temperature", "kd_weight", "label_weight", "radius", "learning_rate", "lr_schedule", "warmup_epochs", "weight_decay",
     "seed",
 )  # fmt: skip
@@ -39,7 +39,7 @@ class Distillers:
 
 
 def _key(config, steps_per_epoch):
-    settings = {name: value for name, value in config.to_json().items() if name not in _ASSIGNED}
+    settings = {name: value for name, value in config.to_json().items() if name not in ASSIGNED}
     kinds = {name: _weight_kind(getattr(config, name)) for name in ("kd_weight", "label_weight")}
     return json.dumps([settings, kinds, bool(config.weight_decay), config.radius == "teacher_sample", steps_per_epoch])
 

@@ -3,8 +3,10 @@
 import dataclasses
 
 from skd_tf.cli import FIELDS
+from skd_tf.config import NEED_NO_TEACHER
 from skd_tf.errors import InputError
 from skd_tf.knobs import as_text, checked, did_you_mean, kinds_of
+from skd_tf.loss_names import LOSS_ARGUMENTS
 
 # Data, teacher and machine are shared by all trials, and so cannot be searched.
 SEARCHABLE = (
@@ -12,6 +14,15 @@ SEARCHABLE = (
     "batch_size", "learning_rate", "lr_schedule", "warmup_epochs", "optimizer", "momentum", "nesterov", "weight_decay",
     "clip_norm", "label_smoothing", "ema_momentum", "seed", "precision", "sync_batch_norm", "teacher_cache_epochs",
 )  # fmt: skip
+_DISTILLING = tuple(loss for loss in LOSS_ARGUMENTS if loss not in NEED_NO_TEACHER)
+READ_BY = {  # what not every loss, or not every optimizer, reads -> which of the two, and those that do
+    **{
+        name: ("loss", tuple(loss for loss, arguments in LOSS_ARGUMENTS.items() if name in arguments))
+        for name in ("temperature", "radius", "center")
+    },
+    **dict.fromkeys(("kd_weight", "label_weight", "teacher_cache_epochs"), ("loss", _DISTILLING)),
+    **dict.fromkeys(("momentum", "nesterov"), ("optimizer", ("sgd",))),
+}
 GRAMMAR = (
     "NAME:log:LOW:HIGH[:COUNT], NAME:linear:LOW:HIGH[:COUNT], NAME:int:LOW:HIGH[:COUNT], NAME:choice:A,B,... "
     "or, where values hold commas, NAME:choice:A|B|..."
@@ -73,7 +84,7 @@ class Dimension:
 
 
 def parse_space(texts, config):
-    """The dimensions of several --search, each setting once."""
+    """The dimensions of several --search, each setting once, and each read by a student of the search at least."""
     space = [parse_dimension(text, config) for text in texts]
     names = [dimension.name for dimension in space]
     twice = next((name for name in names if names.count(name) > 1), None)
@@ -84,7 +95,23 @@ def parse_space(texts, config):
         )
     if not space:
         raise _not_understood("", "is missing", "Add for example --search=temperature:log:1:16")
+    for dimension in space:
+        _require_reader(dimension, space, config)
     return tuple(space)
+
+
+def _require_reader(dimension, space, config):
+    """InputError where no loss, or no optimizer, of the search reads a setting: its trials would be one student's."""
+    which, readers = READ_BY.get(dimension.name, ("", ()))
+    if not which:
+        return
+    searched = next((other for other in space if other.name == which), None)
+    if not set(readers) & set(searched.values if searched else [getattr(config, which)]):
+        given = f"--search={searched.text}" if searched else f"--{which}={getattr(config, which)}"
+        raise InputError(
+            f"No {which} of this search reads --{dimension.name}: all its values would train the same student. Expected "
+            f"--{which}={' or '.join(readers)}. Received --search={dimension.text} with {given}. Leave one of the two out."
+        )
 
 
 def parse_dimension(text, config):

@@ -4,19 +4,20 @@ import contextlib
 import fcntl
 import json
 import math
+import os
 import shutil
 import statistics
 import time
 
 import tensorflow as tf
 
-from skd_tf import bookkeeping, experiment, training
-from skd_tf.errors import Diverged, InputError
+from skd_tf import bookkeeping, cli, experiment, training
+from skd_tf.errors import Diverged, InputError, OfTheMachine
 from skd_tf.progress import say, warn
 from skd_tf.search import hparams
-from skd_tf.search.distillers import Distillers
-from skd_tf.search.records import FAILED, FINISHED, is_disk_full
-from skd_tf.workdir import NO_LOCKS, Workdir
+from skd_tf.search.distillers import ASSIGNED, Distillers
+from skd_tf.search.records import FAILED, FINISHED, RUNNING, is_disk_full
+from skd_tf.workdir import NO_LOCKS, Workdir, locked
 
 
 class Trials:
@@ -36,13 +37,21 @@ class Trials:
         self._distillers, self._cached_epochs = Distillers(), 0
 
     def run(self, number):
-        """Runs or resumes a trial; returns its record, finished or failed."""
-        record = self._records.read(number)
-        if record is None:
+        """Runs or resumes a trial; returns its record, finished or failed.
+
+        Raises:
+          InputError: what is no fault of the trial's settings: it then stays to be run again by the same command.
+        """
+        if self._records.read(number) is None:
             raise InputError(
                 f"Trial {number} has no record. Expected a workdir that chief and workers share. "
                 f"Received {self._records.trial_folder(number)}. Choose a shared --workdir."
             )
+        with _by_one_worker(self._records.trial_folder(number)):
+            record = self._records.read(number)
+            return self._run(number, record) if record["status"] == RUNNING else record
+
+    def _run(self, number, record):
         setup = self._open()
         seeds = range(self._plan.config.seed, self._plan.config.seed + self._plan.executions_per_trial)
         try:
@@ -51,8 +60,10 @@ class Trials:
                 record["executions"].append(execution)
                 self._records.write(record)
         except (InputError, tf.errors.ResourceExhaustedError) as error:
-            if is_disk_full(error) or isinstance(error.__cause__, OSError):
+            if isinstance(error, OfTheMachine) or is_disk_full(error) or isinstance(error.__cause__, OSError):
                 raise
+            if isinstance(error, tf.errors.ResourceExhaustedError) and self._is_known_to_fit(record["values"]):
+                raise _no_memory("a student no larger than the other trials'", error) from error
             record |= {"status": FAILED, "reason": _reason(error, self._records.trial_folder(number))}
         else:
             values = [execution["metrics"][self._plan.goal.name] for execution in record["executions"]]
@@ -73,6 +84,18 @@ class Trials:
             for folder in self._records.trial_folder(number).glob(f"seed-*/{name}"):
                 shutil.rmtree(folder)
 
+    def _is_known_to_fit(self, values):
+        """Whether what is searched is not to blame where memory runs out.
+
+        It is not where one of the same graph has been trained, on batches as large, or where all trials have one graph.
+        """
+        return set(values) <= set(ASSIGNED) or any(
+            record["executions"]
+            and _graph_of(record["values"]) == _graph_of(values)
+            and record["values"].get("batch_size", 0) >= values.get("batch_size", 0)
+            for record in self._records.all()
+        )
+
     def _execute(self, number, values, seed, setup):
         """Trains one student; returns {"seed", "seconds", "metrics" of the last epoch}."""
         start = time.monotonic()
@@ -91,7 +114,10 @@ class Trials:
         """Computes the logits that are missing, in one process of all."""
         if epochs > self._cached_epochs:
             with _alone(self._records.folder):
-                teacher.epoch_files(epochs)
+                try:
+                    teacher.epoch_files(epochs)
+                except tf.errors.ResourceExhaustedError as error:
+                    raise _no_memory("the teacher pass", error) from error
             self._cached_epochs = epochs
 
     def _require_number(self, metrics):
@@ -143,9 +169,41 @@ def _alone(folder):
         yield
 
 
+@contextlib.contextmanager
+def _by_one_worker(folder):
+    """Keeps a trial's folder to this worker: keras-tuner gives a trial twice, to two workers with one id or by a chief that
+    was started again. A search by itself has its workdir locked."""
+    worker = os.environ.get("KERASTUNER_TUNER_ID")
+    with contextlib.ExitStack() as held:
+        try:
+            if worker:
+                held.enter_context(locked(folder))
+        except InputError as error:
+            if not isinstance(error.__cause__, BlockingIOError):
+                raise
+            raise InputError(
+                "Another process trains this trial. Expected each worker under an id of its own. Received "
+                f"KERASTUNER_TUNER_ID={worker}, and {(folder / '.lock').read_text()} at work in {folder}. Choose another "
+                "id, or wait for the end of that process."
+            ) from error
+        yield
+
+
+def _graph_of(values):
+    """The values that the traced step depends on, and with it the memory that it takes, but for the size of a batch."""
+    return {name: value for name, value in values.items() if name not in (*ASSIGNED, "batch_size")}
+
+
+def _no_memory(what, error):
+    return OfTheMachine(
+        f"Memory has run out. Expected enough for {what}. Received: {cli.reason(error.message)[:200]}. End what else uses "
+        "the device."
+    )
+
+
 def _reason(error, folder):
     """What a failure says, on one line, but for sentences on files in the trial's folder, which do not stay."""
-    sentences = " ".join(str(error).split()).split(". ")
+    sentences = " ".join(cli.reason(str(error)).split()).split(". ")
     return ". ".join(sentence for sentence in sentences if str(folder) not in sentence)[:500]
 
 
