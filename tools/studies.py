@@ -53,6 +53,12 @@ _HARDNESS_CELLS = {
     f"{method}_t{t}_{rate:g}": (method, t, rate)
     for pair in EQUAL_HARDNESS for method, t in zip(("kd", "skd"), pair, strict=True) for rate in HARDNESS_RATES
 }  # fmt: skip
+PILOT_SCHEDULES = {  # step by step, from a rate of 0.1 without a warm-up
+    "": (),
+    "_linear": ("--lr_schedule=linear",),
+    "_linear_all": ("--lr_schedule=linear", "--validation_fraction=0"),
+    "_linear_all_warm": ("--lr_schedule=linear", "--validation_fraction=0", "--warmup_epochs=0.6"),
+}
 CIFAR100_TEACHERS = {  # of the ten pairs of the field's tables
     "resnet56_resnet20": "resnet56",
     "resnet110_resnet32": "resnet110",
@@ -189,17 +195,16 @@ STUDIES = {
             "pilot_schedule",
             "Is the pilot's higher accuracy one of its schedule, or of more images?",
             base="base.flags",
-            alone=dict.fromkeys(("none", "none_linear", "none_linear_all"), "rows/none.flags"),
+            alone={f"none{end}": "rows/none.flags" for end in PILOT_SCHEDULES},
             rows={
-                **dict.fromkeys(("kd", "kd_linear", "kd_linear_all"), "rows/kd.flags"),
-                **dict.fromkeys(("skd", "skd_linear", "skd_linear_all"), "rows/skd.flags"),
+                **{f"kd{end}": "rows/kd.flags" for end in PILOT_SCHEDULES},
+                **{f"skd{end}": "rows/skd.flags" for end in PILOT_SCHEDULES},
                 "not_centered": "rows/sphere/not_centered.flags",
             },
             pairs={"resnet56": "pairs/resnet56.flags"},
             further=dict.fromkeys((NO_PAIR, "resnet56"), ("--learning_rate=0.1", "--warmup_epochs=0"))
-            | {(f"{row}_linear{suffix}", NO_PAIR if row == "none" else "resnet56"): ("--lr_schedule=linear", *images)
-               for row in ("none", "kd", "skd")
-               for suffix, images in {"": (), "_all": ("--validation_fraction=0",)}.items()},
+            | {(f"{row}{end}", NO_PAIR if row == "none" else "resnet56"): changes
+               for row in ("none", "kd", "skd") for end, changes in PILOT_SCHEDULES.items()},
             drawn_from=("capacity_gap", "rates", "sphere"),  # the other schedules
         ),
         Study(

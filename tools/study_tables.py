@@ -192,7 +192,7 @@ def pilot_schedule(records):
 
     def texts(row, pair="resnet56", first="capacity_gap"):
         schedules = f"{first}/{pair}/{row}", f"rates/{pair}/{row}_0.1", *(
-            f"pilot_schedule/{pair}/{row}{end}" for end in ("", "_linear", "_linear_all"))  # fmt: skip
+            f"pilot_schedule/{pair}/{row}{end}" for end in studies.PILOT_SCHEDULES)  # fmt: skip
         found = [of_path.get(f"{path}/seed0") for path in schedules]
         return ["-" if record is None else f"{record['student']['accuracy']:.4f}" if record else NOT_RUN for record in found]
 
@@ -204,7 +204,7 @@ def pilot_schedule(records):
         differences = ["-" if NOT_RUN in both else f"{float(both[0]) - float(both[1]):+.4f}"
                        for both in zip(top[row], top[other], strict=True)]  # fmt: skip
         rows.append([f"{label(row)} - {label(other)}", *differences])
-    head = ["seed 0, T = 4", "rate 0.2", "rate 0.1", "and no warm-up", "and linear", "and 50,000 images", "pilot"]
+    head = ["seed 0, T = 4", "rate 0.2", "rate 0.1", "no warm-up", "linear", "50,000 images", "warm-up again", "pilot"]
     return "\n".join([markdown(head, rows), "", footer(study, records)])
 
 
