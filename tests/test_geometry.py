@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from skd_tf import Distiller, geometry, losses
 from skd_tf.errors import InputError
+from skd_tf.keras_losses import SphericalDistillation
 
 
 def loss_of(directions, radius, temperature, kd_weight, center=True):
@@ -84,6 +85,8 @@ def test_two_classes_need_a_sphere_that_is_not_centred():
         assert Distiller(net, loss=loss).radius is not None
     with pytest.raises(InputError, match=r"Two classes.*--nocenter"):
         Distiller(net)
+    with pytest.raises(InputError, match="Two classes"):
+        SphericalDistillation().compute_loss(tf.zeros([1, 2]), tf.zeros([1, 2]))
     Distiller(net, center=False)
     gradients = {}
     for center in (True, False):
