@@ -141,9 +141,12 @@ def test_a_folder_is_counted_by_its_files(tmp_path):
             folder.mkdir(parents=True)
             for i in range(count):
                 (folder / f"{i}.jpg").write_text("")
-    lines = _lines(Config(dataset=f"folder:{tmp_path}", augmentation="resized_crop", image_size=160))
+    config = Config(dataset=f"folder:{tmp_path}", augmentation="resized_crop", image_size=160, center=False)
+    lines = _lines(config)
     assert lines["examples"] == "126 to train, 14 to validate, 6 to test" and lines["classes"] == "2"
     assert lines["images"] == "160x160" and lines["augmentation"] == "resized_crop"
+    with pytest.raises(InputError, match="Two classes"):  # of cats and dogs there is no centred sphere
+        dry_run.describe(config.replace(center=True))
     with pytest.raises(InputError, match="no such folder"):
         dry_run.describe(Config(dataset=f"folder:{tmp_path / 'typo'}"))
 
