@@ -38,5 +38,11 @@ def test_each_measure_is_its_own_and_differences_are_paired_by_seed():
     assert rows["KD: range over T = 1, 4, 16"] == ("3", "+0.0500 (+0.0500 to +0.0500)", none)
     assert rows["SKD: range over T = 1, 4, 16"] == ("3", none, "+0.0700 (+0.0700 to +0.0700)")
     assert rows["SKD's range minus KD's"] == ("3", "-0.0500 (-0.0500 to -0.0500)", "+0.0700 (+0.0700 to +0.0700)")
+    # KD at T = 4 and 16 has 62 and 65 points, SKD at T = 1 and 4 has 60; held out SKD at T = 1 is 1 ahead.
+    assert rows["SKD at T = 1 minus KD at T = 4"] == (
+        "3", "-0.0200 (-0.0200 to -0.0200)", "+0.0100 (+0.0100 to +0.0100)")  # fmt: skip
+    assert rows["SKD at T = 4 minus KD at T = 16"] == ("3", "-0.0500 (-0.0500 to -0.0500)", none)
+    assert rows["between these two: SKD's range minus KD's"] == (
+        "3", "-0.0300 (-0.0300 to -0.0300)", "+0.0100 (+0.0100 to +0.0100)")  # fmt: skip
     assert rows["KD: T = 16 minus T = 4"] == ("3", "+0.0300 (+0.0300 to +0.0300)", none)
     assert rows["SKD: T = 16 minus T = 4"] == ("3", none, "+0.0700 (+0.0700 to +0.0700)")

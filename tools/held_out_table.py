@@ -31,6 +31,11 @@ def held_out(records):
         for method, its in ranges.items():
             found[f"{label(method)}: range over T = {', '.join(map(str, several))}"] = its
         found["SKD's range minus KD's"] = seed_changes(ranges["skd"], ranges["kd"])
+        equal = [(t, 4 * t) for t in several if 4 * t in several]  # SKD's T and KD's, of about the same R / T
+        for t, kd_t in equal:
+            found[f"SKD at T = {t} minus KD at T = {kd_t}"] = seed_changes(at("skd", t), at("kd", kd_t))
+        found["between these two: SKD's range minus KD's"] = seed_changes(
+            *(seed_ranges([at(method, pair[place]) for pair in equal]) for place, method in enumerate(("skd", "kd"))))  # fmt: skip
         for method in ("kd", "skd"):
             found[f"{label(method)}: T = {several[-1]} minus T = {several[-2]}"] = seed_changes(
                 at(method, several[-1]), at(method, several[-2]))  # fmt: skip
