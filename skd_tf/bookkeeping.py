@@ -79,12 +79,12 @@ class Bookkeeping:
                 "The teacher has changed since this run began. Expected the same weights. "
                 f"Received others in {self._setup.teacher.path}. Choose another --workdir, or add --overwrite to begin anew."
             )
+        require_same_data("run", extra, self._facts)  # first: a student holds the data's mean and std
         if extra.get("student", self._facts["student"]) != self._facts["student"]:
             raise InputError(
                 "The student has changed since this run began. Expected the same layers, settings and connections. Received "
                 f"others from --student={self._config.student}. Choose another --workdir, or add --overwrite to begin anew."
             )
-        require_same_data("run", extra, self._facts)
         if "records" not in extra:
             raise InputError(
                 "The checkpoint is of another version of skd_tf. Expected a digest of metrics.jsonl in it. "

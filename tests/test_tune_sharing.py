@@ -209,7 +209,7 @@ def test_memory_that_runs_out_fails_the_trial_only_where_what_is_searched_may_be
     records.claim()
     blank = {"status": "running", "objective": None, "spread": None, "reason": "", "started": 0, "ended": None}
     others = [{"seed": 0, "seconds": 1.0, "metrics": {"step": 1}}] * (trained is not None)
-    records.write(blank | {"trial": 0, "values": {name: trained}, "executions": others})
+    records.write(blank | {"trial": 0, "values": {name: trained or failing}, "executions": others})
     records.write(blank | {"trial": 1, "values": {name: failing}, "executions": []})
 
     def run_out(*_, **__):

@@ -35,7 +35,7 @@ def held_out(records):
         for t, kd_t in equal:
             found[f"SKD at T = {t} minus KD at T = {kd_t}"] = seed_changes(at("skd", t), at("kd", kd_t))
         found["between these two: SKD's range minus KD's"] = seed_changes(
-            *(seed_ranges([at(method, pair[place]) for pair in equal]) for place, method in enumerate(("skd", "kd"))))  # fmt: skip
+            seed_ranges([at("skd", t) for t, _ in equal]), seed_ranges([at("kd", t) for _, t in equal]))  # fmt: skip
         for method in ("kd", "skd"):
             found[f"{label(method)}: T = {several[-1]} minus T = {several[-2]}"] = seed_changes(
                 at(method, several[-1]), at(method, several[-2]))  # fmt: skip
