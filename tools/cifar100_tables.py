@@ -131,7 +131,8 @@ def _gpu_students(folder):
         for name in ("held_out", "accuracy", "nll", "ece", "logit_norm"):
             found.setdefault((row, rate), {}).setdefault(name, {})[seed] = model[name]
     [(teacher, arch, epochs, device)] = {tuple(student[name] for name in _GPU_PAIR) for student in students}
-    return found, f"{teacher} -> {arch}, {epochs} epochs on one {device}; test split, last epoch, as the student ships"
+    return found, (f"{teacher} -> {arch}, {epochs} epochs on one {device}; test split, last epoch, as the student ships; "
+                   "one split and one teacher, which understates the spread")  # fmt: skip
 
 
 def _gains(found, ours, theirs):

@@ -132,7 +132,7 @@ def hardness(records):
         change = difference_text(skd.accuracies, kd.accuracies)
         rows.append([str(4 * t), soft[0], tested[0], str(t), soft[1], tested[1], change])
     head = ["KD: T", "norm / T", "top-1", "SKD: T", "R / T", "top-1", "SKD - KD, paired"]
-    note = "Of the table above, the seeds that both have; the norm is the teacher's over the test split."
+    note = "Of the table above (cells, spread), the seeds that both have; the norm is the teacher's over the test split."
     return f"{markdown(head, rows)}\n\n{note}"
 
 
@@ -221,7 +221,7 @@ def calibration(records):
         "Mean +- sample standard deviation over n seeds, test split, last epoch; ECE over 15 bins, NLL in nats. First as "
         "the student ships, which for a spherical one is softmax(project(z; R)); then by softmax(z), the raw softmax, where "
         "that is another; then as it ships with one temperature on top, fitted on the held-out images (arXiv:1706.04599), "
-        "of n seeds. Hardware and cells are those of the studies above.",
+        "of n seeds. Hardware, cells and what the spread leaves out are those of the studies above.",
     ])  # fmt: skip
 
 
