@@ -20,7 +20,7 @@ READ_BY = {  # what not every loss, or not every optimizer, reads -> which of th
         name: ("loss", tuple(loss for loss, arguments in LOSS_ARGUMENTS.items() if name in arguments))
         for name in ("temperature", "radius", "center")
     },
-    **dict.fromkeys(("kd_weight", "label_weight", "teacher_cache_epochs"), ("loss", _DISTILLING)),
+    **dict.fromkeys(("kd_weight", "label_weight"), ("loss", _DISTILLING)),
     **dict.fromkeys(("momentum", "nesterov"), ("optimizer", ("sgd",))),
 }
 GRAMMAR = (
