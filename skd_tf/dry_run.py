@@ -167,8 +167,7 @@ def _loss(config, sizes):
     if not config.needs_teacher:
         return [f"{config.loss:14} labels alone, weight 1, no teacher"]
     classes = sizes.num_classes if sizes else None
-    if config.loss == "spherical":
-        geometry.require_room(classes, config.center)
+    require_room(config, sizes)
     radius = config.radius
     if radius == "auto":
         number = f"{2 * classes**0.5:.4f}" if classes else "known with the classes"
@@ -183,6 +182,12 @@ def _loss(config, sizes):
         f"teacher        {f'--{source[0]}={source[1]}' if source else 'none given'}",
         *([f"radius         {radius}"] if config.loss == "spherical" else []),
     ]
+
+
+def require_room(config, sizes):
+    """InputError for a loss on the sphere where the classes, if `sizes` tells them, leave it no room."""
+    if sizes and config.loss == "spherical":
+        geometry.require_room(sizes.num_classes, config.center)
 
 
 def _held_out(config, sizes):

@@ -11,8 +11,6 @@ from skd_tf import (
     deploy,
     dry_run,
     evaluation,
-    geometry,
-    losses,
     measurements,
     metrics,
     models,
@@ -81,9 +79,7 @@ def _run(config, workdir, data_dir):
         return folder.result
     write_text(folder / "flags.txt", cli.write_flags(config))
     _check_student_alone(config)
-    sizes = dry_run.dataset_sizes(config, data_dir)
-    if sizes and losses.LOSSES[config.loss].readout == "sphere":  # before a teacher is trained
-        geometry.require_room(sizes.num_classes, config.center)
+    dry_run.require_room(config, dry_run.dataset_sizes(config, data_dir))  # before a teacher is trained
     watch = Stopwatch()
     with watch("data and teacher"):
         setup = prepare(config, folder, data_dir)
