@@ -16,8 +16,13 @@ from skd_tf import cli
 RECIPES = pathlib.Path(__file__).resolve().parent.parent / "experiments" / "cifar100"
 # Flagfiles in methods/, and what their authors set for this pair of nets alone.
 METHODS = {
-    "cross_entropy": {}, "kd": {}, "skd": {}, "logit_standardization": {}, "dkd": {"loss_settings": "beta=2"}, "dist": {},
-}  # fmt: skip
+    "cross_entropy": {},
+    "kd": {},
+    "skd": {},
+    "logit_standardization": {},
+    "dkd": {"loss_settings": "beta=2"},
+    "dist": {},
+}
 
 
 def define(flag_values):
@@ -37,9 +42,12 @@ def main(flag_values):
     rows = []
     for method in flag_values.methods:
         config, _ = cli.read_flagfile(RECIPES / "methods" / f"{method}.flags", base)
-        config = config.replace(**METHODS[method] | given | {"teacher_checkpoint": str(teacher), "teacher_flagfile": ""})
+        config = config.replace(
+            **METHODS[method] | given | {"teacher_checkpoint": str(teacher), "teacher_flagfile": ""}
+        )
         runs = [
-            skd_tf.run(config.replace(seed=seed), workdir / f"{method}{seed}", data_dir) for seed in range(flag_values.seeds)
+            skd_tf.run(config.replace(seed=seed), workdir / f"{method}{seed}", data_dir)
+            for seed in range(flag_values.seeds)
         ]
         accuracies = [run["student"]["accuracy"] for run in runs]
         rows.append((method, statistics.mean(accuracies), statistics.stdev(accuracies), len(accuracies)))

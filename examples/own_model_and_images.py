@@ -29,16 +29,25 @@ def main(arguments=None):
     teacher = raw_logits(keras.models.load_model(options.teacher, compile=False))
     height, width, channels = teacher.input_shape[1:]
     training, validation = keras.utils.image_dataset_from_directory(
-        options.images, image_size=(height, width), batch_size=options.batch_size, validation_split=0.2, subset="both",
-        seed=0, color_mode={1: "grayscale", 3: "rgb"}[channels],
-    )  # fmt: skip
+        options.images,
+        image_size=(height, width),
+        batch_size=options.batch_size,
+        validation_split=0.2,
+        subset="both",
+        seed=0,
+        color_mode={1: "grayscale", 3: "rgb"}[channels],
+    )
     flip = keras.layers.RandomFlip("horizontal", seed=0)
     flipped = training.map(lambda images, labels: (flip(images), labels))
 
     student = skd_tf.networks.build(
-        options.student, input_shape=(height, width, channels), num_classes=teacher.output_shape[-1],
-        mean=[0.5] * channels, std=[0.25] * channels, seed=0,
-    )  # fmt: skip
+        options.student,
+        input_shape=(height, width, channels),
+        num_classes=teacher.output_shape[-1],
+        mean=[0.5] * channels,
+        std=[0.25] * channels,
+        seed=0,
+    )
     distiller = skd_tf.Distiller(student, teacher)
     steps = options.epochs * len(training)
     rate = keras.optimizers.schedules.CosineDecay(0.0, steps, warmup_target=0.05, warmup_steps=steps // 20)

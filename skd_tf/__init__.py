@@ -18,13 +18,7 @@ import importlib
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "Config": "config",
-    "Distiller": "distiller",
-    "InputError": "errors",
-    "LOSSES": "losses",
-    "run": "experiment",
-}
+_HOMES = {"Config": "config", "Distiller": "distiller", "InputError": "errors", "LOSSES": "losses", "run": "experiment"}
 
 __all__ = ["LOSSES", "Config", "Distiller", "InputError", "keras_losses", "losses", "networks", "run", "schedules"]
 

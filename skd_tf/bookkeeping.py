@@ -65,7 +65,7 @@ class Bookkeeping:
         cluster.agree(lambda: self._open_records(extra.get("records")))
         self._clock = progress.Clock(
             config.student, config.epochs, self.first_step, steps_per_epoch, before=extra["seconds"]
-        )  # fmt: skip
+        )
         self._validate = evaluation.predictor_of(distiller)
         self._rates = schedules.learning_rate(config, steps_per_epoch)
 
@@ -109,7 +109,9 @@ class Bookkeeping:
     @cluster.chief_only
     def _record(self, step, means, pace):
         distiller, validation, epoch = self._distiller, self._setup.dataset.validation, step // self._steps_per_epoch
-        updates = int(distiller.optimizer.iterations.numpy())  # fewer than steps where float16's loss scaling skipped some
+        updates = int(
+            distiller.optimizer.iterations.numpy()
+        )  # fewer than steps where float16's loss scaling skipped some
         record = {"epoch": epoch - 1, "step": step, **means, **_in_force(distiller, self._rates[updates - 1], means)}
         if validation:
             with optimizers.averaged(distiller):
@@ -197,12 +199,16 @@ def _identity_of_images(dataset):
 
 def _history(rows, seconds):
     """What a run's epochs come to."""
-    rate, waiting = (float(np.median([row[name] for row in rows])) for name in ("examples_per_second", "input_wait_share"))
+    rate, waiting = (
+        float(np.median([row[name] for row in rows])) for name in ("examples_per_second", "input_wait_share")
+    )
     say(f"{rate:,.0f} images/s, {waiting:.1%} of the time spent waiting for input.")
     skipped, steps = rows[-1].get("skipped_steps", 0), rows[-1]["step"]
     if skipped > _MOST_SKIPPED * steps:
-        warn(f"float16's loss scaling skipped {skipped} of {steps} steps, and rates and weights follow the others: their "
-             "schedules ended so much early. --precision=bfloat16 skips none.")  # fmt: skip
+        warn(
+            f"float16's loss scaling skipped {skipped} of {steps} steps, and rates and weights follow the others: their "
+            "schedules ended so much early. --precision=bfloat16 skips none."
+        )
     if waiting > _MOST_WAITING:
         warn(f"training waited for its input {waiting:.0%} of the time: the pipeline, not the step, sets the pace.")
     return {

@@ -190,4 +190,3 @@ def _assign(state, arrays, file_name):
     with settings.restoring():
         for name, variable in state.items():
             variable.assign(arrays[name])
-

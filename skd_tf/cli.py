@@ -25,7 +25,10 @@ PLACES = {
     "workdir": "the folder that the run writes to, and resumes from",
     "data_dir": "the TFDS data folder; TFDS' own default unless given",
 }
-_OF_ONE_START = ("dry_run", "overwrite")  # what a command does, not what a run is: no file that repeats a run holds them
+_OF_ONE_START = (
+    "dry_run",
+    "overwrite",
+)  # what a command does, not what a run is: no file that repeats a run holds them
 _HELP = {"--help", "-help", "-h", "--helpfull", "--helpshort"}
 
 
@@ -77,9 +80,7 @@ def parse(arguments, flag_values, positional=None):
     pairs = [(_at_home(argument), where) for argument, where in flagfiles.expand(arguments)]
     strange = [argument for argument, _ in pairs if any("\ud800" <= letter <= "\udfff" for letter in argument)]
     if strange:  # bytes of a file's name that are no UTF-8: TensorFlow takes no such name
-        raise InputError(
-            f"An argument is no UTF-8. Expected text. Received {strange[0]!r}. Rename the file or folder."
-        )
+        raise InputError(f"An argument is no UTF-8. Expected text. Received {strange[0]!r}. Rename the file or folder.")
     try:
         leftovers = flag_values([sys.argv[0] or "skd_tf", *(argument for argument, _ in pairs)])[1:]
     except flags.UnrecognizedFlagError as error:
@@ -135,9 +136,7 @@ def write_flags(config):
         value = getattr(config, name)
         if value != field.default and name not in _OF_ONE_START:
             lines.append(
-                f"--{'' if value else 'no'}{name}"
-                if bool in kinds_of(field)
-                else f"--{name}={as_text(value)}"
+                f"--{'' if value else 'no'}{name}" if bool in kinds_of(field) else f"--{name}={as_text(value)}"
             )
     return "".join(f"{line}\n" for line in lines)
 
@@ -168,9 +167,7 @@ def run(main, *, description, define=define_flags, required=("workdir",), positi
         for name in required:
             if not flag_values[name].value:
                 expected = flag_values[name].help
-                raise InputError(
-                    f"--{name} is missing. Expected {expected}. Received nothing. Add --{name}=..."
-                )
+                raise InputError(f"--{name} is missing. Expected {expected}. Received nothing. Add --{name}=...")
         with interrupts.raised():
             code = main(flag_values)
         sys.exit(code)
@@ -202,7 +199,7 @@ def _is_of_the_machine(error):
 def reason(message):
     """What TensorFlow says of an error, without where in a graph it came up."""
     lines = [line.strip() for line in message.splitlines()]
-    noise = "Graph execution error", "Detected at node", "<stack traces", "File \"", "[[", "Hint:", "[Op:"
+    noise = "Graph execution error", "Detected at node", "<stack traces", 'File "', "[[", "Hint:", "[Op:"
     said = [line for line in lines if line and not line.startswith(noise)]
     return " ".join(said or lines)
 

@@ -160,7 +160,8 @@ def _configure_heartbeat(me):
             service_leader=f"/job:{me.jobs[0][0]}/replica:0/task:0",
             heartbeat_timeout_in_ms=1000 * _HEARTBEAT_SECONDS,
             coordinated_jobs=[
-                coordination_config_pb2.CoordinatedJob(name=name, num_tasks=len(addresses)) for name, addresses in me.jobs
+                coordination_config_pb2.CoordinatedJob(name=name, num_tasks=len(addresses))
+                for name, addresses in me.jobs
             ],
         )
 
@@ -270,7 +271,9 @@ def _make_largest(strategy, count):
 
     def largest(number):
         row = np.zeros(count, np.float32)
-        row[_joined.member.index] = number * count / strategy.num_replicas_in_sync  # every replica of this worker adds it
+        row[_joined.member.index] = (
+            number * count / strategy.num_replicas_in_sync
+        )  # every replica of this worker adds it
         return round(float(total(tf.constant(row)).numpy().max()))
 
     return largest
@@ -281,7 +284,12 @@ def reporting_lost_workers(what="Another worker has stopped, and training with i
     """Turns what TensorFlow raises when a collective cannot end into a `WorkerLost` of one line."""
     import tensorflow as tf
 
-    gone = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.DeadlineExceededError)
+    gone = (
+        tf.errors.UnavailableError,
+        tf.errors.AbortedError,
+        tf.errors.CancelledError,
+        tf.errors.DeadlineExceededError,
+    )
     try:
         yield
     except tf.errors.OpError as error:

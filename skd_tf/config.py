@@ -15,7 +15,9 @@ NEED_NO_TEACHER = ("cross_entropy",)
 NEED_ONE_CLASS = ("dkd",)
 PRECISIONS = ("float32", "bfloat16", "float16")
 PREPROCESSINGS = ("raw", "unit", "tf", "torch", "caffe", "standard")
-_NETWORK = f"one of {', '.join(NETWORK_NAMES)}, keras.applications:NAME, or MODULE:FUNCTION of (input_shape, num_classes)"
+_NETWORK = (
+    f"one of {', '.join(NETWORK_NAMES)}, keras.applications:NAME, or MODULE:FUNCTION of (input_shape, num_classes)"
+)
 
 
 def _not_empty(name, value):
@@ -50,9 +52,7 @@ class Config:
     )
     download: bool = knob(False, "let TFDS download a set that is not there", affects_result=False)
     data_seed: int = knob(0, "seed of the validation split and the augmentation", low=0, high=2**31 - 1)
-    validation_fraction: float = knob(
-        0.1, "share of the training split held out for validation", low=0, high=0.5
-    )
+    validation_fraction: float = knob(0.1, "share of the training split held out for validation", low=0, high=0.5)
     image_size: int = knob(0, "side that images are brought to; 0: the set's own", low=0, unit="pixels")
     augmentation: str = knob(
         "auto",
@@ -96,7 +96,9 @@ class Config:
         "", "the teacher: a workdir of a run, a .keras file, a SavedModel folder, or keras.applications:NAME"
     )
     teacher_preprocessing: str = knob(
-        "auto", "of a loaded teacher that has it not inside, as of a student; auto: raw", choices=("auto", *PREPROCESSINGS)
+        "auto",
+        "of a loaded teacher that has it not inside, as of a student; auto: raw",
+        choices=("auto", *PREPROCESSINGS),
     )
     teacher_flagfile: str = knob("", "settings to train the teacher with, in <workdir>/teacher")
 
@@ -105,8 +107,10 @@ class Config:
     )
     teacher_cache_dtype: str = knob("float16", "of the cached training logits", choices=("float16", "float32"))
     teacher_cache_epochs: int = knob(
-        0, "epochs of augmentation that are cached and trained on in turn, by any loss; 0: as many as the run has",
-        low=0, unit="epochs",
+        0,
+        "epochs of augmentation that are cached and trained on in turn, by any loss; 0: as many as the run has",
+        low=0,
+        unit="epochs",
     )
 
     loss: str = knob("spherical", "distillation method", choices=LOSS_NAMES, heading="Loss")
@@ -147,9 +151,7 @@ class Config:
     optimizer: str = knob("sgd", "optimizer", choices=("sgd", "adamw"))
     momentum: float = knob(0.9, "of sgd", low=0, below=1)
     nesterov: bool = knob(False, "Nesterov's momentum, of sgd")
-    weight_decay: float = knob(
-        5e-4, "sgd: L2, added to the gradient before momentum; adamw: decoupled", low=0
-    )
+    weight_decay: float = knob(5e-4, "sgd: L2, added to the gradient before momentum; adamw: decoupled", low=0)
     clip_norm: float = knob(0.0, "limit of the gradient's global norm; 0: off", low=0)
     ema_momentum: float = knob(
         0.0, "of a moving average of the student's weights, which is evaluated and exported; 0: off", low=0, below=1
@@ -163,9 +165,7 @@ class Config:
         choices=("auto", "one_device", "mirrored", "multi_worker"),
         heading="Machine",
     )
-    virtual_devices: int = knob(
-        0, "split the first device into so many, to try replicas; 0: leave it as it is", low=0
-    )
+    virtual_devices: int = knob(0, "split the first device into so many, to try replicas; 0: leave it as it is", low=0)
     sync_batch_norm: bool = knob(
         False, "BatchNorm's statistics over the global batch, not each replica's part of it; without XLA then"
     )
@@ -195,11 +195,7 @@ class Config:
     def __post_init__(self):
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, checked(field, getattr(self, field.name)))
-        if (
-            self.needs_teacher
-            and self.label_weight is None
-            and grammar.parse_weight(self.kd_weight).extremes[1] > 1
-        ):
+        if self.needs_teacher and self.label_weight is None and grammar.parse_weight(self.kd_weight).extremes[1] > 1:
             remedy = "Lower it, or give --label_weight as well"
             raise refusal(
                 "kd_weight",
@@ -209,19 +205,39 @@ class Config:
                 remedy,
             )
         if self.label_smoothing and self.loss in NEED_ONE_CLASS:
-            raise refusal("label_smoothing", self.label_smoothing, f"does not go with --loss={self.loss}, which needs one "
-                          "class an image", "0", "Leave it out")  # fmt: skip
+            raise refusal(
+                "label_smoothing",
+                self.label_smoothing,
+                f"does not go with --loss={self.loss}, which needs one class an image",
+                "0",
+                "Leave it out",
+            )
         foreign = set(grammar.parse_loss_settings(self.loss_settings)) - set(LOSS_SETTINGS[self.loss])
         if foreign:
             known = ", ".join(LOSS_SETTINGS[self.loss]) or "nothing"
-            raise refusal("loss_settings", self.loss_settings, f"names what --loss={self.loss} does not take",
-                          f"{known} for this loss", "Leave it out")  # fmt: skip
+            raise refusal(
+                "loss_settings",
+                self.loss_settings,
+                f"names what --loss={self.loss} does not take",
+                f"{known} for this loss",
+                "Leave it out",
+            )
         if self.teacher_cache_epochs and not self.teacher_cache_dir:
-            raise refusal("teacher_cache_epochs", self.teacher_cache_epochs, "needs a teacher cache",
-                          "--teacher_cache_dir beside it", "Add --teacher_cache_dir=DIR")  # fmt: skip
+            raise refusal(
+                "teacher_cache_epochs",
+                self.teacher_cache_epochs,
+                "needs a teacher cache",
+                "--teacher_cache_dir beside it",
+                "Add --teacher_cache_dir=DIR",
+            )
         if self.sync_batch_norm and self.jit_compile == "true":
-            raise refusal("jit_compile", "true", "excludes --sync_batch_norm: XLA compiles no sum over replicas",
-                          "auto or false beside --sync_batch_norm", "Leave out one of the two")  # fmt: skip
+            raise refusal(
+                "jit_compile",
+                "true",
+                "excludes --sync_batch_norm: XLA compiles no sum over replicas",
+                "auto or false beside --sync_batch_norm",
+                "Leave out one of the two",
+            )
         if self.warmup_epochs is not None and self.warmup_epochs > self.epochs:
             raise refusal(
                 "warmup_epochs",
@@ -255,11 +271,7 @@ class Config:
         for name, value in changes.items():
             if name not in names:
                 raise refusal(
-                    name,
-                    value,
-                    "is no setting",
-                    "a flag of --help",
-                    did_you_mean(name, names, "Leave it out"),
+                    name, value, "is no setting", "a flag of --help", did_you_mean(name, names, "Leave it out")
                 )
         return dataclasses.replace(self, **changes)
 

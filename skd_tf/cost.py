@@ -100,7 +100,9 @@ def timing(model, images, *, seconds=1.0):
       {"latency_ms", "images_per_second"}, each {"median", "quartiles": [low, high], "batch", "calls"}.
     """
     forward = tf.function(functools.partial(model, training=False), autograph=False)
-    latency, throughput = (_call_seconds(forward, images, batch, seconds) for batch in (LATENCY_BATCH, THROUGHPUT_BATCH))
+    latency, throughput = (
+        _call_seconds(forward, images, batch, seconds) for batch in (LATENCY_BATCH, THROUGHPUT_BATCH)
+    )
     return {
         "latency_ms": _spread(1e3 * latency, LATENCY_BATCH),
         "images_per_second": _spread(THROUGHPUT_BATCH / throughput, THROUGHPUT_BATCH),

@@ -36,8 +36,7 @@ def jit_compile_choice(setting, device_type, *, collective=False):
         return _AUTO_XLA[device_type]
     if text not in ("true", "false"):
         raise InputError(
-            f"Unknown compilation setting. Expected auto, true or false. Received jit_compile={setting}. "
-            "Choose auto."
+            f"Unknown compilation setting. Expected auto, true or false. Received jit_compile={setting}. Choose auto."
         )
     return text == "true", f"jit_compile={text} was asked for"
 

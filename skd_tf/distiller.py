@@ -45,9 +45,20 @@ class Distiller(WithSettings, keras.Model):
     """
 
     def __init__(
-        self, student, teacher=None, loss="spherical", *, temperature=4.0, kd_weight=0.9, label_weight=None,
-        radius="auto", center=True, label_smoothing=0.0, loss_settings=None, name="distiller",
-    ):  # fmt: skip
+        self,
+        student,
+        teacher=None,
+        loss="spherical",
+        *,
+        temperature=4.0,
+        kd_weight=0.9,
+        label_weight=None,
+        radius="auto",
+        center=True,
+        label_smoothing=0.0,
+        loss_settings=None,
+        name="distiller",
+    ):
         super().__init__(name=name)
         self.student = student
         self.teacher = teacher
@@ -93,13 +104,17 @@ class Distiller(WithSettings, keras.Model):
                 "label_weight=None. Construct Distiller(..., label_weight=NUMBER)."
             )
         if kwargs.get("loss") is not None:
-            raise InputError("compile() takes no loss. Expected none. Received loss=. Construct Distiller(..., loss=...).")
+            raise InputError(
+                "compile() takes no loss. Expected none. Received loss=. Construct Distiller(..., loss=...)."
+            )
         super().compile(optimizer=optimizer, metrics=metrics, jit_compile=False, **kwargs)
         if precision.computes_in_float16(self.student) and not optimizers.may_skip(self.optimizer):
             self.optimizer = keras.optimizers.LossScaleOptimizer(self.optimizer)
         optimizers.take_gradients_as_summed(self.optimizer)
         collective = self.distribute_strategy.num_replicas_in_sync > 1 and is_synchronized(self.student)
-        self.xla, self.xla_reason = devices.jit_compile_choice(jit_compile, replicas.device_kind(), collective=collective)
+        self.xla, self.xla_reason = devices.jit_compile_choice(
+            jit_compile, replicas.device_kind(), collective=collective
+        )
         self.schedules = dict(schedules or {})
         self._build_optimizer()
         self._make_steps()
@@ -155,10 +170,11 @@ class Distiller(WithSettings, keras.Model):
         return self
 
     def get_config(self):
-        return self.objective.get_config() | self._settings_config() | {
-            "student": keras.saving.serialize_keras_object(self.student),
-            "name": self.name,
-        }
+        return (
+            self.objective.get_config()
+            | self._settings_config()
+            | {"student": keras.saving.serialize_keras_object(self.student), "name": self.name}
+        )
 
     def get_compile_config(self):
         """Nothing: a loaded Distiller has no teacher, and is compiled anew."""
@@ -197,7 +213,9 @@ class Distiller(WithSettings, keras.Model):
         finite = self.guard.check(sums, gradients, self.optimizer, in_loop=self._train_steps.in_loop)
         optimizers.apply_if(finite, self.optimizer, gradients, weights)
         self.means.update_state(*(tf.where(finite, total, tf.zeros_like(total)) for total in (sums, counts)))
-        for variable, value in zip(moving, before, strict=True):  # averaged every time: saving at any step changes nothing
+        for variable, value in zip(
+            moving, before, strict=True
+        ):  # averaged every time: saving at any step changes nothing
             variable.assign(tf.where(finite, next(summed) / replica_count, value))
         self._update_compiled_metrics(y, student_logits, sample_weight)
         return self.means.result()
@@ -236,11 +254,16 @@ class Distiller(WithSettings, keras.Model):
     def _objective(self, student_logits, teacher_logits, labels, sample_weight):
         radius = self.radius.value
         return self.objective(
-            student_logits, teacher_logits, labels, sample_weight,
+            student_logits,
+            teacher_logits,
+            labels,
+            sample_weight,
             temperature=self.temperature.value,
             radius="teacher_sample" if self._radius_argument == "teacher_sample" else radius,
-            readout_radius=radius, kd_weight=self.kd_weight.value, label_weight=self.label_weight.value,
-        )  # fmt: skip
+            readout_radius=radius,
+            kd_weight=self.kd_weight.value,
+            label_weight=self.label_weight.value,
+        )
 
     def _teacher_logits_of(self, x):
         """The given logits or the teacher's own, without a gradient; None where there are neither."""

@@ -91,25 +91,19 @@ def _workdir(config, workdir):
 
 def _settings(config):
     values = [(name, getattr(config, name), field.default) for name, field in FIELDS.items()]
-    return [
-        f"{' ' if value == default else '*'} --{name}={as_text(value)}" for name, value, default in values
-    ]
+    return [f"{' ' if value == default else '*'} --{name}={as_text(value)}" for name, value, default in values]
 
 
 def _machine(config):
     gpus = devices.gpu_count()
     me = cluster.member(config.strategy)
-    strategy, replicas = devices.replicas(
-        config.strategy, virtual_devices=config.virtual_devices, gpus=gpus, member=me
-    )
+    strategy, replicas = devices.replicas(config.strategy, virtual_devices=config.virtual_devices, gpus=gpus, member=me)
     share = devices.per_replica_batch(config.batch_size, replicas)
     compiled, reason = devices.jit_compile_choice(
         config.jit_compile, "GPU" if gpus else "CPU", collective=config.sync_batch_norm and replicas > 1
     )
     place = f", worker {me.index} of {me.workers}{'' if me.index else ', the chief'}" if me else ""
-    split = (
-        f", the first split into {config.virtual_devices} virtual devices" if config.virtual_devices else ""
-    )
+    split = f", the first split into {config.virtual_devices} virtual devices" if config.virtual_devices else ""
     found = (
         f"{gpus} GPU, used if TensorFlow's CUDA libraries are installed"
         if gpus
@@ -145,9 +139,7 @@ def _data(config, sizes):
 
 def _schedule(config, sizes):
     rate = f"{config.lr_schedule}, peak {config.learning_rate}"
-    never = [
-        epoch for epoch in grammar.parse_lr_schedule(config.lr_schedule).epochs if epoch >= config.epochs
-    ]
+    never = [epoch for epoch in grammar.parse_lr_schedule(config.lr_schedule).epochs if epoch >= config.epochs]
     if never:
         rate += f"; never reached: epoch {', '.join(f'{epoch:g}' for epoch in never)}"
     warmup = "5% of the run" if config.warmup_epochs is None else f"{config.warmup_epochs:g} epochs"
@@ -209,4 +201,3 @@ def _num_classes(record, folder):
     label = record["supervisedKeys"]["tuple"]["items"][1]["featureKey"]
     features = json.loads((folder / "features.json").read_text(encoding="utf-8"))["featuresDict"]["features"]
     return int(features[label]["classLabel"]["numClasses"])
-

@@ -12,8 +12,15 @@ from skd_tf.recorded import as_named, other_test_images, recorded_config, run_be
 from skd_tf.workdir import refuse_own_file, write_json
 
 _SETTINGS = (
-    "data_dir", "dataset", "download", "data_seed", "image_size", "augmentation", "cache_dataset", "teacher_preprocessing",
-)  # fmt: skip
+    "data_dir",
+    "dataset",
+    "download",
+    "data_seed",
+    "image_size",
+    "augmentation",
+    "cache_dataset",
+    "teacher_preprocessing",
+)
 
 
 def define(flag_values):
@@ -21,7 +28,10 @@ def define(flag_values):
         "model", None, "a workdir, a .keras file or a SavedModel folder; repeat it for several", flag_values=flag_values
     )
     flags.DEFINE_string(
-        "teacher", None, "a model to compare with (agreement, KL, confidence gap), as for --model", flag_values=flag_values
+        "teacher",
+        None,
+        "a model to compare with (agreement, KL, confidence gap), as for --model",
+        flag_values=flag_values,
     )
     flags.DEFINE_string("output", None, "JSON file to write", flag_values=flag_values)
     flags.DEFINE_bool(
@@ -31,7 +41,9 @@ def define(flag_values):
         flag_values=flag_values,
     )
     flags.DEFINE_bool("timing", True, "measure latency and throughput on this machine", flag_values=flag_values)
-    flags.DEFINE_integer("bootstrap", 1000, "resampled test splits for the intervals; 0: none", 0, flag_values=flag_values)
+    flags.DEFINE_integer(
+        "bootstrap", 1000, "resampled test splits for the intervals; 0: none", 0, flag_values=flag_values
+    )
     flags.DEFINE_integer("bootstrap_seed", 0, "seed of the resampling", 0, flag_values=flag_values)
     cli.define_flags(flag_values, _SETTINGS)
 
@@ -59,10 +71,16 @@ def main(flag_values):
         held_out = data.load(run.replace(download=config.download), flag_values.data_dir, test=False)
         temperatures[path] = calibrate(path, held_out)
     result = evaluate(
-        flag_values.model, dataset, teacher=flag_values.teacher, teacher_preprocessing=config.teacher_preprocessing,
-        download=config.download, temperatures=temperatures, timing=flag_values.timing,
-        bootstrap_samples=flag_values.bootstrap, bootstrap_seed=flag_values.bootstrap_seed,
-    )  # fmt: skip
+        flag_values.model,
+        dataset,
+        teacher=flag_values.teacher,
+        teacher_preprocessing=config.teacher_preprocessing,
+        download=config.download,
+        temperatures=temperatures,
+        timing=flag_values.timing,
+        bootstrap_samples=flag_values.bootstrap,
+        bootstrap_seed=flag_values.bootstrap_seed,
+    )
     say(summary.evaluation_tables(result))
     if output:
         write_json(output, result)
@@ -70,9 +88,17 @@ def main(flag_values):
 
 
 def evaluate(
-    paths, dataset, *, teacher=None, teacher_preprocessing="auto", download=False, temperatures=None, timing=True,
-    bootstrap_samples=1000, bootstrap_seed=0,
-):  # fmt: skip
+    paths,
+    dataset,
+    *,
+    teacher=None,
+    teacher_preprocessing="auto",
+    download=False,
+    temperatures=None,
+    timing=True,
+    bootstrap_samples=1000,
+    bootstrap_seed=0,
+):
     """Measures models on `dataset.test`; changes no weight. Of probabilities that a model returns the logarithms are logits.
 
     Args:

@@ -30,16 +30,41 @@ from skd_tf.workdir import Workdir, locked, write_json, write_text
 
 # What a teacher trained by the way takes over from the run it serves: its data and its machine.
 _SHARED = (
-    "dataset", "download", "data_seed", "validation_fraction", "image_size", "augmentation", "cache_dataset",
-    "strategy", "virtual_devices", "jit_compile", "steps_per_call", "checkpoint_every", "keep_checkpoints", "overwrite",
+    "dataset",
+    "download",
+    "data_seed",
+    "validation_fraction",
+    "image_size",
+    "augmentation",
+    "cache_dataset",
+    "strategy",
+    "virtual_devices",
+    "jit_compile",
+    "steps_per_call",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "overwrite",
     "report",
-)  # fmt: skip
+)
 # A run without a teacher, and without settings that would only be part of its name.
 _DISTILLING = (
-    "teacher", "teacher_checkpoint", "teacher_flagfile", "teacher_precision", "teacher_cache_dir", "teacher_cache_dtype",
-    "teacher_cache_epochs", "teacher_preprocessing", "student_alone", "temperature", "kd_weight", "label_weight", "radius",
-    "center", "loss_settings", "profile_steps",
-)  # fmt: skip
+    "teacher",
+    "teacher_checkpoint",
+    "teacher_flagfile",
+    "teacher_precision",
+    "teacher_cache_dir",
+    "teacher_cache_dtype",
+    "teacher_cache_epochs",
+    "teacher_preprocessing",
+    "student_alone",
+    "temperature",
+    "kd_weight",
+    "label_weight",
+    "radius",
+    "center",
+    "loss_settings",
+    "profile_steps",
+)
 _NO_TEACHER = {name: getattr(Config(), name) for name in _DISTILLING} | {"loss": "cross_entropy"}
 _CHANCE_EXAMPLES = 2000
 
@@ -217,8 +242,10 @@ def _open_teacher(config, dataset, strategy, path):
         return None
     seed = other_test_images(path, config)
     if seed is not None:
-        warn(f"the teacher {path} was trained with --data_seed={seed}: of the test and validation images drawn here from "
-             f"{dataset.name} it has trained on most, and what is said of it is too good.")  # fmt: skip
+        warn(
+            f"the teacher {path} was trained with --data_seed={seed}: of the test and validation images drawn here from "
+            f"{dataset.name} it has trained on most, and what is said of it is too good."
+        )
     teacher = Teacher(path, config, dataset, strategy)
     if cluster.workers() > 1:
         _ = teacher.model  # by all at once, whatever each finds in the cache: variables are made in a collective

@@ -20,8 +20,12 @@ def define(flag_values):
         "what to write: saved_model, keras, litert (float32, float16 and int8) or onnx; repeat it for several",
         flag_values=flag_values,
     )
-    flags.DEFINE_integer("check_images", 1000, "test images to compare each file on, at most", 1, flag_values=flag_values)
-    flags.DEFINE_bool("calibrated", True, "apply the temperature of evaluate --calibrate, if any", flag_values=flag_values)
+    flags.DEFINE_integer(
+        "check_images", 1000, "test images to compare each file on, at most", 1, flag_values=flag_values
+    )
+    flags.DEFINE_bool(
+        "calibrated", True, "apply the temperature of evaluate --calibrate, if any", flag_values=flag_values
+    )
     named = "the run's dataset, where it is MODULE:FUNCTION: a record alone gets no code run"
     flags.DEFINE_string("dataset", None, named, flag_values=flag_values)
     cli.define_flags(flag_values, ("workdir", "data_dir", "download"))
@@ -33,10 +37,15 @@ def main(flag_values):
 
     try:
         export(
-            flag_values.workdir, flag_values.output, formats=flag_values.format, data_dir=flag_values.data_dir,
-            check_images=flag_values.check_images, calibrated=flag_values.calibrated, dataset_name=flag_values.dataset,
+            flag_values.workdir,
+            flag_values.output,
+            formats=flag_values.format,
+            data_dir=flag_values.data_dir,
+            check_images=flag_values.check_images,
+            calibrated=flag_values.calibrated,
+            dataset_name=flag_values.dataset,
             download=cli.config_from(flag_values).download,
-        )  # fmt: skip
+        )
     except ExportFailed as error:
         print("error:", error, "Nothing was written.", file=sys.stderr)
         return 1
@@ -44,9 +53,16 @@ def main(flag_values):
 
 
 def export(
-    workdir, output, *, formats=("saved_model", "keras"), data_dir=None, check_images=1000, calibrated=True,
-    dataset_name=None, download=False,
-):  # fmt: skip
+    workdir,
+    output,
+    *,
+    formats=("saved_model", "keras"),
+    data_dir=None,
+    check_images=1000,
+    calibrated=True,
+    dataset_name=None,
+    download=False,
+):
     """Writes the student of a finished run, runs every file in a fresh process without skd_tf, and describes them.
 
     Args:
@@ -107,9 +123,15 @@ def export(
         say(f"Running each in a fresh process, on {len(images):,} test images")
         rows = check.check(files, staging, images, labels, live, values)
         text = card.model_card(
-            result=result, measurements=measured, files=files, rows=rows, image_shape=dataset.image_shape,
-            student_values=values, check_images=len(images), temperature=temperature,
-        )  # fmt: skip
+            result=result,
+            measurements=measured,
+            files=files,
+            rows=rows,
+            image_shape=dataset.image_shape,
+            student_values=values,
+            check_images=len(images),
+            temperature=temperature,
+        )
         write_text(staging / "README.md", text)
         output.parent.mkdir(parents=True, exist_ok=True)
         if output.exists():

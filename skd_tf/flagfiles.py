@@ -50,8 +50,7 @@ def _read(path, folder, including):
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
         raise InputError(
-            f"A flagfile cannot be read ({reason}). Expected a text file. Received --flagfile={path}. "
-            "Check the path."
+            f"A flagfile cannot be read ({reason}). Expected a text file. Received --flagfile={path}. Check the path."
         ) from error
     for number, line in enumerate(lines, start=1):
         line, where = line.strip(), f"{found} line {number}"
@@ -63,9 +62,7 @@ def _read(path, folder, including):
             continue
         problem = _problem(line)
         if problem:
-            raise InputError(
-                f"{problem[0]} in {where}. Expected --flag=value. Received {line}. {problem[1]}."
-            )
+            raise InputError(f"{problem[0]} in {where}. Expected --flag=value. Received {line}. {problem[1]}.")
         yield line, where
 
 

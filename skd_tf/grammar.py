@@ -39,10 +39,7 @@ class Steps(typing.NamedTuple):
 
     @property
     def text(self):
-        rest = [
-            f", {_short(v)} from epoch {_short(e)}"
-            for e, v in zip(self.epochs[1:], self.values[1:], strict=True)
-        ]
+        rest = [f", {_short(v)} from epoch {_short(e)}" for e, v in zip(self.epochs[1:], self.values[1:], strict=True)]
         return _short(self.values[0]) + "".join(rest)
 
 
@@ -124,9 +121,7 @@ def parse_lr_schedule(value, name="lr_schedule"):
     epochs = tuple(float(epoch) for epoch in match[1].split(","))
     factor = float(match.groups()[-1] or 0.1)
     if not 0 < factor < float("inf") or max(epochs) == float("inf"):
-        raise refusal(
-            name, value, "has a factor or an epoch out of range", LR_SCHEDULE, "Give finite numbers > 0"
-        )
+        raise refusal(name, value, "has a factor or an epoch out of range", LR_SCHEDULE, "Give finite numbers > 0")
     _check_rising(name, value, (0.0, *epochs), LR_SCHEDULE)
     return RateSchedule("multistep", epochs, factor)
 
@@ -196,6 +191,4 @@ def _short(number):
 
 def _check_rising(name, value, epochs, grammar):
     if any(later <= earlier for earlier, later in itertools.pairwise(epochs)):
-        raise refusal(
-            name, value, "has epochs that do not rise", grammar, "Put them in order, each > 0 and given once"
-        )
+        raise refusal(name, value, "has epochs that do not rise", grammar, "Put them in order, each > 0 and given once")

@@ -21,7 +21,7 @@ class Guard:
         self._names = (*names, "gradient")
         self._not_finite = keras.Variable(
             np.zeros(len(self._names)), dtype="float32", trainable=False, name="not_finite"
-        )  # fmt: skip
+        )
 
     def check(self, sums, gradients, optimizer, *, in_loop):
         """Whether a step may change anything, True or bool `[]` (replica context).

@@ -7,9 +7,16 @@ from skd_tf.folding import copy_state, exchange_layers, graph_of
 _SOFTMAX = keras.activations.softmax
 # What may stand between the head and the output: keeps the number of values, and has no weights.
 _PASSED = (
-    keras.layers.Activation, keras.layers.Softmax, keras.layers.Identity, keras.layers.Dropout, keras.layers.Rescaling,
-    keras.layers.UnitNormalization, keras.layers.LayerNormalization, keras.layers.Flatten, keras.layers.Reshape,
-)  # fmt: skip
+    keras.layers.Activation,
+    keras.layers.Softmax,
+    keras.layers.Identity,
+    keras.layers.Dropout,
+    keras.layers.Rescaling,
+    keras.layers.UnitNormalization,
+    keras.layers.LayerNormalization,
+    keras.layers.Flatten,
+    keras.layers.Reshape,
+)
 
 
 def without_softmax(model):

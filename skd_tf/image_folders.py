@@ -47,13 +47,21 @@ def find(dataset, data_seed):
     """
     root = pathlib.Path(dataset.removeprefix(FOLDER)).expanduser()
     if not root.is_dir():
-        raise _refusal("There is no such folder", "a folder with train/ and test/, or with a folder for each class",
-                       f"--dataset={dataset}", "Check the path")  # fmt: skip
+        raise _refusal(
+            "There is no such folder",
+            "a folder with train/ and test/, or with a folder for each class",
+            f"--dataset={dataset}",
+            "Check the path",
+        )
     parts = {part: next((root / n for n in names if (root / n).is_dir()), None) for part, names in _PARTS.items()}
     if (parts["train"] is None) != (parts["test"] is None):
         there = parts["train"] or parts["test"]
-        raise _refusal("The folder has one part only", "train/ and test/ (or val/), or neither", str(there),
-                       "Add the other, or point at that one: it is then split")  # fmt: skip
+        raise _refusal(
+            "The folder has one part only",
+            "train/ and test/ (or val/), or neither",
+            str(there),
+            "Add the other, or point at that one: it is then split",
+        )
     others = []
     if parts["train"]:
         found = {part: _classes(folder, others) for part, folder in parts.items()}
@@ -61,12 +69,20 @@ def find(dataset, data_seed):
         found = {"train": _classes(root, others)}
     class_names = tuple(sorted(name for name in found["train"] if name != UNLABELLED))
     if len(class_names) < 2:
-        raise _refusal("The folder has too few classes", "at least two folders, one a class, with JPEG or PNG files",
-                       f"{', '.join(class_names) or 'none'} in {parts['train'] or root}", "Check the path")  # fmt: skip
+        raise _refusal(
+            "The folder has too few classes",
+            "at least two folders, one a class, with JPEG or PNG files",
+            f"{', '.join(class_names) or 'none'} in {parts['train'] or root}",
+            "Check the path",
+        )
     strange = sorted(set(found.get("test", ())) - set(class_names) - {UNLABELLED})
     if strange:
-        raise _refusal("Test images of classes that are not trained on", f"the classes {_shown(class_names)}",
-                       _shown(strange), "Rename or remove these folders")  # fmt: skip
+        raise _refusal(
+            "Test images of classes that are not trained on",
+            f"the classes {_shown(class_names)}",
+            _shown(strange),
+            "Rename or remove these folders",
+        )
     if "test" not in found:
         found["train"], found["test"] = _split(found["train"], class_names, data_seed)
     labels = {name: label for label, name in enumerate(class_names)} | {UNLABELLED: -1}
@@ -106,8 +122,12 @@ def _split(classes, class_names, data_seed):
         order = random.permutation(len(classes[name]))
         held_out = set(order[: max(1, round(TEST_SHARE * len(order)))].tolist())
         if len(held_out) == len(order):
-            raise _refusal("A class is too small to be split", "at least two images, or train/ and test/ folders",
-                           f"{len(order)} in {name}", "Add images")  # fmt: skip
+            raise _refusal(
+                "A class is too small to be split",
+                "at least two images, or train/ and test/ folders",
+                f"{len(order)} in {name}",
+                "Add images",
+            )
         train[name] = [path for i, path in enumerate(classes[name]) if i not in held_out]
         test[name] = [path for i, path in enumerate(classes[name]) if i in held_out]
     return train, test

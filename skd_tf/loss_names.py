@@ -11,4 +11,6 @@ LOSS_ARGUMENTS = {
 }
 LOSS_NAMES = tuple(LOSS_ARGUMENTS)
 # The numbers of --loss_settings.
-LOSS_SETTINGS = {loss: tuple(name for name in names if name not in _OF_THE_RUN) for loss, names in LOSS_ARGUMENTS.items()}
+LOSS_SETTINGS = {
+    loss: tuple(name for name in names if name not in _OF_THE_RUN) for loss, names in LOSS_ARGUMENTS.items()
+}

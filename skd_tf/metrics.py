@@ -28,7 +28,9 @@ def quality(logits, labels):
     columns = label_columns(logits[labels >= 0], labels[labels >= 0])
     values = {name: float(columns[name].mean()) for name in ("accuracy", "top5_accuracy", "nll", "brier")}
     return values | {
-        "ece": float(np.abs(bin_gaps(columns["confidence"], columns["accuracy"]).sum(axis=0)).sum() / len(columns["nll"])),
+        "ece": float(
+            np.abs(bin_gaps(columns["confidence"], columns["accuracy"]).sum(axis=0)).sum() / len(columns["nll"])
+        ),
         "confidence": float(columns["confidence"].mean()),
         "logit_norm": mean_norm(logits),
     }
@@ -81,7 +83,9 @@ def reliability(logits, labels):
     diagram = []
     for number in range(ECE_BINS):
         inside = bins == number
-        means = {name: float(columns[name][inside].mean()) if inside.any() else None for name in ("confidence", "accuracy")}
+        means = {
+            name: float(columns[name][inside].mean()) if inside.any() else None for name in ("confidence", "accuracy")
+        }
         diagram.append({"count": int(inside.sum())} | means)
     return diagram
 

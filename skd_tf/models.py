@@ -14,8 +14,15 @@ from skd_tf.model_files import file_of, is_saved_model, keras_file
 from skd_tf.progress import say, warn
 
 __all__ = [
-    "ServedModel", "check_fits", "file_of", "keras_file", "load", "load_measured", "load_teacher", "parameter_count",
-]  # fmt: skip
+    "ServedModel",
+    "check_fits",
+    "file_of",
+    "keras_file",
+    "load",
+    "load_measured",
+    "load_teacher",
+    "parameter_count",
+]
 
 # Part of the teacher cache's key: raise it whenever a teacher's logits change by how it is prepared at loading.
 FOLDING_VERSION = 3
@@ -129,7 +136,9 @@ def load_teacher(path, *, name, dataset, teacher_precision, teacher_preprocessin
         folded.unfolded_parameters = parameters
         if folded is not model:
             done = folded.folding
-            say(f"Teacher {model.name}: {done.folded} of {done.batch_norms} BatchNorms folded into the layers before them.")
+            say(
+                f"Teacher {model.name}: {done.folded} of {done.batch_norms} BatchNorms folded into the layers before them."
+            )
         model = precision.set_precision(folded, teacher_precision)
     return _adapted(model, dataset, path, teacher_preprocessing)
 

@@ -65,9 +65,18 @@ class Objective:
         return LABEL_MEANS + (TEACHER_MEANS if self.needs_teacher else ())
 
     def __call__(
-        self, student_logits, teacher_logits, labels, sample_weight=None, *,
-        temperature, radius, readout_radius, kd_weight, label_weight,
-    ):  # fmt: skip
+        self,
+        student_logits,
+        teacher_logits,
+        labels,
+        sample_weight=None,
+        *,
+        temperature,
+        radius,
+        readout_radius,
+        kd_weight,
+        label_weight,
+    ):
         """Loss and measurements of a batch.
 
         Args:

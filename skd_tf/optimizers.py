@@ -145,5 +145,7 @@ def take_gradients_as_summed(optimizer):
     for part in (optimizer, getattr(optimizer, "inner_optimizer", None)):
         if part is not None:
             if not hasattr(part, "_all_reduce_sum_gradients"):
-                raise RuntimeError("This Keras sums gradients elsewhere: skd_tf needs keras 3.15 or one that is like it.")
+                raise RuntimeError(
+                    "This Keras sums gradients elsewhere: skd_tf needs keras 3.15 or one that is like it."
+                )
             part._all_reduce_sum_gradients = list

@@ -8,7 +8,14 @@ from skd_tf.config import Config
 from skd_tf.errors import InputError
 from skd_tf.known_datasets import is_code
 
-_SETTINGS = {"dataset", "student", "loss", "temperature", "kd_weight", "data_seed"}  # of every version, and of nobody else
+_SETTINGS = {
+    "dataset",
+    "student",
+    "loss",
+    "temperature",
+    "kd_weight",
+    "data_seed",
+}  # of every version, and of nobody else
 
 
 def settings_record(path):

@@ -86,7 +86,9 @@ class Records:
             content = file.read_bytes()[: known["bytes"]] if file.is_file() else b""
             if hashlib.sha256(content).hexdigest() == known["sha256"]:
                 if file == self._copy:
-                    warn(f"{self._file} has lost lines or was changed: the epochs done are written again from {self._copy}.")
+                    warn(
+                        f"{self._file} has lost lines or was changed: the epochs done are written again from {self._copy}."
+                    )
                 return content
         raise OfTheMachine(
             f"The records of the epochs done are lost. Expected the lines that the checkpoint knows. Received others in "

@@ -48,8 +48,7 @@ def learning_rate(config, steps_per_epoch):
     factors = {
         "constant": 1.0,
         **{shape: 1 - ramp(decayed) for shape, ramp in _RAMPS.items()},
-        "multistep": schedule.factor
-        ** _count_reached(schedule.epochs, steps, steps_per_epoch).astype(np.float64),
+        "multistep": schedule.factor ** _count_reached(schedule.epochs, steps, steps_per_epoch).astype(np.float64),
     }
     return config.learning_rate * factors[schedule.kind] * np.minimum(1.0, (steps + 1) / max(warmup, 1))
 

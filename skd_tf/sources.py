@@ -22,7 +22,10 @@ def check(config):
             model_files.require(name)
     paths = [config.student_checkpoint]
     if config.needs_teacher:
-        paths += [config.teacher_checkpoint, config.student_alone if config.student_alone not in ("none", "train") else ""]
+        paths += [
+            config.teacher_checkpoint,
+            config.student_alone if config.student_alone not in ("none", "train") else "",
+        ]
         flagfile = config.teacher_flagfile if not config.teacher_checkpoint else ""
         if flagfile and not pathlib.Path(flagfile).is_file():
             raise InputError(

@@ -120,14 +120,18 @@ def _fitted(model, config, dataset):
         say(f"The softmax of --student={name} is taken off: a student returns raw logits.")
     classes = model.output_shape[-1] if len(model.output_shape) == 2 else None
     if classes != dataset.num_classes:
-        exchanged = heads.with_head(model, dataset.num_classes, config.seed) if name.endswith(".keras") and classes else None
+        exchanged = (
+            heads.with_head(model, dataset.num_classes, config.seed) if name.endswith(".keras") and classes else None
+        )
         if exchanged is None:
             raise InputError(
                 f"The student knows other classes. Expected logits [batch, {dataset.num_classes}] ({dataset.name}). "
                 f"Received {model.output_shape} from --student={name}. Let it end in a Dense layer of so many units."
             )
         model, head = exchanged
-        say(f"The head {head} of {name} is made anew: {classes} classes there, {dataset.num_classes} in {dataset.name}.")
+        say(
+            f"The head {head} of {name} is made anew: {classes} classes there, {dataset.num_classes} in {dataset.name}."
+        )
     models.check_fits(model, dataset, f"--student={name}")
     kind = config.student_preprocessing
     if kind == "auto":

@@ -31,11 +31,18 @@ def export_table(rows, student_values):
     """Text table of what `skd_tf.exports.check` found."""
     lines = [["file", "kB", "numbers", "logits differ by", "probabilities by", "same class", "top-1", "change"]]
     for row in rows:
-        lines.append([
-            row["file"], f"{row['bytes'] / 1e3:,.0f}", f"{row['stored_values']:,}", f"{row['largest_difference']:.2g}",
-            f"{row['largest_probability_difference']:.2g}", f"{row['agreement']:.2%}", f"{row['accuracy']:.4f}",
-            f"{row['accuracy_change']:+.4f}",
-        ])  # fmt: skip
+        lines.append(
+            [
+                row["file"],
+                f"{row['bytes'] / 1e3:,.0f}",
+                f"{row['stored_values']:,}",
+                f"{row['largest_difference']:.2g}",
+                f"{row['largest_probability_difference']:.2g}",
+                f"{row['agreement']:.2%}",
+                f"{row['accuracy']:.4f}",
+                f"{row['accuracy_change']:+.4f}",
+            ]
+        )
     return f"{aligned(lines)}\nThe student consists of {student_values:,} numbers."
 
 
@@ -113,4 +120,6 @@ def aligned(lines):
     """Rows of texts as one block: the first column to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     rows = ([cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)] for line in lines)
-    return "\n".join("  ".join([line[0].ljust(widths[0]), *row]).rstrip() for line, row in zip(lines, rows, strict=True))
+    return "\n".join(
+        "  ".join([line[0].ljust(widths[0]), *row]).rstrip() for line, row in zip(lines, rows, strict=True)
+    )

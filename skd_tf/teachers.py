@@ -45,10 +45,13 @@ class Teacher:
         """The network, built when somebody first asks for it."""
         with self._strategy.scope():
             return models.load_teacher(
-                self.path, name=self._required, dataset=self._dataset, download=self._config.download,
+                self.path,
+                name=self._required,
+                dataset=self._dataset,
+                download=self._config.download,
                 teacher_precision=self._config.teacher_precision,
                 teacher_preprocessing=self._config.teacher_preprocessing,
-            )  # fmt: skip
+            )
 
     @functools.cached_property
     def fingerprint(self):

@@ -5,19 +5,7 @@ import dataclasses
 
 import tensorflow as tf
 
-from skd_tf import (
-    cluster,
-    data,
-    devices,
-    geometry,
-    grammar,
-    loop,
-    optimizers,
-    precision,
-    schedules,
-    students,
-    teachers,
-)  # fmt: skip
+from skd_tf import cluster, data, devices, geometry, grammar, loop, optimizers, precision, schedules, students, teachers
 from skd_tf.bookkeeping import Bookkeeping
 from skd_tf.distiller import Distiller
 from skd_tf.errors import InputError
@@ -63,7 +51,10 @@ def train_student(config, setup, folder, build=None, *, keep_best=True):
     if not cached and setup.teacher:
         distiller.teacher = setup.teacher.model
     resolved = {"radius": float(distiller.radius.numpy()), "xla": distiller.xla, "xla_reason": distiller.xla_reason}
-    resolved |= {"replicas": setup.strategy.num_replicas_in_sync, "teacher": setup.teacher and setup.teacher.fingerprint}
+    resolved |= {
+        "replicas": setup.strategy.num_replicas_in_sync,
+        "teacher": setup.teacher and setup.teacher.fingerprint,
+    }
     write_json(folder / "config.json", config.to_json() | {"resolved": resolved})
     history = _train(config, setup, folder, distiller, steps_per_epoch, cached, keep_best)
     optimizers.take_average(distiller)
@@ -77,10 +68,16 @@ def build_distiller(config, setup, steps_per_epoch):
         starts, tables = loss_weights(config, steps_per_epoch, len(rates))
         tables = {name: schedules.Table(values) for name, values in tables.items()}
         distiller = Distiller(
-            build_student(config, setup), None, config.loss, temperature=config.temperature, **starts, radius=config.radius,
-            center=config.center, label_smoothing=config.label_smoothing,
+            build_student(config, setup),
+            None,
+            config.loss,
+            temperature=config.temperature,
+            **starts,
+            radius=config.radius,
+            center=config.center,
+            label_smoothing=config.label_smoothing,
             loss_settings=grammar.parse_loss_settings(config.loss_settings),
-        )  # fmt: skip
+        )
         distiller.compile(
             optimizers.make_optimizer(config, schedules.Table(rates)),
             jit_compile=config.jit_compile,
@@ -139,9 +136,13 @@ def _announce(config, setup, distiller, steps_per_epoch):
         f"{config.batch_size // replica_count}, loss {config.loss}, XLA {'on' if distiller.xla else 'off'} "
         f"({distiller.xla_reason})."
     )
-    authors = {name: value for name, value in distiller.objective.row.defaults.items() if getattr(config, name) != value}
+    authors = {
+        name: value for name, value in distiller.objective.row.defaults.items() if getattr(config, name) != value
+    }
     if authors:
-        given = ", ".join(f"--{name}={as_text(getattr(config, name))} (theirs: {value})" for name, value in authors.items())
+        given = ", ".join(
+            f"--{name}={as_text(getattr(config, name))} (theirs: {value})" for name, value in authors.items()
+        )
         say(f"Not the authors' settings of {config.loss}: {given}.")
     slow = devices.half_precision_warning((config.precision, config.teacher_precision))
     if slow:
@@ -150,16 +151,22 @@ def _announce(config, setup, distiller, steps_per_epoch):
         return
     radius, classes = float(distiller.radius.numpy()), dataset.num_classes
     top = geometry.top_probability(classes, radius, config.temperature)
-    say(f"Radius {radius:.4g} ({config.radius}), temperature {config.temperature:g}: top probability at most {top:.3f}.")
+    say(
+        f"Radius {radius:.4g} ({config.radius}), temperature {config.temperature:g}: top probability at most {top:.3f}."
+    )
     if top < _LEAST_TOP_PROBABILITY:
-        warn(f"--radius / --temperature is too small for the sphere to represent the teacher: no class can pass {top:.3f}.")
+        warn(
+            f"--radius / --temperature is too small for the sphere to represent the teacher: no class can pass {top:.3f}."
+        )
     weights = {name: float(getattr(distiller, name).numpy()) for name in ("kd_weight", "label_weight")}
     if classes > 2 and any(weights.values()):
         second = geometry.second_minimum_radius(classes, temperature=config.temperature, **weights)
         if radius > second:
-            warn(f"from R = {second:.3g}, at this temperature and these weights, an image or a whole class can come to rest "
-                 f"opposite its label (docs/sphere.md), and R is {radius:.4g}: take a smaller --radius or a higher "
-                 "--temperature.")  # fmt: skip
+            warn(
+                f"from R = {second:.3g}, at this temperature and these weights, an image or a whole class can come to rest "
+                f"opposite its label (docs/sphere.md), and R is {radius:.4g}: take a smaller --radius or a higher "
+                "--temperature."
+            )
 
 
 def _train(config, setup, folder, distiller, steps_per_epoch, logit_files, keep_best):
@@ -167,19 +174,31 @@ def _train(config, setup, folder, distiller, steps_per_epoch, logit_files, keep_
 
     def make_stream(first_step, shards, shard_range):
         return data.train_stream(
-            setup.dataset, config, steps_per_epoch=steps_per_epoch, first_step=first_step, last_step=last_step,
-            shards=shards, shard_range=shard_range, logit_files=logit_files,
-        )  # fmt: skip
+            setup.dataset,
+            config,
+            steps_per_epoch=steps_per_epoch,
+            first_step=first_step,
+            last_step=last_step,
+            shards=shards,
+            shard_range=shard_range,
+            logit_files=logit_files,
+        )
 
     keeping = Bookkeeping(config, setup, folder, distiller, steps_per_epoch, make_stream, keep_best=keep_best)
     with contextlib.closing(keeping) as kept:
         if kept.first_step < last_step:
             profile = _profile(config, folder, kept.first_step, last_step)
             loop.train(
-                distiller, make_stream, kept, first_step=kept.first_step, last_step=last_step,
-                steps_per_epoch=steps_per_epoch, steps_per_call=config.steps_per_call,
-                interval=loop.Interval(config.checkpoint_every), profile=profile,
-            )  # fmt: skip
+                distiller,
+                make_stream,
+                kept,
+                first_step=kept.first_step,
+                last_step=last_step,
+                steps_per_epoch=steps_per_epoch,
+                steps_per_call=config.steps_per_call,
+                interval=loop.Interval(config.checkpoint_every),
+                profile=profile,
+            )
         return kept.finish()
 
 

@@ -33,7 +33,9 @@ def define(flag_values):
     flags.DEFINE_string("tuner", "random", f"how values are chosen: {', '.join(TUNERS)}", flag_values=flag_values)
     objective = f"what is best: NAME, NAME:min or NAME:max of the last epoch's {', '.join(OBJECTIVES)}"
     flags.DEFINE_string("objective", "val_accuracy", objective, flag_values=flag_values)
-    flags.DEFINE_integer("max_trials", None, "trials at most; 10, or the whole grid, unless given", flag_values=flag_values)
+    flags.DEFINE_integer(
+        "max_trials", None, "trials at most; 10, or the whole grid, unless given", flag_values=flag_values
+    )
     flags.DEFINE_integer("executions_per_trial", 1, "students a trial, with seeds in a row", flag_values=flag_values)
     flags.DEFINE_integer("search_seed", 0, "seed of the settings drawn", lower_bound=0, flag_values=flag_values)
     final = "train the best on all of train, in <workdir>/final, and measure it once on the test split"
@@ -45,18 +47,29 @@ def main(flag_values):
     cached = Config(teacher_cache_dir=str(pathlib.Path(flag_values.workdir) / "teacher_cache"))
     config = cli.config_from(flag_values, base=cached)
     plan = Plan(
-        config, tuple(flag_values.search), tuner=flag_values.tuner, objective=flag_values.objective,
-        max_trials=flag_values.max_trials, search_seed=flag_values.search_seed,
+        config,
+        tuple(flag_values.search),
+        tuner=flag_values.tuner,
+        objective=flag_values.objective,
+        max_trials=flag_values.max_trials,
+        search_seed=flag_values.search_seed,
         executions_per_trial=flag_values.executions_per_trial,
-    )  # fmt: skip
+    )
     _role()
     sources.check(plan.shared)
     if config.dry_run:
         from skd_tf import dry_run
 
         searched = [f"Search: {plan.trials} trials, {plan.tuner}, {plan.goal.name} {plan.goal.direction}"]
-        print("\n".join([dry_run.describe(config, flag_values.workdir, flag_values.data_dir), *searched,
-                         *(f"  {dimension.text}" for dimension in plan.space)]))  # fmt: skip
+        print(
+            "\n".join(
+                [
+                    dry_run.describe(config, flag_values.workdir, flag_values.data_dir),
+                    *searched,
+                    *(f"  {dimension.text}" for dimension in plan.space),
+                ]
+            )
+        )
         return 0
     quiet.import_tensorflow()
     try:
@@ -117,7 +130,9 @@ def _search(records, trials, oracle, data_dir):
         if record["status"] != RUNNING:
             trials.remove_weights(record["trial"])
     if len(known) < plan.trials or any(record["status"] == RUNNING for record in known):
-        say(f"{plan.trials} trials over {', '.join(d.text for d in plan.space)} ({plan.tuner}), {len(known)} begun before.")
+        say(
+            f"{plan.trials} trials over {', '.join(d.text for d in plan.space)} ({plan.tuner}), {len(known)} begun before."
+        )
         hparams.write_space(records.folder, plan)
         oracle.begin(records)
         try:
@@ -126,7 +141,9 @@ def _search(records, trials, oracle, data_dir):
             report.write(records)
     ranked = report.write(records)
     if not ranked:
-        raise InputError(f"No trial has finished. Expected one at least. Received failures: {records.all()[0]['reason']}")
+        raise InputError(
+            f"No trial has finished. Expected one at least. Received failures: {records.all()[0]['reason']}"
+        )
     drawn = picture.write(records, ranked)
     places = f"--data_dir={data_dir} " * bool(data_dir) + f"--workdir={records.folder / 'best'}"
     seed = f"  (its first seed: {plan.goal.name} {ranked[0]['executions'][0]['metrics'][plan.goal.name]:.4f})"

@@ -17,9 +17,19 @@ from skd_tf.recorded import holds_run, read_result, recorded_config, settings_re
 
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # what file systems answer that lock no files
 _FILES = (
-    "config.json", "flags.txt", "metrics.jsonl", "checkpoints", "tensorboard", "student.keras", "saved_model", "result.json",
-    "measurements.json", "report.html", "calibration.json", "post_mortem",
-)  # fmt: skip
+    "config.json",
+    "flags.txt",
+    "metrics.jsonl",
+    "checkpoints",
+    "tensorboard",
+    "student.keras",
+    "saved_model",
+    "result.json",
+    "measurements.json",
+    "report.html",
+    "calibration.json",
+    "post_mortem",
+)
 
 
 class Workdir:
@@ -181,7 +191,9 @@ def _lock(path, held):
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise _unwritable(path, error) from error
-        warn(f"{path} is on a file system without locks ({error.strerror}): see to it yourself that no other run uses it.")
+        warn(
+            f"{path} is on a file system without locks ({error.strerror}): see to it yourself that no other run uses it."
+        )
 
 
 def _unwritable(path, error):

@@ -13,10 +13,7 @@ from skd_tf.config import Config
 from skd_tf.errors import InputError
 from skd_tf.evaluation import Predictor
 
-CASES = {
-    "plain": {},
-    "synchronized": {"batch_norm": True, "synchronize": True},
-}
+CASES = {"plain": {}, "synchronized": {"batch_norm": True, "synchronize": True}}
 
 
 def main(folder):

@@ -169,9 +169,13 @@ def broken_tfrecord(place):
     )
     examples = [(i, {"image": np.full([8, 8, 1], i, np.uint8), "label": i % 10}) for i in range(60)]
     tfds.dataset_builders.store_as_tfds_dataset(
-        name="tiny", version="1.0.0", features=features, split_datasets={"train": examples, "test": examples},
-        data_dir=place.folder, disable_shuffling=True,
-    )  # fmt: skip
+        name="tiny",
+        version="1.0.0",
+        features=features,
+        split_datasets={"train": examples, "test": examples},
+        data_dir=place.folder,
+        disable_shuffling=True,
+    )
     info = place.folder / "tiny" / "1.0.0" / "dataset_info.json"
     supervised = {"tuple": {"items": [{"featureKey": "image"}, {"featureKey": "label"}]}}
     info.write_text(json.dumps(json.loads(info.read_text()) | {"supervisedKeys": supervised}))
@@ -185,93 +189,146 @@ def broken_tfrecord(place):
 # what is wrong -> (what is done: Place -> flags, what the line says, exit code)
 ROWS = {
     "a workdir that cannot be made": (
-        lambda p: {"workdir": under_a_file(p)}, r"workdir cannot be written \(Not a directory", 2,
+        lambda p: {"workdir": under_a_file(p)},
+        r"workdir cannot be written \(Not a directory",
+        2,
     ),
     "a read-only workdir": (
-        lambda p: {"workdir": read_only(p, "run")}, r"workdir cannot be written \(Permission denied", 2,
+        lambda p: {"workdir": read_only(p, "run")},
+        r"workdir cannot be written \(Permission denied",
+        2,
     ),
     "a workdir in a read-only folder": (
-        lambda p: {"workdir": read_only(p, "above") / "run"}, r"workdir cannot be written \(Permission denied", 2,
+        lambda p: {"workdir": read_only(p, "above") / "run"},
+        r"workdir cannot be written \(Permission denied",
+        2,
     ),
     "a full disk at a checkpoint": (
-        lambda p: full_disk(p, ".ckpt"), r"checkpoint of step \d+ cannot be written \(No space left.*Those before it", 1,
+        lambda p: full_disk(p, ".ckpt"),
+        r"checkpoint of step \d+ cannot be written \(No space left.*Those before it",
+        1,
     ),
     "a full disk at an epoch's record": (lambda p: full_disk(p, "metrics.jsonl"), r"No space left.*metrics\.jsonl", 1),
-    "a full disk at the result": (lambda p: full_disk(p, "result.json"), r"No space left on device.*run/result\.json\.$", 1),
+    "a full disk at the result": (
+        lambda p: full_disk(p, "result.json"),
+        r"No space left on device.*run/result\.json\.$",
+        1,
+    ),
     "a full disk at the student": (full_disk_for_keras, r"No space left on device.*run/student\.keras\.$", 1),
     "a full disk for the teacher cache": (
         lambda p: full_disk(p, ".logits") | p.distilling | {"teacher_cache_dir": p.folder / "cache"},
-        r"teacher cache cannot be written \(No space left", 2,
+        r"teacher cache cannot be written \(No space left",
+        2,
     ),
     "a disk too small for the teacher cache": (small_disk, r"disk is too small for the teacher cache", 2),
     "an unwritable cache": (
         lambda p: p.distilling | {"teacher_cache_dir": under_a_file(p)},
-        r"teacher cache cannot be written \(Not a directory", 2,
+        r"teacher cache cannot be written \(Not a directory",
+        2,
     ),
     "a read-only cache": (
         lambda p: p.distilling | {"teacher_cache_dir": read_only(p, "cache")},
-        r"teacher cache cannot be written \(Permission denied", 2,
+        r"teacher cache cannot be written \(Permission denied",
+        2,
     ),
     "a second run in one workdir": (
-        second_run, rf"Another run has this workdir.*in use by process {os.getpid()} on .*Wait for its end", 2,
+        second_run,
+        rf"Another run has this workdir.*in use by process {os.getpid()} on .*Wait for its end",
+        2,
     ),
     "a run of other settings in the workdir": (
         lambda p: copied(p) | {"learning_rate": 0.2},
-        r"run with other settings.*--learning_rate: 0.1 -> 0.2.*--overwrite", 2,
+        r"run with other settings.*--learning_rate: 0.1 -> 0.2.*--overwrite",
+        2,
     ),
-    "damaged settings": (lambda p: damaged(p, "config.json"), r"record of settings is damaged.*Choose another folder", 2),
+    "damaged settings": (
+        lambda p: damaged(p, "config.json"),
+        r"record of settings is damaged.*Choose another folder",
+        2,
+    ),
     "a damaged result": (lambda p: damaged(p, "result.json"), r"result is damaged.*Remove it", 2),
     "a checkpoint of another network": (
-        foreign_checkpoint, r"is a checkpoint of another network or optimizer.*Use another --workdir", 2,
+        foreign_checkpoint,
+        r"is a checkpoint of another network or optimizer.*Use another --workdir",
+        2,
     ),
     "a checkpoint of another version": (older_checkpoint, r"checkpoint is of another version.*digest of metrics", 2),
-    "records that are lost": (lost_records, r"records of the epochs done are lost.*metrics\.jsonl and in.*Put one back", 2),
+    "records that are lost": (
+        lost_records,
+        r"records of the epochs done are lost.*metrics\.jsonl and in.*Put one back",
+        2,
+    ),
     "a data directory that is gone": (
-        lambda p: {"dataset": "cifar10", "data_dir": p.folder / "gone"}, r"cifar10 is not prepared.*Point --data_dir at", 2,
+        lambda p: {"dataset": "cifar10", "data_dir": p.folder / "gone"},
+        r"cifar10 is not prepared.*Point --data_dir at",
+        2,
     ),
     "a folder of images that is gone": (
-        lambda p: {"dataset": f"folder:{p.folder}/gone"}, r"no such folder.*Check the path", 2,
+        lambda p: {"dataset": f"folder:{p.folder}/gone"},
+        r"no such folder.*Check the path",
+        2,
     ),
     "images that vanish in mid-run": (
-        vanishing_images, r"^error: /\S+/train/(cat|dog)/\d+\.png; No such file or directory$", 1,
+        vanishing_images,
+        r"^error: /\S+/train/(cat|dog)/\d+\.png; No such file or directory$",
+        1,
     ),
     "a corrupted TFRecord": (broken_tfrecord, r"tiny.*damaged|tiny.*cannot be read", 2),
     "corrupted images": (
         lambda p: image_folder(p, dogs=4, content=b"\x89PNG no more"),
-        r"Too many files of the train split do not decode: 4 of 20", 2,
+        r"Too many files of the train split do not decode: 4 of 20",
+        2,
     ),
     "an empty class": (lambda p: image_folder(p, dogs=0), r"A class has no images.*dog", 2),
     "images of another dtype": (lambda p: {"dataset": "bad_data:floats"}, r"train split.*uint8.*float32", 2),
-    "images without a channel": (lambda p: {"dataset": "bad_data:flat"}, r"train split.*\[n, h, w, c\].*\(200, 8, 8\)", 2),
+    "images without a channel": (
+        lambda p: {"dataset": "bad_data:flat"},
+        r"train split.*\[n, h, w, c\].*\(200, 8, 8\)",
+        2,
+    ),
     "images of other channels in the test split": (
-        lambda p: {"dataset": "bad_data:coloured_test"}, r"test split.*images \(8, 8, 1\) as in train.*\(8, 8, 3\)", 2,
+        lambda p: {"dataset": "bad_data:coloured_test"},
+        r"test split.*images \(8, 8, 1\) as in train.*\(8, 8, 3\)",
+        2,
     ),
     "fewer labels than images": (
-        lambda p: {"dataset": "bad_data:few_labels"}, r"train split.*a label for each image.*200 images and 150 labels", 2,
+        lambda p: {"dataset": "bad_data:few_labels"},
+        r"train split.*a label for each image.*200 images and 150 labels",
+        2,
     ),
     "a split without examples": (
-        lambda p: {"dataset": "bad_data:nothing"}, r"train split.*Expected examples. Received none", 2,
+        lambda p: {"dataset": "bad_data:nothing"},
+        r"train split.*Expected examples. Received none",
+        2,
     ),
     "a path that is no UTF-8": (lambda p: {"workdir": f"{p.folder}/r\udce4um"}, r"no UTF-8.*Rename", 2),
     "labels out of range": (lambda p: {"dataset": "bad_data:eleven_labels"}, r"labels.*from 0 to 9.*0 to 10", 2),
     "labels below -1": (lambda p: {"dataset": "bad_data:negative_labels"}, r"labels.*from 0 to 9.*-2 to 7", 2),
     "a dataset smaller than a batch": (
-        lambda p: {"dataset": "bad_data:few"}, r"training split is smaller than a batch. Expected at least 100", 2,
+        lambda p: {"dataset": "bad_data:few"},
+        r"training split is smaller than a batch. Expected at least 100",
+        2,
     ),
     "a teacher of other channels": (
-        lambda p: p.distilling | {"dataset": "bad_data:colours"}, r"takes other images.*\(8, 8, 3\).*\(8, 8, 1\)", 2,
+        lambda p: p.distilling | {"dataset": "bad_data:colours"},
+        r"takes other images.*\(8, 8, 3\).*\(8, 8, 1\)",
+        2,
     ),
     "a student of other channels": (
         lambda p: {"dataset": "bad_data:colours", "student": p.finished / "student.keras"},
-        r"takes other images.*\(8, 8, 3\).*\(8, 8, 1\)", 2,
+        r"takes other images.*\(8, 8, 3\).*\(8, 8, 1\)",
+        2,
     ),
     "a teacher of other classes": (other_classes, r"knows other classes. Expected 10.*Received 7", 2),
     "a truncated teacher": (
         lambda p: teacher_file(p, (p.finished / "student.keras").read_bytes()[:-2000]),
-        r"teacher is damaged|does not load", 2,
+        r"teacher is damaged|does not load",
+        2,
     ),
     "a teacher that is none": (lambda p: teacher_file(p, b"no model"), r"teacher is damaged|does not load", 2),
     "a teacher that is not there": (
-        lambda p: p.distilling | {"teacher_checkpoint": p.folder / "gone"}, r"No model there.*gone", 2,
+        lambda p: p.distilling | {"teacher_checkpoint": p.folder / "gone"},
+        r"No model there.*gone",
+        2,
     ),
-}  # fmt: skip
+}

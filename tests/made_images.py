@@ -20,7 +20,9 @@ def write(path, image):
     return path
 
 
-def make_folder(root, parts=("train", "test"), per_class=8, size=lambda i: (20, 16), suffixes=(".png", ".jpg", ".JPEG")):
+def make_folder(
+    root, parts=("train", "test"), per_class=8, size=lambda i: (20, 16), suffixes=(".png", ".jpg", ".JPEG")
+):
     for part in parts:
         for number, name in enumerate(CLASSES):
             for i in range(per_class):

@@ -41,14 +41,26 @@ def distance(one, other):
 
 
 def make_distiller(
-    strategy=None, *, batch_norm=False, synchronize=False, dtype="float32", optimizer=None, jit_compile=False, **settings
-):  # fmt: skip
+    strategy=None,
+    *,
+    batch_norm=False,
+    synchronize=False,
+    dtype="float32",
+    optimizer=None,
+    jit_compile=False,
+    **settings,
+):
     import contextlib
 
     with strategy.scope() if strategy else contextlib.nullcontext():
-        student, teacher = conv_net(1, batch_norm=batch_norm, dtype=dtype), conv_net(2, batch_norm=batch_norm, dtype=dtype)
+        student, teacher = (
+            conv_net(1, batch_norm=batch_norm, dtype=dtype),
+            conv_net(2, batch_norm=batch_norm, dtype=dtype),
+        )
         distiller = Distiller(synchronized(student) if synchronize else student, teacher, **settings)
-        distiller.compile(optimizer() if optimizer else keras.optimizers.SGD(0.05, momentum=0.9), jit_compile=jit_compile)
+        distiller.compile(
+            optimizer() if optimizer else keras.optimizers.SGD(0.05, momentum=0.9), jit_compile=jit_compile
+        )
     return distiller
 
 

@@ -109,7 +109,12 @@ def test_it_is_keras_layer_over_several_steps_and_in_inference(shape, options):
         for one, other in zip(*results, strict=True):
             np.testing.assert_allclose(other, one, rtol=1e-5, atol=1e-5)
     for one, other in zip(*(layer.weights for layer in pair), strict=True):
-        assert (one.name, one.shape, one.dtype, one.trainable) == (other.name, other.shape, other.dtype, other.trainable)
+        assert (one.name, one.shape, one.dtype, one.trainable) == (
+            other.name,
+            other.shape,
+            other.dtype,
+            other.trainable,
+        )
         np.testing.assert_allclose(other.numpy(), one.numpy(), rtol=1e-5)
 
 
@@ -131,7 +136,9 @@ def test_the_kernel_computes_it_and_nothing_else_touches_the_images():
     graph = tf.function(step_of(layer, training=True)).get_concrete_function(*images_and_direction("bfloat16")).graph
     kernels = [operation.type for operation in graph.get_operations() if "FusedBatchNorm" in operation.type]
     assert kernels == ["FusedBatchNormV3", "FusedBatchNormGradV3"]
-    large = [tensor.dtype for operation in graph.get_operations() for tensor in operation.outputs if tensor.shape.rank == 4]
+    large = [
+        tensor.dtype for operation in graph.get_operations() for tensor in operation.outputs if tensor.shape.rank == 4
+    ]
     assert set(large) == {tf.bfloat16}
 
 
@@ -168,7 +175,9 @@ def test_two_replicas_fed_the_same_images_equal_one(two_replicas, dtype, jit_com
 
     def network():
         layers = [keras.Input([6, 6, 2]), FusedBatchNormalization(momentum=0.9), keras.layers.Flatten()]
-        made = keras.Sequential([*layers, keras.layers.Dense(5, kernel_initializer=keras.initializers.HeNormal(seed=1))])
+        made = keras.Sequential(
+            [*layers, keras.layers.Dense(5, kernel_initializer=keras.initializers.HeNormal(seed=1))]
+        )
         return precision.set_precision(made, dtype)
 
     data = batches(3, size=8)

@@ -38,7 +38,9 @@ def test_a_restored_run_goes_on_bit_for_bit(tmp_path, replicas, two_replicas):
 def test_the_teacher_is_not_inside(tmp_path):
     distiller = make_distiller()
     names = state_of(distiller)
-    held = sum(variable.shape == teacher.shape for variable in names.values() for teacher in distiller.teacher.weights[:1])
+    held = sum(
+        variable.shape == teacher.shape for variable in names.values() for teacher in distiller.teacher.weights[:1]
+    )
     assert len([name for name in names if name.startswith("student")]) == len(distiller.student.weights)
     assert held == 2  # the student's own kernel and its momentum
 

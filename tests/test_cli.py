@@ -207,7 +207,9 @@ def test_what_write_flags_writes_is_read_back_equal(tmp_path_factory, values):
     again, names = cli.read_flagfile(path)
     repeated = config.replace(overwrite=False, dry_run=False)  # a repeated run is neither begun anew nor only described
     assert again == repeated
-    assert names == {field.name for field in dataclasses.fields(Config) if getattr(repeated, field.name) != field.default}
+    assert names == {
+        field.name for field in dataclasses.fields(Config) if getattr(repeated, field.name) != field.default
+    }
     assert Config.from_json(config.to_json()) == config
 
 
@@ -277,13 +279,7 @@ def test_help_lists_every_flag_quickly(program):
     assert finished.returncode == 0 and finished.stderr == ""
     for name in [*CONTRACT, "flagfile", "search", "trials"]:
         assert f"--{name}" in finished.stdout or f"--[no]{name} " in finished.stdout, name
-    for text in (
-        "Tries things.",
-        "--temperature=4.0",
-        "--[no]center (default: true)",
-        "in pixels",
-        "Training:",
-    ):
+    for text in ("Tries things.", "--temperature=4.0", "--[no]center (default: true)", "in pixels", "Training:"):
         assert text in finished.stdout
     assert max(map(len, finished.stdout.splitlines()[1:])) <= 110
     assert min(seconds) < 0.5, seconds

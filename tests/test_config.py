@@ -97,11 +97,7 @@ def test_a_bad_value_is_refused_with_flag_value_expectation_and_remedy(name, val
         ("radius", "teacher_mean", "teacher_mean"),
         ("kd_weight", "0.5", 0.5),
         ("kd_weight", 1, 1.0),
-        (
-            "kd_weight",
-            "0.9,0.50 from  epoch 60.0, 1e-1 from epoch 80",
-            "0.9, 0.5 from epoch 60, 0.1 from epoch 80",
-        ),
+        ("kd_weight", "0.9,0.50 from  epoch 60.0, 1e-1 from epoch 80", "0.9, 0.5 from epoch 60, 0.1 from epoch 80"),
         ("kd_weight", "0.5, 0.5 from epoch 3", "0.5, 0.5 from epoch 3"),
         ("kd_weight", "Linear 0 to 1 over 20 epochs", "linear 0 to 1 over 20 epochs"),
         ("kd_weight", "cosine .5 to 0 over 1 epoch", "cosine 0.5 to 0 over 1 epochs"),
@@ -183,11 +179,7 @@ def test_differences_name_what_could_change_a_number_and_nothing_else():
     this = Config(epochs=5, label_weight=0.1)
     assert this.differences(this.replace()) == []
     other = this.replace(epochs=6, label_weight=None, center=False)
-    assert this.differences(other) == [
-        "--label_weight: 0.1 -> none",
-        "--center: true -> false",
-        "--epochs: 5 -> 6",
-    ]
+    assert this.differences(other) == ["--label_weight: 0.1 -> none", "--center: true -> false", "--epochs: 5 -> 6"]
     silent = {
         "download": True,
         "steps_per_call": 1,

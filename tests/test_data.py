@@ -159,7 +159,10 @@ def made(tmp_path_factory):
 
     def prepare(name, shape, sizes):
         def info(builder):
-            features = {"image": tfds.features.Image(shape=shape), "label": tfds.features.ClassLabel(names=["cat", "dog"])}
+            features = {
+                "image": tfds.features.Image(shape=shape),
+                "label": tfds.features.ClassLabel(names=["cat", "dog"]),
+            }
             return tfds.core.DatasetInfo(
                 builder=builder, features=tfds.features.FeaturesDict(features), supervised_keys=("image", "label")
             )

@@ -173,10 +173,23 @@ def test_a_folder_of_photographs_goes_the_whole_way(tmp_path):
         for number, name in enumerate(CLASSES):
             for i in range(count):
                 y, x = np.mgrid[: 30 + i, : 40 - i % 7]
-                image = np.stack([(y * x * (number + 1)) % 256, x * 5 % 256, 0 * x + 60 * number], axis=-1).astype(np.uint8)
+                image = np.stack([(y * x * (number + 1)) % 256, x * 5 % 256, 0 * x + 60 * number], axis=-1).astype(
+                    np.uint8
+                )
                 write(tmp_path / "set" / part / name / f"{i}.jpg", image)
-    settings = {"dataset": f"folder:{tmp_path / 'set'}", "image_size": 16, "augmentation": "resized_crop", "report": False}
-    settings |= {"epochs": 6, "batch_size": 12, "learning_rate": 0.05, "strategy": "one_device", "validation_fraction": 0.25}
+    settings = {
+        "dataset": f"folder:{tmp_path / 'set'}",
+        "image_size": 16,
+        "augmentation": "resized_crop",
+        "report": False,
+    }
+    settings |= {
+        "epochs": 6,
+        "batch_size": 12,
+        "learning_rate": 0.05,
+        "strategy": "one_device",
+        "validation_fraction": 0.25,
+    }
     alone = experiment.run(Config(student="cnn_16", loss="cross_entropy", **settings), tmp_path / "teacher")
     assert alone["student"]["accuracy"] > 0.8 and alone["class_names"] == list(CLASSES)
     config = Config(student="cnn_4", teacher_checkpoint=str(tmp_path / "teacher"), loss="kd", **settings)

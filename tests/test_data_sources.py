@@ -87,7 +87,10 @@ def test_an_unreadable_file_is_named_and_too_many_are_an_error(tmp_path, capsys)
         (lambda root: make_folder(root, parts=("train",)), "one part only"),
         (lambda root: write(root / "cat" / "a.png", picture(0)), "too few classes"),
         (lambda root: (make_folder(root), (root / "train" / "empty").mkdir()), "no images"),
-        (lambda root: (make_folder(root), write(root / "test" / "fox" / "a.png", picture(0))), "not trained on.*cat.*fox"),
+        (
+            lambda root: (make_folder(root), write(root / "test" / "fox" / "a.png", picture(0))),
+            "not trained on.*cat.*fox",
+        ),
         (lambda root: make_folder(root, parts=("",), per_class=1), "too small to be split"),
     ],
 )
@@ -119,18 +122,23 @@ def test_what_is_measured_is_the_labelled_part_of_the_test_split(tmp_path, keep)
     for i in range(5):
         write(tmp_path / "test" / "-1" / f"{i}.png", picture(i))
     part = load(tmp_path, cache_dataset=keep)
-    assert np.array_equal(part.test.labels, whole.test.labels) and np.array_equal(part.test.images[:], whole.test.images[:])
+    assert np.array_equal(part.test.labels, whole.test.labels) and np.array_equal(
+        part.test.images[:], whole.test.images[:]
+    )
     assert dry_run.dataset_sizes(Config(dataset=f"folder:{tmp_path}")).test == len(whole.test) == 24
 
 
 def test_a_test_split_without_labels_is_refused_before_training(tmp_path, user_module):
     make_folder(tmp_path / "set", parts=("train",))
     write(tmp_path / "set" / "test" / "-1" / "0.png", picture(0))
-    user_module(ARRAYS + """
+    user_module(
+        ARRAYS
+        + """
 def unlabelled(data_dir):
     images, labels = split(8)
     return arrays(data_dir) | {"test": (images, labels * 0 - 1)}
-""")
+"""
+    )
     for dataset in (f"folder:{tmp_path / 'set'}", "my_data:unlabelled"):
         config = Config(dataset=dataset)
         with pytest.raises(InputError, match="No test image has a label") as caught:
@@ -190,11 +198,11 @@ def test_a_function_gives_paths(user_module, tmp_path):
     user_module(f"""
 import pathlib
 def paths(data_dir):
-    found = {{part: sorted(pathlib.Path({str(tmp_path / 'set')!r}).glob(part + "/*/*"))
+    found = {{part: sorted(pathlib.Path({str(tmp_path / "set")!r}).glob(part + "/*/*"))
              for part in ("train", "test")}}
     return {{"class_names": {CLASSES!r}}} | {{
         part: (files, [{CLASSES!r}.index(file.parent.name) for file in files]) for part, files in found.items()}}
-""")  # fmt: skip
+""")
     tests = [data.load(Config(dataset="my_data:paths", cache_dataset="none")).test, load(tmp_path / "set").test]
     one, other = ([(int(y), x.tobytes()) for x, y in zip(test.images[:], test.labels, strict=True)] for test in tests)
     assert sorted(one) == sorted(other) and len(one) == 24
@@ -203,10 +211,14 @@ def paths(data_dir):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("floats", "uint8"), ("labels", "from 0 to 1, or -1"), ("endless", "finite"), ("bare", "class_names"),
-        ("missing", "no such function"), ("arrays", "already decoded"),
+        ("floats", "uint8"),
+        ("labels", "from 0 to 1, or -1"),
+        ("endless", "finite"),
+        ("bare", "class_names"),
+        ("missing", "no such function"),
+        ("arrays", "already decoded"),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_function_is_one_line(user_module, name, words):
     user_module(ARRAYS)
     settings = {"augmentation": "resized_crop", "image_size": 8} if name == "arrays" else {}
@@ -241,13 +253,19 @@ def test_facts_of_a_function_become_plain_numbers(user_module, facts, expected):
 @pytest.mark.parametrize(
     ("facts", "words"),
     [
-        ("mean=[.5] * 3", "mean entry.*std beside it"), ("std=[.5] * 3", "std entry.*mean beside it"),
-        ("mean=[.5], std=[.5]", "3 numbers, one a channel, from 0 to 1"), ("mean='grey', std=1", "mean='grey'"),
-        ("mean=[127] * 3, std=[60] * 3", r"from 0 to 1.*mean=\[127"), ("mean=[.5, np.nan, .5], std=[.2] * 3", "mean entry"),
-        ("mean=np.full([3, 3], .5), std=[.2] * 3", "mean entry"), ("mean=[.5] * 3, std=[.2, 0, .2]", "std entry.*above 0"),
-        ("pad=-1", "pad entry.*from 0"), ("pad=1.5", r"pad=1\.5"), ("flip='no'", "flip entry.*True or False"),
+        ("mean=[.5] * 3", "mean entry.*std beside it"),
+        ("std=[.5] * 3", "std entry.*mean beside it"),
+        ("mean=[.5], std=[.5]", "3 numbers, one a channel, from 0 to 1"),
+        ("mean='grey', std=1", "mean='grey'"),
+        ("mean=[127] * 3, std=[60] * 3", r"from 0 to 1.*mean=\[127"),
+        ("mean=[.5, np.nan, .5], std=[.2] * 3", "mean entry"),
+        ("mean=np.full([3, 3], .5), std=[.2] * 3", "mean entry"),
+        ("mean=[.5] * 3, std=[.2, 0, .2]", "std entry.*above 0"),
+        ("pad=-1", "pad entry.*from 0"),
+        ("pad=1.5", r"pad=1\.5"),
+        ("flip='no'", "flip entry.*True or False"),
     ],
-)  # fmt: skip
+)
 def test_wrong_facts_of_a_function_are_one_line(user_module, facts, words):
     with pytest.raises(InputError, match=words) as caught:
         with_facts(user_module, facts)

@@ -33,7 +33,7 @@ def spherical_by_hand(student, teacher, labels, *, temperature, radius, kd_weigh
 @pytest.mark.parametrize("weights", [{"kd_weight": 0.7}, {"kd_weight": 2.0, "label_weight": 0.5}])
 def test_one_step_equals_plain_tensorflow_and_numpy(jit_compile, weights):
     """loss by float64 numpy; the update by a tape over plain TensorFlow operations."""
-    (images, labels), = batches(1)
+    ((images, labels),) = batches(1)
     distiller = make_distiller(jit_compile=jit_compile, temperature=3.0, radius=7.0, **weights)
     student, teacher = conv_net(1), conv_net(2)
     student_logits, teacher_logits = student(images).numpy(), teacher(images).numpy()
@@ -51,7 +51,8 @@ def test_one_step_equals_plain_tensorflow_and_numpy(jit_compile, weights):
         by_hand += label * tf.nn.sparse_softmax_cross_entropy_with_logits(labels, z)
         by_hand = tf.reduce_mean(by_hand)
     expected = [
-        w - 0.05 * g for w, g in zip(student.get_weights(), tape.gradient(by_hand, student.trainable_variables), strict=True)
+        w - 0.05 * g
+        for w, g in zip(student.get_weights(), tape.gradient(by_hand, student.trainable_variables), strict=True)
     ]
 
     means = run(distiller, [(images, labels)])
@@ -88,7 +89,7 @@ def test_xla_and_plain_steps_agree():
 
 @pytest.mark.parametrize(
     ("replicas", "jit_compile"), [(1, False), pytest.param(1, True, marks=pytest.mark.slow), (2, False)]
-)  # fmt: skip
+)
 def test_any_number_of_steps_a_call_is_the_same_bit_for_bit(replicas, jit_compile, two_replicas):
     data, results = batches(7), []
     for steps_per_call in (1, 3, 8):
@@ -122,7 +123,8 @@ def test_schedules_set_the_weights_before_each_step():
     logits = [model(data[0][0]).numpy() for model in (distiller.student, distiller.teacher)]
     settings = {"temperature": 4.0, "radius": 2 * CLASSES**0.5}
     expected = [
-        spherical_by_hand(*logits, data[0][1], kd_weight=w, label_weight=1 - w, **settings)[0].mean() for w in table.numpy()
+        spherical_by_hand(*logits, data[0][1], kd_weight=w, label_weight=1 - w, **settings)[0].mean()
+        for w in table.numpy()
     ]
     assert run(distiller, data, steps_per_call=4)["loss"] == pytest.approx(np.mean(expected), rel=1e-5)
 
@@ -161,7 +163,7 @@ def test_the_teacher_never_changes_and_is_invisible(tmp_path):
 
 
 def test_logits_in_x_take_the_teachers_place():
-    (images, labels), = batches(1)
+    ((images, labels),) = batches(1)
     live, given = make_distiller(), make_distiller()
     logits = live.teacher(images).numpy()
     given.teacher = None
@@ -171,13 +173,15 @@ def test_logits_in_x_take_the_teachers_place():
 
 
 def test_teacher_mean_radius_is_measured_once_over_the_first_ten_thousand():
-    (images, _), = batches(1, size=300)
+    ((images, _),) = batches(1, size=300)
     distiller = make_distiller(radius="teacher_mean")
     logits = distiller.teacher(images).numpy().astype(np.float64)
     norms = np.linalg.norm(logits - logits.mean(1, keepdims=True), axis=1)
     distiller.adapt(images)
     assert float(distiller.radius.numpy()) == pytest.approx(norms.mean(), rel=1e-5)
-    raw = make_distiller(radius="teacher_mean", center=False).adapt(tf.data.Dataset.from_tensor_slices(images).batch(128))
+    raw = make_distiller(radius="teacher_mean", center=False).adapt(
+        tf.data.Dataset.from_tensor_slices(images).batch(128)
+    )
     assert float(raw.radius.numpy()) == pytest.approx(np.linalg.norm(logits, axis=1).mean(), rel=1e-5)
     fitted = make_distiller(radius="teacher_sample")
     fitted.fit(images, np.zeros(300, int), verbose=0)
@@ -186,7 +190,7 @@ def test_teacher_mean_radius_is_measured_once_over_the_first_ten_thousand():
 
 def test_sample_weights_and_unlabelled_examples():
     """A weight of 0 equals leaving the example out of the loss; label -1 leaves the distill term alone."""
-    (images, labels), = batches(1)
+    ((images, labels),) = batches(1)
     weighted, unlabelled = make_distiller(kd_weight=0.5), make_distiller(kd_weight=0.5)
     logits = [model(images).numpy() for model in (weighted.student, weighted.teacher)]
     settings = {"temperature": 4.0, "radius": 2 * CLASSES**0.5, "kd_weight": 0.5, "label_weight": 0.5}
@@ -200,7 +204,7 @@ def test_sample_weights_and_unlabelled_examples():
 
 
 def test_label_smoothing_and_a_plain_baseline():
-    (images, labels), = batches(1)
+    ((images, labels),) = batches(1)
     distiller = make_distiller(loss="cross_entropy", kd_weight=0.9, label_smoothing=0.2)
     targets = np.eye(CLASSES)[labels] * 0.8 + 0.2 / CLASSES
     expected = -(targets * log_softmax(distiller.student(images).numpy().astype(np.float64))).sum(1).mean()
@@ -208,7 +212,7 @@ def test_label_smoothing_and_a_plain_baseline():
 
 
 def test_compiled_metrics_see_the_sphere_and_predict_the_raw_logits():
-    (images, labels), = batches(1)
+    ((images, labels),) = batches(1)
     distiller = make_distiller(radius=6.0)
     distiller.compile("sgd", metrics=[keras.metrics.SparseCategoricalCrossentropy(from_logits=True, name="nll")])
     logits = distiller.predict(images, verbose=0)
@@ -223,7 +227,7 @@ def test_compiled_metrics_see_the_sphere_and_predict_the_raw_logits():
 
 
 def test_evaluation_counts_a_ragged_last_batch_once_and_moves_nothing():
-    (images, labels), = batches(1, size=11)
+    ((images, labels),) = batches(1, size=11)
     distiller = make_distiller(batch_norm=True)
     before = weights_of(distiller.student)
     result = distiller.evaluate(images, labels, batch_size=4, verbose=0, return_dict=True)
@@ -237,10 +241,12 @@ def test_a_loss_of_ones_own():
         gap = tf.reduce_mean(tf.square(student_logits - teacher_logits), -1) / temperature
         return {"label": losses.cross_entropy(student_logits, None, labels)["label"], "distill": gap}
 
-    (images, labels), = batches(1)
+    ((images, labels),) = batches(1)
     distiller = make_distiller(loss=squared, temperature=2.0, kd_weight=1.0)
     student, teacher = (model(images).numpy() for model in (distiller.student, distiller.teacher))
-    assert run(distiller, [(images, labels)])["loss"] == pytest.approx(np.square(student - teacher).mean() / 2, rel=1e-5)
+    assert run(distiller, [(images, labels)])["loss"] == pytest.approx(
+        np.square(student - teacher).mean() / 2, rel=1e-5
+    )
 
 
 @pytest.mark.parametrize(

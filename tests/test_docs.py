@@ -17,7 +17,19 @@ FENCED = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
 # Of commands that are not ours: pip, pytest, git and the like.
 OTHERS = {  # of pip, docker, mkdocs, saved_model_cli, TensorFlow Serving, TensorBoard
-    *("editable", "quiet", "help", "no-cache-dir", "strict", "rm", "dir", "tag_set", "signature_def", "inputs", "logdir"),
+    *(
+        "editable",
+        "quiet",
+        "help",
+        "no-cache-dir",
+        "strict",
+        "rm",
+        "dir",
+        "tag_set",
+        "signature_def",
+        "inputs",
+        "logdir",
+    ),
     *("model_base_path", "model_name", "rest_api_port"),
 }
 
@@ -112,8 +124,15 @@ def test_scale_is_reckoned_from_its_records():
     assert f"{first:.1f} times its size while it trains, {second:.1f} where one epoch follows" in page
     tables = memory["stream's tables, bytes an image"]
     assert f"{tables:.0f} bytes measured in the stream" in page
-    views, forward, step, accelerators = 1.28e6 * 100, 23.0e9, 10.9e9, 8 * 50e12  # operations an image; a second, assumed
-    student, teacher = (parts[name]["images_per_second"] for name in ("step of resnet18, logits given", "pass of resnet152"))
+    views, forward, step, accelerators = (
+        1.28e6 * 100,
+        23.0e9,
+        10.9e9,
+        8 * 50e12,
+    )  # operations an image; a second, assumed
+    student, teacher = (
+        parts[name]["images_per_second"] for name in ("step of resnet18, logits given", "pass of resnet152")
+    )
     images, logits = accelerators / step, 1.28e6 * 1000 * 2
     seconds_of_check = 100 * logits / 1e6 / parts["check of logits"]["MB_per_second"]
     hours = {operations: views * operations / accelerators / 3600 for operations in (step, forward)}

@@ -57,10 +57,7 @@ def test_gpus_are_those_of_the_driver_that_cuda_leaves_visible(tmp_path):
 
 
 def test_xla_is_chosen_by_device_unless_asked_for():
-    assert [devices.jit_compile_choice("auto", device)[0] for device in ("CPU", "GPU")] == [
-        False,
-        True,
-    ]
+    assert [devices.jit_compile_choice("auto", device)[0] for device in ("CPU", "GPU")] == [False, True]
     for setting, expected in [("true", True), (True, True), ("false", False), (False, False)]:
         compiled, reason = devices.jit_compile_choice(setting, "CPU")
         assert compiled is expected and "asked for" in reason

@@ -47,8 +47,14 @@ def test_every_kind_of_model_gives_the_numbers_of_the_run(workdir, tmp_path, mon
     teacher, before = result["config"]["teacher_checkpoint"], digests(workdir)
     paths = [workdir, workdir / "student.keras", workdir / "saved_model"]
     output = tmp_path / "out.json"
-    code, out, err = command(monkeypatch, capsys, *(f"--model={path}" for path in paths), f"--teacher={teacher}",
-                             f"--output={output}", "--bootstrap=200")  # fmt: skip
+    code, out, err = command(
+        monkeypatch,
+        capsys,
+        *(f"--model={path}" for path in paths),
+        f"--teacher={teacher}",
+        f"--output={output}",
+        "--bootstrap=200",
+    )
     assert code == 0, err
     record = json.loads(output.read_text())
     assert [row["path"] for row in record["models"]] == [str(path) for path in paths]
@@ -63,7 +69,14 @@ def test_every_kind_of_model_gives_the_numbers_of_the_run(workdir, tmp_path, mon
     assert record["models"][0]["file_bytes"] == (workdir / "student.keras").stat().st_size
     assert record["models"][0]["raw"]["logit_norm"] == pytest.approx(result["student"]["logit_norm"], rel=1e-5)
     assert {"versions", "device", "dataset"} <= record.keys()
-    for words in (str(workdir), "agreement at 5", "KL to the teacher", "images/s at batch 128", "raw softmax", "lowest"):
+    for words in (
+        str(workdir),
+        "agreement at 5",
+        "KL to the teacher",
+        "images/s at batch 128",
+        "raw softmax",
+        "lowest",
+    ):
         assert words in out, words
     assert digests(workdir) == before
 
@@ -106,7 +119,9 @@ def test_probabilities_are_no_logits_and_a_teacher_is_preprocessed_as_in_trainin
             assert row[name] == pytest.approx(found["models"][0][name], abs=1e-5), (row["path"], name)
     assert all(row["agreement"] == 1.0 and abs(row["kl_to_teacher"]) < 1e-5 for row in found["models"])
     twice = evaluate.evaluate([workdir, workdir], digits, teacher=tmp_path / "unit.keras", **shared)
-    assert len(twice["models"]) == 2 and twice["teacher"]["nll"] > 1.2 * found["teacher"]["nll"]  # raw pixels: another net
+    assert (
+        len(twice["models"]) == 2 and twice["teacher"]["nll"] > 1.2 * found["teacher"]["nll"]
+    )  # raw pixels: another net
 
 
 def test_a_run_is_not_tested_on_images_that_it_has_trained_on(tmp_path, monkeypatch, capsys):
@@ -162,14 +177,19 @@ def test_a_run_is_measured_on_the_pixels_of_its_own_test_and_others_are_told(tmp
         (path / "config.json").write_text(json.dumps(config.to_json()))
     middle, all_of_it = (16, 18), (16, 16)
     for paths, flags, pixels, told in (
-        ([cropped], [], middle, []), ([cropped], [own], middle, []), ([cropped], [own, "--image_size=16"], middle, []),
-        ([cropped], ["--image_size=16"], middle, []), ([cropped / "student.keras"], [own], middle, []),
-        ([cropped / "saved_model"], [], middle, []), ([whole], [own], all_of_it, []),
-        ([cropped, whole], [], middle, [whole]), ([whole, cropped], [own], all_of_it, [cropped]),
+        ([cropped], [], middle, []),
+        ([cropped], [own], middle, []),
+        ([cropped], [own, "--image_size=16"], middle, []),
+        ([cropped], ["--image_size=16"], middle, []),
+        ([cropped / "student.keras"], [own], middle, []),
+        ([cropped / "saved_model"], [], middle, []),
+        ([whole], [own], all_of_it, []),
+        ([cropped, whole], [], middle, [whole]),
+        ([whole, cropped], [own], all_of_it, [cropped]),
         ([cropped], ["--augmentation=pad_crop"], all_of_it, [cropped]),  # what the user names
         ([cropped], [own, "--augmentation=none"], all_of_it, [cropped]),
         ([cropped], [own, "--image_size=12"], (12, 14), [cropped]),
-    ):  # fmt: skip
+    ):
         seen, lines = measured(paths, flags)
         assert seen == pixels and len(lines) == len(told), (paths, flags)
         for path, line in zip(told, lines, strict=True):
@@ -182,17 +202,23 @@ def test_calibration_is_fitted_on_what_the_run_held_out(workdir, tmp_path, monke
     loaded = []
     load = data.load
     monkeypatch.setattr(data, "load", lambda *a, **k: loaded.append((a[0].validation_fraction, k)) or load(*a, **k))
-    code, out, err = command(monkeypatch, capsys, f"--model={workdir}", "--calibrate", "--notiming", f"--output={output}")
+    code, out, err = command(
+        monkeypatch, capsys, f"--model={workdir}", "--calibrate", "--notiming", f"--output={output}"
+    )
     assert code == 0, err
     assert (0.1, {"test": False}) in loaded  # the fit cannot see the test split
     held_out = load(Config(), test=False).validation
     logits = evaluation.Predictor(models.load(workdir))(held_out.images)
     temperature = calibration.fit_temperature(logits, held_out.labels)
     record = calibration.stored(workdir)
-    assert record["temperature"] == pytest.approx(temperature, rel=1e-6) and record["validation_examples"] == len(held_out)
+    assert record["temperature"] == pytest.approx(temperature, rel=1e-6) and record["validation_examples"] == len(
+        held_out
+    )
     assert record["after"]["nll"] < record["before"]["nll"]
     (row,) = json.loads(output.read_text())["models"]
-    assert row["calibrated"]["temperature"] == record["temperature"] and row["calibrated"]["accuracy"] == row["accuracy"]
+    assert (
+        row["calibrated"]["temperature"] == record["temperature"] and row["calibrated"]["accuracy"] == row["accuracy"]
+    )
     assert row["calibrated"]["nll"] < row["nll"] and f"T = {temperature:.3f}" in out
     calibrated = deploy.calibrated(models.load(workdir), temperature)
     images = held_out.images[:7].astype("float32")

@@ -35,17 +35,28 @@ def test_a_keras_model_and_a_folder_of_images(tmp_path):
             images.append(image)
             labels.append(label)
     layers = keras.layers
-    teacher = keras.Sequential([
-        keras.Input([12, 12, 3]), layers.Rescaling(1 / 64, -1), layers.Conv2D(16, 3, activation="relu"),
-        layers.GlobalAveragePooling2D(), layers.Dense(3, activation="softmax"),
-    ])  # fmt: skip
+    teacher = keras.Sequential(
+        [
+            keras.Input([12, 12, 3]),
+            layers.Rescaling(1 / 64, -1),
+            layers.Conv2D(16, 3, activation="relu"),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(3, activation="softmax"),
+        ]
+    )
     teacher.compile(keras.optimizers.Adam(0.03), loss="sparse_categorical_crossentropy")
     teacher.fit(np.array(images, "float32"), np.array(labels), epochs=15, verbose=0)
     teacher.save(tmp_path / "big.keras")
-    result = example("own_model_and_images").main([
-        f"--teacher={tmp_path}/big.keras", f"--images={tmp_path}/images", f"--output={tmp_path}/small",
-        "--student=cnn_4", "--epochs=8", "--batch_size=8",
-    ])  # fmt: skip
+    result = example("own_model_and_images").main(
+        [
+            f"--teacher={tmp_path}/big.keras",
+            f"--images={tmp_path}/images",
+            f"--output={tmp_path}/small",
+            "--student=cnn_4",
+            "--epochs=8",
+            "--batch_size=8",
+        ]
+    )
     assert result["teacher_accuracy"] > 0.9 and result["accuracy"] > 0.6
     loaded = tf.saved_model.load(f"{tmp_path}/small")
     served = loaded.serve(tf.constant(images, tf.float32)).numpy()
@@ -75,15 +86,23 @@ def test_the_fields_protocol_on_digits(tmp_path, monkeypatch, capsys):
     teacher.fit(digits.train.images, digits.train.labels, epochs=5, verbose=0)
     teacher.save(tmp_path / "teacher.keras")
     given = [f"--{name}={value}" for name, value in settings.items()]
-    arguments = [f"--workdir={tmp_path}/runs", f"--teacher_checkpoint={tmp_path}/teacher.keras",
-                 "--student=cnn_2", "--methods=dkd", "--seeds=2", "--noreport"]  # fmt: skip
+    arguments = [
+        f"--workdir={tmp_path}/runs",
+        f"--teacher_checkpoint={tmp_path}/teacher.keras",
+        "--student=cnn_2",
+        "--methods=dkd",
+        "--seeds=2",
+        "--noreport",
+    ]
     monkeypatch.setattr(sys, "argv", ["field_protocol.py", *arguments, *given])
     protocol = example("field_protocol")
     with pytest.raises(SystemExit) as stopped:
         cli.run(protocol.main, description="", define=protocol.define)
     assert stopped.value.code in (0, None)
     rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if line.startswith("| dkd")]
-    results = [skd_tf.run(config_of(tmp_path / "runs" / f"dkd{seed}"), tmp_path / "runs" / f"dkd{seed}") for seed in (0, 1)]
+    results = [
+        skd_tf.run(config_of(tmp_path / "runs" / f"dkd{seed}"), tmp_path / "runs" / f"dkd{seed}") for seed in (0, 1)
+    ]
     accuracies = [result["student"]["accuracy"] for result in results]
     assert float(rows[0][1]) == pytest.approx(np.mean(accuracies), abs=1e-4) and int(rows[0][3]) == 2
     config = results[1]["config"]

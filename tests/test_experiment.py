@@ -58,7 +58,14 @@ def numbers(folder):
 
 def test_a_run_leaves_all_it_promises(finished):
     config, folder, result = finished
-    for name in ("config.json", "flags.txt", "metrics.jsonl", "student.keras", "saved_model/saved_model.pb", "result.json"):
+    for name in (
+        "config.json",
+        "flags.txt",
+        "metrics.jsonl",
+        "student.keras",
+        "saved_model/saved_model.pb",
+        "result.json",
+    ):
         assert (folder / name).is_file(), name
     assert list((folder / "tensorboard").iterdir()) and list((folder / "checkpoints").iterdir())
     assert json.loads((folder / "result.json").read_text()) == result
@@ -71,9 +78,17 @@ def test_a_run_leaves_all_it_promises(finished):
     rows = numbers(folder)
     assert [row["epoch"] for row in rows] == [0, 1, 2] and rows[-1]["step"] == 24
     assert rows[-1].keys() >= {
-        "loss", "label_loss", "distill_loss", "accuracy", "val_accuracy", "learning_rate", "kd_weight", "student_logit_norm",
-        "teacher_logit_norm", "radius_over_student_norm",
-    }  # fmt: skip
+        "loss",
+        "label_loss",
+        "distill_loss",
+        "accuracy",
+        "val_accuracy",
+        "learning_rate",
+        "kd_weight",
+        "student_logit_norm",
+        "teacher_logit_norm",
+        "radius_over_student_norm",
+    }
     gain = result["radius"] / rows[-1]["student_logit_norm"]
     assert rows[-1]["radius_over_student_norm"] == pytest.approx(gain)
     assert rows[-1]["val_accuracy"] == result["student"]["val_accuracy"]
@@ -174,13 +189,23 @@ def test_a_teacher_at_chance_or_of_other_classes_is_an_error(tmp_path):
             experiment.run(Config(teacher_checkpoint=str(tmp_path / "net.keras"), **SMALL), tmp_path / "run")
 
 
-COMMAND = [sys.executable, "-m", "skd_tf.train", "--student=cnn_2", "--epochs=6", "--batch_size=100", "--steps_per_call=3"]
+COMMAND = [
+    sys.executable,
+    "-m",
+    "skd_tf.train",
+    "--student=cnn_2",
+    "--epochs=6",
+    "--batch_size=100",
+    "--steps_per_call=3",
+]
 
 
 def start(folder, teacher, **options):
     command = [*COMMAND, f"--teacher_checkpoint={teacher}", f"--workdir={folder}", "--checkpoint_every=3 steps"]
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+    )
 
 
 def test_killed_in_mid_epoch_the_same_command_ends_with_the_same_numbers(teacher, tmp_path):
@@ -188,7 +213,9 @@ def test_killed_in_mid_epoch_the_same_command_ends_with_the_same_numbers(teacher
     whole = start(straight, teacher)
     process, deadline = start(killed, teacher), time.monotonic() + 120
     # Steps are 8 an epoch: a checkpoint of step 9, 15, 18 or 21 is in mid-epoch.
-    while time.monotonic() < deadline and not any(Checkpoints(killed / "checkpoints").folder.glob("step-00000001[58].ckpt")):
+    while time.monotonic() < deadline and not any(
+        Checkpoints(killed / "checkpoints").folder.glob("step-00000001[58].ckpt")
+    ):
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.communicate()

@@ -47,7 +47,9 @@ def test_every_format_is_the_student_and_nothing_more(exported, calibrated_run):
     for row in rows:
         assert (folder / row["file"]).exists() and 0.8 * values < row["stored_values"] <= values + 64, row
         exact = "float16" not in row["file"] and "int8" not in row["file"]
-        assert row["agreement"] == 1.0 if exact else row["agreement"] >= (0.98 if "float16" in row["file"] else 0.95), row
+        assert row["agreement"] == 1.0 if exact else row["agreement"] >= (0.98 if "float16" in row["file"] else 0.95), (
+            row
+        )
         assert row["largest_difference"] < (1e-4 if exact else 2.0) and np.isfinite(row["accuracy_change"])
     teacher = models.load(json.loads((calibrated_run / "result.json").read_text())["config"]["teacher_checkpoint"])
     assert teacher.count_params() > 2 * values
@@ -70,9 +72,21 @@ def test_the_temperature_and_the_sphere_are_inside(exported, calibrated_run):
 def test_the_model_card_tells_what_a_stranger_needs(exported, calibrated_run):
     card = (exported[0] / "README.md").read_text()
     result = json.loads((calibrated_run / "result.json").read_text())
-    for words in ("cnn_4 for digits", "distilled from cnn_8", "2010.07485", "temperature 0.5000", "`images`, uint8",
-                  "899 test images", f"{result['student']['accuracy']:.4f}", f"{result['teacher']['nll']:.4f}",
-                  "--learning_rate=0.1", "## Intended use", "tensorflow 2", "student_int8.tflite", "predict"):  # fmt: skip
+    for words in (
+        "cnn_4 for digits",
+        "distilled from cnn_8",
+        "2010.07485",
+        "temperature 0.5000",
+        "`images`, uint8",
+        "899 test images",
+        f"{result['student']['accuracy']:.4f}",
+        f"{result['teacher']['nll']:.4f}",
+        "--learning_rate=0.1",
+        "## Intended use",
+        "tensorflow 2",
+        "student_int8.tflite",
+        "predict",
+    ):
         assert words in card, words
     assert "$" not in card and not re.search(r"\bNone\b|\bnan\b", card)
 
@@ -94,9 +108,7 @@ def test_a_file_that_differs_is_refused_and_nothing_is_left(calibrated_run, tmp_
         student.layers[1].set_weights([weight + 0.05 for weight in student.layers[1].get_weights()])
         student.save(path)
 
-    monkeypatch.setitem(
-        formats.FORMATS, "keras", (formats.File("student.keras", "keras", perturbed, 1.0, 1e-4),)
-    )
+    monkeypatch.setitem(formats.FORMATS, "keras", (formats.File("student.keras", "keras", perturbed, 1.0, 1e-4),))
     with pytest.raises(check.ExportFailed, match=r"student\.keras differs"):
         export.export(calibrated_run, tmp_path / "out", formats=["keras"], check_images=50)
     assert list(tmp_path.iterdir()) == []
@@ -116,8 +128,11 @@ def test_what_the_comparison_catches():
     row = check._compare(file, found(), labels, live)
     assert row["agreement"] == row["accuracy"] == 1.0 and row["largest_difference"] == row["accuracy_change"] == 0.0
     for changes in (
-        {"logits": live + 1e-3}, {"logits": live * np.nan}, {"class_id": 1 - labels}, {"batch_of_7": live[:7] + 1e-2},
-    ):  # fmt: skip
+        {"logits": live + 1e-3},
+        {"logits": live * np.nan},
+        {"class_id": 1 - labels},
+        {"batch_of_7": live[:7] + 1e-2},
+    ):
         with pytest.raises(check.ExportFailed):
             check._compare(file, found(**changes), labels, live)
 
@@ -172,5 +187,7 @@ def test_saved_model_cli_shows_and_runs_it(exported, tmp_path):
     shown = subprocess.run([*tool, "show", *where], capture_output=True, text=True, check=True, timeout=120).stdout
     assert "DT_UINT8" in shown and all(name in shown for name in ("logits", "probabilities", "class_id", "label"))
     inputs = ["--inputs", f"images={tmp_path / 'images.npy'}"]
-    ran = subprocess.run([*tool, "run", *where, *inputs], capture_output=True, text=True, check=True, timeout=120).stdout
+    ran = subprocess.run(
+        [*tool, "run", *where, *inputs], capture_output=True, text=True, check=True, timeout=120
+    ).stdout
     assert "Result for output key probabilities" in ran

@@ -17,9 +17,14 @@ from skd_tf.checkpoints import Checkpoints
 from skd_tf.config import Config
 
 SETTINGS = {
-    "student": "cnn_2", "loss": "cross_entropy", "epochs": 2, "batch_size": 100, "learning_rate": 0.1,
-    "strategy": "one_device", "report": False,
-}  # fmt: skip
+    "student": "cnn_2",
+    "loss": "cross_entropy",
+    "epochs": 2,
+    "batch_size": 100,
+    "learning_rate": 0.1,
+    "strategy": "one_device",
+    "report": False,
+}
 
 
 @pytest.fixture(scope="module")

@@ -48,7 +48,9 @@ def every_case(dtype):
         scaled = layers.Rescaling(1 / 255)(images)
         x = layers.BatchNormalization(name="no_nothing_before")(scaled)
         x = layers.BatchNormalization(name="yes_conv")(layers.Conv2D(6, 3, strides=2, use_bias=False)(x))
-        x = layers.BatchNormalization(name="yes_depthwise", scale=False)(layers.DepthwiseConv2D(3, depth_multiplier=2)(x))
+        x = layers.BatchNormalization(name="yes_depthwise", scale=False)(
+            layers.DepthwiseConv2D(3, depth_multiplier=2)(x)
+        )
         x = layers.BatchNormalization(name="yes_separable", center=False)(layers.SeparableConv2D(8, 1)(x))
         x = FusedBatchNormalization(name="yes_grouped", axis=3)(layers.Conv2D(8, 1, groups=2)(x))
         x = layers.BatchNormalization(name="no_activation")(layers.Conv2D(8, 1, activation="relu")(x))
@@ -85,10 +87,7 @@ def test_it_folds_what_it_can_and_changes_nothing(dtype, tolerance):
     assert [len(layer._inbound_nodes) for layer in model._flatten_layers()] == calls
 
 
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [("resnet8", (9, 9)), ("wrn_16_1", (6, 13)), ("cnn_4", (2, 2))],
-)
+@pytest.mark.parametrize(("name", "expected"), [("resnet8", (9, 9)), ("wrn_16_1", (6, 13)), ("cnn_4", (2, 2))])
 def test_our_networks(name, expected):
     model = with_random_statistics(networks.build(name, input_shape=(16, 16, 3), num_classes=10))
     folded = fold_batch_norm(model)

@@ -78,15 +78,18 @@ def test_a_download_takes_the_users_own_word(asked, tmp_path, monkeypatch):
     run = foreign_run(tmp_path / "run", dataset="cifar10", download=True)
     monkeypatch.setattr(data, "load", load)
     for module, flags in (
-        (evaluate, [f"--model={run}"]), (evaluate, [f"--model={run}", "--dataset=cifar10"]),
+        (evaluate, [f"--model={run}"]),
+        (evaluate, [f"--model={run}", "--dataset=cifar10"]),
         (export, [f"--workdir={run}", f"--output={tmp_path / 'out'}"]),
-    ):  # fmt: skip
+    ):
         monkeypatch.setattr(sys, "argv", ["command", *flags, *["--download"] * asked])
         with pytest.raises(Seen, match=str(asked)):
             module.cli_main()
 
 
-@pytest.mark.parametrize("values", [{"temperature": 4.0, "student": "strange:load"}, {"student": "strange:load"}, [], "x"])
+@pytest.mark.parametrize(
+    "values", [{"temperature": 4.0, "student": "strange:load"}, {"student": "strange:load"}, [], "x"]
+)
 def test_a_trials_record_names_nothing_that_the_search_does_not(values, strange, tmp_path):
     """Else a search that is continued would train a network of a stranger's."""
     plan = Plan(Config(teacher_checkpoint="teacher"), ("temperature:log:1:16",), max_trials=2)
@@ -94,7 +97,9 @@ def test_a_trials_record_names_nothing_that_the_search_does_not(values, strange,
     for name, searched in (("one", plan), ("other", listed)):
         records = Records(tmp_path / name, searched)
         records.claim()
-        records.write({"trial": 0, "status": "running", "values": values, "started": 0, "ended": None, "executions": []})
+        records.write(
+            {"trial": 0, "status": "running", "values": values, "started": 0, "ended": None, "executions": []}
+        )
         with pytest.raises(InputError, match="not of this search"):
             tune.search(searched, tmp_path / name)
     assert not strange.exists()
@@ -133,8 +138,12 @@ def of_an_older_version():
     return {name: value for name, value in ANEW.to_json().items() if name != "ema_momentum"} | {"gone": 1}
 
 
-@pytest.mark.parametrize("settings", [ANEW.to_json(), ANEW.to_json() | {"resolved": {"radius": 1.0}}, of_an_older_version()])
-@pytest.mark.parametrize("left", [["checkpoints/1.ckpt", "flags.txt", "student.keras", "result.json"], ["report.html"], []])
+@pytest.mark.parametrize(
+    "settings", [ANEW.to_json(), ANEW.to_json() | {"resolved": {"radius": 1.0}}, of_an_older_version()]
+)
+@pytest.mark.parametrize(
+    "left", [["checkpoints/1.ckpt", "flags.txt", "student.keras", "result.json"], ["report.html"], []]
+)
 def test_overwrite_clears_a_run_in_every_state(settings, left, tmp_path):
     fill(tmp_path, "mine.txt", "teacher/student.keras", *left)
     write_json(tmp_path / "config.json", settings)
@@ -171,15 +180,19 @@ def test_no_command_writes_over_a_runs_own_files(module, flag, name, tmp_path, m
     refuse_own_file(tmp_path / name)  # no run's folder
 
 
-@pytest.mark.parametrize("result", [{"models": [], "teacher": None, "class_names": []}, [], {"config": {}, "student": None}])
+@pytest.mark.parametrize(
+    "result", [{"models": [], "teacher": None, "class_names": []}, [], {"config": {}, "student": None}]
+)
 def test_a_result_that_is_not_a_runs_is_one_line_to_all_who_read_it(result, tmp_path):
     config = Config(loss="cross_entropy")
     run = foreign_run(tmp_path / "run", loss="cross_entropy")
     fill(run, "metrics.jsonl")
     write_json(run / "result.json", result)
     for read in (
-        lambda: Workdir(run, config).result, lambda: dry_run.describe(config, run),
-        lambda: export.export(run, tmp_path / "out"), lambda: report.write([run], tmp_path / "page.html"),
-    ):  # fmt: skip
+        lambda: Workdir(run, config).result,
+        lambda: dry_run.describe(config, run),
+        lambda: export.export(run, tmp_path / "out"),
+        lambda: report.write([run], tmp_path / "page.html"),
+    ):
         with pytest.raises(InputError, match=r"not a run's.*result\.json.*Remove it"):
             read()

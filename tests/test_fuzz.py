@@ -26,19 +26,32 @@ QUICK = {"deadline": None, "database": None, "derandomize": True, "suppress_heal
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 # Values that are sensible together; what needs a file or a download is left to tests of its own.
 SENSIBLE = {
-    "dataset": ["digits"], "student": ["cnn_2", "cnn_4", "resnet8"],
+    "dataset": ["digits"],
+    "student": ["cnn_2", "cnn_4", "resnet8"],
     "loss": ["kd", "spherical", "cross_entropy", "dkd", "dist", "logit_standardization"],
-    "lr_schedule": ["cosine", "constant"], "radius": ["auto", "teacher_mean", 5, "7.5"],
-    "checkpoint_every": ["epoch", 7, "30s"], "kd_weight": [0.3, "0.9", 1],
-    "label_weight": ["none", 0.1, 2], "teacher": ["resnet8"], "batch_size": [32, "64"],
-    "epochs": [1, "3", 300], "temperature": [1, "2.5", 1e-3], "validation_fraction": [0, "0.1", 0.5], "seed": [0, 2**31],
-    "precision": ["float32", "bfloat16", "float16"], "virtual_devices": [0, 1, 2],
-    "optimizer": ["sgd", "adamw"], "clip_norm": [0, 1, "5"],
-    "steps_per_call": [1, 64], "warmup_epochs": [0, "0.5"], "label_smoothing": [0, 0.1], "momentum": [0, 0.9],
-}  # fmt: skip
+    "lr_schedule": ["cosine", "constant"],
+    "radius": ["auto", "teacher_mean", 5, "7.5"],
+    "checkpoint_every": ["epoch", 7, "30s"],
+    "kd_weight": [0.3, "0.9", 1],
+    "label_weight": ["none", 0.1, 2],
+    "teacher": ["resnet8"],
+    "batch_size": [32, "64"],
+    "epochs": [1, "3", 300],
+    "temperature": [1, "2.5", 1e-3],
+    "validation_fraction": [0, "0.1", 0.5],
+    "seed": [0, 2**31],
+    "precision": ["float32", "bfloat16", "float16"],
+    "virtual_devices": [0, 1, 2],
+    "optimizer": ["sgd", "adamw"],
+    "clip_norm": [0, 1, "5"],
+    "steps_per_call": [1, 64],
+    "warmup_epochs": [0, "0.5"],
+    "label_smoothing": [0, 0.1],
+    "momentum": [0, 0.9],
+}
 JUNK = st.sampled_from(
     ["", " ", "nan", "-1", "1e400", "none", "ä", "true", "0x10", "a b", "--epochs=3", "1,2", "inf", "auto", ":"]
-)  # fmt: skip
+)
 
 
 def _sensible(name):
@@ -52,7 +65,7 @@ def _sensible(name):
 
 SANE = st.fixed_dictionaries(
     {"teacher": st.just("resnet8")}, optional={name: _sensible(name) for name in FIELDS if name != "teacher"}
-)  # fmt: skip
+)
 ODD = st.dictionaries(st.sampled_from(sorted(FIELDS)), JUNK, min_size=1, max_size=2)
 
 
@@ -80,7 +93,9 @@ def test_any_settings_dry_run_or_are_one_line():
 
 
 LINES = st.one_of(
-    st.sampled_from(["--epochs=3", "--noreport", "# a comment", "", "--temperature = 4", "--flagfile=missing", "epochs=3"]),
+    st.sampled_from(
+        ["--epochs=3", "--noreport", "# a comment", "", "--temperature = 4", "--flagfile=missing", "epochs=3"]
+    ),
     st.tuples(st.sampled_from(sorted(FIELDS)), JUNK).map(lambda pair: f"--{pair[0]}={pair[1]}"),
     st.text(max_size=30),
 )
@@ -107,9 +122,11 @@ def harmed(whole, harm):
     flipped = whole[:place] + bytes([whole[place] ^ bits]) + whole[place + 1 :]
     blank = bytes(bits) if place + bits <= len(whole) else b"no room"  # a page that a power cut has kept from the disk
     return {
-        "flip": flipped, "cut": whole[:place], "extend": whole + bytes([bits]) * (1 + place % 50),
+        "flip": flipped,
+        "cut": whole[:place],
+        "extend": whole + bytes([bits]) * (1 + place % 50),
         "blank": whole[:place] + blank + whole[place + bits :],
-    }[kind]  # fmt: skip
+    }[kind]
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +134,10 @@ def files(tmp_path_factory):
     """(cache, its key, checkpoints, their arrays): one small file of each."""
     folder = tmp_path_factory.mktemp("files")
     logits = np.arange(12.0).reshape(6, 2)
-    cache, key = teacher_cache.TeacherCache(folder / "cache", "float16", lambda line: None), teacher_cache.key_of({"a": 1})
+    cache, key = (
+        teacher_cache.TeacherCache(folder / "cache", "float16", lambda line: None),
+        teacher_cache.key_of({"a": 1}),
+    )
     cache.write(key, logits)
     arrays = {"student/0000": np.arange(9.0, dtype=np.float32), "optimizer/0000": np.int64(7)}
     kept = Checkpoints(folder / "checkpoints")
@@ -148,13 +168,20 @@ def test_a_harmed_checkpoint_is_named_or_whole(files, harm):
     else:
         arrays, facts = _read(path)
         assert facts["step"] == 7 and facts["extra"] == {"seconds": 1.5}
-        assert np.array_equal(arrays["student/0000"], np.arange(9.0, dtype=np.float32)) and arrays["optimizer/0000"] == 7
+        assert (
+            np.array_equal(arrays["student/0000"], np.arange(9.0, dtype=np.float32)) and arrays["optimizer/0000"] == 7
+        )
 
 
 @settings(max_examples=400, **QUICK)
 @given(
-    st.sampled_from(CASES), st.integers(1, 5), st.integers(2, 12), st.floats(-6, 6), st.floats(-6, 6), st.integers(0, 2**31)
-)  # fmt: skip
+    st.sampled_from(CASES),
+    st.integers(1, 5),
+    st.integers(2, 12),
+    st.floats(-6, 6),
+    st.floats(-6, 6),
+    st.integers(0, 2**31),
+)
 def test_any_logits_give_finite_losses_and_gradients(case, examples, classes, student_scale, teacher_scale, seed):
     name, settings = case
     random = np.random.default_rng(seed)

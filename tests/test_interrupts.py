@@ -23,9 +23,15 @@ from skd_tf.workdir import locked
 
 TESTS = pathlib.Path(__file__).parent
 SETTINGS = {
-    "student": "cnn_2", "loss": "cross_entropy", "epochs": 3, "batch_size": 100, "learning_rate": 0.1,
-    "strategy": "one_device", "steps_per_call": 3, "report": False,
-}  # fmt: skip
+    "student": "cnn_2",
+    "loss": "cross_entropy",
+    "epochs": 3,
+    "batch_size": 100,
+    "learning_rate": 0.1,
+    "strategy": "one_device",
+    "steps_per_call": 3,
+    "report": False,
+}
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +69,7 @@ def at_step(monkeypatch, hook, at, action):
 )
 def test_a_signal_ends_the_host_call_saves_and_the_same_run_goes_on(
     straight, tmp_path, monkeypatch, hook, at, number, saved, code
-):  # fmt: skip
+):
     before = signal.getsignal(number)
     at_step(monkeypatch, hook, at, lambda: signal.raise_signal(number))
     with pytest.raises(Interrupted, match=rf"Step {saved} of 24 is saved") as caught:
@@ -94,7 +100,9 @@ def test_a_file_system_without_locks_is_warned_of_and_other_errors_are_told(tmp_
         refuse(number)
         with locked(tmp_path), locked(tmp_path):
             warnings = capsys.readouterr().err.splitlines()
-            assert len(warnings) == 2 and warnings[0].startswith(f"warning: {tmp_path} is on a file system without locks")
+            assert len(warnings) == 2 and warnings[0].startswith(
+                f"warning: {tmp_path} is on a file system without locks"
+            )
     refuse(errno.EIO)
     with pytest.raises(InputError, match="workdir cannot be written"), locked(tmp_path):
         pass
@@ -127,9 +135,7 @@ def test_a_step_that_is_no_number_is_left_for_a_post_mortem(tmp_path, monkeypatc
         experiment.run(config, tmp_path)
     facts = json.loads((tmp_path / "post_mortem" / "facts.json").read_text())
     assert f"at step {facts['step'] + 1} of" in str(caught.value) and facts["not_finite"]
-    stream = data.train_stream(
-        data.load(config), config, steps_per_epoch=8, first_step=facts["step"], last_step=24
-    )
+    stream = data.train_stream(data.load(config), config, steps_per_epoch=8, first_step=facts["step"], last_step=24)
     images, labels = next(stream.as_numpy_iterator())
     with np.load(tmp_path / "post_mortem" / "batch.npz", allow_pickle=False) as batch:
         assert np.array_equal(batch["image"], images) and np.array_equal(batch["label"], labels)
@@ -155,12 +161,18 @@ VARIANTS = {
 }
 POSITIONS = {
     "cache": {
-        "step": range(1, 11), "half": (1, 4, 8, 12), "checkpoint": (1, 5, 9), "renamed": range(2, 12, 2),
-        "half cache": (1, 2, 4, 6, 8), "cache": (1, 3, 5, 7, 8), "half row": (1, 4), "half text": (1, 3, 5, 6),
+        "step": range(1, 11),
+        "half": (1, 4, 8, 12),
+        "checkpoint": (1, 5, 9),
+        "renamed": range(2, 12, 2),
+        "half cache": (1, 2, 4, 6, 8),
+        "cache": (1, 3, 5, 7, 8),
+        "half row": (1, 4),
+        "half text": (1, 3, 5, 6),
     },
     "replicas": {"step": (3, 10), "half": (3,), "checkpoint": (5,), "renamed": (8,)},
     "adamw": {"step": (5,), "half": (7,)},
-}  # fmt: skip
+}
 MOMENTS = [(variant, kind, n) for variant, kinds in POSITIONS.items() for kind, counts in kinds.items() for n in counts]
 
 
@@ -214,8 +226,11 @@ def test_a_command_says_how_to_go_on_when_it_is_stopped(tmp_path):
     flags = [f"--{name}={value}" for name, value in SETTINGS.items() if name != "report"]
     process = subprocess.Popen(
         [sys.executable, "-m", "skd_tf.train", *flags, "--epochs=4000", "--noreport", f"--workdir={tmp_path}"],
-        env=os.environ | {"PYTHONUNBUFFERED": "1"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     while "epoch    3/" not in process.stdout.readline():
         pass
     process.send_signal(signal.SIGTERM)

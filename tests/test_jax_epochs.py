@@ -1,6 +1,6 @@
 """tools/jax_epochs.py, where JAX is installed and Keras runs on it:
 
-    KERAS_BACKEND=jax python -m pytest --noconftest -o addopts= tests/test_jax_epochs.py
+KERAS_BACKEND=jax python -m pytest --noconftest -o addopts= tests/test_jax_epochs.py
 """
 
 import math
@@ -28,8 +28,9 @@ BATCH, EPOCHS, DECAY, PEAK = 8, 3, 0.01, 0.3
 @pytest.fixture
 def model():
     keras.utils.set_random_seed(1)
-    return keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Rescaling(1 / 255), keras.layers.Flatten(),
-                             keras.layers.Dense(10)])  # fmt: skip
+    return keras.Sequential(
+        [keras.Input((32, 32, 3)), keras.layers.Rescaling(1 / 255), keras.layers.Flatten(), keras.layers.Dense(10)]
+    )
 
 
 @pytest.fixture

@@ -28,8 +28,14 @@ def run(*arguments):
 
 
 def test_weights_become_the_teacher_that_they_are_of(tmp_path):
-    network = networks.build("resnet8", input_shape=(32, 32, 3), num_classes=100, mean=(0.5071, 0.4867, 0.4408),
-                             std=(0.2675, 0.2565, 0.2761), seed=7)  # fmt: skip
+    network = networks.build(
+        "resnet8",
+        input_shape=(32, 32, 3),
+        num_classes=100,
+        mean=(0.5071, 0.4867, 0.4408),
+        std=(0.2675, 0.2565, 0.2761),
+        seed=7,
+    )
     for number, variable in enumerate(network.variables):
         variable.assign(variable + 0.01 * (1 + number % 5))
     np.savez_compressed(tmp_path / "weights.npz", about="{}", **{v.path: np.asarray(v) for v in network.variables})
@@ -41,7 +47,9 @@ def test_weights_become_the_teacher_that_they_are_of(tmp_path):
 
 
 def test_the_committed_teacher_is_what_its_recipe_says():
-    with np.load(TOOL.parent.parent / "experiments/studies/teachers/cifar100_resnet56.npz", allow_pickle=False) as values:
+    with np.load(
+        TOOL.parent.parent / "experiments/studies/teachers/cifar100_resnet56.npz", allow_pickle=False
+    ) as values:
         about = str(values["about"])
         parameters = sum(values[name].size for name in values if name != "about" and "moving" not in name)
     assert parameters == 861_620 and '"epochs_done": 200' in about and '"dataset": "cifar100"' in about
@@ -76,9 +84,14 @@ def test_a_students_loss_is_that_of_its_row(row):
     objective = Objective(config.loss, center=config.center, label_smoothing=0.0, settings=loss_settings)
     weights = settings.loss_weights(config.kd_weight, config.label_weight, needs_teacher=objective.needs_teacher)
     expected, _, _ = objective(
-        student, teacher, labels, temperature=config.temperature, radius=20.0, readout_radius=20.0,
+        student,
+        teacher,
+        labels,
+        temperature=config.temperature,
+        radius=20.0,
+        readout_radius=20.0,
         **dict(zip(("kd_weight", "label_weight"), weights, strict=True)),
-    )  # fmt: skip
+    )
     loss = jax_students.loss_of(jax_students.settings_of(config))
     np.testing.assert_allclose(loss(student, teacher, labels), expected, rtol=1e-6)
 
@@ -102,7 +115,9 @@ def students_flags(tmp_path, *arguments):
 
 def test_a_student_is_told_from_another_of_its_name(tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
-    student, other = (next(jax_students._wanted(students_flags(tmp_path, f"--epochs={n}", "--rows=kd"))) for n in (50, 60))
+    student, other = (
+        next(jax_students._wanted(students_flags(tmp_path, f"--epochs={n}", "--rows=kd"))) for n in (50, 60)
+    )
     file = tmp_path / jax_students.name_of(student)
     assert file.name == "kd_0.1_seed0.npz" and not jax_students._is_there(file, student)
     np.savez(file, about=json.dumps(student))
@@ -113,11 +128,14 @@ def test_a_student_is_told_from_another_of_its_name(tmp_path, monkeypatch):
     assert jax_students.name_of(hot) == "kd_t8_0.1_seed0.npz" and hot["temperature"] == 8
 
 
-@pytest.mark.parametrize(("argument", "words"), [
-    ("--rows=dkd_authors", "Not a row that is trained here. Expected some of none, kd, skd"),
-    ("--seeds=x", "Not numbers. Expected --seeds=1,2"),
-    ("--rows=none", "Another .npz. Expected arrays about"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("--rows=dkd_authors", "Not a row that is trained here. Expected some of none, kd, skd"),
+        ("--seeds=x", "Not numbers. Expected --seeds=1,2"),
+        ("--rows=none", "Another .npz. Expected arrays about"),
+    ],
+)
 def test_bad_students_are_told(argument, words, tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
     (tmp_path / "out").mkdir()
@@ -127,8 +145,9 @@ def test_bad_students_are_told(argument, words, tmp_path, monkeypatch):
 
 
 def test_a_spherical_student_is_converted_with_its_sphere(tmp_path):
-    network = networks.build("resnet8", input_shape=(32, 32, 3), num_classes=100, mean=(0.5071, 0.4867, 0.4408),
-                             std=(0.2675, 0.2565, 0.2761))  # fmt: skip
+    network = networks.build(
+        "resnet8", input_shape=(32, 32, 3), num_classes=100, mean=(0.5071, 0.4867, 0.4408), std=(0.2675, 0.2565, 0.2761)
+    )
     about = {"row": "skd", **jax_students.settings_of(jax_students.rows()["skd"])}
     np.savez(tmp_path / "skd.npz", about=json.dumps(about), **{v.path: np.asarray(v) for v in network.variables})
     done = run(f"--in={tmp_path}/skd.npz", f"--out={tmp_path}/student.keras", "--arch=resnet8")

@@ -25,7 +25,7 @@ class Subclassed(keras.Model):
 
 
 def test_a_subclassed_student_trains_as_the_functional_one_inside_it():
-    (images, labels), = batches(1, size=16)
+    ((images, labels),) = batches(1, size=16)
     histories = []
     for student in (conv_net(1), Subclassed()):
         distiller = Distiller(student, conv_net(2))
@@ -40,7 +40,7 @@ def test_a_subclassed_student_trains_as_the_functional_one_inside_it():
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_subclassed_student_takes_metrics_on_any_number_of_replicas(count, two_replicas):
     """Unbuilt, so that its weights, the optimizer's and the metrics' are all made by fit."""
-    (images, labels), = batches(1, size=16)
+    ((images, labels),) = batches(1, size=16)
     histories, weights = [], []
     for make_student in (lambda: conv_net(1), Subclassed):
         with two_replicas.scope() if count == 2 else contextlib.nullcontext():
@@ -57,7 +57,7 @@ def test_a_subclassed_student_takes_metrics_on_any_number_of_replicas(count, two
 
 @pytest.mark.parametrize("loss", ["kd", LOSSES["spherical"]])
 def test_a_saved_distiller_comes_back_with_its_settings(loss, tmp_path):
-    (images, labels), = batches(1)
+    ((images, labels),) = batches(1)
     distiller = make_distiller(loss=loss, temperature=3.0, kd_weight=0.6, radius=5.0, center=False, label_smoothing=0.1)
     distiller.save(tmp_path / "d.keras")
     loaded = keras.models.load_model(tmp_path / "d.keras")
@@ -69,7 +69,7 @@ def test_a_saved_distiller_comes_back_with_its_settings(loss, tmp_path):
 
 
 def test_a_measured_radius_survives_saving(tmp_path):
-    (images, _), = batches(1)
+    ((images, _),) = batches(1)
     distiller = make_distiller(radius="teacher_mean").adapt(images)
     distiller.save(tmp_path / "d.keras")
     loaded = keras.models.load_model(tmp_path / "d.keras")
@@ -82,7 +82,7 @@ def test_nothing_is_exported_on_a_sphere_of_unknown_radius():
 
 
 def test_no_step_is_made_on_a_sphere_of_unknown_radius():
-    (images, labels), = batches(1)
+    ((images, labels),) = batches(1)
     distiller = make_distiller(radius="teacher_mean")
     for step in (distiller.evaluate, distiller.train_on_batch, distiller.test_on_batch):
         with pytest.raises(InputError, match=r"radius is not known.*Call adapt"):
@@ -99,7 +99,7 @@ def test_no_step_is_made_on_a_sphere_of_unknown_radius():
 @pytest.mark.parametrize("built", [False, True])
 @pytest.mark.parametrize("step", ["evaluate", "test_on_batch", "train_on_batch"])
 def test_a_subclassed_students_auto_radius_is_known_before_the_first_step(step, built):
-    (images, labels), = batches(1)
+    ((images, labels),) = batches(1)
     results = []
     for student in (conv_net(1), Subclassed()):
         if built:
@@ -112,7 +112,7 @@ def test_a_subclassed_students_auto_radius_is_known_before_the_first_step(step, 
 
 
 def test_a_radius_that_is_given_is_not_replaced_when_the_classes_are_known():
-    (images, labels), = batches(1)
+    ((images, labels),) = batches(1)
     distiller = Distiller(Subclassed(), conv_net(2), radius=3.0)
     assert float(distiller.radius.numpy()) == 3.0
     distiller.radius.assign(7.0)
@@ -198,12 +198,12 @@ def test_a_loss_with_a_misspelt_term_is_refused():
     def misspelt(student_logits, teacher_logits, labels):
         return {"label": cross_entropy(student_logits, None, labels)["label"], "distil": student_logits[:, 0]}
 
-    (images, labels), = batches(1)
+    ((images, labels),) = batches(1)
     with pytest.raises(InputError, match="distil"):
         make_distiller(loss=misspelt).fit(images, labels, verbose=0)
 
 
 def test_one_hot_labels_equal_class_numbers():
-    (images, labels), = batches(1)
+    ((images, labels),) = batches(1)
     one = make_distiller().evaluate(images, labels, verbose=0, return_dict=True)
     assert make_distiller().evaluate(images, np.eye(CLASSES)[labels], verbose=0, return_dict=True) == pytest.approx(one)

@@ -62,7 +62,10 @@ def test_class_weights_are_sample_weights_by_class():
 
 
 def test_unlabelled_images_have_weight_one_beside_class_weights():
-    labels, class_weight = np.where(np.arange(24) % 3, LABELS, -1), {0: 0.5, 1: 2.0, 3: 0.0}  # 2, 4 and -1 are not listed
+    labels, class_weight = (
+        np.where(np.arange(24) % 3, LABELS, -1),
+        {0: 0.5, 1: 2.0, 3: 0.0},
+    )  # 2, 4 and -1 are not listed
     weights = np.array([class_weight.get(label, 1.0) for label in labels], "float32")
     by_sample, history = fitted(data=(IMAGES, labels), sample_weight=weights)
     for y in (labels, labels[:, None], np.eye(CLASSES)[labels] * (labels >= 0)[:, None]):
@@ -90,8 +93,11 @@ def test_compiled_metrics_leave_out_unlabelled_images(one_hot):
     y = np.eye(CLASSES, dtype="float32")[y] * labelled[:, None] if one_hot else y
     kind = keras.metrics.CategoricalCrossentropy if one_hot else keras.metrics.SparseCategoricalCrossentropy
     distiller, weights = make_distiller(), np.linspace(1, 2, 11).astype("float32")
-    distiller.compile(keras.optimizers.SGD(0.0), metrics=["accuracy", kind(from_logits=True, name="nll")],
-                      weighted_metrics=[kind(from_logits=True, name="weighted_nll")])  # fmt: skip
+    distiller.compile(
+        keras.optimizers.SGD(0.0),
+        metrics=["accuracy", kind(from_logits=True, name="nll")],
+        weighted_metrics=[kind(from_logits=True, name="weighted_nll")],
+    )
     options = {"batch_size": 4, "verbose": 0}
     seen = distiller.evaluate(TEST_IMAGES, y, sample_weight=weights, return_dict=True, **options)
     expected = distiller.evaluate(TEST_IMAGES[5:], y[5:], sample_weight=weights[5:], return_dict=True, **options)
@@ -111,9 +117,14 @@ def test_sample_weights_in_tf_data_equal_those_beside_arrays():
 def test_weighted_metrics_are_weighted_and_the_others_are_not():
     weights = np.linspace(0, 2, len(TEST_LABELS)).astype("float32")
     distiller = make_distiller()
-    distiller.compile("sgd", metrics=["sparse_categorical_accuracy"],
-                      weighted_metrics=[keras.metrics.SparseCategoricalAccuracy(name="weighted")])  # fmt: skip
-    result = distiller.evaluate(TEST_IMAGES, TEST_LABELS, sample_weight=weights, batch_size=4, verbose=0, return_dict=True)
+    distiller.compile(
+        "sgd",
+        metrics=["sparse_categorical_accuracy"],
+        weighted_metrics=[keras.metrics.SparseCategoricalAccuracy(name="weighted")],
+    )
+    result = distiller.evaluate(
+        TEST_IMAGES, TEST_LABELS, sample_weight=weights, batch_size=4, verbose=0, return_dict=True
+    )
     right = np.argmax(distiller.predict(TEST_IMAGES, verbose=0), axis=1) == TEST_LABELS
     assert result["sparse_categorical_accuracy"] == pytest.approx(right.mean()) == pytest.approx(result["accuracy"])
     assert result["weighted"] == pytest.approx((right * weights).sum() / weights.sum())
@@ -132,7 +143,9 @@ def test_model_checkpoint_keeps_the_best_epoch(whole, tmp_path):
     else:
         loaded = make_distiller()
         loaded.load_weights(path)
-    np.testing.assert_allclose(loaded.predict(IMAGES, verbose=0), first.predict(IMAGES, verbose=0), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        loaded.predict(IMAGES, verbose=0), first.predict(IMAGES, verbose=0), rtol=1e-5, atol=1e-6
+    )
 
 
 def test_early_stopping_stops_and_restores_the_best_weights():
@@ -175,8 +188,12 @@ def test_predict_is_the_students_raw_logits_whatever_the_batches():
     distiller = make_distiller(batch_norm=True)
     expected = distiller.student(TEST_IMAGES, training=False).numpy()
     for data in (TEST_IMAGES, tf.data.Dataset.from_tensor_slices(TEST_IMAGES).batch(3)):
-        np.testing.assert_allclose(distiller.predict(data, batch_size=None if data is not TEST_IMAGES else 3, verbose=0),
-                                   expected, rtol=1e-5, atol=1e-6)  # fmt: skip
+        np.testing.assert_allclose(
+            distiller.predict(data, batch_size=None if data is not TEST_IMAGES else 3, verbose=0),
+            expected,
+            rtol=1e-5,
+            atol=1e-6,
+        )
     np.testing.assert_allclose(distiller.predict_on_batch(TEST_IMAGES), expected, rtol=1e-5, atol=1e-6)
 
 
@@ -189,7 +206,9 @@ def test_summary_counts_the_student_alone():
 
 
 def test_from_config_makes_the_same_distiller():
-    distiller = make_distiller(loss="dkd", kd_weight=2.0, label_weight=0.5, temperature=3.0, loss_settings={"beta": 2.0})
+    distiller = make_distiller(
+        loss="dkd", kd_weight=2.0, label_weight=0.5, temperature=3.0, loss_settings={"beta": 2.0}
+    )
     twin = Distiller.from_config(distiller.get_config())
     assert twin.get_config() | {"student": 0} == distiller.get_config() | {"student": 0}
     twin.student.set_weights(distiller.student.get_weights())
@@ -203,7 +222,9 @@ def test_from_config_makes_the_same_distiller():
 
 @keras.saving.register_keras_serializable("tests")
 def own_loss(student_logits, teacher_logits, labels, *, temperature):
-    return kd(student_logits, teacher_logits, labels, temperature=temperature) | cross_entropy(student_logits, None, labels)
+    return kd(student_logits, teacher_logits, labels, temperature=temperature) | cross_entropy(
+        student_logits, None, labels
+    )
 
 
 @keras.saving.register_keras_serializable("tests")
@@ -231,7 +252,9 @@ def test_students_of_every_kind_are_saved_loaded_and_trained_on(make_student, tm
     distiller.save(tmp_path / "distiller.keras")
     loaded = keras.models.load_model(tmp_path / "distiller.keras")
     np.testing.assert_array_equal(loaded.predict(IMAGES, verbose=0), distiller.predict(IMAGES, verbose=0))
-    np.testing.assert_array_equal(loaded.probability_logits(np.eye(CLASSES)), distiller.probability_logits(np.eye(CLASSES)))
+    np.testing.assert_array_equal(
+        loaded.probability_logits(np.eye(CLASSES)), distiller.probability_logits(np.eye(CLASSES))
+    )
     loaded.teacher = distiller.teacher
     for model in (distiller, loaded):  # plain SGD, and compiled anew: no state of an optimizer differs
         model.compile(keras.optimizers.SGD(0.05), jit_compile=False)

@@ -25,9 +25,12 @@ SETTINGS = [
 def keras_distiller(loss, *, label_share, strategy=None):
     with strategy.scope() if strategy else contextlib.nullcontext():
         distiller = keras.distillation.Distiller(
-            conv_net(2), conv_net(1), distillation_losses=[loss], distillation_loss_weights=[1.0],
+            conv_net(2),
+            conv_net(1),
+            distillation_losses=[loss],
+            distillation_loss_weights=[1.0],
             student_loss_weight=label_share,
-        )  # fmt: skip
+        )
         distiller.compile(
             keras.optimizers.SGD(0.05, momentum=0.9), loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         )
@@ -58,12 +61,10 @@ def test_the_loss_is_the_oracles_mean(settings):
     assert float(again.compute_loss(teacher, student)) == float(loss.compute_loss(teacher, student))
 
 
-@pytest.mark.parametrize(
-    ("label_share", "loss"), [(0.0, "spherical"), (0.3, spherical_with_a_raw_label_term)]
-)
+@pytest.mark.parametrize(("label_share", "loss"), [(0.0, "spherical"), (0.3, spherical_with_a_raw_label_term)])
 def test_it_trains_as_our_own_distiller(label_share, loss):
     """Alone it is our loss at kd_weight 1; beside a label term, ours with that term on the raw logits."""
-    (images, labels), = batches(1, size=32)
+    ((images, labels),) = batches(1, size=32)
     theirs = keras_distiller(SphericalDistillation(), label_share=label_share)
     mine = ours(loss, kd_weight=1.0 - label_share)
     for distiller in (theirs, mine):
@@ -73,7 +74,7 @@ def test_it_trains_as_our_own_distiller(label_share, loss):
 
 
 def test_the_label_term_on_raw_logits_is_what_differs():
-    (images, labels), = batches(1, size=32)
+    ((images, labels),) = batches(1, size=32)
     theirs, mine = keras_distiller(SphericalDistillation(), label_share=0.3), ours(kd_weight=0.7)
     for distiller in (theirs, mine):
         distiller.fit(images, labels, batch_size=8, shuffle=False, verbose=0)
@@ -81,7 +82,7 @@ def test_the_label_term_on_raw_logits_is_what_differs():
 
 
 def test_two_replicas_make_the_update_of_one(two_replicas):
-    (images, labels), = batches(1, size=16)
+    ((images, labels),) = batches(1, size=16)
     trained = [keras_distiller(SphericalDistillation(), label_share=0.1, strategy=s) for s in (None, two_replicas)]
     for distiller in trained:
         distiller.fit(images, labels, batch_size=8, shuffle=False, verbose=0)
@@ -89,7 +90,7 @@ def test_two_replicas_make_the_update_of_one(two_replicas):
 
 
 def test_a_saved_distiller_of_keras_brings_it_back(tmp_path):
-    (images, labels), = batches(1)
+    ((images, labels),) = batches(1)
     distiller = keras_distiller(SphericalDistillation(temperature=3.0, radius=5.0, center=False), label_share=0.1)
     distiller.save(tmp_path / "keras.keras")
     loaded = keras.models.load_model(tmp_path / "keras.keras")

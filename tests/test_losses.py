@@ -65,18 +65,14 @@ def test_shift_invariance_catches_a_softmax_that_is_missing():
     student, teacher, _ = batch()
     loss = keras.distillation.LogitsDistillation().compute_loss
     before, after = (np.mean(loss(teacher, logits)) for logits in (student, student + 3.0))
-    assert abs(after - before) > 1e-2 * abs(before), (
-        "Keras has repaired its default: say so where we compare with it"
-    )
+    assert abs(after - before) > 1e-2 * abs(before), "Keras has repaired its default: say so where we compare with it"
 
 
 def test_dkd_parts_add_up_to_kd():
     student, teacher, labels = (array[:-1] for array in batch())
     target = terms("dkd", {"alpha": 1.0, "beta": 0.0}, student, teacher, labels)["distill"]
     others = terms("dkd", {"alpha": 0.0, "beta": 1.0}, student, teacher, labels)["distill"]
-    p_teacher = np.array(
-        [oracles.softmax(row / 4.0)[label] for row, label in zip(teacher, labels, strict=True)]
-    )
+    p_teacher = np.array([oracles.softmax(row / 4.0)[label] for row, label in zip(teacher, labels, strict=True)])
     expected = terms("kd", {}, student, teacher, labels)["distill"]
     np.testing.assert_allclose(target + (1 - p_teacher) * others, expected, rtol=1e-9)
 
@@ -151,8 +147,7 @@ def test_eager_graph_and_xla_agree():
     arguments = [tf.constant(value) for value in (student, teacher, labels, np.float32(20.0))]
     eager = everything(*arguments)
     signature = [
-        tf.TensorSpec([None, *value.shape[1:]] if value.shape.rank else [], value.dtype)
-        for value in arguments
+        tf.TensorSpec([None, *value.shape[1:]] if value.shape.rank else [], value.dtype) for value in arguments
     ]
     for jit_compile in (False, True):
         compiled = tf.function(everything, input_signature=signature, jit_compile=jit_compile)(*arguments)

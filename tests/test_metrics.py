@@ -85,7 +85,9 @@ def test_closeness_to_the_teacher_is_the_loop_over_images(sample):
     for name, value in expected.items():
         assert measured[name] == pytest.approx(value), name
     same = metrics.comparison(teacher, teacher + 3.0)
-    assert same == pytest.approx({"agreement": 1, "agreement_at_5": 1, "kl_to_teacher": 0, "confidence_gap": 0}, abs=1e-12)
+    assert same == pytest.approx(
+        {"agreement": 1, "agreement_at_5": 1, "kl_to_teacher": 0, "confidence_gap": 0}, abs=1e-12
+    )
 
 
 def test_the_reliability_diagram_adds_up_to_the_ece(sample):
@@ -95,7 +97,9 @@ def test_the_reliability_diagram_adds_up_to_the_ece(sample):
     filled = [bin for bin in diagram if bin["count"]]
     total = sum(bin["count"] * abs(bin["accuracy"] - bin["confidence"]) for bin in filled) / len(labels)
     assert total == pytest.approx(metrics.quality(student, labels)["ece"])
-    assert all(number / 15 < bin["confidence"] <= (number + 1) / 15 for number, bin in enumerate(diagram) if bin["count"])
+    assert all(
+        number / 15 < bin["confidence"] <= (number + 1) / 15 for number, bin in enumerate(diagram) if bin["count"]
+    )
 
 
 def test_bootstrap_intervals_are_those_of_resampled_splits(sample):
@@ -143,10 +147,15 @@ def test_no_temperature_where_none_is_best(labels):
 def test_operations_against_the_layers_by_hand():
     net = conv_net(1)  # two 3x3 convolutions on 6x6 pixels, 2 -> 4 -> 6 channels, and a head of 6 x 5
     assert cost.flops(net, (6, 6, 2)) == 2 * (36 * 9 * 2 * 4 + 36 * 9 * 4 * 6 + 6 * 5)
-    grouped = keras.Sequential([
-        keras.Input([8, 8, 4]), keras.layers.Conv2D(8, 3, strides=2, padding="same", groups=2, use_bias=False),
-        keras.layers.DepthwiseConv2D(3, padding="valid"), keras.layers.Flatten(), keras.layers.Dense(3),
-    ])  # fmt: skip
+    grouped = keras.Sequential(
+        [
+            keras.Input([8, 8, 4]),
+            keras.layers.Conv2D(8, 3, strides=2, padding="same", groups=2, use_bias=False),
+            keras.layers.DepthwiseConv2D(3, padding="valid"),
+            keras.layers.Flatten(),
+            keras.layers.Dense(3),
+        ]
+    )
     expected = 4 * 4 * 8 * 9 * 2 + 2 * 2 * 8 * 9 + 2 * 2 * 8 * 3
     assert cost.flops(grouped, (8, 8, 4)) == 2 * expected
 

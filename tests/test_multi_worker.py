@@ -47,7 +47,9 @@ class Workers:
     def wait_for(self, *texts):
         """Waits until one line with all these texts is printed."""
         with self._seen:
-            assert self._seen.wait_for(lambda: any(all(t in line for t in texts) for line in self.lines), 120), self.lines
+            assert self._seen.wait_for(lambda: any(all(t in line for t in texts) for line in self.lines), 120), (
+                self.lines
+            )
 
     def kill(self, *indices):
         for index in indices or range(len(self.processes)):
@@ -75,7 +77,12 @@ def test_a_place_in_the_cluster():
     one = tf_config({"worker": ADDRESSES[:1]})
     assert cluster.member("auto", one) is None and cluster.member("multi_worker", one).workers == 1
     nobody = {"TF_CONFIG": "{}"}
-    for strategy, environment in (("auto", {}), ("auto", nobody), ("mirrored", two), ("one_device", {"TF_CONFIG": "?"})):
+    for strategy, environment in (
+        ("auto", {}),
+        ("auto", nobody),
+        ("mirrored", two),
+        ("one_device", {"TF_CONFIG": "?"}),
+    ):
         assert cluster.member(strategy, environment) is None
 
 

@@ -10,8 +10,16 @@ from test_multi_worker import Workers, train_flags
 pytestmark = pytest.mark.slow
 
 TEACHER = ["--student=cnn_8", "--epochs=12", "--loss=cross_entropy", "--strategy=one_device", "--noreport"]
-FLAGS = ["--epochs=20", "--ema_momentum=0.9", "--optimizer=adamw", "--learning_rate=0.01", "--noreport",
-         "--kd_weight=0.9, 0.5 from epoch 10", "--checkpoint_every=7 steps", "--sync_batch_norm"]  # fmt: skip
+FLAGS = [
+    "--epochs=20",
+    "--ema_momentum=0.9",
+    "--optimizer=adamw",
+    "--learning_rate=0.01",
+    "--noreport",
+    "--kd_weight=0.9, 0.5 from epoch 10",
+    "--checkpoint_every=7 steps",
+    "--sync_batch_norm",
+]
 
 
 def command(folder, teacher):

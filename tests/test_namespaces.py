@@ -12,8 +12,15 @@ TRIAL = ["unshare", "-mn", "mount", "-t", "tmpfs", "none", "/mnt"]
 CAN_MOUNT = shutil.which("unshare") and not subprocess.run(TRIAL, capture_output=True, check=False).returncode
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not CAN_MOUNT, reason="a namespace takes root's unshare and mount")]
 
-FLAGS = ["--student=cnn_2", "--epochs=3", "--batch_size=100", "--learning_rate=0.1", "--checkpoint_every=3 steps",
-         "--strategy=one_device", "--noreport"]  # fmt: skip
+FLAGS = [
+    "--student=cnn_2",
+    "--epochs=3",
+    "--batch_size=100",
+    "--learning_rate=0.1",
+    "--checkpoint_every=3 steps",
+    "--strategy=one_device",
+    "--noreport",
+]
 
 
 def module(name, *flags):
@@ -47,7 +54,12 @@ def test_without_any_network_all_commands_end_well(teacher, tmp_path):
     """TensorFlow's own C++ is seen too, and the fresh processes that run what is exported."""
     run, out = tmp_path / "run", tmp_path / "out"
     commands = [
-        train(f"--workdir={run}", f"--teacher_checkpoint={teacher}", f"--teacher_cache_dir={tmp_path / 'cache'}", loss="kd"),
+        train(
+            f"--workdir={run}",
+            f"--teacher_checkpoint={teacher}",
+            f"--teacher_cache_dir={tmp_path / 'cache'}",
+            loss="kd",
+        ),
         module("evaluate", f"--model={run}", f"--teacher={teacher}", "--dataset=digits", "--calibrate"),
         module("export", f"--workdir={run}", f"--output={out}", "--check_images=10"),
         module("report", run),
@@ -62,7 +74,9 @@ def test_without_any_network_all_commands_end_well(teacher, tmp_path):
 def test_a_read_only_file_system_is_one_line(teacher, tmp_path, what):
     (tmp_path / "disk" / "workdir").mkdir(parents=True)
     (tmp_path / "disk" / "workdir" / "earlier").write_text("earlier")
-    places = {"workdir": tmp_path / "run", "teacher_cache_dir": tmp_path / "cache"} | {what: tmp_path / "disk" / "workdir"}
+    places = {"workdir": tmp_path / "run", "teacher_cache_dir": tmp_path / "cache"} | {
+        what: tmp_path / "disk" / "workdir"
+    }
     flags = [f"--{name}={path}" for name, path in places.items()]
     script = f'mount --bind "{tmp_path}/disk" "{tmp_path}/disk"; mount -o remount,bind,ro "{tmp_path}/disk"; exec "$@"'
     done = in_namespace(script, *train(*flags, f"--teacher_checkpoint={teacher}", loss="kd"))

@@ -26,7 +26,9 @@ def distiller_in(student_precision, teacher_precision="float32", strategy=None, 
     return distiller
 
 
-@pytest.mark.parametrize(("student", "teacher"), [(half, "float32") for half in HALF] + [("float32", half) for half in HALF])
+@pytest.mark.parametrize(
+    ("student", "teacher"), [(half, "float32") for half in HALF] + [("float32", half) for half in HALF]
+)
 def test_each_net_computes_in_its_own_precision_and_all_else_in_float32(student, teacher, monkeypatch):
     seen, objective, inner = [], Distiller._objective, Distiller._loss_and_gradients
 
@@ -53,7 +55,9 @@ def test_each_net_computes_in_its_own_precision_and_all_else_in_float32(student,
 
 
 # 8 and 11 bits of mantissa: an error of 0.4% and 0.05% in every activation.
-@pytest.mark.parametrize(("half", "tolerance"), [("bfloat16", 0.01), pytest.param("float16", 0.001, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("half", "tolerance"), [("bfloat16", 0.01), pytest.param("float16", 0.001, marks=pytest.mark.slow)]
+)
 def test_training_stays_near_float32(half, tolerance, two_replicas):
     data = batches(10, size=16)
     for strategy in (None, two_replicas):
@@ -111,7 +115,9 @@ def test_the_loss_scale_leaves_gradients_as_they_are(two_replicas):
 def test_skipped_steps_are_on_record_and_told(tmp_path, monkeypatch, capsys):
     scaled = keras.optimizers.LossScaleOptimizer
     init = scaled.__init__  # with a scale whose first gradients overflow
-    monkeypatch.setattr(scaled, "__init__", lambda *args, **options: init(*args, **options | {"initial_scale": 2.0**40}))
+    monkeypatch.setattr(
+        scaled, "__init__", lambda *args, **options: init(*args, **options | {"initial_scale": 2.0**40})
+    )
     config = Config(student="cnn_2", loss="cross_entropy", precision="float16", epochs=1, batch_size=8)
     experiment.run(config.replace(strategy="one_device"), tmp_path)
     (row,) = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]

@@ -21,9 +21,8 @@ FOLDER = ROOT / "experiments"
 _ALL = sorted(path.relative_to(ROOT) for path in FOLDER.glob("**/*.flags"))
 FRAGMENTS = [path for path in _ALL if "studies" in path.parts]  # of cells, which tools/studies.py puts together
 FILES = [
-    path for path in _ALL
-    if not path.name.startswith("tune") and "results" not in path.parts and path not in FRAGMENTS
-]  # fmt: skip
+    path for path in _ALL if not path.name.startswith("tune") and "results" not in path.parts and path not in FRAGMENTS
+]
 METHODS = [path for path in FILES if path.parent.name == "methods"]
 RUNS = [path for path in FILES if path not in METHODS and path.name != "base.flags"]
 
@@ -95,7 +94,12 @@ def test_the_pairs_are_those_of_the_tables(monkeypatch):
 def test_imagenet_is_the_authors_schedule(monkeypatch):
     for depth in (34, 50, 101, 152):
         config = read(FOLDER / f"imagenet/resnet{depth}_resnet18.flags", monkeypatch=monkeypatch)
-        assert (config.teacher, config.student, config.epochs, config.batch_size) == (f"resnet{depth}", "resnet18", 100, 256)
+        assert (config.teacher, config.student, config.epochs, config.batch_size) == (
+            f"resnet{depth}",
+            "resnet18",
+            100,
+            256,
+        )
         assert config.kd_weight == "0.9, 0.5 from epoch 60, 0.1 from epoch 80" and config.label_weight is None
         assert config.lr_schedule.startswith("multistep:30,60,80,90") and config.learning_rate == 0.1
         assert (config.weight_decay, config.momentum, config.warmup_epochs, config.radius) == (1e-4, 0.9, 0, "auto")

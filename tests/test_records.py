@@ -13,9 +13,14 @@ from skd_tf.config import Config
 from skd_tf.errors import InputError, OfTheMachine
 
 SETTINGS = {
-    "student": "cnn_2", "loss": "cross_entropy", "epochs": 3, "batch_size": 100, "learning_rate": 0.1,
-    "strategy": "one_device", "report": False,
-}  # fmt: skip
+    "student": "cnn_2",
+    "loss": "cross_entropy",
+    "epochs": 3,
+    "batch_size": 100,
+    "learning_rate": 0.1,
+    "strategy": "one_device",
+    "report": False,
+}
 
 
 @pytest.fixture(scope="module")

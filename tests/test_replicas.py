@@ -87,7 +87,7 @@ def test_clipping_sees_the_summed_gradient(two_replicas, clip):
 
 def test_moving_statistics_are_the_mean_over_replicas_at_every_step(two_replicas):
     """Against each replica's half-batch statistics worked out by hand."""
-    (images, labels), = batches(1, size=16)
+    ((images, labels),) = batches(1, size=16)
     two = make_distiller(two_replicas, batch_norm=True, optimizer=lambda: keras.optimizers.SGD(0.0))
     run(two, [(images, labels)])
     net = conv_net(1, batch_norm=True)
@@ -136,7 +136,9 @@ def test_batch_norm_equals_statistics_of_each_replica_by_hand(two_replicas, jit_
     assert distance(trained_by_hand(data, 1, 0.05, 0.9), weights_of(two.student)) > 1e-3
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [pytest.param("float32", 1e-5, marks=pytest.mark.slow), ("float64", 1e-12)])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [pytest.param("float32", 1e-5, marks=pytest.mark.slow), ("float64", 1e-12)]
+)
 def test_synchronized_batch_norm_equals_one_replica(two_replicas, dtype, tolerance):
     data = batches(10, size=16, dtype=dtype)
     one, one_means = trained(None, data, batch_norm=True, dtype=dtype)
@@ -164,7 +166,7 @@ def test_a_prediction_does_not_depend_on_the_order_of_rows(two_replicas):
     """Replicas with moving statistics of their own would disagree by 0.2 here."""
     two = make_distiller(two_replicas, batch_norm=True)
     run(two, batches(10, size=16))
-    (images, _), = batches(1, size=16, seed=7)
+    ((images, _),) = batches(1, size=16, seed=7)
     for order in (np.roll(np.arange(16), 8), np.random.default_rng(0).permutation(16)):
         mixed = two.predict(images[order], batch_size=16, verbose=0)
         np.testing.assert_allclose(mixed, two.predict(images, batch_size=16, verbose=0)[order], rtol=1e-5, atol=1e-6)
@@ -187,7 +189,7 @@ def test_saving_at_any_step_changes_nothing(two_replicas, tmp_path):
 
 def test_a_replica_without_examples_keeps_all_finite(two_replicas):
     """17 examples in batches of 8 leave one, and a replica without any: a mean over nothing is 0 / 0."""
-    (images, labels), = batches(1, size=17)
+    ((images, labels),) = batches(1, size=17)
     two = make_distiller(two_replicas, batch_norm=True)
     history = two.fit(images, labels, batch_size=8, verbose=0, shuffle=False).history
     assert np.isfinite(weights_of(two.student)).all() and np.isfinite(history["loss"]).all()
@@ -195,7 +197,7 @@ def test_a_replica_without_examples_keeps_all_finite(two_replicas):
 
 def test_keras_fit_and_evaluate_on_two_replicas_equal_one(two_replicas):
     """A ragged last batch included: 21 examples in batches of 8 leave 5, 3 on one replica and 2 on the other."""
-    (images, labels), = batches(1, size=21)
+    ((images, labels),) = batches(1, size=21)
     histories, evaluations, weights = [], [], []
     for strategy in (None, two_replicas):
         distiller = make_distiller(strategy)
@@ -216,7 +218,7 @@ def test_keras_fit_and_evaluate_on_two_replicas_equal_one(two_replicas):
 
 def test_a_regularizer_counts_once_where_a_replica_has_no_example(two_replicas):
     """17 examples in batches of 8 leave one: half of the regularizer would go with the empty replica."""
-    (images, labels), = batches(1, size=17)
+    ((images, labels),) = batches(1, size=17)
     weights = {}
     for factor in (0.0, 1.0):
         for strategy in (None, two_replicas):

@@ -19,7 +19,7 @@ from skd_tf.errors import InputError
 from skd_tf.reports import runs, svg
 from skd_tf.workdir import write_json
 
-CLASSES = ["<b>&\"one\"", "$x$", "three", "four"]
+CLASSES = ['<b>&"one"', "$x$", "three", "four"]
 
 
 def make_run(folder, *, seed=0, alone=True, classes=CLASSES, name="run", **settings):
@@ -37,23 +37,41 @@ def make_run(folder, *, seed=0, alone=True, classes=CLASSES, name="run", **setti
     )
     epochs = [
         {
-            "epoch": epoch, "step": 8 * epoch, "loss": 1 / (1 + epoch), "accuracy": 0.5, "val_accuracy": 0.4, "val_nll": 1.0,
-            "learning_rate": 0.1, "kd_weight": 0.9, "student_logit_norm": 2.0, "radius_over_student_norm": 2.0,
-            "examples_per_second": 100.0, "input_wait_share": 0.1, "seconds": 3.0,
+            "epoch": epoch,
+            "step": 8 * epoch,
+            "loss": 1 / (1 + epoch),
+            "accuracy": 0.5,
+            "val_accuracy": 0.4,
+            "val_nll": 1.0,
+            "learning_rate": 0.1,
+            "kd_weight": 0.9,
+            "student_logit_norm": 2.0,
+            "radius_over_student_norm": 2.0,
+            "examples_per_second": 100.0,
+            "input_wait_share": 0.1,
+            "seconds": 3.0,
         }
         for epoch in range(4)
-    ]  # fmt: skip
+    ]
     if not alone:
         del rows["student_alone"]
     config = Config(student="cnn_4", teacher="resnet8", **settings)
     result = rows | {
-        "radius": 4.0, "class_names": list(classes), "config": config.to_json(), "versions": {"skd_tf": "0"}, "seconds": 3.0,
-        "device": "a machine", "git_commit": None, "examples_per_second": 100.0, "input_wait_share": 0.1,
-    }  # fmt: skip
+        "radius": 4.0,
+        "class_names": list(classes),
+        "config": config.to_json(),
+        "versions": {"skd_tf": "0"},
+        "seconds": 3.0,
+        "device": "a machine",
+        "git_commit": None,
+        "examples_per_second": 100.0,
+        "input_wait_share": 0.1,
+    }
     write_json(path / "result.json", result)
-    write_json(path / measurements.FILE, {
-        "models": details, "seconds": {"training": 3.0, "export": 1.0}, "teacher": {"name": "resnet8", "path": "p"},
-    })  # fmt: skip
+    write_json(
+        path / measurements.FILE,
+        {"models": details, "seconds": {"training": 3.0, "export": 1.0}, "teacher": {"name": "resnet8", "path": "p"}},
+    )
     lines = "".join(json.dumps(epoch) + "\n" for epoch in epochs)
     (path / "metrics.jsonl").write_text(lines)
     (path / "student_alone" / "metrics.jsonl").write_text(lines)
@@ -103,11 +121,21 @@ def test_the_report_of_a_run_shows_all_its_parts(tmp_path):
             assert form.format(row[key]) in text, key
     assert "<code>--temperature</code>" in text and "<code>--epochs</code>" not in text
     labels = set(re.findall(r'aria-label="([^"]+)"', text))
-    for words in ("Loss by epoch", "Accuracy by epoch", "Learning rate by epoch", "Weight of the distill term by epoch",
-                  "Throughput by epoch", "Logit norms before and after", "confidence minus accuracy", "Accuracy by class",
-                  "Seconds of each part"):  # fmt: skip
+    for words in (
+        "Loss by epoch",
+        "Accuracy by epoch",
+        "Learning rate by epoch",
+        "Weight of the distill term by epoch",
+        "Throughput by epoch",
+        "Logit norms before and after",
+        "confidence minus accuracy",
+        "Accuracy by class",
+        "Seconds of each part",
+    ):
         assert any(words in label for label in labels), words
-    assert sum("Reliability diagram" in label for label in labels) == 4  # teacher, alone, distilled, and its raw softmax
+    assert (
+        sum("Reliability diagram" in label for label in labels) == 4
+    )  # teacher, alone, distilled, and its raw softmax
     assert checker.tags.count("svg") == len(labels)
     assert not set(svg.COLOURS.values()) & set(re.findall(r"#[0-9a-f]{6}", text))  # no stand-in is left
     assert "&lt;b&gt;" in text and "<b>&amp;" not in text and "$x$" in text  # text, not markup or mathematics
@@ -130,7 +158,9 @@ def test_the_same_run_twice_is_told_apart_and_old_runs_lack_only_their_diagrams(
     (path / measurements.FILE).unlink()
     text = report.write([path, path], tmp_path / "all.html").read_text()
     checked(text)
-    assert "run (1)" in text and "run (2)" in text and "Reliability diagram" not in text and "Without measurements" in text
+    assert (
+        "run (1)" in text and "run (2)" in text and "Reliability diagram" not in text and "Without measurements" in text
+    )
 
 
 def test_many_classes_and_a_run_without_teacher(tmp_path):
@@ -208,18 +238,31 @@ def test_a_browser_shows_it_whole(tmp_path):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         done = subprocess.run(
-            [browser, "--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1400,1000",
-             "--enable-logging=stderr", "--virtual-time-budget=20000", "--dump-dom",
-             f"--user-data-dir={tmp_path / 'profile'}",
-             f"http://127.0.0.1:{server.server_port}/probe.html"],
-            capture_output=True, text=True, timeout=120, check=False,
-        )  # fmt: skip
+            [
+                browser,
+                "--headless=new",
+                "--no-sandbox",
+                "--disable-gpu",
+                "--window-size=1400,1000",
+                "--enable-logging=stderr",
+                "--virtual-time-budget=20000",
+                "--dump-dom",
+                f"--user-data-dir={tmp_path / 'profile'}",
+                f"http://127.0.0.1:{server.server_port}/probe.html",
+            ],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
     finally:
         server.shutdown()
     match = re.search(r"FOUND(.*)END", done.stdout)
     assert match, done.stdout[-2000:] + done.stderr[-2000:]
     found = json.loads(match[1])
-    assert {(row["page"], row["width"]) for row in found} == {(p, w) for p in ("one.html", "all.html") for w in (375, 1280)}
+    assert {(row["page"], row["width"]) for row in found} == {
+        (p, w) for p in ("one.html", "all.html") for w in (375, 1280)
+    }
     for row in found:
         assert row["inner"] == row["width"] and row["scroll"] <= row["width"], row
         assert row["broken"] == row["flat"] == row["requests"] == 0 and row["charts"] > 10, row

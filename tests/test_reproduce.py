@@ -31,7 +31,9 @@ class PretendRunner(cell_runner.Runner):
     """Starts study_cases.COMMAND; `jobs_of` says what a cell's does."""
 
     def __init__(self, folder, cells, jobs=1, commit=False, **jobs_of):
-        self.places = {"data_dir": None} | {name: str(folder / name) for name in ("runs_dir", "teachers_dir", "results_dir")}
+        self.places = {"data_dir": None} | {
+            name: str(folder / name) for name in ("runs_dir", "teachers_dir", "results_dir")
+        }
         super().__init__(self.places, jobs, commit=commit)
         self._folder, self._jobs_of = folder, jobs_of
         self.results = self.places["results_dir"]
@@ -45,7 +47,14 @@ class PretendRunner(cell_runner.Runner):
 
     def command(self, cell):
         files = self._folder / f"{cell.path.replace('/', '_')}.json"
-        return ["python", "-c", study_cases.COMMAND, str(self.workdir(cell)), self._jobs_of.get(cell.row, ""), str(files)]
+        return [
+            "python",
+            "-c",
+            study_cases.COMMAND,
+            str(self.workdir(cell)),
+            self._jobs_of.get(cell.row, ""),
+            str(files),
+        ]
 
 
 @pytest.fixture
@@ -100,7 +109,9 @@ def test_the_same_training_is_not_begun_twice_at_a_time(small, tmp_path, monkeyp
     cells = [c for c in studies.cells(small, twin) if c.pair == "a" and c.row == "kd"]
     runner = PretendRunner(tmp_path, cells, jobs=2)
     assert runner.run(cells) == 0
-    assert "twin/a/kd/seed0: the same training as small/a/kd/seed0, its record is taken over." in capsys.readouterr().out
+    assert (
+        "twin/a/kd/seed0: the same training as small/a/kd/seed0, its record is taken over." in capsys.readouterr().out
+    )
     assert (tmp_path / "results_dir/twin/a/kd/seed0.json").is_file() and not runner.workdir(cells[1]).exists()
 
 
@@ -109,7 +120,9 @@ def test_a_studys_cells_wait_for_its_teacher_and_others_do_not(small, tmp_path, 
     teachers = {"a": str(tmp_path / "flags/teacher.flags")}
     taught = study_cases.small_study(tmp_path / "flags", "taught", seeds=(0,), teachers=teachers)
     monkeypatch.setitem(STUDIES, "taught", taught)
-    other = study_cases.small_study(tmp_path / "flags", "other", seeds=(7,), pairs={}, alone={"none": small.alone["none"]})
+    other = study_cases.small_study(
+        tmp_path / "flags", "other", seeds=(7,), pairs={}, alone={"none": small.alone["none"]}
+    )
     monkeypatch.setitem(STUDIES, "other", other)
     cells = studies.cells(taught, other)
     assert PretendRunner(tmp_path, cells, 2, a="sleeps").run(cells) == 0
@@ -123,7 +136,10 @@ def test_a_studys_cells_wait_for_its_teacher_and_others_do_not(small, tmp_path, 
 def test_only_names_cells(small):
     cells = studies.cells(small)
     assert [cell.path for cell in reproduce.chosen(cells, ["*/kd/*", "small/none/*"])] == [
-        "small/none/none/seed0", "small/a/kd/seed0", "small/b/kd/seed0"]  # fmt: skip
+        "small/none/none/seed0",
+        "small/a/kd/seed0",
+        "small/b/kd/seed0",
+    ]
     assert reproduce.chosen(cells, []) == cells
     with pytest.raises(InputError, match=r"such as small/b/skd/seed0, .*Received only=\*/seed1"):
         reproduce.chosen(cells, ["*/kd/*", "*/seed1"])
@@ -142,9 +158,14 @@ def test_records_are_committed_alone(small, tmp_path, monkeypatch, capsys):
     cells = [cell for cell in studies.cells(small) if cell.row == "skd"]
     PretendRunner(tmp_path, cells, commit=True).run(cells)
     assert git("log", "--format=%s", "--name-only", "--reverse").split("\n") == [
-        "Record: small/a/skd/seed0, test top-1 0.5000", "", "results_dir/small/a/skd/seed0.json",
-        "Record: small/b/skd/seed0, test top-1 0.5100", "", "results_dir/small/b/skd/seed0.json", "",
-    ]  # fmt: skip
+        "Record: small/a/skd/seed0, test top-1 0.5000",
+        "",
+        "results_dir/small/a/skd/seed0.json",
+        "Record: small/b/skd/seed0, test top-1 0.5100",
+        "",
+        "results_dir/small/b/skd/seed0.json",
+        "",
+    ]
     assert git("diff", "--cached", "--name-only") == "staged\n"
     (tmp_path / ".git/index.lock").touch()  # another git command is running
     more = [cell for cell in studies.cells(small) if cell.row == "none"]
@@ -191,14 +212,22 @@ def test_the_command_names_the_places_only_where_they_are_others(tmp_path):
     root = studies.ROOT
     cell = study_cases.by_path("capacity_gap")["capacity_gap/resnet56/kd/seed0"]
     flags = [f"--flagfile=experiments/studies/{name}.flags" for name in ("base", "pairs/resnet56", "rows/kd")]
-    places = {"data_dir": "/data", "runs_dir": str(root / "runs/studies"), "teachers_dir": str(root / "teachers"),
-              "results_dir": str(tmp_path)}  # fmt: skip
+    places = {
+        "data_dir": "/data",
+        "runs_dir": str(root / "runs/studies"),
+        "teachers_dir": str(root / "teachers"),
+        "results_dir": str(tmp_path),
+    }
     plain = ["python", "-m", "skd_tf.train", *flags, "--seed=0"]
     end = ["--data_dir=/data", "--workdir=runs/studies/capacity_gap/resnet56/kd/seed0"]
     assert cell_runner.Runner(places).command(cell) == plain + end
     command = cell_runner.Runner(places | {"teachers_dir": "/t", "runs_dir": "/r", "data_dir": None}).command(cell)
-    assert command == [*plain, "--teacher_checkpoint=/t/resnet56.keras", "--teacher_cache_dir=/r/teacher_cache",
-                       "--workdir=/r/capacity_gap/resnet56/kd/seed0"]  # fmt: skip
+    assert command == [
+        *plain,
+        "--teacher_checkpoint=/t/resnet56.keras",
+        "--teacher_cache_dir=/r/teacher_cache",
+        "--workdir=/r/capacity_gap/resnet56/kd/seed0",
+    ]
     teacher = next(cell for cell in studies.cells(STUDIES["cifar100_full"]) if cell.row == "cifar100_full_resnet56")
     assert cell_runner.Runner(places).command(teacher)[-1] == "--workdir=teachers/cifar100_full_resnet56"
 
@@ -211,8 +240,9 @@ def test_the_dry_run_estimates_from_records_alike(small, tmp_path):
     runner = PretendRunner(tmp_path, [])
     text = reproduce.plan_text(cells, runner, records, results, jobs=2)
     assert "small/none/none/seed0: done, test top-1 0.5000" in text and "small/a/kd/seed0: 1:30\n" in text
-    assert text.endswith("5 cells, 4 to run: about 3:00 for 4 of them, beside the passes of teachers whose logits are not "
-                         "cached yet.")  # fmt: skip
+    assert text.endswith(
+        "5 cells, 4 to run: about 3:00 for 4 of them, beside the passes of teachers whose logits are not cached yet."
+    )
     twin = study_cases.small_study(tmp_path / "flags", "twin", seeds=(0,), alone={})
     text = reproduce.plan_text(studies.cells(small, twin), runner, records, results)
     assert "twin/a/kd/seed0: the same training as small/a/kd/seed0" in text and "9 cells, 4 to run" in text
@@ -222,7 +252,9 @@ def test_what_has_no_record_alike_is_reckoned_by_operations(small, tmp_path):
     cells = study_cases.by_path("capacity_gap", "cifar100", "cifar100_full", "precision", "imagenet")
     twelve = cells["capacity_gap/resnet56/kd/seed0"]
     alike = {twelve: study_cases.record(twelve, 0.8, examples_per_second=10.0)}  # 100 images
-    assert cell_times.measured(cells["cifar100/cifar100_resnet56/skd/seed1"], alike) == 120  # on CIFAR-10 it took as long
+    assert (
+        cell_times.measured(cells["cifar100/cifar100_resnet56/skd/seed1"], alike) == 120
+    )  # on CIFAR-10 it took as long
     assert cell_times.measured(cells["precision/resnet20/bfloat16_cached/seed0"], alike) == 60  # half the epochs
     teacher = cells["cifar100_full/none/cifar100_full_resnet56/seed0"]
     assert cell_times.measured(teacher, alike) is None and cell_times.reckoned(teacher, {}) is None

@@ -39,8 +39,9 @@ def test_multistep_milestones_stay_at_their_epochs_whatever_the_warmup():
 def test_the_field_protocol_multistep_has_factor_one_tenth():
     config = Config(epochs=240, lr_schedule="multistep:150,180,210", warmup_epochs=0)
     rates = schedules.learning_rate(config, 1)
-    np.testing.assert_allclose(rates[[0, 149, 150, 179, 180, 209, 210, 239]] / 0.05,
-                               [1, 1, 0.1, 0.1, 0.01, 0.01, 0.001, 0.001], rtol=1e-12)  # fmt: skip
+    np.testing.assert_allclose(
+        rates[[0, 149, 150, 179, 180, 209, 210, 239]] / 0.05, [1, 1, 0.1, 0.1, 0.01, 0.01, 0.001, 0.001], rtol=1e-12
+    )
 
 
 @pytest.mark.parametrize("lr_schedule", ["constant", "cosine", "linear", "multistep:15"])

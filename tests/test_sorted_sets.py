@@ -66,4 +66,4 @@ def test_a_teacher_of_one_class_is_at_chance(dataset, monkeypatch):
 def test_ranges_of_int8_are_of_all_classes(dataset):
     images = list(formats._int8(formats.Context((), dataset.train.images))["representative_dataset"]())
     assert len(images) == formats.REPRESENTATIVE_IMAGES and images[0][0].shape == (1, 8, 8, 1)
-    assert shares([image for image, in images]) == pytest.approx([0.1] * CLASSES, abs=0.005)
+    assert shares([image for (image,) in images]) == pytest.approx([0.1] * CLASSES, abs=0.005)

@@ -10,9 +10,7 @@ from loss_cases import CASES, assert_terms_close, batch, gradients, terms
 from skd_tf import losses
 from skd_tf.errors import InputError
 
-each_sphere = pytest.mark.parametrize(
-    "settings", [settings for name, settings in CASES if name == "spherical"]
-)
+each_sphere = pytest.mark.parametrize("settings", [settings for name, settings in CASES if name == "spherical"])
 
 
 @pytest.mark.parametrize("center", [True, False])
@@ -34,18 +32,14 @@ def test_project_ignores_the_scale_over_fifty_orders_of_magnitude(center):
     expected = losses.project(logits, 20.0, center=center).numpy()
     for exponent in range(-24, 31, 6):
         scale = np.float32(10.0**exponent)
-        np.testing.assert_allclose(
-            losses.project(scale * logits, 20.0, center=center), expected, rtol=2e-5, atol=2e-6
-        )
+        np.testing.assert_allclose(losses.project(scale * logits, 20.0, center=center), expected, rtol=2e-5, atol=2e-6)
         norms = losses.logit_norm(scale * logits, center=center)
         np.testing.assert_allclose(norms, scale * oracles.logit_norm(logits, center), rtol=1e-5)
 
 
 def test_project_keeps_small_differences_between_large_logits():
     logits = np.float32(2.0**20) + np.tile(np.arange(100, dtype="float32"), (2, 1))
-    np.testing.assert_allclose(
-        losses.project(logits, 20.0), oracles.project(logits, 20.0), rtol=1e-5, atol=1e-6
-    )
+    np.testing.assert_allclose(losses.project(logits, 20.0), oracles.project(logits, 20.0), rtol=1e-5, atol=1e-6)
 
 
 def test_authors_layer_norm_is_a_projection():
@@ -123,13 +117,9 @@ def test_the_largest_margin_on_the_sphere():
 def test_the_sphere_has_logit_standardizations_distributions():
     """SKD at T = 4, m = 2 against tau = 2; their std is the unbiased one, so tau is 2 * sqrt((n - 1) / n)."""
     student, teacher, labels = batch(100)
-    sphere = (
-        terms("spherical", {"temperature": 4.0, "radius": 20.0}, student, teacher, labels)["distill"] / 4.0**2
-    )
+    sphere = terms("spherical", {"temperature": 4.0, "radius": 20.0}, student, teacher, labels)["distill"] / 4.0**2
     tau = 2.0 * np.sqrt(99 / 100)
-    standardized = (
-        terms("logit_standardization", {"temperature": tau}, student, teacher, labels)["distill"] / tau**2
-    )
+    standardized = terms("logit_standardization", {"temperature": tau}, student, teacher, labels)["distill"] / tau**2
     np.testing.assert_allclose(sphere, standardized, rtol=1e-9)
 
 

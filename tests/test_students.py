@@ -72,8 +72,9 @@ def test_a_function_makes_the_student_and_the_seed_its_weights(my_nets, digits, 
     expected = inner((images / 255 - np.array(digits.mean)) / np.array(digits.std))
     np.testing.assert_allclose(one(images), expected, atol=1e-5)
     assert build(digits, student="my_nets:scaled").layers[0].name.startswith("rescaling")  # has its own, gets no other
-    assert "Rescaling" not in {type(la).__name__ for la in build(
-        digits, student="my_nets:small", student_preprocessing="raw").layers}  # fmt: skip
+    assert "Rescaling" not in {
+        type(la).__name__ for la in build(digits, student="my_nets:small", student_preprocessing="raw").layers
+    }
 
 
 def test_a_layer_of_ones_own_that_keras_knows_is_taken(my_nets, digits):
@@ -124,7 +125,9 @@ def test_a_softmax_is_taken_off(my_nets, digits, capsys):
 @pytest.mark.parametrize(
     ("student", "words"),
     [
-        ("narrow", "other classes.*10.*9"), ("nothing", "another thing.*NoneType"), ("missing", "no such function"),
+        ("narrow", "other classes.*10.*9"),
+        ("nothing", "another thing.*NoneType"),
+        ("missing", "no such function"),
         # Else found out after the training, when the student is to be written and measured.
         ("unknown", "cannot be written and read back.*register_keras_serializable"),
         ("lambda_", "cannot be written and read back.*Lambda"),
@@ -189,8 +192,16 @@ def test_a_function_goes_the_whole_way_and_starts_again_from_its_workdir(my_nets
     assert file["student"]["nll"] == pytest.approx(again["student"]["nll"], rel=1e-4)
 
 
-@pytest.mark.parametrize(("name", "kind"), [("MobileNetV2", "tf"), ("ResNet50", "caffe"), ("EfficientNetB0", "raw"),
-                                            ("DenseNet121", "torch"), ("ConvNeXtTiny", "raw")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("MobileNetV2", "tf"),
+        ("ResNet50", "caffe"),
+        ("EfficientNetB0", "raw"),
+        ("DenseNet121", "torch"),
+        ("ConvNeXtTiny", "raw"),
+    ],
+)
 def test_preprocessing_of_applications_is_kerass(name, kind):
     from skd_tf import preprocessing
 

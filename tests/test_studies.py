@@ -30,12 +30,21 @@ def test_cells_come_seed_by_seed_teachers_first(tmp_path):
     paths = [cell.path for cell in studies.cells(study)]
     assert paths == [
         "small/none/b/seed0",
-        "small/none/none/seed0", "small/a/kd/seed0", "small/a/skd/seed0", "small/b/kd/seed0", "small/b/skd/seed0",
-        "small/a/kd/seed1", "small/a/skd/seed1", "small/b/kd/seed1", "small/b/skd/seed1",
+        "small/none/none/seed0",
+        "small/a/kd/seed0",
+        "small/a/skd/seed0",
+        "small/b/kd/seed0",
+        "small/b/skd/seed0",
+        "small/a/kd/seed1",
+        "small/a/skd/seed1",
+        "small/b/kd/seed1",
+        "small/b/skd/seed1",
         "small/b/skd/seed2",
-    ]  # fmt: skip
+    ]
     assert [cell.is_teacher for cell in studies.cells(study)] == [True] + [False] * 10
-    both = studies.cells(study, study_cases.small_study(tmp_path, "second"))  # seed by seed over both, teachers before all
+    both = studies.cells(
+        study, study_cases.small_study(tmp_path, "second")
+    )  # seed by seed over both, teachers before all
     assert [cell.seed for cell in both] == sorted(cell.seed for cell in both) and both[0].is_teacher
     assert set(both) == set(studies.cells(study)) | set(studies.cells(study_cases.small_study(tmp_path, "second")))
     cell = studies.cells(study)[2]
@@ -44,17 +53,32 @@ def test_cells_come_seed_by_seed_teachers_first(tmp_path):
 
 def test_the_first_study_has_five_seeds_at_its_ends():
     cells = studies.cells(STUDIES["capacity_gap"])
-    seeds = {(row, pair): sorted(c.seed for c in cells if (c.row, c.pair) == (row, pair)) for row, pair in
-             {(c.row, c.pair) for c in cells}}  # fmt: skip
+    seeds = {
+        (row, pair): sorted(c.seed for c in cells if (c.row, c.pair) == (row, pair))
+        for row, pair in {(c.row, c.pair) for c in cells}
+    }
     three, five = [0, 1, 2], [0, 1, 2, 3, 4]
     assert seeds == {("none", "none"): five} | {
-        (row, f"resnet{depth}"): five if depth in (20, 56) else three for row in ("kd", "skd") for depth in (20, 32, 44, 56)
+        (row, f"resnet{depth}"): five if depth in (20, 56) else three
+        for row in ("kd", "skd")
+        for depth in (20, 32, 44, 56)
     }
     assert {name: len(studies.cells(study)) for name, study in STUDIES.items()} == {
-        "capacity_gap": 37, "rates": 21, "precision": 9, "precision_long": 6, "temperature": 33, "radius": 15, "sphere": 30,
-        "calibration": 0, "cifar100": 27, "cifar100_rates": 27, "cifar100_temperature": 16, "cifar100_full": 186,
-        "imagenet": 12, "pilot_schedule": 13,
-    }  # fmt: skip
+        "capacity_gap": 37,
+        "rates": 21,
+        "precision": 9,
+        "precision_long": 6,
+        "temperature": 33,
+        "radius": 15,
+        "sphere": 30,
+        "calibration": 0,
+        "cifar100": 27,
+        "cifar100_rates": 27,
+        "cifar100_temperature": 16,
+        "cifar100_full": 186,
+        "imagenet": 12,
+        "pilot_schedule": 13,
+    }
 
 
 def changed(cell, other):
@@ -71,10 +95,16 @@ def test_every_row_is_one_change():
     cells = by_path(*set(STUDIES) - set(FULL))
     default = cells["sphere/resnet56/skd/seed0"]
     one_change = {
-        "label_on_raw": {"loss", "temperature", "kd_weight", "label_weight"}, "not_centered": {"center"},
-        "teacher_mean": {"radius"}, "teacher_sample": {"radius"}, "radius_1": {"radius"}, "radius_3": {"radius"},
-        "radius_4": {"radius"}, "stepwise_weight": {"kd_weight"}, "no_distillation": {"kd_weight"},
-    }  # fmt: skip
+        "label_on_raw": {"loss", "temperature", "kd_weight", "label_weight"},
+        "not_centered": {"center"},
+        "teacher_mean": {"radius"},
+        "teacher_sample": {"radius"},
+        "radius_1": {"radius"},
+        "radius_3": {"radius"},
+        "radius_4": {"radius"},
+        "stepwise_weight": {"kd_weight"},
+        "no_distillation": {"kd_weight"},
+    }
     rows = set(STUDIES["sphere"].rows) - {"skd"}
     assert {row: changed(cells[f"sphere/resnet56/{row}/seed0"], default) for row in rows} == one_change
     for method, t in ((m, t) for m in ("kd", "skd", "skd_teacher_mean") for t in (1, 2, 8, 16)):
@@ -85,19 +115,32 @@ def test_every_row_is_one_change():
         assert radius == pytest.approx(times * 10**0.5, rel=1e-12)
     both, rate = {"kd_weight", "label_weight"}, {"learning_rate"}
     changes = {
-        "t4": {"radius"}, "t4_not_centered": {"center"}, "t4_no_label": {"label_weight"}, "t4_scaled": both,
-        "t4_rate_0.1": rate, "t4_rate_0.05": rate,
-        "no_teacher": {"kd_weight"}, "no_teacher_large": {"radius"},
-        "t1": {"temperature"}, "t1_scaled": both, "t1_rate_0.1": rate, "t1_rate_0.05": rate,
-        "label_on_large": {"radius", "temperature", *both}, "t4_label_on_default": {"radius", "temperature", *both},
-    }  # fmt: skip
+        "t4": {"radius"},
+        "t4_not_centered": {"center"},
+        "t4_no_label": {"label_weight"},
+        "t4_scaled": both,
+        "t4_rate_0.1": rate,
+        "t4_rate_0.05": rate,
+        "no_teacher": {"kd_weight"},
+        "no_teacher_large": {"radius"},
+        "t1": {"temperature"},
+        "t1_scaled": both,
+        "t1_rate_0.1": rate,
+        "t1_rate_0.05": rate,
+        "label_on_large": {"radius", "temperature", *both},
+        "t4_label_on_default": {"radius", "temperature", *both},
+    }
     for row, names in changes.items():
         first = STUDIES["radius"].against.get(row, "t4" if row == "t1" else "default")
         assert changed(cells[f"radius/resnet56/{row}/seed0"], cells[f"radius/resnet56/{first}/seed0"]) == names
     for name, frozen_in in FROZEN_IN.items():  # beside the frozen row: another rate, and once another weight
         for pair, row in protocol_tables.tried_rates({}, name):
-            other = {"kd_half": {"kd_weight"}, "skd_half": {"kd_weight"}, "skd_teacher_mean": {"radius"},
-                     "no_distillation": {"kd_weight"}}.get(row, set())  # fmt: skip
+            other = {
+                "kd_half": {"kd_weight"},
+                "skd_half": {"kd_weight"},
+                "skd_teacher_mean": {"radius"},
+                "no_distillation": {"kd_weight"},
+            }.get(row, set())
             plain = row.replace("no_distillation", "skd").split("_")[0] if other else row
             first = cells[f"{frozen_in}/{pair}/{plain}/seed0"]
             for rate in studies.RATES:
@@ -110,11 +153,26 @@ def test_every_row_is_one_change():
                 cell = cells[f"cifar100_temperature/cifar100_resnet56/{method}_t{t}_{rate:g}/seed0"]
                 config = studies.config_of(cell)
                 assert (config.temperature, config.learning_rate) == (t, rate)
-                assert changed(cell, cells[f"cifar100/cifar100_resnet56/{method}/seed0"]) <= {"temperature", "learning_rate"}
+                assert changed(cell, cells[f"cifar100/cifar100_resnet56/{method}/seed0"]) <= {
+                    "temperature",
+                    "learning_rate",
+                }
     for path, cell in cells.items():  # the schedule is one for all, of students and of their teacher
-        first = cells["cifar100/none/none/seed0" if cell.study.startswith("cifar100") else "capacity_gap/none/none/seed0"]
-        free = {"loss", "loss_settings", "temperature", "kd_weight", "label_weight", "radius", "center", "seed",
-                "teacher_checkpoint", "learning_rate"}  # fmt: skip
+        first = cells[
+            "cifar100/none/none/seed0" if cell.study.startswith("cifar100") else "capacity_gap/none/none/seed0"
+        ]
+        free = {
+            "loss",
+            "loss_settings",
+            "temperature",
+            "kd_weight",
+            "label_weight",
+            "radius",
+            "center",
+            "seed",
+            "teacher_checkpoint",
+            "learning_rate",
+        }
         if cell.study == "pilot_schedule":
             free |= {"warmup_epochs", "lr_schedule", "validation_fraction"}
             config = studies.config_of(cell)
@@ -130,8 +188,17 @@ def test_every_row_is_one_change():
 @pytest.mark.parametrize("name", FULL)
 def test_methods_of_a_full_protocol_share_its_schedule(name):
     study, cells = STUDIES[name], by_path(name)
-    free = {"loss", "loss_settings", "temperature", "kd_weight", "label_weight", "teacher", "teacher_checkpoint", "seed",
-            "teacher_flagfile"}  # fmt: skip
+    free = {
+        "loss",
+        "loss_settings",
+        "temperature",
+        "kd_weight",
+        "label_weight",
+        "teacher",
+        "teacher_checkpoint",
+        "seed",
+        "teacher_flagfile",
+    }
     for pair in study.pairs:
         configs = {row: studies.config_of(cells[f"{name}/{pair}/{row}/seed0"]) for row in study.rows}
         for row in study.rows:
@@ -146,8 +213,10 @@ def test_methods_of_a_full_protocol_share_its_schedule(name):
 
 
 def test_betas_of_dkd_are_its_authors():
-    betas = {pair: studies.config_of(by_path("cifar100_full")[f"cifar100_full/{pair}/dkd/seed0"]).loss_settings
-             for pair in STUDIES["cifar100_full"].pairs}  # fmt: skip
+    betas = {
+        pair: studies.config_of(by_path("cifar100_full")[f"cifar100_full/{pair}/dkd/seed0"]).loss_settings
+        for pair in STUDIES["cifar100_full"].pairs
+    }
     text = (studies.ROOT / "experiments/cifar100/methods/dkd.flags").read_text()
     assert "6 for vgg13 -> vgg8 and wrn_40_2 -> wrn_16_2 or wrn_40_1" in text
     for pair, settings in betas.items():
@@ -156,7 +225,13 @@ def test_betas_of_dkd_are_its_authors():
 
 
 def test_published_numbers_are_the_recipes():
-    names = {"alone": "none", "KD": "kd", "Logit Standardization": "logit_standardization", "DKD": "dkd", "DIST": "dist"}
+    names = {
+        "alone": "none",
+        "KD": "kd",
+        "Logit Standardization": "logit_standardization",
+        "DKD": "dkd",
+        "DIST": "dist",
+    }
     for pair, numbers in published.CIFAR100.items():
         text = (studies.ROOT / f"experiments/cifar100/{pair}.flags").read_text()
         found = dict(re.findall(r"(?:: |, )([A-Z][A-Za-z ]*|alone) (\d\d\.\d+)", text))
@@ -207,11 +282,15 @@ def test_the_label_on_raw_logits_leaves_the_distill_term_as_it_is():
 def test_the_label_on_another_sphere_leaves_the_distill_term_as_it_is():
     cells, default, measured = by_path("radius"), 2 * 10**0.5, 21.971  # of the resnet56, which its record repeats
     student, teacher = np.random.default_rng(0).normal(size=(2, 5, 10)) * 4
-    for row, first, spheres in (("t4_label_on_default", "t4", (default, measured)),
-                                ("label_on_large", "default", (measured, default))):  # fmt: skip
+    for row, first, spheres in (
+        ("t4_label_on_default", "t4", (default, measured)),
+        ("label_on_large", "default", (measured, default)),
+    ):
         mixed, pure = (studies.config_of(cells[f"radius/resnet56/{name}/seed0"]) for name in (row, first))
-        mine, theirs = (oracles.spherical_kd(student, teacher, np.arange(5), config.temperature, radius)
-                        for config, radius in zip((mixed, pure), spheres, strict=True))  # fmt: skip
+        mine, theirs = (
+            oracles.spherical_kd(student, teacher, np.arange(5), config.temperature, radius)
+            for config, radius in zip((mixed, pure), spheres, strict=True)
+        )
         radii = {default: "auto", measured: "teacher_mean"}
         assert (mixed.radius, pure.radius) == (radii[spheres[0]], radii[spheres[1]])
         np.testing.assert_allclose(mixed.kd_weight * mine["distill"], pure.kd_weight * theirs["distill"], rtol=1e-4)
@@ -220,8 +299,11 @@ def test_the_label_on_another_sphere_leaves_the_distill_term_as_it_is():
         scaled, first = (studies.config_of(cells[f"radius/resnet56/{name}/seed0"]) for name in (f"{row}_scaled", row))
         assert scaled.kd_weight / first.kd_weight == pytest.approx(default / measured, rel=1e-4)
         assert scaled.label_weight / (1 - first.kd_weight) == pytest.approx(default / measured, rel=1e-4)
-    records = [r for c, r in study_records.read_all(studies.ROOT / studies.RESULTS).items()
-               if c.study == "radius" and c.row[:2] in ("t4", "t1") and c.row != "t4_label_on_default"]  # fmt: skip
+    records = [
+        r
+        for c, r in study_records.read_all(studies.ROOT / studies.RESULTS).items()
+        if c.study == "radius" and c.row[:2] in ("t4", "t1") and c.row != "t4_label_on_default"
+    ]
     assert [record["radius"] for record in records] == pytest.approx([measured] * len(records), rel=3e-3)
 
 

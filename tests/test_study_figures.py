@@ -57,8 +57,12 @@ def test_the_first_figure_shows_means_spreads_and_seeds():
         np.testing.assert_allclose(np.array(line.get_ydata(), float), [np.mean(v) for v in values])
         lengths = [segment[1, 1] - segment[0, 1] for segment in spreads.get_segments()]
         np.testing.assert_allclose(lengths, [2 * np.std(v, ddof=1) for v in values])
-        dots = [y for drawn in axes.lines if drawn.get_alpha() == 0.25 and drawn.get_marker() == study_figures.MARKERS[row]
-                for y in drawn.get_ydata()]  # fmt: skip
+        dots = [
+            y
+            for drawn in axes.lines
+            if drawn.get_alpha() == 0.25 and drawn.get_marker() == study_figures.MARKERS[row]
+            for y in drawn.get_ydata()
+        ]
         np.testing.assert_allclose(sorted(dots), sorted(y for v in values for y in v))
 
 

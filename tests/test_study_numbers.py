@@ -53,7 +53,10 @@ def test_the_pooled_spread_is_an_analysis_of_variances():
     assert degrees == 3 and spread == pytest.approx((residuals @ residuals / 3) ** 0.5)
     half = scipy.stats.t.ppf(0.975, 3) * spread / 3**0.5
     text = study_text.pooled_text("thing", groups)
-    assert f"of 1 seeds +- {half * 3**0.5:.4f} and of 2 seeds +- {half * 1.5**0.5:.4f} and of 3 seeds +- {half:.4f}." in text
+    assert (
+        f"of 1 seeds +- {half * 3**0.5:.4f} and of 2 seeds +- {half * 1.5**0.5:.4f} and of 3 seeds +- {half:.4f}."
+        in text
+    )
     assert study_numbers.pooled_spread([[1.0], []]) is None and study_text.pooled_text("thing", [[1.0]]) == ""
 
 

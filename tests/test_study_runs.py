@@ -36,19 +36,32 @@ def study(folder):
         "base": "--dataset=digits\n--student=cnn_4\n--epochs=40\n--batch_size=32\n--learning_rate=0.1\n--noreport\n"
         "--teacher_cache_dir=runs/studies/teacher_cache\n--teacher_cache_epochs=3\n",
         "t": "--dataset=digits\n--student=resnet8\n--loss=cross_entropy\n--epochs=3\n--learning_rate=0.1\n--noreport\n",
-        "to_t": "--teacher_checkpoint=teachers/t\n", "again": "--loss=kd\n--temperature=4\n",
-    }  # fmt: skip
+        "to_t": "--teacher_checkpoint=teachers/t\n",
+        "again": "--loss=kd\n--temperature=4\n",
+    }
     for name, text in more.items():
         (folder / f"{name}.flags").write_text(text)
     rows = made.rows | {"again": str(folder / "again.flags")}
-    return studies.Study("small", "Which?", base=made.base, alone=made.alone, rows=rows, seeds=(0,),
-                         pairs={"t": str(folder / "to_t.flags")}, teachers={"t": str(folder / "t.flags")})  # fmt: skip
+    return studies.Study(
+        "small",
+        "Which?",
+        base=made.base,
+        alone=made.alone,
+        rows=rows,
+        seeds=(0,),
+        pairs={"t": str(folder / "to_t.flags")},
+        teachers={"t": str(folder / "t.flags")},
+    )
 
 
 def start(folder, flags_folder):
     places = [f"--{name}={folder / name}" for name in ("runs_dir", "teachers_dir", "results_dir")]
-    return subprocess.Popen([sys.executable, "-c", PROGRAM, str(flags_folder), "small", *places], stdout=subprocess.PIPE,
-                            stderr=subprocess.STDOUT, text=True)  # fmt: skip
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(flags_folder), "small", *places],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
 
 
 def records_of(folder, flags_folder):
@@ -86,7 +99,17 @@ def test_a_study_that_is_stopped_and_killed_ends_with_an_undisturbed_ones_record
     assert "small/t/skd/seed0: resumes" in output
     found = records_of(rough, flags_folder)
     assert found.keys() == expected.keys()
-    exact = ("config", "teacher", "student", "raw_softmax", "radius", "reliability", "by_epoch", "best_epoch", "dataset")
+    exact = (
+        "config",
+        "teacher",
+        "student",
+        "raw_softmax",
+        "radius",
+        "reliability",
+        "by_epoch",
+        "best_epoch",
+        "dataset",
+    )
     for path, record in found.items():
         assert {name: record[name] for name in exact} == {name: expected[path][name] for name in exact}, path
     assert json.dumps(found).count(str(tmp_path)) == 1 + 2 + 3 * 3  # names of flagfiles alone

@@ -42,9 +42,12 @@ def test_the_slopes_of_the_first_study_are_per_doubling():
     found = study_numbers.teacher_slopes(STUDIES["capacity_gap"], ("kd", "skd"), records)
     for row, pairs in points.items():
         assert found[row][0] == pytest.approx(np.polyfit(*zip(*pairs, strict=True), 1)[0])
-    both = [(np.log2(study_cases.PARAMETERS[pair]), accuracies(records, pair, "skd")[seed] - accuracy)
-            for pair in STUDIES["capacity_gap"].pairs for seed, accuracy in accuracies(records, pair, "kd").items()
-            if seed in accuracies(records, pair, "skd")]  # fmt: skip
+    both = [
+        (np.log2(study_cases.PARAMETERS[pair]), accuracies(records, pair, "skd")[seed] - accuracy)
+        for pair in STUDIES["capacity_gap"].pairs
+        for seed, accuracy in accuracies(records, pair, "kd").items()
+        if seed in accuracies(records, pair, "skd")
+    ]
     assert found["skd - kd"][0] == pytest.approx(np.polyfit(*zip(*both, strict=True), 1)[0])
     rows = rows_of(study_tables.capacity_gap(records).split("slope over")[1])
     assert rows["KD"][1] == "{:+.4f} ({:+.4f} to {:+.4f})".format(*found["kd"])
@@ -61,8 +64,10 @@ def test_the_slopes_of_the_first_study_are_per_doubling():
 
 def test_the_ends_of_the_first_study_are_paired():
     records = made_records("capacity_gap")
-    found = {row: np.subtract(*(list(accuracies(records, pair, row).values()) for pair in ("resnet56", "resnet20")))
-             for row in ("kd", "skd")}  # fmt: skip
+    found = {
+        row: np.subtract(*(list(accuracies(records, pair, row).values()) for pair in ("resnet56", "resnet20")))
+        for row in ("kd", "skd")
+    }
     texts = [study_text.interval_text(list(values)) for values in (*found.values(), found["skd"] - found["kd"])]
     expected = "From resnet20 to resnet56, with a 95% interval: KD {}, SKD {}, SKD - KD {}.".format(*texts)
     assert expected in study_tables.capacity_gap(records)
@@ -81,12 +86,16 @@ def test_equal_hardness_on_cifar10_pairs_four_times_the_temperature():
 def test_the_page_in_front_has_the_studies_numbers():
     records = made_records("capacity_gap", "cifar100")
     rows = rows_of(study_tables.evidence(records))
-    kd, skd = (accuracies({c: r for c, r in records.items() if c.study == "capacity_gap"}, "resnet44", row)
-               for row in ("kd", "skd"))  # fmt: skip
+    kd, skd = (
+        accuracies({c: r for c, r in records.items() if c.study == "capacity_gap"}, "resnet44", row)
+        for row in ("kd", "skd")
+    )
     assert rows["resnet8, CIFAR-10, from resnet44, 12 epochs"][1:] == [
-        study_text.cell_text(kd, 3), study_text.cell_text(skd, 3), "-",
+        study_text.cell_text(kd, 3),
+        study_text.cell_text(skd, 3),
+        "-",
         study_text.interval_text(study_numbers.paired(skd, kd)),
-    ]  # fmt: skip
+    ]
 
 
 def test_equal_hardness_is_compared_at_own_rates():
@@ -151,7 +160,9 @@ def test_calibration_stands_beside_the_raw_softmax():
     text = study_tables.calibration({alone: study_cases.record(alone, 0.8)})
     assert "| student alone | - | - | 1 | 0.8000 | -0.1600 | 0.1600 | 0.6000 | - | - | - | 1 | 1.500 |" in text
     students = study_tables.calibrated_students()
-    assert len(students) == 9 + 13 + 8 and len({(study.name, row, pair) for study, pair, row in students}) == len(students)
+    assert len(students) == 9 + 13 + 8 and len({(study.name, row, pair) for study, pair, row in students}) == len(
+        students
+    )
 
 
 @pytest.mark.parametrize("name", study_tables.TABLES)
@@ -164,7 +175,10 @@ def test_a_table_without_records_says_so(name):
 def test_weights_of_the_last_study_are_its_flagfiles():
     rows = rows_of(cifar100_tables.cifar100({}))
     assert [rows[name][0] for name in ("KD", "Logit Standardization", "Logit Standardization, authors' weights")] == [
-        "0.1, 0.9", "0.1, 0.9", "0.1, 9"]  # fmt: skip
+        "0.1, 0.9",
+        "0.1, 0.9",
+        "0.1, 9",
+    ]
     assert rows["DKD, authors' weights"][0] == "1, linear 0 to 1 over 1 epochs"
     assert rows["DIST, authors' weights"][0] == "1, 2"
 
@@ -208,11 +222,17 @@ def first(records, row):
     "edit, words",
     [
         (lambda made: made["config"].update(temperature=5.0), "--temperature: 5.0 -> 4.0"),
-        (lambda made: made["config"].update(teacher_checkpoint="resnet110"), "--teacher_checkpoint: resnet110 -> resnet"),
+        (
+            lambda made: made["config"].update(teacher_checkpoint="resnet110"),
+            "--teacher_checkpoint: resnet110 -> resnet",
+        ),
         (lambda made: made["config"].update(unheard_of=1), "--unheard_of: 1 -> no such setting"),
         (lambda made: made.update(flagfiles=["x.flags"]), "its flagfiles are ['x.flags']"),
         (lambda made: made["teacher"].update(fingerprint="other"), "has other weights"),
-        (lambda made: made.update(same_training_as="capacity_gap/x/seed9"), "it is not what capacity_gap/x/seed9 holds"),
+        (
+            lambda made: made.update(same_training_as="capacity_gap/x/seed9"),
+            "it is not what capacity_gap/x/seed9 holds",
+        ),
         (lambda made: made.pop("student"), "damaged"),
     ],
 )
@@ -224,7 +244,9 @@ def test_check_refuses_a_record_that_is_not_what_it_says(written, edit, words):
     assert problems and any(words in line for line in problems)
 
 
-@pytest.mark.parametrize("path", ["capacity_gap/resnet56/kd/seed9.json", "capacity_gap/notes.txt", "elsewhere/seed0.json"])
+@pytest.mark.parametrize(
+    "path", ["capacity_gap/resnet56/kd/seed9.json", "capacity_gap/notes.txt", "elsewhere/seed0.json"]
+)
 def test_check_refuses_a_record_that_no_study_has(written, path):
     _, results, _ = written
     (results / path).parent.mkdir(parents=True, exist_ok=True)
@@ -235,9 +257,11 @@ def test_check_refuses_a_record_that_no_study_has(written, path):
 
 
 def test_check_in_the_repository_passes_without_tensorflow():
-    code = ("import runpy, sys; sys.argv = ['tools/table.py', '--check']\n"
-            "try:\n    runpy.run_path(sys.argv[0], run_name='__main__')\n"
-            "finally:\n    print('tensorflow' in sys.modules, 'matplotlib' in sys.modules)")  # fmt: skip
+    code = (
+        "import runpy, sys; sys.argv = ['tools/table.py', '--check']\n"
+        "try:\n    runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "finally:\n    print('tensorflow' in sys.modules, 'matplotlib' in sys.modules)"
+    )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
     assert run.returncode == 0, run.stderr
     assert "False False" in run.stdout

@@ -67,8 +67,9 @@ def test_each_image_brings_its_own_logits(teacher_file, digits, tmp_path):
     record = 4 * 10
     first, other = (teacher_cache.HEADER_BYTES + i * record for i in (0, 1))
     swapped[first : first + record], swapped[other : other + record] = (
-        swapped[other : other + record].copy(), swapped[first : first + record].copy(),
-    )  # fmt: skip
+        swapped[other : other + record].copy(),
+        swapped[first : first + record].copy(),
+    )
     swapped.tofile(files[0])
     assert mismatch(teacher, stream(config, digits, files)) > 1e-2
 

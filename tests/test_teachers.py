@@ -50,7 +50,9 @@ def test_another_size_is_resized(digits, tmp_path, size, capsys):
 @pytest.mark.parametrize("end", ["activation", "layer", "hidden"])
 def test_probabilities_become_logits_with_a_warning(digits, tmp_path, end, capsys):
     keras.utils.set_random_seed(0)
-    body = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Rescaling(1 / 255), keras.layers.Flatten()], name="body")
+    body = keras.Sequential(
+        [keras.Input((8, 8, 1)), keras.layers.Rescaling(1 / 255), keras.layers.Flatten()], name="body"
+    )
     body.add(keras.layers.Dense(10, activation="softmax" if end == "activation" else None, name="out"))
     if end == "layer":
         body.add(keras.layers.Softmax())
@@ -193,9 +195,13 @@ def test_images_without_labels_teach_through_the_distill_term_alone(trained, tmp
     (tmp_path / "unlabelled.py").write_text(UNLABELLED)
     sys.modules.pop("unlabelled", None)
     settings = SMALL | {"student": "cnn_8", "epochs": 25, "batch_size": 50, "learning_rate": 0.1}
-    config = Config(dataset=f"unlabelled:{name}", teacher_checkpoint=str(trained), teacher_preprocessing="unit", **settings)
+    config = Config(
+        dataset=f"unlabelled:{name}", teacher_checkpoint=str(trained), teacher_preprocessing="unit", **settings
+    )
     result = experiment.run(config.replace(validation_fraction=0.1), tmp_path / "run")
-    assert result["student"]["accuracy"] > 0.5  # guessing: 0.1; rounding by number of threads moves it from 0.69 to 0.74
+    assert (
+        result["student"]["accuracy"] > 0.5
+    )  # guessing: 0.1; rounding by number of threads moves it from 0.69 to 0.74
     rows = (tmp_path / "run" / "metrics.jsonl").read_text()
     if name == "digits":
         assert "No training image has a label" in capsys.readouterr().err

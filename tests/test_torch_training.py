@@ -32,7 +32,9 @@ class TrainedNet(torch_nets.Net):
 
 def resnet8(net, images):
     x = (images.permute(0, 3, 1, 2) / 255 - 0.5) / 0.25
-    return torch_nets.resnet(net, x, _CLASSES, blocks=(1, 1, 1), widths=(16, 16, 32, 64), shortcut="downsample", head="fc")
+    return torch_nets.resnet(
+        net, x, _CLASSES, blocks=(1, 1, 1), widths=(16, 16, 32, 64), shortcut="downsample", head="fc"
+    )
 
 
 def by_torch(config, state, images, taught, labels, rates):
@@ -62,9 +64,11 @@ def by_torch(config, state, images, taught, labels, rates):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("settings", [
-    {"loss": "kd"}, {"loss": "spherical"}, {"loss": "spherical", "center": False},
-], ids=("kd", "skd", "not_centered"))  # fmt: skip
+@pytest.mark.parametrize(
+    "settings",
+    [{"loss": "kd"}, {"loss": "spherical"}, {"loss": "spherical", "center": False}],
+    ids=("kd", "skd", "not_centered"),
+)
 def test_steps_are_those_of_pytorch(settings):
     config = Config(**settings, learning_rate=0.1, momentum=0.9, weight_decay=5e-4, epochs=3, warmup_epochs=0)
     rates = schedules.learning_rate(config, _STEPS // 3)
@@ -83,8 +87,10 @@ def test_steps_are_those_of_pytorch(settings):
     student = ours(net.state)
     distiller = Distiller(student, loss=config.loss, temperature=_T, kd_weight=0.9, center=config.center)
     distiller.compile(optimizers.make_optimizer(config, schedules.Table(rates)), jit_compile=True)
-    history = [distiller.train_on_batch({"image": x, "teacher_logits": t}, y, return_dict=True)["loss"]
-               for x, t, y in zip(images, taught, labels, strict=True)]  # fmt: skip
+    history = [
+        distiller.train_on_batch({"image": x, "teacher_logits": t}, y, return_dict=True)["loss"]
+        for x, t, y in zip(images, taught, labels, strict=True)
+    ]
 
     def error(weights):
         return distance(weights, ours(true)) / distance(ours(net.state), ours(true))
@@ -110,5 +116,10 @@ def doubled(state):
 
 def distance(one, other):
     """Over the weights that are learned."""
-    return sum(np.sum((a.numpy() - b.numpy()) ** 2) for a, b in zip(one.trainable_variables, other.trainable_variables,
-                                                                    strict=True)) ** 0.5  # fmt: skip
+    return (
+        sum(
+            np.sum((a.numpy() - b.numpy()) ** 2)
+            for a, b in zip(one.trainable_variables, other.trainable_variables, strict=True)
+        )
+        ** 0.5
+    )

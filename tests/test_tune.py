@@ -57,7 +57,9 @@ def test_a_search_leaves_all_it_promises(finished, config):
     assert len((folder / "trials.jsonl").read_text().splitlines()) == 4
     assert (folder / "search.png").read_bytes().startswith(b"\x89PNG")
     # A finished trial keeps no weights, and nobody keeps the teacher.
-    kept = [path.name for path in (folder / "trials").rglob("*") if path.is_file() and not path.name.startswith("events")]
+    kept = [
+        path.name for path in (folder / "trials").rglob("*") if path.is_file() and not path.name.startswith("events")
+    ]
     assert set(kept) == {"record.json", "config.json", "metrics.jsonl"}
     student_bytes = 4 * sum(np.prod(v.shape) for v in _build(config).variables)
     assert not list(folder.rglob("*.keras")) and not list(folder.rglob("*.ckpt")) and student_bytes > 0
@@ -203,7 +205,11 @@ def test_no_trial_that_finishes_is_an_error(config, setup, tmp_path):
 def test_a_search_has_a_teacher_cache_of_its_own_unless_one_is_given(config, tmp_path, monkeypatch):
     plans = []
     monkeypatch.setattr(tune, "search", lambda plan, *_, **__: plans.append(plan))
-    flags = [f"--teacher_checkpoint={config.teacher_checkpoint}", f"--workdir={tmp_path}", "--search=temperature:choice:1,4"]
+    flags = [
+        f"--teacher_checkpoint={config.teacher_checkpoint}",
+        f"--workdir={tmp_path}",
+        "--search=temperature:choice:1,4",
+    ]
     for more in ([], ["--teacher_cache_epochs=2"], ["--teacher_cache_dir=mine"], ["--teacher_cache_dir="]):
         assert command(monkeypatch, *flags, *more) == 0
     own = str(tmp_path / "teacher_cache")
@@ -228,7 +234,9 @@ def test_ctrl_c_and_a_full_disk_end_with_the_command_that_goes_on(stop, config, 
         code = command(patch, *flags, "--overwrite")
     err = capsys.readouterr().err
     assert code == (1 if full else 130)
-    assert "python -m skd_tf.tune" in err and "--overwrite" not in err and "'--workdir=" in err and "Traceback" not in err
+    assert (
+        "python -m skd_tf.tune" in err and "--overwrite" not in err and "'--workdir=" in err and "Traceback" not in err
+    )
     assert command(monkeypatch, *flags) == 0
     out = capsys.readouterr().out
     assert "Trial 1 of 1, resumed" in out

@@ -20,7 +20,11 @@ TEMPERATURES = "temperature:choice:1,2,4,8,16"
 def test_the_objective_and_its_direction():
     assert parse_objective("val_accuracy").direction == "max" and parse_objective("val_nll").direction == "min"
     assert parse_objective("val_accuracy:min").better(1, 2)
-    for text, words in (("val_acc", "Did you mean val_accuracy"), ("kd_weight", "a direction"), ("loss:up", "a direction")):
+    for text, words in (
+        ("val_acc", "Did you mean val_accuracy"),
+        ("kd_weight", "a direction"),
+        ("loss:up", "a direction"),
+    ):
         with pytest.raises(InputError, match=words):
             parse_objective(text)
 
@@ -160,8 +164,10 @@ def test_a_seed_is_a_seed_and_the_first_trial_is_the_default(tmp_path):
     plan = SEARCHES["random"]
     for folder, seed in (("one", 0), ("two", 0), ("other", 1)):
         run_search(tmp_path / folder, dataclasses.replace(plan, search_seed=seed))
-    one, two, other = (drawn(tmp_path / folder, dataclasses.replace(plan, search_seed=seed))
-                       for folder, seed in (("one", 0), ("two", 0), ("other", 1)))  # fmt: skip
+    one, two, other = (
+        drawn(tmp_path / folder, dataclasses.replace(plan, search_seed=seed))
+        for folder, seed in (("one", 0), ("two", 0), ("other", 1))
+    )
     assert one == two != other
     assert one[0] == other[0] == {"temperature": 4.0, "loss": "spherical"}
 

@@ -20,8 +20,11 @@ pytestmark = pytest.mark.slow
 
 SMALL = {"student": "cnn_2", "epochs": 4, "batch_size": 50, "learning_rate": 0.1, "strategy": "one_device"}
 FLAGS = [f"--{name}={value}" for name, value in SMALL.items()] + [
-    "--tuner=grid", "--search=temperature:choice:1,4", "--search=kd_weight:choice:0.5,0.9", "--checkpoint_every=5 steps",
-]  # fmt: skip
+    "--tuner=grid",
+    "--search=temperature:choice:1,4",
+    "--search=kd_weight:choice:0.5,0.9",
+    "--checkpoint_every=5 steps",
+]
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +88,10 @@ def test_killed_at_random_moments_nothing_is_lost_or_run_twice(straight, teacher
         process.wait()
         kills += 1
         for path in (folder / "trials").glob("*/record.json"):
-            if json.loads(path.read_text())["status"] == "finished" and json.loads(path.read_text())["ended"] is not None:
+            if (
+                json.loads(path.read_text())["status"] == "finished"
+                and json.loads(path.read_text())["ended"] is not None
+            ):
                 assert finished_at.setdefault(path, path.stat().st_mtime_ns) == path.stat().st_mtime_ns
     code, out = finish(process)
     assert code == 0 and kills, out

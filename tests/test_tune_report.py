@@ -19,12 +19,20 @@ def fake_records(folder, plan, objectives, spreads=None):
     spreads = spreads or [None] * len(objectives)
     for number, (values, objective, spread) in enumerate(zip(_combinations(plan), objectives, spreads, strict=False)):
         metrics = {"val_accuracy": objective, "step": 8}
-        records.write({
-            "trial": number, "status": "failed" if objective is None else "finished", "values": values,
-            "started": 2 * number, "ended": 2 * number + 1, "executions": [{"seed": 0, "seconds": 1.0, "metrics": metrics}],
-            "objective": objective, "spread": spread, "reason": "loss=nan" if objective is None else "",
-            "validation_examples": 1000,
-        })  # fmt: skip
+        records.write(
+            {
+                "trial": number,
+                "status": "failed" if objective is None else "finished",
+                "values": values,
+                "started": 2 * number,
+                "ended": 2 * number + 1,
+                "executions": [{"seed": 0, "seconds": 1.0, "metrics": metrics}],
+                "objective": objective,
+                "spread": spread,
+                "reason": "loss=nan" if objective is None else "",
+                "validation_examples": 1000,
+            }
+        )
     return records
 
 

@@ -74,11 +74,13 @@ def test_trials_with_a_live_teacher_share_one_trace(tmp_path):
 
 
 def test_another_teacher_takes_the_place_of_the_one_before():
-    (images, labels), = batches(1)
+    ((images, labels),) = batches(1)
     distiller = make_distiller()
     first = distiller.train_on_batch(images, labels, return_dict=True)
     distiller.teacher = conv_net(7)
-    assert distiller.train_on_batch(images, labels, return_dict=True)["teacher_logit_norm"] != first["teacher_logit_norm"]
+    assert (
+        distiller.train_on_batch(images, labels, return_dict=True)["teacher_logit_norm"] != first["teacher_logit_norm"]
+    )
 
 
 def test_what_is_traced_makes_a_new_distiller_and_schedules_are_assigned(config, setup, tmp_path):
@@ -93,9 +95,16 @@ def test_what_is_traced_makes_a_new_distiller_and_schedules_are_assigned(config,
     mine, theirs = weights_after(two), weights_after(new)
     assert all(np.array_equal(mine[name], theirs[name]) for name in theirs)
     for change in (
-        {"loss": "kd"}, {"center": False}, {"label_weight": 0.1}, {"radius": "teacher_sample"}, {"batch_size": 50},
-        {"label_smoothing": 0.1}, {"momentum": 0.5, "optimizer": "sgd"}, {"kd_weight": 0.5}, {"student": "cnn_4"},
-    ):  # fmt: skip
+        {"loss": "kd"},
+        {"center": False},
+        {"label_weight": 0.1},
+        {"radius": "teacher_sample"},
+        {"batch_size": 50},
+        {"label_smoothing": 0.1},
+        {"momentum": 0.5, "optimizer": "sgd"},
+        {"kd_weight": 0.5},
+        {"student": "cnn_4"},
+    ):
         assert kept(schedule.replace(**change), setup, 8) is not one, change
     assert len(kept._kept) == 4  # the oldest are given up
 
@@ -147,8 +156,12 @@ def test_a_second_worker_under_one_id_is_refused_and_a_trial_that_it_comes_too_l
     records.write(record)
     monkeypatch.setenv("KERASTUNER_TUNER_ID", "worker1")
     with counting(training, "train_student") as trained:
-        with locked(records.trial_folder(0)), pytest.raises(
-            InputError, match=rf"KERASTUNER_TUNER_ID=worker1, and process {os.getpid()} on .* in .*0000\. Choose another id"
+        with (
+            locked(records.trial_folder(0)),
+            pytest.raises(
+                InputError,
+                match=rf"KERASTUNER_TUNER_ID=worker1, and process {os.getpid()} on .* in .*0000\. Choose another id",
+            ),
         ):
             trials.run(0)
         assert records.read(0) == record
@@ -213,7 +226,9 @@ def test_memory_that_runs_out_fails_the_trial_only_where_what_is_searched_may_be
     records.write(blank | {"trial": 1, "values": {name: failing}, "executions": []})
 
     def run_out(*_, **__):
-        raise tf.errors.ResourceExhaustedError(None, None, "Graph execution error:\n\nOOM when allocating [1000]\nHint:")
+        raise tf.errors.ResourceExhaustedError(
+            None, None, "Graph execution error:\n\nOOM when allocating [1000]\nHint:"
+        )
 
     monkeypatch.setattr(*where, run_out)
     trials = Trials(records, setup=setup)

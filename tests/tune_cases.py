@@ -24,7 +24,9 @@ def temporary():
 def teacher():
     """The workdir of a trained teacher."""
     folder = pathlib.Path(temporary().name) / "teacher"
-    config = Config(**SMALL | {"student": "cnn_8", "loss": "cross_entropy", "epochs": 12, "batch_size": 50, "report": False})
+    config = Config(
+        **SMALL | {"student": "cnn_8", "loss": "cross_entropy", "epochs": 12, "batch_size": 50, "report": False}
+    )
     assert experiment.run(config, folder)["student"]["accuracy"] > 0.5
     return folder
 

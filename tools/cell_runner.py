@@ -64,14 +64,27 @@ class Runner:
             command.append(f"--teacher_cache_dir={pathlib.Path(places['runs_dir'], 'teacher_cache')}")
         command += [f"--data_dir={places['data_dir']}"] * bool(places["data_dir"])
         workdir = self.workdir(cell)
-        return [*command, f"--workdir={workdir.relative_to(studies.ROOT) if studies.ROOT in workdir.parents else workdir}"]
+        return [
+            *command,
+            f"--workdir={workdir.relative_to(studies.ROOT) if studies.ROOT in workdir.parents else workdir}",
+        ]
 
     def commands(self, cell):
         """The training, and for a student with held-out images what one temperature fitted on those makes of its softmax."""
         commands, workdir = [self.command(cell)], self.workdir(cell)
         if not cell.is_teacher and studies.config_of(cell).validation_fraction:
-            commands.append(["python", "-m", "skd_tf.evaluate", f"--model={workdir}", "--calibrate", "--notiming",
-                             "--bootstrap=0", f"--output={workdir / study_records.CALIBRATED}"])  # fmt: skip
+            commands.append(
+                [
+                    "python",
+                    "-m",
+                    "skd_tf.evaluate",
+                    f"--model={workdir}",
+                    "--calibrate",
+                    "--notiming",
+                    "--bootstrap=0",
+                    f"--output={workdir / study_records.CALIBRATED}",
+                ]
+            )
             commands[-1] += [f"--data_dir={self._places['data_dir']}"] * bool(self._places["data_dir"])
         return commands
 
@@ -156,10 +169,15 @@ class Runner:
             print(f"$ {shlex.join(command)}", file=output, flush=True)
             # A session of its own: a Ctrl-C at the terminal must reach it once, from here.
             job.process = subprocess.Popen(
-                [sys.executable, *command[1:]], cwd=studies.ROOT, stdin=subprocess.DEVNULL, stdout=output,
-                stderr=subprocess.STDOUT, env=environment(job.slot, self._gpus, self._jobs), start_new_session=True,
+                [sys.executable, *command[1:]],
+                cwd=studies.ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=environment(job.slot, self._gpus, self._jobs),
+                start_new_session=True,
                 preexec_fn=lambda: _prepare(own),  # noqa: PLW1509 (there are no threads)
-            )  # fmt: skip
+            )
 
     def _log(self, cell):
         return pathlib.Path(self._places["runs_dir"], f"{cell.path}.log")

@@ -20,10 +20,16 @@ def measured(cell, records):
     """
     config = studies.config_of(cell)
     wanted = study_records.settings(config)
-    alike = [r for r in records.values() if all(r["config"].get(key) == wanted[key] for key in _ALIKE)
-             and _family(r["config"]["dataset"]) == _family(config.dataset)]  # fmt: skip
+    alike = [
+        r
+        for r in records.values()
+        if all(r["config"].get(key) == wanted[key] for key in _ALIKE)
+        and _family(r["config"]["dataset"]) == _family(config.dataset)
+    ]
     alike = [r for r in alike if r["config"]["dataset"] == config.dataset] or alike
-    return statistics.median(training_seconds(r) / r["config"]["epochs"] for r in alike) * config.epochs if alike else None
+    return (
+        statistics.median(training_seconds(r) / r["config"]["epochs"] for r in alike) * config.epochs if alike else None
+    )
 
 
 def reckoned(cell, records):

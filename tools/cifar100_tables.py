@@ -25,18 +25,29 @@ def cifar100(records):
     rows.append([label("none"), "-", rate, "-", cell_text(alone.accuracies, alone.wanted), "-", *_quality(alone)])
     for row in study.rows:
         group = group_of(study, _PAIR, row, records)
-        rows.append([
-            label(row), weights_text(configs[row]), f"{configs[row].learning_rate:g}", radius_text([group]),
-            cell_text(group.accuracies, group.wanted), difference_text(group.accuracies, alone.accuracies), *_quality(group),
-        ])  # fmt: skip
+        rows.append(
+            [
+                label(row),
+                weights_text(configs[row]),
+                f"{configs[row].learning_rate:g}",
+                radius_text([group]),
+                cell_text(group.accuracies, group.wanted),
+                difference_text(group.accuracies, alone.accuracies),
+                *_quality(group),
+            ]
+        )
     head = ["method", "label, distill weight", "rate", "R", "top-1", "minus alone, paired, standard error"]
     head += ["NLL", "ECE", "fitted: NLL", "fitted: ECE", "agreement"]
-    return "\n".join([
-        markdown(head, rows), "", footer(study, records),
-        "Fitted: with one temperature on top, fitted on the held-out images. Agreement: with the teacher's top-1.",
-        "KD's and SKD's authors' weights are the matched ones. No published number stands beside these: none is known for "
-        "resnet8, and the field's tables are of 240 epochs on 50,000 images.",
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            markdown(head, rows),
+            "",
+            footer(study, records),
+            "Fitted: with one temperature on top, fitted on the held-out images. Agreement: with the teacher's top-1.",
+            "KD's and SKD's authors' weights are the matched ones. No published number stands beside these: none is known for "
+            "resnet8, and the field's tables are of 240 epochs on 50,000 images.",
+        ]
+    )
 
 
 def cifar100_temperature(records):
@@ -59,12 +70,24 @@ def cifar100_temperature(records):
         each = difference_text(*(tested[method][own[method]] for method in ("skd", "kd"))) if len(own) == 2 else "-"
         rows.append([*line, each])
     at = [f"at {rate:g}" for rate in rates]
-    head = ["KD: T", "norm / T", *at, "SKD: T", "R / T", *at, *(f"SKD - KD {rate}" for rate in at), "each at its own rate"]
-    return "\n".join([
-        markdown(head, rows), "",
-        "The norm is the teacher's mean over the test split; in bold a method's own rate at this T, by the rule above.",
-        footer(study, records),
-    ])  # fmt: skip
+    head = [
+        "KD: T",
+        "norm / T",
+        *at,
+        "SKD: T",
+        "R / T",
+        *at,
+        *(f"SKD - KD {rate}" for rate in at),
+        "each at its own rate",
+    ]
+    return "\n".join(
+        [
+            markdown(head, rows),
+            "",
+            "The norm is the teacher's mean over the test split; in bold a method's own rate at this T, by the rule above.",
+            footer(study, records),
+        ]
+    )
 
 
 def weights_text(config):
@@ -72,7 +95,9 @@ def weights_text(config):
     label_weight = config.label_weight
     if label_weight is None:
         label_weight = "1 - distill" if isinstance(config.kd_weight, str) else round(1 - config.kd_weight, 12)
-    return ", ".join(weight if isinstance(weight, str) else f"{weight:g}" for weight in (label_weight, config.kd_weight))
+    return ", ".join(
+        weight if isinstance(weight, str) else f"{weight:g}" for weight in (label_weight, config.kd_weight)
+    )
 
 
 def _quality(group):
@@ -84,16 +109,24 @@ def gpu_students(_records):
     """Students of tools/jax_students.py at several rates."""
     found, pair = _gpu_students("gpu_students")
     rates, lines = sorted({rate for _, rate in found}), []
-    own = {row: best_rate({rate: _mean(found[row, rate]["held_out"]) for rate in rates}) for row in ("none", "kd", "skd")}
+    own = {
+        row: best_rate({rate: _mean(found[row, rate]["held_out"]) for rate in rates}) for row in ("none", "kd", "skd")
+    }
     for row, rate in ((row, rate) for row in own for rate in rates):
         values = found[row, rate]
         bold, tested = "**" if rate == own[row] else "", values["accuracy"]
         gains = paired(tested, found["none", rate]["accuracy"])
-        lines.append([
-            label(row), f"{rate:g}", f"{bold}{_mean(values['held_out']):.4f}{bold}", cell_text(tested, len(tested)),
-            "-" if row == "none" else mean_and_error_text(gains, "{:+.4f}"),
-            f"{_mean(values['nll']):.4f}", f"{_mean(values['ece']):.4f}",
-        ])  # fmt: skip
+        lines.append(
+            [
+                label(row),
+                f"{rate:g}",
+                f"{bold}{_mean(values['held_out']):.4f}{bold}",
+                cell_text(tested, len(tested)),
+                "-" if row == "none" else mean_and_error_text(gains, "{:+.4f}"),
+                f"{_mean(values['nll']):.4f}",
+                f"{_mean(values['ece']):.4f}",
+            ]
+        )
     compared = {f"at {rate:g}": (rate, rate) for rate in rates} | {"each at its own": (own["skd"], own["kd"])}
     changes = [f"{where} {_gains(found, ('skd', ours), ('kd', theirs))}" for where, (ours, theirs) in compared.items()]
     head = ["method", "rate", "held-out top-1", "test top-1", "minus alone at this rate, paired", "NLL", "ECE"]
@@ -111,19 +144,34 @@ def gpu_students_seeds(_records):
     for row in ("none", "kd", "dist_authors", "skd"):
         values = found[row, rate]
         tested = values["accuracy"]
-        lines.append([
-            label(row), f"{_mean(values['held_out']):.4f}", cell_text(tested, len(tested)),
-            "-" if row == "skd" else _gains(found, ("skd", rate), (row, rate)),
-            *(f"{_mean(values[name]):.4f}" for name in ("nll", "ece")), f"{_mean(values['logit_norm']):.1f}",
-        ])  # fmt: skip
-    head = [f"at rate {rate:g}", "held-out top-1", "test top-1", "SKD minus it, seed by seed", "NLL", "ECE", "logit norm"]
+        lines.append(
+            [
+                label(row),
+                f"{_mean(values['held_out']):.4f}",
+                cell_text(tested, len(tested)),
+                "-" if row == "skd" else _gains(found, ("skd", rate), (row, rate)),
+                *(f"{_mean(values[name]):.4f}" for name in ("nll", "ece")),
+                f"{_mean(values['logit_norm']):.1f}",
+            ]
+        )
+    head = [
+        f"at rate {rate:g}",
+        "held-out top-1",
+        "test top-1",
+        "SKD minus it, seed by seed",
+        "NLL",
+        "ECE",
+        "logit norm",
+    ]
     return f"{markdown(head, lines)}\n\n{pair}; number of seeds in parentheses."
 
 
 def _gpu_students(folder):
     """({(row, rate): {measure: {seed: value}}}, what they are); tests are of `skd_tf.evaluate`, after conversion."""
-    students, tests = (json.loads((studies.ROOT / studies.RESULTS / folder / name).read_text(encoding="utf-8"))
-                       for name in ("students.json", "evaluate.json"))  # fmt: skip
+    students, tests = (
+        json.loads((studies.ROOT / studies.RESULTS / folder / name).read_text(encoding="utf-8"))
+        for name in ("students.json", "evaluate.json")
+    )
     models, found = {pathlib.PurePath(model["path"]).stem: model for model in tests["models"]}, {}
     for student in students:
         row, rate, seed = (student[name] for name in ("row", "learning_rate", "seed"))
@@ -131,8 +179,10 @@ def _gpu_students(folder):
         for name in ("held_out", "accuracy", "nll", "ece", "logit_norm"):
             found.setdefault((row, rate), {}).setdefault(name, {})[seed] = model[name]
     [(teacher, arch, epochs, device)] = {tuple(student[name] for name in _GPU_PAIR) for student in students}
-    return found, (f"{teacher} -> {arch}, {epochs} epochs on one {device}; test split, last epoch, as the student ships; "
-                   "one split and one teacher, which understates the spread")  # fmt: skip
+    return found, (
+        f"{teacher} -> {arch}, {epochs} epochs on one {device}; test split, last epoch, as the student ships; "
+        "one split and one teacher, which understates the spread"
+    )
 
 
 def _gains(found, ours, theirs):
@@ -147,7 +197,9 @@ def _mean(by_seed):
 def accuracies(records):
     """{row: {seed: top-1}} of what is compared, each row at its own rate."""
     study = studies.STUDIES["cifar100"]
-    return {row: group_of(study, studies.NO_PAIR if row == "none" else _PAIR, row, records).accuracies for row in COMPARED}
+    return {
+        row: group_of(study, studies.NO_PAIR if row == "none" else _PAIR, row, records).accuracies for row in COMPARED
+    }
 
 
 def gpu_accuracies():

@@ -61,8 +61,14 @@ def main(flag_values):
         count = len(digits.train) // BATCH * BATCH
         early = []
         remember = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: early.append(student.get_weights()))
-        model.fit(digits.train.images[:count], digits.train.labels[:count], batch_size=BATCH,
-                  epochs=flag_values.epochs, verbose=0, callbacks=[remember])  # fmt: skip
+        model.fit(
+            digits.train.images[:count],
+            digits.train.labels[:count],
+            batch_size=BATCH,
+            epochs=flag_values.epochs,
+            verbose=0,
+            callbacks=[remember],
+        )
         return np.concatenate([weight.ravel() for weight in early[0]])
 
     def optimizer():
@@ -83,17 +89,27 @@ def main(flag_values):
             weights = train(model, seed, student)
             early.setdefault(name, weights)
             accuracies.append(accuracy(student))
-        row = {"accuracy": statistics.mean(accuracies), "deviation": statistics.stdev(accuracies), "accuracies": accuracies}
+        row = {
+            "accuracy": statistics.mean(accuracies),
+            "deviation": statistics.stdev(accuracies),
+            "accuracies": accuracies,
+        }
         row["saved"] = sum(weight.numpy().size for weight in model.weights)
         if name in DISTILL_TERMS:
-            row |= probe(functools.partial(DISTILL_TERMS[name](), np.asarray(teacher_logits)), np.asarray(student_logits))
+            row |= probe(
+                functools.partial(DISTILL_TERMS[name](), np.asarray(teacher_logits)), np.asarray(student_logits)
+            )
         record["rows"][name] = row
         say(f"{name}: {row['accuracy']:.4f}")
     for name, reference in REFERENCES.items():
         distance = np.linalg.norm(early[name] - early[reference]) / np.linalg.norm(early[reference])
         record["rows"][name]["distance"] = float(distance)
-    record |= {"seeds": flag_values.seeds, "epochs": flag_values.epochs, "versions": records.versions(),
-               "device": records.device(1)}  # fmt: skip
+    record |= {
+        "seeds": flag_values.seeds,
+        "epochs": flag_values.epochs,
+        "versions": records.versions(),
+        "device": records.device(1),
+    }
     print("\n" + table(record))
     if flag_values.output:
         write_json(flag_values.output, record)
@@ -172,7 +188,9 @@ def divergence(teacher_logits, student_logits):
     import keras
     from keras import ops
 
-    probabilities = [ops.softmax(ops.convert_to_tensor(z) / TEMPERATURE, axis=1) for z in (teacher_logits, student_logits)]
+    probabilities = [
+        ops.softmax(ops.convert_to_tensor(z) / TEMPERATURE, axis=1) for z in (teacher_logits, student_logits)
+    ]
     return keras.losses.KLDivergence()(*probabilities) * TEMPERATURE**2
 
 
@@ -197,7 +215,9 @@ def _our_term(loss, **settings):
     def term(teacher_logits, student_logits):
         unlabelled = np.full(len(teacher_logits), -1)
         function = losses.LOSSES[loss].function
-        return ops.mean(function(student_logits, teacher_logits, unlabelled, temperature=TEMPERATURE, **settings)["distill"])
+        return ops.mean(
+            function(student_logits, teacher_logits, unlabelled, temperature=TEMPERATURE, **settings)["distill"]
+        )
 
     return term
 
@@ -249,8 +269,11 @@ def table(record):
         cells = [form.format(row[key]) if key in row else "" for key, (_, form) in COLUMNS.items()]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     versions = record["versions"]
-    lines += ["", f"Teacher {record['teacher']:.4f}. {record['seeds']} seeds, {record['epochs']} epochs; "
-              f"keras {versions['keras']}, tensorflow {versions['tensorflow']}."]  # fmt: skip
+    lines += [
+        "",
+        f"Teacher {record['teacher']:.4f}. {record['seeds']} seeds, {record['epochs']} epochs; "
+        f"keras {versions['keras']}, tensorflow {versions['tensorflow']}.",
+    ]
     return "\n".join(lines)
 
 
@@ -259,9 +282,13 @@ def with_table(page, record):
     before, begin, rest = page.partition(MARKERS[0])
     _, end, after = rest.partition(MARKERS[1])
     if not begin or not end:
-        raise InputError(f"The page has no place for the table. Expected {MARKERS[0]} and {MARKERS[1]}. Received neither.")
+        raise InputError(
+            f"The page has no place for the table. Expected {MARKERS[0]} and {MARKERS[1]}. Received neither."
+        )
     return f"{before}{begin}\n\n{table(record)}\n\n{end}{after}"
 
 
 if __name__ == "__main__":
-    cli.run(main, description="keras.distillation, keras.io's example and skd_tf on one job.", define=define, required=())
+    cli.run(
+        main, description="keras.distillation, keras.io's example and skd_tf on one job.", define=define, required=()
+    )

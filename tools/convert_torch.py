@@ -38,7 +38,11 @@ def define(flag_values):
     flags.DEFINE_string("mean", None, f"mean a channel {values}", flag_values=flag_values)
     flags.DEFINE_string("std", None, f"standard deviation a channel {values}", flag_values=flag_values)
     flags.DEFINE_integer(
-        "input_size", None, f"height and width of the images, in pixels; {default}", lower_bound=1, flag_values=flag_values
+        "input_size",
+        None,
+        f"height and width of the images, in pixels; {default}",
+        lower_bound=1,
+        flag_values=flag_values,
     )
 
 
@@ -164,7 +168,9 @@ def _size(tensors, family, layer_name, *, axis, rank):
     name = f"{torch_names.module_name(family, layer_name, tensors)}.weight"
     if name not in tensors or tensors[name].ndim != rank:
         received = _listed(tensors[name].shape) if name in tensors else f"{', '.join(tensors)}"
-        raise InputError(f"No {name} in the checkpoint. Expected one of {rank} axes. Received {received}. Check --arch.")
+        raise InputError(
+            f"No {name} in the checkpoint. Expected one of {rank} axes. Received {received}. Check --arch."
+        )
     return tensors[name].shape[axis]
 
 

@@ -69,8 +69,9 @@ def problems(records, folder=FOLDER):
         if path.suffix != ".png" or path.stem not in CAPTIONS:
             lines.append(f"{path}: no study has this figure. Remove it.")
         elif drawn_from(path) != digest(path.stem, records):
-            lines.append(f"{path}: drawn from other records, or by other code of tools/. "
-                         f"Run python tools/plot.py {path.stem}.")  # fmt: skip
+            lines.append(
+                f"{path}: drawn from other records, or by other code of tools/. Run python tools/plot.py {path.stem}."
+            )
     return lines
 
 

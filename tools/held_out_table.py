@@ -22,11 +22,14 @@ def held_out(records):
             return measure(group_of(temperature, largest, f"{method}_t{t}", records))
 
         found = {
-            f"{label(method)}: {largest} minus {smallest} as the teacher":
-                seed_changes(taught(method, largest), taught(method, smallest)) for method in ("kd", "skd")
-        }  # fmt: skip
-        found["SKD - KD, mean of the four teachers"] = dict(enumerate(seed_means(
-            [seed_changes(taught("skd", pair), taught("kd", pair)) for pair in gap.pairs])))  # fmt: skip
+            f"{label(method)}: {largest} minus {smallest} as the teacher": seed_changes(
+                taught(method, largest), taught(method, smallest)
+            )
+            for method in ("kd", "skd")
+        }
+        found["SKD - KD, mean of the four teachers"] = dict(
+            enumerate(seed_means([seed_changes(taught("skd", pair), taught("kd", pair)) for pair in gap.pairs]))
+        )
         ranges = {method: seed_ranges([at(method, t) for t in several]) for method in studies.BY_TEMPERATURE}
         for method, its in ranges.items():
             found[f"{label(method)}: range over T = {', '.join(map(str, several))}"] = its
@@ -35,14 +38,18 @@ def held_out(records):
         for t, kd_t in equal:
             found[f"SKD at T = {t} minus KD at T = {kd_t}"] = seed_changes(at("skd", t), at("kd", kd_t))
         found["between these two: SKD's range minus KD's"] = seed_changes(
-            seed_ranges([at("skd", t) for t, _ in equal]), seed_ranges([at("kd", t) for _, t in equal]))  # fmt: skip
+            seed_ranges([at("skd", t) for t, _ in equal]), seed_ranges([at("kd", t) for _, t in equal])
+        )
         for method in ("kd", "skd"):
             found[f"{label(method)}: T = {several[-1]} minus T = {several[-2]}"] = seed_changes(
-                at(method, several[-1]), at(method, several[-2]))  # fmt: skip
+                at(method, several[-1]), at(method, several[-2])
+            )
         for what, by_seed in found.items():
             lines.setdefault(what, [str(len(by_seed))]).append(interval_text(list(by_seed.values())))
     head = ["top-1, paired by seed", "seeds", *MEASURES]
-    return f"{markdown(head, [[what, *texts] for what, texts in lines.items()])}\n\nMean, and 95% interval by Student's t."
+    return (
+        f"{markdown(head, [[what, *texts] for what, texts in lines.items()])}\n\nMean, and 95% interval by Student's t."
+    )
 
 
 TABLES = {"held_out": held_out}

@@ -25,8 +25,9 @@ def network(name, dataset, seed=0):
     from skd_tf import networks
 
     known = KNOWN_DATASETS[dataset]
-    return networks.build(name, input_shape=known.image_shape, num_classes=known.num_classes, mean=known.mean,
-                          std=known.std, seed=seed)  # fmt: skip
+    return networks.build(
+        name, input_shape=known.image_shape, num_classes=known.num_classes, mean=known.mean, std=known.std, seed=seed
+    )
 
 
 def do_without_tensorflow():
@@ -105,7 +106,9 @@ class Epochs:
 
             def forward(step, batch):
                 pixels = _augmented(images[batch], jax.random.fold_in(pixels_key, step))
-                return step + 1, self._model.stateless_call(weights, averages, pixels, training=False)[0].astype("float16")
+                return step + 1, self._model.stateless_call(weights, averages, pixels, training=False)[0].astype(
+                    "float16"
+                )
 
             return jax.lax.scan(forward, epoch * self._steps, order)[1]
 
@@ -182,7 +185,9 @@ def opened(path, *names):
     except FileNotFoundError as error:
         raise InputError(f"No such file. Expected a .npz. Received {path}. Check the path.") from error
     except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"Not a .npz. Expected a file of numpy.savez. Received {path} ({error}). Make it anew.") from error
+        raise InputError(
+            f"Not a .npz. Expected a file of numpy.savez. Received {path} ({error}). Make it anew."
+        ) from error
     if set(names) <= set(found):
         return found
     raise InputError(
@@ -195,7 +200,9 @@ def _augmented(images, key):
     import jax
     import jax.numpy as jnp
 
-    rows, columns, flips = jax.random.randint(key, (3, len(images)), 0, jnp.array([[2 * _PAD + 1], [2 * _PAD + 1], [2]]))
+    rows, columns, flips = jax.random.randint(
+        key, (3, len(images)), 0, jnp.array([[2 * _PAD + 1], [2 * _PAD + 1], [2]])
+    )
     padded = jnp.pad(images, ((0, 0), (_PAD, _PAD), (_PAD, _PAD), (0, 0)))
     crops = jax.vmap(lambda x, r, c: jax.lax.dynamic_slice(x, (r, c, 0), images.shape[1:]))(padded, rows, columns)
     return jnp.where((flips == 1)[:, None, None, None], crops[:, :, ::-1], crops).astype("float32")

@@ -81,11 +81,16 @@ def settings_of(config, temperature=None):
     radius = losses.resolve_radius(config.radius, KNOWN_DATASETS[_DATASET].num_classes)
     label_weight = 1 - config.kd_weight if config.label_weight is None else config.label_weight
     return {
-        "loss": config.loss, "kd_weight": 0.0 if alone else config.kd_weight, "label_weight": 1.0 if alone else label_weight,
-        "temperature": config.temperature if temperature is None else temperature, "radius": radius, "center": config.center,
-        "loss_settings": grammar.parse_loss_settings(config.loss_settings), "batch_size": config.batch_size,
+        "loss": config.loss,
+        "kd_weight": 0.0 if alone else config.kd_weight,
+        "label_weight": 1.0 if alone else label_weight,
+        "temperature": config.temperature if temperature is None else temperature,
+        "radius": radius,
+        "center": config.center,
+        "loss_settings": grammar.parse_loss_settings(config.loss_settings),
+        "batch_size": config.batch_size,
         "weight_decay": config.weight_decay,
-    }  # fmt: skip
+    }
 
 
 def loss_of(settings):
@@ -115,8 +120,9 @@ def _wanted(flag_values):
             )
     shared = {name: flag_values[name].value for name in ("arch", "teacher_arch", "epochs", "precision")}
     shared |= {"images_sha256": _digest(flag_values["in"].value), "teacher_sha256": _digest(flag_values.teacher)}
-    seeds, rates, temperatures = (_numbers(flag_values, *pair) for pair in (
-        ("seeds", int), ("learning_rates", float), ("temperatures", float)))  # fmt: skip
+    seeds, rates, temperatures = (
+        _numbers(flag_values, *pair) for pair in (("seeds", int), ("learning_rates", float), ("temperatures", float))
+    )
     for seed, rate, row, temperature in itertools.product(seeds, rates, flag_values.rows, temperatures or [None]):
         yield {"row": row, "learning_rate": rate, "seed": seed, **settings_of(known[row], temperature), **shared}
 
@@ -125,7 +131,9 @@ def _numbers(flag_values, name, kind):
     try:
         return [kind(text) for text in flag_values[name].value]
     except ValueError as error:
-        raise InputError(f"Not numbers. Expected --{name}=1,2. Received {flag_values[name].value}. Correct it.") from error
+        raise InputError(
+            f"Not numbers. Expected --{name}=1,2. Received {flag_values[name].value}. Correct it."
+        ) from error
 
 
 def _digest(path):
@@ -147,8 +155,9 @@ def _is_there(file, student):
     found = _about(file)
     other = [f"{name} {found.get(name)}, wanted {value}" for name, value in student.items() if found.get(name) != value]
     if other:
-        raise InputError(f"Another student has the name. Expected {file} as wanted. Received {'; '.join(other)}. "
-                         "Take another --out.")  # fmt: skip
+        raise InputError(
+            f"Another student has the name. Expected {file} as wanted. Received {'; '.join(other)}. Take another --out."
+        )
     return True
 
 
@@ -165,7 +174,9 @@ class _Bench:
         with jax_epochs.opened(options["in"].value, *names) as data:
             images, labels, *self._held_out = (data[name] for name in names)
         self._data = jnp.asarray(images), jnp.asarray(labels.astype("int32"))
-        shared = {"images": len(images), "epochs": options.epochs} | {k: settings[k] for k in ("batch_size", "weight_decay")}
+        shared = {"images": len(images), "epochs": options.epochs} | {
+            k: settings[k] for k in ("batch_size", "weight_decay")
+        }
         teacher = jax_epochs.network(options.teacher_arch, _DATASET)
         jax_epochs.assign(teacher, options.teacher)
         self._student = jax_epochs.network(options.arch, _DATASET, seed)
@@ -194,5 +205,9 @@ class _Bench:
 
 
 if __name__ == "__main__":
-    cli.run(main, description="Trains CIFAR-100 students with Keras on JAX.", define=define,
-            required=("in", "teacher", "out"))  # fmt: skip
+    cli.run(
+        main,
+        description="Trains CIFAR-100 students with Keras on JAX.",
+        define=define,
+        required=("in", "teacher", "out"),
+    )

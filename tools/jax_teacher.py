@@ -37,7 +37,9 @@ def define(flag_values):
     flags.DEFINE_float("learning_rate", 0.1, "peak of the cosine", lower_bound=0, flag_values=flag_values)
     flags.DEFINE_float("weight_decay", 5e-4, "L2 of all weights", lower_bound=0, flag_values=flag_values)
     flags.DEFINE_string("precision", "mixed_bfloat16", "Keras' dtype policy", flag_values=flag_values)
-    flags.DEFINE_integer("seed", 0, "of initial weights, order and augmentation", lower_bound=0, flag_values=flag_values)
+    flags.DEFINE_integer(
+        "seed", 0, "of initial weights, order and augmentation", lower_bound=0, flag_values=flag_values
+    )
 
 
 def main(flag_values):
@@ -45,13 +47,17 @@ def main(flag_values):
     if target.suffix not in (".npz", ".keras"):
         raise InputError(f"Unknown kind of file. Expected --out in .npz or .keras. Received --out={target}. Rename it.")
     if not given and target.suffix != ".npz":
-        raise InputError(f"Images are no network. Expected --out in .npz. Received --out={target}. Rename it, or give --in.")
+        raise InputError(
+            f"Images are no network. Expected --out in .npz. Received --out={target}. Rename it, or give --in."
+        )
     if given and target.suffix == ".npz":
         os.environ["KERAS_BACKEND"] = "jax"
         train(given, target, flag_values)
         return
     if not given and not flag_values.data_dir:
-        raise InputError("Nothing to work on. Expected --in, or --data_dir to take images from. Received neither. Add one.")
+        raise InputError(
+            "Nothing to work on. Expected --in, or --data_dir to take images from. Received neither. Add one."
+        )
     from skd_tf import quiet
 
     quiet.import_tensorflow()
@@ -71,8 +77,13 @@ def take_images(data_dir, target, dataset):
     splits = data.load(Config(dataset=dataset), data_dir, test=False)
     train, held_out = splits.train, splits.validation
     with atomic.writing(target) as file:
-        np.savez(file, images=train.images, labels=train.labels, held_out_images=held_out.images,
-                 held_out_labels=held_out.labels)  # fmt: skip
+        np.savez(
+            file,
+            images=train.images,
+            labels=train.labels,
+            held_out_images=held_out.images,
+            held_out_labels=held_out.labels,
+        )
     print(f"Written: {target}, {len(train)} images and {len(held_out)} held out")
 
 
@@ -87,8 +98,13 @@ def train(source, target, options):
     with jax_epochs.opened(source, "images", "labels") as data:
         images, labels = jnp.asarray(data["images"]), jnp.asarray(data["labels"].astype("int32"))
     model = jax_epochs.network(options.arch, options.dataset, options.seed)
-    epochs = jax_epochs.Epochs(model, images=len(images), batch_size=options.batch_size, epochs=options.epochs,
-                               weight_decay=options.weight_decay)  # fmt: skip
+    epochs = jax_epochs.Epochs(
+        model,
+        images=len(images),
+        batch_size=options.batch_size,
+        epochs=options.epochs,
+        weight_decay=options.weight_decay,
+    )
     epoch = epochs.train(lambda *batch: losses.cross_entropy(*batch)["label"])
     settings = "arch", "dataset", "epochs", "batch_size", "learning_rate", "weight_decay", "precision", "seed"
     about = {name: options[name].value for name in settings}
@@ -97,8 +113,11 @@ def train(source, target, options):
     for done in range(1, options.epochs + 1):
         key = jax_epochs.key_of("teacher", options.seed, done - 1)
         state, (loss, accuracy) = epoch(state, options.learning_rate, key, images, labels, None)
-        print(f"epoch {done}/{options.epochs}: loss {loss:.4f}, accuracy {accuracy:.4f}, "
-              f"{time.perf_counter() - begin:.1f} s", flush=True)  # fmt: skip
+        print(
+            f"epoch {done}/{options.epochs}: loss {loss:.4f}, accuracy {accuracy:.4f}, "
+            f"{time.perf_counter() - begin:.1f} s",
+            flush=True,
+        )
         if done % _SAVE_EVERY == 0 or done == options.epochs:
             jax_epochs.save(target, model, state, {**about, "epochs_done": done})
 
@@ -117,5 +136,9 @@ def convert(source, target, options):
 
 
 if __name__ == "__main__":
-    cli.run(main, description="Trains a CIFAR teacher with Keras on JAX, or converts what it learned.", define=define,
-            required=("out",))  # fmt: skip
+    cli.run(
+        main,
+        description="Trains a CIFAR teacher with Keras on JAX, or converts what it learned.",
+        define=define,
+        required=("out",),
+    )

@@ -38,7 +38,12 @@ def start(command, addresses, environment=None):
         # Sessions of their own: Ctrl-C reaches this process alone, which then ends each of them once.
         processes.append(
             subprocess.Popen(
-                command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+                command,
+                env=environment,
+                text=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
             )
         )
     return processes

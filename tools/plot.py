@@ -1,6 +1,6 @@
 """Draws the studies' figures from their records.
 
-    python tools/plot.py capacity_gap       # experiments/figures/capacity_gap.png; without a name: all that have records
+python tools/plot.py capacity_gap       # experiments/figures/capacity_gap.png; without a name: all that have records
 """
 
 import pathlib
@@ -23,9 +23,12 @@ from skd_tf.progress import say
 
 
 def define(flag_values):
-    flags.DEFINE_multi_string("study", None, "what to draw, also without the flag's name; all unless given",
-                              flag_values=flag_values)  # fmt: skip
-    flags.DEFINE_string("results_dir", str(studies.ROOT / studies.RESULTS), "folder of the records", flag_values=flag_values)
+    flags.DEFINE_multi_string(
+        "study", None, "what to draw, also without the flag's name; all unless given", flag_values=flag_values
+    )
+    flags.DEFINE_string(
+        "results_dir", str(studies.ROOT / studies.RESULTS), "folder of the records", flag_values=flag_values
+    )
     flags.DEFINE_string("output_dir", str(figure_files.FOLDER), "folder of the figures", flag_values=flag_values)
 
 
@@ -51,8 +54,10 @@ def main(flag_values):
     for name in flag_values.study or study_figures.FIGURES:
         if name not in study_figures.FIGURES:
             remedy = did_you_mean(name, study_figures.FIGURES, "Name one")
-            raise InputError(f"No such figure. Expected one of {', '.join(study_figures.FIGURES)}. Received study={name}. "
-                             f"{remedy}{'' if remedy.endswith('?') else '.'}")  # fmt: skip
+            raise InputError(
+                f"No such figure. Expected one of {', '.join(study_figures.FIGURES)}. Received study={name}. "
+                f"{remedy}{'' if remedy.endswith('?') else '.'}"
+            )
         if figure_files.is_due(name, records):
             say(f"{name}: {draw(name, records, flag_values.output_dir)}")
         else:
@@ -60,5 +65,10 @@ def main(flag_values):
 
 
 if __name__ == "__main__":
-    cli.run(main, description="Draws the studies' figures from their records.", define=define, required=(),
-            positional="study")  # fmt: skip
+    cli.run(
+        main,
+        description="Draws the studies' figures from their records.",
+        define=define,
+        required=(),
+        positional="study",
+    )

@@ -20,7 +20,9 @@ _SPLITS = {"train": ("train", 60_000), "test": ("t10k", 10_000)}
 
 
 def define(flag_values):
-    flags.DEFINE_string("source", None, "folder of Fashion-MNIST's four idx files, gzipped or not", flag_values=flag_values)
+    flags.DEFINE_string(
+        "source", None, "folder of Fashion-MNIST's four idx files, gzipped or not", flag_values=flag_values
+    )
     cli.define_flags(flag_values, ("data_dir",))
 
 
@@ -55,7 +57,9 @@ def _idx(folder, name, shape):
     """An array in the IDX format: two zeros, type 8 (uint8), rank, sizes big-endian, values."""
     found = next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)
     if found is None:
-        raise InputError(f"A file is missing. Expected {name} or {name}.gz. Received --source={folder}. Check the folder.")
+        raise InputError(
+            f"A file is missing. Expected {name} or {name}.gz. Received --source={folder}. Check the folder."
+        )
     content = gzip.decompress(found.read_bytes()) if found.suffix == ".gz" else found.read_bytes()
     header = struct.pack(f">HBB{len(shape)}I", 0, 8, len(shape), *shape)
     if not content.startswith(header) or len(content) != len(header) + int(np.prod(shape)):
@@ -64,5 +68,9 @@ def _idx(folder, name, shape):
 
 
 if __name__ == "__main__":
-    cli.run(main, description="Prepares Fashion-MNIST for TFDS from its idx files.", define=define,
-            required=("source", "data_dir"))  # fmt: skip
+    cli.run(
+        main,
+        description="Prepares Fashion-MNIST for TFDS from its idx files.",
+        define=define,
+        required=("source", "data_dir"),
+    )

@@ -18,8 +18,12 @@ def searched(method):
     if not path.is_file():
         return {}
     with open(path, newline="", encoding="utf-8") as file:
-        return {(float(row["kd_weight"]) if "kd_weight" in row else None, float(row["learning_rate"])):
-                float(row["val_accuracy"]) for row in csv.DictReader(file)}  # fmt: skip
+        return {
+            (float(row["kd_weight"]) if "kd_weight" in row else None, float(row["learning_rate"])): float(
+                row["val_accuracy"]
+            )
+            for row in csv.DictReader(file)
+        }
 
 
 def frozen(_records):
@@ -102,11 +106,23 @@ def _precision(records, name, epochs):
         group = group_of(study, pair, row, records)
         change = "-" if row == "float32_live" else difference_text(group.accuracies, exact.accuracies)
         minutes = mean_and_spread(training_seconds(record) / 60 for record in group.records.values())[0]
-        rows.append([
-            label(row), cell_text(group.accuracies, group.wanted), change, mean_text(group, "student", "nll"),
-            mean_text(group, "student", "ece"), "-" if minutes is None else f"{minutes:.1f}",
-        ])  # fmt: skip
-    head = [f"SKD, resnet20 -> resnet8, {epochs} epochs", "top-1", "minus float32, paired, standard error", "NLL", "ECE"]
+        rows.append(
+            [
+                label(row),
+                cell_text(group.accuracies, group.wanted),
+                change,
+                mean_text(group, "student", "nll"),
+                mean_text(group, "student", "ece"),
+                "-" if minutes is None else f"{minutes:.1f}",
+            ]
+        )
+    head = [
+        f"SKD, resnet20 -> resnet8, {epochs} epochs",
+        "top-1",
+        "minus float32, paired, standard error",
+        "NLL",
+        "ECE",
+    ]
     return "\n".join([markdown([*head, "minutes of training"], rows), "", footer(study, records)])
 
 
@@ -142,13 +158,29 @@ def cells(records):
         if own:  # the second as it was, whatever ran beside it
             hours, longest = sum(map(training_seconds, own)) / 3600, max(record["seconds"] for record in own) / 60
             times = [f"{hours:.1f}", f"{longest:.0f}"]
-        rows.append([study.name, study.question, str(len(mine)) if mine else f"reads {' and '.join(study.drawn_from)}",
-                     str(len(done)) if mine else "-", str(len(done) - len(own)) if mine else "-", *times])  # fmt: skip
-    head = ["study", "question", "cells", "with a record", "of them trained in another study", "hours of training",
-            "longest cell, minutes"]  # fmt: skip
+        rows.append(
+            [
+                study.name,
+                study.question,
+                str(len(mine)) if mine else f"reads {' and '.join(study.drawn_from)}",
+                str(len(done)) if mine else "-",
+                str(len(done) - len(own)) if mine else "-",
+                *times,
+            ]
+        )
+    head = [
+        "study",
+        "question",
+        "cells",
+        "with a record",
+        "of them trained in another study",
+        "hours of training",
+        "longest cell, minutes",
+    ]
     return markdown(head, rows)
 
 
-TABLES = {table.__name__: table for table in (
-    frozen, rates, cifar100_rates, precision, precision_long, cifar100_full, imagenet, cells,
-)}  # fmt: skip
+TABLES = {
+    table.__name__: table
+    for table in (frozen, rates, cifar100_rates, precision, precision_long, cifar100_full, imagenet, cells)
+}

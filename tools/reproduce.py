@@ -36,18 +36,29 @@ from skd_tf.workdir import locked
 def define(flag_values):
     cli.define_flags(flag_values, names=("data_dir",))
     flags.DEFINE_multi_string("study", None, "what to run, also without the flag's name", flag_values=flag_values)
-    flags.DEFINE_string("runs_dir", "runs/studies", "folder of the workdirs, their logs and the teacher cache",
-                        flag_values=flag_values)  # fmt: skip
+    flags.DEFINE_string(
+        "runs_dir", "runs/studies", "folder of the workdirs, their logs and the teacher cache", flag_values=flag_values
+    )
     flags.DEFINE_string("teachers_dir", "teachers", "folder of the teachers' files", flag_values=flag_values)
     flags.DEFINE_string("results_dir", studies.RESULTS, "folder of the records", flag_values=flag_values)
-    flags.DEFINE_integer("jobs", 1, "cells at a time, each with its share of the CPU cores, or with one GPU in turn",
-                         lower_bound=1, flag_values=flag_values)  # fmt: skip
-    flags.DEFINE_multi_string("only", [], "cells, as STUDY/PAIR/ROW/seedN with * for any part; all unless given",
-                              flag_values=flag_values)  # fmt: skip
+    flags.DEFINE_integer(
+        "jobs",
+        1,
+        "cells at a time, each with its share of the CPU cores, or with one GPU in turn",
+        lower_bound=1,
+        flag_values=flag_values,
+    )
+    flags.DEFINE_multi_string(
+        "only", [], "cells, as STUDY/PAIR/ROW/seedN with * for any part; all unless given", flag_values=flag_values
+    )
     flags.DEFINE_integer("limit", None, "at most so many cells this time", lower_bound=1, flag_values=flag_values)
-    flags.DEFINE_boolean("commit", False, "commit each record to git, alone, when its cell ends", flag_values=flag_values)
+    flags.DEFINE_boolean(
+        "commit", False, "commit each record to git, alone, when its cell ends", flag_values=flag_values
+    )
     flags.DEFINE_boolean("keep_runs", False, "keep the workdirs of cells that have a record", flag_values=flag_values)
-    flags.DEFINE_boolean("dry_run", False, "list the cells with their estimated time, and stop", flag_values=flag_values)
+    flags.DEFINE_boolean(
+        "dry_run", False, "list the cells with their estimated time, and stop", flag_values=flag_values
+    )
 
 
 def plan_text(cells, runner, records, results, jobs=1):
@@ -89,15 +100,19 @@ def _time_of(cell, records):
     if seconds is not None:
         return _Time(seconds, False, duration(seconds))
     seconds = cell_times.reckoned(cell, records)
-    return _Time(None, False, "unknown time") if seconds is None else _Time(seconds, True, f"roughly {duration(seconds)}")
+    return (
+        _Time(None, False, "unknown time") if seconds is None else _Time(seconds, True, f"roughly {duration(seconds)}")
+    )
 
 
 def chosen(cells, patterns):
     """The cells whose paths match one of the patterns; InputError for a pattern that matches none."""
     for pattern in patterns:
         if not fnmatch.filter([cell.path for cell in cells], pattern):
-            raise InputError(f"No cell has this name. Expected a path as --dry_run lists them, such as {cells[-1].path}, or "
-                             f"a pattern as */seed0. Received only={pattern}. Correct it.")  # fmt: skip
+            raise InputError(
+                f"No cell has this name. Expected a path as --dry_run lists them, such as {cells[-1].path}, or "
+                f"a pattern as */seed0. Received only={pattern}. Correct it."
+            )
     return [cell for cell in cells if not patterns or any(fnmatch.fnmatch(cell.path, pattern) for pattern in patterns)]
 
 
@@ -111,7 +126,9 @@ def main(flag_values):
                 f"{remedy}{'' if remedy.endswith('?') else '.'}"
             )
     places = {
-        name: os.path.abspath(pathlib.Path(getattr(flag_values, name)).expanduser()) if getattr(flag_values, name) else None
+        name: os.path.abspath(pathlib.Path(getattr(flag_values, name)).expanduser())
+        if getattr(flag_values, name)
+        else None
         for name in ("data_dir", "runs_dir", "teachers_dir", "results_dir")
     }
     results = places["results_dir"]
@@ -140,5 +157,10 @@ def main(flag_values):
 
 
 if __name__ == "__main__":
-    cli.run(main, description="Trains the cells of a study that have no record yet.", define=define, required=(),
-            positional="study")  # fmt: skip
+    cli.run(
+        main,
+        description="Trains the cells of a study that have no record yet.",
+        define=define,
+        required=(),
+        positional="study",
+    )

@@ -27,7 +27,15 @@ API = {  # heading: what stands under it
 }
 # What an entry above shows of itself; the rest as mkdocs.yml says.
 OPTIONS = {
-    "skd_tf.distiller.Distiller": ["adapt", "compile", "deployable", "export", "fit", "probability_logits", "run_steps"],
+    "skd_tf.distiller.Distiller": [
+        "adapt",
+        "compile",
+        "deployable",
+        "export",
+        "fit",
+        "probability_logits",
+        "run_steps",
+    ],
     "skd_tf.losses": ["Loss"],
     "skd_tf.config.Config": ["replace", "to_json", "from_json", "differences"],
     "skd_tf.schedules": ["learning_rate", "loss_weight"],
@@ -67,13 +75,17 @@ def adapted(source):
 def flag_reference():
     """The page of all flags, from the fields of Config and from what each command defines beside them."""
     lines = [
-        "# Flags", "",
+        "# Flags",
+        "",
         "Every setting of a run is a field of `skd_tf.Config` and a flag of the same name, of `train` and `tune`; the other "
-        "commands have those that mean something there. `--help` of a command shows the same.", "",
-        "| where | |", "|---|---|",
+        "commands have those that mean something there. `--help` of a command shows the same.",
+        "",
+        "| where | |",
+        "|---|---|",
         *(f"| `--{name}` | {_cell(text)} |" for name, text in cli.PLACES.items()),
-        "| `--flagfile` | flags read from a file, at this place: a later flag rules |", "",
-    ]  # fmt: skip
+        "| `--flagfile` | flags read from a file, at this place: a later flag rules |",
+        "",
+    ]
     for name, field in cli.FIELDS.items():
         rules = rules_of(field)
         if rules.heading:
@@ -82,7 +94,7 @@ def flag_reference():
         accepts = "" if boolean or expectation(field) == "text" else f"<br>*{_cell(expectation(field))}*"
         label = f"--[no]{name}" if boolean else f"--{name}"
         default = f"`{as_text(field.default)}`" if as_text(field.default) else ""
-        lines.append(f"| <span id=\"{name}\"></span>`{label}` | {default} | {_cell(rules.help)}{accepts} |")
+        lines.append(f'| <span id="{name}"></span>`{label}` | {default} | {_cell(rules.help)}{accepts} |')
     for command in COMMANDS:
         own = own_flags(command)
         if own:

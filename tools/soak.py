@@ -19,9 +19,15 @@ from skd_tf import cli, quiet
 _WARM_UP = 0.2  # of the time: allocators and caches fill
 _SECONDS_BETWEEN_SAMPLES = 5.0
 _RUN = {
-    "student": "cnn_2", "batch_size": 100, "epochs": 10_000, "loss": "spherical", "steps_per_call": 4,
-    "teacher_cache_epochs": 20, "checkpoint_every": "50 steps", "report": False,
-}  # fmt: skip
+    "student": "cnn_2",
+    "batch_size": 100,
+    "epochs": 10_000,
+    "loss": "spherical",
+    "steps_per_call": 4,
+    "teacher_cache_epochs": 20,
+    "checkpoint_every": "50 steps",
+    "report": False,
+}
 
 
 def define(flag_values):
@@ -32,7 +38,11 @@ def define(flag_values):
 def sample():
     """(MB of memory, open file handles, threads) of this process."""
     pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20, len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))
+    return (
+        pages * os.sysconf("SC_PAGE_SIZE") / 2**20,
+        len(os.listdir("/proc/self/fd")),
+        len(os.listdir("/proc/self/task")),
+    )
 
 
 def watch(end, rows):

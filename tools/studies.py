@@ -15,18 +15,21 @@ RATES = (0.1, 0.2, 0.4)
 
 def _at_rates(name, question, base, alone, rows, pair):
     """A study of every row at every rate, "kd_0.1" being "kd" at 0.1; a row that ends in "_half" has kd weight 0.5."""
+
     def tried(row):
         weight = ("--kd_weight=0.5",) if row.endswith("_half") else ()
         return {f"{row}_{rate:g}": (*weight, f"--learning_rate={rate:g}") for rate in RATES}
 
     return Study(
-        name, question, base=base,
+        name,
+        question,
+        base=base,
         alone={f"none_{rate:g}": alone for rate in RATES},
         rows={tried_row: path for row, path in rows.items() for tried_row in tried(row)},
         pairs={pair: f"pairs/{pair}.flags"},
         further={(tried_row, NO_PAIR): flags for tried_row, flags in tried("none").items()}
         | {(tried_row, pair): flags for row in rows for tried_row, flags in tried(row).items()},
-    )  # fmt: skip
+    )
 
 
 _RATED_ROWS = {
@@ -43,16 +46,26 @@ _ENDS = ("resnet20", "resnet56")  # the smallest and the largest teacher
 _THREE, _FIVE = (0, 1, 2), (0, 1, 2, 3, 4)
 _CIFAR100_ROWS = {
     row: f"rows/cifar100/{row}.flags"
-    for row in ("kd", "skd", "logit_standardization", "logit_standardization_authors", "dkd", "dkd_authors", "dist",
-                "dist_authors")
-}  # fmt: skip
+    for row in (
+        "kd",
+        "skd",
+        "logit_standardization",
+        "logit_standardization_authors",
+        "dkd",
+        "dkd_authors",
+        "dist",
+        "dist_authors",
+    )
+}
 # KD's temperatures and SKD's with about the same R / T, 20 to 2.5: there R is 20, the teacher's mean norm 37.
 EQUAL_HARDNESS = ((2, 1), (4, 2), (8, 4), (16, 8))
 HARDNESS_RATES = (0.2, 0.4)  # KD's own at T = 4, and SKD's
 _HARDNESS_CELLS = {
     f"{method}_t{t}_{rate:g}": (method, t, rate)
-    for pair in EQUAL_HARDNESS for method, t in zip(("kd", "skd"), pair, strict=True) for rate in HARDNESS_RATES
-}  # fmt: skip
+    for pair in EQUAL_HARDNESS
+    for method, t in zip(("kd", "skd"), pair, strict=True)
+    for rate in HARDNESS_RATES
+}
 PILOT_SCHEDULES = {  # step by step, from a rate of 0.1 without a warm-up
     "": (),
     "_linear": ("--lr_schedule=linear",),
@@ -132,7 +145,9 @@ STUDIES = {
             "How much does the accuracy depend on the temperature, at either radius?",
             base="base.flags",
             rows={
-                f"{method}_t{t}": f"rows/temperature/{method}_t{t}.flags" for method in BY_TEMPERATURE for t in TEMPERATURES
+                f"{method}_t{t}": f"rows/temperature/{method}_t{t}.flags"
+                for method in BY_TEMPERATURE
+                for t in TEMPERATURES
             },
             pairs={"resnet56": "pairs/resnet56.flags"},
             seeds=(0,),
@@ -163,8 +178,17 @@ STUDIES = {
             },
             against={
                 "label_on_large": "default",
-                **dict.fromkeys(("t4_not_centered", "t4_label_on_default", "t4_no_label", "t4_scaled", "t4_rate_0.1",
-                                 "t4_rate_0.05"), "t4"),
+                **dict.fromkeys(
+                    (
+                        "t4_not_centered",
+                        "t4_label_on_default",
+                        "t4_no_label",
+                        "t4_scaled",
+                        "t4_rate_0.1",
+                        "t4_rate_0.05",
+                    ),
+                    "t4",
+                ),
                 **dict.fromkeys(("t1_scaled", "t1_rate_0.1", "t1_rate_0.05"), "t1"),
                 "no_teacher_large": "no_teacher",
             },
@@ -203,8 +227,11 @@ STUDIES = {
             },
             pairs={"resnet56": "pairs/resnet56.flags"},
             further=dict.fromkeys((NO_PAIR, "resnet56"), ("--learning_rate=0.1", "--warmup_epochs=0"))
-            | {(f"{row}{end}", NO_PAIR if row == "none" else "resnet56"): changes
-               for row in ("none", "kd", "skd") for end, changes in PILOT_SCHEDULES.items()},
+            | {
+                (f"{row}{end}", NO_PAIR if row == "none" else "resnet56"): changes
+                for row in ("none", "kd", "skd")
+                for end, changes in PILOT_SCHEDULES.items()
+            },
             drawn_from=("capacity_gap", "rates", "sphere"),  # the other schedules
         ),
         Study(
@@ -236,8 +263,10 @@ STUDIES = {
             base="base_cifar100.flags",
             rows={row: _CIFAR100_ROWS[method] for row, (method, _, _) in _HARDNESS_CELLS.items()},
             pairs={"cifar100_resnet56": "pairs/cifar100_resnet56.flags"},
-            further={(row, "cifar100_resnet56"): (f"--temperature={t}", f"--learning_rate={rate:g}")
-                     for row, (_, t, rate) in _HARDNESS_CELLS.items()},
+            further={
+                (row, "cifar100_resnet56"): (f"--temperature={t}", f"--learning_rate={rate:g}")
+                for row, (_, t, rate) in _HARDNESS_CELLS.items()
+            },
         ),
         Study(
             "cifar100_full",
@@ -255,7 +284,9 @@ STUDIES = {
             further={pair: _taught_by(f"cifar100_full_{teacher}") for pair, teacher in CIFAR100_TEACHERS.items()}
             | {("dkd", pair): (f"--loss_settings=alpha=1, beta={beta}",) for pair, beta in _DKD_BETAS.items()},
             seeds=_THREE,
-            teachers={f"cifar100_full_{teacher}": f"teachers/{teacher}.flags" for teacher in CIFAR100_TEACHERS.values()},
+            teachers={
+                f"cifar100_full_{teacher}": f"teachers/{teacher}.flags" for teacher in CIFAR100_TEACHERS.values()
+            },
         ),
         Study(
             "imagenet",
@@ -263,8 +294,10 @@ STUDIES = {
             folder="experiments/imagenet",
             rows={"none": "methods/none.flags", "kd": "methods/kd.flags", "skd": "methods/skd.flags"},
             pairs={f"{teacher}_resnet18": f"{teacher}_resnet18.flags" for teacher in _IMAGENET_TEACHERS},
-            further={f"{teacher}_resnet18": (f"--teacher_checkpoint=teachers/imagenet_{teacher}.keras",)
-                     for teacher in _IMAGENET_TEACHERS},
+            further={
+                f"{teacher}_resnet18": (f"--teacher_checkpoint=teachers/imagenet_{teacher}.keras",)
+                for teacher in _IMAGENET_TEACHERS
+            },
         ),
     )
 }

@@ -96,8 +96,11 @@ def cells(*chosen):
             found.append(Cell(study.name, NO_PAIR, name, 0, (study.file(path),), is_teacher=True))
         base = (study.file(study.base),) if study.base else ()
         trained = [(NO_PAIR, (), row, path) for row, path in study.alone.items()]
-        trained += [(pair, (study.file(pair_path),), row, path)
-                    for pair, pair_path in study.pairs.items() for row, path in study.rows.items()]  # fmt: skip
+        trained += [
+            (pair, (study.file(pair_path),), row, path)
+            for pair, pair_path in study.pairs.items()
+            for row, path in study.rows.items()
+        ]
         for pair, pair_files, row, path in trained:
             files, further = (*base, *pair_files, study.file(path)), study.further_for(row, pair)
             found += [Cell(study.name, pair, row, seed, files, further) for seed in study.seeds_for(row, pair)]

@@ -44,13 +44,29 @@ def capacity_gap(figure, records):
             ticks[size] = f"{pair}\n{size / 1e6:.2f} M\n{teacher['accuracy']:.4f}"
             mean, spread = mean_and_spread(group.accuracies.values())
             xs, means, spreads = [*xs, size * side], [*means, mean], [*spreads, spread or 0]
-            axes.plot([size * side] * len(group), list(group.accuracies.values()), MARKERS[row], color=COLOURS[row],
-                      alpha=0.25, markersize=4.5, markeredgewidth=0, zorder=2)  # fmt: skip
+            axes.plot(
+                [size * side] * len(group),
+                list(group.accuracies.values()),
+                MARKERS[row],
+                color=COLOURS[row],
+                alpha=0.25,
+                markersize=4.5,
+                markeredgewidth=0,
+                zorder=2,
+            )
         if xs:
             found = slopes[row]
             text = "" if found is None else "\n{:+.4f} per doubling\n({:+.4f} to {:+.4f})".format(*found)
-            axes.errorbar(xs, means, yerr=spreads, color=COLOURS[row], marker=MARKERS[row], label=label(row) + text,
-                          zorder=3, **_BAR)  # fmt: skip
+            axes.errorbar(
+                xs,
+                means,
+                yerr=spreads,
+                color=COLOURS[row],
+                marker=MARKERS[row],
+                label=label(row) + text,
+                zorder=3,
+                **_BAR,
+            )
     ahead = {}
     for pair in study.pairs:
         kd, skd = (group_of(study, pair, row, records) for row in ("kd", "skd"))
@@ -62,8 +78,15 @@ def capacity_gap(figure, records):
         means, spreads = zip(*map(mean_and_spread, ahead.values()), strict=True)
         below.errorbar(list(ahead), means, yerr=[spread or 0 for spread in spreads], fmt="o", color="black", **_BAR)
         for size, differences in ahead.items():
-            below.plot([size] * len(differences), differences, "o", color="black", alpha=0.25, markersize=4.5,
-                       markeredgewidth=0)  # fmt: skip
+            below.plot(
+                [size] * len(differences),
+                differences,
+                "o",
+                color="black",
+                alpha=0.25,
+                markersize=4.5,
+                markeredgewidth=0,
+            )
     below.set_ylabel("SKD - KD, paired")
     for each in (axes, below):
         each.set_xscale("log", base=2)
@@ -86,14 +109,18 @@ def temperature(figure, records):
         axes.set_xscale("log", base=2)
         axes.minorticks_off()
     for method in studies.BY_TEMPERATURE:
-        groups = {t: group_of(studies.STUDIES["temperature"], "resnet56", f"{method}_t{t}", records)
-                  for t in studies.TEMPERATURES}  # fmt: skip
+        groups = {
+            t: group_of(studies.STUDIES["temperature"], "resnet56", f"{method}_t{t}", records)
+            for t in studies.TEMPERATURES
+        }
         groups = {t: group for t, group in groups.items() if group}
         if not groups:
             continue
         radii = sorted({radius for group in groups.values() for radius in group.values("radius").values()})
         means = [mean_and_spread(group.accuracies.values())[0] for group in groups.values()]
-        name = label(method) + (f", R = {', '.join(dict.fromkeys(f'{radius:.3g}' for radius in radii))}" if radii else "")
+        name = label(method) + (
+            f", R = {', '.join(dict.fromkeys(f'{radius:.3g}' for radius in radii))}" if radii else ""
+        )
         part = "" if len(groups) == len(studies.TEMPERATURES) else f", {len(groups)} of {len(studies.TEMPERATURES)} T"
         _curve(left, groups, method, f"{name}\nrange {max(means) - min(means):.4f}{part}")
         norms = [n for group in groups.values() for n in group.values("teacher", "logit_norm").values()]
@@ -121,12 +148,26 @@ def _curve(axes, groups, row, name, marker=None):
     """A line through the means of {x: group}, their standard deviations, every seed of several a faint dot."""
     marker = marker or MARKERS[row]
     means, spreads = zip(*(mean_and_spread(group.accuracies.values()) for group in groups.values()), strict=True)
-    axes.errorbar(list(groups), means, yerr=[spread or 0 for spread in spreads] if any(spreads) else None,
-                  color=COLOURS[row], marker=marker, label=name, **_BAR)  # fmt: skip
+    axes.errorbar(
+        list(groups),
+        means,
+        yerr=[spread or 0 for spread in spreads] if any(spreads) else None,
+        color=COLOURS[row],
+        marker=marker,
+        label=name,
+        **_BAR,
+    )
     for x, group in groups.items():
         if len(group) > 1:
-            axes.plot([x] * len(group), list(group.accuracies.values()), marker, color=COLOURS[row], alpha=0.25,
-                      markersize=4.5, markeredgewidth=0)  # fmt: skip
+            axes.plot(
+                [x] * len(group),
+                list(group.accuracies.values()),
+                marker,
+                color=COLOURS[row],
+                alpha=0.25,
+                markersize=4.5,
+                markeredgewidth=0,
+            )
 
 
 def sphere(figure, records):
@@ -151,14 +192,26 @@ def calibration(figure, records):
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.15))
     study = studies.STUDIES["capacity_gap"]
     styled(left).plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle="--", label="confidence = accuracy")
-    curves = [(label("none"), studies.NO_PAIR, "none", "as_shipped", "-"), ("KD", "resnet56", "kd", "as_shipped", "-"),
-              ("SKD, on the sphere", "resnet56", "skd", "as_shipped", "-"),
-              ("SKD, raw softmax", "resnet56", "skd", "raw_softmax", ":")]  # fmt: skip
+    curves = [
+        (label("none"), studies.NO_PAIR, "none", "as_shipped", "-"),
+        ("KD", "resnet56", "kd", "as_shipped", "-"),
+        ("SKD, on the sphere", "resnet56", "skd", "as_shipped", "-"),
+        ("SKD, raw softmax", "resnet56", "skd", "raw_softmax", ":"),
+    ]
     for name, pair, row, source, line in curves:
         confidence, accuracy = _pooled(group_of(study, pair, row, records).values("reliability", source).values())
         if confidence:
-            left.plot(confidence, accuracy, line, color=COLOURS[row], marker=MARKERS[row], markersize=4.5, linewidth=1.5,
-                      markerfacecolor="white" if line == ":" else COLOURS[row], label=name)  # fmt: skip
+            left.plot(
+                confidence,
+                accuracy,
+                line,
+                color=COLOURS[row],
+                marker=MARKERS[row],
+                markersize=4.5,
+                linewidth=1.5,
+                markerfacecolor="white" if line == ":" else COLOURS[row],
+                label=name,
+            )
     left.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel="top probability", ylabel="accuracy")
     left.set_title("Reliability, teacher resnet56", loc="left", fontsize=11)
     left.legend(frameon=False, fontsize=9, loc="lower right")
@@ -174,8 +227,9 @@ def calibration(figure, records):
         for source, face in (("raw_softmax", "white"), ("student", colour)):
             mean, spread = mean_and_spread(group.values(source, "ece").values())
             if mean is not None:
-                right.errorbar([mean], [place], xerr=[spread or 0], fmt=marker, color=colour, markerfacecolor=face,
-                               **_BAR)  # fmt: skip
+                right.errorbar(
+                    [mean], [place], xerr=[spread or 0], fmt=marker, color=colour, markerfacecolor=face, **_BAR
+                )
         mean, _ = mean_and_spread(group.values("calibrated", "ece").values())
         if mean is not None:
             right.plot([mean], [place], "x", color="black", markersize=5)
@@ -188,8 +242,11 @@ def calibration(figure, records):
     right.set_xlim(0.004, 0.8)
     right.set_xlabel("ECE (log scale), mean and standard deviation over seeds")
     right.set_title("Expected calibration error", loc="left", fontsize=11)
-    note(figure, "filled: as it ships; open: raw softmax; x: temperature fitted; 15 bins; last epoch; left: pooled "
-                 "over seeds, bins of fewer than 20 images left out")  # fmt: skip
+    note(
+        figure,
+        "filled: as it ships; open: raw softmax; x: temperature fitted; 15 bins; last epoch; left: pooled "
+        "over seeds, bins of fewer than 20 images left out",
+    )
 
 
 def _alone_band(axes, group):
@@ -197,7 +254,9 @@ def _alone_band(axes, group):
     if mean is not None:
         name = f"{label('none')}\n{mean:.4f}"
         axes.axhline(mean, color=COLOURS["none"], linewidth=1.2, linestyle="--", zorder=1, label=name)
-        axes.axhspan(mean - (spread or 0), mean + (spread or 0), color=COLOURS["none"], alpha=0.15, linewidth=0, zorder=0)
+        axes.axhspan(
+            mean - (spread or 0), mean + (spread or 0), color=COLOURS["none"], alpha=0.15, linewidth=0, zorder=0
+        )
 
 
 def _dots(figure, groups, origin, origin_name, title):
@@ -211,8 +270,15 @@ def _dots(figure, groups, origin, origin_name, title):
             words = "  no seed in common yet" if group else "  not run"
             axes.text(0, place, words, va="center", fontsize=8, color="0.5")
             continue
-        axes.plot(differences, [place] * len(differences), "o", color=COLOURS["skd"], alpha=0.3, markersize=5,
-                  markeredgewidth=0)  # fmt: skip
+        axes.plot(
+            differences,
+            [place] * len(differences),
+            "o",
+            color=COLOURS["skd"],
+            alpha=0.3,
+            markersize=5,
+            markeredgewidth=0,
+        )
         axes.errorbar([mean], [place], xerr=[spread or 0], fmt="o", color=COLOURS["skd"], **_BAR)
     if not axes.lines:
         axes.set_xlim(-0.01, 0.01)
@@ -222,7 +288,9 @@ def _dots(figure, groups, origin, origin_name, title):
     axes.axvline(0, color=COLOURS["none"], linewidth=1.2, linestyle="--", zorder=1)
     axes.set_yticks(range(len(groups)), [f"{name} ({len(group)})" for name, group in groups.items()])
     axes.set_ylim(len(groups) - 0.5, -0.5)
-    axes.set_xlabel(f"test top-1 minus that of {origin_name}" + (f", {origin_mean:.4f}" if origin_mean is not None else ""))
+    axes.set_xlabel(
+        f"test top-1 minus that of {origin_name}" + (f", {origin_mean:.4f}" if origin_mean is not None else "")
+    )
     axes.set_title(title, loc="left", fontsize=11)
     note(figure, f"paired by seed (number of seeds); {_SPREAD}; band: standard deviation of {origin_name}")
 

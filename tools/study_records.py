@@ -80,7 +80,10 @@ def same_cell(cell, records):
 
 def take_over(cell, other, record, results):
     """Writes a record of another cell's training as this cell's own; returns it."""
-    record = record | {"flagfiles": list(cell.flagfiles), "same_training_as": record.get("same_training_as", other.path)}
+    record = record | {
+        "flagfiles": list(cell.flagfiles),
+        "same_training_as": record.get("same_training_as", other.path),
+    }
     _write(cell, record, results)
     return record
 
@@ -96,8 +99,10 @@ def problems(cell, record):
         return [*lines, str(error)]
     other = differences(record["config"], wanted)
     if other:
-        lines.append(f"its settings are not what its flagfiles give (record -> flagfiles): {'; '.join(other)}. "
-                     "Run the cell again, or correct the flagfile.")  # fmt: skip
+        lines.append(
+            f"its settings are not what its flagfiles give (record -> flagfiles): {'; '.join(other)}. "
+            "Run the cell again, or correct the flagfile."
+        )
     return lines
 
 
@@ -109,11 +114,15 @@ def disagreements(records):
             name, fingerprint = record["config"]["teacher_checkpoint"], record["teacher"]["fingerprint"]
             first = teachers.setdefault(name, (fingerprint, cell.path))
             if first[0] != fingerprint:
-                lines.append(f"{cell.path}: its teacher {name} has other weights than {first[1]}'s. Run one of them again.")
+                lines.append(
+                    f"{cell.path}: its teacher {name} has other weights than {first[1]}'s. Run one of them again."
+                )
         original = record.get("same_training_as")
         if original:
-            mine, theirs = ({k: v for k, v in (r or {}).items() if k not in ("flagfiles", "same_training_as", "config")}
-                            for r in (record, by_path.get(original)))  # fmt: skip
+            mine, theirs = (
+                {k: v for k, v in (r or {}).items() if k not in ("flagfiles", "same_training_as", "config")}
+                for r in (record, by_path.get(original))
+            )
             if mine != theirs:
                 lines.append(f"{cell.path}: it is not what {original} holds, the training that it names. Remove it.")
     return lines

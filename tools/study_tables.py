@@ -54,15 +54,31 @@ def capacity_gap(records):
     rows.append(["none: student alone", "-", "-", "-", cell_text(alone.accuracies, alone.wanted), "-", "-", "-", "-"])
     spread = pooled_text("SKD - KD", [list(differences.values()) for differences in ahead])
     heading = f"SKD, R = {radius_text(skd)}" if any(skd) else "SKD"
-    head = ["teacher", "parameters", "its top-1", "its logits' norm", "KD", heading, "KD - alone", "SKD - alone", "SKD - KD"]
+    head = [
+        "teacher",
+        "parameters",
+        "its top-1",
+        "its logits' norm",
+        "KD",
+        heading,
+        "KD - alone",
+        "SKD - alone",
+        "SKD - KD",
+    ]
     pilot = ", ".join(f"{label(row)} {PILOT[row][4]:.3f}" for row in ("none", "kd", "skd"))
-    return "\n".join([
-        markdown(head, rows), "", *_slopes(study, records), "",
-        f"Differences are paired by seed, with the standard error of their mean. {spread}".rstrip(),
-        f"A seed's SKD - KD over all four teachers: {mean_and_error_text(seed_means(ahead), form='{:+.4f}')}. "
-        f"{_between_ends(study, records)}.",
-        footer(study, records), f"{PILOT_SOURCE} At T = 4: {pilot}.",
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            markdown(head, rows),
+            "",
+            *_slopes(study, records),
+            "",
+            f"Differences are paired by seed, with the standard error of their mean. {spread}".rstrip(),
+            f"A seed's SKD - KD over all four teachers: {mean_and_error_text(seed_means(ahead), form='{:+.4f}')}. "
+            f"{_between_ends(study, records)}.",
+            footer(study, records),
+            f"{PILOT_SOURCE} At T = 4: {pilot}.",
+        ]
+    )
 
 
 def _between_ends(study, records):
@@ -81,14 +97,17 @@ def _slopes(study, records):
     smallest = next(iter(study.pairs))
     kinds = {"teachers' means": {"of_means": True}, "all runs": {}, f"all but {smallest}'s": {"without": (smallest,)}}
     found = {kind: teacher_slopes(study, ("kd", "skd"), records, **options) for kind, options in kinds.items()}
-    rows = [[name.replace("skd", "SKD").replace("kd", "KD"), *(slope_text(found[kind][name]) for kind in kinds)]
-            for name in found["all runs"]]  # fmt: skip
+    rows = [
+        [name.replace("skd", "SKD").replace("kd", "KD"), *(slope_text(found[kind][name]) for kind in kinds)]
+        for name in found["all runs"]
+    ]
     return [
         "Student's top-1 per doubling of the teacher's parameters, least squares with a 95% interval by Student's t. Runs "
         "of one teacher share what is that teacher's, so the four means are what speaks of teachers at large, with 2 "
         "degrees of freedom:",
-        "", markdown(["slope over", *kinds], rows),
-    ]  # fmt: skip
+        "",
+        markdown(["slope over", *kinds], rows),
+    ]
 
 
 def slope_text(found):
@@ -112,12 +131,16 @@ def temperature(records):
     head = ["", "R", *(f"T = {t}" for t in studies.TEMPERATURES), "range of the means"]
     several = [str(t) for t in studies.TEMPERATURES if len(study.seeds_for(f"skd_t{t}", pair)) > 1]
     head += [f"a seed's range over T = {', '.join(several)}", "minus KD's, paired"]
-    return "\n".join([
-        markdown(head, rows), "",
-        "A range is the highest minus the lowest, and above 0 by noise alone; that of the means mixes numbers of seeds. "
-        "What compares is a seed's own range, and its difference between methods, with the standard error of the mean.",
-        footer(study, records), PILOT_SOURCE,
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            markdown(head, rows),
+            "",
+            "A range is the highest minus the lowest, and above 0 by noise alone; that of the means mixes numbers of seeds. "
+            "What compares is a seed's own range, and its difference between methods, with the standard error of the mean.",
+            footer(study, records),
+            PILOT_SOURCE,
+        ]
+    )
 
 
 def hardness(records):
@@ -132,7 +155,9 @@ def hardness(records):
         change = difference_text(skd.accuracies, kd.accuracies)
         rows.append([str(4 * t), soft[0], tested[0], str(t), soft[1], tested[1], change])
     head = ["KD: T", "norm / T", "top-1", "SKD: T", "R / T", "top-1", "SKD - KD, paired"]
-    note = "Of the table above (cells, spread), the seeds that both have; the norm is the teacher's over the test split."
+    note = (
+        "Of the table above (cells, spread), the seeds that both have; the norm is the teacher's over the test split."
+    )
     return f"{markdown(head, rows)}\n\n{note}"
 
 
@@ -144,11 +169,18 @@ def radius(records):
         first = study.against.get(row)
         change = difference_text(group.accuracies, group_of(study, pair, first, records).accuracies) if first else "-"
         gains = group.values("by_epoch", "radius_over_student_norm")
-        rows.append([
-            label(row), radius_text([group]), f"{rates[row]:g}", cell_text(group.accuracies, group.wanted), change,
-            mean_text(group, "student", "nll"), mean_text(group, "student", "ece"),
-            spread_text([gain[-1] for gain in gains.values()], form="{:.2f}"),
-        ])  # fmt: skip
+        rows.append(
+            [
+                label(row),
+                radius_text([group]),
+                f"{rates[row]:g}",
+                cell_text(group.accuracies, group.wanted),
+                change,
+                mean_text(group, "student", "nll"),
+                mean_text(group, "student", "ece"),
+                spread_text([gain[-1] for gain in gains.values()], form="{:.2f}"),
+            ]
+        )
     head = ["", "ships at R", "rate", "top-1", "minus the one it changes, paired", "NLL", "ECE"]
     head.append("R / student's norm at the end")
     return "\n".join([markdown(head, rows), "", footer(study, records)])
@@ -172,14 +204,28 @@ def sphere(records):
         group = group_of(study, "resnet56", row, records)
         columns.append(group.accuracies)
         change = "-" if row == "skd" else difference_text(group.accuracies, default.accuracies)
-        rows.append([
-            "SKD, the default" if row == "skd" else label(row),
-            f"an image's own; ships at {radius_text([group])}" if row == "teacher_sample" else radius_text([group]),
-            cell_text(group.accuracies, group.wanted), change, difference_text(group.accuracies, alone.accuracies),
-            mean_text(group, "student", "nll"),
-            mean_text(group, "student", "ece"), mean_text(group, "student", "logit_norm", form="{:.2f}"),
-        ])  # fmt: skip
-    head = ["one change", "R", "top-1", "minus the default", "minus the student alone", "NLL", "ECE", "student's raw norm"]
+        rows.append(
+            [
+                "SKD, the default" if row == "skd" else label(row),
+                f"an image's own; ships at {radius_text([group])}" if row == "teacher_sample" else radius_text([group]),
+                cell_text(group.accuracies, group.wanted),
+                change,
+                difference_text(group.accuracies, alone.accuracies),
+                mean_text(group, "student", "nll"),
+                mean_text(group, "student", "ece"),
+                mean_text(group, "student", "logit_norm", form="{:.2f}"),
+            ]
+        )
+    head = [
+        "one change",
+        "R",
+        "top-1",
+        "minus the default",
+        "minus the student alone",
+        "NLL",
+        "ECE",
+        "student's raw norm",
+    ]
     note = "Differences are paired by seed, with the standard error of their mean."
     return "\n".join([markdown(head, rows), "", f"{note} {against_one_text(columns)}".rstrip(), footer(study, records)])
 
@@ -191,18 +237,27 @@ def pilot_schedule(records):
     of_path = {cell.path: records.get(cell, {}) for cell in studies.cells(*sources)}
 
     def texts(row, pair="resnet56", first="capacity_gap"):
-        schedules = f"{first}/{pair}/{row}", f"rates/{pair}/{row}_0.1", *(
-            f"pilot_schedule/{pair}/{row}{end}" for end in studies.PILOT_SCHEDULES)  # fmt: skip
+        schedules = (
+            f"{first}/{pair}/{row}",
+            f"rates/{pair}/{row}_0.1",
+            *(f"pilot_schedule/{pair}/{row}{end}" for end in studies.PILOT_SCHEDULES),
+        )
         found = [of_path.get(f"{path}/seed0") for path in schedules]
-        return ["-" if record is None else f"{record['student']['accuracy']:.4f}" if record else NOT_RUN for record in found]
+        return [
+            "-" if record is None else f"{record['student']['accuracy']:.4f}" if record else NOT_RUN for record in found
+        ]
 
-    top = {row: [*texts(row, pair), f"{PILOT[row][4]:.3f}"]
-           for row, pair in (("none", studies.NO_PAIR), ("kd", "resnet56"), ("skd", "resnet56"))}  # fmt: skip
+    top = {
+        row: [*texts(row, pair), f"{PILOT[row][4]:.3f}"]
+        for row, pair in (("none", studies.NO_PAIR), ("kd", "resnet56"), ("skd", "resnet56"))
+    }
     rows = [[label(row), *values] for row, values in top.items()]
     rows.append([f"SKD, {label('not_centered')}", *texts("not_centered", first="sphere"), "-"])
     for row, other in (("kd", "none"), ("skd", "none"), ("skd", "kd")):
-        differences = ["-" if NOT_RUN in both else f"{float(both[0]) - float(both[1]):+.4f}"
-                       for both in zip(top[row], top[other], strict=True)]  # fmt: skip
+        differences = [
+            "-" if NOT_RUN in both else f"{float(both[0]) - float(both[1]):+.4f}"
+            for both in zip(top[row], top[other], strict=True)
+        ]
         rows.append([f"{label(row)} - {label(other)}", *differences])
     head = ["seed 0, T = 4", "rate 0.2", "rate 0.1", "no warm-up", "linear", "50,000 images", "warm-up again", "pilot"]
     return "\n".join([markdown(head, rows), "", footer(study, records)])
@@ -213,16 +268,21 @@ def calibration(records):
     for study, pair, row in calibrated_students():
         group = group_of(study, pair, row, records)
         texts = calibration_texts(group)
-        rows.append([label(row), "-" if pair == studies.NO_PAIR else pair, radius_text([group]), str(len(group)), *texts])
+        rows.append(
+            [label(row), "-" if pair == studies.NO_PAIR else pair, radius_text([group]), str(len(group)), *texts]
+        )
     head = ["student", "teacher", "R", "n", "top-1", "confidence - top-1", "ECE", "NLL", "raw: confidence - top-1"]
     head += ["raw: ECE", "raw: NLL", "fitted: n", "fitted: temperature", "fitted: ECE", "fitted: NLL"]
-    return "\n".join([
-        markdown(head, rows), "",
-        "Mean +- sample standard deviation over n seeds, test split, last epoch; ECE over 15 bins, NLL in nats. First as "
-        "the student ships, which for a spherical one is softmax(project(z; R)); then by softmax(z), the raw softmax, where "
-        "that is another; then as it ships with one temperature on top, fitted on the held-out images (arXiv:1706.04599), "
-        "of n seeds. Hardware, cells and what the spread leaves out are those of the studies above.",
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            markdown(head, rows),
+            "",
+            "Mean +- sample standard deviation over n seeds, test split, last epoch; ECE over 15 bins, NLL in nats. First as "
+            "the student ships, which for a spherical one is softmax(project(z; R)); then by softmax(z), the raw softmax, where "
+            "that is another; then as it ships with one temperature on top, fitted on the held-out images (arXiv:1706.04599), "
+            "of n seeds. Hardware, cells and what the spread leaves out are those of the studies above.",
+        ]
+    )
 
 
 def calibrated_students():
@@ -266,16 +326,28 @@ def evidence(records):
     tested = cifar100_tables.accuracies(records)
     line("resnet8, CIFAR-100, from resnet56, 12 epochs", *(tested[row] for row in cifar100_tables.COMPARED))
     tested = cifar100_tables.gpu_accuracies()
-    line("resnet20, CIFAR-100, from resnet56, 50 epochs, one rate (a)", *(tested[row] for row in cifar100_tables.COMPARED))
+    line(
+        "resnet20, CIFAR-100, from resnet56, 50 epochs, one rate (a)",
+        *(tested[row] for row in cifar100_tables.COMPARED),
+    )
     head = ["students", "alone", "KD", "SKD", "DIST, authors' weights", "SKD - KD, 95% interval over seeds"]
-    return "\n".join([
-        markdown(head, lines), "",
-        "Test top-1, last epoch, as the student ships: mean +- standard deviation (seeds), at one data_seed and with one "
-        "teacher of each kind, which understates the spread.",
-        "(a) Trained on a GPU by this package's networks and losses on Keras' JAX backend; 0.2, SKD's own rate, for all.",
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            markdown(head, lines),
+            "",
+            "Test top-1, last epoch, as the student ships: mean +- standard deviation (seeds), at one data_seed and with one "
+            "teacher of each kind, which understates the spread.",
+            "(a) Trained on a GPU by this package's networks and losses on Keras' JAX backend; 0.2, SKD's own rate, for all.",
+        ]
+    )
 
 
-TABLES = protocol_tables.TABLES | cifar100_tables.TABLES | held_out_table.TABLES | {table.__name__: table for table in (
-    evidence, capacity_gap, temperature, hardness, radius, sphere, pilot_schedule, calibration,
-)}  # fmt: skip
+TABLES = (
+    protocol_tables.TABLES
+    | cifar100_tables.TABLES
+    | held_out_table.TABLES
+    | {
+        table.__name__: table
+        for table in (evidence, capacity_gap, temperature, hardness, radius, sphere, pilot_schedule, calibration)
+    }
+)

@@ -101,7 +101,9 @@ def pooled_text(what, differences):
     if pooled is None:
         return ""
     spread, degrees = pooled
-    halves = {n: t_quantile((1 + LEVEL) / 2, degrees) * spread / n**0.5 for n in sorted({len(d) for d in differences if d})}
+    halves = {
+        n: t_quantile((1 + LEVEL) / 2, degrees) * spread / n**0.5 for n in sorted({len(d) for d in differences if d})
+    }
     means = " and ".join(f"of {n} seeds +- {half:.4f}" for n, half in halves.items())
     return (
         f"One seed's {what} spreads by {spread:.4f} (pooled over {len(differences)} comparisons as if independent, "
@@ -161,8 +163,10 @@ def footer(study, records):
         machines = "; ".join(sorted({record["device"] for record in mine}))
         minutes = statistics.median(map(training_seconds, mine)) / 60
         versions = sorted({f"TensorFlow {record['versions']['tensorflow']}" for record in mine})
-        lines.append(f"{len(mine)} of {len(cells)} cells, median {minutes:.1f} minutes of training each, on {machines}; "
-                     f"{', '.join(versions)}.")  # fmt: skip
+        lines.append(
+            f"{len(mine)} of {len(cells)} cells, median {minutes:.1f} minutes of training each, on {machines}; "
+            f"{', '.join(versions)}."
+        )
     else:
         lines.append(f"None of the {len(cells)} cells has been run.")
     return "\n".join(lines)

@@ -1,10 +1,10 @@
 """Writes the studies' tables and figures into Markdown pages, between their markers, from the records.
 
-    python tools/table.py                   # fills experiments/README.md and README.md
-    python tools/table.py --check           # changes nothing; exit code 1 where a page or a record is not what it should be
+python tools/table.py                   # fills experiments/README.md and README.md
+python tools/table.py --check           # changes nothing; exit code 1 where a page or a record is not what it should be
 
-    <!-- table: capacity_gap -->  ... <!-- end -->
-    <!-- figure: capacity_gap --> ... <!-- end -->
+<!-- table: capacity_gap -->  ... <!-- end -->
+<!-- figure: capacity_gap --> ... <!-- end -->
 """
 
 import pathlib
@@ -31,10 +31,16 @@ _BLOCK = re.compile(r"(<!-- (table|figure): (\w+) -->\n)(.*?)(<!-- end -->)", re
 
 
 def define(flag_values):
-    flags.DEFINE_multi_string("page", None, "a Markdown page, also without the flag's name; experiments/README.md and "
-                              "README.md unless given", flag_values=flag_values)  # fmt: skip
+    flags.DEFINE_multi_string(
+        "page",
+        None,
+        "a Markdown page, also without the flag's name; experiments/README.md and README.md unless given",
+        flag_values=flag_values,
+    )
     flags.DEFINE_boolean("check", False, "compare instead of writing", flag_values=flag_values)
-    flags.DEFINE_string("results_dir", str(studies.ROOT / studies.RESULTS), "folder of the records", flag_values=flag_values)
+    flags.DEFINE_string(
+        "results_dir", str(studies.ROOT / studies.RESULTS), "folder of the records", flag_values=flag_values
+    )
 
 
 def filled(text, records, page):
@@ -59,8 +65,10 @@ def filled(text, records, page):
         kind, name = block[2], block[3]
         known = study_tables.TABLES if kind == "table" else figure_files.CAPTIONS
         if name not in known:
-            raise InputError(f"There is no such {kind}. Expected one of {', '.join(known)}. Received {name} in {page}. "
-                             "Correct the marker.")  # fmt: skip
+            raise InputError(
+                f"There is no such {kind}. Expected one of {', '.join(known)}. Received {name} in {page}. "
+                "Correct the marker."
+            )
         content = known[name](records) if kind == "table" else figure_files.link(name, page)
         return f"{block[1]}\n{content}\n\n{block[5]}"
 
@@ -83,8 +91,10 @@ def record_problems(results, known=None):
     results = pathlib.Path(results)
     files = {study_records.file_of(cell, results): cell for study in known.values() for cell in studies.cells(study)}
     found = {*results.rglob("seed*.json"), *(p for name in known for p in (results / name).rglob("*") if p.is_file())}
-    lines = [f"{path}: no study has this cell. Remove it, or name it in tools/studies.py."
-             for path in sorted(found - set(files))]  # fmt: skip
+    lines = [
+        f"{path}: no study has this cell. Remove it, or name it in tools/studies.py."
+        for path in sorted(found - set(files))
+    ]
     records = {}
     for path, cell in files.items():
         if path in found:
@@ -126,5 +136,10 @@ def main(flag_values):
 
 
 if __name__ == "__main__":
-    cli.run(main, description="Writes the studies' tables from their records.", define=define, required=(),
-            positional="page")  # fmt: skip
+    cli.run(
+        main,
+        description="Writes the studies' tables from their records.",
+        define=define,
+        required=(),
+        positional="page",
+    )

@@ -128,7 +128,9 @@ def _collected(config, name, stream):
 
 def _array_split(config, name, images, labels):
     if isinstance(images, list) or images.dtype != np.uint8 or images.ndim != 4 or not len(images):
-        got = "paths here and arrays elsewhere" if isinstance(images, list) else f"{images.dtype} of shape {images.shape}"
+        got = (
+            "paths here and arrays elsewhere" if isinstance(images, list) else f"{images.dtype} of shape {images.shape}"
+        )
         raise _refusal(config, name, "uint8 images [n, h, w, c]", got)
     _require_no_crops(config, name)
     size, resize = size_and_resize(config)

@@ -77,7 +77,10 @@ def random_window(size, numbers, augmentation):
     heights, widths = tf.round(tf.sqrt(area / ratio)), tf.round(tf.sqrt(area * ratio))
     fits = (heights <= height) & (widths <= width) & (heights > 0) & (widths > 0)
     tops, lefts = tf.floor(draws[2] * (height - heights + 1)), tf.floor(draws[3] * (width - widths + 1))
-    centre_height, centre_width = tf.minimum(height, tf.round(width / narrow)), tf.minimum(width, tf.round(height * wide))
+    centre_height, centre_width = (
+        tf.minimum(height, tf.round(width / narrow)),
+        tf.minimum(width, tf.round(height * wide)),
+    )
     centre = [(height - centre_height) // 2, (width - centre_width) // 2, centre_height, centre_width]
     first = tf.argmax(fits)
     drawn = tf.gather(tf.stack([tops, lefts, heights, widths], axis=1), first)

@@ -44,9 +44,16 @@ def load(config, data_dir=None, *, test=True):
     train, validation = _hold_out(source.splits["train"], config.validation_fraction, config.data_seed)
     mean, std = (source.mean, source.std) if source.mean else _pixel_statistics(train.images)
     return Dataset(
-        config.dataset, source.version, tuple(source.class_names), tuple(mean), tuple(std),
-        _augmentation(config, source, train.images.shape), train, validation, tested,
-    )  # fmt: skip
+        config.dataset,
+        source.version,
+        tuple(source.class_names),
+        tuple(mean),
+        tuple(std),
+        _augmentation(config, source, train.images.shape),
+        train,
+        validation,
+        tested,
+    )
 
 
 def _augmentation(config, source, shape):
@@ -101,14 +108,14 @@ def _read_digits(config, data_dir, names):
     parts = {"train": slice(0, known.train), "test": slice(known.train, None)}
     splits = {name: Split(images[part], labels[part], np.arange(len(labels[part]))) for name, part in parts.items()}
     return Source(
-        "1.0.0", [str(digit) for digit in range(10)], {name: splits[name] for name in names}, known.mean, known.std,
-        known.pad, known.flip,
-    )  # fmt: skip
+        "1.0.0",
+        [str(digit) for digit in range(10)],
+        {name: splits[name] for name in names},
+        known.mean,
+        known.std,
+        known.pad,
+        known.flip,
+    )
 
 
-_READERS = {
-    "digits": _read_digits,
-    "folder": folders.read,
-    "function": hooks.read,
-    "tfds": tfds_sets.read,
-}
+_READERS = {"digits": _read_digits, "folder": folders.read, "function": hooks.read, "tfds": tfds_sets.read}

@@ -51,9 +51,11 @@ class Records:
         shard, offset, length = tf.unstack(tf.gather(self._places, row))
         kind = {"output_types": [tf.string], "output_shapes": [[]]}
         records = tf.raw_ops.TFRecordDatasetV2(
-            filenames=tf.gather(self._shards, [shard]), compression_type="", buffer_size=length + RECORD_FRAME,
+            filenames=tf.gather(self._shards, [shard]),
+            compression_type="",
+            buffer_size=length + RECORD_FRAME,
             byte_offsets=[offset],
-        )  # fmt: skip
+        )
         first = tf.raw_ops.TakeDataset(input_dataset=records, count=tf.constant(1, tf.int64), **kind)
         return self._parse(tf.raw_ops.DatasetToSingleElement(dataset=first, **kind)[0])
 
@@ -130,7 +132,10 @@ def decoder(one, signature, shape):
     def many(*inputs):
         with tf.device("CPU"):
             return tf.map_fn(
-                lambda row: one(*row), inputs, parallel_iterations=16, fn_output_signature=tf.TensorSpec(shape, tf.uint8)
+                lambda row: one(*row),
+                inputs,
+                parallel_iterations=16,
+                fn_output_signature=tf.TensorSpec(shape, tf.uint8),
             )
 
     return many

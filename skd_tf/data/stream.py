@@ -14,7 +14,7 @@ _SHUFFLE_STREAM = 2 << 32  # far from the augmentation's: no epoch of one is an 
 
 def train_stream(
     dataset, config, *, steps_per_epoch, first_step, last_step, shards=1, shard_range=None, logit_files=None
-):  # fmt: skip
+):
     """Augmented training batches of steps [first_step, last_step).
 
     One element is one replica's part of a global batch, so a step takes `len(shard_range)` elements. Rows are dealt out in
@@ -53,7 +53,9 @@ def train_stream(
 
     def epoch_rows(epoch):
         order = tf.random.experimental.stateless_shuffle(
-            tf.range(examples), seed=tf.stack([tf.constant(config.seed, tf.int64), epoch + _SHUFFLE_STREAM]), alg="philox"
+            tf.range(examples),
+            seed=tf.stack([tf.constant(config.seed, tf.int64), epoch + _SHUFFLE_STREAM]),
+            alg="philox",
         )
         pictures = epoch % period if period else epoch
         table = augment.draws(config.data_seed, pictures, last_index + 1)
@@ -109,7 +111,9 @@ class AugmentedImages:
 
     def __getitem__(self, rows):
         table, images = tf.gather(self._table, rows), self._train.images
-        pixels = self._pictures(tf.constant(rows, tf.int64), table) if isinstance(images, StoredImages) else images[rows]
+        pixels = (
+            self._pictures(tf.constant(rows, tf.int64), table) if isinstance(images, StoredImages) else images[rows]
+        )
         return augment.apply(tf.constant(pixels), table, self._augmentation).numpy()
 
     @functools.cached_property

@@ -46,7 +46,9 @@ def read(config, data_dir, names):
             if in_memory:
                 splits[name] = _decoded(tfds, builder, found[name], keys, count, shape, resize)
             else:
-                say(f"Reading the labels of {count:,} {name} examples of {config.dataset}, whose images stay on the disk.")
+                say(
+                    f"Reading the labels of {count:,} {name} examples of {config.dataset}, whose images stay on the disk."
+                )
                 splits[name] = _stored(builder, found[name], keys, count, shape, resize)
     known = known_of(config.dataset)
     facts = {}
@@ -171,6 +173,4 @@ def _stored(builder, split, keys, count, shape, resize):
 
 
 def _damaged(builder, expected, found):
-    return InputError(
-        f"{builder.name} is damaged. Expected {expected} examples. Received {found}. Prepare it again."
-    )
+    return InputError(f"{builder.name} is damaged. Expected {expected} examples. Received {found}. Prepare it again.")

@@ -18,7 +18,7 @@ _QUALITY = (
 _USAGE = {  # by kind of file
     "saved_model": (
         'model = tf.saved_model.load("{name}").signatures["serving_default"]\n'
-        "probabilities = model(images=tf.constant(images))[\"probabilities\"]"
+        'probabilities = model(images=tf.constant(images))["probabilities"]'
     ),
     "keras": 'model = keras.models.load_model("{name}")      # stock layers only\nlogits = model(images)',
     "litert": (
@@ -59,7 +59,9 @@ def model_card(*, result, measurements, files, rows, image_shape, student_values
         classes=len(result["class_names"]),
         dataset=config.dataset,
         origin=_origin(config, result, measurements),
-        height=height, width=width, channels=channels,
+        height=height,
+        width=width,
+        channels=channels,
         readout=_readout(config, result, temperature),
         usage=_usage(files),
         data=_data(config, result, measurements),
@@ -71,7 +73,7 @@ def model_card(*, result, measurements, files, rows, image_shape, student_values
         student_values=f"{student_values:,}",
         files=_files(files, rows),
         versions=_versions(result),
-    )  # fmt: skip
+    )
 
 
 def table(lines):
@@ -132,7 +134,9 @@ def _recipe(config, result, measurements):
 
 
 def _quality_note(temperature):
-    before = f", before the temperature {temperature:.4f}: it changes NLL, ECE and confidence alone" if temperature else ""
+    before = (
+        f", before the temperature {temperature:.4f}: it changes NLL, ECE and confidence alone" if temperature else ""
+    )
     return f"On the test split, after the last epoch{before}."
 
 
@@ -153,11 +157,18 @@ def _files(files, rows):
     heading = "file, precision, kB, numbers, logit difference, probability difference, same class, top-1 (change)"
     lines = [heading.split(", ")]
     for file, row in zip(files, rows, strict=True):
-        lines.append([
-            f"`{file.name}`", file.precision, f"{row['bytes'] / 1e3:,.0f}", f"{row['stored_values']:,}",
-            f"{row['largest_difference']:.2g}", f"{row['largest_probability_difference']:.2g}", f"{row['agreement']:.2%}",
-            f"{row['accuracy']:.4f} ({row['accuracy_change']:+.4f})",
-        ])  # fmt: skip
+        lines.append(
+            [
+                f"`{file.name}`",
+                file.precision,
+                f"{row['bytes'] / 1e3:,.0f}",
+                f"{row['stored_values']:,}",
+                f"{row['largest_difference']:.2g}",
+                f"{row['largest_probability_difference']:.2g}",
+                f"{row['agreement']:.2%}",
+                f"{row['accuracy']:.4f} ({row['accuracy_change']:+.4f})",
+            ]
+        )
     return table(lines)
 
 

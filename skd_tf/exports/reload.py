@@ -1,6 +1,6 @@
 """Runs an exported file on images, in a process of its own that cannot import skd_tf.
 
-    python -I reload.py KIND PATH IMAGES.npy OUTPUT.npz
+python -I reload.py KIND PATH IMAGES.npy OUTPUT.npz
 """
 
 import json
@@ -19,7 +19,9 @@ def saved_model(path):
     signature = tf.saved_model.load(path).signatures["serving_default"]
     variables = tf.train.list_variables(f"{path}/variables/variables")
     stored = sum(int(np.prod(shape)) for name, shape in variables if name.endswith("VARIABLE_VALUE"))
-    return lambda images: {k: v.numpy() for k, v in signature(images=tf.constant(images)).items() if k != "label"}, stored
+    return lambda images: {
+        k: v.numpy() for k, v in signature(images=tf.constant(images)).items() if k != "label"
+    }, stored
 
 
 def keras(path):

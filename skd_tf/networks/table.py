@@ -100,8 +100,7 @@ def build(name, *, input_shape, num_classes, mean=None, std=None, seed=0, **opti
 def _known_network(name):
     if name not in NETWORKS:
         raise InputError(
-            f"Unknown network. Expected one of {', '.join(NETWORKS)}. Received name={name!r}. "
-            "Choose a listed name."
+            f"Unknown network. Expected one of {', '.join(NETWORKS)}. Received name={name!r}. Choose a listed name."
         )
     return NETWORKS[name]
 
@@ -130,9 +129,7 @@ def _integer(parameter, value, smallest, largest, expected):
     except TypeError:
         number = None
     if number is None or not smallest <= number <= largest:
-        raise InputError(
-            f"Wrong {parameter}. Expected {expected}. Received {parameter}={value!r}. Change {parameter}."
-        )
+        raise InputError(f"Wrong {parameter}. Expected {expected}. Received {parameter}={value!r}. Change {parameter}.")
     return number
 
 

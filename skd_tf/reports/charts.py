@@ -9,7 +9,9 @@ _FEW_CLASSES = 30
 
 def curve(members, key, title, *, label="", log=False, zero=False, also=None):
     """A value by epoch, a line a member; `also` names a second value of the same members, drawn thin."""
-    drawn = [member for member in members if any(row.get(key) for row in member.epochs)]  # a weight of 0 throughout is none
+    drawn = [
+        member for member in members if any(row.get(key) for row in member.epochs)
+    ]  # a weight of 0 throughout is none
     if not drawn:
         return None
 
@@ -19,8 +21,13 @@ def curve(members, key, title, *, label="", log=False, zero=False, also=None):
                 points = [(row["epoch"] + 1, row[name]) for row in member.epochs if row.get(name) is not None]
                 if points:
                     marker = "o" if len(points) < 3 else None
-                    axes.plot(*zip(*points, strict=True), color=colour(member.colour), linestyle=dashes(member.colour),
-                              marker=marker, **style)  # fmt: skip
+                    axes.plot(
+                        *zip(*points, strict=True),
+                        color=colour(member.colour),
+                        linestyle=dashes(member.colour),
+                        marker=marker,
+                        **style,
+                    )
         axes.set(title=title, xlabel="epoch", ylabel=label)
         axes.xaxis.get_major_locator().set_params(integer=True)
         if log:
@@ -69,8 +76,14 @@ def norms(members, radius, title):
             axes.stairs(counts / counts.sum(), edges, label=member.label, linewidth=1.4, **line)
         for value in sorted(set(radius)):
             axes.axvline(value, color=colour("ink"), linewidth=1.2, linestyle="--")
-            axes.annotate(f"R = {value:.3g}", (value, 1), xycoords=("data", "axes fraction"), xytext=(4, -9),
-                          textcoords="offset points", fontsize=8.5)  # fmt: skip
+            axes.annotate(
+                f"R = {value:.3g}",
+                (value, 1),
+                xycoords=("data", "axes fraction"),
+                xytext=(4, -9),
+                textcoords="offset points",
+                fontsize=8.5,
+            )
         axes.set(title=title, xlabel="norm of an image's logits", ylabel="share of images", xscale="log")
         _plain_numbers(axes.xaxis)
         axes.margins(y=0.22)
@@ -88,10 +101,17 @@ def confidence_gap(members):
             accuracy, confidence, tint = member.row["accuracy"], member.row["confidence"], colour(member.colour)
             axes.plot([accuracy, confidence], [place, place], color=tint, linewidth=2.5, alpha=0.45, zorder=1)
             axes.plot(accuracy, place, "o", color=tint, markersize=8)
-            axes.plot(confidence, place, "D", markersize=7, markerfacecolor="none", markeredgecolor=tint,
-                      markeredgewidth=1.6)  # fmt: skip
-            axes.annotate(f"{confidence - accuracy:+.3f}", ((accuracy + confidence) / 2, place), xytext=(0, 7),
-                          textcoords="offset points", ha="center", fontsize=8.5)  # fmt: skip
+            axes.plot(
+                confidence, place, "D", markersize=7, markerfacecolor="none", markeredgecolor=tint, markeredgewidth=1.6
+            )
+            axes.annotate(
+                f"{confidence - accuracy:+.3f}",
+                ((accuracy + confidence) / 2, place),
+                xytext=(0, 7),
+                textcoords="offset points",
+                ha="center",
+                fontsize=8.5,
+            )
         axes.set_yticks(range(len(members)), [member.label for member in members])
         axes.set(title="Confidence gap", ylim=(len(members) - 0.4, -0.7))
         axes.margins(x=0.12)
@@ -114,7 +134,9 @@ def per_class(members, names):
         for member, accuracy in zip(drawn, values, strict=True):
             tint, style = colour(member.colour), dashes(member.colour)
             if few:
-                axes.plot(accuracy[order], range(len(names)), "o", color=tint, markersize=6, alpha=0.9, label=member.label)
+                axes.plot(
+                    accuracy[order], range(len(names)), "o", color=tint, markersize=6, alpha=0.9, label=member.label
+                )
             else:
                 axes.plot(np.sort(accuracy), range(len(names)), color=tint, linestyle=style, label=member.label)
         if few:

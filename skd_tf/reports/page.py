@@ -85,7 +85,11 @@ def _result_table(found, members):
             row, member = run.result[role], keys.get(id(run.result[role]))
             name = label if len(found) == 1 and "teacher" in run.result else f"{run.name}, {label}"
             name = member.label if member and len(members) == 1 else name
-            key = f"<span class='key' style='background:var(--{member.colour.replace('_', '-')})'></span>" if member else ""
+            key = (
+                f"<span class='key' style='background:var(--{member.colour.replace('_', '-')})'></span>"
+                if member
+                else ""
+            )
             ends = run.details.get("models", {}).get(role, {}).get("intervals", {})
             size = f"<small>{row['parameters']:,} parameters</small>"
             cells = [f"<td>{key}{html.escape(name)}{size}</td>", *(_cell(row, column, ends) for column in columns)]
@@ -196,7 +200,9 @@ def _footer(found):
     lines = []
     for run in found:
         versions = ", ".join(f"{name} {version}" for name, version in run.result["versions"].items())
-        lines.append(f"{run.name}: {run.result['device']}; {versions}; commit {run.result.get('git_commit') or 'unknown'}.")
+        lines.append(
+            f"{run.name}: {run.result['device']}; {versions}; commit {run.result.get('git_commit') or 'unknown'}."
+        )
     missing = [run.name for run in found if not run.details]
     if missing:
         lines.append(f"Without measurements.json, and so without diagrams: {', '.join(missing)}.")

@@ -53,7 +53,9 @@ def read(path):
         details = json.loads(details_file.read_text()) if details_file.is_file() else {}
         alone = path / "student_alone" / "metrics.jsonl"
         name = path.resolve().name
-        return Run(name, result, details, epochs, _lines(alone) if alone.is_file() and "student_alone" in result else [])
+        return Run(
+            name, result, details, epochs, _lines(alone) if alone.is_file() and "student_alone" in result else []
+        )
     except ValueError as error:
         raise InputError(
             f"The records of a run are damaged ({error}). Expected JSON. Received run={path}. Choose another run."
@@ -65,7 +67,9 @@ def members(runs):
     if len(runs) > 1:
         labels = _labels(runs)
         return [
-            Member(label, f"run{i}", run.result["student"], run.details.get("models", {}).get("student", {}), run.epochs)
+            Member(
+                label, f"run{i}", run.result["student"], run.details.get("models", {}).get("student", {}), run.epochs
+            )
             for i, (label, run) in enumerate(zip(labels, runs, strict=True))
         ]
     (run,) = runs

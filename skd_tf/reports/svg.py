@@ -21,10 +21,19 @@ _RC = {
 }
 # Stand-ins that matplotlib writes into the SVG, and the style sheet's variables that take their place.
 COLOURS = {
-    "ink": "#010203", "grid": "#010204", "muted": "#010205",
-    "teacher": "#010206", "student_alone": "#010207", "student": "#010208",
-    "run0": "#010209", "run1": "#01020a", "run2": "#01020b", "run3": "#01020c", "run4": "#01020d", "run5": "#01020e",
-}  # fmt: skip
+    "ink": "#010203",
+    "grid": "#010204",
+    "muted": "#010205",
+    "teacher": "#010206",
+    "student_alone": "#010207",
+    "student": "#010208",
+    "run0": "#010209",
+    "run1": "#01020a",
+    "run2": "#01020b",
+    "run3": "#01020c",
+    "run4": "#01020d",
+    "run5": "#01020e",
+}
 _RUN_COLOURS = 6
 
 

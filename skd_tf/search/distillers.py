@@ -10,9 +10,16 @@ from skd_tf import checkpoints, optimizers, schedules, training
 # Variables of a Distiller or of its optimizer. All other settings are part of what is traced: a new one is, unless it is
 # listed here.
 ASSIGNED = (
-    "temperature", "kd_weight", "label_weight", "radius", "learning_rate", "lr_schedule", "warmup_epochs", "weight_decay",
+    "temperature",
+    "kd_weight",
+    "label_weight",
+    "radius",
+    "learning_rate",
+    "lr_schedule",
+    "warmup_epochs",
+    "weight_decay",
     "seed",
-)  # fmt: skip
+)
 _KEPT = 4  # Distillers, and sets of initial weights of each
 
 

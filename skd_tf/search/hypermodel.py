@@ -73,7 +73,12 @@ class DistillationHyperModel(keras_tuner.HyperModel):
         if config.needs_teacher:
             files = setup.teacher.epoch_files(config.teacher_cache_epochs or last)
         stream = data.train_stream(
-            setup.dataset, config, steps_per_epoch=steps, first_step=first * steps, last_step=last * steps, logit_files=files
+            setup.dataset,
+            config,
+            steps_per_epoch=steps,
+            first_step=first * steps,
+            last_step=last * steps,
+            logit_files=files,
         )
         own = {"epochs": last, "steps_per_epoch": steps, "validation_data": _batches(setup.dataset.validation)}
         return model.fit(stream, **own | {"verbose": 0} | kwargs)
@@ -90,8 +95,6 @@ def _batches(split):
             rows = np.arange(start, min(start + evaluation.BATCH_SIZE, len(split)))
             yield split.images[rows], split.labels[rows]
 
-    signature = (
-        tf.TensorSpec([None, *split.images.shape[1:]], tf.uint8), tf.TensorSpec([None], split.labels.dtype),
-    )  # fmt: skip
+    signature = (tf.TensorSpec([None, *split.images.shape[1:]], tf.uint8), tf.TensorSpec([None], split.labels.dtype))
     stream = tf.data.Dataset.from_generator(batches, output_signature=signature)
     return stream.apply(tf.data.experimental.assert_cardinality(-(-len(split) // evaluation.BATCH_SIZE)))

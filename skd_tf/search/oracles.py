@@ -89,17 +89,19 @@ class _Recorded:
 
     def _write_start(self, trial):
         drawn = trial.hyperparameters.values
-        self._records.write({
-            "trial": int(trial.trial_id),
-            "status": RUNNING,
-            "values": {dimension.name: dimension.value(drawn[dimension.name]) for dimension in self._plan.space},
-            "started": self._next_event(),
-            "ended": None,
-            "executions": [],
-            "objective": None,
-            "spread": None,
-            "reason": "",
-        })  # fmt: skip
+        self._records.write(
+            {
+                "trial": int(trial.trial_id),
+                "status": RUNNING,
+                "values": {dimension.name: dimension.value(drawn[dimension.name]) for dimension in self._plan.space},
+                "started": self._next_event(),
+                "ended": None,
+                "executions": [],
+                "objective": None,
+                "spread": None,
+                "reason": "",
+            }
+        )
 
     def end_trial(self, trial):
         number = int(trial.trial_id)

@@ -31,9 +31,17 @@ def write(records, ranked):
         bars = [_bar(record, plan) for record in group]
         joined = all(d.values for d in plan.space if d is not across)  # else neighbours differ in more than the x
         axes.errorbar(
-            xs, ys, yerr=bars if None not in bars else None, linestyle="-" if joined else "none", label=name,
-            capsize=2, elinewidth=0.8, linewidth=1.6, markersize=5.5, **style,
-        )  # fmt: skip
+            xs,
+            ys,
+            yerr=bars if None not in bars else None,
+            linestyle="-" if joined else "none",
+            label=name,
+            capsize=2,
+            elinewidth=0.8,
+            linewidth=1.6,
+            markersize=5.5,
+            **style,
+        )
     _mark(axes, ranked, plan, place, across)
     _note_failed(axes, records, place, across)
     config = plan.config
@@ -47,8 +55,14 @@ def write(records, ranked):
     handles, labels = axes.get_legend_handles_labels()
     marks = [label.startswith(("best:", "default:", "failed:")) for label in labels]  # after the curves
     order = sorted(range(len(labels)), key=marks.__getitem__)
-    axes.legend([handles[i] for i in order], [labels[i] for i in order], frameon=False, fontsize=9, loc="upper left",
-                bbox_to_anchor=(1.0, 1.0))  # fmt: skip
+    axes.legend(
+        [handles[i] for i in order],
+        [labels[i] for i in order],
+        frameon=False,
+        fontsize=9,
+        loc="upper left",
+        bbox_to_anchor=(1.0, 1.0),
+    )
     path = records.folder / "search.png"
     temporary = path.with_suffix(".tmp.png")
     figure.savefig(temporary)
@@ -125,12 +139,30 @@ def _bar_text(ranked, plan):
 def _mark(axes, ranked, plan, place, across):
     best, default = ranked[0], default_trial(plan, ranked)
     x, y = place(best["values"][across.name]), best["objective"]
-    axes.plot([x], [y], marker="*", markersize=17, color="#F0E442", markeredgecolor="black", linestyle="none", zorder=5,
-              label=f"best: {y:.4f}")  # fmt: skip
+    axes.plot(
+        [x],
+        [y],
+        marker="*",
+        markersize=17,
+        color="#F0E442",
+        markeredgecolor="black",
+        linestyle="none",
+        zorder=5,
+        label=f"best: {y:.4f}",
+    )
     if default and default is not best:
         x, y = place(default["values"][across.name]), default["objective"]
-        axes.plot([x], [y], marker="o", markersize=13, markerfacecolor="none", markeredgecolor="black", linestyle="none",
-                  zorder=5, label=f"default: {y:.4f}")  # fmt: skip
+        axes.plot(
+            [x],
+            [y],
+            marker="o",
+            markersize=13,
+            markerfacecolor="none",
+            markeredgecolor="black",
+            linestyle="none",
+            zorder=5,
+            label=f"default: {y:.4f}",
+        )
 
 
 def _note_failed(axes, records, place, across):
@@ -138,7 +170,9 @@ def _note_failed(axes, records, place, across):
     if failed:
         bottom = axes.get_xaxis_transform()  # x in data, y from 0 to 1 of the axes
         xs = [place(record["values"][across.name]) for record in failed]
-        axes.plot(xs, [0.02] * len(xs), "x", color="#B00020", transform=bottom, linestyle="none", label=f"failed: {len(xs)}")
+        axes.plot(
+            xs, [0.02] * len(xs), "x", color="#B00020", transform=bottom, linestyle="none", label=f"failed: {len(xs)}"
+        )
 
 
 def _is_number(value):

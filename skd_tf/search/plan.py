@@ -11,11 +11,25 @@ from skd_tf.search.space import parse_space
 TUNERS = ("random", "bayesian", "grid")
 # What a run logs each epoch, and which way is better; None where neither way is better by itself.
 OBJECTIVES = {
-    "val_accuracy": "max", "val_nll": "min", "val_ece": "min", "loss": "min", "label_loss": "min", "distill_loss": "min",
-    "accuracy": "max", "agreement": "max", "teacher_accuracy": "max", "student_logit_norm": None,
-    "teacher_logit_norm": None, "radius_over_student_norm": None, "learning_rate": None, "kd_weight": None,
-    "label_weight": None, "examples_per_second": "max", "input_wait_share": "min", "seconds": "min",
-}  # fmt: skip
+    "val_accuracy": "max",
+    "val_nll": "min",
+    "val_ece": "min",
+    "loss": "min",
+    "label_loss": "min",
+    "distill_loss": "min",
+    "accuracy": "max",
+    "agreement": "max",
+    "teacher_accuracy": "max",
+    "student_logit_norm": None,
+    "teacher_logit_norm": None,
+    "radius_over_student_norm": None,
+    "learning_rate": None,
+    "kd_weight": None,
+    "label_weight": None,
+    "examples_per_second": "max",
+    "input_wait_share": "min",
+    "seconds": "min",
+}
 
 
 @dataclasses.dataclass(frozen=True)

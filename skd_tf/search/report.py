@@ -37,7 +37,17 @@ def best_config(records, best):
 def _csv(every, plan):
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    columns = ["trial", "status", *plan.names, plan.goal.name, "spread", "executions", "seconds", *_others(plan), "reason"]
+    columns = [
+        "trial",
+        "status",
+        *plan.names,
+        plan.goal.name,
+        "spread",
+        "executions",
+        "seconds",
+        *_others(plan),
+        "reason",
+    ]
     writer.writerow(columns)
     for record in every:
         runs = record["executions"]
@@ -94,7 +104,9 @@ def verdict(records, ranked):
             f"{error:.4f} {what}. The default is as good a choice."
         )
     many = f", before counting that it is the best of {len(ranked)}" if len(ranked) > 2 else ""
-    return f"The best is {gain:.4f} better than {beside}: {gain / error:.1f} standard errors of {error:.4f} {what}{many}."
+    return (
+        f"The best is {gain:.4f} better than {beside}: {gain / error:.1f} standard errors of {error:.4f} {what}{many}."
+    )
 
 
 def default_trial(plan, ranked):

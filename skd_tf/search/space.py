@@ -10,10 +10,31 @@ from skd_tf.loss_names import LOSS_ARGUMENTS
 
 # Data, teacher and machine are shared by all trials, and so cannot be searched.
 SEARCHABLE = (
-    "student", "loss", "temperature", "kd_weight", "label_weight", "radius", "center", "loss_settings", "epochs",
-    "batch_size", "learning_rate", "lr_schedule", "warmup_epochs", "optimizer", "momentum", "nesterov", "weight_decay",
-    "clip_norm", "label_smoothing", "ema_momentum", "seed", "precision", "sync_batch_norm", "teacher_cache_epochs",
-)  # fmt: skip
+    "student",
+    "loss",
+    "temperature",
+    "kd_weight",
+    "label_weight",
+    "radius",
+    "center",
+    "loss_settings",
+    "epochs",
+    "batch_size",
+    "learning_rate",
+    "lr_schedule",
+    "warmup_epochs",
+    "optimizer",
+    "momentum",
+    "nesterov",
+    "weight_decay",
+    "clip_norm",
+    "label_smoothing",
+    "ema_momentum",
+    "seed",
+    "precision",
+    "sync_batch_norm",
+    "teacher_cache_epochs",
+)
 _DISTILLING = tuple(loss for loss in LOSS_ARGUMENTS if loss not in NEED_NO_TEACHER)
 READ_BY = {  # what not every loss, or not every optimizer, reads -> which of the two, and those that do
     **{

@@ -164,8 +164,10 @@ def _alone(folder):
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 raise
-            warn(f"{folder} is on a file system without locks ({error.strerror}): start further workers once the first "
-                 "trains students.")  # fmt: skip
+            warn(
+                f"{folder} is on a file system without locks ({error.strerror}): start further workers once the first "
+                "trains students."
+            )
         yield
 
 

@@ -174,7 +174,7 @@ def torch_authors(job, *, fast=False, compiled=False):
         functional = torch.nn.functional
         distill = functional.kl_div(
             functional.log_softmax(s / 4, 1), functional.softmax(t / 4, 1), reduction="batchmean"
-        )  # fmt: skip
+        )
         loss = 0.9 * 16 * distill + 0.1 * functional.cross_entropy(s, torch.from_numpy(labels).long())
         optimizer.zero_grad()
         loss.backward()

@@ -27,7 +27,7 @@ _REPEATS = 3
 
 
 def define(flag_values):
-    what = "lines to measure, teacher:student:size:batch; \"cached\" in place of a teacher is its logits at hand"
+    what = 'lines to measure, teacher:student:size:batch; "cached" in place of a teacher is its logits at hand'
     flags.DEFINE_list("lines", _LINES, what, flag_values=flag_values)
     flags.DEFINE_integer("steps", 100, "steps of a repeat", lower_bound=1, flag_values=flag_values)
     flags.DEFINE_string("output", None, "JSON record to write", flag_values=flag_values)
@@ -47,7 +47,9 @@ def main(flag_values):
         seconds = _seconds_a_step(**line, steps=flag_values.steps)
         line |= {"milliseconds": round(1e3 * seconds, 3), "images_per_second": round(line["batch_size"] / seconds)}
         found["steps"].append(line)
-        print(f"{text}: {line['milliseconds']:.2f} ms a step, {line['images_per_second']:,} images a second", flush=True)
+        print(
+            f"{text}: {line['milliseconds']:.2f} ms a step, {line['images_per_second']:,} images a second", flush=True
+        )
         if flag_values.output:
             pathlib.Path(flag_values.output).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 

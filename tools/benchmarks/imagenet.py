@@ -30,8 +30,12 @@ def steps_of(kind):
 
 def define(flag_values):
     flags.DEFINE_multi_string("student", ["resnet18"], "ImageNet network to train; repeatable", flag_values=flag_values)
-    flags.DEFINE_multi_string("teacher", ["resnet34", "resnet50", "resnet152"], "ImageNet network that teaches; repeatable",
-                              flag_values=flag_values)  # fmt: skip
+    flags.DEFINE_multi_string(
+        "teacher",
+        ["resnet34", "resnet50", "resnet152"],
+        "ImageNet network that teaches; repeatable",
+        flag_values=flag_values,
+    )
     flags.DEFINE_integer("batch_size", 64, "examples a step", lower_bound=1, flag_values=flag_values)
     flags.DEFINE_string("precision", "bfloat16", "of students and teachers", flag_values=flag_values)
     flags.DEFINE_integer("rounds", 3, f"rounds of {STEPS} steps, interleaved", lower_bound=3, flag_values=flag_values)
@@ -101,9 +105,13 @@ def _stream(job):
     from skd_tf.config import Config
 
     config = Config(
-        dataset=f"folder:{job['folder']}", augmentation="resized_crop", image_size=224, validation_fraction=0.0,
-        batch_size=job["batch_size"], teacher_cache_dir=job["folder"],
-    )  # fmt: skip
+        dataset=f"folder:{job['folder']}",
+        augmentation="resized_crop",
+        image_size=224,
+        validation_fraction=0.0,
+        batch_size=job["batch_size"],
+        teacher_cache_dir=job["folder"],
+    )
     dataset = data.load(config, test=False)
     cache = teacher_cache.TeacherCache(tempfile.mkdtemp(), "float16", print)
     cache.write("logits", np.random.default_rng(0).normal(size=[len(dataset.train), CLASSES]))

@@ -33,7 +33,9 @@ def main(flag_values):
     found = dict(job)
     for part in PARTS:  # each in a process of its own
         command = [sys.executable, __file__, json.dumps(job | {"part": part})]
-        found |= json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[-1])
+        found |= json.loads(
+            subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[-1]
+        )
     print("\n".join(f"{name}: {value:,.2f}" for name, value in found.items() if name not in job), flush=True)
     found |= {"device": records.device(), "versions": records.versions(), "git_commit": records.git_commit()}
     if flag_values.output:

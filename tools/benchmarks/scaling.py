@@ -17,7 +17,9 @@ STEPS = 24  # of a round; a multiple of every number of steps per call
 
 def define(flag_values):
     flags.DEFINE_string("student", "resnet20", "CIFAR network to train", flag_values=flag_values)
-    flags.DEFINE_string("teacher", "resnet56", "CIFAR network that teaches; none: labels alone", flag_values=flag_values)
+    flags.DEFINE_string(
+        "teacher", "resnet56", "CIFAR network that teaches; none: labels alone", flag_values=flag_values
+    )
     flags.DEFINE_integer("batch_size", 64, "examples a step, over all replicas", flag_values=flag_values)
     flags.DEFINE_multi_integer("replicas", [1, 2, 4], "numbers of replicas; repeatable", flag_values=flag_values)
     flags.DEFINE_multi_integer("steps_per_call", [1, 8], "steps per host call; repeatable", flag_values=flag_values)
@@ -37,13 +39,17 @@ def main(flag_values):
     shared = {name: flag_values[name].value for name in ("student", "teacher", "batch_size", "jit_compile")}
     unfit = [k for k in flag_values.steps_per_call if STEPS % k]
     if unfit:
-        raise InputError(f"A round has {STEPS} steps. Expected a divisor. Received steps_per_call={unfit[0]}. Take 1 or 8.")
+        raise InputError(
+            f"A round has {STEPS} steps. Expected a divisor. Received steps_per_call={unfit[0]}. Take 1 or 8."
+        )
     jobs = {}
     for count in flag_values.replicas:
         devices.per_replica_batch(flag_values.batch_size, count)
         for k in flag_values.steps_per_call:
             jobs[f"{count} replicas, k = {k}"] = shared | {"replicas": count, "steps_per_call": k}
-    rows = racing.race({name: [sys.executable, __file__, json.dumps(job)] for name, job in jobs.items()}, flag_values.rounds)
+    rows = racing.race(
+        {name: [sys.executable, __file__, json.dumps(job)] for name, job in jobs.items()}, flag_values.rounds
+    )
     for name, row in rows.items():
         row |= jobs[name]
         row["examples_per_second"] = 1000 * flag_values.batch_size / row["median_ms"]
@@ -89,9 +95,13 @@ def prepare(job):
     virtual = 0 if count <= max(gpus, 1) else count
     has_teacher = job["teacher"] != "none"
     config = Config(
-        student=job["student"], loss="spherical" if has_teacher else "cross_entropy", batch_size=job["batch_size"],
-        strategy="mirrored" if count > 1 else "one_device", virtual_devices=virtual, jit_compile=job["jit_compile"],
-    )  # fmt: skip
+        student=job["student"],
+        loss="spherical" if has_teacher else "cross_entropy",
+        batch_size=job["batch_size"],
+        strategy="mirrored" if count > 1 else "one_device",
+        virtual_devices=virtual,
+        jit_compile=job["jit_compile"],
+    )
     strategy, dataset = replicas.make_strategy(config), make_dataset()
     teacher, steps_per_epoch = None, IMAGES // job["batch_size"]
     if has_teacher:
@@ -104,7 +114,12 @@ def prepare(job):
 
     def stream(context):
         return data.train_stream(
-            dataset, config, steps_per_epoch=steps_per_epoch, first_step=0, last_step=1000 * steps_per_epoch, shards=count
+            dataset,
+            config,
+            steps_per_epoch=steps_per_epoch,
+            first_step=0,
+            last_step=1000 * steps_per_epoch,
+            shards=count,
         )
 
     with strategy.scope():

@@ -33,9 +33,11 @@ def define(flag_values):
     flags.DEFINE_integer("rounds", 7, "rounds of 30 steps, interleaved", lower_bound=3, flag_values=flag_values)
     flags.DEFINE_multi_string("contender", None, "only these; all by default", flag_values=flag_values)
     flags.DEFINE_multi_string(
-        "growth", [], "a second race: ours with this teacher too; repeatable, as --growth=resnet20 --growth=resnet110",
+        "growth",
+        [],
+        "a second race: ours with this teacher too; repeatable, as --growth=resnet20 --growth=resnet110",
         flag_values=flag_values,
-    )  # fmt: skip
+    )
     flags.DEFINE_string("output", None, "JSON record to write", flag_values=flag_values)
 
 
@@ -60,7 +62,10 @@ def main(flag_values):
     def race(contenders):
         """{label: row} of {label: (contender, job)}."""
         rows = racing.race(
-            {label: [sys.executable, str(_CONTENDERS), name, json.dumps(job)] for label, (name, job) in contenders.items()},
+            {
+                label: [sys.executable, str(_CONTENDERS), name, json.dumps(job)]
+                for label, (name, job) in contenders.items()
+            },
             flag_values.rounds,
         )
         for label, row in rows.items():

@@ -63,9 +63,14 @@ def measure(job):
     dataset = dataclasses.replace(whole, validation=held_out)
     make_net(job["teacher"], dataset, stock=True).save(folder / "teacher.keras")
     config = Config(
-        student=job["student"], teacher_checkpoint=str(folder / "teacher.keras"), teacher_cache_dir=str(folder / "cache"),
-        epochs=job["epochs"], batch_size=job["batch_size"], strategy="one_device", dataset="random",
-    )  # fmt: skip
+        student=job["student"],
+        teacher_checkpoint=str(folder / "teacher.keras"),
+        teacher_cache_dir=str(folder / "cache"),
+        epochs=job["epochs"],
+        batch_size=job["batch_size"],
+        strategy="one_device",
+        dataset="random",
+    )
     strategy = tf.distribute.get_strategy()
     teacher = Teacher(config.teacher_checkpoint, config, dataset, strategy)
     teacher_seconds = _seconds(lambda: teacher.epoch_files(job["epochs"]))
