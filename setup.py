@@ -10,7 +10,12 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["skd_tf", "skd_tf.*"]),
-    package_data={"skd_tf": ["assets/*", "templates/*"]},
+    package_data={
+        "skd_tf": ["py.typed"],
+        "skd_tf.data": ["assets/*"],
+        "skd_tf.runs.report": ["*.html"],
+        "skd_tf.serving": ["*.md"],
+    },
     # Lower bounds are the versions that the tests ran with.
     install_requires=[
         "tensorflow>=2.21",
@@ -34,8 +39,8 @@ setup(
         "onnx": ["onnx>=1.23", "tf2onnx>=1.17", "onnxruntime>=1.32"],  # --format=onnx
         "litert": ["ai-edge-litert>=2.3"],  # runs .tflite files; TensorFlow's own interpreter is on its way out
         "bayesian": ["scikit-learn>=1.9", "scipy>=1.17"],  # --tuner=bayesian of skd_tf.tune
-        "bench": ["torch>=2.13"],  # tools/benchmark.py step, beside PyTorch
-        "convert": ["torch>=2.13"],  # tools/convert_torch.py, for checkpoints that are not .npz
+        "bench": ["torch>=2.13"],  # tools/benchmarks step, beside PyTorch
+        "convert": ["torch>=2.13"],  # tools/convert_torch, for checkpoints that are not .npz
     },
     entry_points={
         "console_scripts": [

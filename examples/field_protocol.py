@@ -11,7 +11,8 @@ import statistics
 
 from absl import flags
 
-from skd_tf import cli
+from skd_tf.config import app
+from skd_tf.config.flags import config_from, define_flags, explicit_names, read_flagfile
 
 RECIPES = pathlib.Path(__file__).resolve().parent.parent / "experiments" / "cifar100"
 # Flagfiles in methods/, and what their authors set for this pair of nets alone.
@@ -26,22 +27,22 @@ METHODS = {
 
 
 def define(flag_values):
-    cli.define_flags(flag_values)
+    define_flags(flag_values)
     flags.DEFINE_multi_enum("methods", list(METHODS), list(METHODS), "which, one a flag", flag_values=flag_values)
     flags.DEFINE_integer("seeds", 3, "seeds 0 to n - 1", lower_bound=2, flag_values=flag_values)
 
 
 def main(flag_values):
     import skd_tf
-    from skd_tf import experiment
+    from skd_tf.training import experiment
 
-    base, _ = cli.read_flagfile(RECIPES / "resnet56_resnet20.flags")
-    given = {name: getattr(cli.config_from(flag_values), name) for name in cli.explicit_names(flag_values)}
+    base, _ = read_flagfile(RECIPES / "resnet56_resnet20.flags")
+    given = {name: getattr(config_from(flag_values), name) for name in explicit_names(flag_values)}
     workdir, data_dir = pathlib.Path(flag_values.workdir), flag_values.data_dir
     teacher = given.get("teacher_checkpoint") or experiment.find_teacher(base.replace(**given), workdir, data_dir)
     rows = []
     for method in flag_values.methods:
-        config, _ = cli.read_flagfile(RECIPES / "methods" / f"{method}.flags", base)
+        config, _ = read_flagfile(RECIPES / "methods" / f"{method}.flags", base)
         config = config.replace(
             **METHODS[method] | given | {"teacher_checkpoint": str(teacher), "teacher_flagfile": ""}
         )
@@ -57,4 +58,4 @@ def main(flag_values):
 
 
 if __name__ == "__main__":
-    cli.run(main, description="Compares methods by the field's protocol.", define=define)
+    app.run(main, description="Compares methods by the field's protocol.", define=define)

@@ -14,22 +14,31 @@
 Importing the package costs nothing: each name below is imported when it is first used.
 """
 
-import importlib
+from typing import TYPE_CHECKING
+
+from skd_tf.runtime.lazy_imports import lazy
+
+if TYPE_CHECKING:
+    from skd_tf import keras_losses, losses, networks, schedules
+    from skd_tf.config import Config
+    from skd_tf.distillation.distiller import Distiller
+    from skd_tf.errors import InputError
+    from skd_tf.losses import LOSSES
+    from skd_tf.training.experiment import run
 
 __version__ = "0.1.0"
 
-_HOMES = {"Config": "config", "Distiller": "distiller", "InputError": "errors", "LOSSES": "losses", "run": "experiment"}
-
 __all__ = ["LOSSES", "Config", "Distiller", "InputError", "keras_losses", "losses", "networks", "run", "schedules"]
-
-
-def __getattr__(name):
-    if name in _HOMES:
-        return getattr(importlib.import_module(f"skd_tf.{_HOMES[name]}"), name)
-    if name in ("keras_losses", "losses", "networks", "schedules"):
-        return importlib.import_module(f"skd_tf.{name}")
-    raise AttributeError(f"module 'skd_tf' has no attribute {name!r}")
-
-
-def __dir__():
-    return sorted([*globals(), *__all__])
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "config": ["Config"],
+        "distillation.distiller": ["Distiller"],
+        "errors": ["InputError"],
+        "losses": ["LOSSES", "losses"],
+        "training.experiment": ["run"],
+        "keras_losses": [],
+        "networks": [],
+        "schedules": [],
+    },
+)

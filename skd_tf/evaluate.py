@@ -4,12 +4,14 @@ import pathlib
 
 from absl import flags
 
-from skd_tf import cli, quiet
+from skd_tf.config import app
+from skd_tf.config.flags import config_from, define_flags, explicit_names
+from skd_tf.data.catalog import size_and_resize
 from skd_tf.errors import InputError
-from skd_tf.known_datasets import size_and_resize
-from skd_tf.progress import say, warn
-from skd_tf.recorded import as_named, other_test_images, recorded_config, run_behind, workdir_of
-from skd_tf.workdir import refuse_own_file, write_json
+from skd_tf.runs.run_record import as_named, other_test_images, recorded_config, run_behind, workdir_of
+from skd_tf.runs.workdir import refuse_own_file, write_json
+from skd_tf.runtime import tf_logging
+from skd_tf.runtime.console import say, warn
 
 _SETTINGS = (
     "data_dir",
@@ -45,7 +47,7 @@ def define(flag_values):
         "bootstrap", 1000, "resampled test splits for the intervals; 0: none", 0, flag_values=flag_values
     )
     flags.DEFINE_integer("bootstrap_seed", 0, "seed of the resampling", 0, flag_values=flag_values)
-    cli.define_flags(flag_values, _SETTINGS)
+    define_flags(flag_values, _SETTINGS)
 
 
 def main(flag_values):
@@ -56,8 +58,9 @@ def main(flag_values):
         )
     if output:
         refuse_own_file(output)
-    quiet.import_tensorflow()
-    from skd_tf import data, summary
+    tf_logging.import_tensorflow()
+    from skd_tf import data
+    from skd_tf.runs import text_tables
 
     config = _settings(flag_values)
     for path in (*flag_values.model, *([flag_values.teacher] if flag_values.teacher else [])):
@@ -81,7 +84,7 @@ def main(flag_values):
         bootstrap_samples=flag_values.bootstrap,
         bootstrap_seed=flag_values.bootstrap_seed,
     )
-    say(summary.evaluation_tables(result))
+    say(text_tables.evaluation_tables(result))
     if output:
         write_json(output, result)
         say(f"\nWritten: {output}")
@@ -121,18 +124,20 @@ def evaluate(
     Raises:
       InputError: a path without a model, or a model of other images or classes.
     """
-    from skd_tf import bootstrap, calibration, cost, deploy, evaluation, metrics, models, records
+    from skd_tf.evaluation import bootstrap, cost, metrics, predictor, temperature_scaling
+    from skd_tf.models import deployable, loading
+    from skd_tf.runs import metrics_log
 
     # All of them, before any time is spent.
-    opened = {str(path): models.load_measured(path, dataset, download=download) for path in paths}
+    opened = {str(path): loading.load_measured(path, dataset, download=download) for path in paths}
     rival = None
     if teacher:
         facts = {"preprocessing": teacher_preprocessing, "resizable": True, "download": download}
-        rival = models.load_measured(teacher, dataset, **facts)
+        rival = loading.load_measured(teacher, dataset, **facts)
     images, labels = dataset.test.images, dataset.test.labels
 
     def logits_of(model, what):
-        return evaluation.Predictor(model)(images, what=f"evaluating {what}")
+        return predictor.Predictor(model)(images, what=f"evaluating {what}")
 
     def row_of(path, model, logits, teacher_logits):
         row = {"path": path, **metrics.quality(logits, labels)}
@@ -143,13 +148,13 @@ def evaluate(
         if bootstrap_samples:
             draws = {"samples": bootstrap_samples, "seed": bootstrap_seed}
             row["intervals"] = bootstrap.intervals(logits, labels, teacher_logits, **draws)
-        raw = deploy.before_readout(model)
+        raw = deployable.before_readout(model)
         if raw is not None:
             row["raw"] = metrics.quality(logits_of(raw, f"{path}, raw logits"), labels)
         if path in (temperatures or {}):
-            row["calibrated"] = calibration.effect(logits, labels, temperatures[path])
-        row |= {"parameters": models.parameter_count(model), "flops": cost.flops(model, dataset.image_shape)}
-        row["file_bytes"] = cost.file_bytes(models.file_of(path))
+            row["calibrated"] = temperature_scaling.effect(logits, labels, temperatures[path])
+        row |= {"parameters": loading.parameter_count(model), "flops": cost.flops(model, dataset.image_shape)}
+        row["file_bytes"] = cost.file_bytes(loading.file_of(path))
         return row | (cost.timing(model, images) if timing else {})
 
     rivals = logits_of(rival, "the teacher") if teacher else None
@@ -158,17 +163,18 @@ def evaluate(
         "teacher": row_of(str(teacher), rival, rivals, None) if teacher else None,
         "dataset": {"name": dataset.name, "version": dataset.version, "test_examples": len(dataset.test)},
         "class_names": list(dataset.class_names),
-        "versions": records.versions(),
-        "device": records.device(),
+        "versions": metrics_log.versions(),
+        "device": metrics_log.device(),
     }
 
 
 def calibrate(workdir, dataset):
     """Fits a student's temperature on `dataset.validation` and stores it in its workdir; returns it."""
-    from skd_tf import calibration, evaluation, metrics, models
+    from skd_tf.evaluation import metrics, predictor, temperature_scaling
+    from skd_tf.models import loading
 
-    model = models.load(workdir)
-    models.check_fits(model, dataset, workdir)
+    model = loading.load(workdir)
+    loading.check_fits(model, dataset, workdir)
     split = dataset.validation
     if split is None:
         raise InputError(
@@ -176,26 +182,26 @@ def calibrate(workdir, dataset):
             f"{1 / len(dataset.train):.2g} in the run. Received {len(dataset.train)} training images in {workdir}. "
             "Leave out --calibrate for this model."
         )
-    logits = evaluation.Predictor(model)(split.images, what="calibrating")
-    temperature = calibration.fit_temperature(logits, split.labels)
+    logits = predictor.Predictor(model)(split.images, what="calibrating")
+    temperature = temperature_scaling.fit_temperature(logits, split.labels)
     before, after = (metrics.quality(z, split.labels) for z in (logits, logits / temperature))
-    calibration.store(workdir, temperature, examples=len(split), before=before, after=after)
+    temperature_scaling.store(workdir, temperature, examples=len(split), before=before, after=after)
     say(
         f"{workdir}: temperature {temperature:.4f}, fitted on {len(split)} validation images: "
         f"NLL {before['nll']:.4f} -> {after['nll']:.4f}, ECE {before['ece']:.4f} -> {after['ece']:.4f}. "
-        f"Kept in {pathlib.Path(workdir) / calibration.FILE} for export."
+        f"Kept in {pathlib.Path(workdir) / temperature_scaling.FILE} for export."
     )
     return temperature
 
 
 def _settings(flag_values):
     """The Config to read the test split by: the flags, over what the first run of that dataset among the models has."""
-    config = cli.config_from(flag_values)
-    dataset = config.dataset if "dataset" in cli.explicit_names(flag_values) else None
+    config = config_from(flag_values)
+    dataset = config.dataset if "dataset" in explicit_names(flag_values) else None
     for path in flag_values.model:
         run = run_behind(path) if dataset else recorded_config(workdir_of(path))
         if run and dataset in (None, run.dataset):
-            config = cli.config_from(flag_values, as_named(run, path, dataset=dataset, download=config.download))
+            config = config_from(flag_values, as_named(run, path, dataset=dataset, download=config.download))
             break
     return config.replace(validation_fraction=0.0)
 
@@ -245,7 +251,7 @@ def _calibrated_run(path, config):
 
 
 def cli_main():
-    cli.run(
+    app.run(
         main,
         description="Measures models on a dataset's test split: top-1 and top-5, NLL, calibration, agreement with a "
         "teacher, parameters, operations, size, speed.",

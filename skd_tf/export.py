@@ -6,10 +6,12 @@ import sys
 
 from absl import flags
 
-from skd_tf import cli, quiet
+from skd_tf.config import app
+from skd_tf.config.flags import config_from, define_flags
 from skd_tf.errors import InputError
-from skd_tf.recorded import as_named, read_json, read_result
-from skd_tf.workdir import write_text
+from skd_tf.runs.run_record import as_named, read_json, read_result
+from skd_tf.runs.workdir import write_text
+from skd_tf.runtime import tf_logging
 
 
 def define(flag_values):
@@ -28,12 +30,12 @@ def define(flag_values):
     )
     named = "the run's dataset, where it is MODULE:FUNCTION: a record alone gets no code run"
     flags.DEFINE_string("dataset", None, named, flag_values=flag_values)
-    cli.define_flags(flag_values, ("workdir", "data_dir", "download"))
+    define_flags(flag_values, ("workdir", "data_dir", "download"))
 
 
 def main(flag_values):
-    quiet.import_tensorflow()
-    from skd_tf.exports.check import ExportFailed
+    tf_logging.import_tensorflow()
+    from skd_tf.serving.parity_check import ExportFailed
 
     try:
         export(
@@ -44,7 +46,7 @@ def main(flag_values):
             check_images=flag_values.check_images,
             calibrated=flag_values.calibrated,
             dataset_name=flag_values.dataset,
-            download=cli.config_from(flag_values).download,
+            download=config_from(flag_values).download,
         )
     except ExportFailed as error:
         print("error:", error, "Nothing was written.", file=sys.stderr)
@@ -68,7 +70,7 @@ def export(
     Args:
       workdir: folder of a finished run.
       output: folder to write: new or empty. It appears whole or not at all.
-      formats: names in `skd_tf.exports.formats.FORMATS`.
+      formats: names in `skd_tf.serving.formats.FORMATS`.
       data_dir: TFDS data directory of the run's dataset, whose test images the files are compared on.
       check_images: how many of them, at most; evenly spaced.
       calibrated: whether a temperature that evaluate --calibrate left in the workdir is applied.
@@ -76,21 +78,24 @@ def export(
       download: whether TFDS may fetch a set that is not there.
 
     Returns:
-      What `skd_tf.exports.check.check` found, a row a file.
+      What `skd_tf.serving.parity_check.check` found, a row a file.
 
     Raises:
       InputError: no finished run there, an output that is taken, an unknown format, another dataset than the run's.
       ExportFailed: a file does not do what the live student does.
     """
-    from skd_tf import calibration, data, deploy, evaluation, measurements, models, summary
+    from skd_tf import data
     from skd_tf.config import Config
-    from skd_tf.exports import card, check
-    from skd_tf.exports import formats as known
-    from skd_tf.progress import say
+    from skd_tf.evaluation import final_measurements, predictor, temperature_scaling
+    from skd_tf.models import deployable, loading
+    from skd_tf.runs import text_tables
+    from skd_tf.runtime.console import say
+    from skd_tf.serving import formats as known
+    from skd_tf.serving import model_card, parity_check
 
     files = known.files_of(formats)
     workdir, output = pathlib.Path(workdir), pathlib.Path(output)
-    result, details = _result_of(workdir), workdir / measurements.FILE
+    result, details = _result_of(workdir), workdir / final_measurements.FILE
     remedy = "Remove it and result.json: the run's command then measures again."
     measured = read_json(details, "A file of measurements", remedy) if details.is_file() else {}
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
@@ -102,16 +107,16 @@ def export(
             f"--dataset={dataset_name} with {workdir}. Leave it out."
         )
     dataset = data.load(config, data_dir)
-    student, temperature = models.load(workdir), None
-    models.check_fits(student, dataset, workdir)
-    record = calibration.stored(workdir) if calibrated else None
+    student, temperature = loading.load(workdir), None
+    loading.check_fits(student, dataset, workdir)
+    record = temperature_scaling.stored(workdir) if calibrated else None
     if record:
         temperature = record["temperature"]
-        student = deploy.calibrated(student, temperature)
-        say(f"Temperature {temperature:.4f}, from {workdir / calibration.FILE}.")
+        student = deployable.calibrated(student, temperature)
+        say(f"Temperature {temperature:.4f}, from {workdir / temperature_scaling.FILE}.")
     compared = dataset.test.take(data.evenly_spaced(len(dataset.test), check_images))
     images, labels = compared.images[:], compared.labels
-    live = evaluation.Predictor(student)(images)
+    live = predictor.Predictor(student)(images)
     values = student.count_params()
 
     staging = output.with_name(output.name + ".partial")
@@ -121,8 +126,8 @@ def export(
         context = known.Context(tuple(result["class_names"]), dataset.train.images)
         known.write(student, files, staging, context, say)
         say(f"Running each in a fresh process, on {len(images):,} test images")
-        rows = check.check(files, staging, images, labels, live, values)
-        text = card.model_card(
+        rows = parity_check.check(files, staging, images, labels, live, values)
+        text = model_card.model_card(
             result=result,
             measurements=measured,
             files=files,
@@ -139,7 +144,7 @@ def export(
         staging.rename(output)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    say(f"\n{summary.export_table(rows, values)}\n\nWritten: {output}")
+    say(f"\n{text_tables.export_table(rows, values)}\n\nWritten: {output}")
     return rows
 
 
@@ -153,7 +158,7 @@ def _result_of(workdir):
 
 
 def cli_main():
-    cli.run(
+    app.run(
         main,
         description="Writes the student of a finished run for serving, stock layers only; runs every file in a fresh "
         "process without skd_tf and compares it with the student; adds a model card.",

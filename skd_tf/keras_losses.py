@@ -2,10 +2,11 @@
 
 import keras
 
-from skd_tf import geometry, losses
+from skd_tf import losses
+from skd_tf.distillation.hyperparameters import number
 from skd_tf.errors import InputError
+from skd_tf.losses import sphere_geometry
 from skd_tf.losses.terms import distill_term
-from skd_tf.settings import number
 
 
 class _MeanOverBatch(keras.losses.Loss):
@@ -67,7 +68,7 @@ class SphericalDistillation(keras.distillation.DistillationLoss):
         return self._mean(teacher_outputs, student_outputs)
 
     def _per_example(self, teacher_logits, student_logits):
-        geometry.require_room(student_logits.shape[-1], self.center)
+        sphere_geometry.require_room(student_logits.shape[-1], self.center)
         radius = losses.resolve_radius(self.radius, student_logits.shape[-1])
         student, teacher = losses.on_one_sphere(student_logits, teacher_logits, radius, center=self.center)
         return distill_term(student, teacher, self.temperature)

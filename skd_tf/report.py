@@ -4,7 +4,7 @@ import pathlib
 
 from absl import flags
 
-from skd_tf import cli
+from skd_tf.config import app
 from skd_tf.errors import InputError
 
 FILE = "report.html"
@@ -17,7 +17,7 @@ def define(flag_values):
 
 
 def main(flag_values):
-    from skd_tf.progress import say
+    from skd_tf.runtime.console import say
 
     paths = [pathlib.Path(path) for path in flag_values.run]
     default = paths[0] / FILE if len(paths) == 1 else pathlib.Path(FILE)
@@ -34,23 +34,23 @@ def write(paths, output):
     Raises:
       InputError: a path without a finished run, or an output without a folder.
     """
-    from skd_tf.reports import page, runs
-    from skd_tf.workdir import refuse_own_file, write_text
+    from skd_tf.runs.report import html, run_data
+    from skd_tf.runs.workdir import refuse_own_file, write_text
 
     output = pathlib.Path(output)
     if output.name != FILE:
         refuse_own_file(output)
-    found = [runs.read(path) for path in paths]
+    found = [run_data.read(path) for path in paths]
     if not output.absolute().parent.is_dir():
         raise InputError(
             f"The output has no folder. Expected an existing folder. Received --output={output}. Make {output.parent} first."
         )
-    write_text(output, page.page(found))
+    write_text(output, html.page(found))
     return output
 
 
 def cli_main():
-    cli.run(
+    app.run(
         main,
         description="Writes a report on finished runs, one HTML file that needs no network: RUN [RUN ...].",
         define=define,

@@ -7,7 +7,7 @@ import functools
 
 import numpy as np
 
-from skd_tf import grammar
+from skd_tf.config import grammar
 
 # Of the run. The spherical loss needs it: its gradient grows as radius / ||student logits||, which is largest
 # in the first steps. Every method gets the same, so that they compare.
@@ -57,7 +57,7 @@ def loss_weight(spec, steps_per_epoch, total_steps):
     """The weight of a loss term at every training step.
 
     Args:
-      spec: a number, or text in the grammar of `--kd_weight` (`skd_tf.grammar.WEIGHT`). A ramp of E epochs is
+      spec: a number, or text in the grammar of `--kd_weight` (`skd_tf.config.grammar.WEIGHT`). A ramp of E epochs is
         first + (last - first) * r(min(1, t / (E * steps_per_epoch))), r(x) = x or (1 - cos(pi * x)) / 2.
       steps_per_epoch: full global batches in an epoch.
       total_steps: length of the result.

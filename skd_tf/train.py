@@ -2,20 +2,22 @@
 
 import sys
 
-from skd_tf import cli, cluster, quiet
+from skd_tf.config import app
+from skd_tf.config.flags import config_from
+from skd_tf.runtime import cluster, tf_logging
 
 
 def main(flags):
-    config, workdir, data_dir = cli.config_from(flags), flags.workdir, flags.data_dir
+    config, workdir, data_dir = config_from(flags), flags.workdir, flags.data_dir
     config.require_teacher()
     cluster.member(config.strategy)  # a bad TF_CONFIG is told before TensorFlow is loaded
     if config.dry_run:
-        from skd_tf import dry_run
+        from skd_tf.training import dry_run
 
         print(dry_run.describe(config, workdir, data_dir))
         return None
-    quiet.import_tensorflow()
-    from skd_tf import experiment
+    tf_logging.import_tensorflow()
+    from skd_tf.training import experiment
 
     try:
         experiment.run(config, workdir, data_dir)
@@ -26,7 +28,7 @@ def main(flags):
 
 
 def cli_main():
-    cli.run(main, description="Trains a student from a teacher, exports it and measures it.")
+    app.run(main, description="Trains a student from a teacher, exports it and measures it.")
 
 
 if __name__ == "__main__":

@@ -6,15 +6,17 @@ import sys
 
 from absl import flags
 
-from skd_tf import cli, cluster, quiet, sources
-from skd_tf.config import Config
+from skd_tf.config import Config, app
+from skd_tf.config.flags import config_from, define_flags
 from skd_tf.errors import InputError, OfTheMachine
-from skd_tf.progress import say
-from skd_tf.recorded import recorded_config
+from skd_tf.runs.run_record import recorded_config
+from skd_tf.runs.workdir import locked
+from skd_tf.runtime import cluster, tf_logging
+from skd_tf.runtime.console import say
 from skd_tf.search.plan import OBJECTIVES, TUNERS, Plan
-from skd_tf.search.records import RUNNING, Records, is_disk_full
 from skd_tf.search.space import GRAMMAR
-from skd_tf.workdir import locked
+from skd_tf.search.trial_records import RUNNING, Records, is_disk_full
+from skd_tf.training import preflight
 
 _TOGETHER = ("KERASTUNER_TUNER_ID", "KERASTUNER_ORACLE_IP", "KERASTUNER_ORACLE_PORT")
 
@@ -28,7 +30,7 @@ def __getattr__(name):
 
 
 def define(flag_values):
-    cli.define_flags(flag_values)
+    define_flags(flag_values)
     flags.DEFINE_multi_string("search", None, f"setting to search: {GRAMMAR}; repeatable", flag_values=flag_values)
     flags.DEFINE_string("tuner", "random", f"how values are chosen: {', '.join(TUNERS)}", flag_values=flag_values)
     objective = f"what is best: NAME, NAME:min or NAME:max of the last epoch's {', '.join(OBJECTIVES)}"
@@ -45,7 +47,7 @@ def define(flag_values):
 def main(flag_values):
     # The teacher runs once for all trials.
     cached = Config(teacher_cache_dir=str(pathlib.Path(flag_values.workdir) / "teacher_cache"))
-    config = cli.config_from(flag_values, base=cached)
+    config = config_from(flag_values, base=cached)
     plan = Plan(
         config,
         tuple(flag_values.search),
@@ -56,9 +58,9 @@ def main(flag_values):
         executions_per_trial=flag_values.executions_per_trial,
     )
     _role()
-    sources.check(plan.shared)
+    preflight.check(plan.shared)
     if config.dry_run:
-        from skd_tf import dry_run
+        from skd_tf.training import dry_run
 
         searched = [f"Search: {plan.trials} trials, {plan.tuner}, {plan.goal.name} {plan.goal.direction}"]
         print(
@@ -71,14 +73,14 @@ def main(flag_values):
             )
         )
         return 0
-    quiet.import_tensorflow()
+    tf_logging.import_tensorflow()
     try:
         search(plan, flag_values.workdir, flag_values.data_dir, final_run=flag_values.final_run)
     except Exception as error:
         if not (isinstance(error, OfTheMachine) or is_disk_full(error)):
             raise
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        print(f"The trials are kept; once that is put right, go on with:\n  {cli.command_line()}", file=sys.stderr)
+        print(f"The trials are kept; once that is put right, go on with:\n  {app.command_line()}", file=sys.stderr)
         return 1
     return 0
 
@@ -96,13 +98,13 @@ def search(plan, workdir, data_dir=None, *, final_run=False, setup=None):
       setup: a `training.Setup`, where data and teacher are at hand already.
 
     Returns:
-      The records of the finished trials, best first (see `skd_tf.search.records`); None in a worker of a chief.
+      The records of the finished trials, best first (see `skd_tf.search.trial_records`); None in a worker of a chief.
 
     Raises:
       InputError: wrong settings, another search's folder, or not one trial that finished.
     """
     from skd_tf.search.oracles import make_oracle
-    from skd_tf.search.trials import Trials
+    from skd_tf.search.trial_runner import Trials
     from skd_tf.search.tuner import Tuner
 
     records = Records(pathlib.Path(workdir), plan)
@@ -120,7 +122,7 @@ def search(plan, workdir, data_dir=None, *, final_run=False, setup=None):
 
 def _search(records, trials, oracle, data_dir):
     """The search of one process by itself, or of a chief."""
-    from skd_tf.search import hparams, picture, report
+    from skd_tf.search import plot, results, tensorboard
     from skd_tf.search.tuner import Tuner
 
     plan = records.plan
@@ -133,32 +135,32 @@ def _search(records, trials, oracle, data_dir):
         say(
             f"{plan.trials} trials over {', '.join(d.text for d in plan.space)} ({plan.tuner}), {len(known)} begun before."
         )
-        hparams.write_space(records.folder, plan)
+        tensorboard.write_space(records.folder, plan)
         oracle.begin(records)
         try:
             Tuner(oracle, records, trials).search()
         finally:
-            report.write(records)
-    ranked = report.write(records)
+            results.write(records)
+    ranked = results.write(records)
     if not ranked:
         raise InputError(
             f"No trial has finished. Expected one at least. Received failures: {records.all()[0]['reason']}"
         )
-    drawn = picture.write(records, ranked)
+    drawn = plot.write(records, ranked)
     places = f"--data_dir={data_dir} " * bool(data_dir) + f"--workdir={records.folder / 'best'}"
     seed = f"  (its first seed: {plan.goal.name} {ranked[0]['executions'][0]['metrics'][plan.goal.name]:.4f})"
     say(
-        f"\n{report.closing(records, ranked)}\n\nPicture: {drawn}\nThe best again:\n  python -m skd_tf.train "
+        f"\n{results.closing(records, ranked)}\n\nPicture: {drawn}\nThe best again:\n  python -m skd_tf.train "
         f"--flagfile={records.folder / 'best.flags'} {places}{seed * (plan.executions_per_trial > 1)}"
     )
     return ranked
 
 
 def _final_run(records, best, data_dir):
-    from skd_tf import experiment
-    from skd_tf.search import report
+    from skd_tf.search import results
+    from skd_tf.training import experiment
 
-    folder, config = records.folder / "final", report.best_config(records, best).replace(validation_fraction=0.0)
+    folder, config = records.folder / "final", results.best_config(records, best).replace(validation_fraction=0.0)
     before = recorded_config(folder)
     differences = before.differences(config) if before else []
     if differences:  # more trials have found a better one
@@ -189,7 +191,7 @@ def _role():
 
 
 def cli_main():
-    cli.run(
+    app.run(
         main,
         description="Searches settings on the validation split; ends with a table, a picture and best.flags.",
         define=define,

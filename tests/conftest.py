@@ -22,8 +22,8 @@ def two_logical_cpus():
 
 @pytest.fixture(scope="session")
 def two_replicas():
-    from skd_tf import replicas
     from skd_tf.config import Config
+    from skd_tf.runtime import replicas
 
     return replicas.make_strategy(Config(strategy="mirrored"))
 
@@ -31,8 +31,8 @@ def two_replicas():
 @pytest.fixture(scope="session")
 def digits_run(tmp_path_factory):
     """The folder of a finished run on digits: a small student distilled on the sphere, its teacher beside it."""
-    from skd_tf import experiment
     from skd_tf.config import Config
+    from skd_tf.training import experiment
 
     folder = tmp_path_factory.mktemp("digits_run")
     shared = {"batch_size": 32, "learning_rate": 0.1, "strategy": "one_device", "report": False}

@@ -4,14 +4,14 @@ import contextlib
 
 import keras
 import numpy as np
-import oracles
 import pytest
-from nets import CLASSES, batches, conv_net, distance, weights_of
 
 import skd_tf
 from skd_tf import losses
 from skd_tf.errors import InputError
 from skd_tf.keras_losses import SphericalDistillation
+from tests.helpers.nets import CLASSES, batches, conv_net, distance, weights_of
+from tests.losses import numpy_reference
 
 RADIUS = 2 * CLASSES**0.5
 SETTINGS = [
@@ -53,7 +53,7 @@ def test_the_loss_is_the_oracles_mean(settings):
     rng = np.random.default_rng(0)
     student, teacher = rng.normal(size=(6, CLASSES)) + 1, 4 * rng.normal(size=(6, CLASSES))
     loss = SphericalDistillation(**settings)
-    expected = oracles.spherical_kd(
+    expected = numpy_reference.spherical_kd(
         student, teacher, np.zeros(6, int), **{"temperature": 4.0, "radius": RADIUS} | settings
     )["distill"].mean()
     assert float(loss.compute_loss(teacher, student)) == pytest.approx(expected, rel=1e-5)

@@ -1,6 +1,6 @@
 """Starts several workers of one training on this machine, to try --strategy=multi_worker.
 
-python tools/launch_local_cluster.py --workers=2 -- --flagfile=experiments/digits/teacher.flags --workdir=runs/cluster
+python -m tools.launch_local_cluster --workers=2 -- --flagfile=experiments/digits/teacher.flags --workdir=runs/cluster
 
 What follows -- goes to `python -m skd_tf.train`, the same for every worker. The output of worker i begins with [i]. When one
 fails the others are ended; the exit code is that of the first that failed.

@@ -1,7 +1,7 @@
 """Prepares Fashion-MNIST for TFDS from Debian's package, without TFDS' own download.
 
     apt-get download dataset-fashion-mnist && dpkg -x dataset-fashion-mnist_*.deb package
-    python tools/prepare_fashion_mnist.py --source=package/usr/share/datasets/fashion-mnist --data_dir=DATA
+    python -m tools.prepare_fashion_mnist --source=package/usr/share/datasets/fashion-mnist --data_dir=DATA
 
 Afterwards --dataset=fashion_mnist --data_dir=DATA reads it: TFDS' builder, version, features, splits and order.
 """
@@ -13,8 +13,10 @@ import struct
 import numpy as np
 from absl import flags
 
-from skd_tf import cli, quiet
+from skd_tf.config import app
+from skd_tf.config.flags import define_flags
 from skd_tf.errors import InputError
+from skd_tf.runtime import tf_logging
 
 _SPLITS = {"train": ("train", 60_000), "test": ("t10k", 10_000)}
 
@@ -23,12 +25,12 @@ def define(flag_values):
     flags.DEFINE_string(
         "source", None, "folder of Fashion-MNIST's four idx files, gzipped or not", flag_values=flag_values
     )
-    cli.define_flags(flag_values, ("data_dir",))
+    define_flags(flag_values, ("data_dir",))
 
 
 def main(flag_values):
     splits = {split: read(flag_values.source, *facts) for split, facts in _SPLITS.items()}
-    quiet.import_tensorflow()
+    tf_logging.import_tensorflow()
     import tensorflow_datasets as tfds
 
     builder = tfds.builder("fashion_mnist", data_dir=flag_values.data_dir)
@@ -68,7 +70,7 @@ def _idx(folder, name, shape):
 
 
 if __name__ == "__main__":
-    cli.run(
+    app.run(
         main,
         description="Prepares Fashion-MNIST for TFDS from its idx files.",
         define=define,

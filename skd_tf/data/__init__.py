@@ -12,9 +12,23 @@ stream     train_stream: the order is a pure function of (seed, step), pixels of
 So a stream starts at any step without decoding or drawing anything before it.
 """
 
-from skd_tf.data.reading import load
-from skd_tf.data.sets import Dataset, Split, evenly_spaced
-from skd_tf.data.stored import digest_of
-from skd_tf.data.stream import AugmentedImages, train_stream
+from typing import TYPE_CHECKING
+
+from skd_tf.runtime.lazy_imports import lazy
+
+if TYPE_CHECKING:
+    from skd_tf.data.dataset import Dataset, Split, evenly_spaced
+    from skd_tf.data.disk_images import digest_of
+    from skd_tf.data.loading import load
+    from skd_tf.data.train_stream import AugmentedImages, train_stream
 
 __all__ = ["AugmentedImages", "Dataset", "Split", "digest_of", "evenly_spaced", "load", "train_stream"]
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "dataset": ["Dataset", "Split", "evenly_spaced"],
+        "disk_images": ["digest_of"],
+        "loading": ["load"],
+        "train_stream": ["AugmentedImages", "train_stream"],
+    },
+)

@@ -14,12 +14,23 @@ such a function and its row below. What a function takes beside temperature, rad
 `Distiller(loss_settings=...)` and `--loss_settings`.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING
 
-from skd_tf.losses.baselines import cross_entropy, dist, dkd, kd, logit_standardization
-from skd_tf.losses.sphere import READOUTS, logit_norm, on_one_sphere, project, readout, resolve_radius, spherical_kd
-from skd_tf.losses.terms import target_probabilities
+from skd_tf.runtime.lazy_imports import lazy
+
+if TYPE_CHECKING:
+    from skd_tf.losses.baselines import cross_entropy, dist, dkd, kd, logit_standardization
+    from skd_tf.losses.registry import LOSSES, Loss
+    from skd_tf.losses.spherical import (
+        READOUTS,
+        logit_norm,
+        on_one_sphere,
+        project,
+        readout,
+        resolve_radius,
+        spherical_kd,
+    )
+    from skd_tf.losses.terms import target_probabilities
 
 __all__ = [
     "LOSSES",
@@ -38,36 +49,20 @@ __all__ = [
     "spherical_kd",
     "target_probabilities",
 ]
-
-
-class Loss(NamedTuple):
-    """A row of LOSSES.
-
-    Attributes:
-      function: `(student_logits, teacher_logits, labels, **settings)` -> dict of `[batch]` terms.
-      readout: a key of READOUTS: where the softmax of a student trained with this loss is taken, in
-        evaluation and export alike.
-      needs_teacher: whether `teacher_logits` may not be None.
-      defaults: the authors' settings, by the names of Config's fields. A row without "label_weight" leaves
-        it at 1 - kd_weight.
-    """
-
-    function: Callable
-    readout: str
-    needs_teacher: bool
-    defaults: dict
-
-
-_SPHERE = {"temperature": 4.0, "kd_weight": 0.9, "radius": "auto", "center": True}
-_STANDARDIZED = {"temperature": 2.0, "kd_weight": 9.0, "label_weight": 0.1}
-_DECOUPLED = {"temperature": 4.0, "kd_weight": 1.0, "label_weight": 1.0}
-_CORRELATION = {"temperature": 4.0, "kd_weight": 2.0, "label_weight": 1.0}
-
-LOSSES = {
-    "spherical": Loss(spherical_kd, "sphere", True, _SPHERE),
-    "kd": Loss(kd, "raw", True, {"temperature": 4.0, "kd_weight": 0.9}),
-    "cross_entropy": Loss(cross_entropy, "raw", False, {}),
-    "logit_standardization": Loss(logit_standardization, "raw", True, _STANDARDIZED),
-    "dkd": Loss(dkd, "raw", True, _DECOUPLED),
-    "dist": Loss(dist, "raw", True, _CORRELATION),
-}
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "registry": ["LOSSES", "Loss"],
+        "baselines": ["cross_entropy", "dist", "dkd", "kd", "logit_standardization"],
+        "spherical": [
+            "READOUTS",
+            "logit_norm",
+            "on_one_sphere",
+            "project",
+            "readout",
+            "resolve_radius",
+            "spherical_kd",
+        ],
+        "terms": ["target_probabilities"],
+    },
+)

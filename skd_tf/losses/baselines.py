@@ -5,7 +5,7 @@ import math
 from keras import ops
 
 from skd_tf.errors import InputError
-from skd_tf.losses.sphere import project
+from skd_tf.losses.spherical import project
 from skd_tf.losses.terms import (
     as_float,
     distill_term,

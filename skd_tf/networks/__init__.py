@@ -13,18 +13,13 @@ small         students of some hundred parameters
 Importing this package does not import TensorFlow; NETWORKS and build do, when they are first used.
 """
 
+from typing import TYPE_CHECKING
+
 from skd_tf.networks.names import NETWORK_NAMES
+from skd_tf.runtime.lazy_imports import lazy
+
+if TYPE_CHECKING:
+    from skd_tf.networks.registry import NETWORKS, build
 
 __all__ = ["NETWORKS", "NETWORK_NAMES", "build"]
-
-
-def __getattr__(name):
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from skd_tf.networks import table
-
-    return getattr(table, name)
-
-
-def __dir__():
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy(__name__, {"registry": ["NETWORKS", "build"], "names": ["NETWORK_NAMES"]})

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from skd_tf.batch_norm import FusedBatchNormalization
+from skd_tf.networks.batch_norm import FusedBatchNormalization
 
 BATCH_NORM = FusedBatchNormalization  # the class behind every normalisation of every network
 

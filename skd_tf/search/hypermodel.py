@@ -7,8 +7,10 @@ import keras_tuner
 import numpy as np
 import tensorflow as tf
 
-from skd_tf import data, evaluation, experiment, training
+from skd_tf import data
+from skd_tf.evaluation import predictor
 from skd_tf.search.plan import Plan
+from skd_tf.training import experiment, train_student
 
 
 class DistillationHyperModel(keras_tuner.HyperModel):
@@ -52,7 +54,7 @@ class DistillationHyperModel(keras_tuner.HyperModel):
 
     def build(self, hp):
         config, setup = self.config_of(hp), self.setup
-        distiller = training.build_distiller(config, setup, self._steps_per_epoch(config))
+        distiller = train_student.build_distiller(config, setup, self._steps_per_epoch(config))
         if config.needs_teacher and not config.teacher_cache_dir:
             distiller.teacher = setup.teacher.model
         return distiller
@@ -91,10 +93,10 @@ def _batches(split):
     """A split's (images, labels) in order, whether its images are in memory or stored."""
 
     def batches():
-        for start in range(0, len(split), evaluation.BATCH_SIZE):
-            rows = np.arange(start, min(start + evaluation.BATCH_SIZE, len(split)))
+        for start in range(0, len(split), predictor.BATCH_SIZE):
+            rows = np.arange(start, min(start + predictor.BATCH_SIZE, len(split)))
             yield split.images[rows], split.labels[rows]
 
     signature = (tf.TensorSpec([None, *split.images.shape[1:]], tf.uint8), tf.TensorSpec([None], split.labels.dtype))
     stream = tf.data.Dataset.from_generator(batches, output_signature=signature)
-    return stream.apply(tf.data.experimental.assert_cardinality(-(-len(split) // evaluation.BATCH_SIZE)))
+    return stream.apply(tf.data.experimental.assert_cardinality(-(-len(split) // predictor.BATCH_SIZE)))

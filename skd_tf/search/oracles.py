@@ -8,7 +8,7 @@ are float32.
 import keras_tuner
 
 from skd_tf.errors import InputError
-from skd_tf.search.records import FINISHED, RUNNING
+from skd_tf.search.trial_records import FINISHED, RUNNING
 
 _COMPLETED, _FAILED, _STOPPED = "COMPLETED", "FAILED", "STOPPED"
 

@@ -3,9 +3,9 @@
 import dataclasses
 import math
 
-from skd_tf.config import NEED_NO_TEACHER, Config
+from skd_tf.config.config import NEED_NO_TEACHER, Config
+from skd_tf.config.fields import as_text, did_you_mean
 from skd_tf.errors import InputError
-from skd_tf.knobs import as_text, did_you_mean
 from skd_tf.search.space import parse_space
 
 TUNERS = ("random", "bayesian", "grid")

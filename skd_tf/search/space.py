@@ -2,11 +2,11 @@
 
 import dataclasses
 
-from skd_tf.cli import FIELDS
-from skd_tf.config import NEED_NO_TEACHER
+from skd_tf.config.config import NEED_NO_TEACHER
+from skd_tf.config.fields import as_text, checked, did_you_mean, kinds_of
+from skd_tf.config.flags import FIELDS
 from skd_tf.errors import InputError
-from skd_tf.knobs import as_text, checked, did_you_mean, kinds_of
-from skd_tf.loss_names import LOSS_ARGUMENTS
+from skd_tf.losses.names import LOSS_ARGUMENTS
 
 # Data, teacher and machine are shared by all trials, and so cannot be searched.
 SEARCHABLE = (

@@ -6,9 +6,9 @@ import time
 import keras_tuner
 from keras_tuner.engine import base_tuner
 
-from skd_tf.progress import duration, say
-from skd_tf.search.records import FINISHED
-from skd_tf.search.report import short
+from skd_tf.runtime.console import duration, say
+from skd_tf.search.results import short
+from skd_tf.search.trial_records import FINISHED
 
 
 class Tuner(base_tuner.BaseTuner):

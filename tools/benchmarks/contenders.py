@@ -1,6 +1,6 @@
 """One contender of the step benchmark, in a process of its own: makes a round's steps for each line on standard input.
 
-    python tools/benchmarks/contenders.py NAME '{"student": "resnet20", "teacher": "resnet56", "batch_size": 64}'
+    python -m tools.benchmarks.contenders NAME '{"student": "resnet20", "teacher": "resnet56", "batch_size": 64}'
 
 Answers each line with the milliseconds of a step, and the line "end" with {"peak_memory_mb", ...}.
 """
@@ -9,7 +9,7 @@ import json
 import os
 import sys
 
-import racing
+from tools.benchmarks import interleaved
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # for all: TensorFlow leaves it off on CPUs without AVX512-VNNI
@@ -28,22 +28,24 @@ def make_dataset():
     """CIFAR-shaped random images through the product's own pipeline: the same augmented input for all."""
     import numpy as np
 
-    from skd_tf import augment, data
+    from skd_tf import data
+    from skd_tf.data import augmentation
 
     random = np.random.default_rng(0)
     images = random.integers(0, 256, [IMAGES, 32, 32, 3], np.uint8)
     split = data.Split(images, random.integers(0, CLASSES, IMAGES).astype(np.int32), np.arange(IMAGES))
     names = tuple(map(str, range(CLASSES)))
     mean, std = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
-    return data.Dataset("random", "1", names, mean, std, augment.Augmentation(4, True), split, None, None)
+    return data.Dataset("random", "1", names, mean, std, augmentation.Augmentation(4, True), split, None, None)
 
 
 def make_net(name, dataset, *, stock):
-    from skd_tf import deploy, networks
+    from skd_tf import networks
+    from skd_tf.models import deployable
 
     facts = {"input_shape": dataset.image_shape, "num_classes": CLASSES, "mean": dataset.mean, "std": dataset.std}
     net = networks.build(name, **facts)
-    return deploy.stock_copy(net) if stock else net
+    return deployable.stock_copy(net) if stock else net
 
 
 def _stream(dataset, job, **options):
@@ -61,10 +63,11 @@ def ours(job, *, precision="float32", cached=False, loss="spherical"):
 
     import tensorflow as tf
 
-    from skd_tf import optimizers, teachers
-    from skd_tf import precision as precisions
     from skd_tf.config import Config
-    from skd_tf.distiller import Distiller
+    from skd_tf.distillation import optimizers
+    from skd_tf.distillation.distiller import Distiller
+    from skd_tf.models import precision as precisions
+    from skd_tf.training.teacher import Teacher
 
     dataset, files, teacher = make_dataset(), None, None
     config = Config(loss=loss, precision=precision, teacher_precision=precision, batch_size=job["batch_size"])
@@ -76,7 +79,7 @@ def ours(job, *, precision="float32", cached=False, loss="spherical"):
         logits.kernel.assign(1e-6 * logits.kernel)
         net.save(path)
         config = config.replace(teacher_cache_dir=folder if cached else "", teacher_cache_epochs=int(cached))
-        opened = teachers.Teacher(path, config, dataset, tf.distribute.get_strategy())
+        opened = Teacher(path, config, dataset, tf.distribute.get_strategy())
         if cached:
             files = opened.epoch_files(1)
         else:
@@ -104,7 +107,7 @@ def keras_distillation(job, *, precision="float32"):
 
     import keras
 
-    from skd_tf.precision import set_precision
+    from skd_tf.models.precision import set_precision
 
     dataset = make_dataset()
     nets = (make_net(job[name], dataset, stock=True) for name in ("teacher", "student"))
@@ -145,7 +148,7 @@ def torch_authors(job, *, fast=False, compiled=False):
     import torch
 
     sys.path.insert(0, str(pathlib.Path(__file__).parent))
-    from torch_resnet import resnet
+    from tools.benchmarks.torch_resnet import resnet
 
     torch.set_num_threads(os.cpu_count())
     student, teacher = resnet(job["student"], CLASSES), resnet(job["teacher"], CLASSES).eval()
@@ -190,7 +193,7 @@ def pipeline(job):
 
     import numpy as np
 
-    from skd_tf import teacher_cache
+    from skd_tf.data import teacher_cache
 
     dataset, folder = make_dataset(), pathlib.Path(tempfile.mkdtemp())
     cache = teacher_cache.TeacherCache(folder, "float16", print)
@@ -233,7 +236,7 @@ def operations(name, job):
 
     Forward and both gradients take as many each: the student counts three times, a live teacher once.
     """
-    from skd_tf import cost
+    from skd_tf.evaluation import cost
 
     if name.startswith("matrix product"):
         return 2 * PRODUCT**3
@@ -248,4 +251,4 @@ def operations(name, job):
 
 if __name__ == "__main__":
     contender, job = sys.argv[1], json.loads(sys.argv[2])
-    racing.serve(lambda: (CONTENDERS[contender](job), racing.resident_mb), steps_of(contender))
+    interleaved.serve(lambda: (CONTENDERS[contender](job), interleaved.resident_mb), steps_of(contender))

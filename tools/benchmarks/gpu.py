@@ -1,6 +1,6 @@
 """Steps of teacher and student on a GPU that has JAX and no TensorFlow: this package's networks by Keras' JAX backend.
 
-    python tools/benchmark.py gpu --output=experiments/results/benchmarks/gpu.json
+    python -m tools.benchmarks gpu --output=experiments/results/benchmarks/gpu.json
 
 One compiled loop of steps over images in device memory, bfloat16, spherical loss, SGD with momentum; the teacher live or its
 logits at hand. No input pipeline: what a GPU could do, for the hours in experiments/README.md.
@@ -37,11 +37,12 @@ def main(flag_values):
     os.environ["KERAS_BACKEND"] = "jax"
     sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
     import jax
-    import jax_epochs
     import keras
 
+    from experiments.lab.jax import epochs
+
     keras.config.set_dtype_policy("mixed_bfloat16")
-    jax_epochs.do_without_tensorflow()
+    epochs.do_without_tensorflow()
     found = {"device": jax.devices()[0].device_kind, "jax": jax.__version__, "keras": keras.__version__, "steps": []}
     for text, line in [(text, _line(text)) for text in flag_values.lines]:
         seconds = _seconds_a_step(**line, steps=flag_values.steps)
@@ -70,8 +71,8 @@ def _seconds_a_step(teacher, student, size, batch_size, steps):
     """Median of the repeats; compilation and a first repeat are not among them."""
     import jax
     import jax.numpy as jnp
-    import jax_epochs
 
+    from experiments.lab.jax import epochs
     from skd_tf import losses, networks
 
     classes, count, live = _CLASSES[size], 4 * batch_size, teacher != "cached"
@@ -79,7 +80,7 @@ def _seconds_a_step(teacher, student, size, batch_size, steps):
     def weights_of(name):
         shape = {"input_shape": (size, size, 3), "num_classes": classes, "mean": (0.5,) * 3, "std": (0.25,) * 3}
         model = networks.build(name, **shape)
-        return model, *jax_epochs.values_of(model)
+        return model, *epochs.values_of(model)
 
     student, weights, averages = weights_of(student)
     teacher, *frozen = weights_of(teacher) if live else (None, [], [])

@@ -13,8 +13,9 @@ import statistics
 import sys
 import tempfile
 
-import racing
 from absl import flags
+
+from tools.benchmarks import interleaved
 
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
@@ -43,11 +44,11 @@ def define(flag_values):
 
 
 def main(flag_values):
-    from skd_tf import quiet
+    from skd_tf.runtime import tf_logging
 
-    quiet.import_tensorflow()
-    from skd_tf import records
-    from skd_tf.workdir import write_json
+    tf_logging.import_tensorflow()
+    from skd_tf.runs import metrics_log
+    from skd_tf.runs.workdir import write_json
 
     job = {"batch_size": flag_values.batch_size, "precision": flag_values.precision}
     with tempfile.TemporaryDirectory() as folder:
@@ -56,17 +57,24 @@ def main(flag_values):
         parts = {"input": {}, "check of logits": {}}
         parts |= {f"step of {name}, logits given": {"net": name, "kind": "step"} for name in flag_values.student}
         parts |= {f"pass of {name}": {"net": name, "kind": "pass"} for name in flag_values.teacher}
-        rows = racing.race(
+        rows = interleaved.race(
             {name: [sys.executable, __file__, json.dumps(job | {"kind": name} | part)] for name, part in parts.items()},
             flag_values.rounds,
         )
     for name, row in rows.items():
         units, scale = (HASHED_MB, "MB") if name.startswith("check") else (job["batch_size"], "images")
         row[f"{scale}_per_second"] = 1000 * units / row["median_ms"]
-    print(f"224 x 224, batch {job['batch_size']}, {job['precision']}, {records.device()}\n\n{_table(rows)}", flush=True)
+    print(
+        f"224 x 224, batch {job['batch_size']}, {job['precision']}, {metrics_log.device()}\n\n{_table(rows)}",
+        flush=True,
+    )
     del job["folder"]
     record = job | {"rounds": flag_values.rounds, "picture_bytes": picture_bytes, "parts": rows}
-    record |= {"device": records.device(), "versions": records.versions(), "git_commit": records.git_commit()}
+    record |= {
+        "device": metrics_log.device(),
+        "versions": metrics_log.versions(),
+        "git_commit": metrics_log.git_commit(),
+    }
     if flag_values.output:
         write_json(flag_values.output, record)
 
@@ -101,8 +109,9 @@ def _stream(job):
     """The product's own input, resized crops and the logits of a record file, without end."""
     import numpy as np
 
-    from skd_tf import data, teacher_cache
+    from skd_tf import data
     from skd_tf.config import Config
+    from skd_tf.data import teacher_cache
 
     config = Config(
         dataset=f"folder:{job['folder']}",
@@ -141,7 +150,7 @@ def _batch(job):
 
 def _net(job):
     from skd_tf import networks
-    from skd_tf.precision import set_precision
+    from skd_tf.models.precision import set_precision
 
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     net = networks.build(job["net"], input_shape=(224, 224, 3), num_classes=CLASSES, mean=mean, std=std)
@@ -149,9 +158,9 @@ def _net(job):
 
 
 def step(job):
-    from skd_tf import optimizers
     from skd_tf.config import Config
-    from skd_tf.distiller import Distiller
+    from skd_tf.distillation import optimizers
+    from skd_tf.distillation.distiller import Distiller
 
     config = Config(precision=job["precision"], batch_size=job["batch_size"])
     distiller = Distiller(_net(job), None, "spherical")
@@ -168,7 +177,7 @@ def step(job):
 def teacher_pass(job):
     import tensorflow as tf
 
-    from skd_tf.folding import fold_batch_norm
+    from skd_tf.models.fold_batch_norm import fold_batch_norm
 
     net = fold_batch_norm(_net(job))
     images = next(iter(_batch(job)))[0]["image"]
@@ -180,7 +189,7 @@ def check(job):
     """The check of a file of the teacher cache, as before its first use; it has just been written, so no disk is read."""
     import numpy as np
 
-    from skd_tf import teacher_cache
+    from skd_tf.data import teacher_cache
 
     shape = HASHED_MB * 10**6 // (2 * CLASSES), CLASSES
     folder = tempfile.mkdtemp(dir=job["folder"])
@@ -197,4 +206,6 @@ PARTS = {"input": input_alone, "check of logits": check, "step": step, "pass": t
 
 if __name__ == "__main__":
     job = json.loads(sys.argv[1])
-    racing.serve(lambda: (functools.partial(PARTS[job["kind"]], job)(), racing.resident_mb), steps_of(job["kind"]))
+    interleaved.serve(
+        lambda: (functools.partial(PARTS[job["kind"]], job)(), interleaved.resident_mb), steps_of(job["kind"])
+    )

@@ -23,11 +23,11 @@ def define(flag_values):
 
 
 def main(flag_values):
-    from skd_tf import quiet
+    from skd_tf.runtime import tf_logging
 
-    quiet.import_tensorflow()
-    from skd_tf import records
-    from skd_tf.workdir import write_json
+    tf_logging.import_tensorflow()
+    from skd_tf.runs import metrics_log
+    from skd_tf.runs.workdir import write_json
 
     job = {name: getattr(flag_values, name) for name in ("records", "classes", "images")}
     found = dict(job)
@@ -37,7 +37,11 @@ def main(flag_values):
             subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[-1]
         )
     print("\n".join(f"{name}: {value:,.2f}" for name, value in found.items() if name not in job), flush=True)
-    found |= {"device": records.device(), "versions": records.versions(), "git_commit": records.git_commit()}
+    found |= {
+        "device": metrics_log.device(),
+        "versions": metrics_log.versions(),
+        "git_commit": metrics_log.git_commit(),
+    }
     if flag_values.output:
         write_json(flag_values.output, found)
 
@@ -54,11 +58,12 @@ def _stream(count, classes, files=(), **settings):
     """(resident bytes before, batches of two epochs of the product's own input over `count` images, steps an epoch)."""
     import numpy as np
 
-    from skd_tf import augment, data
+    from skd_tf import data
     from skd_tf.config import Config
+    from skd_tf.data import augmentation
 
     split = data.Split(np.ones([count, 1, 1, 1], np.uint8), np.ones(count, np.int32), np.arange(count))
-    names, shifts = tuple(map(str, range(classes))), augment.Augmentation(1, False)
+    names, shifts = tuple(map(str, range(classes))), augmentation.Augmentation(1, False)
     dataset = data.Dataset("made", "1", names, (0.5,), (0.5,), shifts, split, None, None)
     steps, config = count // BATCH, Config(batch_size=BATCH, **settings)
     before = _peak(reset=True)
@@ -72,7 +77,7 @@ def logits(job):
     """Peak memory over a file's size, in the first epoch and where the second takes its place."""
     import numpy as np
 
-    from skd_tf import teacher_cache
+    from skd_tf.data import teacher_cache
 
     with tempfile.TemporaryDirectory() as folder:
         cache = teacher_cache.TeacherCache(folder, "float16", print)
@@ -99,8 +104,8 @@ def tables(job):
 PARTS = {part.__name__: part for part in (logits, tables)}
 
 if __name__ == "__main__":
-    from skd_tf import quiet
+    from skd_tf.runtime import tf_logging
 
-    quiet.import_tensorflow()
+    tf_logging.import_tensorflow()
     job = json.loads(sys.argv[1])
     print(json.dumps(PARTS[job["part"]](job)))

@@ -9,8 +9,9 @@ import statistics
 import sys
 import tempfile
 
-import racing
 from absl import flags
+
+from tools.benchmarks import interleaved
 
 STEPS = 24  # of a round; a multiple of every number of steps per call
 
@@ -29,12 +30,13 @@ def define(flag_values):
 
 
 def main(flag_values):
-    from skd_tf import quiet
+    from skd_tf.runtime import tf_logging
 
-    quiet.import_tensorflow()
-    from skd_tf import devices, records
+    tf_logging.import_tensorflow()
     from skd_tf.errors import InputError
-    from skd_tf.workdir import write_json
+    from skd_tf.runs import metrics_log
+    from skd_tf.runs.workdir import write_json
+    from skd_tf.runtime import devices
 
     shared = {name: flag_values[name].value for name in ("student", "teacher", "batch_size", "jit_compile")}
     unfit = [k for k in flag_values.steps_per_call if STEPS % k]
@@ -47,17 +49,17 @@ def main(flag_values):
         devices.per_replica_batch(flag_values.batch_size, count)
         for k in flag_values.steps_per_call:
             jobs[f"{count} replicas, k = {k}"] = shared | {"replicas": count, "steps_per_call": k}
-    rows = racing.race(
+    rows = interleaved.race(
         {name: [sys.executable, __file__, json.dumps(job)] for name, job in jobs.items()}, flag_values.rounds
     )
     for name, row in rows.items():
         row |= jobs[name]
         row["examples_per_second"] = 1000 * flag_values.batch_size / row["median_ms"]
-    machine = records.device().partition(", replicas")[0]
+    machine = metrics_log.device().partition(", replicas")[0]
     title = f"{flag_values.student} from {flag_values.teacher}, global batch {flag_values.batch_size}, {machine}"
     print(f"\n{title}\n\n{_table(rows)}", flush=True)
     record = {"rounds": flag_values.rounds, "steps_per_round": STEPS, "rows": rows, "device": machine}
-    record |= {"versions": records.versions(), "git_commit": records.git_commit()}
+    record |= {"versions": metrics_log.versions(), "git_commit": metrics_log.git_commit()}
     if flag_values.output:
         write_json(flag_values.output, record)
 
@@ -83,11 +85,13 @@ def _table(rows):
 def prepare(job):
     """A function that makes the steps of a round with a Distiller of the product, and one that gives the memory in MB."""
     import tensorflow as tf
-    from contenders import IMAGES, make_dataset, make_net
 
-    from skd_tf import data, replicas, training
+    from skd_tf import data
     from skd_tf.config import Config
-    from skd_tf.teachers import Teacher
+    from skd_tf.runtime import replicas
+    from skd_tf.training import train_student
+    from skd_tf.training.teacher import Teacher
+    from tools.benchmarks.contenders import IMAGES, make_dataset, make_net
 
     count, gpus = job["replicas"], len(tf.config.list_physical_devices("GPU"))
     if 1 < count <= gpus or count == 1:
@@ -108,7 +112,7 @@ def prepare(job):
         path = os.path.join(tempfile.mkdtemp(), "teacher.keras")
         make_net(job["teacher"], dataset, stock=True).save(path)
         teacher = Teacher(path, config, dataset, strategy)
-    distiller = training.build_distiller(config, training.Setup(dataset, strategy, teacher), steps_per_epoch)
+    distiller = train_student.build_distiller(config, train_student.Setup(dataset, strategy, teacher), steps_per_epoch)
     if teacher:
         distiller.teacher = teacher.model
 
@@ -134,7 +138,7 @@ def prepare(job):
         if gpus:
             names = [device.name.removeprefix("/device:") for device in tf.config.list_logical_devices("GPU")]
             return sum(tf.config.experimental.get_memory_info(name)["peak"] for name in names) / 2**20
-        return racing.resident_mb()
+        return interleaved.resident_mb()
 
     return steps, memory_mb
 
@@ -143,4 +147,4 @@ if __name__ == "__main__":
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     job = json.loads(sys.argv[1])
-    racing.serve(lambda: prepare(job), STEPS)
+    interleaved.serve(lambda: prepare(job), STEPS)

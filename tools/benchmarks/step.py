@@ -5,8 +5,9 @@ import pathlib
 import statistics
 import sys
 
-import racing
 from absl import flags
+
+from tools.benchmarks import interleaved
 
 _CONTENDERS = pathlib.Path(__file__).with_name("contenders.py")
 _RATIOS = (  # slower, faster: what docs/performance.md quotes
@@ -42,14 +43,13 @@ def define(flag_values):
 
 
 def main(flag_values):
-    from contenders import CONTENDERS, GROWTH, operations
+    from skd_tf.runtime import tf_logging
+    from tools.benchmarks.contenders import CONTENDERS, GROWTH, operations
 
-    from skd_tf import quiet
-
-    quiet.import_tensorflow()
-    from skd_tf import records
+    tf_logging.import_tensorflow()
     from skd_tf.errors import InputError
-    from skd_tf.workdir import write_json
+    from skd_tf.runs import metrics_log
+    from skd_tf.runs.workdir import write_json
 
     names = flag_values.contender or list(CONTENDERS)
     unknown = [name for name in names if name not in CONTENDERS]
@@ -61,7 +61,7 @@ def main(flag_values):
 
     def race(contenders):
         """{label: row} of {label: (contender, job)}."""
-        rows = racing.race(
+        rows = interleaved.race(
             {
                 label: [sys.executable, str(_CONTENDERS), name, json.dumps(job)]
                 for label, (name, job) in contenders.items()
@@ -73,7 +73,7 @@ def main(flag_values):
             row["gflop_per_second"] = done and done / row["median_ms"] / 1e6
         return rows
 
-    print(f"{flag_values.student} from {flag_values.teacher}, batch {flag_values.batch_size}, {records.device()}\n")
+    print(f"{flag_values.student} from {flag_values.teacher}, batch {flag_values.batch_size}, {metrics_log.device()}\n")
     record = job | {"rounds": flag_values.rounds, "contenders": race({name: (name, job) for name in names})}
     print(_table(record["contenders"]), flush=True)
     if flag_values.growth:
@@ -83,7 +83,11 @@ def main(flag_values):
         found = {net: [name for name in growing if f"{name}, {net}" in rows] for net in teachers}
         record["growth"] = {net: {name: rows[f"{name}, {net}"] for name in names} for net, names in found.items()}
         print(f"\n{_growth_table(record['growth'])}", flush=True)
-    record |= {"device": records.device(), "versions": records.versions(), "git_commit": records.git_commit()}
+    record |= {
+        "device": metrics_log.device(),
+        "versions": metrics_log.versions(),
+        "git_commit": metrics_log.git_commit(),
+    }
     if flag_values.output:
         write_json(flag_values.output, record)
 

@@ -27,23 +27,25 @@ def define(flag_values):
 
 
 def main(flag_values):
-    from skd_tf import quiet
+    from skd_tf.runtime import tf_logging
 
-    quiet.import_tensorflow()
-    from skd_tf import records
-    from skd_tf.workdir import write_json
+    tf_logging.import_tensorflow()
+    from skd_tf.runs import metrics_log
+    from skd_tf.runs.workdir import write_json
 
     job = {name: flag_values[name].value for name in ("student", "teacher", "trials", "epochs", "batch_size")}
     rounds = [measure(job) for _ in range(flag_values.rounds)]
     ratios = [row["search_seconds"] / row["plain_seconds"] for row in rounds]
-    print(f"\n{job['trials']} trials of {job['student']} from {job['teacher']}, {records.device()}\n\n{_table(rounds)}")
+    print(
+        f"\n{job['trials']} trials of {job['student']} from {job['teacher']}, {metrics_log.device()}\n\n{_table(rounds)}"
+    )
     print(
         f"\nsearch without the teacher's passes / plain trainings: {statistics.median(ratios):.2f} "
         f"({min(ratios):.2f} to {max(ratios):.2f}); at most {_LIMIT} is promised.",
         flush=True,
     )
-    record = job | {"rounds": rounds, "ratio": statistics.median(ratios), "device": records.device()}
-    record |= {"versions": records.versions(), "git_commit": records.git_commit()}
+    record = job | {"rounds": rounds, "ratio": statistics.median(ratios), "device": metrics_log.device()}
+    record |= {"versions": metrics_log.versions(), "git_commit": metrics_log.git_commit()}
     if flag_values.output:
         write_json(flag_values.output, record)
 
@@ -51,12 +53,13 @@ def main(flag_values):
 def measure(job):
     """One round: {"teacher_seconds", "search_seconds" without them, "plain_seconds", "trials" and "plains" one by one}."""
     import tensorflow as tf
-    from contenders import make_dataset, make_net
 
-    from skd_tf import training, tune
+    from skd_tf import tune
     from skd_tf.config import Config
     from skd_tf.search.plan import Plan
-    from skd_tf.teachers import Teacher
+    from skd_tf.training import train_student
+    from skd_tf.training.teacher import Teacher
+    from tools.benchmarks.contenders import make_dataset, make_net
 
     folder, whole = pathlib.Path(tempfile.mkdtemp()), make_dataset()
     held_out = whole.train.take(slice(0, _VALIDATION))
@@ -75,16 +78,16 @@ def measure(job):
     teacher = Teacher(config.teacher_checkpoint, config, dataset, strategy)
     teacher_seconds = _seconds(lambda: teacher.epoch_files(job["epochs"]))
 
-    alone = training.Setup(dataset, strategy, None)
+    alone = train_student.Setup(dataset, strategy, None)
     plain = config.replace(loss="cross_entropy", keep_checkpoints=1)
 
     def train(number):
         place = folder / f"plain-{number}"
         place.mkdir()
-        return _seconds(lambda: training.train_student(plain, alone, place, keep_best=False))
+        return _seconds(lambda: train_student.train_student(plain, alone, place, keep_best=False))
 
     plan = Plan(config, (f"temperature:log:1:16:{job['trials']}",), tuner="grid")
-    shared = training.Setup(dataset, strategy, teacher)
+    shared = train_student.Setup(dataset, strategy, teacher)
     half = job["trials"] // 2
     plains = [train(number) for number in range(half)]
     ranked = []

@@ -1,0 +1,194 @@
+"""The small languages of text settings: text -> structure, and structure -> its one canonical text.
+
+Epochs count from 0, so "0.5 from epoch 60" rules the 61st epoch and every later one; they may be fractions.
+"""
+
+import itertools
+import re
+import typing
+
+from skd_tf.config.fields import as_text, did_you_mean, refusal
+
+WEIGHT = (
+    'a number >= 0, steps as "0.9, 0.5 from epoch 60, 0.1 from epoch 80", or a ramp as "linear 0 to 1 over '
+    '20 epochs" or "cosine 1 to 0 over 240 epochs"'
+)
+LR_SCHEDULE = "constant, cosine, linear, or multistep:EPOCH,EPOCH,...[:FACTOR] (the factor is 0.1 unless given)"
+LOSS_SETTINGS = 'numbers >= 0 by name, as "beta=2" or "alpha=1, beta=2"'
+INTERVAL = '"epoch", "N steps" (or just N) or "N seconds" (or Ns)'
+STEP_RANGE = "A,B: two step numbers with 1 <= A <= B, or nothing"
+
+_NUMBER = r"(\d+\.?\d*(?:e[-+]?\d+)?|\.\d+(?:e[-+]?\d+)?)"
+_STEP = re.compile(rf"{_NUMBER} from epoch {_NUMBER}")
+_RAMP = re.compile(rf"(linear|cosine) {_NUMBER} to {_NUMBER} over {_NUMBER} epochs?")
+_MULTISTEP = re.compile(rf"multistep ?: ?({_NUMBER}(?: ?, ?{_NUMBER})*)(?: ?: ?{_NUMBER})?")
+_SETTING = re.compile(rf"([a-z_]\w*) ?= ?{_NUMBER}")
+_STEP_RANGE = re.compile(r"(\d+) ?, ?(\d+)")
+_INTERVAL = re.compile(rf"{_NUMBER} ?(steps?|seconds?|s|)")
+
+
+class Steps(typing.NamedTuple):
+    """A weight that is values[i] from epochs[i] on; epochs[0] is 0."""
+
+    epochs: tuple
+    values: tuple
+
+    @property
+    def extremes(self):
+        return min(self.values), max(self.values)
+
+    @property
+    def text(self):
+        rest = [f", {_short(v)} from epoch {_short(e)}" for e, v in zip(self.epochs[1:], self.values[1:], strict=True)]
+        return _short(self.values[0]) + "".join(rest)
+
+
+class Ramp(typing.NamedTuple):
+    """A weight that goes from `first` to `last` within `epochs`, and stays there."""
+
+    shape: str
+    first: float
+    last: float
+    epochs: float
+
+    @property
+    def extremes(self):
+        return min(self.first, self.last), max(self.first, self.last)
+
+    @property
+    def text(self):
+        return f"{self.shape} {_short(self.first)} to {_short(self.last)} over {_short(self.epochs)} epochs"
+
+
+class RateSchedule(typing.NamedTuple):
+    """A learning rate schedule: its kind, and multistep's milestones with the factor at each."""
+
+    kind: str
+    epochs: tuple = ()
+    factor: float = 0.1
+
+    @property
+    def text(self):
+        if self.kind != "multistep":
+            return self.kind
+        factor = "" if self.factor == 0.1 else f":{_short(self.factor)}"
+        return f"multistep:{','.join(map(_short, self.epochs))}{factor}"
+
+
+def parse_weight(value, name="weight"):
+    """Reads a loss weight, constant or scheduled.
+
+    Args:
+      value: a number, or text in the grammar `WEIGHT`.
+      name: of the setting, for the error.
+
+    Returns:
+      `Steps` (one step for a constant) or `Ramp`.
+
+    Raises:
+      InputError: text outside the grammar, or epochs that do not rise.
+    """
+    remedy = f"Write for example --{name}=0.9"
+    text = _plain(value)
+    ramp = _RAMP.fullmatch(text)
+    if ramp:
+        first, last, epochs = map(float, ramp.groups()[1:])
+        if not 0 < epochs < float("inf") or max(first, last) == float("inf"):
+            raise refusal(name, value, "has a ramp of no length or to infinity", WEIGHT, remedy)
+        return Ramp(ramp[1], first, last, epochs)
+    first, *rest = [piece.strip() for piece in text.split(",")]
+    steps = [_STEP.fullmatch(piece) for piece in rest]
+    if not re.fullmatch(_NUMBER, first) or not all(steps):
+        raise refusal(name, value, "is not a weight", WEIGHT, remedy)
+    values = (float(first), *(float(step[1]) for step in steps))
+    epochs = (0.0, *(float(step[2]) for step in steps))
+    if max(values + epochs) == float("inf"):
+        raise refusal(name, value, "is infinite", WEIGHT, remedy)
+    _check_rising(name, value, epochs, WEIGHT)
+    return Steps(epochs, values)
+
+
+def parse_lr_schedule(value, name="lr_schedule"):
+    """Reads a learning rate schedule in the grammar `LR_SCHEDULE`; InputError for anything else."""
+    text = _plain(value)
+    smooth = ("constant", "cosine", "linear")
+    if text in smooth:
+        return RateSchedule(text)
+    match = _MULTISTEP.fullmatch(text)
+    if not match:
+        remedy = did_you_mean(text.partition(":")[0], smooth, f"Write for example --{name}=cosine")
+        raise refusal(name, value, "is not a schedule", LR_SCHEDULE, remedy)
+    epochs = tuple(float(epoch) for epoch in match[1].split(","))
+    factor = float(match.groups()[-1] or 0.1)
+    if not 0 < factor < float("inf") or max(epochs) == float("inf"):
+        raise refusal(name, value, "has a factor or an epoch out of range", LR_SCHEDULE, "Give finite numbers > 0")
+    _check_rising(name, value, (0.0, *epochs), LR_SCHEDULE)
+    return RateSchedule("multistep", epochs, factor)
+
+
+def parse_loss_settings(value, name="loss_settings"):
+    """Reads `LOSS_SETTINGS` text into {name: number}, in alphabetic order; InputError for anything else."""
+    matches = [_SETTING.fullmatch(piece.strip()) for piece in _plain(value).split(",")] if value else []
+    settings = {match[1]: float(match[2]) for match in matches if match}
+    if len(settings) != len(matches) or float("inf") in settings.values():
+        remedy = f'Write for example --{name}="beta=2", each name once'
+        raise refusal(name, value, "is not understood", LOSS_SETTINGS, remedy)
+    return dict(sorted(settings.items()))
+
+
+def parse_interval(value, name="checkpoint_every"):
+    """Reads `INTERVAL` text into (count, "epoch" | "steps" | "seconds")."""
+    text = _plain(value)
+    if text == "epoch":
+        return 1, "epoch"
+    match = _INTERVAL.fullmatch(text)
+    count = float(match[1]) if match else 0.0
+    unit = "steps" if match and match[2] in ("", "step", "steps") else "seconds"
+    if not 0 < count < float("inf") or (unit == "steps" and not count.is_integer()):
+        raise refusal(name, value, "is not an interval", INTERVAL, f"Write for example --{name}='30 seconds'")
+    return (int(count) if unit == "steps" else count), unit
+
+
+def parse_step_range(value, name="profile_steps"):
+    """Reads `STEP_RANGE` text into (first, last) step, counted from 1; None for an empty one."""
+    text = _plain(value)
+    match = _STEP_RANGE.fullmatch(text)
+    if text and not (match and 1 <= int(match[1]) <= int(match[2])):
+        raise refusal(name, value, "is no range of steps", STEP_RANGE, f"Write for example --{name}=100,110")
+    return (int(match[1]), int(match[2])) if text else None
+
+
+def canonical_weight(name, value):
+    """A constant as a float, a schedule as its canonical text."""
+    parsed = parse_weight(value, name)
+    return parsed.values[0] if isinstance(parsed, Steps) and len(parsed.values) == 1 else parsed.text
+
+
+def canonical_lr_schedule(name, value):
+    return parse_lr_schedule(value, name).text
+
+
+def canonical_loss_settings(name, value):
+    return ", ".join(f"{setting}={_short(number)}" for setting, number in parse_loss_settings(value, name).items())
+
+
+def canonical_interval(name, value):
+    count, unit = parse_interval(value, name)
+    return "epoch" if unit == "epoch" else f"{_short(count)} {unit}"
+
+
+def canonical_step_range(name, value):
+    return ",".join(map(str, parse_step_range(value, name) or ()))
+
+
+def _plain(value):
+    return " ".join(as_text(value).lower().split())
+
+
+def _short(number):
+    return as_text(number).removesuffix(".0")
+
+
+def _check_rising(name, value, epochs, grammar):
+    if any(later <= earlier for earlier, later in itertools.pairwise(epochs)):
+        raise refusal(name, value, "has epochs that do not rise", grammar, "Put them in order, each > 0 and given once")

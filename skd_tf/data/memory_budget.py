@@ -1,0 +1,43 @@
+"""Where decoded images are kept: in memory where they fit, else nowhere."""
+
+import math
+import os
+
+from skd_tf.data.catalog import augmentation_of
+from skd_tf.errors import InputError
+
+
+def keeps_in_memory(config, counts, shape):
+    """Whether a set is decoded once into memory.
+
+    Args:
+      config: `cache_dataset` and `augmentation` are used.
+      counts: examples of the splits that are read.
+      shape: (height, width, channels) of every image.
+
+    Raises:
+      InputError: --cache_dataset=memory where it cannot be.
+    """
+    if config.cache_dataset == "none":
+        return False
+    if augmentation_of(config) == "resized_crop":  # a window of the original, at another resolution each time
+        if config.cache_dataset == "memory":
+            raise InputError(
+                "Resized crops are cut from the original images, which are not kept in memory. Expected "
+                "--cache_dataset=auto or none. Received --cache_dataset=memory. Leave it out."
+            )
+        return False
+    needed, most = sum(counts) * math.prod(shape), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 3
+    if needed > most and config.cache_dataset == "memory":
+        raise InputError(
+            f"{config.dataset} does not fit in memory. Expected at most {most / 2**30:.1f} GiB decoded. Received "
+            f"{needed / 2**30:.1f} GiB at image size {shape[0]}x{shape[1]}. Lower --image_size, or drop --cache_dataset."
+        )
+    return needed <= most
+
+
+def several_sizes(config):
+    return InputError(
+        f"The images of {config.dataset} have several sizes. Expected --image_size in pixels. "
+        f"Received image_size={config.image_size}. Add for example --image_size=64."
+    )

@@ -1,0 +1,143 @@
+"""Teacher logits on disk: computed once per augmented image, shared by every later run.
+
+One file holds the logits of one pass over a list of images, in their order: a header, then fixed-length records. It appears
+under its name only when it is whole, and is checked before it is used.
+"""
+
+import contextlib
+import hashlib
+import json
+import pathlib
+import shutil
+
+import numpy as np
+
+from skd_tf.errors import InputError, OfTheMachine
+from skd_tf.runs.workdir import write_json
+from skd_tf.runtime import atomic_files
+
+HEADER_BYTES = 1024  # a multiple of every record dtype's size: tf.data drops it as so many records
+_FORMAT = 1
+_NO_CHECKSUM = "0" * 64
+_ABANDONED_SECONDS = 24 * 3600
+
+
+def key_of(facts):
+    """SHA-256 of everything that logits depend on, as one JSON-able dict."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+class TeacherCache:
+    """A folder of logit files; several processes may share it.
+
+    Args:
+      folder: made if need be.
+      dtype: "float16" or "float32", of the records.
+      say: called with a line for each file that is damaged or foreign; such a file is never used, and computed again.
+    """
+
+    def __init__(self, folder, dtype, say):
+        self.folder, self.dtype, self._say = pathlib.Path(folder), np.dtype(dtype), say
+        self._verified = set()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            atomic_files.sweep(
+                self.folder, older_than_seconds=_ABANDONED_SECONDS
+            )  # a younger one may be another process's
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def read_facts(self, key):
+        """What `write_facts` kept under a key, or None."""
+        path = self.folder / f"{key}.json"
+        if not path.is_file():
+            return None
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            record = json.loads(path.read_text())
+            if record["sha256"] == key_of([key, record["facts"]]):
+                return record["facts"]
+        self._say(f"Teacher cache: {path.name} is damaged; it is not used, and made again.")
+        return None
+
+    def write_facts(self, key, facts):
+        """Keeps a JSON-able dict under a key."""
+        try:
+            write_json(self.folder / f"{key}.json", {"facts": facts, "sha256": key_of([key, facts])})
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def path(self, key):
+        return self.folder / f"{key}.logits"
+
+    def has(self, key, shape):
+        """Whether the whole, checked logits of a key are there; `shape` is (examples, classes)."""
+        path = self.path(key)
+        if path in self._verified:
+            return True
+        if not path.exists():
+            return False
+        problem = self._problem(path, key, shape)
+        if problem:
+            self._say(f"Teacher cache: {path.name} {problem}; it is not used, and computed again.")
+            return False
+        self._verified.add(path)
+        return True
+
+    def require_space(self, files, shape):
+        """OfTheMachine, before the first byte, where the disk has no room for so many more files."""
+        needed, free = files * self.file_bytes(shape), shutil.disk_usage(self.folder).free
+        if needed > free:
+            raise OfTheMachine(
+                f"The disk is too small for the teacher cache. Expected {needed / 1e9:.2f} GB free. Received "
+                f"{free / 1e9:.2f} GB in {self.folder}. Free some, or lower --teacher_cache_epochs."
+            )
+
+    def file_bytes(self, shape):
+        return HEADER_BYTES + shape[0] * shape[1] * self.dtype.itemsize
+
+    def read(self, key, shape):
+        """The logits of a key that `has` found, `[examples, classes]`."""
+        return np.fromfile(self.path(key), self.dtype, offset=HEADER_BYTES).reshape(shape)
+
+    def write(self, key, logits):
+        """Writes logits `[examples, classes]`, whole or not at all."""
+        body = np.ascontiguousarray(logits, self.dtype)
+        if not np.isfinite(body).all():
+            raise InputError(
+                f"The teacher's logits do not fit the records. Expected finite {self.dtype} numbers. Received values up to "
+                f"{np.abs(logits).max():.3g}. Use --teacher_cache_dtype=float32, or check the teacher."
+            )
+        digest = hashlib.sha256(self._header(key, body.shape, _NO_CHECKSUM))
+        digest.update(body.data)
+        try:
+            with atomic_files.writing(self.path(key)) as file:
+                file.write(self._header(key, body.shape, digest.hexdigest()))
+                file.write(body.data)
+        except OSError as error:
+            raise self._unwritable(error) from error
+        self._verified.add(self.path(key))
+
+    def _header(self, key, shape, checksum):
+        facts = {"format": _FORMAT, "key": key, "shape": list(shape), "dtype": self.dtype.name, "sha256": checksum}
+        return json.dumps(facts).encode().ljust(HEADER_BYTES)
+
+    def _problem(self, path, key, shape):
+        """What is wrong with a file, in words; None for a whole one."""
+        try:
+            content = path.read_bytes()
+            if len(content) != self.file_bytes(shape):
+                return f"has {len(content)} bytes instead of {self.file_bytes(shape)}"
+            checksum = json.loads(content[:HEADER_BYTES])["sha256"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            return f"cannot be read ({error})"
+        if content[:HEADER_BYTES] != self._header(key, shape, checksum):
+            return "is of another key"
+        digest = hashlib.sha256(self._header(key, shape, _NO_CHECKSUM))
+        digest.update(memoryview(content)[HEADER_BYTES:])
+        return None if digest.hexdigest() == checksum else "is damaged: its checksum does not match"
+
+    def _unwritable(self, error):
+        return InputError(
+            f"The teacher cache cannot be written ({error.strerror}). Expected a writable folder. "
+            f"Received teacher_cache_dir={self.folder}. Choose another --teacher_cache_dir."
+        )

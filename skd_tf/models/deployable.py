@@ -1,0 +1,105 @@
+"""The student as it ships: float32, stock Keras layers only, preprocessing and readout inside."""
+
+import math
+
+import keras
+import tensorflow as tf
+
+from skd_tf.errors import InputError
+from skd_tf.models.fold_batch_norm import copy_state, exchange_layers, graph_of
+from skd_tf.networks.batch_norm import FusedBatchNormalization
+
+
+def stock_copy(model):
+    """A float32 copy, in Keras' own layers, of a Functional or Sequential model; other models are returned as they are."""
+    if graph_of(model) is None:
+        return model
+
+    def stock(layer):
+        if not isinstance(layer, keras.layers.Layer):
+            return type(layer).from_config(layer.get_config())
+        kind = keras.layers.BatchNormalization if isinstance(layer, FusedBatchNormalization) else type(layer)
+        return kind.from_config(layer.get_config() | {"dtype": "float32"})
+
+    copy, copies = exchange_layers(model, stock)
+    for layer, stock_layer in copies.items():
+        copy_state(layer, stock_layer)
+    return copy
+
+
+def deployable(student, readout, *, radius, center):
+    """The student with its readout: softmax of the output is the student's probability.
+
+    sphere, centred:     R (z - m(z)) / ||z - m(z)|| = LayerNormalization(z) * R / sqrt(classes)
+    sphere, not centred: R z / ||z||                 = UnitNormalization(z) * R
+
+    Args:
+      student: built keras.Model, raw logits out.
+      readout: "raw" or "sphere" (the loss' row in `LOSSES`).
+      radius: R, > 0; unused for "raw".
+      center: which of the two spheres.
+
+    Returns:
+      keras.Model of raw pixels `[batch, h, w, c]` to float32 logits `[batch, classes]`; loads without skd_tf.
+    """
+    if getattr(student, "input_shape", None) is None or not hasattr(student, "output_shape"):
+        raise InputError(
+            "The student cannot be written in stock layers. Expected a Functional or Sequential model. "
+            f"Received {type(student).__name__}. Export it with its own export()."
+        )
+    copy = stock_copy(student)
+    images = keras.Input(student.input_shape[1:], name="images")
+    logits = copy(images)
+    if readout == "sphere":
+        classes = logits.shape[-1]
+        if center:
+            # epsilon only keeps an all-equal row finite: it must stay far below the variance of any real row.
+            unit = keras.layers.LayerNormalization(center=False, scale=False, epsilon=1e-12, name="sphere_unit")
+            scale = radius / math.sqrt(classes)
+        else:
+            unit, scale = keras.layers.UnitNormalization(name="sphere_unit"), radius
+        logits = keras.layers.Rescaling(scale, name="sphere_radius")(unit(logits))
+    return keras.Model(images, logits, name=student.name)
+
+
+def calibrated(model, temperature):
+    """A deployable model whose logits are divided by a temperature: one stock layer more."""
+    divide = keras.layers.Rescaling(1 / temperature, name="calibration")
+    return keras.Model(model.input, divide(model.output), name=model.name)
+
+
+def before_readout(model):
+    """The raw logits of a model that `deployable` put on a sphere, as a keras.Model; None for any other model."""
+    if not isinstance(model, keras.Model) or "sphere_unit" not in {layer.name for layer in model.layers}:
+        return None
+    return keras.Model(model.input, model.get_layer("sphere_unit").input)
+
+
+def serve(model, images):
+    """{"logits", "probabilities", "class_id"} of images `[batch, h, w, c]`, uint8 or float: what every export returns."""
+    logits = model(tf.cast(images, tf.float32), training=False)
+    # tf.argmax, not Keras': its ops are ones that onnxruntime refuses.
+    return {"logits": logits, "probabilities": tf.nn.softmax(logits), "class_id": tf.argmax(logits, axis=-1)}
+
+
+def save_saved_model(model, path, class_names):
+    """Writes a SavedModel for serving.
+
+    Signature `serving_default`: `images` uint8 `[batch, h, w, c]` -> `logits`, `probabilities` float32 `[batch, classes]`,
+    `class_id` int64 `[batch]`, `label` string `[batch]`.
+
+    Args:
+      model: what `deployable` returns.
+      path: folder to write.
+      class_names: one name a class.
+    """
+
+    def labelled(images):
+        served = serve(model, images)
+        return served | {"label": tf.gather(tf.constant(list(class_names)), served["class_id"])}
+
+    images = tf.TensorSpec([None, *model.input_shape[1:]], tf.uint8, name="images")
+    module = tf.Module()
+    module.serve = tf.function(labelled, input_signature=[images], autograph=False)
+    module.weights = [variable.value for variable in model.variables]  # keras.export.ExportArchive stores each twice
+    tf.saved_model.save(module, str(path), signatures={"serving_default": module.serve})

@@ -1,0 +1,173 @@
+"""Folding: BatchNorm of a finished network becomes part of the convolution or dense layer before it.
+
+Inference of resnet56 is 1.2 times as fast folded as with Keras' layers (float32, batch 64, oneDNN on or off, 2 cores of an
+AMD EPYC with AVX2, busy; medians of interleaved rounds 1.27, by CPU time 1.12 and 1.21). Outputs of 13 networks of ours and
+of keras.applications differ by at most 8e-7 of the largest logit's distance from its row's mean.
+"""
+
+import collections
+from typing import NamedTuple
+
+import keras
+import numpy as np
+
+from skd_tf.networks.batch_norm import FusedBatchNormalization
+
+_BATCH_NORMS = (keras.layers.BatchNormalization, FusedBatchNormalization)
+# Layers whose last kernel makes the output channels, and how many kernels they have; quantization or LoRA would add some.
+_KERNELS = {
+    keras.layers.Dense: 1,
+    keras.layers.Conv1D: 1,
+    keras.layers.Conv2D: 1,
+    keras.layers.Conv3D: 1,
+    keras.layers.DepthwiseConv1D: 1,
+    keras.layers.DepthwiseConv2D: 1,
+    keras.layers.SeparableConv1D: 2,
+    keras.layers.SeparableConv2D: 2,
+}
+_DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
+
+
+class Folding(NamedTuple):
+    """What `fold_batch_norm` did: `folded` of a model's `batch_norms` layers."""
+
+    folded: int
+    batch_norms: int
+
+
+def fold_batch_norm(model):
+    """The same network for inference, with BatchNorm inside the kernels wherever it directly follows one.
+
+        gamma * (kernel * x + bias - mean) / s + beta = (gamma / s * kernel) * x + beta + (bias - mean) * gamma / s,
+        s = sqrt(variance + epsilon)
+
+    The convolution or dense layer must be linear, be called once and feed nothing else. Graphs inside the graph are folded
+    as well. Computed in float64. An Identity of the same name takes the place of a folded BatchNorm.
+
+    Args:
+      model: keras.Model; stays as it is.
+
+    Returns:
+      A copy with the attribute `folding`, a `Folding`; the model itself where nothing folds: where it is no graph of layers
+      (neither Functional nor Sequential), or some call in it forces training=True.
+    """
+    pairs = _foldable(model)
+    if not pairs:
+        return model
+    folded = set(pairs.values())
+
+    def exchange(layer):
+        config = layer.get_config()
+        if layer in folded:
+            return keras.layers.Identity.from_config({key: config[key] for key in ("name", "dtype")})
+        return type(layer).from_config(config | {"use_bias": True} if layer in pairs else config)
+
+    copy, copies = exchange_layers(model, exchange)
+    for layer, replacement in copies.items():
+        if layer in pairs:
+            replacement.set_weights(_folded_weights(layer, pairs[layer]))
+        elif layer not in folded:
+            copy_state(layer, replacement)
+    found = sum(isinstance(layer, keras.layers.BatchNormalization) for layer in model._flatten_layers())
+    copy.folding = Folding(len(pairs), found)
+    return copy
+
+
+def exchange_layers(model, exchange):
+    """A copy of a graph of layers with `exchange(layer)` in the place of each layer and operation, graphs inside included.
+
+    Returns:
+      The copy, and {layer: what stands in its place}. No weight is copied.
+    """
+    copies = {}  # what several graphs share stays shared
+
+    def copy_of(layer):
+        if layer not in copies:
+            copies[layer] = exchange(layer) if graph_of(layer) is None else clone(layer)
+        return copies[layer]
+
+    def clone(graph):
+        options = {} if isinstance(graph, keras.Sequential) else {"call_function": call}
+        return keras.models.clone_model(graph, clone_function=copy_of, **options)
+
+    def call(layer, *arguments, **options):
+        if isinstance(layer, keras.layers.Identity):  # takes none of what a BatchNorm was called with
+            options = {name: value for name, value in options.items() if name not in ("mask", "training")}
+        return layer(*arguments, **options)
+
+    return copy_of(model), {layer: copy for layer, copy in copies.items() if graph_of(layer) is None}
+
+
+def copy_state(layer, copy):
+    """Copies a layer's weights, and what it derives from them at loading, as an adapted Normalization does."""
+    if not isinstance(layer, keras.layers.Layer):
+        return  # a bare operation
+    for one, other in zip(layer._flatten_layers(), copy._flatten_layers(), strict=True):
+        store = {}
+        one.save_own_variables(store)
+        other.load_own_variables(store)
+
+
+def graph_of(model):
+    """The Functional graph that a model is; None for a layer, and for a model with a `call` of its own."""
+    functional = keras.src.models.functional.Functional
+    if isinstance(model, keras.Sequential) and type(model).call is keras.Sequential.call:
+        return model._functional
+    return model if isinstance(model, functional) and type(model).call is functional.call else None
+
+
+def _foldable(model):
+    """{layer: the BatchNorm to fold into it}."""
+    graphs, calls = [graph for graph in [graph_of(model)] if graph], []
+    for graph in graphs:  # grows by the graphs inside
+        for call in (call for level in graph._nodes_by_depth.values() for call in level):
+            calls.append(call)
+            inner = graph_of(call.operation)
+            if inner and inner not in graphs:
+                graphs.append(inner)
+    if any(call.arguments.kwargs.get("training") for call in calls):
+        return {}  # Keras passes a training=True of one call on to those after it
+    times_called = collections.Counter(call.operation for call in calls)
+    readers = collections.Counter(id(tensor) for call in calls for tensor in call.input_tensors)
+    readers.update(id(tensor) for graph in graphs for tensor in graph.outputs)
+    pairs = {}
+    for call in calls:
+        batch_norm = call.operation
+        if type(batch_norm) not in _BATCH_NORMS or len(call.input_tensors) != 1:
+            continue
+        (tensor,) = call.input_tensors
+        layer = tensor._keras_history.operation
+        once = times_called[layer] == times_called[batch_norm] == readers[id(tensor)] == 1
+        if once and _is_linear(layer) and batch_norm.axis % len(tensor.shape) == _channel_axis(layer, tensor):
+            pairs[layer] = batch_norm
+    return pairs
+
+
+def _is_linear(layer):
+    kernels = _KERNELS.get(type(layer))
+    if kernels is None or len(layer.weights) != kernels + layer.use_bias:
+        return False
+    return layer.activation in (None, keras.activations.linear)
+
+
+def _channel_axis(layer, outputs):
+    return 1 if getattr(layer, "data_format", None) == "channels_first" else len(outputs.shape) - 1
+
+
+def _folded_weights(layer, batch_norm):
+    weights = [_float64(weight) for weight in layer.weights]
+    bias = weights.pop() if layer.use_bias else 0.0
+    factor = 1 / np.sqrt(_float64(batch_norm.moving_variance) + batch_norm.epsilon)
+    if batch_norm.scale:
+        factor *= _float64(batch_norm.gamma)
+    bias = (bias - _float64(batch_norm.moving_mean)) * factor
+    if batch_norm.center:
+        bias += _float64(batch_norm.beta)
+    # Output channel c * multiplier + m of a depthwise kernel `[..., channels, multiplier]` is its last two axes, flattened.
+    channel_axes = 2 if isinstance(layer, _DEPTHWISE) else 1
+    weights[-1] = weights[-1] * factor.reshape(weights[-1].shape[-channel_axes:])
+    return [*weights, bias]
+
+
+def _float64(variable):
+    return variable.numpy().astype(np.float64)

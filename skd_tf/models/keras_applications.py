@@ -1,0 +1,91 @@
+"""The networks of keras.applications: raw pixels in, raw logits out, each with its own preprocessing."""
+
+import contextlib
+import importlib
+import inspect
+import io
+
+import keras
+
+from skd_tf.config.fields import did_you_mean
+from skd_tf.errors import InputError
+from skd_tf.models import preprocessing
+
+IMAGENET_CLASSES = 1000
+
+
+def names():
+    """Network -> its module in keras.applications."""
+    found = {}
+    for module in vars(keras.applications).values():
+        if inspect.ismodule(module) and hasattr(module, "preprocess_input"):
+            for name, member in vars(module).items():
+                if inspect.isfunction(member) and "classifier_activation" in inspect.signature(member).parameters:
+                    found[name] = module
+    return found
+
+
+def build(name, *, input_shape=None, num_classes=IMAGENET_CLASSES, pretrained=False, download=False):
+    """One of them as keras.Model.
+
+    Args:
+      name: as "ResNet152".
+      input_shape: (height, width, channels); None is the network's own.
+      num_classes: width of the logits.
+      pretrained: whether with ImageNet's weights, then of 1000 classes.
+      download: whether weights that Keras has not cached may be fetched.
+
+    Returns:
+      keras.Model, pixels `[batch, h, w, c]` in [0, 255] -> logits `[batch, num_classes]`.
+
+    Raises:
+      InputError: an unknown name, images that it cannot take, or weights that are not there.
+    """
+    known = names()
+    if name not in known:
+        raise InputError(
+            f"keras.applications has no such network. Expected one of {', '.join(sorted(known))}. Received {name}. "
+            f"{did_you_mean(name, {n.lower(): n for n in known}, 'Choose a listed name.')}"
+        )
+    options = {"weights": "imagenet" if pretrained else None, "classes": num_classes, "classifier_activation": None}
+    if input_shape is not None:
+        options["input_shape"] = tuple(input_shape)
+    try:
+        with contextlib.nullcontext() if download else _without_network(name):
+            network = getattr(known[name], name)(**options)
+    except InputError:
+        raise
+    except ValueError as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise InputError(
+            f"keras.applications:{name} cannot be built: {reason}. Expected images that it takes. "
+            f"Received input_shape={input_shape}. Set --image_size, or choose another network."
+        ) from error
+    kind = preprocessing.kind_of(importlib.import_module(known[name].__name__).preprocess_input)
+    if network.input_shape[-1] != 3 and kind != "raw":
+        raise InputError(
+            f"keras.applications:{name} preprocesses RGB images. Expected 3 channels. Received {input_shape}. "
+            "Choose another network."
+        )
+    network = preprocessing.preprocessed(network, kind, mean=None, std=None)
+    return keras.Model(network.input, network.output, name=name.lower())
+
+
+@contextlib.contextmanager
+def _without_network(name):
+    """Keras' downloads of weights are refused inside; what it has cached is used."""
+    from keras.src.utils import file_utils
+
+    def refuse(url, *_, **__):
+        raise InputError(
+            f"The weights of keras.applications:{name} are not there. Expected them cached by Keras. "
+            f"Received no {url.rpartition('/')[2]}. Add --download, where Keras may fetch them."
+        )
+
+    before = file_utils.urlretrieve
+    file_utils.urlretrieve = refuse
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # Keras says that it downloads before it tries
+            yield
+    finally:
+        file_utils.urlretrieve = before

@@ -1,0 +1,34 @@
+"""Where finished models lie: a workdir, a `.keras` file, a SavedModel folder; found without TensorFlow."""
+
+import pathlib
+
+from skd_tf.errors import InputError
+from skd_tf.runtime import user_code
+
+
+def keras_file(path):
+    """The `.keras` file behind a path: the file itself, or the student of a workdir."""
+    path = pathlib.Path(path)
+    file = path / "student.keras" if path.is_dir() else path
+    if file.suffix != ".keras" or not file.is_file():
+        raise InputError(
+            "No model there. Expected a workdir with student.keras inside, a .keras file, a SavedModel folder or "
+            f"{user_code.APPLICATIONS}:NAME. Received path={path}. Check the path; a run that has not finished has no "
+            "student.keras."
+        )
+    return file
+
+
+def is_saved_model(path):
+    return (pathlib.Path(path) / "saved_model.pb").is_file()
+
+
+def file_of(path):
+    """The file or folder that holds the model behind a path."""
+    return pathlib.Path(path) if is_saved_model(path) else keras_file(path)
+
+
+def require(path):
+    """InputError where no model is behind a path, or behind keras.applications:NAME by its form."""
+    if not user_code.application(str(path)):
+        file_of(path)

@@ -1,0 +1,163 @@
+"""NETWORKS, name -> builder and its arguments; build, the one way to make a network."""
+
+import inspect
+import math
+import operator
+from collections.abc import Callable
+from typing import NamedTuple
+
+import keras
+
+from skd_tf.errors import InputError
+from skd_tf.networks import mobilenet, resnet, shufflenet, small_cnn, vgg, wide_resnet
+from skd_tf.networks.layers import LayerMaker, logits
+
+_CIFAR_WIDTHS = (16, 16, 32, 64)
+_CIFAR_X4_WIDTHS = (32, 64, 128, 256)
+
+
+class Network(NamedTuple):
+    """A row of NETWORKS: `builder(make, images, **arguments)` -> features `[batch, h, w, channels]`.
+
+    A keyword-only parameter of the builder that `arguments` leaves open is an option of `build`.
+    """
+
+    builder: Callable
+    arguments: dict
+    min_size: int = 1  # smallest height and width of the images, in pixels
+
+
+NETWORKS = {
+    "cnn_2": Network(small_cnn.small_cnn, {"width": 2}),
+    "cnn_4": Network(small_cnn.small_cnn, {"width": 4}),
+    "cnn_8": Network(small_cnn.small_cnn, {"width": 8}),
+    "cnn_16": Network(small_cnn.small_cnn, {"width": 16}),
+    "resnet8": Network(resnet.cifar_resnet, {"depth": 8, "widths": _CIFAR_WIDTHS}),
+    "resnet14": Network(resnet.cifar_resnet, {"depth": 14, "widths": _CIFAR_WIDTHS}),
+    "resnet20": Network(resnet.cifar_resnet, {"depth": 20, "widths": _CIFAR_WIDTHS}),
+    "resnet32": Network(resnet.cifar_resnet, {"depth": 32, "widths": _CIFAR_WIDTHS}),
+    "resnet44": Network(resnet.cifar_resnet, {"depth": 44, "widths": _CIFAR_WIDTHS}),
+    "resnet56": Network(resnet.cifar_resnet, {"depth": 56, "widths": _CIFAR_WIDTHS}),
+    "resnet110": Network(resnet.cifar_resnet, {"depth": 110, "widths": _CIFAR_WIDTHS}),
+    "resnet8x4": Network(resnet.cifar_resnet, {"depth": 8, "widths": _CIFAR_X4_WIDTHS}),
+    "resnet32x4": Network(resnet.cifar_resnet, {"depth": 32, "widths": _CIFAR_X4_WIDTHS}),
+    "wrn_16_1": Network(wide_resnet.wide_resnet, {"depth": 16, "widen": 1}),
+    "wrn_16_2": Network(wide_resnet.wide_resnet, {"depth": 16, "widen": 2}),
+    "wrn_40_1": Network(wide_resnet.wide_resnet, {"depth": 40, "widen": 1}),
+    "wrn_40_2": Network(wide_resnet.wide_resnet, {"depth": 40, "widen": 2}),
+    "vgg8": Network(vgg.vgg, {"convolutions": 1}, min_size=8),
+    "vgg13": Network(vgg.vgg, {"convolutions": 2}, min_size=8),
+    "mobilenet_v2": Network(mobilenet.mobilenet_v2, {"width": 0.5}),
+    "shufflenet_v1": Network(shufflenet.shufflenet_v1, {}),
+    "shufflenet_v2": Network(shufflenet.shufflenet_v2, {}),
+    "cifar_resnet50": Network(resnet.bottleneck_resnet, {"blocks": (3, 4, 6, 3), "stem": resnet.cifar_stem}),
+    "resnet18": Network(resnet.basic_resnet, {"blocks": (2, 2, 2, 2), "stem": resnet.imagenet_stem}),
+    "resnet34": Network(resnet.basic_resnet, {"blocks": (3, 4, 6, 3), "stem": resnet.imagenet_stem}),
+    "resnet50": Network(resnet.bottleneck_resnet, {"blocks": (3, 4, 6, 3), "stem": resnet.imagenet_stem}),
+    "resnet101": Network(resnet.bottleneck_resnet, {"blocks": (3, 4, 23, 3), "stem": resnet.imagenet_stem}),
+    "resnet152": Network(resnet.bottleneck_resnet, {"blocks": (3, 8, 36, 3), "stem": resnet.imagenet_stem}),
+}
+
+
+def build(name, *, input_shape, num_classes, mean=None, std=None, seed=0, **options):
+    """The network `name` as a Functional model of stock Keras layers: raw pixels in, raw logits out.
+
+        logits = network((images / 255 - mean) / std), or network(images) where mean and std are None
+
+    Args:
+      name: a key of NETWORKS; also the model's name.
+      input_shape: `(height, width, channels)` of the images, pixels in [0, 255].
+      num_classes: width of the logits, at least 2.
+      mean, std: per channel, of pixels scaled to [0, 1]; both or neither.
+      seed: integer in [0, 2**32); the initial weights are a function of it alone.
+      **options: `shortcut="pad"` gives the CIFAR ResNets shortcuts without parameters; no other network
+        has an option.
+
+    Returns:
+      keras.Model, float32 `[batch, height, width, channels]` -> `[batch, num_classes]`. Under a mixed global policy of
+      Keras' the logits keep the variables' dtype, float32; `skd_tf.models.precision` sets every layer, this one too.
+
+    Raises:
+      InputError: a name, shape, number, normalisation or option that the network cannot have.
+    """
+    network = _known_network(name)
+    input_shape = _image_shape(name, network, input_shape)
+    num_classes = _integer("num_classes", num_classes, 2, math.inf, "an integer of at least 2")
+    seed = _integer("seed", seed, 0, 2**32 - 1, "an integer from 0 to 2**32 - 1")
+    normalisation = _normalisation(mean, std, channels=input_shape[-1])
+    _check_options(name, network, options)
+
+    make = LayerMaker(seed)
+    images = keras.Input(input_shape, dtype="float32", name="images")
+    inputs = images
+    if normalisation:
+        # Always float32: bfloat16 cannot hold the 256 pixel values.
+        inputs = keras.layers.Rescaling(**normalisation, dtype="float32", name="normalisation")(images)
+    features = network.builder(make, inputs, **network.arguments, **options)
+    return keras.Model(images, logits(make, features, num_classes), name=name)
+
+
+def _known_network(name):
+    if name not in NETWORKS:
+        raise InputError(
+            f"Unknown network. Expected one of {', '.join(NETWORKS)}. Received name={name!r}. Choose a listed name."
+        )
+    return NETWORKS[name]
+
+
+def _image_shape(name, network, input_shape):
+    try:
+        shape = tuple(operator.index(size) for size in input_shape)
+    except TypeError:
+        shape = ()
+    if len(shape) != 3 or min(shape) < 1:
+        raise InputError(
+            "Wrong image shape. Expected three positive integers (height, width, channels). "
+            f"Received input_shape={input_shape!r}. Leave out the batch axis."
+        )
+    if min(shape[:2]) < network.min_size:
+        raise InputError(
+            f"Images too small for {name}. Expected height and width of at least {network.min_size} pixels. "
+            f"Received input_shape={shape}. Resize the images or choose another network, such as resnet8."
+        )
+    return shape
+
+
+def _integer(parameter, value, smallest, largest, expected):
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or not smallest <= number <= largest:
+        raise InputError(f"Wrong {parameter}. Expected {expected}. Received {parameter}={value!r}. Change {parameter}.")
+    return number
+
+
+def _normalisation(mean, std, *, channels):
+    """The arguments of keras.layers.Rescaling: x * scale + offset = (x / 255 - mean) / std."""
+    if mean is None and std is None:
+        return None
+    for parameter, values in (("mean", mean), ("std", std)):
+        try:
+            numbers = [float(value) for value in values]
+        except (TypeError, ValueError):
+            numbers = []
+        positive = parameter == "mean" or all(number > 0 for number in numbers)
+        if len(numbers) != channels or not all(map(math.isfinite, numbers)) or not positive:
+            raise InputError(
+                f"Wrong normalisation. Expected {channels} finite numbers, one a channel, positive for std. "
+                f"Received {parameter}={values!r}. Give mean and std in units of [0, 1], or neither."
+            )
+    pairs = [(float(m), float(s)) for m, s in zip(mean, std, strict=True)]
+    return {"scale": [1 / (255 * s) for _, s in pairs], "offset": [-m / s for m, s in pairs]}
+
+
+def _check_options(name, network, options):
+    parameters = inspect.signature(network.builder).parameters.values()
+    valid = [p.name for p in parameters if p.kind == p.KEYWORD_ONLY and p.name not in network.arguments]
+    expected = f"one of {', '.join(valid)}" if valid else "none"
+    for option, value in options.items():
+        if option not in valid:
+            raise InputError(
+                f"Unknown option of {name}. Expected {expected}. Received {option}={value!r}. Leave it out."
+            )

@@ -1,0 +1,125 @@
+"""Replicas: the distribution strategy, and the one collective of a training step."""
+
+import functools
+
+import tensorflow as tf
+
+from skd_tf.errors import InputError
+from skd_tf.runtime import cluster, devices
+
+
+def make_strategy(config):
+    """The tf.distribute.Strategy that `--strategy`, `--virtual_devices` and TF_CONFIG ask for.
+
+    Virtual devices split the first CPU (or GPU) into logical ones; these, and a cluster, come before TensorFlow's start.
+
+    Raises:
+      InputError: devices already started otherwise, a global batch that the replicas do not divide, or a bad TF_CONFIG.
+      WorkerLost: some worker of the cluster never came.
+    """
+    kind, me = device_kind(), cluster.member(config.strategy)
+    if me:
+        gpus = len(tf.config.list_physical_devices("GPU"))
+        _, count = devices.replicas(config.strategy, virtual_devices=config.virtual_devices, gpus=gpus, member=me)
+        devices.per_replica_batch(config.batch_size, count)  # before anybody waits for anybody
+        return cluster.join(me)
+    if config.virtual_devices:
+        _split_device(kind, config.virtual_devices)
+    names = [device.name.replace("/device:", "") for device in tf.config.list_logical_devices(kind)]
+    mirrored = config.strategy == "mirrored" or (config.strategy == "auto" and len(names) > 1)
+    strategy = _mirrored(tuple(names)) if mirrored else tf.distribute.get_strategy()
+    devices.per_replica_batch(config.batch_size, strategy.num_replicas_in_sync)
+    return strategy
+
+
+@functools.cache
+def _mirrored(names):
+    """One strategy per set of devices: two would number their collectives alike, and TensorFlow mixes them up."""
+    return tf.distribute.MirroredStrategy(list(names))
+
+
+def device_kind():
+    return "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
+
+
+def sum_over_replicas(tensors):
+    """Sums each tensor over all replicas, in ONE collective a dtype (replica context).
+
+    Packing costs one copy; sixty small collectives cost sixty launches.
+    """
+    context = tf.distribute.get_replica_context()
+    if context.num_replicas_in_sync == 1:
+        return list(tensors)
+    tensors = [tf.convert_to_tensor(tensor) for tensor in tensors]
+    summed = [None] * len(tensors)
+    for dtype in {tensor.dtype: None for tensor in tensors}:  # a dict, not a set: same order on every worker
+        places = [i for i, tensor in enumerate(tensors) if tensor.dtype == dtype]
+        packed = tf.concat([tf.reshape(tensors[i], [-1]) for i in places], axis=0)
+        packed = context.all_reduce(tf.distribute.ReduceOp.SUM, packed)
+        parts = tf.split(packed, [tf.size(tensors[i]) for i in places], num=len(places))
+        for i, part in zip(places, parts, strict=True):
+            summed[i] = tf.reshape(part, tf.shape(tensors[i]))
+            summed[i].set_shape(tensors[i].shape)
+    return summed
+
+
+def call_if(condition, function, gradients, variables):
+    """Calls function(gradients, variables) in replica context where `condition`, the same on all replicas, is true.
+
+    An update may leave the replica context by itself, which a branch in it does not allow: the branch stands outside.
+
+    Args:
+      condition: True, or bool `[]`.
+      function: of tensors of this replica and of variables; returns nothing.
+      gradients: list of tensors.
+      variables: list of variables.
+    """
+
+    def across(strategy, condition, gradients):
+        def update():
+            strategy.extended.call_for_each_replica(function, args=(gradients, variables))
+
+        _cond(strategy.experimental_local_results(condition)[0], update)
+
+    if condition is True:
+        function(gradients, variables)
+    elif tf.__internal__.distribute.strategy_supports_no_merge_call():
+        _cond(condition, lambda: function(gradients, variables))
+    else:
+        tf.distribute.get_replica_context().merge_call(across, args=(condition, gradients))
+
+
+def _cond(condition, function):
+    def true():
+        function()
+        return True
+
+    tf.cond(condition, true, lambda: False)
+
+
+def unless_empty(image, sums, statistics, before):
+    """What a replica adds to the batch: `sums` and `statistics`; zeros and those `before` where it got no example.
+
+    Keras' fit() leaves replicas without any where a last batch is smaller than their number.
+    """
+    if image.shape[0]:
+        return [*sums, *statistics]
+    has_examples = tf.shape(image)[0] > 0
+    otherwise = [*map(tf.zeros_like, sums), *before]
+    return [tf.where(has_examples, *pair) for pair in zip([*sums, *statistics], otherwise, strict=True)]
+
+
+def _split_device(kind, count):
+    device = tf.config.list_physical_devices(kind)[0]
+    options = {"memory_limit": 1024} if kind == "GPU" else {}
+    try:
+        tf.config.set_logical_device_configuration(
+            device, [tf.config.LogicalDeviceConfiguration(**options) for _ in range(count)]
+        )
+    except RuntimeError as error:
+        started = len(tf.config.list_logical_devices(kind))
+        if started != count:
+            raise InputError(
+                f"TensorFlow has already started its devices. Expected {count} logical devices. Received "
+                f"virtual_devices={count} with {started} started. Set it before anything else uses TensorFlow."
+            ) from error

@@ -1,0 +1,193 @@
+"""Exact resume: every number a run's future depends on, in one file that is either whole or not there."""
+
+import concurrent.futures
+import hashlib
+import io
+import json
+import math
+import os
+import pathlib
+import zipfile
+
+import numpy as np
+
+from skd_tf.distillation import hyperparameters
+from skd_tf.errors import InputError
+from skd_tf.runtime import atomic_files, cluster
+
+_SUFFIX = ".ckpt"
+
+
+def state_of(distiller):
+    """name -> keras.Variable: student, optimizer, loss settings and epoch means; never the teacher."""
+    groups = {
+        "student": distiller.student.variables,
+        "optimizer": distiller.optimizer.variables,
+        "setting": [distiller.temperature, distiller.kd_weight, distiller.label_weight, distiller.radius],
+        "mean": distiller.means.variables,
+    }
+    # By position: layers named by Keras are named by how many were made before them in the process.
+    return {
+        f"{group}/{place:04d}": variable
+        for group, variables in groups.items()
+        for place, variable in enumerate(variables)
+    }
+
+
+class Checkpoints:
+    """The checkpoints of one run in one folder: the newest to resume from, and the best on validation to look at.
+
+    A file is a zip of an uncompressed .npz and its facts (step, extra, SHA-256 of the arrays): no pickle, nothing that
+    can run. It is written beside the training, one at a time.
+
+    Args:
+      folder: made if need be.
+      keep: how many of the newest stay.
+      keep_best: whether the best stays as well.
+    """
+
+    def __init__(self, folder, *, keep=2, keep_best=True):
+        self.folder, self.keep, self._keep_best = pathlib.Path(folder), keep, keep_best
+        self._writer, self._writing, self._best = None, None, None
+
+    @cluster.chief_only
+    def save(self, distiller, step, extra=None):
+        """Takes a copy of the state of `step` and writes it in the background."""
+        self._save(distiller, f"step-{step:09d}{_SUFFIX}", step, extra or {})
+
+    @cluster.chief_only
+    def save_best(self, distiller, step, score, extra=None):
+        """As `save`, where `score` is above that of the best one there is, which it replaces."""
+        if not self._keep_best:
+            return
+        if self._best is None:
+            self._best = max((_score_of(path) for path in self.folder.glob(f"best-*{_SUFFIX}")), default=-math.inf)
+        if score > self._best:
+            self._best = score
+            self._save(distiller, f"best-{step:09d}{_SUFFIX}", step, (extra or {}) | {"score": score})
+
+    def wait(self):
+        """Returns when all is on the disk; raises what went wrong in the background.
+
+        Raises:
+          OSError: a full disk, a folder that cannot be written; the files before are whole.
+        """
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def close(self):
+        """Waits, and ends the background; nothing is raised."""
+        if self._writer is not None:
+            self._writer.shutdown()
+
+    def _save(self, distiller, name, step, extra):
+        self.wait()
+        # Copies: what numpy sees of a variable on the CPU is the variable, and training goes on.
+        arrays = {name: variable.numpy().copy() for name, variable in state_of(distiller).items()}
+        if self._writer is None:
+            self._writer = concurrent.futures.ThreadPoolExecutor(1, "checkpoints")
+        self._writing = self._writer.submit(self.write, arrays, name, step, extra)
+
+    def write(self, arrays, name, step, extra):
+        """Writes a file whole or not at all, and removes older ones."""
+        try:
+            self._write(arrays, name, step, extra)
+        except OSError as error:
+            line = (
+                f"The checkpoint of step {step} cannot be written ({error.strerror}). Expected a writable folder with room. "
+                "Those before it are whole: the same command goes on from them"
+            )
+            raise OSError(error.errno, line, str(self.folder)) from error
+
+    def _write(self, arrays, name, step, extra):
+        body = io.BytesIO()
+        np.savez(body, **arrays)
+        facts = {"step": step, "extra": extra, "sha256": hashlib.sha256(body.getbuffer()).hexdigest()}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / name
+        with atomic_files.writing(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+            archive.writestr("facts.json", json.dumps(facts))
+            archive.writestr("arrays.npz", body.getbuffer())
+        kind, kept = name.partition("-")[0], {"step": self.keep, "best": 1}
+        for old in sorted(self.folder.glob(f"{kind}-*{_SUFFIX}"))[: -kept[kind]]:
+            if old != path:
+                old.unlink()
+
+    def paths(self):
+        """Files of the newest states, oldest first."""
+        return sorted(self.folder.glob(f"step-*{_SUFFIX}"))
+
+    def restore(self, distiller, warn):
+        """Puts the newest readable checkpoint, the same on all workers, into a compiled, built Distiller.
+
+        Args:
+          distiller: with the same networks and optimizer as the one saved.
+          warn: called with one line for each damaged file that is passed over.
+
+        Returns:
+          (step, extra), or None where there is no readable checkpoint.
+
+        Raises:
+          InputError: the checkpoint is of another network or optimizer.
+          OSError: it cannot be read at the moment, whole as it may be.
+        """
+        name = cluster.agree(lambda: self._newest(warn))
+        if name is None:
+            return None
+        arrays, facts = _read(self.folder / name)
+        _assign(state_of(distiller), arrays, name)
+        return facts["step"], facts["extra"]
+
+    def _newest(self, warn):
+        """Name of the newest checkpoint that can be read, or None; damaged ones are set aside, and take nobody's place."""
+        atomic_files.sweep(self.folder)  # the folder is this run's alone
+        for path in reversed(self.paths()):
+            try:
+                _read(path)
+                return path.name
+            except _Damaged as error:
+                aside = path.with_name(path.name + ".damaged")
+                os.replace(path, aside)
+                warn(f"Checkpoint {path.name} is damaged ({error}) and is not used: it is now {aside.name}.")
+        return None
+
+
+class _Damaged(ValueError):
+    """A file that is not whole."""
+
+
+def _read(path):
+    content = path.read_bytes()  # what the disk refuses is no damage: it is raised, and the file stays
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            facts, body = json.loads(archive.read("facts.json")), archive.read("arrays.npz")
+        whole = hashlib.sha256(body).hexdigest() == facts["sha256"]
+    except Exception as error:  # a flipped bit makes zipfile raise almost anything
+        raise _Damaged(str(error) or type(error).__name__) from error
+    if not whole:
+        raise _Damaged("its checksum does not match")
+    with np.load(io.BytesIO(body), allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in arrays.files}, facts
+
+
+def _score_of(path):
+    try:
+        return _read(path)[1]["extra"].get("score", -math.inf)
+    except _Damaged:
+        return -math.inf
+
+
+def _assign(state, arrays, file_name):
+    shapes = {name: tuple(variable.shape) for name, variable in state.items()}
+    found = {name: array.shape for name, array in arrays.items()}
+    different = sorted(name for name in shapes.keys() | found.keys() if shapes.get(name) != found.get(name))
+    if different:
+        name = different[0]
+        raise InputError(
+            f"{file_name} is a checkpoint of another network or optimizer: {len(different)} tensors differ. "
+            f"Expected {name} of shape {shapes.get(name)}. Received {found.get(name)}. Use another --workdir."
+        )
+    with hyperparameters.restoring():
+        for name, variable in state.items():
+            variable.assign(arrays[name])

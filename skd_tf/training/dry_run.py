@@ -1,0 +1,208 @@
+"""What a run would do, told without importing TensorFlow."""
+
+import dataclasses
+import json
+
+from skd_tf import schedules
+from skd_tf.config import grammar
+from skd_tf.config.fields import as_text
+from skd_tf.config.flags import FIELDS
+from skd_tf.data import folder_index
+from skd_tf.data.catalog import augmentation_of, kind_of, known_of, size_and_resize
+from skd_tf.errors import InputError
+from skd_tf.losses import sphere_geometry
+from skd_tf.runs.run_record import read_result, recorded_config, settings_record
+from skd_tf.runs.workdir import refuse_differences
+from skd_tf.runtime import cluster, devices
+from skd_tf.training import preflight
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """What is known of a dataset before it is loaded: examples by split, classes (None where unknown)."""
+
+    train: int
+    test: int
+    num_classes: int | None
+    unlabelled: int = 0  # of train
+
+
+def describe(config, workdir=None, data_dir=None):
+    """The resolved settings of a run and what follows from them, as text of several lines.
+
+    Args:
+      config: a `Config`.
+      workdir: where the run would write.
+      data_dir: the TFDS data folder; None is TFDS' own default.
+
+    Raises:
+      InputError: a data set, teacher, student or flagfile that is not there; a workdir of another run; a global batch that
+        the replicas do not divide, one larger than the training split, or a bad TF_CONFIG.
+    """
+    preflight.check(config)
+    preflight.check_dataset(config, data_dir)
+    sizes = dataset_sizes(config, data_dir)
+    sections = {
+        "Settings (* is not the default)": _settings(config),
+        "Machine": _machine(config),
+        f"Data: {config.dataset}": _data(config, sizes),
+        "Schedule": _schedule(config, sizes),
+        "Loss": _loss(config, sizes),
+        "Workdir": [_workdir(config, workdir)],
+    }
+    lines = ["Dry run: nothing is loaded, trained or written."]
+    for title, body in sections.items():
+        lines += [title, *(f"  {line}" for line in body)]
+    return "\n".join(lines)
+
+
+def dataset_sizes(config, data_dir=None):
+    """`Sizes` of a folder, of a prepared TFDS set's own record, else of the table of known sets, else None."""
+    kind = kind_of(config.dataset)
+    if kind == "folder":
+        folder = folder_index.find(config.dataset, config.data_seed)
+        train, test = ([label for _, label in folder.splits[name]] for name in ("train", "test"))
+        return Sizes(len(train), len(test) - test.count(-1), len(folder.class_names), unlabelled=train.count(-1))
+    known = known_of(config.dataset)
+    records = preflight.tfds_records(config.dataset, data_dir) if kind == "tfds" else []
+    if not records:
+        return known and Sizes(known.train, known.test, known.num_classes)
+    try:
+        record = json.loads(records[-1].read_text(encoding="utf-8"))
+        counts = {split["name"]: sum(map(int, split["shardLengths"])) for split in record["splits"]}
+        tests = [counts[name] for name in ("test", "validation") if name in counts] or [0]
+        # Whose labels are missing no record tells: ImageNet's test images have none.
+        test = known.test if known and known.test in tests else tests[0]
+        return Sizes(counts["train"], test, _num_classes(record, records[-1].parent))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"The record of a dataset is damaged. Expected its splits and features. Received {records[-1]}. "
+            "Prepare the dataset again."
+        ) from error
+
+
+def _workdir(config, workdir):
+    if not workdir:
+        return "not given"
+    if config.overwrite:
+        return f"{workdir}{', begun anew' if settings_record(workdir) else ''}"
+    before = recorded_config(workdir)
+    if before is None:
+        return f"{workdir}"
+    refuse_differences(workdir, before, config)
+    finished = read_result(workdir) is not None
+    return f"{workdir}, {'finished: nothing would run' if finished else 'of these settings: it would resume'}"
+
+
+def _settings(config):
+    values = [(name, getattr(config, name), field.default) for name, field in FIELDS.items()]
+    return [f"{' ' if value == default else '*'} --{name}={as_text(value)}" for name, value, default in values]
+
+
+def _machine(config):
+    gpus = devices.gpu_count()
+    me = cluster.member(config.strategy)
+    strategy, replicas = devices.replicas(config.strategy, virtual_devices=config.virtual_devices, gpus=gpus, member=me)
+    share = devices.per_replica_batch(config.batch_size, replicas)
+    compiled, reason = devices.jit_compile_choice(
+        config.jit_compile, "GPU" if gpus else "CPU", collective=config.sync_batch_norm and replicas > 1
+    )
+    place = f", worker {me.index} of {me.workers}{'' if me.index else ', the chief'}" if me else ""
+    split = f", the first split into {config.virtual_devices} virtual devices" if config.virtual_devices else ""
+    found = (
+        f"{gpus} GPU, used if TensorFlow's CUDA libraries are installed"
+        if gpus
+        else f"CPU, cores: {devices.cpu_count()}"
+    )
+    return [
+        f"devices        {found}{split}",
+        f"strategy       {strategy}, replicas: {replicas}{place}",
+        f"batch          {config.batch_size} global, {share} per replica",
+        f"XLA            {'on' if compiled else 'off'} ({reason})",
+        f"precision      {config.precision} student, {config.teacher_precision} teacher",
+    ]
+
+
+def _data(config, sizes):
+    size, _ = size_and_resize(config)
+    pictures = [
+        f"images         {f'{size}x{size}' if size else 'their own size'}",
+        f"augmentation   {augmentation_of(config)}",
+    ]
+    if sizes is None:
+        return ["examples       unknown until it is loaded", "steps          unknown until it is loaded", *pictures]
+    held_out, steps = _held_out(config, sizes), _steps_per_epoch(config, sizes)
+    train = sizes.train - held_out
+    return [
+        f"examples       {train} to train, {held_out} to validate, {sizes.test} to test",
+        f"classes        {sizes.num_classes or 'unknown until it is loaded'}",
+        f"steps          {steps} an epoch, {steps * config.epochs} in all",
+        f"dropped        {train - steps * config.batch_size} examples an epoch, the last short batch",
+        *pictures,
+    ]
+
+
+def _schedule(config, sizes):
+    rate = f"{config.lr_schedule}, peak {config.learning_rate}"
+    never = [epoch for epoch in grammar.parse_lr_schedule(config.lr_schedule).epochs if epoch >= config.epochs]
+    if never:
+        rate += f"; never reached: epoch {', '.join(f'{epoch:g}' for epoch in never)}"
+    warmup = "5% of the run" if config.warmup_epochs is None else f"{config.warmup_epochs:g} epochs"
+    if sizes:
+        steps_per_epoch = _steps_per_epoch(config, sizes)
+        warmup += f", {schedules.warmup_steps(config, steps_per_epoch)} steps"
+        rate += f"; last step {schedules.learning_rate(config, steps_per_epoch)[-1]:.3g}"
+    return [
+        f"epochs         {config.epochs}",
+        f"learning rate  {rate}",
+        f"warm-up        {warmup}",
+        f"optimizer      {config.optimizer}",
+    ]
+
+
+def _loss(config, sizes):
+    if not config.needs_teacher:
+        return [f"{config.loss:14} labels alone, weight 1, no teacher"]
+    classes = sizes.num_classes if sizes else None
+    require_room(config, sizes)
+    radius = config.radius
+    if radius == "auto":
+        number = f"{2 * classes**0.5:.4f}" if classes else "known with the classes"
+        radius = f"{number} (auto: 2 * sqrt(classes))"
+    elif isinstance(radius, str):
+        radius = f"{radius}, measured on the teacher before training"
+    label = "1 - kd" if config.label_weight is None else config.label_weight
+    source = config.teacher_source
+    return [
+        f"{config.loss:14} temperature {config.temperature:g}",
+        f"weights        kd {config.kd_weight}, label {label}",
+        f"teacher        {f'--{source[0]}={source[1]}' if source else 'none given'}",
+        *([f"radius         {radius}"] if config.loss == "spherical" else []),
+    ]
+
+
+def require_room(config, sizes):
+    """InputError for a loss on the sphere where the classes, if `sizes` tells them, leave it no room."""
+    if sizes and config.loss == "spherical":
+        sphere_geometry.require_room(sizes.num_classes, config.center)
+
+
+def _held_out(config, sizes):
+    return round((sizes.train - sizes.unlabelled) * config.validation_fraction)
+
+
+def _steps_per_epoch(config, sizes):
+    train = sizes.train - _held_out(config, sizes)
+    if train < config.batch_size:
+        raise InputError(
+            f"The global batch is larger than the training split. Expected at most {train} examples. "
+            f"Received --batch_size={config.batch_size}. Lower --batch_size."
+        )
+    return train // config.batch_size
+
+
+def _num_classes(record, folder):
+    """Classes of the label that the set itself names for supervised learning: CIFAR-100 has two labels."""
+    label = record["supervisedKeys"]["tuple"]["items"][1]["featureKey"]
+    features = json.loads((folder / "features.json").read_text(encoding="utf-8"))["featuresDict"]["features"]
+    return int(features[label]["classLabel"]["numClasses"])

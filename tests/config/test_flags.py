@@ -1,0 +1,285 @@
+"""The command line: flags from Config, flagfiles, round trips, one-line errors."""
+
+import dataclasses
+import pathlib
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+from absl import flags
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from skd_tf.config import Config, app
+from skd_tf.config.fields import kinds_of, rules_of
+from skd_tf.config.flags import PLACES, config_from, define_flags, explicit_names, parse, read_flagfile, write_flags
+from skd_tf.errors import InputError
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+CONTRACT = [
+    *("workdir", "data_dir", "dataset", "download", "data_seed", "validation_fraction", "image_size"),
+    *("student", "student_alone", "teacher", "teacher_checkpoint", "teacher_flagfile"),
+    *("loss", "temperature", "kd_weight", "label_weight", "radius", "center", "loss_settings"),
+    *("epochs", "batch_size", "learning_rate", "lr_schedule", "warmup_epochs", "optimizer", "momentum"),
+    *("nesterov", "weight_decay", "clip_norm", "label_smoothing", "seed"),
+    *("strategy", "virtual_devices", "precision", "teacher_precision", "jit_compile", "steps_per_call"),
+    *("checkpoint_every", "keep_checkpoints", "dry_run", "overwrite", "sync_batch_norm"),
+    *("teacher_cache_dir", "teacher_cache_dtype", "teacher_cache_epochs"),
+    *("augmentation", "cache_dataset", "student_checkpoint", "student_preprocessing", "teacher_preprocessing"),
+    *("ema_momentum", "profile_steps", "report"),
+]
+PROGRAM = """
+    import sys
+    from absl import flags
+    from skd_tf import cli
+    from skd_tf.errors import InputError
+
+    def define(flag_values):
+        cli.define_flags(flag_values)
+        flags.DEFINE_multi_string("search", [], "what to search", flag_values=flag_values)
+        flags.DEFINE_integer("trials", 3, "how many", flag_values=flag_values, lower_bound=1)
+
+    def main(flag_values):
+        config = cli.config_from(flag_values)
+        if config.seed == 13:
+            raise InputError("Thirteen is unlucky.\\n  Expected another.")
+        print(config.epochs, config.center, flag_values.search, flag_values.trials, flag_values.workdir)
+        return config.seed
+
+    if __name__ == "__main__":
+        cli.run(main, description="Tries things.", define=define)
+"""
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory):
+    """Runs an entry point of its own in a process and gives the finished process."""
+    folder = tmp_path_factory.mktemp("program")
+    (folder / "program.py").write_text(textwrap.dedent(PROGRAM))
+
+    def run(*arguments, module=False, **options):
+        start = ["-m", "program"] if module else [str(folder / "program.py")]
+        environment = {"PYTHONPATH": f"{REPOSITORY}:{folder}", "PATH": "/usr/bin:/bin"}
+        return subprocess.run(
+            [sys.executable, *start, *arguments],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            **options,
+        )
+
+    return run
+
+
+def _parsed(*arguments, names=None):
+    flag_values = flags.FlagValues()
+    define_flags(flag_values, *([names] if names else []))
+    parse(arguments, flag_values)
+    return flag_values
+
+
+def _write(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(textwrap.dedent(text))
+    return path
+
+
+def test_the_flags_are_the_contract_and_the_fields_one_to_one():
+    flag_values = flags.FlagValues()
+    define_flags(flag_values)
+    assert sorted(flag_values) == sorted(CONTRACT)
+    fields = {field.name: field for field in dataclasses.fields(Config)}
+    assert sorted(fields) == sorted(set(CONTRACT) - set(PLACES))
+    for name, field in fields.items():
+        assert flag_values[name].help == rules_of(field).help
+        assert flag_values[name].boolean == (bool in kinds_of(field))
+
+
+def test_flags_become_a_config_and_the_explicit_ones_are_known():
+    flag_values = _parsed("--epochs=5", "--nocenter", "--temperature", "2", "--radius=6.3", "--label_weight=none")
+    assert config_from(flag_values) == Config(epochs=5, center=False, temperature=2.0, radius=6.3)
+    assert explicit_names(flag_values) == {"epochs", "center", "temperature", "radius", "label_weight"}
+    base = Config(epochs=9, seed=4, label_weight=0.5)
+    assert config_from(flag_values, base).seed == 4
+    assert config_from(flag_values, base).label_weight is None
+    assert flag_values.workdir is None and flag_values.data_dir is None
+
+
+def test_an_entry_point_can_take_some_of_the_flags():
+    flag_values = _parsed("--batch_size=8", names=("batch_size", "data_dir"))
+    assert sorted(flag_values) == ["batch_size", "data_dir"]
+    assert config_from(flag_values, Config(seed=3)) == Config(seed=3, batch_size=8)
+    with pytest.raises(InputError, match="Unknown flag"):
+        _parsed("--epochs=3", names=("batch_size",))
+
+
+def test_a_later_flag_rules_and_a_flagfile_stands_where_it_is_named(tmp_path):
+    path = _write(tmp_path / "a.flags", "# a comment\n// another\n\n  --epochs=7\n--seed=2\n")
+    assert config_from(_parsed(f"--flagfile={path}", "--epochs=8")) == Config(epochs=8, seed=2)
+    assert config_from(_parsed("--epochs=8", "--flagfile", str(path))) == Config(epochs=7, seed=2)
+
+
+def test_flagfiles_compose_by_include_from_any_folder(tmp_path, monkeypatch):
+    _write(tmp_path / "sets" / "base.flags", "--epochs=7\n--seed=2\n")
+    _write(tmp_path / "sets" / "rows" / "near.flags", "--flagfile=../base.flags\n--seed=3\n")
+    far = _write(tmp_path / "sets" / "rows" / "far.flags", "--flagfile=sets/base.flags\n--seed=3\n")
+    monkeypatch.chdir("/")
+    config, names = read_flagfile(tmp_path / "sets" / "rows" / "near.flags")
+    assert config == Config(epochs=7, seed=3) and names == {"epochs", "seed"}
+    with pytest.raises(InputError, match="cannot be read"):
+        read_flagfile(far)
+    monkeypatch.chdir(tmp_path)
+    assert read_flagfile(far)[0] == config
+
+
+def test_a_flagfile_read_for_its_settings_leaves_the_places_to_the_reader(tmp_path):
+    path = _write(tmp_path / "t.flags", "--workdir=runs/t\n--data_dir=data\n--loss=cross_entropy\n--nodownload\n")
+    config, names = read_flagfile(path, base=Config(epochs=4))
+    assert config == Config(loss="cross_entropy", epochs=4) and names == {"loss", "download"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("--epochs=5  # quick\n", "A comment follows a flag in .*a.flags line 1.*a line of its own"),
+        ("\n--dataset=digits // small\n", "A comment follows a flag in .*line 2"),
+        ("epochs=5\n", "A line is no flag in .*line 1.*Received epochs=5"),
+        ("--epochs 5\n", "lacks its = in .*line 1.*Write --epochs=5"),
+        ("--seed=1\n--epoch=5\n", r"Unknown flag in .*a.flags line 2.*Did you mean --epochs\?"),
+        ("--flagfile=a.flags\n", "includes itself"),
+        ("--flagfile=missing.flags\n", "cannot be read .*--flagfile=missing.flags"),
+        ("--epochs=0\n", "--epochs is out of range"),
+    ],
+)
+def test_a_bad_flagfile_is_one_line_that_says_where(tmp_path, text, message):
+    path = _write(tmp_path / "a.flags", text)
+    with pytest.raises(InputError, match=message) as caught:
+        read_flagfile(path)
+    assert "\n" not in str(caught.value)
+
+
+def _values(field):
+    """Any values that a field could take."""
+    rules, kinds = rules_of(field), kinds_of(field)
+    if bool in kinds:
+        return st.booleans()
+    options = [st.just(field.default)]
+    if rules.choices:
+        options.append(st.sampled_from(rules.choices))
+    low = rules.low if rules.above is None else rules.above
+    high = rules.high if rules.below is None else rules.below
+    if int in kinds:
+        options.append(st.integers(low, 2**31 - 1 if high is None else high))
+    if float in kinds:
+        options.append(st.floats(low, high, exclude_min=rules.above is not None, exclude_max=rules.below is not None))
+    number = st.floats(0, 1e6, allow_subnormal=False)
+    grammars = {
+        "kd_weight": st.builds("{}, {} from epoch 3, {} from epoch 7.5".format, number, number, number),
+        "label_weight": st.builds("cosine {} to {} over 2.5 epochs".format, number, number),
+        "lr_schedule": st.builds("multistep:{0},{1}:{2}".format, st.integers(1, 9), st.integers(10, 99), number),
+        "checkpoint_every": st.builds("{} steps".format, st.integers(1)) | st.builds("{} seconds".format, number),
+    }
+    if field.name in grammars:
+        options.append(grammars[field.name])
+    elif kinds == {str} and not rules.choices:
+        options.append(st.text(max_size=20) | st.text("ab-=#/ 'é\"\\", max_size=8))
+    return st.one_of(options)
+
+
+@settings(deadline=None, max_examples=150, database=None)
+@given(st.fixed_dictionaries({}, optional={field.name: _values(field) for field in dataclasses.fields(Config)}))
+def test_what_write_flags_writes_is_read_back_equal(tmp_path_factory, values):
+    for name in list(values):  # keep the rest of a draw when one of its texts is refused
+        try:
+            Config(**{name: values[name], "label_weight": 1, "epochs": 10_000})
+        except InputError:
+            del values[name]
+    try:
+        config = Config(**values)
+    except InputError:
+        assume(False)
+    path = tmp_path_factory.getbasetemp() / "written.flags"
+    path.write_text(write_flags(config), encoding="utf-8")
+    again, names = read_flagfile(path)
+    repeated = config.replace(overwrite=False, dry_run=False)  # a repeated run is neither begun anew nor only described
+    assert again == repeated
+    assert names == {
+        field.name for field in dataclasses.fields(Config) if getattr(repeated, field.name) != field.default
+    }
+    assert Config.from_json(config.to_json()) == config
+
+
+def test_a_home_folder_is_found_behind_a_flag_and_in_a_flagfile(tmp_path, monkeypatch):
+    """A shell replaces ~ at the start of a word only."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "some.flags").write_text("--teacher_checkpoint=~/teacher\n--student_alone=~other\n")
+    flag_values = flags.FlagValues()
+    define_flags(flag_values)
+    parse(["--workdir=~/run", "--flagfile=~/some.flags"], flag_values)
+    config = config_from(flag_values)
+    assert flag_values.workdir == f"{tmp_path}/run" and config.teacher_checkpoint == f"{tmp_path}/teacher"
+    assert config.student_alone == "~other"
+
+
+def test_the_command_that_goes_on_does_not_begin_anew(tmp_path, monkeypatch):
+    """Nor where a flagfile holds --overwrite."""
+    file = tmp_path / "some.flags"
+    file.write_text("--epochs=2\n")
+    monkeypatch.setattr(sys, "argv", ["skd-train", f"--flagfile={file}", "--overwrite", "--workdir=w"])
+    assert app.command_line() == f"skd-train --flagfile={file} --workdir=w"
+    file.write_text("--epochs=2\n--overwrite\n")
+    assert app.command_line() == f"skd-train --flagfile={file} --workdir=w --nooverwrite"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--epochs=3"], "--workdir is missing."),
+        (["--workdir=w", "--epoch=3"], "Did you mean --epochs?"),
+        (["--workdir=w", "--nocentre"], "Did you mean --nocenter?"),
+        (["--workdir=w", "--epochs=0"], "Received --epochs=0."),
+        (["--workdir=w", "--student=resnet-20"], "Did you mean resnet20?"),
+        (["--workdir=w", "--center", "false"], "Received false."),
+        (["--workdir=w", "train"], "Received train."),
+        (["--workdir=w", "--nocenter=3"], "--nocenter=3"),
+        (["--workdir=w", "--trials=0"], "--trials=0"),
+        (["--workdir"], "--workdir"),
+        (["--flagfile=nowhere.flags"], "--flagfile=nowhere.flags"),
+        (["--flagfile"], "--workdir is missing."),
+        (["--workdir=w", "--seed=13"], "Thirteen is unlucky. Expected another."),
+    ],
+)
+def test_bad_input_is_one_line_on_stderr_and_exit_code_2(program, arguments, message):
+    finished = program(*arguments)
+    assert finished.returncode == 2
+    assert finished.stdout == ""
+    assert finished.stderr.startswith("error: ") and finished.stderr.count("\n") == 1
+    assert message in finished.stderr
+
+
+@pytest.mark.parametrize("module", [False, True])
+def test_an_entry_point_runs_with_flags_of_its_own(program, module):
+    finished = program(
+        "--workdir=w", "--search=a", "--search", "b", "--nocenter", "--epochs=2", "--seed=5", module=module
+    )
+    assert (finished.stdout, finished.stderr) == ("2 False ['a', 'b'] 3 w\n", "")
+    assert finished.returncode == 5
+
+
+def test_help_lists_every_flag_quickly(program):
+    seconds = []
+    for _ in range(3):  # the fastest, as the machine may be busy
+        start = time.perf_counter()
+        finished = program("--help")
+        seconds.append(time.perf_counter() - start)
+    assert finished.returncode == 0 and finished.stderr == ""
+    for name in [*CONTRACT, "flagfile", "search", "trials"]:
+        assert f"--{name}" in finished.stdout or f"--[no]{name} " in finished.stdout, name
+    for text in ("Tries things.", "--temperature=4.0", "--[no]center (default: true)", "in pixels", "Training:"):
+        assert text in finished.stdout
+    assert max(map(len, finished.stdout.splitlines()[1:])) <= 110
+    assert min(seconds) < 0.5, seconds

@@ -1,0 +1,203 @@
+"""Datasets and streams: order from (seed, step), pixels from (data_seed, epoch, example), nothing else."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from skd_tf import data
+from skd_tf.config import Config
+from skd_tf.data.augmentation import Augmentation, apply, draws
+from skd_tf.errors import InputError
+
+STEPS = 20  # an epoch of 808 training digits at batch 40
+
+
+def stream(dataset, config, first_step=0, last_step=2 * STEPS, **options):
+    batches = data.train_stream(
+        dataset, config, steps_per_epoch=STEPS, first_step=first_step, last_step=last_step, **options
+    )
+    return [(images, labels) for images, labels in batches.as_numpy_iterator()]
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return data.load(Config(batch_size=40))
+
+
+def equal(one, other):
+    return len(one) == len(other) and all(
+        np.array_equal(a, b) and np.array_equal(c, d) for (a, c), (b, d) in zip(one, other, strict=True)
+    )
+
+
+def test_digits_have_no_originals_to_crop():
+    with pytest.raises(InputError, match=r"digits has no larger originals.*resized_crop"):
+        data.load(Config(augmentation="resized_crop"))
+
+
+def test_digits_are_whole_and_split_by_data_seed_alone(digits):
+    assert (len(digits.train), len(digits.validation), len(digits.test)) == (808, 90, 899)
+    assert digits.image_shape == (8, 8, 1) and digits.num_classes == 10
+    assert digits.train.images.dtype == np.uint8 and digits.train.images.max() == 255
+    assert sorted([*digits.train.index, *digits.validation.index]) == list(range(898))
+    other_seed, other_data_seed = data.load(Config(seed=7)), data.load(Config(data_seed=7))
+    assert np.array_equal(other_seed.validation.index, digits.validation.index)
+    assert not np.array_equal(other_data_seed.validation.index, digits.validation.index)
+    whole = data.load(Config(validation_fraction=0), test=False)
+    assert whole.validation is None and whole.test is None and len(whole.train) == 898
+
+
+def test_recorded_mean_and_std_are_those_of_the_training_pixels(digits):
+    pixels = data.load(Config(validation_fraction=0)).train.images / 255
+    assert digits.mean == pytest.approx([pixels.mean()], abs=1e-3)
+    assert digits.std == pytest.approx([pixels.std()], abs=1e-3)
+
+
+def test_a_stream_starts_at_any_step(digits):
+    config = Config(batch_size=40)
+    whole = stream(digits, config)
+    assert len(whole) == 2 * STEPS
+    for first in (1, STEPS - 1, STEPS, STEPS + 7):
+        assert equal(stream(digits, config, first_step=first), whole[first:])
+    assert equal(stream(digits, config, first_step=3, last_step=9), whole[3:9])
+
+
+def test_replicas_share_out_the_same_global_batches(digits):
+    config = Config(batch_size=40)
+    whole = stream(digits, config, last_step=5)
+    parts = stream(digits, config, last_step=5, shards=4)
+    second_worker = stream(digits, config, last_step=5, shards=4, shard_range=range(2, 4))
+    for step, (images, labels) in enumerate(whole):
+        mine = parts[4 * step : 4 * step + 4]
+        assert np.array_equal(np.concatenate([i for i, _ in mine]), images)
+        assert np.array_equal(np.concatenate([j for _, j in mine]), labels)
+        assert equal(second_worker[2 * step : 2 * step + 2], mine[2:])
+
+
+def test_each_epoch_has_each_example_at_most_once_in_another_order(digits):
+    plain = dataclasses.replace(digits, augmentation=Augmentation(pad=0, flip=False))
+    config = Config(batch_size=40)
+    known = {image.tobytes(): i for i, image in enumerate(digits.train.images)}
+    batches = stream(plain, config)
+    epochs = batches[:STEPS], batches[STEPS:]
+    orders = [[known[image.tobytes()] for images, _ in epoch for image in images] for epoch in epochs]
+    for order in orders:
+        assert len(order) == len(set(order)) == 800
+    assert orders[0] != orders[1]
+    labels = [label for _, batch in batches[:STEPS] for label in batch]
+    assert labels == list(digits.train.labels[orders[0]])
+
+
+def test_seed_moves_the_order_and_data_seed_the_pixels(digits):
+    def epoch(**seeds):
+        return stream(digits, Config(batch_size=40, **seeds), last_step=STEPS)
+
+    base, seed, data_seed = epoch(), epoch(seed=1), epoch(data_seed=1)
+    assert not all(np.array_equal(a[1], b[1]) for a, b in zip(base, seed, strict=True))
+    assert all(np.array_equal(a[1], b[1]) for a, b in zip(base, data_seed, strict=True))
+    assert not equal(base, data_seed)
+
+    def as_set(batches):
+        return {image.tobytes() for images, _ in batches for image in images}
+
+    # Another order drops another eight images; the augmented pixels of all others stay.
+    assert len(as_set(base) & as_set(seed)) >= 780
+
+
+@pytest.mark.parametrize(("pad", "flip"), [(2, True), (1, False), (0, True)])
+def test_augmentation_is_pad_crop_and_mirror(pad, flip):
+    augmentation = Augmentation(pad, flip)
+    images = np.random.default_rng(0).integers(0, 256, [64, 6, 5, 3], np.uint8)
+    rows = draws(3, 4, 64).numpy()
+    expected = []
+    for image, (dy, dx, mirror) in zip(images, rows, strict=True):
+        dy, dx = dy % (2 * pad + 1), dx % (2 * pad + 1)
+        crop = np.pad(image, [(pad, pad), (pad, pad), (0, 0)])[dy : dy + 6, dx : dx + 5]
+        expected.append(crop[:, ::-1] if flip and mirror % 2 else crop)
+    assert np.array_equal(apply(tf.constant(images), tf.constant(rows), augmentation), expected)
+
+
+def test_an_example_is_augmented_alike_in_any_batch():
+    images = tf.constant(np.random.default_rng(0).integers(0, 256, [50, 8, 8, 1], np.uint8))
+    rows, how = draws(0, 5, 50), Augmentation(2, True)
+    whole = apply(images, rows, how)
+    order = tf.constant([41, 3, 17])
+    assert np.array_equal(apply(tf.gather(images, order), tf.gather(rows, order), how), tf.gather(whole, order))
+    assert np.array_equal(draws(0, 5, 80)[:50], rows)  # nor does the set's size move it
+
+
+def test_draws_are_uniform():
+    rows = draws(0, 0, 20_000).numpy()
+    for column, values in ((0, 9), (1, 9), (2, 2)):
+        share = np.bincount(rows[:, column] % values, minlength=values) / len(rows)
+        assert np.abs(share - 1 / values).max() < 0.01
+    assert np.abs(np.corrcoef((rows % 9).T) - np.eye(3)).max() < 0.03
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"dataset": "no_such_set"}, ["Unknown dataset", "no_such_set", "cifar10", "--data_dir"]),
+        ({"dataset": "cifar10"}, ["not prepared", "--data_dir", "--download"]),
+        ({"dataset": "digits", "image_size": 16}, ["8x8", "--image_size"]),
+    ],
+)
+def test_errors_name_what_to_do(settings, words, tmp_path):
+    with pytest.raises(InputError) as caught:
+        data.load(Config(**settings), str(tmp_path))
+    assert all(word in str(caught.value) for word in words), caught.value
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A TFDS folder with two real prepared sets: "even" of one image size, "mixed" of several."""
+    import tensorflow_datasets as tfds
+
+    folder = str(tmp_path_factory.mktemp("tfds"))
+    random = np.random.default_rng(0)
+
+    def prepare(name, shape, sizes):
+        def info(builder):
+            features = {
+                "image": tfds.features.Image(shape=shape),
+                "label": tfds.features.ClassLabel(names=["cat", "dog"]),
+            }
+            return tfds.core.DatasetInfo(
+                builder=builder, features=tfds.features.FeaturesDict(features), supervised_keys=("image", "label")
+            )
+
+        def examples(builder, split, count):
+            for i in range(count):
+                size = (*sizes[i % len(sizes)], 3)
+                yield i, {"image": random.integers(0, 256, size, np.uint8), "label": i % 2}
+
+        def splits(builder, _):
+            return {"train": examples(builder, "train", 40), "test": examples(builder, "test", 9)}
+
+        members = {"VERSION": tfds.core.Version("1.0.0"), "_info": info, "_split_generators": splits}
+        members |= {"_generate_examples": examples, "name": name}
+        builder = type(name.title(), (tfds.core.GeneratorBasedBuilder,), members, skip_registration=True)
+        builder(data_dir=folder).download_and_prepare()
+
+    prepare("even", (12, 10, 3), [(12, 10)])
+    prepare("mixed", (None, None, 3), [(12, 10), (9, 20)])
+    return folder
+
+
+def test_any_tfds_set_brings_its_own_facts(made):
+    even = data.load(Config(dataset="even", validation_fraction=0.25), made)
+    assert even.image_shape == (12, 10, 3) and even.class_names == ("cat", "dog") and even.version == "1.0.0"
+    assert (len(even.train), len(even.validation), len(even.test)) == (30, 10, 9)
+    assert sorted(np.bincount(np.concatenate([even.train.labels, even.validation.labels]))) == [20, 20]
+    pixels = even.train.images.reshape(-1, 3) / 255
+    assert even.mean == pytest.approx(pixels.mean(0), abs=1e-3) and even.std == pytest.approx(pixels.std(0), abs=1e-3)
+    again = data.load(Config(dataset="even", validation_fraction=0.25), made)
+    assert np.array_equal(even.train.images, again.train.images)  # the same order each time
+
+
+def test_images_of_several_sizes_need_a_size(made):
+    with pytest.raises(InputError, match=r"several sizes.*--image_size"):
+        data.load(Config(dataset="mixed"), made)
+    assert data.load(Config(dataset="mixed", image_size=8), made).image_shape == (8, 8, 3)

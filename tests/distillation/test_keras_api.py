@@ -1,0 +1,209 @@
+"""The Distiller as a Keras citizen: subclassed students, saving, and errors before anything is lost."""
+
+import contextlib
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from skd_tf.distillation.distiller import Distiller
+from skd_tf.errors import InputError
+from skd_tf.losses import LOSSES, cross_entropy
+from skd_tf.training.checkpoints import Checkpoints
+from tests.helpers.nets import CLASSES, batches, conv_net, distance, make_distiller, weights_of
+
+
+class Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__()
+        # Without an Input, as most are written: no weight is there before the first images.
+        self.net = keras.Sequential([type(layer).from_config(layer.get_config()) for layer in conv_net(1).layers])
+
+    def call(self, images, training=False):
+        return self.net(images, training=training)
+
+
+def test_a_subclassed_student_trains_as_the_functional_one_inside_it():
+    ((images, labels),) = batches(1, size=16)
+    histories = []
+    for student in (conv_net(1), Subclassed()):
+        distiller = Distiller(student, conv_net(2))
+        distiller.compile(keras.optimizers.SGD(0.05))
+        histories.append(distiller.fit(images, labels, batch_size=8, epochs=2, shuffle=False, verbose=0).history)
+    for name, values in histories[0].items():
+        assert histories[1][name] == pytest.approx(values, rel=1e-5), name
+    with pytest.raises(InputError, match="stock layers"):
+        distiller.deployable()
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_subclassed_student_takes_metrics_on_any_number_of_replicas(count, two_replicas):
+    """Unbuilt, so that its weights, the optimizer's and the metrics' are all made by fit."""
+    ((images, labels),) = batches(1, size=16)
+    histories, weights = [], []
+    for make_student in (lambda: conv_net(1), Subclassed):
+        with two_replicas.scope() if count == 2 else contextlib.nullcontext():
+            distiller = Distiller(make_student(), conv_net(2))
+            nll = keras.metrics.SparseCategoricalCrossentropy(from_logits=True)
+            distiller.compile(keras.optimizers.SGD(0.05, momentum=0.9), metrics=["sparse_categorical_accuracy", nll])
+        histories.append(distiller.fit(images, labels, batch_size=8, epochs=2, shuffle=False, verbose=0).history)
+        weights.append(weights_of(distiller.student))
+    assert distiller.distribute_strategy.num_replicas_in_sync == count and distiller.traces == count
+    assert distance(*weights) < 1e-5 and histories[0].keys() == histories[1].keys()
+    for name, values in histories[0].items():
+        assert histories[1][name] == pytest.approx(values, rel=1e-4), name
+
+
+@pytest.mark.parametrize("loss", ["kd", LOSSES["spherical"]])
+def test_a_saved_distiller_comes_back_with_its_settings(loss, tmp_path):
+    ((images, labels),) = batches(1)
+    distiller = make_distiller(loss=loss, temperature=3.0, kd_weight=0.6, radius=5.0, center=False, label_smoothing=0.1)
+    distiller.save(tmp_path / "d.keras")
+    loaded = keras.models.load_model(tmp_path / "d.keras")
+    assert loaded.get_config() | {"student": 0} == distiller.get_config() | {"student": 0}
+    loaded.teacher = distiller.teacher
+    loaded.compile("sgd")
+    expected = distiller.evaluate(images, labels, verbose=0, return_dict=True)
+    assert loaded.evaluate(images, labels, verbose=0, return_dict=True) == pytest.approx(expected)
+
+
+def test_a_measured_radius_survives_saving(tmp_path):
+    ((images, _),) = batches(1)
+    distiller = make_distiller(radius="teacher_mean").adapt(images)
+    distiller.save(tmp_path / "d.keras")
+    loaded = keras.models.load_model(tmp_path / "d.keras")
+    assert float(loaded.radius.numpy()) == float(distiller.radius.numpy()) > 0
+
+
+def test_nothing_is_exported_on_a_sphere_of_unknown_radius():
+    with pytest.raises(InputError, match="adapt"):
+        make_distiller(radius="teacher_mean").deployable()
+
+
+def test_no_step_is_made_on_a_sphere_of_unknown_radius():
+    ((images, labels),) = batches(1)
+    distiller = make_distiller(radius="teacher_mean")
+    for step in (distiller.evaluate, distiller.train_on_batch, distiller.test_on_batch):
+        with pytest.raises(InputError, match=r"radius is not known.*Call adapt"):
+            step(images, labels)
+    with pytest.raises(InputError, match="Call adapt"):
+        distiller.probability_logits(distiller.student(images))
+    expected = make_distiller(radius=float(distiller.adapt(images).radius.numpy()))
+    for step in ("evaluate", "test_on_batch", "train_on_batch"):
+        assert getattr(distiller, step)(images, labels) == pytest.approx(getattr(expected, step)(images, labels)), step
+    # A loss without a sphere has no use for one, so nothing has to be measured.
+    make_distiller(loss="kd", radius="teacher_mean").evaluate(images, labels, verbose=0)
+
+
+@pytest.mark.parametrize("built", [False, True])
+@pytest.mark.parametrize("step", ["evaluate", "test_on_batch", "train_on_batch"])
+def test_a_subclassed_students_auto_radius_is_known_before_the_first_step(step, built):
+    ((images, labels),) = batches(1)
+    results = []
+    for student in (conv_net(1), Subclassed()):
+        if built:
+            student(images)
+        distiller = Distiller(student, conv_net(2))
+        distiller.compile(keras.optimizers.SGD(0.05))
+        results.append(getattr(distiller, step)(images, labels, return_dict=True))
+        assert float(distiller.radius.numpy()) == pytest.approx(2 * CLASSES**0.5)
+    assert results[1] == pytest.approx(results[0], rel=1e-5)
+
+
+def test_a_radius_that_is_given_is_not_replaced_when_the_classes_are_known():
+    ((images, labels),) = batches(1)
+    distiller = Distiller(Subclassed(), conv_net(2), radius=3.0)
+    assert float(distiller.radius.numpy()) == 3.0
+    distiller.radius.assign(7.0)
+    distiller.compile("sgd")
+    distiller.evaluate(images, labels, verbose=0)
+    assert float(distiller.radius.numpy()) == 7.0
+    distiller.assign_settings(temperature=2.0, kd_weight=0.5, label_weight=None, radius="auto")
+    assert float(distiller.radius.numpy()) == pytest.approx(2 * CLASSES**0.5)
+
+
+def test_data_that_can_be_read_once_is_not_spent_on_measuring():
+    distiller = make_distiller(radius="teacher_mean")
+    with pytest.raises(InputError, match="only once"):
+        distiller.fit((batch for batch in batches(3)), verbose=0)
+    distiller = Distiller(Subclassed(), conv_net(2))
+    distiller.compile("sgd")
+    for step in (distiller.fit, distiller.evaluate):
+        with pytest.raises(InputError, match="only once"):
+            step((batch for batch in batches(3)), verbose=0)
+
+
+def test_settings_are_checked_when_assigned():
+    distiller = make_distiller()
+    with pytest.raises(InputError, match="kd_weight"):
+        distiller.kd_weight.assign(2.0)  # its label weight would be -1
+    for make in (float, np.float32, np.asarray, tf.constant, lambda value: keras.Variable(value, trainable=False)):
+        for setting, value in ((distiller.temperature, 0.0), (distiller.temperature, -1.0), (distiller.radius, 0.0)):
+            with pytest.raises(InputError, match=rf"{setting.name} .*Expected > 0\. "):
+                setting.assign(make(value))
+        with pytest.raises(InputError, match=r"kd_weight .*<= 1"):
+            distiller.kd_weight.assign(make(1.5))
+        distiller.temperature.assign(make(2.5))
+        assert float(distiller.temperature.numpy()) == 2.5
+    for value in ("2", True, None, [1.0], tf.constant([1.0, 2.0]), float("nan")):
+        with pytest.raises(InputError, match="temperature is no number"):
+            distiller.temperature.assign(value)
+    with pytest.raises(InputError, match=r"temperature .*Expected > 0\. "):
+        distiller.assign_settings(temperature=0.0, kd_weight=0.9, label_weight=None, radius="auto")
+    with pytest.raises(InputError, match="no number"):
+        Distiller(conv_net(), kd_weight="0.9, 0.5 from epoch 2", loss="kd")
+
+
+def test_a_label_weight_that_follows_is_the_constructors():
+    distiller = make_distiller(kd_weight=0.9)
+    expected = distiller.label_weight.numpy()
+    assert expected == np.float32(0.1)
+    distiller.kd_weight.assign(0.5)
+    distiller.kd_weight.assign(0.9)
+    assert distiller.label_weight.numpy() == expected
+    assert Distiller.from_config(distiller.get_config()).label_weight.numpy() == expected
+
+
+def test_saved_settings_come_back_as_they_were(tmp_path):
+    """A label weight of its own, and a radius not yet measured: by file, by weights and by checkpoint."""
+    made = {"radius": "teacher_mean", "kd_weight": 0.9}
+    distiller = make_distiller(**made)
+    distiller.label_weight.assign(0.25)
+    distiller.save(tmp_path / "d.keras")
+    distiller.save_weights(tmp_path / "d.weights.h5")
+    files = Checkpoints(tmp_path / "checkpoints")
+    files.save(distiller, 1)
+    files.wait()
+
+    def loaded(restore):
+        other = make_distiller(**made | {"kd_weight": 0.3, "temperature": 2.0})
+        other.radius.assign(5.0)
+        restore(other)
+        return other
+
+    for other in (
+        keras.models.load_model(tmp_path / "d.keras"),
+        loaded(lambda other: other.load_weights(tmp_path / "d.weights.h5")),
+        loaded(lambda other: other.set_weights(distiller.get_weights())),
+        loaded(lambda other: Checkpoints(tmp_path / "checkpoints").restore(other, print)),
+    ):
+        found = [float(getattr(other, name).numpy()) for name in ("temperature", "kd_weight", "label_weight", "radius")]
+        assert found == [4.0, np.float32(0.9), 0.25, 0.0]
+    other.kd_weight.assign(0.5)  # follows again
+    assert float(other.label_weight.numpy()) == 0.5
+
+
+def test_a_loss_with_a_misspelt_term_is_refused():
+    def misspelt(student_logits, teacher_logits, labels):
+        return {"label": cross_entropy(student_logits, None, labels)["label"], "distil": student_logits[:, 0]}
+
+    ((images, labels),) = batches(1)
+    with pytest.raises(InputError, match="distil"):
+        make_distiller(loss=misspelt).fit(images, labels, verbose=0)
+
+
+def test_one_hot_labels_equal_class_numbers():
+    ((images, labels),) = batches(1)
+    one = make_distiller().evaluate(images, labels, verbose=0, return_dict=True)
+    assert make_distiller().evaluate(images, np.eye(CLASSES)[labels], verbose=0, return_dict=True) == pytest.approx(one)

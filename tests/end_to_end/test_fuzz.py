@@ -1,0 +1,250 @@
+"""Whatever comes in: settings, flagfiles, bytes on the disk, logits, tensors of other programs."""
+
+import dataclasses
+import functools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import HealthCheck, assume, example, given, settings
+from hypothesis import strategies as st
+
+from skd_tf import networks
+from skd_tf.config import Config, flags
+from skd_tf.config.fields import kinds_of, rules_of
+from skd_tf.data import teacher_cache
+from skd_tf.errors import InputError
+from skd_tf.losses import LOSSES
+from skd_tf.models import deployable
+from skd_tf.training import dry_run
+from skd_tf.training.checkpoints import Checkpoints, _read
+from tests.losses.loss_cases import CASES
+from tests.tools.test_convert_torch import converted, tiny_state
+
+QUICK = {"deadline": None, "database": None, "derandomize": True, "suppress_health_check": list(HealthCheck)}
+FIELDS = {field.name: field for field in dataclasses.fields(Config)}
+# Values that are sensible together; what needs a file or a download is left to tests of its own.
+SENSIBLE = {
+    "dataset": ["digits"],
+    "student": ["cnn_2", "cnn_4", "resnet8"],
+    "loss": ["kd", "spherical", "cross_entropy", "dkd", "dist", "logit_standardization"],
+    "lr_schedule": ["cosine", "constant"],
+    "radius": ["auto", "teacher_mean", 5, "7.5"],
+    "checkpoint_every": ["epoch", 7, "30s"],
+    "kd_weight": [0.3, "0.9", 1],
+    "label_weight": ["none", 0.1, 2],
+    "teacher": ["resnet8"],
+    "batch_size": [32, "64"],
+    "epochs": [1, "3", 300],
+    "temperature": [1, "2.5", 1e-3],
+    "validation_fraction": [0, "0.1", 0.5],
+    "seed": [0, 2**31],
+    "precision": ["float32", "bfloat16", "float16"],
+    "virtual_devices": [0, 1, 2],
+    "optimizer": ["sgd", "adamw"],
+    "clip_norm": [0, 1, "5"],
+    "steps_per_call": [1, 64],
+    "warmup_epochs": [0, "0.5"],
+    "label_smoothing": [0, 0.1],
+    "momentum": [0, 0.9],
+}
+JUNK = st.sampled_from(
+    ["", " ", "nan", "-1", "1e400", "none", "ä", "true", "0x10", "a b", "--epochs=3", "1,2", "inf", "auto", ":"]
+)
+
+
+def _sensible(name):
+    if name in SENSIBLE:
+        return st.sampled_from(SENSIBLE[name])
+    rules, kinds = rules_of(FIELDS[name]), kinds_of(FIELDS[name])
+    if rules.choices:
+        return st.sampled_from(rules.choices)
+    return st.sampled_from(["true", "false"]) if bool in kinds else st.just(FIELDS[name].default)
+
+
+SANE = st.fixed_dictionaries(
+    {"teacher": st.just("resnet8")}, optional={name: _sensible(name) for name in FIELDS if name != "teacher"}
+)
+ODD = st.dictionaries(st.sampled_from(sorted(FIELDS)), JUNK, min_size=1, max_size=2)
+
+
+def one_line(error):
+    text = str(error)
+    assert "Expected" in text and "Received" in text and "\n" not in text, text
+
+
+def test_any_settings_dry_run_or_are_one_line():
+    outcomes = {"valid": 0, "refused": 0}
+
+    @settings(max_examples=600, **QUICK)
+    @given(SANE, st.one_of(st.just({}), st.just({}), ODD))
+    def dry_run_or_refuse(values, odd):
+        try:
+            text = dry_run.describe(Config(**values | odd))
+            outcomes["valid"] += 1
+            assert "steps" in text.lower()
+        except InputError as error:
+            outcomes["refused"] += 1
+            one_line(error)
+
+    dry_run_or_refuse()
+    assert sum(outcomes.values()) >= 500 and outcomes["valid"] >= sum(outcomes.values()) / 2, outcomes
+
+
+LINES = st.one_of(
+    st.sampled_from(
+        ["--epochs=3", "--noreport", "# a comment", "", "--temperature = 4", "--flagfile=missing", "epochs=3"]
+    ),
+    st.tuples(st.sampled_from(sorted(FIELDS)), JUNK).map(lambda pair: f"--{pair[0]}={pair[1]}"),
+    st.text(max_size=30),
+)
+
+
+@settings(max_examples=300, **QUICK)
+@given(st.lists(LINES, max_size=5))
+@example(["--flagfile=fuzzed.flags"])
+def test_any_flagfile_is_read_or_is_one_line(tmp_path_factory, lines):
+    path = tmp_path_factory.getbasetemp() / "fuzzed.flags"
+    path.write_bytes("\n".join(lines).encode("utf-8", "surrogatepass"))
+    try:
+        assert isinstance(flags.read_flagfile(path)[0], Config)
+    except InputError as error:
+        assert "\n" not in " ".join(str(error).split()) and str(error)
+
+
+HARM = st.tuples(st.sampled_from(["flip", "cut", "extend", "blank"]), st.integers(0, 10**6), st.integers(1, 255))
+
+
+def harmed(whole, harm):
+    kind, place, bits = harm
+    place %= len(whole)
+    flipped = whole[:place] + bytes([whole[place] ^ bits]) + whole[place + 1 :]
+    blank = bytes(bits) if place + bits <= len(whole) else b"no room"  # a page that a power cut has kept from the disk
+    return {
+        "flip": flipped,
+        "cut": whole[:place],
+        "extend": whole + bytes([bits]) * (1 + place % 50),
+        "blank": whole[:place] + blank + whole[place + bits :],
+    }[kind]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """(cache, its key, checkpoints, their arrays): one small file of each."""
+    folder = tmp_path_factory.mktemp("files")
+    logits = np.arange(12.0).reshape(6, 2)
+    cache, key = (
+        teacher_cache.TeacherCache(folder / "cache", "float16", lambda line: None),
+        teacher_cache.key_of({"a": 1}),
+    )
+    cache.write(key, logits)
+    arrays = {"student/0000": np.arange(9.0, dtype=np.float32), "optimizer/0000": np.int64(7)}
+    kept = Checkpoints(folder / "checkpoints")
+    kept.write(arrays, "step-000000007.ckpt", 7, {"seconds": 1.5})
+    return cache, key, cache.path(key).read_bytes(), kept, kept.paths()[0].read_bytes()
+
+
+@settings(max_examples=500, **QUICK)
+@given(HARM)
+def test_a_harmed_cache_file_is_never_used(files, harm):
+    cache, key, whole, _, _ = files
+    assume(harmed(whole, harm) != whole)
+    cache.path(key).write_bytes(harmed(whole, harm))
+    seen = []
+    assert not teacher_cache.TeacherCache(cache.folder, "float16", seen.append).has(key, (6, 2)) and len(seen) == 1
+
+
+@settings(max_examples=500, **QUICK)
+@given(HARM)
+def test_a_harmed_checkpoint_is_named_or_whole(files, harm):
+    """A zip has bytes that say nothing of its content: a flipped date leaves the very same numbers."""
+    _, _, _, kept, whole = files
+    path = kept.folder / "step-000000007.ckpt"
+    path.write_bytes(harmed(whole, harm))
+    seen = []
+    if kept._newest(seen.append) is None:
+        assert len(seen) == 1 and path.name in seen[0]
+    else:
+        arrays, facts = _read(path)
+        assert facts["step"] == 7 and facts["extra"] == {"seconds": 1.5}
+        assert (
+            np.array_equal(arrays["student/0000"], np.arange(9.0, dtype=np.float32)) and arrays["optimizer/0000"] == 7
+        )
+
+
+@settings(max_examples=400, **QUICK)
+@given(
+    st.sampled_from(CASES),
+    st.integers(1, 5),
+    st.integers(2, 12),
+    st.floats(-6, 6),
+    st.floats(-6, 6),
+    st.integers(0, 2**31),
+)
+def test_any_logits_give_finite_losses_and_gradients(case, examples, classes, student_scale, teacher_scale, seed):
+    name, settings = case
+    random = np.random.default_rng(seed)
+    uniform = random.uniform(-1, 1, [2, examples, classes]).astype(np.float32)
+    student, teacher = uniform[0] * 10.0**student_scale, uniform[1] * 10.0**teacher_scale
+    labels = random.integers(-1, classes, examples)
+    student = tf.constant(student)
+    with tf.GradientTape() as tape:
+        tape.watch(student)
+        losses = LOSSES[name].function(student, teacher, labels, **settings)
+        total = tf.add_n([tf.reduce_sum(loss) for loss in losses.values()])
+    assert np.isfinite(total.numpy()) and np.isfinite(tape.gradient(total, student).numpy()).all()
+    assert all(loss.shape == (examples,) and loss.dtype == "float32" for loss in losses.values())
+
+
+@pytest.fixture(scope="module")
+def state():
+    return tiny_state()
+
+
+@pytest.fixture
+def built_once(monkeypatch):
+    """The converter finds the network of a checkpoint's shapes built already: building takes a fifth of a second."""
+    monkeypatch.setattr(networks, "build", _built)
+    monkeypatch.setattr(deployable, "stock_copy", _stock_copy)
+
+
+_built = functools.cache(networks.build)
+_stock_copy = functools.cache(deployable.stock_copy)
+
+STATE_HARMS = {
+    "rename": lambda name, tensor: {f"{name}_": tensor},
+    "drop": lambda name, tensor: {},
+    "add an axis": lambda name, tensor: {name: tensor[None]},
+    "cut": lambda name, tensor: {name: np.atleast_1d(tensor)[:-1]},
+    "double": lambda name, tensor: {name: np.stack([tensor, tensor]).reshape(-1, *np.shape(tensor)[1:])},
+    "empty": lambda name, tensor: {name: np.atleast_1d(tensor)[:0]},
+    "a scalar": lambda name, tensor: {name: np.zeros([])},
+    "add": lambda name, tensor: {name: tensor, f"extra.{name}": tensor},
+    "another prefix": lambda name, tensor: {f"layer9.{name}": tensor},
+}
+
+
+@settings(max_examples=300, **QUICK)
+@given(st.lists(st.tuples(st.integers(0, 10**6), st.sampled_from(sorted(STATE_HARMS))), min_size=1, max_size=3))
+def test_any_harmed_state_dict_is_one_line(state, built_once, harms):
+    harmed = dict(state)
+    for place, harm in harms:
+        names = sorted(name for name in harmed if not name.endswith("num_batches_tracked"))
+        name = names[place % len(names)]
+        harmed |= STATE_HARMS[harm](name, harmed.pop(name))
+    assume(any(np.shape(harmed.get(name)) != np.shape(state.get(name)) for name in harmed.keys() | state.keys()))
+    try:  # a head of other classes, weight and bias alike, is a network too
+        assert converted(harmed, "resnet8").output_shape[-1] == len(harmed["fc.bias"]) != len(state["fc.bias"])
+    except InputError as error:
+        one_line(error)
+
+
+@settings(max_examples=100, **QUICK)
+@given(st.permutations(range(47)), st.sampled_from(["float64", "float32", "float16"]), st.booleans())
+def test_any_order_width_and_layout_of_a_state_dict_is_the_same_network(state, built_once, order, dtype, columns):
+    names = [name for name in state if not name.endswith("num_batches_tracked")]
+    given = {names[i]: np.asarray(state[names[i]], dtype, order="F" if columns else "C") for i in order}
+    weights = {weight.path: weight.numpy() for weight in converted(given, "resnet8").weights}
+    expected = converted({name: state[name].astype(dtype) for name in names}, "resnet8")
+    assert len(order) == len(names) == len(weights)
+    assert all(np.array_equal(weights[weight.path], weight.numpy()) for weight in expected.weights)

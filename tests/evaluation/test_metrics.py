@@ -1,0 +1,196 @@
+"""Quality, intervals, calibration and cost, against numbers by hand and loops over one image at a time."""
+
+import math
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from skd_tf import networks
+from skd_tf.errors import InputError
+from skd_tf.evaluation import bootstrap, cost, final_measurements, metrics, temperature_scaling
+from tests.helpers.nets import conv_net
+from tests.losses.numpy_reference import kl, softmax
+
+
+@pytest.fixture(scope="module")
+def sample():
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 8, 400)
+    student, teacher = (2 * np.eye(8)[labels] + spread * random.normal(size=[400, 8]) for spread in (1.3, 0.8))
+    return student, teacher, labels
+
+
+def top(row, count):
+    return sorted(range(len(row)), key=lambda c: (-row[c], c))[:count]
+
+
+def test_quality_is_the_loop_over_images(sample):
+    student, _, labels = sample
+    rows = [softmax(row) for row in student]
+    bins = [[] for _ in range(15)]
+    for p, y in zip(rows, labels, strict=True):
+        bins[max(0, math.ceil(p.max() * 15) - 1)].append((float(p.argmax() == y), p.max()))
+    expected = {
+        "accuracy": np.mean([p.argmax() == y for p, y in zip(rows, labels, strict=True)]),
+        "top5_accuracy": np.mean([y in top(row, 5) for row, y in zip(student, labels, strict=True)]),
+        "nll": np.mean([-math.log(p[y]) for p, y in zip(rows, labels, strict=True)]),
+        "brier": np.mean([sum((p[c] - (c == y)) ** 2 for c in range(8)) for p, y in zip(rows, labels, strict=True)]),
+        "ece": sum(abs(sum(hit - sure for hit, sure in bin)) for bin in bins) / len(labels),
+        "confidence": np.mean([p.max() for p in rows]),
+        "logit_norm": np.mean([np.linalg.norm(row - row.mean()) for row in student]),
+    }
+    measured = metrics.quality(student.astype("float32"), labels)
+    assert measured.keys() == expected.keys()
+    for name, value in expected.items():
+        assert measured[name] == pytest.approx(value, rel=1e-5), name
+    assert metrics.quality(student + 100.0, labels)["nll"] == pytest.approx(expected["nll"])  # a shift changes nothing
+
+
+def test_ties_unlabelled_rows_and_few_classes():
+    logits = np.array([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 0.0], [5.0, 0.0, 0.0]])
+    measured = metrics.quality(logits, [0, 1, 2, -1])
+    assert measured["accuracy"] == pytest.approx(1 / 3) and measured["top5_accuracy"] == 1.0
+    assert metrics.per_class_accuracy(logits, [0, 1, 1, -1]) == [1.0, 0.0, None]
+    six = np.zeros([1, 6])
+    assert metrics.quality(six, [4])["top5_accuracy"] == 1.0 and metrics.quality(six, [5])["top5_accuracy"] == 0.0
+    assert metrics.quality(np.array([[1e4, 0.0], [0.0, 1e4]]), [0, 0])["nll"] == pytest.approx(5e3)  # finite
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_what_is_no_number_is_wrong_and_agrees_with_nobody(bad):
+    logits, labels = np.eye(7), np.arange(7)
+    logits[2, 2] = bad
+    measured = metrics.quality(logits, labels)
+    assert measured["accuracy"] == measured["top5_accuracy"] == pytest.approx(6 / 7) and math.isnan(measured["nll"])
+    assert metrics.quality(np.full([2, 3], bad), [0, 1])["top5_accuracy"] == 0.0
+    assert metrics.per_class_accuracy(logits, labels) == [1.0, 1.0, 0.0, 1.0, 1.0, 1.0, 1.0]
+    near = metrics.comparison(logits, logits)
+    assert near["agreement"] == near["agreement_at_5"] == pytest.approx(6 / 7)
+    assert sum(row["count"] for row in metrics.reliability(logits, labels)) == 7
+    # A class that cannot be is minus infinity, and no reason to refuse the others.
+    assert metrics.quality(np.array([[0.0, -math.inf]]), [0])["accuracy"] == 1.0
+
+
+def test_closeness_to_the_teacher_is_the_loop_over_images(sample):
+    student, teacher, _ = sample
+    pairs = list(zip(student, teacher, strict=True))
+    expected = {
+        "agreement": np.mean([s.argmax() == t.argmax() for s, t in pairs]),
+        "agreement_at_5": np.mean([len(set(top(s, 5)) & set(top(t, 5))) / 5 for s, t in pairs]),
+        "kl_to_teacher": np.mean([kl(t, s) for s, t in pairs]),
+        "confidence_gap": np.mean([softmax(t).max() - softmax(s).max() for s, t in pairs]),
+    }
+    measured = metrics.comparison(student, teacher)
+    for name, value in expected.items():
+        assert measured[name] == pytest.approx(value), name
+    same = metrics.comparison(teacher, teacher + 3.0)
+    assert same == pytest.approx(
+        {"agreement": 1, "agreement_at_5": 1, "kl_to_teacher": 0, "confidence_gap": 0}, abs=1e-12
+    )
+
+
+def test_the_reliability_diagram_adds_up_to_the_ece(sample):
+    student, _, labels = sample
+    diagram = metrics.reliability(student, labels)
+    assert sum(bin["count"] for bin in diagram) == len(labels)
+    filled = [bin for bin in diagram if bin["count"]]
+    total = sum(bin["count"] * abs(bin["accuracy"] - bin["confidence"]) for bin in filled) / len(labels)
+    assert total == pytest.approx(metrics.quality(student, labels)["ece"])
+    assert all(
+        number / 15 < bin["confidence"] <= (number + 1) / 15 for number, bin in enumerate(diagram) if bin["count"]
+    )
+
+
+def test_bootstrap_intervals_are_those_of_resampled_splits(sample):
+    student, teacher, labels = sample
+    found = bootstrap.intervals(student, labels, teacher, samples=600, seed=3)
+    quality = metrics.quality(student, labels) | metrics.comparison(student, teacher)
+    random = np.random.default_rng(7)  # other draws, by plain indexing
+    draws = []
+    for _ in range(300):
+        rows = random.integers(0, len(labels), len(labels))
+        draws.append(metrics.quality(student[rows], labels[rows]) | metrics.comparison(student[rows], teacher[rows]))
+    assert set(found) == set(quality) - {"logit_norm"}
+    for name, (low, high) in found.items():
+        values = np.array([draw[name] for draw in draws])
+        assert np.quantile(values, [0.025, 0.975]) == pytest.approx([low, high], abs=0.6 * values.std()), name
+    assert found["accuracy"][0] < quality["accuracy"] < found["accuracy"][1]
+    # The normal approximation of a share, p +- 1.96 sqrt(p (1 - p) / n).
+    p = quality["accuracy"]
+    assert found["accuracy"][1] - found["accuracy"][0] == pytest.approx(3.92 * math.sqrt(p * (1 - p) / 400), rel=0.15)
+    again = [bootstrap.intervals(student, labels, samples=20, seed=seed) for seed in (3, 3, 4)]
+    assert again[0] == again[1] != again[2]
+
+
+def test_a_temperature_is_found_again(sample):
+    _, logits, _ = sample
+    random = np.random.default_rng(1)
+    labels = np.array([random.choice(8, p=softmax(row)) for row in np.repeat(logits, 20, axis=0)])
+    logits = np.repeat(logits, 20, axis=0)
+    fitted = temperature_scaling.fit_temperature(2.5 * logits, labels)
+    assert fitted == pytest.approx(2.5, rel=0.06)  # labels drawn from softmax(logits): any other scale is wrong
+    nll = lambda t: metrics.quality(2.5 * logits / t, labels)["nll"]  # noqa: E731
+    assert nll(fitted) < min(nll(1.01 * fitted), nll(fitted / 1.01))
+    assert temperature_scaling.fit_temperature(5 * logits, labels) == pytest.approx(2 * fitted, rel=1e-6)
+    assert temperature_scaling.fit_temperature(2.5 * logits[:50], [*labels[:49], -1]) == pytest.approx(
+        temperature_scaling.fit_temperature(2.5 * logits[:49], labels[:49])
+    )
+
+
+@pytest.mark.parametrize("labels", [[0, 1], [1, 0], [-1, -1]])
+def test_no_temperature_where_none_is_best(labels):
+    with pytest.raises(InputError):
+        temperature_scaling.fit_temperature(np.array([[3.0, 0.0], [0.0, 2.0]]), labels)
+
+
+def test_operations_against_the_layers_by_hand():
+    net = conv_net(1)  # two 3x3 convolutions on 6x6 pixels, 2 -> 4 -> 6 channels, and a head of 6 x 5
+    assert cost.flops(net, (6, 6, 2)) == 2 * (36 * 9 * 2 * 4 + 36 * 9 * 4 * 6 + 6 * 5)
+    grouped = keras.Sequential(
+        [
+            keras.Input([8, 8, 4]),
+            keras.layers.Conv2D(8, 3, strides=2, padding="same", groups=2, use_bias=False),
+            keras.layers.DepthwiseConv2D(3, padding="valid"),
+            keras.layers.Flatten(),
+            keras.layers.Dense(3),
+        ]
+    )
+    expected = 4 * 4 * 8 * 9 * 2 + 2 * 2 * 8 * 9 + 2 * 2 * 8 * 3
+    assert cost.flops(grouped, (8, 8, 4)) == 2 * expected
+
+
+def test_operations_agree_with_tensorflow_and_the_literature():
+    net = networks.build("resnet20", input_shape=(32, 32, 3), num_classes=10)
+    counted = cost.flops(net, (32, 32, 3))
+    assert counted / 2 == pytest.approx(41e6, rel=0.02)  # He et al. 2016: 0.041 G multiply-adds
+    concrete = tf.function(net).get_concrete_function(tf.TensorSpec([1, 32, 32, 3]))
+    options = tf.compat.v1.profiler.ProfileOptionBuilder.float_operation() | {"output": "none"}
+    profiled = tf.compat.v1.profiler.profile(concrete.graph, options=options).total_float_ops
+    assert counted <= profiled < 1.05 * counted  # the profiler counts biases and additions too
+
+
+def test_timing_has_medians_with_quartiles():
+    images = np.zeros([3, 6, 6, 2], np.uint8)
+    timed = cost.timing(conv_net(1), images, seconds=0.05)
+    assert timed["latency_ms"]["batch"] == 1 and timed["images_per_second"]["batch"] == 128
+    for row in timed.values():
+        low, high = row["quartiles"]
+        assert 0 < low <= row["median"] <= high and row["calls"] >= 10
+
+
+def test_measurements_hold_raw_and_spherical_quality(sample):
+    student, teacher, labels = sample
+    sphere = 6 * student / np.linalg.norm(student - student.mean(axis=1, keepdims=True), axis=1, keepdims=True)
+    rows, details = final_measurements.measure(
+        {"teacher": teacher, "student": sphere}, {"student": student}, labels, {"teacher": 9, "student": 3}
+    )
+    assert rows["student"]["nll"] == metrics.quality(sphere, labels)["nll"]
+    assert details["student"]["raw"] == metrics.quality(student, labels)
+    assert rows["student"]["logit_norm"] == pytest.approx(metrics.mean_norm(student))  # not the sphere's radius
+    assert rows["student"]["agreement"] == np.mean(student.argmax(axis=1) == teacher.argmax(axis=1))
+    assert "agreement" not in rows["teacher"]
+    for name in rows:
+        counts = details[name]["norms"]["counts"]
+        assert sum(counts) == len(labels) and details[name]["norms"]["edges"] == details["student"]["norms"]["edges"]

@@ -1,0 +1,224 @@
+"""The losses against float64 numpy oracles: values, gradients, labels, extremes, compilation."""
+
+import inspect
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from skd_tf import losses
+from skd_tf.config import Config, flags, grammar
+from skd_tf.distillation.objective import Objective
+from skd_tf.errors import InputError
+from skd_tf.losses import LOSSES
+from skd_tf.losses.names import LOSS_ARGUMENTS, LOSS_NAMES, LOSS_SETTINGS
+from tests.losses import numpy_reference
+from tests.losses.loss_cases import CASES, assert_terms_close, batch, gradients, terms
+
+CENTERED = [case for case in CASES if case[1].get("center", True)]
+COMPILED = [CASES[index] for index in (0, 4, 5, 7, 8, 9, 11)]
+each_case = pytest.mark.parametrize(("name", "settings"), CASES)
+
+
+@pytest.mark.parametrize("classes", [2, 10, 100])
+@each_case
+def test_values_equal_the_oracle(name, settings, classes):
+    student, teacher, labels = batch(classes)
+    oracle = getattr(numpy_reference, LOSSES[name].function.__name__)
+    expected = oracle(student, teacher, labels, **settings)
+    result = terms(name, settings, student, teacher, labels)
+    assert_terms_close(result, expected, rtol=1e-6, atol=1e-12)
+    assert all(value.shape == labels.shape and value.dtype == "float64" for value in result.values())
+    student, teacher = student.astype("float32"), teacher.astype("float16")
+    expected = oracle(student, teacher, labels, **settings)
+    result = terms(name, settings, student, teacher, labels)
+    assert_terms_close(result, expected, rtol=1e-5, atol=2e-5)
+    assert all(value.dtype == "float32" for value in result.values())
+
+
+@each_case
+def test_gradients_equal_the_oracles(name, settings):
+    student, teacher, labels = batch(classes=5, size=3)
+    oracle = getattr(numpy_reference, LOSSES[name].function.__name__)
+    for term, gradient in gradients(name, settings, student, teacher, labels).items():
+        expected = numpy_reference.numeric_gradient(
+            lambda s, term=term: oracle(s, teacher, labels, **settings)[term].sum(), student
+        )
+        np.testing.assert_allclose(gradient, expected, rtol=1e-6, atol=1e-7, err_msg=term)
+
+
+@pytest.mark.parametrize(("name", "settings"), CENTERED)
+def test_a_shift_changes_nothing(name, settings):
+    student, teacher, labels = batch()
+    shift = np.array([[3.0], [-5.0], [100.0], [0.1], [-40.0], [7.0]])
+    assert_terms_close(
+        terms(name, settings, student + shift, teacher, labels),
+        terms(name, settings, student, teacher, labels),
+        rtol=1e-10,
+    )
+
+
+def test_shift_invariance_catches_a_softmax_that_is_missing():
+    """keras.distillation's default: its loss's name resolves to a function and the softmax is skipped."""
+    student, teacher, _ = batch()
+    loss = keras.distillation.LogitsDistillation().compute_loss
+    before, after = (np.mean(loss(teacher, logits)) for logits in (student, student + 3.0))
+    assert abs(after - before) > 1e-2 * abs(before), "Keras has repaired its default: say so where we compare with it"
+
+
+def test_dkd_parts_add_up_to_kd():
+    student, teacher, labels = (array[:-1] for array in batch())
+    target = terms("dkd", {"alpha": 1.0, "beta": 0.0}, student, teacher, labels)["distill"]
+    others = terms("dkd", {"alpha": 0.0, "beta": 1.0}, student, teacher, labels)["distill"]
+    p_teacher = np.array(
+        [numpy_reference.softmax(row / 4.0)[label] for row, label in zip(teacher, labels, strict=True)]
+    )
+    expected = terms("kd", {}, student, teacher, labels)["distill"]
+    np.testing.assert_allclose(target + (1 - p_teacher) * others, expected, rtol=1e-9)
+
+
+@each_case
+def test_unlabelled_examples_have_no_label_term(name, settings):
+    student, teacher, labels = batch()
+    result, gradient = (f(name, settings, student, teacher, labels) for f in (terms, gradients))
+    assert result["label"][-1] == 0.0 and not np.any(gradient["label"][-1])
+    assert np.all(result["label"][:-1] > 0)
+    sliced = terms(name, settings, student[:-1], teacher[:-1], labels[:-1])
+    np.testing.assert_allclose(result["label"][:-1], sliced["label"], rtol=1e-12)
+    if name == "dkd":
+        assert result["distill"][-1] == 0.0 and not np.any(gradient["distill"][-1])
+
+
+@each_case
+def test_labels_in_every_form(name, settings):
+    student, teacher, labels = batch()
+    expected = terms(name, settings, student, teacher, labels)
+    for form in (labels[:, None], labels.astype("int32"), labels.astype("float32")):
+        assert_terms_close(terms(name, settings, student, teacher, form), expected, rtol=0)
+    missing = terms(name, settings, student, teacher, np.where(labels == 3, 10, labels))["label"]
+    np.testing.assert_array_equal(np.isnan(missing), labels == 3)
+    one_hot = np.vstack([np.eye(10)[labels[:-1]], np.zeros((1, 10))])
+    if name == "dkd":
+        with pytest.raises(InputError, match="one class per example"):
+            terms(name, settings, student, teacher, one_hot)
+        return
+    assert_terms_close(terms(name, settings, student, teacher, one_hot), expected, rtol=1e-12)
+    soft = np.random.default_rng(1).dirichlet(np.ones(10), 6)
+    oracle = getattr(numpy_reference, LOSSES[name].function.__name__)(student, teacher, soft, **settings)
+    assert_terms_close(terms(name, settings, student, teacher, soft), oracle, rtol=1e-6)
+    with pytest.raises(InputError, match=r"\[batch, 10\]"):
+        terms(name, settings, student, teacher, one_hot[:, :7])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@each_case
+def test_value_and_gradient_are_finite_where_logits_are_not_ordinary(name, settings, dtype):
+    rng = np.random.default_rng(0)
+    # The gradient on the sphere is about radius / norm, which float16 must be able to hold.
+    largest, largest_teacher, smallest = (6e4, 500, 0.1) if dtype == "float16" else (1e6, 1e6, 1e-6)
+    rows = [np.zeros(100), np.full(100, 0.1), np.full(100, -largest), largest * np.eye(100)[3]]
+    rows += [scale * rng.normal(size=100) for scale in (largest / 5, 1.0, smallest)]
+    student = tf.cast(np.repeat(rows, len(rows), axis=0), dtype)
+    teacher = tf.cast(np.tile(np.clip(rows, -largest_teacher, largest_teacher), (len(rows), 1)), dtype)
+    labels = np.arange(len(student)) % 5 - 1
+    result = terms(name, settings, student, teacher, labels)
+    assert all(np.all(np.isfinite(value)) and value.dtype == "float32" for value in result.values())
+    for term, gradient in gradients(name, settings, student, teacher, labels).items():
+        assert np.all(np.isfinite(gradient.astype("float32"))), term
+
+
+def test_eager_graph_and_xla_agree():
+    student, teacher, labels = batch(100)
+    student, teacher = student.astype("float32"), teacher.astype("float32")
+
+    def everything(student, teacher, labels, radius):
+        results = {}
+        for index, (name, settings) in enumerate(COMPILED):
+            if not isinstance(settings.get("radius", "none"), str):
+                settings = settings | {"radius": radius}
+            with tf.GradientTape() as tape:
+                tape.watch(student)
+                result = LOSSES[name].function(student, teacher, labels, **settings)
+                total = tf.add_n([tf.reduce_sum(value) for value in result.values()])
+            gradient = tape.gradient(total, student)
+            results |= {f"{index} {term}": value for term, value in (result | {"gradient": gradient}).items()}
+        return results
+
+    arguments = [tf.constant(value) for value in (student, teacher, labels, np.float32(20.0))]
+    eager = everything(*arguments)
+    signature = [
+        tf.TensorSpec([None, *value.shape[1:]] if value.shape.rank else [], value.dtype) for value in arguments
+    ]
+    for jit_compile in (False, True):
+        compiled = tf.function(everything, input_signature=signature, jit_compile=jit_compile)(*arguments)
+        assert_terms_close(compiled, eager, rtol=2e-5, atol=1e-5)
+
+
+@each_case
+def test_no_gradient_reaches_the_teacher(name, settings):
+    student, teacher, labels = batch()
+    teacher = tf.constant(teacher)
+    with tf.GradientTape() as tape:
+        tape.watch(teacher)
+        result = LOSSES[name].function(student, teacher, labels, **settings)
+        total = tf.add_n([tf.reduce_sum(value) for value in result.values()])
+    assert tape.gradient(total, teacher) is None
+
+
+METHODS = pathlib.Path(__file__).resolve().parents[2] / "experiments" / "cifar100" / "methods"
+# A file may have a schedule where the table has the constant that it ends at.
+SCHEDULED = {"dkd": {"kd_weight": "linear 0 to 1 over 20 epochs"}}
+
+
+@pytest.mark.parametrize("name", LOSS_NAMES)
+def test_each_loss_has_a_flagfile_with_its_authors_settings(name):
+    path = METHODS / ("skd.flags" if name == "spherical" else f"{name}.flags")
+    config, given = flags.read_flagfile(path)
+    assert config.loss == name
+    expected = LOSSES[name].defaults | SCHEDULED.get(name, {})
+    assert {setting: getattr(config, setting) for setting in expected} == expected
+    assert given == {"loss", *expected, *(["loss_settings"] if LOSS_SETTINGS[name] else [])}
+    function = inspect.signature(LOSSES[name].function).parameters
+    for setting, value in grammar.parse_loss_settings(config.loss_settings).items():
+        assert function[setting].default == value
+
+
+def test_settings_of_one_loss_reach_it_and_no_other():
+    assert Config(loss="dkd", loss_settings="BETA = 2,alpha=1.0").loss_settings == "alpha=1, beta=2"
+    for wrong in ({"loss": "kd", "loss_settings": "beta=2"}, {"loss": "dkd", "loss_settings": "gamma=2"}):
+        with pytest.raises(InputError, match="does not take"):
+            Config(**wrong)
+    for text in ("beta", "beta=-1", "beta=2, beta=3", "beta=2 alpha=1", "beta=inf", "=2"):
+        with pytest.raises(InputError, match="beta=2"):
+            Config(loss="dkd", loss_settings=text)
+    student, teacher, labels = batch()
+    fixed = {"temperature": 4.0, "radius": 1.0, "readout_radius": 1.0, "kd_weight": 1.0, "label_weight": 0.5}
+    objective = Objective("dkd", center=True, label_smoothing=0.0, settings={"beta": 2.0})
+    loss, _, _ = objective(tf.constant(student), tf.constant(teacher), tf.constant(labels), **fixed)
+    expected = numpy_reference.dkd(student, teacher, labels, temperature=4.0, alpha=1.0, beta=2.0)
+    np.testing.assert_allclose(loss, 0.5 * expected["label"] + expected["distill"], rtol=1e-6)
+    for settings in ({"gamma": 2.0}, {"temperature": 2.0}, {"beta": "2"}, {"beta": float("nan")}):
+        with pytest.raises(InputError):
+            Objective("dkd", center=True, label_smoothing=0.0, settings=settings)
+
+
+def test_the_table():
+    assert tuple(LOSSES) == LOSS_NAMES
+    for name, row in LOSSES.items():
+        signature = inspect.signature(row.function).parameters
+        assert list(signature)[:3] == ["student_logits", "teacher_logits", "labels"]
+        settings = {key for key, value in signature.items() if value.kind is value.KEYWORD_ONLY}
+        assert settings == set(LOSS_ARGUMENTS[name])
+        assert ("radius" in settings) == Objective(name, center=True, label_smoothing=0.0).needs_radius
+        assert settings - set(LOSS_SETTINGS[name]) == set(row.defaults) - {"kd_weight", "label_weight"}
+        for key in settings & set(row.defaults):
+            assert signature[key].default in (row.defaults[key], inspect.Parameter.empty)
+        assert row.readout in losses.READOUTS
+        assert "label_weight" in row.defaults or 0 <= row.defaults.get("kd_weight", 0) <= 1
+    student, _, labels = batch()
+    assert {name for name, row in LOSSES.items() if not row.needs_teacher} == {"cross_entropy"}
+    assert list(losses.cross_entropy(student, None, labels)) == ["label"]
+    with pytest.raises(InputError, match="other classes"):
+        losses.kd(student, np.zeros((6, 9)), labels)

@@ -1,0 +1,98 @@
+"""The sphere's geometry: what it lets a student reach, where it holds one fast, when there is none."""
+
+import math
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from skd_tf import Distiller, losses
+from skd_tf.errors import InputError
+from skd_tf.keras_losses import SphericalDistillation
+from skd_tf.losses import sphere_geometry
+
+
+def loss_of(directions, radius, temperature, kd_weight, center=True):
+    """The loss of logits `[n, C]` float64 of class 0, of which the teacher is as sure as its sphere lets it be."""
+    count, classes = directions.shape
+    teacher = tf.constant(np.eye(classes)[[0] * count])
+    terms = losses.spherical_kd(
+        directions, teacher, tf.zeros(count, tf.int32), temperature=temperature, radius=radius, center=center
+    )
+    return (1 - kd_weight) * terms["label"] + kd_weight * terms["distill"]
+
+
+def curvature_opposite_the_label(classes, radius, *, temperature=1.0, kd_weight=0.0, center=True):
+    """Second differences of the loss along great circles through the point opposite the label, in two directions."""
+    opposite = (1 / classes - np.eye(classes)[0]) / math.sqrt(1 - 1 / classes)
+    found = []
+    for other in ([0, 1, -1], [0, 1, 1, -2]):
+        along, angle = np.zeros(classes), 0.01 / radius
+        along[: len(other)] = other / np.linalg.norm(other)
+        circle = [math.cos(t) * opposite + math.sin(t) * along for t in (-angle, 0, angle)]
+        before, there, after = loss_of(tf.constant(circle), radius, temperature, kd_weight, center).numpy()
+        assert abs(after - before) / (2 * angle) < (radius * angle) ** 2 * radius  # no gradient, to third order
+        found.append((before - 2 * there + after) / angle**2)
+    assert found[0] == pytest.approx(found[1], rel=1e-4)
+    return found[0]
+
+
+@pytest.mark.parametrize("center", [True, False])
+@pytest.mark.parametrize(("classes", "radius"), [(4, 2.0), (10, 6.32), (10, 22.0), (100, 20.0), (100, 120.0)])
+def test_the_curvature_opposite_the_label_is_the_formula(classes, radius, center):
+    k = math.sqrt(classes / (classes - 1))
+    sure = 1 / (1 + (classes - 1) * math.exp(radius * k))  # of the label, there
+    expected = (1 - sure) * (radius**2 / (classes - 1) - radius * k)
+    assert curvature_opposite_the_label(classes, radius, center=center) == pytest.approx(expected, rel=1e-4)
+    assert (expected > 0) == (radius > sphere_geometry.second_minimum_radius(classes))
+
+
+@pytest.mark.parametrize(("temperature", "kd_weight"), [(1.0, 0.9), (2.0, 0.9), (2.0, 0.5)])
+def test_a_distill_term_moves_the_second_minimum_with_its_weight_and_temperature(temperature, kd_weight):
+    options = {"temperature": temperature, "kd_weight": kd_weight}
+    radius = sphere_geometry.second_minimum_radius(10, label_weight=1 - kd_weight, **options)
+    below, above = (curvature_opposite_the_label(10, factor * radius, **options) for factor in (0.98, 1.02))
+    assert below < 0 < above
+
+
+@pytest.mark.parametrize(("factor", "stays"), [(0.9, False), (2.0, True)])
+def test_descent_from_there_leaves_a_small_sphere_and_not_a_large_one(factor, stays):
+    radius = factor * sphere_geometry.second_minimum_radius(10)
+    start = (1 / 10 - np.eye(10)[0] + 0.02 * np.random.default_rng(0).normal(size=10))[None]
+
+    @tf.function
+    def descend(z):
+        for _ in tf.range(400):
+            with tf.GradientTape() as tape:
+                tape.watch(z)
+                loss = loss_of(z, radius, 1.0, 0.0)
+            z -= 0.03 * tape.gradient(loss, z)
+            z /= tf.norm(z)
+        return loss_of(z, radius, 1.0, 0.0)[0]
+
+    last, trapped = float(descend(tf.constant(start))), radius * math.sqrt(10 / 9) + math.log(9)
+    assert last == pytest.approx(trapped, rel=1e-3) if stays else last < 0.1
+
+
+def test_the_top_probability_is_that_of_the_best_logits():
+    logits = losses.project(tf.constant(np.eye(7)[:1]), 5.0).numpy()[0] / 3.0
+    assert sphere_geometry.top_probability(7, 5.0, 3.0) == pytest.approx(np.exp(logits[0]) / np.exp(logits).sum())
+
+
+def test_two_classes_need_a_sphere_that_is_not_centred():
+    net = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    for loss in ("kd", "cross_entropy"):
+        assert Distiller(net, loss=loss).radius is not None
+    with pytest.raises(InputError, match=r"Two classes.*--nocenter"):
+        Distiller(net)
+    with pytest.raises(InputError, match="Two classes"):
+        SphericalDistillation().compute_loss(tf.zeros([1, 2]), tf.zeros([1, 2]))
+    Distiller(net, center=False)
+    gradients = {}
+    for center in (True, False):
+        z = tf.Variable([[0.3, 1.2]], dtype=tf.float64)
+        with tf.GradientTape() as tape:
+            loss = loss_of(z, 2.0, 4.0, 0.9, center)
+        gradients[center] = np.abs(tape.gradient(loss, z)).max()
+    assert gradients[True] < 1e-12 < 0.1 < gradients[False]

@@ -1,0 +1,93 @@
+"""What ships: stock layers, no teacher, the same numbers in a process that cannot import skd_tf."""
+
+import json
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from skd_tf import losses, networks
+from skd_tf.evaluation.metrics import quality
+from skd_tf.models import deployable, precision
+from tests.helpers.nets import batches, conv_net
+
+_LOAD = """
+import json, sys
+sys.modules["skd_tf"] = None  # importing it is an error
+import keras, numpy as np, tensorflow as tf
+folder = sys.argv[1]
+images = np.load(folder + "/images.npy")
+model = keras.models.load_model(folder + "/student.keras")
+served = tf.saved_model.load(folder + "/saved_model")
+signature = served.signatures["serving_default"]
+out = signature(images=tf.constant(images))
+one = signature(images=tf.constant(images[:1]))
+np.savez(folder + "/out.npz", keras=model.predict(images.astype("float32"), verbose=0), logits=out["logits"],
+         probabilities=out["probabilities"], class_id=out["class_id"], label=out["label"].numpy().astype(str),
+         one=one["logits"])
+layers = [type(l).__module__.split(".")[0] for l in model._flatten_layers()]
+weights = sum(int(np.prod(v.shape)) for v in served.variables) if hasattr(served, "variables") else -1
+inputs = signature.structured_input_signature[1].items()
+inputs = {name: [spec.dtype.name, spec.shape.as_list()] for name, spec in inputs}
+print(json.dumps({"layers": sorted(set(layers)), "variables": weights, "signature": inputs}))
+"""
+
+
+@pytest.mark.parametrize(("readout", "center"), [("raw", True), ("sphere", True), ("sphere", False)])
+def test_the_readout_in_stock_layers_is_the_loss_readout(readout, center):
+    student, images = conv_net(1), batches(1)[0][0]
+    model = deployable.deployable(student, readout, radius=7.0, center=center)
+    expected = losses.readout(student(images), readout, 7.0, center)
+    np.testing.assert_allclose(model(images), expected, atol=2e-6)
+    if readout == "sphere":  # weight decay shrinks a student whose loss does not see its scale
+        student.layers[-1].kernel.assign(1e-3 * student.layers[-1].kernel)
+        shrunk = deployable.deployable(student, readout, radius=7.0, center=center)
+        np.testing.assert_allclose(shrunk(images), expected, atol=2e-4)
+
+
+def test_a_half_precision_student_ships_in_float32():
+    student = networks.build("cnn_4", input_shape=(8, 8, 1), num_classes=10, mean=(0.3,), std=(0.4,), seed=3)
+    plain = networks.build("cnn_4", input_shape=(8, 8, 1), num_classes=10, mean=(0.3,), std=(0.4,), seed=3)
+    precision.set_precision(student, "bfloat16")
+    images = np.random.default_rng(0).integers(0, 256, [9, 8, 8, 1]).astype("float32")
+    assert student(images).dtype == "bfloat16" and all(w.dtype == "float32" for w in student.weights)
+    model = deployable.deployable(student, "raw", radius=1.0, center=True)
+    assert {layer.compute_dtype for layer in model._flatten_layers()} == {"float32"}
+    np.testing.assert_allclose(model(images), plain(images), atol=1e-6)
+
+
+def test_both_formats_give_the_same_numbers_without_skd_tf(tmp_path):
+    student = networks.build("cnn_4", input_shape=(8, 8, 1), num_classes=10, mean=(0.3,), std=(0.4,), seed=3)
+    names = [f"digit {i}" for i in range(10)]
+    model = deployable.deployable(student, "sphere", radius=6.3, center=True)
+    model.save(tmp_path / "student.keras")
+    deployable.save_saved_model(model, tmp_path / "saved_model", names)
+    images = np.random.default_rng(0).integers(0, 256, [20, 8, 8, 1], np.uint8)
+    np.save(tmp_path / "images.npy", images)
+    command = [sys.executable, "-c", _LOAD, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    facts, out = json.loads(done.stdout.splitlines()[-1]), np.load(tmp_path / "out.npz")
+    assert facts["layers"] == ["keras"]
+    assert facts["signature"] == {"images": ["uint8", [None, 8, 8, 1]]}
+    assert facts["variables"] in (-1, student.count_params())  # nothing but the student
+    expected = losses.project(student(images.astype("float32")), 6.3).numpy()
+    for name in ("keras", "logits"):
+        np.testing.assert_allclose(out[name], expected, atol=1e-5)
+    np.testing.assert_allclose(out["one"], expected[:1], atol=1e-5)
+    np.testing.assert_allclose(out["probabilities"], keras.ops.softmax(expected), atol=1e-6)
+    assert np.array_equal(out["class_id"], expected.argmax(1)) and out["class_id"].dtype == np.int64
+    assert list(out["label"]) == [names[i] for i in expected.argmax(1)]
+
+
+def test_quality_against_numbers_by_hand():
+    logits = np.log([[0.7, 0.2, 0.1], [0.5, 0.3, 0.2], [0.1, 0.1, 0.8], [0.25, 0.5, 0.25]])
+    labels = np.array([0, 1, 2, -1])
+    measured = quality(logits + 5, labels)
+    assert measured["accuracy"] == pytest.approx(2 / 3)
+    assert measured["nll"] == pytest.approx(-np.log([0.7, 0.3, 0.8]).mean())
+    assert measured["confidence"] == pytest.approx((0.7 + 0.5 + 0.8) / 3)
+    # Each of the three lies in a bin of its own: |1 - 0.7|, |0 - 0.5|, |1 - 0.8|.
+    assert measured["ece"] == pytest.approx((0.3 + 0.5 + 0.2) / 3)

@@ -1,0 +1,300 @@
+"""The networks against PyTorch's definitions in float64 numpy, and against their published counts."""
+
+import re
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from skd_tf.errors import InputError
+from skd_tf.networks import NETWORK_NAMES, NETWORKS, build, layers, registry, resnet
+
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+SLOW = ["resnet32", "resnet44", "resnet110", "resnet32x4", "cifar_resnet50"]
+SLOW += ["resnet34", "resnet50", "resnet101", "resnet152"]
+ALL_NAMES = [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in NETWORK_NAMES]
+# Each 6 layers more of a CIFAR ResNet are (278,324 - 83,892) / 2 = 97,216 parameters more, from resnet8 on.
+UNPUBLISHED = {"resnet14": 83_892 + 97_216, "resnet32": 83_892 + 4 * 97_216, "resnet44": 83_892 + 6 * 97_216}
+UNPUBLISHED |= {"cnn_2": 638, "cnn_4": 1_320, "cnn_8": 3_116, "cnn_16": 8_436}
+# Shifts of a channel that the next BatchNorm takes out again while training.
+CANCELLED = {"vgg8": r"conv\d/bias", "vgg13": r"conv\d/bias", "mobilenet_v2": r"project_bn/beta"}
+CANCELLED |= {"shufflenet_v2": r"block1_bn[14]/beta|block[2-8]_bn2/beta"}
+
+
+def random_images(*shape):
+    return np.random.default_rng(7).uniform(0, 255, shape).astype("float32")
+
+
+def parameters(network):
+    return sum(int(np.prod(weight.shape)) for weight in network.trainable_variables)
+
+
+def every_layer(make):
+    images = keras.Input((4, 4, 24))
+    outputs = make.conv(images, 240, 3, name="conv")
+    outputs = make.grouped_pointwise_conv(outputs, 480, 3, name="grouped")
+    outputs = make.depthwise_conv(outputs, name="depthwise")
+    return keras.Model(images, make.dense(outputs, 100, name="dense"))
+
+
+def pad(x, rows, **options):
+    return np.pad(x, ((0, 0), (rows, rows), (rows, rows), (0, 0)), **options)
+
+
+def windows(x, size, strides):
+    """`[batch, height, width, channels, size, size]`, without padding."""
+    return np.lib.stride_tricks.sliding_window_view(x, (size, size), (1, 2))[:, ::strides, ::strides]
+
+
+class TorchOracle:
+    """torch.nn's layers in float64 numpy, channels last, with the weights of a network by layer name."""
+
+    def __init__(self, network):
+        self.weights = {la.name: [w.numpy().astype("float64") for w in la.weights] for la in network.layers}
+        found = set(re.findall(r"stage\d_block\d+", " ".join(self.weights)))
+        self.blocks = sorted(found, key=lambda name: [int(number) for number in re.findall(r"\d+", name)])
+
+    def conv(self, x, name, stride=1):
+        """torch.nn.Conv2d(kernel_size=k, stride=stride, padding=k // 2), of groups as the weights say."""
+        if name not in self.weights:
+            parts = enumerate(np.split(x, 3, -1), start=1)
+            return np.concatenate([self.conv(part, f"{name}_group{i}") for i, part in parts], -1)
+        kernel, *bias = self.weights[name]
+        patches = windows(pad(x, len(kernel) // 2), len(kernel), stride)
+        if kernel.shape[3] == 1:
+            return np.einsum("nhwcij,ijc->nhwc", patches, kernel[..., 0])
+        return np.tensordot(patches, kernel, ((4, 5, 3), (0, 1, 2))) + (bias[0] if bias else 0)
+
+    def bn(self, x, name, relu=True):
+        gamma, beta, mean, variance = self.weights[name]
+        x = (x - mean) / np.sqrt(variance + 1e-5) * gamma + beta
+        return np.maximum(x, 0) if relu else x
+
+    def unit(self, x, name, stride=1, relu=True):
+        return self.bn(self.conv(x, name.format("conv"), stride), name.format("bn"), relu)
+
+    def head(self, x):
+        kernel, bias = self.weights["logits"]
+        return x.mean((1, 2)) @ kernel + bias
+
+
+def stride_of(name, unless=("stage1_block1",)):
+    return 2 if name.endswith("_block1") and name not in unless else 1
+
+
+def torch_resnet(oracle, x):
+    imagenet = len(oracle.weights["stem_conv"][0]) == 7
+    x = oracle.unit(x, "stem_{}", 2 if imagenet else 1)
+    x = windows(pad(x, 1, constant_values=-np.inf), 3, 2).max((4, 5)) if imagenet else x
+    for name in oracle.blocks:
+        y, last = x, 3 if f"{name}_conv3" in oracle.weights else 2
+        for k in range(1, last + 1):
+            y = oracle.unit(y, f"{name}_{{}}{k}", stride_of(name) if k == last - 1 else 1, relu=k < last)
+        if f"{name}_shortcut_conv" in oracle.weights:
+            x = oracle.unit(x, f"{name}_shortcut_{{}}", stride_of(name), relu=False)
+        elif x.shape != y.shape:
+            half = (y.shape[-1] - x.shape[-1]) // 2
+            x = np.pad(x[:, :: stride_of(name), :: stride_of(name)], ((0, 0), (0, 0), (0, 0), (half, half)))
+        x = np.maximum(x + y, 0)
+    return oracle.head(x)
+
+
+def torch_wide_resnet(oracle, x):
+    x = oracle.conv(x, "stem_conv")
+    for name in oracle.blocks:
+        active = oracle.bn(x, f"{name}_bn1")
+        y = oracle.bn(oracle.conv(active, f"{name}_conv1", stride_of(name)), f"{name}_bn2")
+        if f"{name}_shortcut_conv" in oracle.weights:
+            x = oracle.conv(active, f"{name}_shortcut_conv", stride_of(name))
+        x = x + oracle.conv(y, f"{name}_conv2")
+    return oracle.head(oracle.bn(x, "head_bn"))
+
+
+def torch_vgg8(oracle, x):
+    for stage in range(1, 6):
+        x = oracle.unit(x, f"stage{stage}_{{}}1")
+        x = windows(x, 2, 2).max((4, 5)) if stage < 4 else x
+    return oracle.head(x)
+
+
+def torch_mobilenet_v2(oracle, x):
+    x = oracle.unit(x, "stem_{}", 2)
+    for name in oracle.blocks:
+        stride = stride_of(name, [f"stage{stage}_block1" for stage in (1, 2, 5, 7)])
+        y = oracle.unit(oracle.unit(x, f"{name}_expand_{{}}"), f"{name}_depthwise_{{}}", stride)
+        y = oracle.unit(y, f"{name}_project_{{}}", relu=False)
+        x = x + y if stride == 1 and x.shape == y.shape else y
+    return oracle.head(oracle.unit(x, "head_{}"))
+
+
+def shuffle(x, groups):
+    return x.reshape(*x.shape[:3], groups, -1).swapaxes(3, 4).reshape(x.shape)
+
+
+def torch_shufflenet_v1(oracle, x):
+    x = oracle.unit(x, "stem_{}")
+    for name in oracle.blocks:
+        stride = stride_of(name, unless=())
+        y = shuffle(oracle.unit(x, f"{name}_{{}}1"), 1 if name == "stage1_block1" else 3)
+        y = oracle.unit(oracle.unit(y, f"{name}_{{}}2", stride), f"{name}_{{}}3", relu=False)
+        average = windows(pad(x, 1), 3, 2).mean((4, 5))
+        x = np.maximum(x + y if stride == 1 else np.concatenate([y, average], -1), 0)
+    return oracle.head(x)
+
+
+def torch_shufflenet_v2(oracle, x):
+    x = oracle.unit(x, "stem_{}")
+    for name in oracle.blocks:
+        stride = stride_of(name, unless=())
+        left, right = np.split(x, 2, -1) if stride == 1 else (x, x)
+        if stride == 2:
+            left = oracle.unit(oracle.unit(left, f"{name}_{{}}1", 2, relu=False), f"{name}_{{}}2")
+        for k, number in enumerate("123" if stride == 1 else "345"):
+            right = oracle.unit(right, f"{name}_{{}}{number}", stride if k == 1 else 1, relu=k != 1)
+        x = shuffle(np.concatenate([left, right], -1), 2)
+    return oracle.head(oracle.unit(x, "head_{}"))
+
+
+@pytest.mark.parametrize(
+    "name, input_shape, forward, options",
+    [
+        ("resnet20", (12, 12, 3), torch_resnet, {}),
+        ("resnet8x4", (9, 10, 1), torch_resnet, {"shortcut": "pad"}),
+        ("bottlenecks", (38, 36, 3), torch_resnet, {}),
+        ("wrn_16_1", (28, 28, 1), torch_wide_resnet, {}),
+        ("vgg8", (28, 28, 1), torch_vgg8, {}),
+        ("mobilenet_v2", (24, 24, 3), torch_mobilenet_v2, {}),
+        ("shufflenet_v1", (12, 12, 3), torch_shufflenet_v1, {}),
+        ("shufflenet_v2", (12, 12, 3), torch_shufflenet_v2, {}),
+    ],
+)
+def test_logits_equal_torch_and_survive_saving(name, input_shape, forward, options, tmp_path, monkeypatch):
+    row = registry.Network(resnet.bottleneck_resnet, {"blocks": (1, 2, 1, 1), "stem": resnet.imagenet_stem})
+    monkeypatch.setitem(NETWORKS, "bottlenecks", row)
+    mean, std = MEAN[: input_shape[-1]], STD[: input_shape[-1]]
+    network = build(name, input_shape=input_shape, num_classes=7, mean=mean, std=std, **options)
+    rng = np.random.default_rng(11)
+    for weight in network.weights:  # no mistake may hide behind an initial 0 or 1
+        if not weight.path.endswith("kernel"):
+            weight.assign(rng.uniform(0.2, 1.5, weight.shape))
+
+    images = random_images(2, *input_shape)
+    expected = forward(TorchOracle(network), (images.astype("float64") / 255 - mean) / std)
+    logits = network(images, training=False).numpy()
+    assert logits.dtype == "float32" and logits.shape == (2, 7)
+    np.testing.assert_allclose(logits, expected, atol=2e-5 * np.abs(expected).max())
+    if name in ("shufflenet_v1", "resnet20"):  # made of the same layers as shufflenet_v2 and resnet8x4
+        return
+    network.save(tmp_path / "network.keras")
+    loaded = keras.models.load_model(tmp_path / "network.keras", safe_mode=True)
+    assert loaded.name == network.name == name and loaded.input_shape == (None, *input_shape)
+    assert [layer.name for layer in loaded.layers] == [layer.name for layer in network.layers]
+    np.testing.assert_array_equal(loaded(images, training=False).numpy(), logits)
+
+
+@pytest.mark.parametrize("name", ALL_NAMES)
+def test_published_parameters_and_a_gradient_for_each(name):
+    published = NETWORK_NAMES[name]
+    num_classes = published.num_classes if published else 100
+    size = 32 if num_classes == 1000 else 8
+    network = build(name, input_shape=(size, size, 3), num_classes=num_classes, mean=MEAN, std=STD)
+    assert parameters(network) == (published.parameters if published else UNPUBLISHED[name])
+
+    def gradient_norms(training):
+        images = random_images(8, size, size, 3)
+        direction = np.random.default_rng(5).normal(size=(8, num_classes))
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(network(images, training=training) * direction)
+        norms = [float(tf.norm(g)) for g in tape.gradient(loss, network.trainable_variables)]
+        assert np.isfinite(norms).all()
+        return dict(zip((weight.path for weight in network.trainable_variables), norms, strict=True))
+
+    norms = gradient_norms(training=True)
+    cancelled = {path for path in norms if re.search(CANCELLED.get(name, "^$"), path)}
+    assert {path for path, norm in norms.items() if norm < 1e-4} == cancelled
+    if cancelled:
+        assert min(gradient_norms(training=False).values()) > 0
+
+
+def test_padded_shortcuts_have_no_parameters():
+    network = build("resnet20", input_shape=(8, 8, 3), num_classes=10, shortcut="pad")
+    assert parameters(network) == 269_722  # akamaster's, option A
+    assert not [weight for weight in network.weights if "shortcut" in weight.path]
+    assert [layer.name for layer in network.layers[:2]] == ["images", "stem_conv"]  # no normalisation unasked
+
+
+def test_weights_are_a_function_of_the_seed_alone():
+    def weights(seed):
+        keras.utils.set_random_seed(int(np.random.default_rng().integers(2**31)))
+        network = build("resnet8", input_shape=(8, 8, 3), num_classes=10, seed=seed)
+        made = [weight.numpy() for weight in every_layer(layers.LayerMaker(seed)).weights]
+        return {weight.path: weight.numpy() for weight in network.weights} | dict(enumerate(made))
+
+    first, again, other = weights(3), weights(3), weights(4)
+    assert list(first) == list(again) == list(other)
+    for path, values in first.items():
+        np.testing.assert_array_equal(values, again[path])
+    kernels = [path for path, values in first.items() if values.ndim > 1]
+    # The ranks of its first numbers name a draw whatever its scale; paths of the two models are str and int.
+    drawn = {(type(p), *made[p].ravel()[:12].argsort()) for made in (first, other) for p in kernels}
+    assert len(kernels) == 10 + 6 and len(drawn) == 2 * len(kernels)
+
+
+def test_initial_scale_is_torch_kaiming_fan_out():
+    fans = {"conv": 9 * 240, "grouped_group1": 480, "depthwise": 9 * 480, "dense": 6 * 480}
+    model = every_layer(layers.LayerMaker(0))
+    for name, fan in fans.items():
+        kernel = model.get_layer(name).kernel.numpy()
+        assert abs(kernel.var() * fan / 2 - 1) < 6 / kernel.size**0.5, name
+    assert np.abs(kernel).max() <= 480**-0.5 and not model.get_layer("dense").bias.numpy().any()
+
+
+def test_logits_are_float32_under_mixed_precision():
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        network = build("resnet8", input_shape=(8, 8, 3), num_classes=10, mean=MEAN, std=STD)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    computed = {layer.name: layer.compute_dtype for layer in network.layers}
+    assert computed["normalisation"] == computed["logits"] == "float32" != computed["stem_conv"]
+    assert network(random_images(2, 8, 8, 3)).dtype == "float32"
+
+
+def test_one_class_makes_every_batch_norm(monkeypatch):
+    monkeypatch.setattr(layers, "BATCH_NORM", type("Exchanged", (keras.layers.BatchNormalization,), {}))
+    network = build("resnet8", input_shape=(8, 8, 3), num_classes=10)
+    found = [layer for layer in network.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    assert len(found) == 9 and all(type(layer).__name__ == "Exchanged" for layer in found)
+    assert {(layer.momentum, layer.epsilon) for layer in found} == {(0.9, 1e-5)}
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        ({"name": "resnet9"}, ["name='resnet9'", *NETWORK_NAMES]),
+        ({"num_classes": 1}, ["num_classes=1", "at least 2"]),
+        ({"input_shape": (8, 8)}, ["input_shape=(8, 8)", "(height, width, channels)"]),
+        ({"name": "vgg8", "input_shape": (8, 7, 3)}, ["vgg8", "at least 8 pixels", "(8, 7, 3)"]),
+        ({"seed": -1}, ["seed=-1"]),
+        ({"mean": MEAN}, ["std=None", "3 finite numbers"]),
+        ({"mean": MEAN, "std": (1, 1, 0)}, ["std=(1, 1, 0)", "positive"]),
+        ({"shortcut": "identity"}, ["shortcut='identity'", "projection, pad"]),
+        ({"depth": 20}, ["depth=20", "one of shortcut"]),
+        ({"name": "vgg8", "shortcut": "pad"}, ["shortcut='pad'", "none"]),
+    ],
+)
+def test_errors_are_one_line_that_names_the_remedy(arguments, words):
+    with pytest.raises(InputError) as error:
+        build(**{"name": "resnet8", "input_shape": (8, 8, 3), "num_classes": 10, **arguments})
+    message = str(error.value)
+    assert "\n" not in message and all(word in message for word in words), message
+    assert re.fullmatch(r".+\. Expected .+\. Received .+=.+\. .+\.", message)
+
+
+def test_names_cost_no_tensorflow():
+    assert list(NETWORKS) == list(NETWORK_NAMES)
+    program = "import sys, skd_tf.networks.names; assert not {'tensorflow', 'keras'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True)

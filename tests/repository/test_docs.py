@@ -1,0 +1,151 @@
+"""The documentation says what the code does: flags, code blocks, generated tables and pages."""
+
+import importlib.util
+import json
+import pathlib
+import re
+
+import pytest
+
+from skd_tf.config import flags
+from skd_tf.config.fields import as_text, rules_of
+from skd_tf.errors import InputError
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+FENCED = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+# Of commands that are not ours: pip, pytest, git and the like.
+OTHERS = {  # of pip, docker, mkdocs, saved_model_cli, TensorFlow Serving, TensorBoard
+    *(
+        "editable",
+        "quiet",
+        "help",
+        "no-cache-dir",
+        "strict",
+        "rm",
+        "dir",
+        "tag_set",
+        "signature_def",
+        "inputs",
+        "logdir",
+    ),
+    *("model_base_path", "model_name", "rest_api_port"),
+}
+
+
+def load(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def known_flags():
+    """Every flag of a command, an example or a tool, by what defines it or names it in its source."""
+    names = {*flags.FIELDS, *flags.PLACES, *(f"no{name}" for name in flags.FIELDS), "flagfile", *OTHERS}
+    for path in (*(ROOT / "skd_tf").rglob("*.py"), *(ROOT / "tools").rglob("*.py"), *(ROOT / "examples").glob("*.py")):
+        source = path.read_text(encoding="utf-8")
+        names |= set(re.findall(r"DEFINE_\w+\(\s*\"(\w+)\"", source))
+        names |= {f"no{name}" for name in re.findall(r"DEFINE_bool\w*\(\s*\"(\w+)\"", source)}
+        names |= set(re.findall(r"add_argument\(\"--(\w+)\"", source))
+    return names
+
+
+@each_page
+def test_a_page_names_no_flag_that_does_not_exist(page, known_flags):
+    named = set(re.findall(r"(?<![\w-])--(?:\[no\])?([a-z][a-z_-]+)", page.read_text(encoding="utf-8")))
+    assert sorted(named - known_flags) == []
+
+
+@each_page
+def test_code_on_a_page_is_python_and_its_names_exist(page):
+    import skd_tf
+
+    for language, code in FENCED.findall(page.read_text(encoding="utf-8")):
+        if language != "python" or code.startswith("--8<--"):
+            continue
+        compile(code, page.name, "exec")
+        for dotted in re.findall(r"\bskd_tf((?:\.\w+)+)", code):
+            owner = skd_tf
+            for name in dotted.split(".")[1:]:
+                owner = getattr(owner, name)
+
+
+def test_the_table_of_the_comparison_with_keras_is_its_records():
+    tool = load(ROOT / "tools" / "compare_keras_distillation.py")
+    record = json.loads((ROOT / "experiments" / "results" / "digits" / "keras_distillation.json").read_text())
+    page = (ROOT / "docs" / "migrating.md").read_text(encoding="utf-8")
+    assert tool.with_table(page, record) == page
+    changed = record | {"teacher": record["teacher"] / 2}
+    assert tool.with_table(tool.with_table(page, changed), record) == page != tool.with_table(page, changed)
+    with pytest.raises(InputError, match="place"):
+        tool.with_table("# Another page", record)
+    rows = record["rows"]
+    same = ("keras.distillation, loss=KLDivergence()", "keras.io's example", 'skd_tf, loss="kd"')
+    assert all(rows[name]["distance"] < 1e-4 for name in same[:2])  # as the page says
+    assert max(rows[name]["accuracy"] for name in same) - min(rows[name]["accuracy"] for name in same) < 0.02
+    assert rows["keras.distillation, its default loss"]["accuracy"] < rows["student alone"]["accuracy"] - 0.1
+
+
+def test_the_flag_reference_has_every_knob():
+    pytest.importorskip("mkdocs", reason="pip install -e '.[docs]'")
+    pages = load(ROOT / "tools" / "site_pages.py")
+    rows = pages.flag_reference().splitlines()
+    for name, field in flags.FIELDS.items():
+        (row,) = (row for row in rows if f'id="{name}"' in row)
+        assert " ".join(rules_of(field).help.split())[:20] in row
+        assert as_text(field.default) == "" or f"| `{as_text(field.default)}` |" in row
+    assert any(row.startswith("| `--search`") for row in rows)
+
+
+def test_links_to_the_repository_become_links_of_the_site(tmp_path, monkeypatch):
+    pytest.importorskip("mkdocs", reason="pip install -e '.[docs]'")
+    pages = load(ROOT / "tools" / "site_pages.py")
+    monkeypatch.setattr(pages, "ROOT", tmp_path)
+    links = "[a](docs/keras.md) [b](CONTRIBUTING.md) [c](LICENSE) [d](https://example.org) [e](#map) ![f](x.png)"
+    (tmp_path / "README.md").write_text(links)
+    assert pages.adapted("README.md") == (
+        "[a](keras.md) [b](contributing.md) c (`LICENSE`) [d](https://example.org) [e](#map) ![f](x.png)"
+    )
+
+
+def test_scale_is_reckoned_from_its_records():
+    page = (ROOT / "docs/scale.md").read_text(encoding="utf-8")
+    benchmarks = ROOT / "experiments/results/benchmarks"
+    parts = json.loads((benchmarks / "imagenet.json").read_text())["parts"]
+    for name, row in parts.items():
+        unit = "MB" if "MB_per_second" in row else "images"
+        spread = f"{min(row['ms']):,.0f} to {max(row['ms']):,.0f}"
+        assert f"| {name} | {row[f'{unit}_per_second']:,.1f} {unit} | {spread} | {row['peak_memory_mb']:,.0f} |" in page
+    memory = json.loads((benchmarks / "memory.json").read_text())
+    first, second = (memory[f"{nth} epoch's peak / file"] for nth in ("first", "second"))
+    assert f"{first:.1f} times its size while it trains, {second:.1f} where one epoch follows" in page
+    tables = memory["stream's tables, bytes an image"]
+    assert f"{tables:.0f} bytes measured in the stream" in page
+    views, forward, step, accelerators = (
+        1.28e6 * 100,
+        23.0e9,
+        10.9e9,
+        8 * 50e12,
+    )  # operations an image; a second, assumed
+    student, teacher = (
+        parts[name]["images_per_second"] for name in ("step of resnet18, logits given", "pass of resnet152")
+    )
+    images, logits = accelerators / step, 1.28e6 * 1000 * 2
+    seconds_of_check = 100 * logits / 1e6 / parts["check of logits"]["MB_per_second"]
+    hours = {operations: views * operations / accelerators / 3600 for operations in (step, forward)}
+    cells = {
+        "student's steps, 1.4 EFLOP": f"{views / student / 86400:.0f} days | {hours[step]:.1f} h",
+        "the teacher's passes, 2.9 EFLOP": f"{views / teacher / 86400:.0f} days | {hours[forward]:.1f} h",
+        "images into the student's steps": f"{student:.0f} a second | {round(images, -2):,.0f} a second",
+        "cores that decode as many": f"a seventh of one | {images / (parts['input']['images_per_second'] / 2):.0f} |",
+        "logits in float16, 100 epochs": f"{100 * logits / 1e9:.0f} GB",
+        "their check before the first step": f"{seconds_of_check / 60:.0f} min",
+        "memory for logits, each worker": f"{logits * 3.1 / 1e9:.1f} GB, {logits * 4 / 1e9:.1f} GB",
+        "pictures read, at random places": f"{student * 0.11:.0f} MB/s | {images * 0.11 / 1000:.1f} GB/s",
+    }
+    for start, expected in cells.items():
+        line = next(line for line in page.splitlines() if line.startswith(f"| {start}"))
+        assert expected in line, (line, expected)

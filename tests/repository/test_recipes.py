@@ -1,0 +1,142 @@
+"""Every flagfile in experiments/ parses, dry-runs, and says where it comes from, what it costs and what to expect."""
+
+import json
+import pathlib
+
+import pytest
+from absl import flags
+
+from experiments.lab import definitions
+from experiments.lab.runner import Runner
+from skd_tf.config import Config, flagfile
+from skd_tf.config.flags import config_from, define_flags, parse, read_flagfile
+from skd_tf.data.catalog import KNOWN_DATASETS
+from skd_tf.training import dry_run
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+FOLDER = ROOT / "experiments"
+_ALL = sorted(path.relative_to(ROOT) for path in FOLDER.glob("**/*.flags"))
+FRAGMENTS = [path for path in _ALL if "studies" in path.parts]  # of cells, which experiments/lab/definitions.py puts together
+FILES = [
+    path for path in _ALL if not path.name.startswith("tune") and "results" not in path.parts and path not in FRAGMENTS
+]
+METHODS = [path for path in FILES if path.parent.name == "methods"]
+RUNS = [path for path in FILES if path not in METHODS and path.name != "base.flags"]
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    """Records of prepared TFDS sets, and nothing else."""
+    folder = tmp_path_factory.mktemp("data")
+    for name, known in KNOWN_DATASETS.items():
+        record = folder / name / "1.0.0"
+        record.mkdir(parents=True)
+        splits = [{"name": split, "shardLengths": [str(getattr(known, split))]} for split in ("train", "test")]
+        keys = {"tuple": {"items": [{"featureKey": "image"}, {"featureKey": "label"}]}}
+        (record / "dataset_info.json").write_text(json.dumps({"splits": splits, "supervisedKeys": keys}))
+        features = {"label": {"classLabel": {"numClasses": str(known.num_classes)}}}
+        (record / "features.json").write_text(json.dumps({"featuresDict": {"features": features}}))
+    return folder
+
+
+def read(path, *more, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    flag_values = flags.FlagValues()
+    define_flags(flag_values)
+    parse([f"--flagfile={file}" for file in (path, *more)], flag_values)
+    return config_from(flag_values)
+
+
+@pytest.mark.parametrize("path", RUNS, ids=str)
+def test_a_recipe_dry_runs_and_names_source_cost_and_result(path, data_dir, monkeypatch):
+    config = read(path, monkeypatch=monkeypatch)
+    config.require_teacher()
+    text = dry_run.describe(config, "runs/x", data_dir)
+    assert "never reached" not in text and "unknown" not in text
+    words = " ".join((ROOT / path).read_text().replace("#", "").split()).lower()
+    base = ROOT / path.parent / "base.flags"
+    inherited = words + (base.read_text().lower() if base.is_file() else "")
+    assert any(word in inherited for word in ("source:", "source of", "arxiv:")), "source"
+    assert "cost" in words, "cost"
+    assert any(word in words for word in ("expected", "published", "result")), "expected result"
+    assert f"--flagfile={path}" in words, "the command that runs it"
+
+
+@pytest.mark.parametrize("path", METHODS, ids=str)
+def test_a_method_goes_with_every_pair(path, data_dir, monkeypatch):
+    for pair in RUNS:
+        if pair.parent.name == "cifar100" and "_" in pair.stem:
+            config = read(pair, path, monkeypatch=monkeypatch)
+            assert config.student == read(pair, monkeypatch=monkeypatch).student
+    dry_run.describe(config, None, data_dir)
+
+
+def test_the_pairs_are_those_of_the_tables(monkeypatch):
+    pairs = {}
+    for path in (FOLDER / "cifar100").glob("*_*.flags"):
+        config = read(path, monkeypatch=monkeypatch)
+        teacher = read_flagfile(config.teacher_flagfile)[0]
+        assert teacher.student + "_" + config.student == path.stem
+        protocol = {name: getattr(Config(), name) for name in ("student", "loss", "teacher_flagfile")}
+        rate = 0.01 if config.student in ("mobilenet_v2", "shufflenet_v1", "shufflenet_v2") else 0.05
+        assert config.learning_rate == rate and teacher.learning_rate == 0.05
+        assert config.replace(**protocol, learning_rate=0.05) == teacher.replace(**protocol)
+        pairs[path.stem] = config
+    assert len(pairs) == 10
+    crd = pairs["resnet56_resnet20"]
+    assert (crd.epochs, crd.batch_size, crd.momentum, crd.weight_decay, crd.kd_weight) == (240, 64, 0.9, 5e-4, 0.9)
+    assert crd.lr_schedule.startswith("multistep:150,180,210") and crd.temperature == 4 and crd.validation_fraction == 0
+
+
+def test_imagenet_is_the_authors_schedule(monkeypatch):
+    for depth in (34, 50, 101, 152):
+        config = read(FOLDER / f"imagenet/resnet{depth}_resnet18.flags", monkeypatch=monkeypatch)
+        assert (config.teacher, config.student, config.epochs, config.batch_size) == (
+            f"resnet{depth}",
+            "resnet18",
+            100,
+            256,
+        )
+        assert config.kd_weight == "0.9, 0.5 from epoch 60, 0.1 from epoch 80" and config.label_weight is None
+        assert config.lr_schedule.startswith("multistep:30,60,80,90") and config.learning_rate == 0.1
+        assert (config.weight_decay, config.momentum, config.warmup_epochs, config.radius) == (1e-4, 0.9, 0, "auto")
+
+
+@pytest.mark.parametrize("name", definitions.STUDIES)
+def test_every_cell_of_a_study_dry_runs_by_its_command(name, data_dir, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    for cell in definitions.cells(definitions.STUDIES[name]):  # teachers that are converted, or trained before
+        teacher = tmp_path / pathlib.Path(definitions.config_of(cell).teacher_checkpoint).name
+        if teacher.suffix == ".keras":
+            teacher.touch()
+        elif teacher != tmp_path:
+            teacher.mkdir(exist_ok=True)
+            (teacher / "student.keras").touch()
+    places = {"data_dir": str(data_dir), "runs_dir": str(tmp_path), "teachers_dir": str(tmp_path), "results_dir": None}
+    runner = Runner(places)
+    for cell in definitions.cells(definitions.STUDIES[name]):
+        flag_values = flags.FlagValues()
+        define_flags(flag_values)
+        program, *arguments = runner.command(cell)[2:]
+        assert program == "skd_tf.train"
+        parse(arguments, flag_values)
+        config = config_from(flag_values)
+        config.require_teacher()
+        text = dry_run.describe(config, None, flag_values.data_dir)
+        assert "never reached" not in text and "unknown" not in text
+        held_out = 0 if name in ("cifar100_full", "imagenet") or "_linear_all" in cell.row else 0.1
+        assert config.seed == cell.seed and config.validation_fraction == held_out and config.ema_momentum == 0
+
+
+def test_every_fragment_belongs_to_a_study_and_says_what_it_is(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    used = set()
+    for study in definitions.STUDIES.values():
+        for cell in definitions.cells(study):
+            for file in cell.flagfiles:
+                used |= {file, *(where.partition(" line ")[0] for _, where in flagfile.expand([f"--flagfile={file}"]))}
+    assert {path for path in used if path.startswith("experiments/studies/")} == {str(path) for path in FRAGMENTS}
+    for path in FRAGMENTS:
+        assert (ROOT / path).read_text().startswith("# "), path
+    base = " ".join((FOLDER / "studies" / "base.flags").read_text().replace("#", "").split()).lower()
+    assert "source" in base and "cost" in base and "experiments/lab/reproduce.py" in base

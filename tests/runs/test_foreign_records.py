@@ -1,0 +1,199 @@
+"""Records that somebody else wrote: what they name is not run, and what another program left is neither read nor removed."""
+
+import sys
+
+import pytest
+
+from skd_tf import data, evaluate, export, report, tune
+from skd_tf.training import dry_run
+from skd_tf.config import Config
+from skd_tf.errors import InputError
+from skd_tf.search.plan import Plan
+from skd_tf.search.trial_records import Records
+from skd_tf.runs.workdir import Workdir, refuse_own_file, write_json
+
+CALLED = "a strange function was called"
+
+
+@pytest.fixture
+def strange(tmp_path, monkeypatch):
+    """A module with a function that leaves a trace where it is called, at its import too."""
+    trace, code = tmp_path / "trace", tmp_path / "code"
+    code.mkdir()
+    (code / "strange.py").write_text(
+        f"open({str(trace)!r}, 'a').write('imported ')\n"
+        f"def load(*_):\n    open({str(trace)!r}, 'a').write('called ')\n    raise RuntimeError({CALLED!r})\n"
+    )
+    monkeypatch.syspath_prepend(code)
+    monkeypatch.delitem(sys.modules, "strange", raising=False)
+    return trace
+
+
+def foreign_run(folder, **settings):
+    """The records of a run that somebody else has finished."""
+    config = Config(**settings).to_json()
+    folder.mkdir()
+    write_json(folder / "config.json", config)
+    write_json(folder / "result.json", {"student": {}, "config": config, "class_names": []})
+    return folder
+
+
+@pytest.mark.parametrize("command", ["evaluate", "export"])
+@pytest.mark.parametrize("dataset", ["strange:load", "kubric:strange/config"])
+def test_code_is_not_run_because_a_record_names_it(command, dataset, strange, tmp_path, monkeypatch, capsys):
+    run = foreign_run(tmp_path / "run", dataset=dataset)
+    module, flags = {
+        "evaluate": (evaluate, [f"--model={run}"]),
+        "export": (export, [f"--workdir={run}", f"--output={tmp_path / 'out'}"]),
+    }[command]
+
+    def ended(*more):
+        monkeypatch.setattr(sys, "argv", [command, *flags, *more])
+        with pytest.raises(SystemExit) as end:
+            module.cli_main()
+        assert end.value.code == 2
+        return capsys.readouterr().err
+
+    for named in ([], ["--download"]):
+        assert f"Expected --dataset={dataset} from you" in ended(*named)
+    assert not strange.exists() and not (tmp_path / "out").exists()
+    if dataset == "strange:load":  # the user's own word
+        with pytest.raises(RuntimeError, match=CALLED):
+            ended(f"--dataset={dataset}")
+        assert strange.read_text() == "imported called "
+
+
+def test_an_export_takes_no_other_dataset_than_the_runs(tmp_path):
+    with pytest.raises(InputError, match="the run's own data"):
+        export.export(foreign_run(tmp_path / "run"), tmp_path / "out", dataset_name="mnist")
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_download_takes_the_users_own_word(asked, tmp_path, monkeypatch):
+    class Seen(Exception):
+        pass
+
+    def load(config, *_, **__):
+        raise Seen(config.download)
+
+    run = foreign_run(tmp_path / "run", dataset="cifar10", download=True)
+    monkeypatch.setattr(data, "load", load)
+    for module, flags in (
+        (evaluate, [f"--model={run}"]),
+        (evaluate, [f"--model={run}", "--dataset=cifar10"]),
+        (export, [f"--workdir={run}", f"--output={tmp_path / 'out'}"]),
+    ):
+        monkeypatch.setattr(sys, "argv", ["command", *flags, *["--download"] * asked])
+        with pytest.raises(Seen, match=str(asked)):
+            module.cli_main()
+
+
+@pytest.mark.parametrize(
+    "values", [{"temperature": 4.0, "student": "strange:load"}, {"student": "strange:load"}, [], "x"]
+)
+def test_a_trials_record_names_nothing_that_the_search_does_not(values, strange, tmp_path):
+    """Else a search that is continued would train a network of a stranger's."""
+    plan = Plan(Config(teacher_checkpoint="teacher"), ("temperature:log:1:16",), max_trials=2)
+    listed = Plan(Config(teacher_checkpoint="teacher"), ("student:choice:cnn_2,cnn_4",), max_trials=2)
+    for name, searched in (("one", plan), ("other", listed)):
+        records = Records(tmp_path / name, searched)
+        records.claim()
+        records.write(
+            {"trial": 0, "status": "running", "values": values, "started": 0, "ended": None, "executions": []}
+        )
+        with pytest.raises(InputError, match="not of this search"):
+            tune.search(searched, tmp_path / name)
+    assert not strange.exists()
+    known = {"trial": 0, "status": "running", "values": {"student": "cnn_4"}}
+    records.write(known)
+    assert records.all() == [known]
+
+
+def fill(folder, *names):
+    """A file in each of several places; returns the files of the folder."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("precious")
+    return files_of(folder)
+
+
+def files_of(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+ANEW = Config(loss="cross_entropy", overwrite=True)
+
+
+@pytest.mark.parametrize("settings", ['{"model_type": "bert"}', '{"dataset": "x", "loss": "y"}', "[1]", "// {}", "{"])
+def test_overwrite_removes_nothing_of_another_program(settings, tmp_path):
+    fill(tmp_path, "checkpoints/weights.pt", "saved_model/saved_model.pb", "result.json", "tensorboard/x")
+    (tmp_path / "config.json").write_text(settings)
+    before = files_of(tmp_path)
+    for act in (lambda: Workdir(tmp_path, ANEW), lambda: dry_run.describe(ANEW, tmp_path)):
+        with pytest.raises(InputError, match=r"not a run's|record of settings is damaged"):
+            act()
+    assert files_of(tmp_path) == before
+
+
+def of_an_older_version():
+    return {name: value for name, value in ANEW.to_json().items() if name != "ema_momentum"} | {"gone": 1}
+
+
+@pytest.mark.parametrize(
+    "settings", [ANEW.to_json(), ANEW.to_json() | {"resolved": {"radius": 1.0}}, of_an_older_version()]
+)
+@pytest.mark.parametrize(
+    "left", [["checkpoints/1.ckpt", "flags.txt", "student.keras", "result.json"], ["report.html"], []]
+)
+def test_overwrite_clears_a_run_in_every_state(settings, left, tmp_path):
+    fill(tmp_path, "mine.txt", "teacher/student.keras", *left)
+    write_json(tmp_path / "config.json", settings)
+    assert "begun anew" in dry_run.describe(ANEW, tmp_path)
+    Workdir(tmp_path, ANEW)
+    found = {str(path.relative_to(tmp_path)) for path in files_of(tmp_path)}
+    assert found == {"config.json", "mine.txt", "teacher/student.keras"}
+
+
+def test_overwrite_removes_nothing_that_is_not_a_searchs(tmp_path):
+    fill(tmp_path, "trials/1/notes", "tensorboard/x", "final/x")
+    plan = Plan(Config(teacher_checkpoint="teacher", overwrite=True), ("temperature:log:1:16",))
+    for text in ('{"query": "cats"}', "{", "[]"):
+        (tmp_path / "search.json").write_text(text)
+        before = files_of(tmp_path)
+        with pytest.raises(InputError, match=r"not a search's|damaged.*choose another --workdir"):
+            Records(tmp_path, plan).claim()
+        assert files_of(tmp_path) == before
+
+
+@pytest.mark.parametrize("module, flag", [(evaluate, "--model"), (report, "--run")])
+@pytest.mark.parametrize("name", ["result.json", "config.json", "metrics.jsonl", "student.keras"])
+def test_no_command_writes_over_a_runs_own_files(module, flag, name, tmp_path, monkeypatch, capsys):
+    run = foreign_run(tmp_path / "run")
+    before = fill(run, "metrics.jsonl", "student.keras")
+    monkeypatch.chdir(run)
+    for output in (name, run / name, f"../run/{name}"):
+        monkeypatch.setattr(sys, "argv", ["command", f"{flag}={run}", f"--output={output}"])
+        with pytest.raises(SystemExit) as end:
+            module.cli_main()
+        assert end.value.code == 2 and "a file of the run" in capsys.readouterr().err
+    assert files_of(run) == before
+    refuse_own_file(run / "evaluation.json")
+    refuse_own_file(tmp_path / name)  # no run's folder
+
+
+@pytest.mark.parametrize(
+    "result", [{"models": [], "teacher": None, "class_names": []}, [], {"config": {}, "student": None}]
+)
+def test_a_result_that_is_not_a_runs_is_one_line_to_all_who_read_it(result, tmp_path):
+    config = Config(loss="cross_entropy")
+    run = foreign_run(tmp_path / "run", loss="cross_entropy")
+    fill(run, "metrics.jsonl")
+    write_json(run / "result.json", result)
+    for read in (
+        lambda: Workdir(run, config).result,
+        lambda: dry_run.describe(config, run),
+        lambda: export.export(run, tmp_path / "out"),
+        lambda: report.write([run], tmp_path / "page.html"),
+    ):
+        with pytest.raises(InputError, match=r"not a run's.*result\.json.*Remove it"):
+            read()

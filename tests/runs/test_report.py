@@ -1,0 +1,271 @@
+"""The report: what it shows, of one run and of several, and that a browser shows it whole, without a network."""
+
+import functools
+import html.parser
+import http.server
+import json
+import re
+import shutil
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+from skd_tf.evaluation import final_measurements
+from skd_tf import report
+from skd_tf.config import Config
+from skd_tf.errors import InputError
+from skd_tf.runs.report import run_data, svg
+from skd_tf.runs.workdir import write_json
+
+CLASSES = ['<b>&"one"', "$x$", "three", "four"]
+
+
+def make_run(folder, *, seed=0, alone=True, classes=CLASSES, name="run", **settings):
+    """A finished run's records, without its training."""
+    random = np.random.default_rng(seed)
+    path = folder / name
+    (path / "student_alone").mkdir(parents=True)
+    labels = random.integers(0, len(classes), 300)
+    logits = {
+        role: scale * (np.eye(len(classes))[labels] + spread * random.normal(size=[300, len(classes)]))
+        for role, scale, spread in (("teacher", 8, 0.4), ("student_alone", 4, 0.7), ("student", 3, 0.6))
+    }
+    rows, details = final_measurements.measure(
+        logits, {"student": 0.3 * logits["student"]}, labels, {"teacher": 9000, "student_alone": 400, "student": 400}
+    )
+    epochs = [
+        {
+            "epoch": epoch,
+            "step": 8 * epoch,
+            "loss": 1 / (1 + epoch),
+            "accuracy": 0.5,
+            "val_accuracy": 0.4,
+            "val_nll": 1.0,
+            "learning_rate": 0.1,
+            "kd_weight": 0.9,
+            "student_logit_norm": 2.0,
+            "radius_over_student_norm": 2.0,
+            "examples_per_second": 100.0,
+            "input_wait_share": 0.1,
+            "seconds": 3.0,
+        }
+        for epoch in range(4)
+    ]
+    if not alone:
+        del rows["student_alone"]
+    config = Config(student="cnn_4", teacher="resnet8", **settings)
+    result = rows | {
+        "radius": 4.0,
+        "class_names": list(classes),
+        "config": config.to_json(),
+        "versions": {"skd_tf": "0"},
+        "seconds": 3.0,
+        "device": "a machine",
+        "git_commit": None,
+        "examples_per_second": 100.0,
+        "input_wait_share": 0.1,
+    }
+    write_json(path / "result.json", result)
+    write_json(
+        path / final_measurements.FILE,
+        {"models": details, "seconds": {"training": 3.0, "export": 1.0}, "teacher": {"name": "resnet8", "path": "p"}},
+    )
+    lines = "".join(json.dumps(epoch) + "\n" for epoch in epochs)
+    (path / "metrics.jsonl").write_text(lines)
+    (path / "student_alone" / "metrics.jsonl").write_text(lines)
+    return path
+
+
+class _Checker(html.parser.HTMLParser):
+    """Well-formed: every element closed in order, every id once."""
+
+    VOID = ("meta", "link", "br", "img", "input", "hr")
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.ids, self.tags = [], [], []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.ids += [value for name, value in attributes if name == "id"]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append(tag)
+        self.ids += [value for name, value in attributes if name == "id"]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def checked(text):
+    checker = _Checker()
+    checker.feed(text)
+    assert not checker.open
+    assert len(set(checker.ids)) == len(checker.ids)
+    assert "script" not in checker.tags and "img" not in checker.tags
+    assert not re.search(r"(?:src|href|url\()=?[\"']?https?:", text) and "@import" not in text  # no network
+    return checker
+
+
+def test_the_report_of_a_run_shows_all_its_parts(tmp_path):
+    path = make_run(tmp_path, temperature=2.0)
+    text = report.write([path], path / "report.html").read_text()
+    checker = checked(text)
+    result = json.loads((path / "result.json").read_text())
+    for row in (result["teacher"], result["student_alone"], result["student"]):
+        for key, form in (("accuracy", "{:.4f}"), ("nll", "{:.4f}"), ("ece", "{:.4f}"), ("parameters", "{:,}")):
+            assert form.format(row[key]) in text, key
+    assert "<code>--temperature</code>" in text and "<code>--epochs</code>" not in text
+    labels = set(re.findall(r'aria-label="([^"]+)"', text))
+    for words in (
+        "Loss by epoch",
+        "Accuracy by epoch",
+        "Learning rate by epoch",
+        "Weight of the distill term by epoch",
+        "Throughput by epoch",
+        "Logit norms before and after",
+        "confidence minus accuracy",
+        "Accuracy by class",
+        "Seconds of each part",
+    ):
+        assert any(words in label for label in labels), words
+    assert (
+        sum("Reliability diagram" in label for label in labels) == 4
+    )  # teacher, alone, distilled, and its raw softmax
+    assert checker.tags.count("svg") == len(labels)
+    assert not set(svg.COLOURS.values()) & set(re.findall(r"#[0-9a-f]{6}", text))  # no stand-in is left
+    assert "&lt;b&gt;" in text and "<b>&amp;" not in text and "$x$" in text  # text, not markup or mathematics
+
+
+def test_several_runs_stand_side_by_side(tmp_path):
+    paths = [make_run(tmp_path, seed=i, name=f"run {i}", temperature=t) for i, t in enumerate((2.0, 4.0, 4.0))]
+    text = report.write(paths, tmp_path / "all.html").read_text()
+    checked(text)
+    assert "<code>--temperature</code>" in text and "<code>--teacher</code>" not in text  # only where they differ
+    for path in paths:
+        accuracy = json.loads((path / "result.json").read_text())["student"]["accuracy"]
+        assert path.name in text and f"{accuracy:.4f}" in text
+    members = run_data.members([run_data.read(path) for path in paths])
+    assert [member.label for member in members] == ["run 0", "run 1", "run 2"]
+
+
+def test_the_same_run_twice_is_told_apart_and_old_runs_lack_only_their_diagrams(tmp_path):
+    path = make_run(tmp_path)
+    (path / final_measurements.FILE).unlink()
+    text = report.write([path, path], tmp_path / "all.html").read_text()
+    checked(text)
+    assert (
+        "run (1)" in text and "run (2)" in text and "Reliability diagram" not in text and "Without measurements" in text
+    )
+
+
+def test_many_classes_and_a_run_without_teacher(tmp_path):
+    path = make_run(tmp_path, classes=[f"class {i}" for i in range(60)], alone=False)
+    result = json.loads((path / "result.json").read_text())
+    del result["teacher"]
+    write_json(path / "result.json", result)
+    text = report.write([path], tmp_path / "one.html").read_text()
+    checked(text)
+    assert "Accuracy by class" in text and "points over" not in text
+
+
+def test_a_wrong_path_is_one_line(tmp_path):
+    with pytest.raises(InputError, match="No finished run"):
+        report.write([tmp_path], tmp_path / "report.html")
+    path = make_run(tmp_path)
+    with pytest.raises(InputError, match="no folder"):
+        report.write([path], tmp_path / "nowhere" / "report.html")
+    (path / "result.json").write_text("{")
+    with pytest.raises(InputError, match="damaged"):
+        report.write([path], tmp_path / "report.html")
+
+
+def test_the_command_takes_runs_as_arguments_and_no_tensorflow(tmp_path):
+    paths = [str(make_run(tmp_path, seed=i, name=f"run{i}")) for i in range(2)]
+    code = "import sys; sys.modules['tensorflow'] = None; del sys.argv[0]; from skd_tf import report; report.cli_main()"
+    command = [sys.executable, "-c", code, "report.py", *paths, f"--output={tmp_path / 'both.html'}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "both.html" in done.stdout and (tmp_path / "both.html").stat().st_size > 50_000
+
+
+_PROBE = """<!doctype html><title>probe</title><link rel="icon" href="data:,">
+<iframe id="f" style="border:0;height:900px"></iframe><pre id="out"></pre><script>
+const frame = document.getElementById("f"), found = [];
+async function show(page, width) {
+  frame.style.width = width + "px";
+  await new Promise(done => { frame.onload = done; frame.src = page + "?" + width; });
+  await new Promise(done => setTimeout(done, 200));
+  const page_ = frame.contentDocument, view = frame.contentWindow;
+  const broken = [...page_.images].filter(i => !i.complete || !i.naturalWidth).length;
+  const flat = [...page_.querySelectorAll("svg")].filter(s => s.getBoundingClientRect().height < 50).length;
+  found.push({page, width, inner: view.innerWidth, scroll: page_.documentElement.scrollWidth, broken, flat,
+              charts: page_.querySelectorAll("svg").length, requests: view.performance.getEntriesByType("resource").length});
+}
+(async () => {
+  for (const page of ["one.html", "all.html"]) for (const width of [375, 1280]) await show(page, width);
+  document.getElementById("out").textContent = "FOUND" + JSON.stringify(found) + "END";
+})();
+</script>"""
+
+
+class _Handler(http.server.SimpleHTTPRequestHandler):
+    def __init__(self, *arguments, asked, **options):
+        self.asked = asked
+        super().__init__(*arguments, **options)
+
+    def log_message(self, *parts):
+        self.asked.append(self.path)
+
+
+@pytest.mark.slow
+def test_a_browser_shows_it_whole(tmp_path):
+    """In headless Chromium: no broken picture, no console error, no request, no horizontal scrolling on phone or desk."""
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if browser is None:
+        pytest.skip("no Chromium on this machine (apt-get install chromium)")
+    long = [make_run(tmp_path, seed=i, name=f"run_with_a_rather_long_name_{i}_" + "x" * 60) for i in range(3)]
+    report.write(long[:1], tmp_path / "one.html")
+    report.write(long, tmp_path / "all.html")
+    (tmp_path / "probe.html").write_text(_PROBE)
+    asked = []
+    handler = functools.partial(_Handler, asked=asked, directory=str(tmp_path))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        done = subprocess.run(
+            [
+                browser,
+                "--headless=new",
+                "--no-sandbox",
+                "--disable-gpu",
+                "--window-size=1400,1000",
+                "--enable-logging=stderr",
+                "--virtual-time-budget=20000",
+                "--dump-dom",
+                f"--user-data-dir={tmp_path / 'profile'}",
+                f"http://127.0.0.1:{server.server_port}/probe.html",
+            ],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+    finally:
+        server.shutdown()
+    match = re.search(r"FOUND(.*)END", done.stdout)
+    assert match, done.stdout[-2000:] + done.stderr[-2000:]
+    found = json.loads(match[1])
+    assert {(row["page"], row["width"]) for row in found} == {
+        (p, w) for p in ("one.html", "all.html") for w in (375, 1280)
+    }
+    for row in found:
+        assert row["inner"] == row["width"] and row["scroll"] <= row["width"], row
+        assert row["broken"] == row["flat"] == row["requests"] == 0 and row["charts"] > 10, row
+    assert [line for line in done.stderr.splitlines() if "CONSOLE" in line] == []
+    assert {path.partition("?")[0] for path in asked} <= {"/probe.html", "/one.html", "/all.html"}

@@ -1,0 +1,117 @@
+"""A file is there whole or not at all, whatever ends its writing; what was there before stays until then."""
+
+import errno
+import os
+import time
+
+import pytest
+
+from skd_tf.runtime import atomic_files
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("end", [ValueError, KeyboardInterrupt, OSError(errno.ENOSPC, "No space left on device")])
+def test_what_ends_in_the_middle_leaves_the_file_before(tmp_path, end):
+    path = tmp_path / "a b ä.json"
+    with atomic_files.writing(path) as file:
+        file.write(b"before")
+        assert not path.exists()
+    with pytest.raises(end if isinstance(end, type) else OSError) as caught, atomic_files.writing(path) as file:
+        file.write(b"half")
+        file.flush()
+        raise end
+    assert path.read_bytes() == b"before" and names(tmp_path) == [path.name]
+    assert not isinstance(caught.value, OSError) or caught.value.filename == str(path)
+
+
+def test_two_writers_of_one_file_do_not_meet(tmp_path):
+    with atomic_files.writing(tmp_path / "file") as one, atomic_files.writing(tmp_path / "file") as other:
+        one.write(b"one" * 1000)
+        other.write(b"other")
+    assert (tmp_path / "file").read_bytes() == b"one" * 1000 and names(tmp_path) == ["file"]
+
+
+def test_a_folder_that_is_not_there_is_named_as_the_file_that_was_asked_for(tmp_path):
+    with pytest.raises(FileNotFoundError) as caught, atomic_files.writing(tmp_path / "none" / "file"):
+        pass
+    assert caught.value.filename == str(tmp_path / "none" / "file")
+
+
+def test_the_file_has_the_rights_that_the_umask_leaves(tmp_path):
+    for umask, mode in ((0o022, 0o644), (0o077, 0o600)):
+        before = os.umask(umask)
+        try:
+            with atomic_files.writing(tmp_path / "file"):
+                pass
+        finally:
+            os.umask(before)
+        assert (tmp_path / "file").stat().st_mode & 0o777 == mode
+
+
+def test_the_bytes_are_flushed_before_the_name_and_the_name_after(tmp_path, monkeypatch):
+    done, fsync, replace = [], os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: done.append(os.readlink(f"/proc/self/fd/{fd}")) or fsync(fd))
+    monkeypatch.setattr(os, "replace", lambda one, other: done.append("renamed") or replace(one, other))
+    with atomic_files.writing(tmp_path / "file"):
+        pass
+    assert done[0].startswith(f"{tmp_path}/file.") and done[1:] == ["renamed", str(tmp_path)]
+
+
+def test_a_file_system_that_flushes_no_folders_will_do_and_a_broken_one_will_not(tmp_path, monkeypatch):
+    def answer(number):
+        def fsync(descriptor):
+            if os.path.isdir(f"/proc/self/fd/{descriptor}"):
+                raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(os, "fsync", fsync)
+
+    answer(errno.EINVAL)
+    with atomic_files.writing(tmp_path / "file"):
+        pass
+    answer(errno.EIO)
+    with pytest.raises(OSError, match="Input/output error"), atomic_files.writing(tmp_path / "file"):
+        pass
+
+
+def test_a_sweep_takes_what_was_abandoned_and_nothing_else(tmp_path):
+    others = ["notes.tmp", "old.json", "results.0123abcz.tmp"]
+    for name, age in (("old.json.0123abcd.tmp", 100), ("new.json.0123abcd.tmp", 0), *((name, 100) for name in others)):
+        (tmp_path / name).write_text("")
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
+    atomic_files.sweep(tmp_path, older_than_seconds=50)
+    assert names(tmp_path) == ["new.json.0123abcd.tmp", *others]
+    atomic_files.sweep(tmp_path)
+    assert names(tmp_path) == others
+    atomic_files.sweep(tmp_path / "none")
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_what_a_library_writes_is_there_whole_or_not_at_all(tmp_path, kind):
+    path = tmp_path / "model.keras"
+
+    def write(place, text):
+        assert place.name == path.name  # libraries look at the suffix
+        if kind == "folder":
+            place.mkdir()
+        (place / "inside" if kind == "folder" else place).write_text(text)
+
+    def text():
+        return (path / "inside" if kind == "folder" else path).read_text()
+
+    with atomic_files.replacing(path) as place:
+        write(place, "before")
+        assert not path.exists()
+    with pytest.raises(OSError, match="No space") as caught, atomic_files.replacing(path) as place:
+        write(place, "half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert caught.value.filename == str(path) and text() == "before" and names(tmp_path) == [path.name]
+    with atomic_files.replacing(path) as place:
+        write(place, "after")
+    assert text() == "after" and names(tmp_path) == [path.name]
+    (tmp_path / "model.keras.0123abcd.tmp").mkdir()  # of a process that was killed
+    (tmp_path / "model.keras.0123abcd.tmp" / "half").touch()
+    atomic_files.sweep(tmp_path)
+    assert names(tmp_path) == [path.name]

@@ -1,0 +1,87 @@
+"""What a waiting user sees: how far, how fast, how long still; sparse in a log, one line on a terminal."""
+
+import re
+import sys
+
+import pytest
+
+from skd_tf.runtime import console
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Time that a test sets."""
+    now = [100.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_in_a_log_lines_are_sparse_and_true(clock, capsys):
+    with console.Progress("teacher pass", 1000, "images", done=200) as work:
+        for done in range(200, 1001, 4):
+            work.update(done)
+            clock[0] += 0.25  # 16 images a second
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2  # 50 seconds
+    assert lines[0] == "  teacher pass  520/1,000 images  16 images/s  0:30 left"
+    with console.Progress("short", 10, "images") as work:
+        for done in range(11):
+            work.update(done)
+            clock[0] += 1.0
+    assert capsys.readouterr().out == ""
+
+
+def test_a_part_counts_from_the_whole(clock, capsys):
+    work = console.Progress("pass", 100, "images")
+    clock[0] += 30
+    work.after(50)(10)
+    assert "60/100 images" in capsys.readouterr().out
+
+
+def test_on_a_terminal_one_line_is_written_over_and_gone_at_the_end(clock, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    with console.Progress("evaluating", 10, "images") as work:
+        for done in range(1, 9):
+            clock[0] += 0.3
+            work.update(done)
+        console.say("a line of its own")
+        clock[0] += 1
+        work.update(9)
+    out = capsys.readouterr().out
+    assert out.count("\n") == 1 and "\r" in out
+    screen = [re.split(r"\r", line)[-1] for line in out.split("\n")]  # what stays on the screen
+    assert screen == ["a line of its own", ""]
+
+
+def test_long_epochs_tell_of_their_steps_and_short_ones_do_not(clock, capsys):
+    long = console.Clock("resnet", 2, 0, 100, before=0.0)
+    for step in range(1, 201):
+        clock[0] += 1.0
+        if step % 100:
+            long.say_step(step)
+        else:
+            long.say_epoch(step // 100, {"examples_per_second": 64.0})
+    lines = capsys.readouterr().out.splitlines()
+    assert sum("steps/s" in line for line in lines) == 8 and "(epoch 2/2)" in lines[6]
+    short = console.Clock("resnet", 10, 0, 5, before=7.0)
+    for step in range(1, 51):
+        clock[0] += 2.0
+        if step % 5:
+            short.say_step(step)
+        else:
+            short.say_epoch(step // 5, {"examples_per_second": 64.0})
+    assert "steps/s" not in capsys.readouterr().out and short.seconds() == pytest.approx(107.0)
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0:00"), (65, "1:05"), (3723.2, "1:02:03")])
+def test_durations(seconds, text):
+    assert console.duration(seconds) == text
+
+
+def test_a_stopwatch_adds_up(clock):
+    watch = console.Stopwatch()
+    for _ in range(2):
+        with watch("export"):
+            clock[0] += 1.5
+    watch.add("training", 4.0)
+    assert watch.seconds == {"export": 3.0, "training": 4.0}

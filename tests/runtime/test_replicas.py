@@ -1,0 +1,257 @@
+"""Two replicas equal one: weights, losses, metrics; and fail to when the loss is scaled wrongly."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from skd_tf import losses
+from skd_tf.config import Config
+from skd_tf.errors import InputError
+from skd_tf.models import deployable
+from skd_tf.runtime import replicas
+from skd_tf.training import dry_run
+from skd_tf.training.checkpoints import Checkpoints, state_of
+from tests.helpers.nets import CLASSES, batches, conv_net, distance, make_distiller, run, weights_of
+
+
+def trained(strategy, data, **settings):
+    distiller = make_distiller(strategy, **settings)
+    return distiller, run(distiller, data, steps_per_call=5)
+
+
+# Float32 training amplifies rounding: 1e-5 is what 5 steps leave of the different order of two sums, 1e-3 what 20 do.
+@pytest.mark.parametrize(("steps", "tolerance", "jit_compile"), [(5, 1e-5, True), (20, 1e-3, False)])
+def test_two_replicas_equal_one(two_replicas, jit_compile, steps, tolerance):
+    data = batches(steps, size=16)
+    one, one_means = trained(None, data, jit_compile=jit_compile)
+    two, two_means = trained(two_replicas, data, jit_compile=jit_compile)
+    assert two.distribute_strategy.num_replicas_in_sync == 2
+    assert distance(weights_of(one.student), weights_of(two.student)) < tolerance
+    assert two_means == pytest.approx(one_means, rel=10 * tolerance)
+    assert two.traces == 2  # one a replica
+
+
+def test_in_float64_the_two_agree_to_rounding(two_replicas):
+    data = batches(20, size=16, dtype="float64")
+    one, _ = trained(None, data, dtype="float64")
+    two, _ = trained(two_replicas, data, dtype="float64")
+    assert distance(weights_of(one.student), weights_of(two.student)) < 1e-10
+
+
+@pytest.mark.parametrize("factor", [0.5, 2.0])
+def test_a_wrong_scale_of_the_loss_is_seen(two_replicas, monkeypatch, factor):
+    """The check above is no check if halving or doubling the loss on replicas passes it."""
+    data = batches(5, size=16)
+    one, _ = trained(None, data)
+    two = make_distiller(two_replicas)
+    inner = two._loss_and_gradients
+
+    def scaled(*arguments):
+        sums, counts, gradients, logits = inner(*arguments)
+        return sums, counts, [factor * g for g in gradients], logits
+
+    two._compiled_step = scaled
+    run(two, data)
+    assert distance(weights_of(one.student), weights_of(two.student)) > 1e-3
+
+
+def test_a_regularizer_counts_once(two_replicas):
+    def distiller(strategy):
+        made = make_distiller(strategy)
+        made.student.layers[0].kernel.regularizer = keras.regularizers.L2(0.1)
+        return made
+
+    data, results = batches(5, size=16), []
+    for strategy in (None, two_replicas):
+        made = distiller(strategy)
+        run(made, data)
+        results.append(weights_of(made.student))
+    plain, _ = trained(None, data)
+    assert distance(*results) < 1e-5 < 1e-3 < distance(results[0], weights_of(plain.student))
+
+
+@pytest.mark.parametrize("clip", [{"global_clipnorm": 1.5}, {"clipnorm": 0.5}])
+def test_clipping_sees_the_summed_gradient(two_replicas, clip):
+    """At norms that clip some steps and some not: were all clipped, a gradient twice as long would pass."""
+    data = batches(5, size=16)
+
+    def optimizer():
+        return keras.optimizers.SGD(0.1, momentum=0.9, **clip)
+
+    one, _ = trained(None, data, optimizer=optimizer)
+    two, _ = trained(two_replicas, data, optimizer=optimizer)
+    free, _ = trained(None, data, optimizer=lambda: keras.optimizers.SGD(0.1, momentum=0.9))
+    assert distance(weights_of(one.student), weights_of(two.student)) < 1e-5
+    twice, _ = trained(None, data, optimizer=optimizer, kd_weight=1.8, label_weight=0.2)
+    for other in (free, twice):
+        assert distance(weights_of(one.student), weights_of(other.student)) > 1e-3
+
+
+def test_moving_statistics_are_the_mean_over_replicas_at_every_step(two_replicas):
+    """Against each replica's half-batch statistics worked out by hand."""
+    ((images, labels),) = batches(1, size=16)
+    two = make_distiller(two_replicas, batch_norm=True, optimizer=lambda: keras.optimizers.SGD(0.0))
+    run(two, [(images, labels)])
+    net = conv_net(1, batch_norm=True)
+    halves = [net.layers[0](half).numpy() for half in (images[:8], images[8:])]
+    mean = np.mean([half.mean((0, 1, 2)) for half in halves], axis=0)
+    variance = np.mean([half.var((0, 1, 2)) for half in halves], axis=0)
+    layer = two.student.layers[1]
+    for variable, expected in ((layer.moving_mean, 0.1 * mean), (layer.moving_variance, 0.9 + 0.1 * variance)):
+        copies = [copy.numpy() for copy in two_replicas.experimental_local_results(variable.value)]
+        assert np.array_equal(copies[0], copies[1])
+        np.testing.assert_allclose(copies[0], expected, rtol=1e-5, atol=1e-6)
+
+
+def trained_by_hand(data, replica_count, learning_rate, momentum):
+    """Weights after SGD where each replica normalises its own rows, written out on one device without a strategy."""
+    student, teacher = (conv_net(seed, batch_norm=True, dtype="float64") for seed in (1, 2))
+    moving, weights = student.non_trainable_variables, student.trainable_variables
+    velocities = [np.zeros(w.shape) for w in weights]
+    for images, labels in data:
+        before, after, gradients = [v.numpy() for v in moving], [], []
+        for rows in np.split(np.arange(len(labels)), replica_count):
+            for variable, value in zip(moving, before, strict=True):
+                variable.assign(value)
+            with tf.GradientTape() as tape:
+                logits = student(images[rows], training=True)
+                teacher_logits = teacher(images[rows], training=False)
+                terms = losses.spherical_kd(logits, teacher_logits, labels[rows], radius=2 * CLASSES**0.5)
+                loss = tf.reduce_sum(0.1 * terms["label"] + 0.9 * terms["distill"]) / len(labels)
+            gradients.append(tape.gradient(loss, [w.value for w in weights]))
+            after.append([v.numpy() for v in moving])
+        for place, weight in enumerate(weights):
+            velocities[place] = momentum * velocities[place] - learning_rate * sum(g[place] for g in gradients)
+            weight.assign_add(velocities[place])
+        for variable, *values in zip(moving, *after, strict=True):
+            variable.assign(np.mean(values, axis=0))
+    return weights_of(student)
+
+
+@pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_batch_norm_equals_statistics_of_each_replica_by_hand(two_replicas, jit_compile):
+    """Float64, so that nothing but rounding is left after eight steps: the settings of 0.9 and 0.1 are float32 variables."""
+    data = batches(8, size=16, dtype="float64")
+    two = make_distiller(two_replicas, batch_norm=True, dtype="float64", jit_compile=jit_compile)
+    run(two, data, steps_per_call=3)
+    assert distance(trained_by_hand(data, 2, 0.05, 0.9), weights_of(two.student)) < 1e-7
+    assert distance(trained_by_hand(data, 1, 0.05, 0.9), weights_of(two.student)) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [pytest.param("float32", 1e-5, marks=pytest.mark.slow), ("float64", 1e-12)]
+)
+def test_synchronized_batch_norm_equals_one_replica(two_replicas, dtype, tolerance):
+    data = batches(10, size=16, dtype=dtype)
+    one, one_means = trained(None, data, batch_norm=True, dtype=dtype)
+    two, two_means = trained(two_replicas, data, batch_norm=True, dtype=dtype, synchronize=True, jit_compile="auto")
+    apart, _ = trained(two_replicas, data, batch_norm=True, dtype=dtype)
+    assert distance(weights_of(one.student), weights_of(two.student)) < tolerance
+    assert two_means == pytest.approx(one_means, rel=10 * tolerance)
+    assert distance(weights_of(one.student), weights_of(apart.student)) > 1e-3
+    assert (two.xla, "synchronized" in two.xla_reason) == (False, True)
+    shipped = deployable.stock_copy(two.student)
+    assert {type(layer) for layer in shipped.layers if "batch" in layer.name} == {keras.layers.BatchNormalization}
+    np.testing.assert_allclose(shipped(data[0][0]), two.student(data[0][0]), rtol=1e-5, atol=1e-6)
+
+
+def test_xla_and_synchronized_batch_norm_exclude_each_other(two_replicas):
+    with pytest.raises(InputError, match="XLA cannot compile a synchronized BatchNorm"):
+        make_distiller(two_replicas, batch_norm=True, synchronize=True, jit_compile=True)
+    with pytest.raises(InputError, match=r"jit_compile.*excludes --sync_batch_norm"):
+        Config(sync_batch_norm=True, jit_compile="true")
+    text = dry_run.describe(Config(sync_batch_norm=True, virtual_devices=2, loss="cross_entropy"))
+    assert "XLA            off (synchronized BatchNorm" in text
+
+
+def test_a_prediction_does_not_depend_on_the_order_of_rows(two_replicas):
+    """Replicas with moving statistics of their own would disagree by 0.2 here."""
+    two = make_distiller(two_replicas, batch_norm=True)
+    run(two, batches(10, size=16))
+    ((images, _),) = batches(1, size=16, seed=7)
+    for order in (np.roll(np.arange(16), 8), np.random.default_rng(0).permutation(16)):
+        mixed = two.predict(images[order], batch_size=16, verbose=0)
+        np.testing.assert_allclose(mixed, two.predict(images, batch_size=16, verbose=0)[order], rtol=1e-5, atol=1e-6)
+
+
+def test_saving_at_any_step_changes_nothing(two_replicas, tmp_path):
+    data, saved, plain = batches(4), *(make_distiller(two_replicas, batch_norm=True) for _ in range(2))
+    files = Checkpoints(tmp_path)
+    for step, batch in enumerate(data):
+        run(saved, [batch])
+        files.save(saved, step)
+    files.wait()
+    for batch in data:
+        run(plain, [batch])
+    assert saved.means.result() == plain.means.result()
+    for one, other in zip(state_of(saved).values(), state_of(plain).values(), strict=True):
+        copies = [copy.numpy() for v in (one, other) for copy in two_replicas.experimental_local_results(v.value)]
+        assert all(np.array_equal(copies[0], copy) for copy in copies)
+
+
+def test_a_replica_without_examples_keeps_all_finite(two_replicas):
+    """17 examples in batches of 8 leave one, and a replica without any: a mean over nothing is 0 / 0."""
+    ((images, labels),) = batches(1, size=17)
+    two = make_distiller(two_replicas, batch_norm=True)
+    history = two.fit(images, labels, batch_size=8, verbose=0, shuffle=False).history
+    assert np.isfinite(weights_of(two.student)).all() and np.isfinite(history["loss"]).all()
+
+
+def test_keras_fit_and_evaluate_on_two_replicas_equal_one(two_replicas):
+    """A ragged last batch included: 21 examples in batches of 8 leave 5, 3 on one replica and 2 on the other."""
+    ((images, labels),) = batches(1, size=21)
+    histories, evaluations, weights = [], [], []
+    for strategy in (None, two_replicas):
+        distiller = make_distiller(strategy)
+        distiller.compile(keras.optimizers.SGD(0.05), metrics=["sparse_categorical_accuracy"])
+        options = {"batch_size": 8, "verbose": 0, "shuffle": False, "epochs": 2, "validation_data": (images, labels)}
+        histories.append(distiller.fit(images, labels, **options).history)
+        evaluations.append(distiller.evaluate(images, labels, batch_size=5, verbose=0, return_dict=True))
+        weights.append(weights_of(distiller.student))
+        np.testing.assert_allclose(
+            distiller.predict(images, batch_size=5, verbose=0), distiller.student(images), rtol=1e-4, atol=1e-5
+        )
+    assert distance(*weights) < 1e-5
+    for one, two in (histories, evaluations):
+        assert one.keys() == two.keys()
+        for name in one:
+            assert two[name] == pytest.approx(one[name], rel=1e-4), name
+
+
+def test_a_regularizer_counts_once_where_a_replica_has_no_example(two_replicas):
+    """17 examples in batches of 8 leave one: half of the regularizer would go with the empty replica."""
+    ((images, labels),) = batches(1, size=17)
+    weights = {}
+    for factor in (0.0, 1.0):
+        for strategy in (None, two_replicas):
+            made = make_distiller(strategy)
+            made.student.layers[0].kernel.regularizer = keras.regularizers.L2(factor)
+            made.fit(images, labels, batch_size=8, verbose=0, shuffle=False)
+            weights[factor, strategy] = weights_of(made.student)
+    assert distance(weights[1.0, None], weights[1.0, two_replicas]) < 1e-5
+    assert distance(weights[0.0, None], weights[1.0, None]) > 1e-2
+
+
+def test_one_collective_sums_everything(two_replicas):
+    @tf.function(autograph=False)
+    def summed():
+        def replica():
+            i = tf.cast(tf.distribute.get_replica_context().replica_id_in_sync_group, tf.float32)
+            return replicas.sum_over_replicas([i + 1.0, tf.fill([2, 3], i), tf.fill([1], tf.cast(i + 5, tf.float64))])
+
+        return two_replicas.run(replica)
+
+    scalar, matrix, double = (two_replicas.experimental_local_results(v) for v in summed())
+    assert [float(v) for v in scalar] == [3.0, 3.0]
+    assert all(np.array_equal(v, np.ones([2, 3])) for v in matrix) and double[1].dtype == tf.float64
+    assert [float(v[0]) for v in double] == [11.0, 11.0]
+
+
+def test_strategies_and_their_errors():
+    assert replicas.make_strategy(Config(strategy="one_device")).num_replicas_in_sync == 1
+    assert replicas.make_strategy(Config(strategy="auto", virtual_devices=2)).num_replicas_in_sync == 2
+    with pytest.raises(InputError, match=r"multiple of 2.*batch_size=33"):
+        replicas.make_strategy(Config(strategy="mirrored", batch_size=33))
+    with pytest.raises(InputError, match="already started"):
+        replicas.make_strategy(Config(virtual_devices=3))

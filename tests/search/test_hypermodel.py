@@ -1,0 +1,72 @@
+"""DistillationHyperModel in keras-tuner's own Tuners."""
+
+import numpy as np
+import pytest
+
+from skd_tf import data, tune
+from skd_tf.config import Config
+from skd_tf.distillation.distiller import Distiller
+from skd_tf.errors import InputError
+from skd_tf.training import experiment
+from tests.search import cases
+
+
+def test_the_hypermodel_in_a_stock_tuner(tmp_path):
+    """keras_tuner.RandomSearch itself; no trial stores the teacher, which runs live here."""
+    import keras_tuner
+
+    live = cases.config().replace(teacher_cache_dir="", epochs=1)
+    shared = experiment.prepare(live, tmp_path, test=False)
+    hypermodel = tune.DistillationHyperModel(live, ["temperature:log:1:16"], setup=shared)
+    tuner = keras_tuner.RandomSearch(
+        hypermodel, objective="val_accuracy", max_trials=2, seed=1, directory=str(tmp_path), project_name="stock"
+    )
+    tuner.search(verbose=0)
+    best = tuner.oracle.get_best_trials(2)
+    assert len({trial.hyperparameters.get("temperature") for trial in best}) == 2
+    assert all(trial.status == "COMPLETED" and 0 <= trial.score <= 1 for trial in best)
+    model = hypermodel.build(best[0].hyperparameters)
+    assert isinstance(model, Distiller) and float(model.temperature.numpy()) == pytest.approx(
+        best[0].hyperparameters.get("temperature")
+    )
+    weights = next((tmp_path / "stock").rglob("checkpoint.weights.h5"))
+    assert weights.stat().st_size < 3 * 4 * sum(np.prod(v.shape) for v in model.student.variables) + 200_000
+
+
+def test_the_hypermodel_in_hyperband_and_on_data_of_its_users(tmp_path):
+    """Brackets of more epochs than the Config's go on where the shorter ones ended; other images meet the live teacher."""
+    import keras_tuner
+
+    config, setup = cases.config(), cases.setup()
+    hypermodel = tune.DistillationHyperModel(config.replace(epochs=1), ["temperature:choice:1,4,9"], setup=setup)
+    shared = {"objective": "val_accuracy", "directory": str(tmp_path)}
+    tuner = keras_tuner.Hyperband(hypermodel, max_epochs=2, factor=2, seed=1, project_name="hyperband", **shared)
+    ranges, stream = [], data.train_stream
+
+    def ranging(*arguments, **options):
+        ranges.append((options["first_step"], options["last_step"]))
+        return stream(*arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data, "train_stream", ranging)
+        tuner.search(verbose=0)
+    steps = len(setup.dataset.train) // config.batch_size
+    assert set(ranges) == {(0, steps), (steps, 2 * steps), (0, 2 * steps)}
+    assert all(trial.status == "COMPLETED" for trial in tuner.oracle.trials.values())
+    images = setup.dataset.train.take(slice(100))
+    tuner = keras_tuner.RandomSearch(hypermodel, max_trials=1, project_name="users", **shared)
+    tuner.search(x=images.images, y=images.labels, validation_data=(images.images, images.labels), epochs=1, verbose=0)
+    assert tuner.oracle.get_best_trials(1)[0].status == "COMPLETED"
+
+
+def test_the_hypermodel_trains_its_teacher_and_refuses_what_a_search_does(tmp_path):
+    """Its workdir is a text, as a user gives it; the default's loss needs no teacher, a searched one does."""
+    recipe = {"teacher": "cnn_8", "epochs": 12, "batch_size": 50, "loss": "cross_entropy", "report": False}
+    config = Config(**cases.SMALL | recipe)
+    hypermodel = tune.DistillationHyperModel(config, ["loss:choice:cross_entropy,spherical"], workdir=str(tmp_path))
+    assert hypermodel.setup.teacher.facts["name"] == "cnn_8" and (tmp_path / "teacher" / "student.keras").is_file()
+    assert hypermodel.setup.dataset.test is None
+    with pytest.raises(InputError, match="teacher"):
+        tune.DistillationHyperModel(Config(student="cnn_2"), ["temperature:log:1:16"])
+    with pytest.raises(InputError, match="validation images"):
+        tune.DistillationHyperModel(config.replace(validation_fraction=0), ["learning_rate:log:0.01:0.1"])

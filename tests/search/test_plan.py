@@ -1,0 +1,243 @@
+"""What a search is: its objective, its oracle's draws; and what it says at the end. Nothing is trained here."""
+
+import contextlib
+import dataclasses
+import itertools
+import json
+import math
+
+import pytest
+
+from skd_tf.config import Config
+from skd_tf.errors import InputError
+from skd_tf.search.plan import OBJECTIVES, TUNERS, Plan, parse_objective
+from skd_tf.search.trial_records import Records, is_disk_full
+
+CONFIG = Config(teacher_checkpoint="teacher", student="cnn_2")
+TEMPERATURES = "temperature:choice:1,2,4,8,16"
+
+
+def test_the_objective_and_its_direction():
+    assert parse_objective("val_accuracy").direction == "max" and parse_objective("val_nll").direction == "min"
+    assert parse_objective("val_accuracy:min").better(1, 2)
+    for text, words in (
+        ("val_acc", "Did you mean val_accuracy"),
+        ("kd_weight", "a direction"),
+        ("loss:up", "a direction"),
+    ):
+        with pytest.raises(InputError, match=words):
+            parse_objective(text)
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"tuner": "hyperband"}, "Unknown tuner"),
+        ({"tuner": "grid", "search": ("temperature:log:1:16",)}, "number of points"),
+        ({"max_trials": 0}, "--max_trials=0"),
+        ({"executions_per_trial": 0}, "--executions_per_trial=0"),
+        ({"search": ("seed:int:0:9",), "executions_per_trial": 2}, "averaged over"),
+        ({"config": CONFIG.replace(validation_fraction=0)}, "never sees the test split"),
+        ({"config": Config(loss="spherical")}, "needs a teacher"),
+        ({"config": Config(loss="cross_entropy"), "search": ("loss:choice:cross_entropy,kd",)}, "needs a teacher"),
+    ],
+)
+def test_a_bad_plan_is_one_line(options, words):
+    with pytest.raises(InputError) as caught:
+        Plan(**{"config": CONFIG, "search": (TEMPERATURES,)} | options)
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_the_size_of_a_search_and_its_default():
+    grid = Plan(CONFIG, (TEMPERATURES, "loss:choice:spherical,kd", "epochs:int:1:3"), tuner="grid")
+    assert grid.trials == 30 and Plan(CONFIG, grid.search, tuner="grid", max_trials=7).trials == 7
+    assert grid.default is None  # 30 epochs are not in it
+    assert Plan(CONFIG, (TEMPERATURES,)).trials == 10
+    two = Plan(CONFIG, ("temperature:log:1:16", "kd_weight:choice:0.5,0.9"))
+    assert two.default == {"temperature": 4.0, "kd_weight": 0.9}
+
+
+# The oracle, without students.
+
+
+class Stopped(BaseException):
+    """As a kill: nothing in the search handles it."""
+
+
+class FakeTrials:
+    """What `Trials` does, with a formula in the student's place; stops after so many executions, or before the oracle sees
+    the end of trial `unseen`."""
+
+    def __init__(self, records, executions=None, fail=(), unseen=None):
+        self._records, self.left, self.fail, self.unseen, self.ran = records, executions, fail, unseen, []
+
+    def run(self, number):
+        if self.left == 0:
+            raise Stopped
+        self.left = None if self.left is None else self.left - 1
+        record = self._records.read(number)
+        self.ran.append(number)
+        value = score(record["values"])
+        if number in self.fail:
+            record |= {"status": "failed", "reason": "it was told to"}
+        else:
+            record |= {"status": "finished", "objective": value, "spread": None, "validation_examples": 500}
+            record["executions"] = [{"seed": 0, "seconds": 1.0, "metrics": {"val_accuracy": value}}]
+        self._records.write(record)
+        if number == self.unseen:
+            raise Stopped
+        return record
+
+
+def score(values):
+    return 0.9 - 0.01 * abs(math.log2(values["temperature"]) - 1.3) - 0.05 * (values.get("loss") == "kd")
+
+
+def run_search(folder, plan, executions=None, fail=(), unseen=None):
+    """Runs as far as it may; returns the numbers of the trials that ran."""
+    from skd_tf.search.oracles import make_oracle
+    from skd_tf.search.tuner import Tuner
+
+    records = Records(folder, plan)
+    records.claim()
+    trials, oracle = FakeTrials(records, executions, fail, unseen), make_oracle(plan)
+    oracle.begin(records)
+    with contextlib.suppress(Stopped):
+        Tuner(oracle, records, trials).search()
+    return trials.ran
+
+
+def drawn(folder, plan):
+    return [record["values"] for record in Records(folder, plan).all()]
+
+
+SEARCHES = {
+    "random": Plan(CONFIG, ("temperature:log:1:16", "loss:choice:spherical,kd"), max_trials=7, search_seed=0),
+    "grid": Plan(CONFIG, ("temperature:log:1:16:4", "loss:choice:spherical,kd"), tuner="grid"),
+    "bayesian": Plan(CONFIG, ("temperature:log:1:16",), tuner="bayesian", max_trials=6),
+}
+
+
+@pytest.mark.parametrize("tuner", SEARCHES)
+def test_a_search_stopped_anywhere_draws_what_an_uninterrupted_one_draws(tuner, tmp_path):
+    if tuner == "bayesian":
+        pytest.importorskip("sklearn", reason="the extra skd_tf[bayesian] is not installed")
+    plan = SEARCHES[tuner]
+    fail = (2,)
+    assert run_search(tmp_path / "straight", plan, fail=fail) == list(range(plan.trials))
+    straight = drawn(tmp_path / "straight", plan)
+    assert len({json.dumps(values) for values in straight}) == plan.trials
+    for stop in range(1, plan.trials, 1 if tuner != "bayesian" else 3):
+        folder = tmp_path / f"stopped-{stop}"
+        ran = run_search(folder, plan, executions=stop, fail=fail)
+        records = Records(folder, plan)
+        assert records.all()[-1]["status"] == "running"  # drawn, and stopped before its end
+        for again in itertools.count():  # and stopped once more after each trial
+            more = run_search(folder, plan, executions=1 if again < 2 else None, fail=fail)
+            ran += more
+            if not more or again >= 2:
+                break
+        assert ran == list(range(plan.trials)), stop  # nothing lost, nothing twice
+        assert drawn(folder, plan) == straight, stop
+    if tuner == "grid":
+        assert {(v["temperature"], v["loss"]) for v in straight} == set(
+            itertools.product((1.0, 2.51984, 6.3496, 16.0), ("spherical", "kd"))
+        )
+
+
+@pytest.mark.parametrize("tuner", SEARCHES)
+def test_a_trial_whose_end_nobody_saw_keeps_its_place_at_every_later_stop(tuner, tmp_path):
+    if tuner == "bayesian":
+        pytest.importorskip("sklearn", reason="the extra skd_tf[bayesian] is not installed")
+    plan = SEARCHES[tuner]
+    run_search(tmp_path / "straight", plan)
+    for unseen in range(0, plan.trials - 1, 1 if tuner != "bayesian" else 2):
+        folder = tmp_path / f"unseen-{unseen}"
+        ran = run_search(folder, plan, unseen=unseen)
+        for executions in (1, 1, None):
+            ran += run_search(folder, plan, executions=executions)
+        assert ran == list(range(plan.trials)), unseen
+        assert drawn(folder, plan) == drawn(tmp_path / "straight", plan), unseen
+
+
+def test_a_seed_is_a_seed_and_the_first_trial_is_the_default(tmp_path):
+    plan = SEARCHES["random"]
+    for folder, seed in (("one", 0), ("two", 0), ("other", 1)):
+        run_search(tmp_path / folder, dataclasses.replace(plan, search_seed=seed))
+    one, two, other = (
+        drawn(tmp_path / folder, dataclasses.replace(plan, search_seed=seed))
+        for folder, seed in (("one", 0), ("two", 0), ("other", 1))
+    )
+    assert one == two != other
+    assert one[0] == other[0] == {"temperature": 4.0, "loss": "spherical"}
+
+
+def test_more_trials_continue_a_search_and_failures_never_stop_it(tmp_path):
+    plan = SEARCHES["random"]
+    assert run_search(tmp_path, plan, fail=range(7)) == list(range(7))
+    assert not Records(tmp_path, plan).ranked()
+    more = dataclasses.replace(plan, max_trials=12)
+    assert run_search(tmp_path, more) == list(range(7, 12))
+    assert run_search(tmp_path, plan) == []
+
+
+def test_another_search_is_refused_and_a_missing_record_is_seen(tmp_path):
+    plan = SEARCHES["random"]
+    run_search(tmp_path, plan, executions=3)
+    other = Plan(CONFIG.replace(student="cnn_4"), ("temperature:log:1:8",), tuner="bayesian", objective="val_nll")
+    with pytest.raises(InputError) as caught:
+        Records(tmp_path, other).claim()
+    for words in ("--student: cnn_2 -> cnn_4", "--tuner: random -> bayesian", "val_accuracy:max -> val_nll:min"):
+        assert words in str(caught.value) and "--overwrite" in str(caught.value)
+    anew = dataclasses.replace(other, config=other.config.replace(overwrite=True))
+    (tmp_path / "teacher_cache").mkdir()
+    Records(tmp_path, anew).claim()
+    assert (tmp_path / "teacher_cache").is_dir() and Records(tmp_path, anew).all() == []
+    run_search(tmp_path / "gap", plan, executions=3)
+    (tmp_path / "gap" / "trials" / "0001" / "record.json").unlink()
+    with pytest.raises(InputError, match="0001"):
+        Records(tmp_path / "gap", plan).all()
+    (tmp_path / "gap" / "trials" / "0001" / "record.json").write_text("{")
+    with pytest.raises(InputError, match="damaged"):
+        Records(tmp_path / "gap", plan).all()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text("{}")
+    with pytest.raises(InputError, match="not a search's"):
+        Records(tmp_path / "run", plan).claim()
+
+
+def test_a_search_goes_on_with_its_own_teacher_and_data_only(tmp_path):
+    records = Records(tmp_path, SEARCHES["random"])
+    records.claim()
+    facts = {"data": ["folder:x", "1", 90, "a"], "images": "b", "images_in": "memory"}
+    records.remember("teacher", facts)
+    records.remember("teacher", dict(facts))
+    records.remember(None, facts)  # a trial without a teacher changes nothing
+    records.claim()
+    with pytest.raises(InputError, match="The teacher has changed"):
+        records.remember("another", facts)
+    changes = [
+        ({"data": ["folder:x", "1", 91, "a"]}, "The data has changed since this search"),
+        ({"images": "c"}, "mean, std"),
+        ({"images": "c", "images_in": "none"}, "--cache_dataset=memory"),
+    ]
+    for change, words in changes:
+        with pytest.raises(InputError, match=words):
+            records.remember("teacher", facts | change)
+
+
+def test_a_full_disk_is_known_through_what_came_from_it():
+    try:
+        try:
+            raise OSError(28, "No space left on device")
+        except OSError as error:
+            raise InputError("The workdir cannot be written.") from error
+    except InputError as error:
+        assert is_disk_full(error)
+    assert not is_disk_full(InputError("Another thing.")) and not is_disk_full(OSError(13, "Permission denied"))
+
+
+def test_tuners_have_oracles():
+    from skd_tf.search.oracles import ORACLES
+
+    assert tuple(ORACLES) == TUNERS and OBJECTIVES["val_accuracy"] == "max"

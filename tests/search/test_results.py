@@ -1,0 +1,99 @@
+"""What a search leaves for people: tables, the sentence on the default, pictures. Nothing is trained here."""
+
+import itertools
+import json
+
+import pytest
+
+from skd_tf.config import Config
+from skd_tf.search.plan import Plan
+from skd_tf.search.trial_records import Records
+
+CONFIG = Config(teacher_checkpoint="teacher", student="cnn_2")
+TEMPERATURES = "temperature:choice:1,2,4,8,16"
+
+
+def fake_records(folder, plan, objectives, spreads=None):
+    records = Records(folder, plan)
+    records.claim()
+    spreads = spreads or [None] * len(objectives)
+    for number, (values, objective, spread) in enumerate(zip(_combinations(plan), objectives, spreads, strict=False)):
+        metrics = {"val_accuracy": objective, "step": 8}
+        records.write(
+            {
+                "trial": number,
+                "status": "failed" if objective is None else "finished",
+                "values": values,
+                "started": 2 * number,
+                "ended": 2 * number + 1,
+                "executions": [{"seed": 0, "seconds": 1.0, "metrics": metrics}],
+                "objective": objective,
+                "spread": spread,
+                "reason": "loss=nan" if objective is None else "",
+                "validation_examples": 1000,
+            }
+        )
+    return records
+
+
+def _combinations(plan):
+    points = [d.values or [d.ends[0] + (d.ends[1] - d.ends[0]) * i / 4 for i in range(5)] for d in plan.space]
+    return [dict(zip(plan.names, values, strict=True)) for values in itertools.product(*points)]
+
+
+@pytest.mark.parametrize(
+    "objectives, spreads, words",
+    [
+        ([0.80, 0.81, 0.82, 0.83, 0.80], None, "within noise of the default"),
+        ([0.80, 0.81, 0.70, 0.83, 0.80], None, "standard errors of"),
+        ([0.80, 0.81, 0.90, 0.83, 0.80], None, "The best is the default"),
+        ([0.80, 0.81, None, 0.83, 0.80], None, "was not among the finished trials"),
+        ([0.80, 0.81, 0.82, 0.83, 0.80], [0.001] * 5, "standard errors of 0.0008"),
+        ([0.80, 0.81, 0.82, 0.83, 0.80], [0.01] * 5, "within noise of the default"),
+        ([0.80, 0.81, 0.82, 0.83, 0.80], [0.0] * 5, "validation images. The default is as good"),
+        ([1.0, 1.0, 0.0, 1.0, 1.0], [0.0] * 5, "would tell"),
+    ],
+)
+def test_whether_the_best_beats_the_default(objectives, spreads, words, tmp_path):
+    from skd_tf.search import results
+
+    plan = Plan(CONFIG, (TEMPERATURES,), tuner="grid", executions_per_trial=3 if spreads else 1)
+    records = fake_records(tmp_path, plan, objectives, spreads)
+    ranked = results.write(records)
+    text = results.closing(records, ranked)
+    assert words in text, text
+    assert "4 trials finished, 1 failed" in text if None in objectives else "5 trials finished" in text
+    rows = (tmp_path / "trials.csv").read_text().splitlines()
+    assert len(rows) == 6 and rows[0].startswith("trial,status,temperature,val_accuracy,spread")
+    assert [json.loads(line) for line in (tmp_path / "trials.jsonl").read_text().splitlines()] == records.all()
+
+
+def test_the_default_may_lie_outside_or_be_beyond_judgement(tmp_path):
+    from skd_tf.search import results
+
+    outside = Plan(CONFIG, ("temperature:choice:1,2",))
+    records = fake_records(tmp_path / "outside", outside, [0.5, 0.6])
+    assert "lies outside the space" in results.verdict(records, records.ranked())
+    by_nll = Plan(CONFIG, ("temperature:choice:1,4",), objective="val_nll")
+    records = fake_records(tmp_path / "nll", by_nll, [0.5, 0.6])
+    assert records.ranked()[0]["objective"] == 0.5
+    assert "--executions_per_trial=3 would tell" in results.verdict(records, records.ranked())
+
+
+@pytest.mark.parametrize(
+    "search",
+    [
+        (TEMPERATURES, "loss:choice:spherical,kd"),
+        ("loss:choice:spherical,kd",),
+        ("temperature:log:1:16", "learning_rate:log:0.01:0.1"),
+        ("epochs:int:1:5", "center:choice:true,false"),
+        ("radius:choice:auto,3,6",),
+    ],
+)
+def test_every_space_has_a_picture(search, tmp_path):
+    from skd_tf.search import plot
+
+    plan = Plan(CONFIG, search, executions_per_trial=2)
+    records = fake_records(tmp_path, plan, [0.5, None, *(0.6 + 0.001 * i for i in range(30))], [0.01] * 32)
+    path = plot.write(records, records.ranked())
+    assert path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 10_000

@@ -1,0 +1,111 @@
+"""What may be searched: the grammar of --search, and what reads a searched setting."""
+
+import dataclasses
+
+import pytest
+
+from skd_tf.config import Config
+from skd_tf.distillation.optimizers import make_optimizer
+from skd_tf.errors import InputError
+from skd_tf.search.space import READ_BY, SEARCHABLE, parse_dimension, parse_space
+
+CONFIG = Config(teacher_checkpoint="teacher", student="cnn_2")
+
+
+@pytest.mark.parametrize(
+    "text, kind, ends, values",
+    [
+        ("temperature:log:1:16", "log", (1.0, 16.0), ()),
+        ("temperature:log:1:16:5", "log", (1.0, 16.0), (1.0, 2.0, 4.0, 8.0, 16.0)),
+        ("kd_weight:linear:0:1:3", "linear", (0.0, 1.0), (0.0, 0.5, 1.0)),
+        ("epochs:int:1:9", "int", (1, 9), ()),
+        ("epochs:int:1:9:3", "int", (1, 9), (1, 5, 9)),
+        ("temperature:int:1:4", "int", (1.0, 4.0), ()),
+        ("loss:choice:spherical,kd", "choice", (), ("spherical", "kd")),
+        ("radius:choice:auto,3,teacher_mean", "choice", (), ("auto", 3.0, "teacher_mean")),
+        ("center:choice:true,false", "choice", (), (True, False)),
+        ("warmup_epochs:choice:none,1", "choice", (), (None, 1.0)),
+        ("lr_schedule:choice:cosine|multistep:10,20", "choice", (), ("cosine", "multistep:10,20")),
+        ("kd_weight:choice:0.9|0.9, 0.1 from epoch 9", "choice", (), (0.9, "0.9, 0.1 from epoch 9")),
+    ],
+)
+def test_the_grammar_of_a_search(text, kind, ends, values):
+    dimension = parse_dimension(text, CONFIG)
+    assert (dimension.kind, dimension.ends, dimension.values) == (kind, ends, values)
+    assert parse_dimension(dimension.text, CONFIG) == dimension
+    for value in values:
+        assert value in dimension and dimension.value(dimension.drawn(value)) == value
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("", "names no setting"),
+        ("temperature", "not in its grammar"),
+        ("temperature:uniform:1:2", "not in its grammar"),
+        ("temprature:log:1:4", "Did you mean temperature?"),
+        ("dataset:choice:digits,cifar10", "names no setting"),
+        ("temperature:log:4:1", "ends out of order"),
+        ("temperature:log:0:4", "ends out of order"),
+        ("temperature:log:nan:4", "ends out of order"),
+        ("temperature:linear:0:4", "--temperature is out of range"),
+        ("temperature:log:1", "no two numbers"),
+        ("temperature:log:1:16:1", "COUNT"),
+        ("temperature:log:1:16:3:3", "COUNT"),
+        ("temperature:choice:4", "only one"),
+        ("temperature:choice:4,4.0", "one value twice"),
+        ("epochs:linear:1:3", "Use epochs:int"),
+        ("epochs:int:1.5:3", "no two numbers"),
+        ("loss:linear:1:3", "Use loss:choice"),
+        ("loss:choice:spherical,nonsense", "--loss has an unknown value"),
+        ("momentum:linear:0.5:1", "--momentum is out of range"),
+    ],
+)
+def test_a_bad_search_is_one_line(text, words):
+    with pytest.raises(InputError) as caught:
+        parse_dimension(text, CONFIG)
+    assert words in str(caught.value) and "\n" not in str(caught.value) and "Received --" in str(caught.value)
+
+
+def test_every_searchable_name_is_a_setting_and_each_is_searched_once():
+    assert set(SEARCHABLE) <= {field.name for field in dataclasses.fields(Config)}
+    with pytest.raises(InputError, match="searched twice"):
+        parse_space(["temperature:log:1:4", "temperature:choice:1,2"], CONFIG)
+
+
+@pytest.mark.parametrize(
+    "fixed, searched, words",
+    [
+        ({"loss": "kd"}, ["radius:choice:auto,2"], "Received --search=radius:choice:auto,2.0 with --loss=kd."),
+        ({}, ["loss:choice:kd,dist", "center:choice:true,false"], "with --search=loss:choice:kd,dist."),
+        ({"loss": "cross_entropy"}, ["temperature:log:1:16"], "No loss of this search reads --temperature"),
+        ({"loss": "cross_entropy"}, ["kd_weight:linear:0:1"], "No loss of this search reads --kd_weight"),
+        ({"optimizer": "adamw"}, ["momentum:linear:0:0.9"], "Expected --optimizer=sgd."),
+    ],
+)
+def test_what_no_loss_or_optimizer_of_a_search_reads_is_refused(fixed, searched, words):
+    with pytest.raises(InputError) as caught:
+        parse_space(searched, CONFIG.replace(**fixed))
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_what_one_of_several_losses_or_optimizers_reads_may_be_searched():
+    for fixed, searched, setting in (
+        ({"loss": "kd"}, "loss:choice:kd,spherical", "radius:choice:auto,2"),
+        ({"loss": "cross_entropy"}, "loss:choice:cross_entropy,kd", "temperature:log:1:16"),
+        ({"optimizer": "adamw"}, "optimizer:choice:adamw,sgd", "nesterov:choice:true,false"),
+    ):
+        assert len(parse_space([setting, searched], CONFIG.replace(**fixed))) == 2
+
+
+def test_each_optimizer_reads_what_is_searched_for_it_alone():
+    class Reading:
+        def __getattr__(self, name):
+            reads.add(name)
+            return getattr(config, name)
+
+    for config in (CONFIG, CONFIG.replace(optimizer="adamw")):
+        reads = set()
+        make_optimizer(Reading(), 0.1)
+        for name in ("momentum", "nesterov", "weight_decay", "clip_norm", "ema_momentum"):
+            assert (name in reads) == (config.optimizer in READ_BY.get(name, ("", ("sgd", "adamw")))[1]), name

@@ -1,0 +1,264 @@
+"""The search as its user runs it, on real digits: what it leaves, what stops it and what does not."""
+
+import csv
+import errno
+import json
+import signal
+
+import numpy as np
+import pytest
+
+from skd_tf import tune
+from skd_tf.config.flags import read_flagfile
+from skd_tf.distillation.distiller import Distiller
+from skd_tf.errors import InputError
+from skd_tf.search.plan import OBJECTIVES, Plan
+from skd_tf.search.trial_records import Records
+from skd_tf.training import checkpoints, experiment, train_student
+from tests.search import cases
+from tests.search.cases import SMALL, command, counting, folder_of
+
+GRID = ("temperature:choice:1,4", "kd_weight:choice:0.5,0.9")
+
+
+@pytest.fixture(scope="module")
+def config():
+    return cases.config()
+
+
+@pytest.fixture(scope="module")
+def setup():
+    return cases.setup()
+
+
+@pytest.fixture(scope="module")
+def finished(config, setup, tmp_path_factory):
+    """A grid of four trials, its folder, and how often students were trained and steps were traced."""
+    folder, plan = tmp_path_factory.mktemp("search"), Plan(config, GRID, tuner="grid")
+    with counting(train_student, "train_student") as trained, counting(Distiller, "train_step") as traced:
+        ranked = tune.search(plan, folder, setup=setup)
+    return plan, folder, ranked, len(trained), len(traced)
+
+
+def numbers(record):
+    """A record without what may differ between two runs of the same search."""
+    timed = ("seconds", "examples_per_second", "input_wait_share")
+    runs = [{k: v for k, v in run["metrics"].items() if k not in timed} for run in record["executions"]]
+    return [record["trial"], record["status"], record["values"], record["objective"], runs]
+
+
+def test_a_search_leaves_all_it_promises(finished, config):
+    plan, folder, ranked, trained, traced = finished
+    assert trained == 4 and traced == 1  # one trace for all four trials
+    assert [record["objective"] for record in ranked] == sorted((r["objective"] for r in ranked), reverse=True)
+    with open(folder / "trials.csv") as file:
+        rows = list(csv.DictReader(file))
+    pairs = {(row["temperature"], row["kd_weight"]) for row in rows}
+    assert pairs == {(t, w) for t in ("1.0", "4.0") for w in ("0.5", "0.9")}
+    assert [float(row["val_accuracy"]) for row in rows] == [r["objective"] for r in Records(folder, plan).all()]
+    assert len((folder / "trials.jsonl").read_text().splitlines()) == 4
+    assert (folder / "search.png").read_bytes().startswith(b"\x89PNG")
+    # A finished trial keeps no weights, and nobody keeps the teacher.
+    kept = [
+        path.name for path in (folder / "trials").rglob("*") if path.is_file() and not path.name.startswith("events")
+    ]
+    assert set(kept) == {"record.json", "config.json", "metrics.jsonl"}
+    student_bytes = 4 * sum(np.prod(v.shape) for v in _build(config).variables)
+    assert not list(folder.rglob("*.keras")) and not list(folder.rglob("*.ckpt")) and student_bytes > 0
+    logged = set(ranked[0]["executions"][0]["metrics"]) - {"epoch", "step"}
+    assert logged == set(OBJECTIVES)
+
+
+def _build(config):
+    from skd_tf import networks
+
+    return networks.build(config.student, input_shape=(8, 8, 1), num_classes=10)
+
+
+def test_the_best_flagfile_repeats_the_best_to_the_last_digit(finished, tmp_path):
+    _, folder, ranked, _, _ = finished
+    best, _ = read_flagfile(folder / "best.flags")
+    assert {name: getattr(best, name) for name in ranked[0]["values"]} == ranked[0]["values"]
+    result = experiment.run(best.replace(report=False), tmp_path)
+    assert result["student"]["val_accuracy"] == ranked[0]["objective"]
+
+
+def test_tensorboard_shows_the_same(finished):
+    from tensorboard.backend.event_processing import event_accumulator
+    from tensorboard.plugins.hparams import plugin_data_pb2
+    from tensorboard.util import tensor_util
+
+    def read(path):
+        reader = event_accumulator.EventAccumulator(str(path))
+        reader.Reload()
+        content = {tag: reader.SummaryMetadata(tag).plugin_data.content for tag in reader.PluginTagToContent("hparams")}
+        return reader, {tag: plugin_data_pb2.HParamsPluginData.FromString(value) for tag, value in content.items()}
+
+    plan, folder, _, _, _ = finished
+    _, parts = read(folder / "tensorboard" / "space")
+    experiment_ = parts["_hparams_/experiment"].experiment
+    assert [info.name for info in experiment_.hparam_infos] == plan.names
+    assert experiment_.metric_infos[0].name.tag == "val_accuracy"
+    for record in Records(folder, plan).all():
+        reader, parts = read(folder / "tensorboard" / f"{record['trial']:04d}" / "seed-0")
+        start = parts["_hparams_/session_start_info"].session_start_info
+        assert {name: value.number_value for name, value in start.hparams.items()} == record["values"]
+        value = tensor_util.make_ndarray(reader.Tensors("val_accuracy")[-1].tensor_proto)
+        assert value == pytest.approx(record["objective"])
+
+
+def test_the_same_command_again_runs_nothing_and_says_the_same(finished, setup, capsys):
+    plan, folder, ranked, _, _ = finished
+    """And with --final_run the best alone is trained on all of train, and measured on the test split."""
+    with counting(train_student, "train_student") as trained:
+        assert tune.search(plan, folder, setup=setup) == ranked
+    assert not trained
+    out = capsys.readouterr().out
+    assert "4 trials finished" in out and "best.flags" in out
+    tune.search(plan, folder, setup=setup, final_run=True)
+    final = json.loads((folder / "final" / "result.json").read_text())
+    assert final["config"]["validation_fraction"] == 0 and 0 <= final["student"]["accuracy"] <= 1
+    assert final["config"]["temperature"] == ranked[0]["values"]["temperature"]
+    better = ranked[0] | {"values": ranked[0]["values"] | {"temperature": 7.0}}
+    with pytest.raises(InputError, match=r"final run there is of other settings.*--temperature.*Remove that folder"):
+        tune._final_run(Records(folder, plan), better, None)
+
+
+def test_stopped_in_mid_trial_the_same_search_ends_with_the_same_numbers(finished, setup, tmp_path, capsys):
+    plan, folder, _, _, _ = finished
+    calls, run_steps = [], Distiller.run_steps
+
+    def stop(self, *arguments):
+        calls.append(arguments)
+        if len(calls) == 7:  # a trial has four host calls of five steps or less
+            raise KeyboardInterrupt
+        return run_steps(self, *arguments)
+
+    often = Plan(plan.config.replace(checkpoint_every="5 steps"), GRID, tuner="grid")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Distiller, "run_steps", stop)
+        with pytest.raises(KeyboardInterrupt):
+            tune.search(often, tmp_path, setup=setup)
+    assert [record["status"] for record in Records(tmp_path, often).all()] == ["finished", "running"]
+    (checkpoint,) = tmp_path.rglob("*.ckpt")  # one to resume from, none of the best
+    assert checkpoint.name.startswith("step-")
+    assert (tmp_path / "trials.csv").is_file()
+    capsys.readouterr()
+    with counting(train_student, "train_student") as trained:
+        tune.search(often, tmp_path, setup=setup)
+    assert len(trained) == 3 and "Resuming at step" in capsys.readouterr().out  # what was finished is not run again
+    again = [numbers(record) for record in Records(tmp_path, often).all()]
+    assert again == [numbers(record) for record in Records(folder, plan).all()]
+
+
+def test_several_seeds_a_trial_give_mean_and_spread(config, setup, tmp_path, capsys):
+    plan = Plan(config, ("temperature:choice:1,4",), tuner="grid", executions_per_trial=2)
+    ranked = tune.search(plan, tmp_path, setup=setup)
+    for record in ranked:
+        values = [run["metrics"]["val_accuracy"] for run in record["executions"]]
+        assert [run["seed"] for run in record["executions"]] == [0, 1]
+        assert record["objective"] == np.mean(values) and record["spread"] == pytest.approx(np.std(values, ddof=1))
+    assert "2 executions each" in capsys.readouterr().out
+
+
+def test_a_loss_without_a_teacher_is_searched_beside_one_with(config, setup, tmp_path):
+    plan = Plan(config.replace(loss="cross_entropy"), ("loss:choice:cross_entropy,kd",), tuner="grid")
+    ranked = tune.search(plan, tmp_path / "search", setup=setup)
+    alone = next(record for record in ranked if record["values"]["loss"] == "cross_entropy")
+    without = train_student.Setup(setup.dataset, setup.strategy, None)
+    _, history = train_student.train_student(plan.config_of(alone["values"]), without, folder_of(tmp_path / "alone"))
+    assert history["val_accuracy"] == alone["objective"]
+
+
+@pytest.mark.slow
+def test_each_trial_uses_all_local_devices(config, tmp_path):
+    search = ("temperature:choice:1,4",)
+    with counting(train_student, "train_student") as trained:
+        both = tune.search(Plan(config.replace(strategy="mirrored"), search, tuner="grid"), tmp_path / "two")
+    assert [setup.strategy.num_replicas_in_sync for _, setup, *_ in trained] == [2, 2]
+    one = tune.search(Plan(config, search, tuner="grid"), tmp_path / "one")
+    mine, theirs = ({r["trial"]: r["executions"][0]["metrics"]["loss"] for r in ranked} for ranked in (both, one))
+    assert mine == pytest.approx(theirs, rel=1e-2)
+
+
+# What stops a trial, and what a search.
+
+
+def test_a_trial_that_diverges_is_recorded_and_the_search_goes_on(config, setup, tmp_path, capsys):
+    plan = Plan(config, ("learning_rate:choice:1e30,0.1", "batch_size:choice:100,5000"), tuner="grid")
+    ranked = tune.search(plan, tmp_path, setup=setup)
+    every = Records(tmp_path, plan).all()
+    assert [record["status"] for record in every] == ["failed", "failed", "finished", "failed"]
+    assert "diverged" in every[0]["reason"] and str(tmp_path) not in every[0]["reason"]
+    assert not list(tmp_path.rglob("*.ckpt"))
+    assert "smaller than a batch" in every[1]["reason"]
+    # It trained on what a failed trial had left.
+    _, history = train_student.train_student(plan.config_of(ranked[0]["values"]), setup, folder_of(tmp_path / "alone"))
+    assert history["val_accuracy"] == ranked[0]["objective"]
+    assert "1 trials finished, 3 failed" in capsys.readouterr().out
+
+
+def test_no_trial_that_finishes_is_an_error(config, setup, tmp_path):
+    plan = Plan(config, ("batch_size:choice:5000,6000",), tuner="grid")
+    with pytest.raises(InputError, match=r"No trial has finished.*smaller than a batch"):
+        tune.search(plan, tmp_path, setup=setup)
+
+
+def test_a_search_has_a_teacher_cache_of_its_own_unless_one_is_given(config, tmp_path, monkeypatch):
+    plans = []
+    monkeypatch.setattr(tune, "search", lambda plan, *_, **__: plans.append(plan))
+    flags = [
+        f"--teacher_checkpoint={config.teacher_checkpoint}",
+        f"--workdir={tmp_path}",
+        "--search=temperature:choice:1,4",
+    ]
+    for more in ([], ["--teacher_cache_epochs=2"], ["--teacher_cache_dir=mine"], ["--teacher_cache_dir="]):
+        assert command(monkeypatch, *flags, *more) == 0
+    own = str(tmp_path / "teacher_cache")
+    assert [plan.config.teacher_cache_dir for plan in plans] == [own, own, "mine", ""]
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, OSError(errno.ENOSPC, "No space left on device")])
+def test_ctrl_c_and_a_full_disk_end_with_the_command_that_goes_on(stop, config, tmp_path, monkeypatch, capsys):
+    flags = [f"--{name}={getattr(config, name)}" for name in (*SMALL, "teacher_checkpoint", "teacher_cache_dir")]
+    full = isinstance(stop, OSError)
+    flags += [f"--workdir={tmp_path / 'a search'}", "--search=temperature:log:1:16", "--max_trials=1"]
+    write = checkpoints.Checkpoints.write
+
+    def fail(self, *arguments):
+        if full:
+            raise stop
+        write(self, *arguments)
+        signal.raise_signal(stop)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints.Checkpoints, "write", fail)
+        code = command(patch, *flags, "--overwrite")
+    err = capsys.readouterr().err
+    assert code == (1 if full else 130)
+    assert (
+        "python -m skd_tf.tune" in err and "--overwrite" not in err and "'--workdir=" in err and "Traceback" not in err
+    )
+    assert command(monkeypatch, *flags) == 0
+    out = capsys.readouterr().out
+    assert "Trial 1 of 1, resumed" in out
+
+
+def test_errors_of_the_command_come_before_tensorflow_and_touch_nothing(config, tmp_path, monkeypatch, capsys):
+    flags = [f"--workdir={tmp_path / 's'}", "--search=temperature:log:1:16"]
+    flags += [f"--teacher_checkpoint={config.teacher_checkpoint}"]
+    for wrong, words in (
+        (["--teacher_checkpoint=nowhere"], "No model there"),
+        (["--tuner=magic"], "Unknown tuner"),
+        (["--validation_fraction=0"], "never sees the test split"),
+        (["--objective=speed"], "No run logs such a value"),
+    ):
+        assert command(monkeypatch, *flags, *wrong) == 2
+        assert words in capsys.readouterr().err
+    with monkeypatch.context() as patch:
+        patch.setenv("KERASTUNER_TUNER_ID", "chief")
+        assert command(patch, *flags) == 2
+        assert "KERASTUNER_ORACLE_IP" in capsys.readouterr().err
+    assert command(monkeypatch, *flags, "--dry_run") == 0
+    assert "Search: 10 trials, random, val_accuracy max" in capsys.readouterr().out
+    assert not (tmp_path / "s").exists()

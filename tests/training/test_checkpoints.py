@@ -1,0 +1,95 @@
+"""Checkpoints: whole or not there, of this network or refused, bit for bit."""
+
+import errno
+import pathlib
+
+import numpy as np
+import pytest
+
+from skd_tf.errors import InputError
+from skd_tf.training.checkpoints import Checkpoints, state_of
+from tests.helpers.nets import batches, make_distiller, run, weights_of
+
+
+def save(files, *arguments):
+    files.save(*arguments)
+    files.wait()
+
+
+def state(distiller):
+    return {name: np.asarray(variable) for name, variable in state_of(distiller).items()}
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_a_restored_run_goes_on_bit_for_bit(tmp_path, replicas, two_replicas):
+    strategy = two_replicas if replicas == 2 else None
+    data = batches(6)
+    straight = make_distiller(strategy, batch_norm=True)
+    means = run(straight, data)
+    first = make_distiller(strategy, batch_norm=True)
+    run(first, data[:4])
+    save(Checkpoints(tmp_path), first, 4, {"seconds": 1.5})
+    second = make_distiller(strategy, batch_norm=True)
+    assert Checkpoints(tmp_path).restore(second, pytest.fail) == (4, {"seconds": 1.5})
+    assert run(second, data[4:]) == means  # the epoch's means go on too
+    assert all(np.array_equal(a, b) for a, b in zip(state(straight).values(), state(second).values(), strict=True))
+
+
+def test_the_teacher_is_not_inside(tmp_path):
+    distiller = make_distiller()
+    names = state_of(distiller)
+    held = sum(
+        variable.shape == teacher.shape for variable in names.values() for teacher in distiller.teacher.weights[:1]
+    )
+    assert len([name for name in names if name.startswith("student")]) == len(distiller.student.weights)
+    assert held == 2  # the student's own kernel and its momentum
+
+
+def test_damaged_files_are_named_and_passed_over(tmp_path):
+    distiller, files = make_distiller(), Checkpoints(tmp_path, keep=3)
+    states = []
+    for step in (1, 2, 3):
+        run(distiller, batches(1))
+        save(files, distiller, step)
+        states.append(weights_of(distiller.student))
+    oldest, middle, newest = files.paths()
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes(content)
+    middle.write_bytes(middle.read_bytes()[:-100])
+    warnings = []
+    assert files.restore(distiller, warnings.append)[0] == 1
+    assert np.array_equal(weights_of(distiller.student), states[0])
+    assert newest.name in warnings[0] and middle.name in warnings[1]
+    oldest.unlink()
+    assert files.restore(distiller, warnings.append) is None
+
+
+@pytest.mark.parametrize("refusal", [OSError(errno.ESTALE, "Stale file handle"), MemoryError()])
+def test_what_cannot_be_read_at_the_moment_is_not_damaged(tmp_path, monkeypatch, refusal):
+    distiller, files = make_distiller(), Checkpoints(tmp_path)
+    save(files, distiller, 7)
+
+    def refuse(path):
+        raise refusal
+
+    with monkeypatch.context() as during, pytest.raises(type(refusal)):
+        during.setattr(pathlib.Path, "read_bytes", refuse)
+        files.restore(distiller, pytest.fail)
+    assert files.restore(distiller, pytest.fail)[0] == 7
+
+
+def test_old_ones_go_and_unfinished_ones_do_not_count(tmp_path):
+    distiller, files = make_distiller(), Checkpoints(tmp_path, keep=2)
+    for step in (5, 10, 15):
+        save(files, distiller, step)
+    (tmp_path / "step-000000020.ckpt.0123abcd.tmp").write_bytes(b"half")
+    assert [path.name for path in files.paths()] == ["step-000000010.ckpt", "step-000000015.ckpt"]
+    assert files.restore(distiller, pytest.fail)[0] == 15
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_another_network_is_refused(tmp_path):
+    save(Checkpoints(tmp_path), make_distiller(), 1)
+    with pytest.raises(InputError, match="another network or optimizer"):
+        Checkpoints(tmp_path).restore(make_distiller(batch_norm=True), pytest.fail)
