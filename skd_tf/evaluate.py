@@ -7,7 +7,7 @@ from absl import flags
 from skd_tf.config import app
 from skd_tf.config.flags import config_from, define_flags, explicit_names
 from skd_tf.data.catalog import size_and_resize
-from skd_tf.errors import InputError
+from skd_tf.errors import input_error
 from skd_tf.runs.run_record import as_named, other_test_images, recorded_config, run_behind, workdir_of
 from skd_tf.runs.workdir import refuse_own_file, write_json
 from skd_tf.runtime import tf_logging
@@ -53,8 +53,11 @@ def define(flag_values):
 def main(flag_values):
     output = pathlib.Path(flag_values.output) if flag_values.output else None
     if output and not output.parent.is_dir():
-        raise InputError(
-            f"The output has no folder. Expected an existing folder. Received --output={output}. Make {output.parent} first."
+        raise input_error(
+            "The output has no folder",
+            expected="an existing folder",
+            received=f"--output={output}",
+            remedy=f"Make {output.parent} first",
         )
     if output:
         refuse_own_file(output)
@@ -177,10 +180,11 @@ def calibrate(workdir, dataset):
     loading.check_fits(model, dataset, workdir)
     split = dataset.validation
     if split is None:
-        raise InputError(
-            "Nothing was held out: the share rounds to no image. Expected --validation_fraction of at least "
-            f"{1 / len(dataset.train):.2g} in the run. Received {len(dataset.train)} training images in {workdir}. "
-            "Leave out --calibrate for this model."
+        raise input_error(
+            "Nothing was held out: the share rounds to no image",
+            expected=f"--validation_fraction of at least {1 / len(dataset.train):.2g} in the run",
+            received=f"{len(dataset.train)} training images in {workdir}",
+            remedy="Leave out --calibrate for this model",
         )
     logits = predictor.Predictor(model)(split.images, what="calibrating")
     temperature = temperature_scaling.fit_temperature(logits, split.labels)
@@ -227,10 +231,11 @@ def _require_unseen(path, config):
     """InputError where the run behind a model has trained on images that it would be tested on."""
     seed = other_test_images(path, config)
     if seed is not None:
-        raise InputError(
-            f"{path} has trained on most of these test images: {config.dataset} has no test part, and data_seed draws one. "
-            f"Expected --data_seed={seed}, its run's. Received --data_seed={config.data_seed}. Evaluate it by itself with "
-            "its own, or give the folder train/ and test/."
+        raise input_error(
+            f"{path} has trained on most of these test images: {config.dataset} has no test part, and data_seed draws one",
+            expected=f"--data_seed={seed}, its run's",
+            received=f"--data_seed={config.data_seed}",
+            remedy="Evaluate it by itself with its own, or give the folder train/ and test/",
         )
 
 
@@ -238,14 +243,18 @@ def _calibrated_run(path, config):
     """The Config of the run in a workdir, checked to hold images out of its training."""
     run = recorded_config(path)
     if run is None or not run.validation_fraction:
-        raise InputError(
-            "--calibrate needs images that no training has seen. Expected the workdir of a run with --validation_fraction "
-            f"> 0. Received --model={path}. Leave out --calibrate for this model."
+        raise input_error(
+            "--calibrate needs images that no training has seen",
+            expected="the workdir of a run with --validation_fraction > 0",
+            received=f"--model={path}",
+            remedy="Leave out --calibrate for this model",
         )
     if (run.dataset, run.image_size) != (config.dataset, config.image_size):
-        raise InputError(
-            f"--calibrate takes the run's own data. Expected --dataset={run.dataset} and --image_size={run.image_size}. "
-            f"Received --dataset={config.dataset} and --image_size={config.image_size} with {path}. Leave both out."
+        raise input_error(
+            "--calibrate takes the run's own data",
+            expected=f"--dataset={run.dataset} and --image_size={run.image_size}",
+            received=f"--dataset={config.dataset} and --image_size={config.image_size} with {path}",
+            remedy="Leave both out",
         )
     return run
 

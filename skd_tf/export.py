@@ -8,7 +8,7 @@ from absl import flags
 
 from skd_tf.config import app
 from skd_tf.config.flags import config_from, define_flags
-from skd_tf.errors import InputError
+from skd_tf.errors import input_error
 from skd_tf.runs.run_record import as_named, read_json, read_result
 from skd_tf.runs.workdir import write_text
 from skd_tf.runtime import tf_logging
@@ -99,12 +99,16 @@ def export(
     remedy = "Remove it and result.json: the run's command then measures again."
     measured = read_json(details, "A file of measurements", remedy) if details.is_file() else {}
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise InputError(f"The output is taken. Expected a new folder. Received output={output}. Choose another.")
+        raise input_error(
+            "The output is taken", expected="a new folder", received=f"output={output}", remedy="Choose another"
+        )
     config = as_named(Config.from_json(result["config"]), workdir, dataset=dataset_name, download=download)
     if dataset_name not in (None, config.dataset):
-        raise InputError(
-            f"An export is compared on the run's own data. Expected --dataset={config.dataset}. Received "
-            f"--dataset={dataset_name} with {workdir}. Leave it out."
+        raise input_error(
+            "An export is compared on the run's own data",
+            expected=f"--dataset={config.dataset}",
+            received=f"--dataset={dataset_name} with {workdir}",
+            remedy="Leave it out",
         )
     dataset = data.load(config, data_dir)
     student, temperature = loading.load(workdir), None
@@ -151,8 +155,11 @@ def export(
 def _result_of(workdir):
     result = read_result(workdir)
     if result is None:
-        raise InputError(
-            f"The run is not finished. Expected result.json in it. Received workdir={workdir}. Train it to the end first."
+        raise input_error(
+            "The run is not finished",
+            expected="result.json in it",
+            received=f"workdir={workdir}",
+            remedy="Train it to the end first",
         )
     return result
 

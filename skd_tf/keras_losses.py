@@ -4,7 +4,7 @@ import keras
 
 from skd_tf import losses
 from skd_tf.distillation.hyperparameters import number
-from skd_tf.errors import InputError
+from skd_tf.errors import input_error
 from skd_tf.losses import sphere_geometry
 from skd_tf.losses.terms import distill_term
 
@@ -50,9 +50,11 @@ class SphericalDistillation(keras.distillation.DistillationLoss):
         self.temperature = number("temperature", temperature, above=0.0)
         losses.resolve_radius(radius, num_classes=2)
         if radius == "teacher_mean":
-            raise InputError(
-                "Nothing measures the teacher here. Expected a number > 0, auto or teacher_sample. "
-                "Received radius=teacher_mean. Give the number that skd_tf.Distiller.adapt measures."
+            raise input_error(
+                "Nothing measures the teacher here",
+                expected="a number > 0, auto or teacher_sample",
+                received="radius=teacher_mean",
+                remedy="Give the number that skd_tf.Distiller.adapt measures",
             )
         self.radius, self.center = radius, bool(center)
         self._mean = _MeanOverBatch(self._per_example)

@@ -5,7 +5,7 @@ import pathlib
 from absl import flags
 
 from skd_tf.config import app
-from skd_tf.errors import InputError
+from skd_tf.errors import input_error
 
 FILE = "report.html"
 
@@ -42,8 +42,11 @@ def write(paths, output):
         refuse_own_file(output)
     found = [run_data.read(path) for path in paths]
     if not output.absolute().parent.is_dir():
-        raise InputError(
-            f"The output has no folder. Expected an existing folder. Received --output={output}. Make {output.parent} first."
+        raise input_error(
+            "The output has no folder",
+            expected="an existing folder",
+            received=f"--output={output}",
+            remedy=f"Make {output.parent} first",
         )
     write_text(output, html.page(found))
     return output

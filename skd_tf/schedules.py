@@ -70,7 +70,7 @@ def loss_weight(spec, steps_per_epoch, total_steps):
     """
     weight = grammar.parse_weight(spec)
     steps = np.arange(total_steps, dtype=np.float64)
-    if isinstance(weight, grammar.Ramp):
+    if isinstance(weight, grammar.RampWeight):
         part = _RAMPS[weight.shape](np.minimum(1.0, steps / (weight.epochs * steps_per_epoch)))
         return weight.first + (weight.last - weight.first) * part
     return np.asarray(weight.values)[_count_reached(weight.epochs, steps, steps_per_epoch) - 1]

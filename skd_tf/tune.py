@@ -8,14 +8,14 @@ from absl import flags
 
 from skd_tf.config import Config, app
 from skd_tf.config.flags import config_from, define_flags
-from skd_tf.errors import InputError, OfTheMachine
+from skd_tf.errors import EnvironmentFailure, InputError, input_error
 from skd_tf.runs.run_record import recorded_config
 from skd_tf.runs.workdir import locked
 from skd_tf.runtime import cluster, tf_logging
 from skd_tf.runtime.console import say
 from skd_tf.search.plan import OBJECTIVES, TUNERS, Plan
 from skd_tf.search.space import GRAMMAR
-from skd_tf.search.trial_records import RUNNING, Records, is_disk_full
+from skd_tf.search.trial_records import RUNNING, TrialRecords, is_disk_full
 from skd_tf.training import preflight
 
 _TOGETHER = ("KERASTUNER_TUNER_ID", "KERASTUNER_ORACLE_IP", "KERASTUNER_ORACLE_PORT")
@@ -77,7 +77,7 @@ def main(flag_values):
     try:
         search(plan, flag_values.workdir, flag_values.data_dir, final_run=flag_values.final_run)
     except Exception as error:
-        if not (isinstance(error, OfTheMachine) or is_disk_full(error)):
+        if not (isinstance(error, EnvironmentFailure) or is_disk_full(error)):
             raise
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         print(f"The trials are kept; once that is put right, go on with:\n  {app.command_line()}", file=sys.stderr)
@@ -104,11 +104,11 @@ def search(plan, workdir, data_dir=None, *, final_run=False, setup=None):
       InputError: wrong settings, another search's folder, or not one trial that finished.
     """
     from skd_tf.search.oracles import make_oracle
-    from skd_tf.search.trial_runner import Trials
+    from skd_tf.search.trial_runner import TrialRunner
     from skd_tf.search.tuner import Tuner
 
-    records = Records(pathlib.Path(workdir), plan)
-    trials, oracle = Trials(records, data_dir, setup), make_oracle(plan)
+    records = TrialRecords(pathlib.Path(workdir), plan)
+    trials, oracle = TrialRunner(records, data_dir, setup), make_oracle(plan)
     if _role() == "worker":
         Tuner(oracle, records, trials).search()
         say("This worker is done; the chief writes the results.")
@@ -164,9 +164,11 @@ def _final_run(records, best, data_dir):
     before = recorded_config(folder)
     differences = before.differences(config) if before else []
     if differences:  # more trials have found a better one
-        raise InputError(
-            "The final run there is of other settings. Expected those of the best trial. "
-            f"Received {'; '.join(differences)} in {folder}. Remove that folder, and start the same command again."
+        raise input_error(
+            "The final run there is of other settings",
+            expected="those of the best trial",
+            received=f"{'; '.join(differences)} in {folder}",
+            remedy="Remove that folder, and start the same command again",
         )
     say(f"\nFinal run: the best settings on all of train, in {folder}")
     experiment.run(config, folder, data_dir)
@@ -176,14 +178,18 @@ def _role():
     """ "alone", "chief" or "worker": what keras-tuner's three variables say. InputError where some are missing."""
     given = [name for name in _TOGETHER if os.environ.get(name)]
     if cluster.member("auto"):
-        raise InputError(
-            "A search does not span TF_CONFIG's workers. Expected no cluster. Received TF_CONFIG with several workers. "
-            f"Unset it, and share the trials among processes with {', '.join(_TOGETHER)}."
+        raise input_error(
+            "A search does not span TF_CONFIG's workers",
+            expected="no cluster",
+            received="TF_CONFIG with several workers",
+            remedy=f"Unset it, and share the trials among processes with {', '.join(_TOGETHER)}",
         )
     if 0 < len(given) < len(_TOGETHER):
-        raise InputError(
-            f"Several processes share a search with three variables. Expected {', '.join(_TOGETHER)}. "
-            f"Received {', '.join(given)} alone. Set all of them, or none."
+        raise input_error(
+            "Several processes share a search with three variables",
+            expected=f"{', '.join(_TOGETHER)}",
+            received=f"{', '.join(given)} alone",
+            remedy="Set all of them, or none",
         )
     if not given:
         return "alone"

@@ -10,9 +10,9 @@ import textwrap
 from absl import flags
 
 from skd_tf.config import flagfile
-from skd_tf.config.fields import as_text, expectation, kinds_of, rules_of
+from skd_tf.config.fields import expectation, kinds_of, rules_of
 from skd_tf.config.flags import FIELDS, PLACES, define_flags, is_setting, parse
-from skd_tf.errors import InputError
+from skd_tf.errors import InputError, as_text, input_error
 from skd_tf.runtime import devices, signals
 
 _HELP = {"--help", "-help", "-h", "--helpfull", "--helpshort"}
@@ -44,7 +44,9 @@ def run(main, *, description, define=define_flags, required=("workdir",), positi
         for name in required:
             if not flag_values[name].value:
                 expected = flag_values[name].help
-                raise InputError(f"--{name} is missing. Expected {expected}. Received nothing. Add --{name}=...")
+                raise input_error(
+                    f"--{name} is missing", expected=f"{expected}", received="nothing", remedy=f"Add --{name}=.."
+                )
         with signals.raised():
             code = main(flag_values)
         sys.exit(code)

@@ -6,8 +6,8 @@ The flags (cli.py), the JSON record and the comparison of two runs all follow fr
 import dataclasses
 
 from skd_tf.config import grammar
-from skd_tf.config.fields import as_text, checked, did_you_mean, knob, refusal, rules_of
-from skd_tf.errors import InputError
+from skd_tf.config.fields import rules_of, setting, validate
+from skd_tf.errors import as_text, did_you_mean, flag_error, input_error
 from skd_tf.losses.names import LOSS_NAMES, LOSS_SETTINGS
 from skd_tf.networks.names import NETWORK_NAMES
 from skd_tf.runtime import user_code
@@ -23,7 +23,7 @@ _NETWORK = (
 
 def _not_empty(name, value):
     if not value:
-        raise refusal(name, "''", "is empty", "a name", f"Leave --{name} out for its default")
+        raise flag_error(name, "''", "is empty", "a name", f"Leave --{name} out for its default")
     return value
 
 
@@ -33,7 +33,9 @@ def _network(name, value):
     if value.endswith(".keras") and name == "student":
         return value
     remedy = did_you_mean(value, NETWORK_NAMES, "Take a listed name, or MODULE:FUNCTION for one of your own")
-    raise refusal(name, value, "is no network", _NETWORK + (", or a .keras file" if name == "student" else ""), remedy)
+    raise flag_error(
+        name, value, "is no network", _NETWORK + (", or a .keras file" if name == "student" else ""), remedy
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,161 +46,163 @@ class Config:
       InputError: one line for the first value that is not what its knob expects.
     """
 
-    dataset: str = knob(
+    dataset: str = setting(
         "digits",
         "digits, a TFDS image classification set (cifar10, imagenet2012, ...), folder:PATH with a folder of JPEG or PNG "
         "files for each class, in train/ and test/ or split by data_seed, or MODULE:FUNCTION",
         check=_not_empty,
         heading="Data",
     )
-    download: bool = knob(False, "let TFDS download a set that is not there", affects_result=False)
-    data_seed: int = knob(0, "seed of the validation split and the augmentation", low=0, high=2**31 - 1)
-    validation_fraction: float = knob(0.1, "share of the training split held out for validation", low=0, high=0.5)
-    image_size: int = knob(0, "side that images are brought to; 0: the set's own", low=0, unit="pixels")
-    augmentation: str = knob(
+    download: bool = setting(False, "let TFDS download a set that is not there", affects_result=False)
+    data_seed: int = setting(0, "seed of the validation split and the augmentation", low=0, high=2**31 - 1)
+    validation_fraction: float = setting(0.1, "share of the training split held out for validation", low=0, high=0.5)
+    image_size: int = setting(0, "side that images are brought to; 0: the set's own", low=0, unit="pixels")
+    augmentation: str = setting(
         "auto",
         "of training images: pad_crop (pad, crop, mirror), resized_crop (a window of area 0.1 to 1 and ratio 3/4 to 4/3, "
         "mirror), none; auto: pad_crop, of imagenet2012 resized_crop",
         choices=("auto", "pad_crop", "resized_crop", "none"),
     )
-    cache_dataset: str = knob(
+    cache_dataset: str = setting(
         "auto",
         "where decoded images are kept: memory, none (decoded anew each time); auto: in memory where they fit",
         choices=("auto", "memory", "none"),
         affects_result=False,
     )
 
-    student: str = knob(
+    student: str = setting(
         "resnet8",
         f"network to train: {_NETWORK}; or a .keras file, with its weights",
         check=_network,
         heading="Networks",
     )
-    student_checkpoint: str = knob(
+    student_checkpoint: str = setting(
         "", "start weights: a workdir, a .keras file or keras.applications:NAME; a head of another size is made anew"
     )
-    student_preprocessing: str = knob(
+    student_preprocessing: str = setting(
         "auto",
         "put in front of one's own student: raw (nothing), unit (to [0, 1]), tf (to [-1, 1]), torch, caffe (ImageNet's), "
         "standard (the set's mean and std); auto: standard for a function's network without a layer that scales, else raw",
         choices=("auto", *PREPROCESSINGS),
     )
-    student_alone: str = knob(
+    student_alone: str = setting(
         "none",
         "the student without a teacher, for comparison: train, none, or the workdir of such a run",
         check=_not_empty,
     )
-    teacher: str = knob(
+    teacher: str = setting(
         "",
         "network to train as the teacher, named as a student is; or one of ours to check a loaded one against",
         check=_network,
     )
-    teacher_checkpoint: str = knob(
+    teacher_checkpoint: str = setting(
         "", "the teacher: a workdir of a run, a .keras file, a SavedModel folder, or keras.applications:NAME"
     )
-    teacher_preprocessing: str = knob(
+    teacher_preprocessing: str = setting(
         "auto",
         "of a loaded teacher that has it not inside, as of a student; auto: raw",
         choices=("auto", *PREPROCESSINGS),
     )
-    teacher_flagfile: str = knob("", "settings to train the teacher with, in <workdir>/teacher")
+    teacher_flagfile: str = setting("", "settings to train the teacher with, in <workdir>/teacher")
 
-    teacher_cache_dir: str = knob(
+    teacher_cache_dir: str = setting(
         "", "folder for the teacher's logits: computed once per augmented image, shared by runs", affects_result=bool
     )
-    teacher_cache_dtype: str = knob("float16", "of the cached training logits", choices=("float16", "float32"))
-    teacher_cache_epochs: int = knob(
+    teacher_cache_dtype: str = setting("float16", "of the cached training logits", choices=("float16", "float32"))
+    teacher_cache_epochs: int = setting(
         0,
         "epochs of augmentation that are cached and trained on in turn, by any loss; 0: as many as the run has",
         low=0,
         unit="epochs",
     )
 
-    loss: str = knob("spherical", "distillation method", choices=LOSS_NAMES, heading="Loss")
-    temperature: float = knob(4.0, "softmax temperature of the distill term", above=0)
-    kd_weight: float | str = knob(
+    loss: str = setting("spherical", "distillation method", choices=LOSS_NAMES, heading="Loss")
+    temperature: float = setting(4.0, "softmax temperature of the distill term", above=0)
+    kd_weight: float | str = setting(
         0.9, "weight of the distill term", low=0, grammar=grammar.WEIGHT, check=grammar.canonical_weight
     )
-    label_weight: float | str | None = knob(
+    label_weight: float | str | None = setting(
         None,
         "weight of the label term; none: 1 - kd_weight, which then stays in [0, 1]",
         low=0,
         grammar=grammar.WEIGHT,
         check=grammar.canonical_weight,
     )
-    radius: float | str = knob(
+    radius: float | str = setting(
         "auto",
         "L2 norm that logits are projected to; auto: 2 * sqrt(classes)",
         above=0,
         choices=("auto", "teacher_mean", "teacher_sample"),
     )
-    center: bool = knob(True, "subtract each logit vector's mean before projecting")
-    loss_settings: str = knob(
+    center: bool = setting(True, "subtract each logit vector's mean before projecting")
+    loss_settings: str = setting(
         "",
         "what else the loss takes (dkd: alpha, beta)",
         grammar=grammar.LOSS_SETTINGS,
         check=grammar.canonical_loss_settings,
     )
 
-    epochs: int = knob(30, "passes over the training split", low=1, high=10_000, heading="Training")
-    batch_size: int = knob(64, "global, over all replicas", low=1, unit="examples")
-    learning_rate: float = knob(0.05, "global, at its peak", above=0)
-    lr_schedule: str = knob(
+    epochs: int = setting(30, "passes over the training split", low=1, high=10_000, heading="Training")
+    batch_size: int = setting(64, "global, over all replicas", low=1, unit="examples")
+    learning_rate: float = setting(0.05, "global, at its peak", above=0)
+    lr_schedule: str = setting(
         "cosine", "after the warm-up", grammar=grammar.LR_SCHEDULE, check=grammar.canonical_lr_schedule
     )
-    warmup_epochs: float | None = knob(
+    warmup_epochs: float | None = setting(
         None, "linear warm-up of the learning rate; none: 5% of the run", low=0, unit="epochs"
     )
-    optimizer: str = knob("sgd", "optimizer", choices=("sgd", "adamw"))
-    momentum: float = knob(0.9, "of sgd", low=0, below=1)
-    nesterov: bool = knob(False, "Nesterov's momentum, of sgd")
-    weight_decay: float = knob(5e-4, "sgd: L2, added to the gradient before momentum; adamw: decoupled", low=0)
-    clip_norm: float = knob(0.0, "limit of the gradient's global norm; 0: off", low=0)
-    ema_momentum: float = knob(
+    optimizer: str = setting("sgd", "optimizer", choices=("sgd", "adamw"))
+    momentum: float = setting(0.9, "of sgd", low=0, below=1)
+    nesterov: bool = setting(False, "Nesterov's momentum, of sgd")
+    weight_decay: float = setting(5e-4, "sgd: L2, added to the gradient before momentum; adamw: decoupled", low=0)
+    clip_norm: float = setting(0.0, "limit of the gradient's global norm; 0: off", low=0)
+    ema_momentum: float = setting(
         0.0, "of a moving average of the student's weights, which is evaluated and exported; 0: off", low=0, below=1
     )
-    label_smoothing: float = knob(0.0, "share of each label spread over all classes", low=0, below=1)
-    seed: int = knob(0, "seed of the student's initial weights and the shuffle order", low=0, high=2**31 - 1)
+    label_smoothing: float = setting(0.0, "share of each label spread over all classes", low=0, below=1)
+    seed: int = setting(0, "seed of the student's initial weights and the shuffle order", low=0, high=2**31 - 1)
 
-    strategy: str = knob(
+    strategy: str = setting(
         "auto",
         "replicas; auto: multi_worker where TF_CONFIG names several workers, mirrored where there are several devices",
         choices=("auto", "one_device", "mirrored", "multi_worker"),
         heading="Machine",
     )
-    virtual_devices: int = knob(0, "split the first device into so many, to try replicas; 0: leave it as it is", low=0)
-    sync_batch_norm: bool = knob(
+    virtual_devices: int = setting(
+        0, "split the first device into so many, to try replicas; 0: leave it as it is", low=0
+    )
+    sync_batch_norm: bool = setting(
         False, "BatchNorm's statistics over the global batch, not each replica's part of it; without XLA then"
     )
-    precision: str = knob("float32", "that the student computes in", choices=PRECISIONS)
-    teacher_precision: str = knob("float32", "that the teacher computes in", choices=PRECISIONS)
-    jit_compile: str = knob("auto", "XLA; auto: by device", choices=("auto", "true", "false"))
-    steps_per_call: int = knob(8, "training steps per host call", low=1, unit="steps", affects_result=False)
-    checkpoint_every: str = knob(
+    precision: str = setting("float32", "that the student computes in", choices=PRECISIONS)
+    teacher_precision: str = setting("float32", "that the teacher computes in", choices=PRECISIONS)
+    jit_compile: str = setting("auto", "XLA; auto: by device", choices=("auto", "true", "false"))
+    steps_per_call: int = setting(8, "training steps per host call", low=1, unit="steps", affects_result=False)
+    checkpoint_every: str = setting(
         "epoch",
         "how often to save what a resumed run needs",
         grammar=grammar.INTERVAL,
         check=grammar.canonical_interval,
         affects_result=False,
     )
-    keep_checkpoints: int = knob(2, "newest checkpoints that stay, beside the best one", low=1, affects_result=False)
-    profile_steps: str = knob(
+    keep_checkpoints: int = setting(2, "newest checkpoints that stay, beside the best one", low=1, affects_result=False)
+    profile_steps: str = setting(
         "",
         "training steps to trace for TensorBoard's profiler, in <workdir>/tensorboard; the first step is 1",
         grammar=grammar.STEP_RANGE,
         check=grammar.canonical_step_range,
         affects_result=False,
     )
-    report: bool = knob(True, "write report.html at the end", affects_result=False)
-    dry_run: bool = knob(False, "print what would run, and stop", affects_result=False)
-    overwrite: bool = knob(False, "begin anew in a workdir that holds another run", affects_result=False)
+    report: bool = setting(True, "write report.html at the end", affects_result=False)
+    dry_run: bool = setting(False, "print what would run, and stop", affects_result=False)
+    overwrite: bool = setting(False, "begin anew in a workdir that holds another run", affects_result=False)
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
-            object.__setattr__(self, field.name, checked(field, getattr(self, field.name)))
+            object.__setattr__(self, field.name, validate(field, getattr(self, field.name)))
         if self.needs_teacher and self.label_weight is None and grammar.parse_weight(self.kd_weight).extremes[1] > 1:
             remedy = "Lower it, or give --label_weight as well"
-            raise refusal(
+            raise flag_error(
                 "kd_weight",
                 self.kd_weight,
                 "leaves a negative weight to the labels (1 - kd_weight)",
@@ -206,7 +210,7 @@ class Config:
                 remedy,
             )
         if self.label_smoothing and self.loss in NEED_ONE_CLASS:
-            raise refusal(
+            raise flag_error(
                 "label_smoothing",
                 self.label_smoothing,
                 f"does not go with --loss={self.loss}, which needs one class an image",
@@ -216,7 +220,7 @@ class Config:
         foreign = set(grammar.parse_loss_settings(self.loss_settings)) - set(LOSS_SETTINGS[self.loss])
         if foreign:
             known = ", ".join(LOSS_SETTINGS[self.loss]) or "nothing"
-            raise refusal(
+            raise flag_error(
                 "loss_settings",
                 self.loss_settings,
                 f"names what --loss={self.loss} does not take",
@@ -224,7 +228,7 @@ class Config:
                 "Leave it out",
             )
         if self.teacher_cache_epochs and not self.teacher_cache_dir:
-            raise refusal(
+            raise flag_error(
                 "teacher_cache_epochs",
                 self.teacher_cache_epochs,
                 "needs a teacher cache",
@@ -232,7 +236,7 @@ class Config:
                 "Add --teacher_cache_dir=DIR",
             )
         if self.sync_batch_norm and self.jit_compile == "true":
-            raise refusal(
+            raise flag_error(
                 "jit_compile",
                 "true",
                 "excludes --sync_batch_norm: XLA compiles no sum over replicas",
@@ -240,7 +244,7 @@ class Config:
                 "Leave out one of the two",
             )
         if self.warmup_epochs is not None and self.warmup_epochs > self.epochs:
-            raise refusal(
+            raise flag_error(
                 "warmup_epochs",
                 self.warmup_epochs,
                 "is longer than the run",
@@ -261,9 +265,11 @@ class Config:
     def require_teacher(self):
         """Raises InputError where the loss needs a teacher and no flag says where one comes from."""
         if self.needs_teacher and not self.teacher_source:
-            raise InputError(
-                f"--loss={self.loss} needs a teacher. Expected --teacher_checkpoint, --teacher_flagfile or "
-                f"--teacher. Received none of them. Add one, or choose --loss={NEED_NO_TEACHER[0]}."
+            raise input_error(
+                f"--loss={self.loss} needs a teacher",
+                expected="--teacher_checkpoint, --teacher_flagfile or --teacher",
+                received="none of them",
+                remedy=f"Add one, or choose --loss={NEED_NO_TEACHER[0]}",
             )
 
     def replace(self, **changes):
@@ -271,7 +277,7 @@ class Config:
         names = _names()
         for name, value in changes.items():
             if name not in names:
-                raise refusal(
+                raise flag_error(
                     name, value, "is no setting", "a flag of --help", did_you_mean(name, names, "Leave it out")
                 )
         return dataclasses.replace(self, **changes)
@@ -286,10 +292,11 @@ class Config:
         names, given = _names(), set(record)
         unknown, missing = sorted(given - set(names)), [name for name in names if name not in given]
         if unknown or missing:
-            raise InputError(
-                "The recorded settings do not fit this version of skd_tf. Expected each setting once. "
-                f"Received unknown={','.join(unknown) or 'none'} missing={','.join(missing) or 'none'}. "
-                "Run it again from its flags, or with the version that wrote it."
+            raise input_error(
+                "The recorded settings do not fit this version of skd_tf",
+                expected="each setting once",
+                received=f"unknown={','.join(unknown) or 'none'} missing={','.join(missing) or 'none'}",
+                remedy="Run it again from its flags, or with the version that wrote it",
             )
         return cls(**record)
 

@@ -1,13 +1,12 @@
 """Knobs: what a setting has besides type and default, and the one check that every value passes through."""
 
 import dataclasses
-import difflib
 import re
 import sys
 import types
 import typing
 
-from skd_tf.errors import InputError
+from skd_tf.errors import as_text, did_you_mean, flag_error
 
 _BOOLEANS = {"true": True, "false": False}
 # A flagfile line is stripped, and what follows " #" or " //" on it would be a comment to a reader.
@@ -15,7 +14,7 @@ _LOST_IN_A_FLAGFILE = re.compile(r"^\s|\s$|\s(#|//)")
 
 
 @dataclasses.dataclass(frozen=True)
-class Knob:
+class FieldSpec:
     """The rules of one setting; its type and default are the dataclass field's own.
 
     Attributes:
@@ -43,9 +42,9 @@ class Knob:
     affects_result: bool | typing.Callable = True
 
 
-def knob(default, help, **rules):
-    """A dataclass field with the rules of a `Knob`."""
-    return dataclasses.field(default=default, metadata={"knob": Knob(help, **rules)})
+def setting(default, help, **rules):
+    """A dataclass field with the rules of a `FieldSpec`."""
+    return dataclasses.field(default=default, metadata={"knob": FieldSpec(help, **rules)})
 
 
 def rules_of(field):
@@ -55,26 +54,6 @@ def rules_of(field):
 def kinds_of(field):
     """The types that a field's annotation allows: `float | None` gives {float, NoneType}."""
     return set(typing.get_args(field.type)) or {field.type}
-
-
-def as_text(value):
-    """The flag's text of a value; `checked` reads it back as the same value."""
-    if value is None:
-        return "none"
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def refusal(name, value, problem, expected, remedy):
-    """The InputError of one setting: flag, value, expectation and remedy on one line."""
-    remedy = remedy if remedy.endswith("?") else f"{remedy}."
-    text = f"--{name} {problem}. Expected {expected}. Received --{name}={as_text(value)}. {remedy}"
-    return InputError(" ".join(text.split()))
-
-
-def did_you_mean(name, names, otherwise):
-    """A remedy: the nearest of `names`, or `otherwise` when none is near."""
-    near = difflib.get_close_matches(str(name).lower(), names, n=1)
-    return f"Did you mean {near[0]}?" if near else otherwise
 
 
 def expectation(field):
@@ -92,11 +71,11 @@ def expectation(field):
     return ", or ".join(words + ["none"] * (types.NoneType in kinds))
 
 
-def checked(field, value):
+def validate(field, value):
     """A value of a field in canonical type and form.
 
     Args:
-      field: a dataclass field made by `knob`.
+      field: a dataclass field made by `setting`.
       value: of the field's type, or the flag's text of it; a whole float passes as an integer.
 
     Raises:
@@ -106,7 +85,7 @@ def checked(field, value):
     remedy = f"Leave it out for the default, {as_text(field.default) or 'empty'}"
 
     def refuse(problem):
-        return refusal(field.name, value, problem, expectation(field), remedy)
+        return flag_error(field.name, value, problem, expectation(field), remedy)
 
     if getattr(value, "shape", None) == ():
         value = value.item()
@@ -132,7 +111,7 @@ def checked(field, value):
         remedy = did_you_mean(value, rules.choices, remedy)
         raise refuse("has an unknown value")
     elif not rules.grammar and (not value.isprintable() or _LOST_IN_A_FLAGFILE.search(value)):
-        raise refusal(
+        raise flag_error(
             field.name,
             repr(value),
             "cannot stand on a line of a flagfile",

@@ -3,7 +3,7 @@
 import pathlib
 import re
 
-from skd_tf.errors import InputError
+from skd_tf.errors import input_error
 
 _DIRECTIVE = re.compile(r"--?flagfile(?:=(.*))?", re.DOTALL)
 _TRAILING_COMMENT = re.compile(r"\s(#|//)")
@@ -41,16 +41,21 @@ def _read(path, folder, including):
     if folder is not None and not found.exists():
         found = folder / found
     if found.resolve() in including:
-        raise InputError(
-            f"A flagfile includes itself. Expected includes without a circle. Received --flagfile={path} in "
-            f"{including[-1].name}. Remove that line."
+        raise input_error(
+            "A flagfile includes itself",
+            expected="includes without a circle",
+            received=f"--flagfile={path} in {including[-1].name}",
+            remedy="Remove that line",
         )
     try:
         lines = found.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise InputError(
-            f"A flagfile cannot be read ({reason}). Expected a text file. Received --flagfile={path}. Check the path."
+        raise input_error(
+            f"A flagfile cannot be read ({reason})",
+            expected="a text file",
+            received=f"--flagfile={path}",
+            remedy="Check the path",
         ) from error
     for number, line in enumerate(lines, start=1):
         line, where = line.strip(), f"{found} line {number}"
@@ -62,7 +67,9 @@ def _read(path, folder, including):
             continue
         problem = _problem(line)
         if problem:
-            raise InputError(f"{problem[0]} in {where}. Expected --flag=value. Received {line}. {problem[1]}.")
+            raise input_error(
+                f"{problem[0]} in {where}", expected="--flag=value", received=f"{line}", remedy=f"{problem[1]}"
+            )
         yield line, where
 
 

@@ -12,8 +12,8 @@ import sys
 from absl import flags
 
 from skd_tf.config import Config, flagfile
-from skd_tf.config.fields import as_text, did_you_mean, kinds_of, rules_of
-from skd_tf.errors import InputError
+from skd_tf.config.fields import kinds_of, rules_of
+from skd_tf.errors import InputError, as_text, did_you_mean, input_error
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 PLACES = {
@@ -75,7 +75,9 @@ def parse(arguments, flag_values, positional=None):
     pairs = [(_at_home(argument), where) for argument, where in flagfile.expand(arguments)]
     strange = [argument for argument, _ in pairs if any("\ud800" <= letter <= "\udfff" for letter in argument)]
     if strange:  # bytes of a file's name that are no UTF-8: TensorFlow takes no such name
-        raise InputError(f"An argument is no UTF-8. Expected text. Received {strange[0]!r}. Rename the file or folder.")
+        raise input_error(
+            "An argument is no UTF-8", expected="text", received=f"{strange[0]!r}", remedy="Rename the file or folder"
+        )
     try:
         leftovers = flag_values([sys.argv[0] or "skd_tf", *(argument for argument, _ in pairs)])[1:]
     except flags.UnrecognizedFlagError as error:
@@ -83,17 +85,22 @@ def parse(arguments, flag_values, positional=None):
         places = {argument.lstrip("-").partition("=")[0]: where for argument, where in pairs}
         where = f" in {places[error.flagname]}" if places.get(error.flagname) else ""
         remedy = did_you_mean(f"--{error.flagname}", [f"--{known}" for known in names], "See --help for all.")
-        raise InputError(
-            f"Unknown flag{where}. Expected a flag of this command. Received --{error.flagname}. {remedy}"
+        raise input_error(
+            f"Unknown flag{where}",
+            expected="a flag of this command",
+            received=f"--{error.flagname}",
+            remedy=f"{remedy}",
         ) from error
     except (flags.Error, ValueError) as error:
         raise InputError(f"{error}. Expected --flag=value. See --help.") from error
     if leftovers and positional:
         flag_values[positional].value = [*(flag_values[positional].value or []), *leftovers]
     elif leftovers:
-        raise InputError(
-            f"An argument is no flag. Expected --flag=value only. Received {leftovers[0]}. "
-            "Join it to its flag with =, and quote what holds spaces."
+        raise input_error(
+            "An argument is no flag",
+            expected="--flag=value only",
+            received=f"{leftovers[0]}",
+            remedy="Join it to its flag with =, and quote what holds spaces",
         )
 
 

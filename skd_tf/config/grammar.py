@@ -7,7 +7,7 @@ import itertools
 import re
 import typing
 
-from skd_tf.config.fields import as_text, did_you_mean, refusal
+from skd_tf.errors import as_text, did_you_mean, flag_error
 
 WEIGHT = (
     'a number >= 0, steps as "0.9, 0.5 from epoch 60, 0.1 from epoch 80", or a ramp as "linear 0 to 1 over '
@@ -27,7 +27,7 @@ _STEP_RANGE = re.compile(r"(\d+) ?, ?(\d+)")
 _INTERVAL = re.compile(rf"{_NUMBER} ?(steps?|seconds?|s|)")
 
 
-class Steps(typing.NamedTuple):
+class StepwiseWeight(typing.NamedTuple):
     """A weight that is values[i] from epochs[i] on; epochs[0] is 0."""
 
     epochs: tuple
@@ -43,7 +43,7 @@ class Steps(typing.NamedTuple):
         return _short(self.values[0]) + "".join(rest)
 
 
-class Ramp(typing.NamedTuple):
+class RampWeight(typing.NamedTuple):
     """A weight that goes from `first` to `last` within `epochs`, and stays there."""
 
     shape: str
@@ -83,7 +83,7 @@ def parse_weight(value, name="weight"):
       name: of the setting, for the error.
 
     Returns:
-      `Steps` (one step for a constant) or `Ramp`.
+      `StepwiseWeight` (one step for a constant) or `RampWeight`.
 
     Raises:
       InputError: text outside the grammar, or epochs that do not rise.
@@ -94,18 +94,18 @@ def parse_weight(value, name="weight"):
     if ramp:
         first, last, epochs = map(float, ramp.groups()[1:])
         if not 0 < epochs < float("inf") or max(first, last) == float("inf"):
-            raise refusal(name, value, "has a ramp of no length or to infinity", WEIGHT, remedy)
-        return Ramp(ramp[1], first, last, epochs)
+            raise flag_error(name, value, "has a ramp of no length or to infinity", WEIGHT, remedy)
+        return RampWeight(ramp[1], first, last, epochs)
     first, *rest = [piece.strip() for piece in text.split(",")]
     steps = [_STEP.fullmatch(piece) for piece in rest]
     if not re.fullmatch(_NUMBER, first) or not all(steps):
-        raise refusal(name, value, "is not a weight", WEIGHT, remedy)
+        raise flag_error(name, value, "is not a weight", WEIGHT, remedy)
     values = (float(first), *(float(step[1]) for step in steps))
     epochs = (0.0, *(float(step[2]) for step in steps))
     if max(values + epochs) == float("inf"):
-        raise refusal(name, value, "is infinite", WEIGHT, remedy)
+        raise flag_error(name, value, "is infinite", WEIGHT, remedy)
     _check_rising(name, value, epochs, WEIGHT)
-    return Steps(epochs, values)
+    return StepwiseWeight(epochs, values)
 
 
 def parse_lr_schedule(value, name="lr_schedule"):
@@ -117,11 +117,11 @@ def parse_lr_schedule(value, name="lr_schedule"):
     match = _MULTISTEP.fullmatch(text)
     if not match:
         remedy = did_you_mean(text.partition(":")[0], smooth, f"Write for example --{name}=cosine")
-        raise refusal(name, value, "is not a schedule", LR_SCHEDULE, remedy)
+        raise flag_error(name, value, "is not a schedule", LR_SCHEDULE, remedy)
     epochs = tuple(float(epoch) for epoch in match[1].split(","))
     factor = float(match.groups()[-1] or 0.1)
     if not 0 < factor < float("inf") or max(epochs) == float("inf"):
-        raise refusal(name, value, "has a factor or an epoch out of range", LR_SCHEDULE, "Give finite numbers > 0")
+        raise flag_error(name, value, "has a factor or an epoch out of range", LR_SCHEDULE, "Give finite numbers > 0")
     _check_rising(name, value, (0.0, *epochs), LR_SCHEDULE)
     return RateSchedule("multistep", epochs, factor)
 
@@ -132,7 +132,7 @@ def parse_loss_settings(value, name="loss_settings"):
     settings = {match[1]: float(match[2]) for match in matches if match}
     if len(settings) != len(matches) or float("inf") in settings.values():
         remedy = f'Write for example --{name}="beta=2", each name once'
-        raise refusal(name, value, "is not understood", LOSS_SETTINGS, remedy)
+        raise flag_error(name, value, "is not understood", LOSS_SETTINGS, remedy)
     return dict(sorted(settings.items()))
 
 
@@ -145,7 +145,7 @@ def parse_interval(value, name="checkpoint_every"):
     count = float(match[1]) if match else 0.0
     unit = "steps" if match and match[2] in ("", "step", "steps") else "seconds"
     if not 0 < count < float("inf") or (unit == "steps" and not count.is_integer()):
-        raise refusal(name, value, "is not an interval", INTERVAL, f"Write for example --{name}='30 seconds'")
+        raise flag_error(name, value, "is not an interval", INTERVAL, f"Write for example --{name}='30 seconds'")
     return (int(count) if unit == "steps" else count), unit
 
 
@@ -154,14 +154,14 @@ def parse_step_range(value, name="profile_steps"):
     text = _plain(value)
     match = _STEP_RANGE.fullmatch(text)
     if text and not (match and 1 <= int(match[1]) <= int(match[2])):
-        raise refusal(name, value, "is no range of steps", STEP_RANGE, f"Write for example --{name}=100,110")
+        raise flag_error(name, value, "is no range of steps", STEP_RANGE, f"Write for example --{name}=100,110")
     return (int(match[1]), int(match[2])) if text else None
 
 
 def canonical_weight(name, value):
     """A constant as a float, a schedule as its canonical text."""
     parsed = parse_weight(value, name)
-    return parsed.values[0] if isinstance(parsed, Steps) and len(parsed.values) == 1 else parsed.text
+    return parsed.values[0] if isinstance(parsed, StepwiseWeight) and len(parsed.values) == 1 else parsed.text
 
 
 def canonical_lr_schedule(name, value):
@@ -191,4 +191,6 @@ def _short(number):
 
 def _check_rising(name, value, epochs, grammar):
     if any(later <= earlier for earlier, later in itertools.pairwise(epochs)):
-        raise refusal(name, value, "has epochs that do not rise", grammar, "Put them in order, each > 0 and given once")
+        raise flag_error(
+            name, value, "has epochs that do not rise", grammar, "Put them in order, each > 0 and given once"
+        )

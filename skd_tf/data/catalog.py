@@ -60,7 +60,7 @@ KNOWN_DATASETS = {
 }
 
 
-def kind_of(name):
+def source_kind(name):
     """Which reader a dataset's name belongs to: "digits", "folder", "function" or "tfds"."""
     if name == "digits":
         return name

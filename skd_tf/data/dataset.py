@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from skd_tf.data.augmentation import Augmentation, ResizedCrop
-from skd_tf.data.disk_images import StoredImages
+from skd_tf.data.disk_images import DiskImages
 
 UNLABELLED = -1
 
@@ -27,10 +27,10 @@ def evenly_spaced(count, most):
 class Split:
     """Examples: `images` uint8 `[n, h, w, c]`, `labels` int32 `[n]` (-1: none), `index` int64 `[n]` in the source's split.
 
-    Images are an array in memory, or `StoredImages`, which are indexed like one.
+    Images are an array in memory, or `DiskImages`, which are indexed like one.
     """
 
-    images: np.ndarray | StoredImages
+    images: np.ndarray | DiskImages
     labels: np.ndarray
     index: np.ndarray
 
@@ -38,7 +38,7 @@ class Split:
         return len(self.labels)
 
     def take(self, rows):
-        images = self.images.take(rows) if isinstance(self.images, StoredImages) else self.images[rows]
+        images = self.images.take(rows) if isinstance(self.images, DiskImages) else self.images[rows]
         return Split(images, self.labels[rows], self.index[rows])
 
     def labelled(self):

@@ -13,7 +13,7 @@ from skd_tf.data.teacher_cache import key_of
 RECORD_FRAME = 16  # bytes around a TFRecord: length, its checksum, the checksum of the content
 
 
-class Files:
+class FileImages:
     """Encoded images, one a file.
 
     Args:
@@ -30,7 +30,7 @@ class Files:
         return tf.io.read_file(tf.gather(self._paths, row))
 
 
-class Records:
+class TFRecordImages:
     """Encoded images in TFRecord shards, each read and checked at its place, whatever lies before it.
 
     Args:
@@ -60,11 +60,11 @@ class Records:
         return self._parse(tf.raw_ops.DatasetToSingleElement(dataset=first, **kind)[0])
 
 
-class StoredImages:
+class DiskImages:
     """Rows of a store as `[n, height, width, channels]` uint8: indexed like an array, decoded each time.
 
     Args:
-      store: `Files` or `Records`.
+      store: `FileImages` or `TFRecordImages`.
       rows: int64 `[n]`, places in the store.
       shape: (height, width, channels) of every image as it is returned.
       resize: length of the shorter side before the centre crop; 0: the images have their shape already.
@@ -83,7 +83,7 @@ class StoredImages:
         return (len(self), *self._size)
 
     def take(self, rows):
-        return StoredImages(self._store, self._rows[rows], self._size, self._resize)
+        return DiskImages(self._store, self._rows[rows], self._size, self._resize)
 
     def __getitem__(self, rows):
         rows = self._rows[rows]
@@ -143,7 +143,7 @@ def decoder(one, signature, shape):
 
 def digest_of(images):
     """SHA-256 of images: of an array's shape, dtype and values, or of what identifies stored ones."""
-    if isinstance(images, StoredImages):
+    if isinstance(images, DiskImages):
         return images.digest()
     digest = hashlib.sha256(f"{images.shape} {images.dtype}".encode())
     digest.update(np.ascontiguousarray(images).data)

@@ -7,7 +7,7 @@ import typing
 import numpy as np
 
 from skd_tf.data.catalog import FOLDER
-from skd_tf.errors import InputError
+from skd_tf.errors import input_error
 
 TEST_SHARE = 0.2  # of a folder without a test part, class by class
 UNLABELLED = "-1"
@@ -138,4 +138,4 @@ def _shown(names, most=8):
 
 
 def _refusal(problem, expected, received, remedy):
-    return InputError(f"{problem}. Expected {expected}. Received {received}. {remedy}.")
+    return input_error(f"{problem}", expected=f"{expected}", received=f"{received}", remedy=f"{remedy}")

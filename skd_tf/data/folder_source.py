@@ -9,9 +9,9 @@ import tensorflow as tf
 from skd_tf.data import folder_index
 from skd_tf.data.catalog import size_and_resize
 from skd_tf.data.dataset import Source, Split
-from skd_tf.data.disk_images import Files, StoredImages
+from skd_tf.data.disk_images import DiskImages, FileImages
 from skd_tf.data.memory_budget import keeps_in_memory, several_sizes
-from skd_tf.errors import InputError
+from skd_tf.errors import input_error
 from skd_tf.runtime.console import say, warn
 
 _MOST_UNREADABLE = 0.01  # of a split's files
@@ -57,7 +57,7 @@ def splits_of_files(config, paths, labels):
     splits = {}
     for name in paths:
         rows = np.flatnonzero(shapes[name][:, 0] > 0)
-        stored = StoredImages(Files(paths[name], _identity(paths[name])), rows, shape, resize)
+        stored = DiskImages(FileImages(paths[name], _identity(paths[name])), rows, shape, resize)
         images = decode_all(stored) if in_memory else stored
         # Numbered by place in the listing: a file that is left out changes no other one's augmentation.
         splits[name] = Split(images, labels[name][rows], rows.astype(np.int64))
@@ -65,7 +65,7 @@ def splits_of_files(config, paths, labels):
 
 
 def decode_all(stored):
-    """`StoredImages` as one array."""
+    """`DiskImages` as one array."""
     images = np.empty(stored.shape, np.uint8)
     for start in range(0, len(stored), _CHUNK):
         images[start : start + _CHUNK] = stored[start : start + _CHUNK]
@@ -89,9 +89,11 @@ def _shapes(paths):
 def _check_readable(name, paths, readable):
     bad = paths[~readable]
     if len(bad) > _MOST_UNREADABLE * len(paths) and len(bad):
-        raise InputError(
-            f"Too many files of the {name} split do not decode: {len(bad)} of {len(paths)}. Expected JPEG or PNG, at most "
-            f"{_MOST_UNREADABLE:.0%} damaged. Received {', '.join(bad[:3])}{' ...' * (len(bad) > 3)}. Repair or remove them."
+        raise input_error(
+            f"Too many files of the {name} split do not decode: {len(bad)} of {len(paths)}",
+            expected=f"JPEG or PNG, at most {_MOST_UNREADABLE:.0%} damaged",
+            received=f"{', '.join(bad[:3])}{' ...' * (len(bad) > 3)}",
+            remedy="Repair or remove them",
         )
     for path in bad[:_NAMED]:
         warn(f"{path} does not decode and is left out.")

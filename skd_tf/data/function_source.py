@@ -10,7 +10,7 @@ from skd_tf.data.catalog import augmentation_of, size_and_resize
 from skd_tf.data.dataset import Source, Split
 from skd_tf.data.folder_source import splits_of_files
 from skd_tf.data.memory_budget import keeps_in_memory, several_sizes
-from skd_tf.errors import InputError
+from skd_tf.errors import input_error
 from skd_tf.runtime import user_code
 
 _REQUIRED = ("class_names", "train")
@@ -34,10 +34,11 @@ def read(config, data_dir, names):
     spec = user_code.resolve(config.dataset, "dataset")(data_dir)
     required = (*_REQUIRED, *(["test"] if "test" in names else []))
     if not isinstance(spec, dict) or set(required) - set(spec) or set(spec) - {*_REQUIRED, *_OPTIONAL}:
-        raise InputError(
-            f"The dataset function returns another thing. Expected a dict with {', '.join(required)}, and as need "
-            f"be {', '.join(_OPTIONAL)}. Received {sorted(spec) if isinstance(spec, dict) else type(spec).__name__} from "
-            f"{config.dataset}. Return such a dict."
+        raise input_error(
+            "The dataset function returns another thing",
+            expected=f"a dict with {', '.join(required)}, and as need be {', '.join(_OPTIONAL)}",
+            received=f"{sorted(spec) if isinstance(spec, dict) else type(spec).__name__} from {config.dataset}",
+            remedy="Return such a dict",
         )
     class_names = tuple(str(name) for name in spec["class_names"])
     parts = {name: _unpacked(config, name, spec[name]) for name in names}
@@ -156,7 +157,9 @@ def _checked_labels(config, name, labels, classes):
 
 
 def _refusal(config, name, expected, received, kind="split"):
-    return InputError(
-        f"The {name} {kind} of the dataset function is another thing. Expected {expected}. Received {received} from "
-        f"{config.dataset}. Change what it returns."
+    return input_error(
+        f"The {name} {kind} of the dataset function is another thing",
+        expected=f"{expected}",
+        received=f"{received} from {config.dataset}",
+        remedy="Change what it returns",
     )

@@ -6,9 +6,9 @@ import pathlib
 import numpy as np
 
 from skd_tf.data import augmentation, folder_source, function_source, tfds_source
-from skd_tf.data.catalog import KNOWN_DATASETS, augmentation_of, kind_of
+from skd_tf.data.catalog import KNOWN_DATASETS, augmentation_of, source_kind
 from skd_tf.data.dataset import Dataset, Source, Split, evenly_spaced
-from skd_tf.errors import InputError
+from skd_tf.errors import input_error
 
 _ASSETS = pathlib.Path(__file__).with_name("assets")
 _MEASURED = 10_000  # images that mean and std are taken over
@@ -32,13 +32,15 @@ def load(config, data_dir=None, *, test=True):
       InputError: an unknown or unprepared set, one that is not an image classification set, images of several sizes, or a
         test split without labels.
     """
-    read = _READERS[kind_of(config.dataset)]
+    read = _READERS[source_kind(config.dataset)]
     source = read(config, data_dir, ("train", "test") if test else ("train",))
     tested = source.splits["test"].labelled() if test else None
     if test and not len(tested):
-        raise InputError(
-            "No test image has a label: nothing could be measured. Expected labels from 0 in the test split. "
-            f"Received {len(source.splits['test'])} images without one from {config.dataset}. Add a test split with labels."
+        raise input_error(
+            "No test image has a label: nothing could be measured",
+            expected="labels from 0 in the test split",
+            received=f"{len(source.splits['test'])} images without one from {config.dataset}",
+            remedy="Add a test split with labels",
         )
     train, validation = _hold_out(source.splits["train"], config.validation_fraction, config.data_seed)
     mean, std = (source.mean, source.std) if source.mean else _pixel_statistics(train.images)
@@ -91,13 +93,18 @@ def _pixel_statistics(images):
 def _read_digits(config, data_dir, names):
     del data_dir
     if config.image_size not in (0, 8):
-        raise InputError(
-            f"digits has 8x8 images. Expected --image_size=0 or 8. Received image_size={config.image_size}. Leave it out."
+        raise input_error(
+            "digits has 8x8 images",
+            expected="--image_size=0 or 8",
+            received=f"image_size={config.image_size}",
+            remedy="Leave it out",
         )
     if config.augmentation == "resized_crop":
-        raise InputError(
-            "digits has no larger originals that a window could be cut from. Expected --augmentation=auto, pad_crop or "
-            "none. Received --augmentation=resized_crop. Leave it out."
+        raise input_error(
+            "digits has no larger originals that a window could be cut from",
+            expected="--augmentation=auto, pad_crop or none",
+            received="--augmentation=resized_crop",
+            remedy="Leave it out",
         )
     with np.load(_ASSETS / "digits.npz", allow_pickle=False) as archive:
         images = np.rint(archive["images"].astype(np.float64) * (255 / 16)).astype(np.uint8)[..., None]

@@ -4,7 +4,7 @@ import math
 import os
 
 from skd_tf.data.catalog import augmentation_of
-from skd_tf.errors import InputError
+from skd_tf.errors import input_error
 
 
 def keeps_in_memory(config, counts, shape):
@@ -22,22 +22,28 @@ def keeps_in_memory(config, counts, shape):
         return False
     if augmentation_of(config) == "resized_crop":  # a window of the original, at another resolution each time
         if config.cache_dataset == "memory":
-            raise InputError(
-                "Resized crops are cut from the original images, which are not kept in memory. Expected "
-                "--cache_dataset=auto or none. Received --cache_dataset=memory. Leave it out."
+            raise input_error(
+                "Resized crops are cut from the original images, which are not kept in memory",
+                expected="--cache_dataset=auto or none",
+                received="--cache_dataset=memory",
+                remedy="Leave it out",
             )
         return False
     needed, most = sum(counts) * math.prod(shape), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 3
     if needed > most and config.cache_dataset == "memory":
-        raise InputError(
-            f"{config.dataset} does not fit in memory. Expected at most {most / 2**30:.1f} GiB decoded. Received "
-            f"{needed / 2**30:.1f} GiB at image size {shape[0]}x{shape[1]}. Lower --image_size, or drop --cache_dataset."
+        raise input_error(
+            f"{config.dataset} does not fit in memory",
+            expected=f"at most {most / 2**30:.1f} GiB decoded",
+            received=f"{needed / 2**30:.1f} GiB at image size {shape[0]}x{shape[1]}",
+            remedy="Lower --image_size, or drop --cache_dataset",
         )
     return needed <= most
 
 
 def several_sizes(config):
-    return InputError(
-        f"The images of {config.dataset} have several sizes. Expected --image_size in pixels. "
-        f"Received image_size={config.image_size}. Add for example --image_size=64."
+    return input_error(
+        f"The images of {config.dataset} have several sizes",
+        expected="--image_size in pixels",
+        received=f"image_size={config.image_size}",
+        remedy="Add for example --image_size=64",
     )

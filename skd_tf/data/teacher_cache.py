@@ -12,7 +12,7 @@ import shutil
 
 import numpy as np
 
-from skd_tf.errors import InputError, OfTheMachine
+from skd_tf.errors import EnvironmentFailure, input_error
 from skd_tf.runs.workdir import write_json
 from skd_tf.runtime import atomic_files
 
@@ -87,7 +87,7 @@ class TeacherCache:
         """OfTheMachine, before the first byte, where the disk has no room for so many more files."""
         needed, free = files * self.file_bytes(shape), shutil.disk_usage(self.folder).free
         if needed > free:
-            raise OfTheMachine(
+            raise EnvironmentFailure(
                 f"The disk is too small for the teacher cache. Expected {needed / 1e9:.2f} GB free. Received "
                 f"{free / 1e9:.2f} GB in {self.folder}. Free some, or lower --teacher_cache_epochs."
             )
@@ -103,9 +103,11 @@ class TeacherCache:
         """Writes logits `[examples, classes]`, whole or not at all."""
         body = np.ascontiguousarray(logits, self.dtype)
         if not np.isfinite(body).all():
-            raise InputError(
-                f"The teacher's logits do not fit the records. Expected finite {self.dtype} numbers. Received values up to "
-                f"{np.abs(logits).max():.3g}. Use --teacher_cache_dtype=float32, or check the teacher."
+            raise input_error(
+                "The teacher's logits do not fit the records",
+                expected=f"finite {self.dtype} numbers",
+                received=f"values up to {np.abs(logits).max():.3g}",
+                remedy="Use --teacher_cache_dtype=float32, or check the teacher",
             )
         digest = hashlib.sha256(self._header(key, body.shape, _NO_CHECKSUM))
         digest.update(body.data)
@@ -137,7 +139,9 @@ class TeacherCache:
         return None if digest.hexdigest() == checksum else "is damaged: its checksum does not match"
 
     def _unwritable(self, error):
-        return InputError(
-            f"The teacher cache cannot be written ({error.strerror}). Expected a writable folder. "
-            f"Received teacher_cache_dir={self.folder}. Choose another --teacher_cache_dir."
+        return input_error(
+            f"The teacher cache cannot be written ({error.strerror})",
+            expected="a writable folder",
+            received=f"teacher_cache_dir={self.folder}",
+            remedy="Choose another --teacher_cache_dir",
         )

@@ -10,9 +10,9 @@ import tensorflow as tf
 from skd_tf.data import image_ops
 from skd_tf.data.catalog import KNOWN_DATASETS, known_of, size_and_resize
 from skd_tf.data.dataset import Source, Split
-from skd_tf.data.disk_images import RECORD_FRAME, Records, StoredImages
+from skd_tf.data.disk_images import RECORD_FRAME, DiskImages, TFRecordImages
 from skd_tf.data.memory_budget import keeps_in_memory, several_sizes
-from skd_tf.errors import InputError
+from skd_tf.errors import input_error
 from skd_tf.runtime.console import say
 
 
@@ -24,9 +24,11 @@ def read(config, data_dir, names):
     image_key, label_key = _supervised_keys(builder.info, tfds)
     tests = [split for split in ("test", "validation") if split in builder.info.splits]
     if "train" not in builder.info.splits or ("test" in names and not tests):
-        raise InputError(
-            f"Dataset {config.dataset} lacks a split. Expected train, and test or validation. "
-            f"Received splits={', '.join(builder.info.splits)}. Choose another set."
+        raise input_error(
+            f"Dataset {config.dataset} lacks a split",
+            expected="train, and test or validation",
+            received=f"splits={', '.join(builder.info.splits)}",
+            remedy="Choose another set",
         )
     size, resize = size_and_resize(config)
     shape = builder.info.features[image_key].shape
@@ -63,9 +65,11 @@ def _telling_damage(config, builder, split):
     try:
         yield
     except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
-        raise InputError(
-            f"The {split} split of {config.dataset} is damaged. Expected whole records of images. "
-            f"Received {error.message.splitlines()[0]} in {builder.data_path}. Prepare it again."
+        raise input_error(
+            f"The {split} split of {config.dataset} is damaged",
+            expected="whole records of images",
+            received=f"{error.message.splitlines()[0]} in {builder.data_path}",
+            remedy="Prepare it again",
         ) from error
 
 
@@ -74,15 +78,19 @@ def _prepared(tfds, config, data_dir):
     try:
         builder = tfds.builder(config.dataset, data_dir=data_dir)
     except (tfds.core.DatasetNotFoundError, ValueError) as error:
-        raise InputError(
-            f"Unknown dataset. Expected one of {', '.join(sorted(KNOWN_DATASETS))}, another TFDS image classification set, "
-            f"folder:PATH or MODULE:FUNCTION. Received dataset={config.dataset}. Check the name and {where}."
+        raise input_error(
+            "Unknown dataset",
+            expected=f"one of {', '.join(sorted(KNOWN_DATASETS))}, another TFDS image classification set, folder:PATH or MODULE:FUNCTION",
+            received=f"dataset={config.dataset}",
+            remedy=f"Check the name and {where}",
         ) from error
     if not builder.is_prepared():
         if not config.download:
-            raise InputError(
-                f"Dataset {config.dataset} is not prepared. Expected it in {where}. Received nothing readable there. "
-                "Point --data_dir at a prepared TFDS folder, or add --download."
+            raise input_error(
+                f"Dataset {config.dataset} is not prepared",
+                expected=f"it in {where}",
+                received="nothing readable there",
+                remedy="Point --data_dir at a prepared TFDS folder, or add --download",
             )
         builder.download_and_prepare()
     return builder
@@ -98,9 +106,11 @@ def _supervised_keys(info, tfds):
         or not isinstance(features[keys[1]], tfds.features.ClassLabel)
         or features[keys[0]].np_dtype != np.uint8
     ):
-        raise InputError(
-            f"Dataset {info.name} is not an image classification set. Expected one uint8 image and one class label. "
-            f"Received supervised_keys={keys}. Choose another set."
+        raise input_error(
+            f"Dataset {info.name} is not an image classification set",
+            expected="one uint8 image and one class label",
+            received=f"supervised_keys={keys}",
+            remedy="Choose another set",
         )
     return keys
 
@@ -136,9 +146,11 @@ def _stored(builder, split, keys, count, shape, resize):
     image_key, label_key = keys
     shards = [str(path) for path in builder.info.splits[split].filepaths]
     if builder.info.file_format.value != "tfrecord":
-        raise InputError(
-            f"{builder.name} is not kept in memory, and its files cannot be read in any order. Expected file format "
-            f"tfrecord. Received {builder.info.file_format.value}. Prepare it again as tfrecord, or lower --image_size."
+        raise input_error(
+            f"{builder.name} is not kept in memory, and its files cannot be read in any order",
+            expected="file format tfrecord",
+            received=f"{builder.info.file_format.value}",
+            remedy="Prepare it again as tfrecord, or lower --image_size",
         )
 
     def label_and_length(record):
@@ -168,9 +180,11 @@ def _stored(builder, split, keys, count, shape, resize):
 
     identity = hashlib.sha256(labels.tobytes() + lengths.tobytes()).hexdigest()
     facts = [builder.info.full_name, split, identity]
-    store = Records(shards, image_of, shard, offsets, lengths, facts)
-    return Split(StoredImages(store, np.arange(count), shape, resize), labels.astype(np.int32), np.arange(count))
+    store = TFRecordImages(shards, image_of, shard, offsets, lengths, facts)
+    return Split(DiskImages(store, np.arange(count), shape, resize), labels.astype(np.int32), np.arange(count))
 
 
 def _damaged(builder, expected, found):
-    return InputError(f"{builder.name} is damaged. Expected {expected} examples. Received {found}. Prepare it again.")
+    return input_error(
+        f"{builder.name} is damaged", expected=f"{expected} examples", received=f"{found}", remedy="Prepare it again"
+    )

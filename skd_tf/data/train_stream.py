@@ -6,7 +6,7 @@ import math
 import tensorflow as tf
 
 from skd_tf.data import augmentation as augment
-from skd_tf.data.disk_images import StoredImages, decoder
+from skd_tf.data.disk_images import DiskImages, decoder
 from skd_tf.data.teacher_cache import HEADER_BYTES
 
 _SHUFFLE_STREAM = 2 << 32  # far from the augmentation's: no epoch of one is an epoch of the other
@@ -44,7 +44,7 @@ def train_stream(
     examples, last_index = len(train), int(train.index.max())
     part = config.batch_size // shards
     rows_per_epoch = steps_per_epoch * config.batch_size
-    stored = isinstance(train.images, StoredImages)
+    stored = isinstance(train.images, DiskImages)
     period = len(logit_files) if logit_files else config.teacher_cache_epochs
     with tf.device("CPU"):
         files = tf.constant(logit_files or [""])
@@ -111,9 +111,7 @@ class AugmentedImages:
 
     def __getitem__(self, rows):
         table, images = tf.gather(self._table, rows), self._train.images
-        pixels = (
-            self._pictures(tf.constant(rows, tf.int64), table) if isinstance(images, StoredImages) else images[rows]
-        )
+        pixels = self._pictures(tf.constant(rows, tf.int64), table) if isinstance(images, DiskImages) else images[rows]
         return augment.apply(tf.constant(pixels), table, self._augmentation).numpy()
 
     @functools.cached_property

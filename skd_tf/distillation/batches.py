@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from skd_tf import losses
 from skd_tf.distillation.objective import class_numbers
-from skd_tf.errors import InputError
+from skd_tf.errors import InputError, input_error
 from skd_tf.models.sync_batch_norm import counting
 from skd_tf.runtime import replicas
 
@@ -75,9 +75,11 @@ def weighted_by_class(dataset, class_weight):
     """
     _, y, sample_weight = keras.utils.unpack_x_y_sample_weight(dataset.element_spec)
     if y is None or sample_weight is not None:
-        raise InputError(
-            "class_weight cannot be applied. Expected batches of (x, y). "
-            f"Received {'x alone' if y is None else '(x, y, sample_weight)'}. Leave class_weight out."
+        raise input_error(
+            "class_weight cannot be applied",
+            expected="batches of (x, y)",
+            received=f"{'x alone' if y is None else '(x, y, sample_weight)'}",
+            remedy="Leave class_weight out",
         )
     listed, values = tf.constant([*class_weight], tf.int64), tf.constant([*class_weight.values()], tf.float32)
 
@@ -129,5 +131,7 @@ def mean_logit_norm(data, logits_of, *, center):
         if seen >= _ADAPT_EXAMPLES:
             break
     if not seen:
-        raise InputError("adapt() got no data. Expected training images. Received 0 batches. Pass the training data.")
+        raise input_error(
+            "adapt() got no data", expected="training images", received="0 batches", remedy="Pass the training data"
+        )
     return np.concatenate(norms).astype(np.float64).mean()

@@ -6,12 +6,12 @@ import tensorflow as tf
 from skd_tf import losses
 from skd_tf.distillation import batches, optimizers
 from skd_tf.distillation.batches import NO_TEACHER, forward, given_logits, global_batch, image_of, mean_logit_norm
-from skd_tf.distillation.hyperparameters import WithSettings
-from skd_tf.distillation.mean_metrics import StepMeans
-from skd_tf.distillation.multi_step import Steps
-from skd_tf.distillation.nonfinite_guard import Guard
+from skd_tf.distillation.hyperparameters import HyperparametersMixin
+from skd_tf.distillation.mean_metrics import MeanMetrics
+from skd_tf.distillation.multi_step import MultiStepFunction
+from skd_tf.distillation.nonfinite_guard import NonFiniteGuard
 from skd_tf.distillation.objective import Objective, class_numbers
-from skd_tf.errors import InputError
+from skd_tf.errors import InputError, input_error
 from skd_tf.models import deployable as deploy
 from skd_tf.models import precision
 from skd_tf.models.sync_batch_norm import is_synchronized
@@ -19,7 +19,7 @@ from skd_tf.runtime import devices, replicas
 
 
 @keras.saving.register_keras_serializable("skd_tf")
-class Distiller(WithSettings, keras.Model):
+class Distiller(HyperparametersMixin, keras.Model):
     """Knowledge distillation as a Keras model; its weights are the student's.
 
     loss = label_weight * label + kd_weight * distill, per example, summed and divided by the global batch.
@@ -67,8 +67,8 @@ class Distiller(WithSettings, keras.Model):
         self.student = student
         self.teacher = teacher
         self.objective = Objective(loss, center=center, label_smoothing=label_smoothing, settings=loss_settings)
-        self.means = StepMeans(self.objective.mean_names)
-        self.guard = Guard(self.objective.mean_names)
+        self.means = MeanMetrics(self.objective.mean_names)
+        self.guard = NonFiniteGuard(self.objective.mean_names)
         self.built = student.built
         # A subclassed model has no output_shape: its classes are counted in the first logits.
         self._num_classes = (getattr(student, "output_shape", None) or [None])[-1]
@@ -103,13 +103,18 @@ class Distiller(WithSettings, keras.Model):
             checks what f gives; where label_weight is None it follows kd_weight, which then has to stay within [0, 1].
         """
         if "label_weight" in (schedules or {}) and self._label_follows:
-            raise InputError(
-                "label_weight follows kd_weight. Expected no schedule of its own. Received schedules with label_weight, and "
-                "label_weight=None. Construct Distiller(..., label_weight=NUMBER)."
+            raise input_error(
+                "label_weight follows kd_weight",
+                expected="no schedule of its own",
+                received="schedules with label_weight, and label_weight=None",
+                remedy="Construct Distiller(..., label_weight=NUMBER)",
             )
         if kwargs.get("loss") is not None:
-            raise InputError(
-                "compile() takes no loss. Expected none. Received loss=. Construct Distiller(..., loss=...)."
+            raise input_error(
+                "compile() takes no loss",
+                expected="none",
+                received="loss=",
+                remedy="Construct Distiller(..., loss=...)",
             )
         super().compile(optimizer=optimizer, metrics=metrics, jit_compile=False, **kwargs)
         if precision.computes_in_float16(self.student) and not optimizers.may_skip(self.optimizer):
@@ -133,8 +138,8 @@ class Distiller(WithSettings, keras.Model):
         self._compiled_step = tf.function(step, jit_compile=True, autograph=False) if self.xla else step
         strategy, eager = self.distribute_strategy, self.run_eagerly
         around = {"before": self._assign_schedules, "stopped": self.guard.tripped}
-        self._train_steps = Steps(strategy, self.train_step, **around, eager=eager)
-        self._test_steps = Steps(strategy, self.test_step, eager=eager)
+        self._train_steps = MultiStepFunction(strategy, self.train_step, **around, eager=eager)
+        self._test_steps = MultiStepFunction(strategy, self.test_step, eager=eager)
         self.train_function = self.test_function = None
         self.traces = 0  # of the training step, on any replica
 

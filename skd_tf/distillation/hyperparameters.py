@@ -9,11 +9,11 @@ import numpy as np
 import tensorflow as tf
 
 from skd_tf import losses
-from skd_tf.errors import InputError
+from skd_tf.errors import input_error
 from skd_tf.losses import sphere_geometry
 
 
-class Setting(keras.Variable):
+class ScalarVariable(keras.Variable):
     """A float32 scalar that no optimizer touches, checked by `number` wherever it has a value to look at.
 
     Args:
@@ -58,23 +58,27 @@ def restoring():
         _restoring.reset(before)
 
 
-class WithSettings:
+class HyperparametersMixin:
     """The four settings of a keras.Model with an `objective` and `_num_classes` (None: not known yet)."""
 
     def _make_settings(self, *, temperature, kd_weight, label_weight, radius):
         self._radius_argument = radius
         self._label_follows = label_weight is None
-        kd_weight, label_weight = loss_weights(kd_weight, label_weight, needs_teacher=self.objective.needs_teacher)
-        self.temperature = Setting("temperature", temperature, above=0.0)
-        self.label_weight = Setting("label_weight", label_weight)
+        kd_weight, label_weight = resolve_loss_weights(
+            kd_weight, label_weight, needs_teacher=self.objective.needs_teacher
+        )
+        self.temperature = ScalarVariable("temperature", temperature, above=0.0)
+        self.label_weight = ScalarVariable("label_weight", label_weight)
         follower = self.label_weight if self._label_follows else None
-        self.kd_weight = Setting("kd_weight", kd_weight, complement=follower)
-        self.radius = Setting("radius", None, above=0.0)
+        self.kd_weight = ScalarVariable("kd_weight", kd_weight, complement=follower)
+        self.radius = ScalarVariable("radius", None, above=0.0)
         self._fix_radius()
 
     def assign_settings(self, *, temperature, kd_weight, label_weight, radius):
         """Puts in force what a Distiller would be made with; label_weight stays None or not, radius per sample or not."""
-        kd_weight, label_weight = loss_weights(kd_weight, label_weight, needs_teacher=self.objective.needs_teacher)
+        kd_weight, label_weight = resolve_loss_weights(
+            kd_weight, label_weight, needs_teacher=self.objective.needs_teacher
+        )
         self.temperature.assign(temperature)
         self.kd_weight.assign(kd_weight)
         self.label_weight.assign(label_weight)
@@ -115,7 +119,7 @@ def _decimal(setting):
     return float(str(setting.numpy()))
 
 
-def loss_weights(kd_weight, label_weight, *, needs_teacher):
+def resolve_loss_weights(kd_weight, label_weight, *, needs_teacher):
     """(kd_weight, label_weight) as numbers; a label_weight of None is 1 - kd_weight, and labels alone have weight 1."""
     if not needs_teacher:
         return 0.0, 1.0
@@ -131,7 +135,7 @@ def finite(name, value, *, remedy="Give a number"):
     except (TypeError, ValueError):  # a text, or several numbers
         is_number = False
     if not is_number:
-        raise InputError(f"{name} is no number. Expected a number. Received {name}={value!r}. {remedy}.")
+        raise input_error(f"{name} is no number", expected="a number", received=f"{name}={value!r}", remedy=f"{remedy}")
     return float(value)
 
 
@@ -141,5 +145,7 @@ def number(name, value, *, above=None, high=math.inf, remedy="Give a number"):
     low_ok = value > above if above is not None else value >= 0
     if not (low_ok and value <= high):
         expected = f"> {above:g}" if above is not None else f">= 0{'' if high == math.inf else f' and <= {high:g}'}"
-        raise InputError(f"{name} is out of range. Expected {expected}. Received {name}={value}. {remedy}.")
+        raise input_error(
+            f"{name} is out of range", expected=f"{expected}", received=f"{name}={value}", remedy=f"{remedy}"
+        )
     return value

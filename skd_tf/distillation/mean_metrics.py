@@ -5,7 +5,7 @@ import numpy as np
 import tensorflow as tf
 
 
-class StepMeans(keras.metrics.Metric):
+class MeanMetrics(keras.metrics.Metric):
     """Weighted means of several named values, kept in two vectors.
 
     A dozen `keras.metrics.Mean` cost two dozen small kernels a step, and their per-replica variables cannot be restored

@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 
-class Steps:
+class MultiStepFunction:
     """Takes global batches from an iterator and runs a replica-context step with each.
 
     The number of steps is a tensor: any number is the same graph, and k calls of one step equal one call of k bit for bit.

@@ -7,7 +7,7 @@ import tensorflow as tf
 from skd_tf.distillation import optimizers
 
 
-class Guard:
+class NonFiniteGuard:
     """Remembers which values of a step were not finite.
 
     The step that finds any must then keep what it would change, and the loop around it ends: the state stays the one

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from skd_tf import losses
 from skd_tf.distillation.hyperparameters import finite
-from skd_tf.errors import InputError
+from skd_tf.errors import input_error
 
 LABEL_MEANS = ("loss", "label_loss", "accuracy", "student_logit_norm")
 TEACHER_MEANS = ("distill_loss", "agreement", "teacher_accuracy", "teacher_logit_norm")
@@ -27,17 +27,21 @@ class Objective:
         self.row = _row(loss)
         self.center, self.label_smoothing = bool(center), float(label_smoothing)
         if not 0 <= self.label_smoothing < 1:
-            raise InputError(
-                "Label smoothing is a probability. Expected a number in [0, 1). "
-                f"Received label_smoothing={label_smoothing}. Try 0.1."
+            raise input_error(
+                "Label smoothing is a probability",
+                expected="a number in [0, 1)",
+                received=f"label_smoothing={label_smoothing}",
+                remedy="Try 0.1",
             )
         self._accepted = set(inspect.signature(self.row.function).parameters)
         further = self._accepted - {"student_logits", "teacher_logits", "labels", "temperature", "radius", "center"}
         self.settings = {name: finite(name, value) for name, value in (settings or {}).items()}
         if not self.settings.keys() <= further:
-            raise InputError(
-                f"The loss does not take all of its settings. Expected {', '.join(sorted(further)) or 'none'}. "
-                f"Received loss_settings={self.settings}. Leave out what is not listed."
+            raise input_error(
+                "The loss does not take all of its settings",
+                expected=f"{', '.join(sorted(further)) or 'none'}",
+                received=f"loss_settings={self.settings}",
+                remedy="Leave out what is not listed",
             )
 
     def get_config(self):
@@ -100,9 +104,11 @@ class Objective:
             terms = self.row.function(student_logits, teacher_logits, targets, **settings)
         wanted = {"label", "distill"} if self.needs_teacher and teacher_logits is not None else {"label"}
         if set(terms) != wanted:
-            raise InputError(
-                f"The loss returns other terms. Expected {', '.join(sorted(wanted))}. Received {', '.join(sorted(terms))}. "
-                "Return a dict with just these, one value an example."
+            raise input_error(
+                "The loss returns other terms",
+                expected=f"{', '.join(sorted(wanted))}",
+                received=f"{', '.join(sorted(terms))}",
+                remedy="Return a dict with just these, one value an example",
             )
         if sample_weight is not None:
             weight = tf.reshape(sample_weight, [-1])
@@ -160,10 +166,15 @@ def _row(loss):
         return losses.Loss(**loss)
     if isinstance(loss, str):
         if loss not in losses.LOSSES:
-            raise InputError(
-                f"Unknown loss. Expected one of {', '.join(losses.LOSSES)}. Received loss={loss}. Check the name."
+            raise input_error(
+                "Unknown loss",
+                expected=f"one of {', '.join(losses.LOSSES)}",
+                received=f"loss={loss}",
+                remedy="Check the name",
             )
         return losses.LOSSES[loss]
     if callable(loss):
         return losses.Loss(loss, readout="raw", needs_teacher=True, defaults={})
-    raise InputError(f"Not a loss. Expected a name, a row of LOSSES or a callable. Received loss={loss!r}. See LOSSES.")
+    raise input_error(
+        "Not a loss", expected="a name, a row of LOSSES or a callable", received=f"loss={loss!r}", remedy="See LOSSES"
+    )

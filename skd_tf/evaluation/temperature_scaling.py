@@ -6,7 +6,7 @@ import pathlib
 
 import numpy as np
 
-from skd_tf.errors import InputError
+from skd_tf.errors import input_error
 from skd_tf.evaluation import metrics
 from skd_tf.runs.workdir import write_json
 from skd_tf.training import teacher
@@ -33,7 +33,9 @@ def fit_temperature(logits, labels):
     logits, labels = np.asarray(logits, np.float64), np.asarray(labels)
     logits, labels = logits[labels >= 0], labels[labels >= 0]
     if not len(labels):
-        raise InputError("No labelled examples. Expected validation images with labels. Received 0. Hold some out.")
+        raise input_error(
+            "No labelled examples", expected="validation images with labels", received="0", remedy="Hold some out"
+        )
     logits = logits - logits.max(axis=1, keepdims=True)
     of_label = logits[np.arange(len(labels)), labels]
 
@@ -43,10 +45,11 @@ def fit_temperature(logits, labels):
 
     low, high = -math.log(_EXTREME), math.log(_EXTREME)
     if not slope(low) < 0 < slope(high):
-        raise InputError(
-            "No temperature fits: the validation loss falls without end. Expected some right and some wrong answers. "
-            f"Received {metrics.quality(logits, labels)['accuracy']:.4f} accuracy on {len(labels)} images. "
-            "Hold out more, or export without calibration."
+        raise input_error(
+            "No temperature fits: the validation loss falls without end",
+            expected="some right and some wrong answers",
+            received=f"{metrics.quality(logits, labels)['accuracy']:.4f} accuracy on {len(labels)} images",
+            remedy="Hold out more, or export without calibration",
         )
     while high - low > 1e-9:
         middle = (low + high) / 2
@@ -87,12 +90,17 @@ def stored(workdir):
         record = json.loads(file.read_text())
         temperature, student = float(record["temperature"]), record["student"]
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"The calibration is damaged ({error}). Expected JSON of --calibrate. Received {file}. Fit it again."
+        raise input_error(
+            f"The calibration is damaged ({error})",
+            expected="JSON of --calibrate",
+            received=f"{file}",
+            remedy="Fit it again",
         ) from error
     if student != teacher.fingerprint(workdir) or not 0 < temperature < math.inf:
-        raise InputError(
-            f"The calibration belongs to another student. Expected one of student.keras beside it. Received {file}. "
-            "Fit it again: python -m skd_tf.evaluate --calibrate."
+        raise input_error(
+            "The calibration belongs to another student",
+            expected="one of student.keras beside it",
+            received=f"{file}",
+            remedy="Fit it again: python -m skd_tf.evaluate --calibrate",
         )
     return record

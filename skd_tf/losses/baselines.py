@@ -4,7 +4,7 @@ import math
 
 from keras import ops
 
-from skd_tf.errors import InputError
+from skd_tf.errors import input_error
 from skd_tf.losses.spherical import project
 from skd_tf.losses.terms import (
     as_float,
@@ -101,9 +101,11 @@ def dkd(student_logits, teacher_logits, labels, *, temperature=4.0, alpha=1.0, b
     student, teacher = logit_pair(student_logits, teacher_logits)
     labels = ops.convert_to_tensor(labels)
     if not holds_class_numbers(labels):
-        raise InputError(
-            "dkd needs one class per example. Expected class numbers of shape [batch]. "
-            f"Received labels.shape={tuple(labels.shape)}. Pass class numbers, without smoothing or mixing."
+        raise input_error(
+            "dkd needs one class per example",
+            expected="class numbers of shape [batch]",
+            received=f"labels.shape={tuple(labels.shape)}",
+            remedy="Pass class numbers, without smoothing or mixing",
         )
     targets = target_probabilities(labels, student.shape[-1], student.dtype)
     temperature = ops.convert_to_tensor(temperature, dtype=student.dtype)

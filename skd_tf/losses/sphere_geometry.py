@@ -2,7 +2,7 @@
 
 import math
 
-from skd_tf.errors import InputError
+from skd_tf.errors import input_error
 
 
 def require_room(num_classes, center):
@@ -13,9 +13,11 @@ def require_room(num_classes, center):
       center: as in `skd_tf.losses.project`.
     """
     if center and num_classes == 2:
-        raise InputError(
-            "Two classes leave two points of a centred sphere, and no gradient. Expected three classes, or --nocenter. "
-            "Received two classes and center=True. Take --nocenter (center=False), or --loss=kd."
+        raise input_error(
+            "Two classes leave two points of a centred sphere, and no gradient",
+            expected="three classes, or --nocenter",
+            received="two classes and center=True",
+            remedy="Take --nocenter (center=False), or --loss=kd",
         )
 
 

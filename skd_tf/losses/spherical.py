@@ -4,7 +4,7 @@ import math
 
 from keras import ops
 
-from skd_tf.errors import InputError
+from skd_tf.errors import input_error
 from skd_tf.losses.terms import as_float, distill_term, label_term, logit_pair
 
 # A row whose spread is below this counts as all-equal: its gradient, R / norm, would overflow float32.
@@ -56,9 +56,11 @@ def project(logits, radius, *, center=True):
     Reference: Guo et al. 2021, arXiv:2010.07485.
     """
     if isinstance(radius, str):
-        raise InputError(
-            "The radius is a name where its value is needed. Expected a number > 0. "
-            f"Received radius={radius!r}. Take resolve_radius for auto, Distiller.adapt for teacher_mean."
+        raise input_error(
+            "The radius is a name where its value is needed",
+            expected="a number > 0",
+            received=f"radius={radius!r}",
+            remedy="Take resolve_radius for auto, Distiller.adapt for teacher_mean",
         )
     logits = as_float(logits)
     rescaled, _, norm = _rescaled(logits, center)
@@ -159,9 +161,11 @@ def readout(logits, kind, radius=None, center=True):
       InputError: an unknown kind.
     """
     if kind not in READOUTS:
-        raise InputError(
-            f"Unknown readout. Expected one of {', '.join(READOUTS)}. Received readout={kind!r}. "
-            "Correct the loss's row in LOSSES."
+        raise input_error(
+            "Unknown readout",
+            expected=f"one of {', '.join(READOUTS)}",
+            received=f"readout={kind!r}",
+            remedy="Correct the loss's row in LOSSES",
         )
     return READOUTS[kind](logits, radius, center)
 
@@ -186,8 +190,10 @@ def resolve_radius(radius, num_classes):
     except (TypeError, ValueError):
         number = math.nan
     if not 0.0 < number < math.inf:
-        raise InputError(
-            "Not a radius. Expected a number > 0, auto, teacher_mean or teacher_sample. "
-            f"Received radius={radius!r}. Take auto, the authors' 2 * sqrt(classes)."
+        raise input_error(
+            "Not a radius",
+            expected="a number > 0, auto, teacher_mean or teacher_sample",
+            received=f"radius={radius!r}",
+            remedy="Take auto, the authors' 2 * sqrt(classes)",
         )
     return number

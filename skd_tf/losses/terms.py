@@ -2,7 +2,7 @@
 
 from keras import ops
 
-from skd_tf.errors import InputError
+from skd_tf.errors import input_error
 
 
 def as_float(logits):
@@ -34,9 +34,11 @@ def logit_pair(student_logits, teacher_logits):
     student = as_float(student_logits)
     teacher = ops.stop_gradient(ops.convert_to_tensor(teacher_logits, dtype=student.dtype))
     if student.shape[-1] != teacher.shape[-1]:
-        raise InputError(
-            f"The teacher has other classes than the student. Expected {student.shape[-1]} logits per image. "
-            f"Received teacher_logits.shape={tuple(teacher.shape)}. Take a teacher of the same dataset."
+        raise input_error(
+            "The teacher has other classes than the student",
+            expected=f"{student.shape[-1]} logits per image",
+            received=f"teacher_logits.shape={tuple(teacher.shape)}",
+            remedy="Take a teacher of the same dataset",
         )
     return student, teacher
 
@@ -68,9 +70,11 @@ def target_probabilities(labels, num_classes, dtype="float32"):
         exists = ops.logical_and(numbers >= -1, numbers < num_classes)
         return ops.where(exists, ops.one_hot(numbers[:, 0], num_classes, dtype=dtype), float("nan"))
     if labels.shape[-1] != num_classes:
-        raise InputError(
-            f"The labels have other classes than the logits. Expected [batch] or [batch, {num_classes}]. "
-            f"Received labels.shape={tuple(labels.shape)}. Give the student the dataset's number of classes."
+        raise input_error(
+            "The labels have other classes than the logits",
+            expected=f"[batch] or [batch, {num_classes}]",
+            received=f"labels.shape={tuple(labels.shape)}",
+            remedy="Give the student the dataset's number of classes",
         )
     return ops.cast(labels, dtype)
 

@@ -9,7 +9,7 @@ from skd_tf.models.preprocessing import apply
 _TINY = np.finfo(np.float32).tiny
 
 
-class Adapted:
+class TeacherAdapter:
     """A model that takes the data set's raw pixels and returns logits.
 
         logits = log max(p, tiny) if the model returns probabilities p, else what it returns

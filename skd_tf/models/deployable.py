@@ -5,7 +5,7 @@ import math
 import keras
 import tensorflow as tf
 
-from skd_tf.errors import InputError
+from skd_tf.errors import input_error
 from skd_tf.models.fold_batch_norm import copy_state, exchange_layers, graph_of
 from skd_tf.networks.batch_norm import FusedBatchNormalization
 
@@ -43,9 +43,11 @@ def deployable(student, readout, *, radius, center):
       keras.Model of raw pixels `[batch, h, w, c]` to float32 logits `[batch, classes]`; loads without skd_tf.
     """
     if getattr(student, "input_shape", None) is None or not hasattr(student, "output_shape"):
-        raise InputError(
-            "The student cannot be written in stock layers. Expected a Functional or Sequential model. "
-            f"Received {type(student).__name__}. Export it with its own export()."
+        raise input_error(
+            "The student cannot be written in stock layers",
+            expected="a Functional or Sequential model",
+            received=f"{type(student).__name__}",
+            remedy="Export it with its own export()",
         )
     copy = stock_copy(student)
     images = keras.Input(student.input_shape[1:], name="images")

@@ -7,8 +7,7 @@ import io
 
 import keras
 
-from skd_tf.config.fields import did_you_mean
-from skd_tf.errors import InputError
+from skd_tf.errors import InputError, did_you_mean, input_error
 from skd_tf.models import preprocessing
 
 IMAGENET_CLASSES = 1000
@@ -43,9 +42,11 @@ def build(name, *, input_shape=None, num_classes=IMAGENET_CLASSES, pretrained=Fa
     """
     known = names()
     if name not in known:
-        raise InputError(
-            f"keras.applications has no such network. Expected one of {', '.join(sorted(known))}. Received {name}. "
-            f"{did_you_mean(name, {n.lower(): n for n in known}, 'Choose a listed name.')}"
+        raise input_error(
+            "keras.applications has no such network",
+            expected=f"one of {', '.join(sorted(known))}",
+            received=f"{name}",
+            remedy=f"{did_you_mean(name, {n.lower(): n for n in known}, 'Choose a listed name.')}",
         )
     options = {"weights": "imagenet" if pretrained else None, "classes": num_classes, "classifier_activation": None}
     if input_shape is not None:
@@ -57,15 +58,19 @@ def build(name, *, input_shape=None, num_classes=IMAGENET_CLASSES, pretrained=Fa
         raise
     except ValueError as error:
         reason = " ".join(str(error).split()).rstrip(".")
-        raise InputError(
-            f"keras.applications:{name} cannot be built: {reason}. Expected images that it takes. "
-            f"Received input_shape={input_shape}. Set --image_size, or choose another network."
+        raise input_error(
+            f"keras.applications:{name} cannot be built: {reason}",
+            expected="images that it takes",
+            received=f"input_shape={input_shape}",
+            remedy="Set --image_size, or choose another network",
         ) from error
-    kind = preprocessing.kind_of(importlib.import_module(known[name].__name__).preprocess_input)
+    kind = preprocessing.preprocessing_kind(importlib.import_module(known[name].__name__).preprocess_input)
     if network.input_shape[-1] != 3 and kind != "raw":
-        raise InputError(
-            f"keras.applications:{name} preprocesses RGB images. Expected 3 channels. Received {input_shape}. "
-            "Choose another network."
+        raise input_error(
+            f"keras.applications:{name} preprocesses RGB images",
+            expected="3 channels",
+            received=f"{input_shape}",
+            remedy="Choose another network",
         )
     network = preprocessing.preprocessed(network, kind, mean=None, std=None)
     return keras.Model(network.input, network.output, name=name.lower())
@@ -77,9 +82,11 @@ def _without_network(name):
     from keras.src.utils import file_utils
 
     def refuse(url, *_, **__):
-        raise InputError(
-            f"The weights of keras.applications:{name} are not there. Expected them cached by Keras. "
-            f"Received no {url.rpartition('/')[2]}. Add --download, where Keras may fetch them."
+        raise input_error(
+            f"The weights of keras.applications:{name} are not there",
+            expected="them cached by Keras",
+            received=f"no {url.rpartition('/')[2]}",
+            remedy="Add --download, where Keras may fetch them",
         )
 
     before = file_utils.urlretrieve

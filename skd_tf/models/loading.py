@@ -6,9 +6,9 @@ import pathlib
 import keras
 import tensorflow as tf
 
-from skd_tf.errors import InputError
+from skd_tf.errors import input_error
 from skd_tf.models import heads, keras_applications, precision
-from skd_tf.models.adapter import Adapted, returns_probabilities
+from skd_tf.models.adapter import TeacherAdapter, returns_probabilities
 from skd_tf.models.fold_batch_norm import fold_batch_norm
 from skd_tf.models.paths import file_of, is_saved_model, keras_file
 from skd_tf.runtime import user_code
@@ -90,9 +90,11 @@ def _loaded(loader, path):
     try:
         return loader(path)
     except Exception as error:  # Keras and TensorFlow raise a dozen kinds for a damaged or foreign file
-        raise InputError(
-            f"The model does not load: {reason_of(error)}. Expected a model of stock layers. Received path={path}. "
-            "Save it again."
+        raise input_error(
+            f"The model does not load: {reason_of(error)}",
+            expected="a model of stock layers",
+            received=f"path={path}",
+            remedy="Save it again",
         ) from error
 
 
@@ -120,15 +122,20 @@ def load_teacher(path, *, name, dataset, teacher_precision, teacher_preprocessin
     """
     model = load(path, download=download)
     if name and model.name != name:
-        raise InputError(
-            f"The teacher is another network. Expected {name}. Received {model.name} in {path}. Drop --teacher."
+        raise input_error(
+            "The teacher is another network",
+            expected=f"{name}",
+            received=f"{model.name} in {path}",
+            remedy="Drop --teacher",
         )
     check_fits(model, dataset, path, resizable=True)
     if isinstance(model, ServedModel):
         if teacher_precision != "float32":
-            raise InputError(
-                "A SavedModel computes as it was saved. Expected --teacher_precision=float32. "
-                f"Received teacher_precision={teacher_precision} with {path}. Use its .keras file."
+            raise input_error(
+                "A SavedModel computes as it was saved",
+                expected="--teacher_precision=float32",
+                received=f"teacher_precision={teacher_precision} with {path}",
+                remedy="Use its .keras file",
             )
     else:
         parameters = parameter_count(model)
@@ -172,17 +179,17 @@ def _raw(model, path):
 
 
 def _adapted(model, dataset, path, kind):
-    """A model behind `Adapted` where images or outputs are not as they are wanted, else the model itself."""
+    """A model behind `TeacherAdapter` where images or outputs are not as they are wanted, else the model itself."""
     size = tuple(model.input_shape[1:3])
     size = None if None in size or size == dataset.image_shape[:2] else size
     if size:
         say(f"{path} takes images of {size[0]}x{size[1]}: those of {dataset.name} are resized.")
     kind = "raw" if kind == "auto" else kind
     facts = {"size": size, "image_shape": dataset.image_shape, "mean": dataset.mean, "std": dataset.std}
-    adapted = Adapted(model, preprocessing=kind, probabilities=False, **facts)
+    adapted = TeacherAdapter(model, preprocessing=kind, probabilities=False, **facts)
     if returns_probabilities(adapted, dataset.train.images[:_PROBED]):
         warn(f"The outputs of {path} sum to 1: they are taken for probabilities, their logarithms for logits.")
-        return Adapted(model, preprocessing=kind, probabilities=True, **facts)
+        return TeacherAdapter(model, preprocessing=kind, probabilities=True, **facts)
     return adapted if size or kind != "raw" else model
 
 
@@ -190,14 +197,18 @@ def check_fits(model, dataset, path, *, resizable=False):
     """InputError where a model's classes, channels or, unless it is resizable, image size are not the dataset's."""
     shape, classes = tuple(model.input_shape[1:]), model.output_shape[-1]
     if classes != dataset.num_classes:
-        raise InputError(
-            f"The model knows other classes. Expected {dataset.num_classes} ({dataset.name}). Received {classes} from "
-            f"{path}. Take a model trained on {dataset.name}."
+        raise input_error(
+            "The model knows other classes",
+            expected=f"{dataset.num_classes} ({dataset.name})",
+            received=f"{classes} from {path}",
+            remedy=f"Take a model trained on {dataset.name}",
         )
     compared = slice(2, 3) if resizable else slice(3)
     pairs = zip(shape[compared], dataset.image_shape[compared], strict=False)
     if len(shape) != 3 or any(mine not in (None, its) for mine, its in pairs):
-        raise InputError(
-            f"The model takes other images. Expected {dataset.image_shape} ({dataset.name}). Received {shape} from "
-            f"{path}. Take a model for these images, or set --image_size."
+        raise input_error(
+            "The model takes other images",
+            expected=f"{dataset.image_shape} ({dataset.name})",
+            received=f"{shape} from {path}",
+            remedy="Take a model for these images, or set --image_size",
         )

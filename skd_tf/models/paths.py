@@ -2,7 +2,7 @@
 
 import pathlib
 
-from skd_tf.errors import InputError
+from skd_tf.errors import input_error
 from skd_tf.runtime import user_code
 
 
@@ -11,10 +11,11 @@ def keras_file(path):
     path = pathlib.Path(path)
     file = path / "student.keras" if path.is_dir() else path
     if file.suffix != ".keras" or not file.is_file():
-        raise InputError(
-            "No model there. Expected a workdir with student.keras inside, a .keras file, a SavedModel folder or "
-            f"{user_code.APPLICATIONS}:NAME. Received path={path}. Check the path; a run that has not finished has no "
-            "student.keras."
+        raise input_error(
+            "No model there",
+            expected=f"a workdir with student.keras inside, a .keras file, a SavedModel folder or {user_code.APPLICATIONS}:NAME",
+            received=f"path={path}",
+            remedy="Check the path; a run that has not finished has no student.keras",
         )
     return file
 

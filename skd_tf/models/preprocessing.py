@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from skd_tf.errors import InputError
+from skd_tf.errors import InputError, input_error
 from skd_tf.networks.layers import channels
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -68,8 +68,11 @@ def apply(images, kind, *, mean=None, std=None):
     rescaling, reverse = _KINDS[kind]
     count = images.shape[-1]
     if kind in _NEED_RGB and count != 3:
-        raise InputError(
-            f"Preprocessing {kind} is for RGB images. Expected 3 channels. Received images of {count}. Choose another kind."
+        raise input_error(
+            f"Preprocessing {kind} is for RGB images",
+            expected="3 channels",
+            received=f"images of {count}",
+            remedy="Choose another kind",
         )
     # Always float32: bfloat16 cannot hold the 256 pixel values.
     outputs = keras.layers.Rescaling(**rescaling(count, mean, std), dtype="float32", name="preprocessing")(images)
@@ -79,7 +82,7 @@ def apply(images, kind, *, mean=None, std=None):
     return outputs
 
 
-def kind_of(preprocess_input):
+def preprocessing_kind(preprocess_input):
     """Which kind a keras.applications preprocess_input is, by what it does to some pixels."""
     pixels = np.linspace(0, 255, 2 * 2 * 3).reshape(1, 2, 2, 3).astype("float32")
     wanted = np.asarray(preprocess_input(pixels.copy()))

@@ -8,7 +8,7 @@ import tempfile
 import keras
 
 from skd_tf import networks
-from skd_tf.errors import InputError
+from skd_tf.errors import input_error
 from skd_tf.models import deployable, fold_batch_norm, heads, keras_applications, loading, preprocessing
 from skd_tf.networks.names import NETWORK_NAMES
 from skd_tf.runtime import user_code
@@ -18,7 +18,7 @@ from skd_tf.runtime.console import say
 _NO_ARCHITECTURE = ("dtype", "module", "registered_name", "build_config", "compile_config", "keras_version", "backend")
 
 
-def build(config, dataset):
+def build_student(config, dataset):
     """The student of a Config, built, with its initial weights.
 
     Args:
@@ -50,9 +50,11 @@ def _network(config, dataset):
         keras.utils.set_random_seed(config.seed)
         model = user_code.resolve(name, "student")(shape, classes)
         if not isinstance(model, keras.Model) or not hasattr(model, "input_shape"):
-            raise InputError(
-                f"The student's function returns another thing. Expected a Functional or Sequential keras.Model. Received "
-                f"{type(model).__name__} from --student={name}. Give a Sequential one a keras.Input."
+            raise input_error(
+                "The student's function returns another thing",
+                expected="a Functional or Sequential keras.Model",
+                received=f"{type(model).__name__} from --student={name}",
+                remedy="Give a Sequential one a keras.Input",
             )
     else:
         model = loading.load(name)
@@ -71,14 +73,15 @@ def _require_reloadable(model, name):
             deployable.stock_copy(model).save(path)
             keras.models.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # whatever Keras and the user's layers raise
-        raise InputError(
-            f"The student cannot be written and read back: {loading.reason_of(error)}. Expected layers of Keras, or classes "
-            "with get_config() under @keras.saving.register_keras_serializable(), and no Lambda. Received "
-            f"--student={name}. Write that layer as such a class."
+        raise input_error(
+            f"The student cannot be written and read back: {loading.reason_of(error)}",
+            expected="layers of Keras, or classes with get_config() under @keras.saving.register_keras_serializable(), and no Lambda",
+            received=f"--student={name}",
+            remedy="Write that layer as such a class",
         ) from error
 
 
-def fingerprint(model):
+def architecture_fingerprint(model):
     """SHA-256 of a network's layers, their settings and connections; None of a model that is no graph of layers.
 
     Names of layers are no part of it, since Keras counts them through a process; nor are the precision, and whether
@@ -126,9 +129,11 @@ def _fitted(model, config, dataset):
             heads.with_head(model, dataset.num_classes, config.seed) if name.endswith(".keras") and classes else None
         )
         if exchanged is None:
-            raise InputError(
-                f"The student knows other classes. Expected logits [batch, {dataset.num_classes}] ({dataset.name}). "
-                f"Received {model.output_shape} from --student={name}. Let it end in a Dense layer of so many units."
+            raise input_error(
+                "The student knows other classes",
+                expected=f"logits [batch, {dataset.num_classes}] ({dataset.name})",
+                received=f"{model.output_shape} from --student={name}",
+                remedy="Let it end in a Dense layer of so many units",
             )
         model, head = exchanged
         say(
@@ -150,23 +155,29 @@ def _start_from(model, config):
     path = config.student_checkpoint
     source = loading.load(path, download=config.download)
     if not isinstance(source, keras.Model):
-        raise InputError(
-            "The start weights are a SavedModel's, which cannot be taken out. Expected a workdir, a .keras file or "
-            f"keras.applications:NAME. Received student_checkpoint={path}. Take the .keras file."
+        raise input_error(
+            "The start weights are a SavedModel's, which cannot be taken out",
+            expected="a workdir, a .keras file or keras.applications:NAME",
+            received=f"student_checkpoint={path}",
+            remedy="Take the .keras file",
         )
     mine, theirs = model.weights, source.weights
     if len(mine) != len(theirs):
-        raise InputError(
-            f"The start weights are of another network. Expected the {len(mine)} tensors of --student={config.student}. "
-            f"Received {len(theirs)} in student_checkpoint={path}. Take a checkpoint of the same network."
+        raise input_error(
+            "The start weights are of another network",
+            expected=f"the {len(mine)} tensors of --student={config.student}",
+            received=f"{len(theirs)} in student_checkpoint={path}",
+            remedy="Take a checkpoint of the same network",
         )
     head = _head_weights(model, source)
     kept = {id(variable) for variable in head}
     for one, other in zip(mine, theirs, strict=True):
         if one.shape != other.shape and id(one) not in kept:
-            raise InputError(
-                f"The start weights are of another network. Expected {one.path} of shape {tuple(one.shape)}. Received "
-                f"{other.path} of shape {tuple(other.shape)} in student_checkpoint={path}. Take one of the same network."
+            raise input_error(
+                "The start weights are of another network",
+                expected=f"{one.path} of shape {tuple(one.shape)}",
+                received=f"{other.path} of shape {tuple(other.shape)} in student_checkpoint={path}",
+                remedy="Take one of the same network",
             )
     for one, other in zip(mine, theirs, strict=True):
         if id(one) not in kept:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import keras
 
-from skd_tf.errors import InputError
+from skd_tf.errors import input_error
 from skd_tf.networks import mobilenet, resnet, shufflenet, small_cnn, vgg, wide_resnet
 from skd_tf.networks.layers import LayerMaker, logits
 
@@ -99,8 +99,11 @@ def build(name, *, input_shape, num_classes, mean=None, std=None, seed=0, **opti
 
 def _known_network(name):
     if name not in NETWORKS:
-        raise InputError(
-            f"Unknown network. Expected one of {', '.join(NETWORKS)}. Received name={name!r}. Choose a listed name."
+        raise input_error(
+            "Unknown network",
+            expected=f"one of {', '.join(NETWORKS)}",
+            received=f"name={name!r}",
+            remedy="Choose a listed name",
         )
     return NETWORKS[name]
 
@@ -111,14 +114,18 @@ def _image_shape(name, network, input_shape):
     except TypeError:
         shape = ()
     if len(shape) != 3 or min(shape) < 1:
-        raise InputError(
-            "Wrong image shape. Expected three positive integers (height, width, channels). "
-            f"Received input_shape={input_shape!r}. Leave out the batch axis."
+        raise input_error(
+            "Wrong image shape",
+            expected="three positive integers (height, width, channels)",
+            received=f"input_shape={input_shape!r}",
+            remedy="Leave out the batch axis",
         )
     if min(shape[:2]) < network.min_size:
-        raise InputError(
-            f"Images too small for {name}. Expected height and width of at least {network.min_size} pixels. "
-            f"Received input_shape={shape}. Resize the images or choose another network, such as resnet8."
+        raise input_error(
+            f"Images too small for {name}",
+            expected=f"height and width of at least {network.min_size} pixels",
+            received=f"input_shape={shape}",
+            remedy="Resize the images or choose another network, such as resnet8",
         )
     return shape
 
@@ -129,7 +136,12 @@ def _integer(parameter, value, smallest, largest, expected):
     except TypeError:
         number = None
     if number is None or not smallest <= number <= largest:
-        raise InputError(f"Wrong {parameter}. Expected {expected}. Received {parameter}={value!r}. Change {parameter}.")
+        raise input_error(
+            f"Wrong {parameter}",
+            expected=f"{expected}",
+            received=f"{parameter}={value!r}",
+            remedy=f"Change {parameter}",
+        )
     return number
 
 
@@ -144,9 +156,11 @@ def _normalisation(mean, std, *, channels):
             numbers = []
         positive = parameter == "mean" or all(number > 0 for number in numbers)
         if len(numbers) != channels or not all(map(math.isfinite, numbers)) or not positive:
-            raise InputError(
-                f"Wrong normalisation. Expected {channels} finite numbers, one a channel, positive for std. "
-                f"Received {parameter}={values!r}. Give mean and std in units of [0, 1], or neither."
+            raise input_error(
+                "Wrong normalisation",
+                expected=f"{channels} finite numbers, one a channel, positive for std",
+                received=f"{parameter}={values!r}",
+                remedy="Give mean and std in units of [0, 1], or neither",
             )
     pairs = [(float(m), float(s)) for m, s in zip(mean, std, strict=True)]
     return {"scale": [1 / (255 * s) for _, s in pairs], "offset": [-m / s for m, s in pairs]}
@@ -158,6 +172,9 @@ def _check_options(name, network, options):
     expected = f"one of {', '.join(valid)}" if valid else "none"
     for option, value in options.items():
         if option not in valid:
-            raise InputError(
-                f"Unknown option of {name}. Expected {expected}. Received {option}={value!r}. Leave it out."
+            raise input_error(
+                f"Unknown option of {name}",
+                expected=f"{expected}",
+                received=f"{option}={value!r}",
+                remedy="Leave it out",
             )

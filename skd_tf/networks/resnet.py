@@ -6,7 +6,7 @@ Layer names follow torchvision's: `layer2.0.conv1` is `stage2_block1_conv1`, `la
 
 import keras
 
-from skd_tf.errors import InputError
+from skd_tf.errors import input_error
 from skd_tf.networks.layers import batch_norm, pad_channels, relu, zero_pad
 
 _WIDTHS = (64, 128, 256, 512)  # of the four stages of ImageNet's networks
@@ -29,9 +29,11 @@ def cifar_resnet(make, images, *, depth, widths, shortcut="projection"):
     Reference: He et al. 2016, arXiv:1512.03385, section 4.2.
     """
     if shortcut not in _SHORTCUTS:
-        raise InputError(
-            f"Unknown kind of shortcut. Expected one of {', '.join(_SHORTCUTS)}. "
-            f"Received shortcut={shortcut!r}. Choose a listed one."
+        raise input_error(
+            "Unknown kind of shortcut",
+            expected=f"one of {', '.join(_SHORTCUTS)}",
+            received=f"shortcut={shortcut!r}",
+            remedy="Choose a listed one",
         )
     outputs = cifar_stem(make, images, widths[0])
     return _stages(make, outputs, basic_block, widths[1:], [(depth - 2) // 6] * 3, _SHORTCUTS[shortcut])

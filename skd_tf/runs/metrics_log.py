@@ -13,7 +13,7 @@ import tensorflow as tf
 from tensorboard.plugins.hparams import api as hparams
 
 from skd_tf.runtime import cluster, devices
-from skd_tf.errors import OfTheMachine
+from skd_tf.errors import EnvironmentFailure
 from skd_tf.config.fields import rules_of
 from skd_tf.runtime.console import warn
 from skd_tf.runs.workdir import write_text
@@ -21,7 +21,7 @@ from skd_tf.runs.workdir import write_text
 _HPARAMS_METRICS = ("val_accuracy", "val_nll", "val_ece", "accuracy", "loss")
 
 
-class Records:
+class MetricsLog:
     """metrics.jsonl and tensorboard/ of a workdir.
 
     Args:
@@ -90,7 +90,7 @@ class Records:
                         f"{self._file} has lost lines or was changed: the epochs done are written again from {self._copy}."
                     )
                 return content
-        raise OfTheMachine(
+        raise EnvironmentFailure(
             f"The records of the epochs done are lost. Expected the lines that the checkpoint knows. Received others in "
             f"{self._file} and in {self._copy}. Put one back, or choose another --workdir."
         )

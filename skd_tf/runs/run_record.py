@@ -5,7 +5,7 @@ import pathlib
 
 from skd_tf.data import folder_index
 from skd_tf.config import Config
-from skd_tf.errors import InputError
+from skd_tf.errors import InputError, input_error
 from skd_tf.data.catalog import is_code
 
 _SETTINGS = {
@@ -29,10 +29,7 @@ def settings_record(path):
         return None
     record = read_json(file, "The record of settings", "Choose another folder, or remove this one to begin anew.")
     if not isinstance(record, dict) or not record.keys() >= _SETTINGS:
-        raise InputError(
-            f"The folder is not a run's. Expected its settings in config.json. Received another program's file {file}. "
-            "Choose another folder."
-        )
+        raise input_error("The folder is not a run's", expected="its settings in config.json", received=f"another program's file {file}", remedy="Choose another folder")
     return record
 
 
@@ -72,10 +69,7 @@ def read_result(path):
     remedy = "Remove it: the run's command then measures again."
     result = read_json(file, "The result", remedy)
     if not isinstance(result, dict) or not all(isinstance(result.get(name), dict) for name in ("config", "student")):
-        raise InputError(
-            f"The result is not a run's. Expected what it has measured, with its settings. Received another file {file}. "
-            f"{remedy}"
-        )
+        raise input_error("The result is not a run's", expected="what it has measured, with its settings", received=f"another file {file}", remedy=f"{remedy}")
     return result
 
 
@@ -92,11 +86,7 @@ def as_named(recorded, place, *, dataset=None, download=False):
       InputError: the record names code, and the user does not.
     """
     if is_code(recorded.dataset) and dataset != recorded.dataset:
-        raise InputError(
-            f"A run's data comes from code, which its record alone does not get run. Expected --dataset={recorded.dataset} "
-            f"from you. Received {f'--dataset={dataset}' if dataset else 'no --dataset'} with {place}. Add it if you trust "
-            "that code."
-        )
+        raise input_error("A run's data comes from code, which its record alone does not get run", expected=f"--dataset={recorded.dataset} from you", received=f"{f'--dataset={dataset}' if dataset else 'no --dataset'} with {place}", remedy="Add it if you trust that code")
     return recorded.replace(download=download)
 
 
@@ -118,4 +108,4 @@ def read_json(path, what, remedy):
     try:
         return json.loads(pathlib.Path(path).read_text())
     except ValueError as error:
-        raise InputError(f"{what} is damaged ({error}). Expected JSON. Received {path}. {remedy}") from error
+        raise input_error(f"{what} is damaged ({error})", expected="JSON", received=f"{path}", remedy=f"{remedy}") from error

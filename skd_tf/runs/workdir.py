@@ -11,7 +11,7 @@ import shutil
 
 from skd_tf.runtime import atomic_files, cluster
 from skd_tf.config import Config
-from skd_tf.errors import InputError
+from skd_tf.errors import InputError, input_error
 from skd_tf.runtime.console import warn
 from skd_tf.runs.run_record import holds_run, read_result, recorded_config, settings_record
 
@@ -54,15 +54,9 @@ class Workdir:
         self.path = pathlib.Path(path)
         chief = Config.from_json(cluster.agree(lambda: self._begin(config)))
         if chief.differences(config):
-            raise InputError(
-                "This worker was given other settings than the chief. Expected the same command on all workers. "
-                f"Received {'; '.join(chief.differences(config))}. Correct this worker's flags."
-            )
+            raise input_error("This worker was given other settings than the chief", expected="the same command on all workers", received=f"{'; '.join(chief.differences(config))}", remedy="Correct this worker's flags")
         if not (self / "config.json").is_file():
-            raise InputError(
-                "The workdir is not shared. Expected one folder for all workers. Received "
-                f"workdir={self.path}, where this worker does not see the chief's config.json. Choose a shared folder."
-            )
+            raise input_error("The workdir is not shared", expected="one folder for all workers", received=f"workdir={self.path}, where this worker does not see the chief's config.json", remedy="Choose a shared folder")
 
     def _begin(self, config):
         """Claims the folder for a run; returns the settings that the run has."""
@@ -93,10 +87,7 @@ class Workdir:
             return before
         foreign = [name for name in _FILES if (self / name).exists()]
         if foreign:
-            raise InputError(
-                f"The workdir holds files of no known run. Expected config.json beside them. Received {', '.join(foreign)} "
-                f"in {self.path}. Choose another --workdir."
-            )
+            raise input_error("The workdir holds files of no known run", expected="config.json beside them", received=f"{', '.join(foreign)} in {self.path}", remedy="Choose another --workdir")
         return None
 
     def _clear(self):
@@ -112,10 +103,7 @@ def refuse_own_file(output):
     """InputError where a file to be written is one that the run in that folder keeps."""
     output = pathlib.Path(output)
     if output.name in _FILES and holds_run(output.parent):
-        raise InputError(
-            f"The output is a file of the run in its folder. Expected another name. Received --output={output}. "
-            f"Write for example {output.parent / 'evaluation.json'}."
-        )
+        raise input_error("The output is a file of the run in its folder", expected="another name", received=f"--output={output}", remedy=f"Write for example {output.parent / 'evaluation.json'}")
 
 
 def refuse_differences(path, before, config):
@@ -123,10 +111,7 @@ def refuse_differences(path, before, config):
     differences = before.differences(config)
     begun = any((pathlib.Path(path) / name).exists() for name in _FILES[2:])  # settings alone are no run yet
     if differences and begun:
-        raise InputError(
-            f"The workdir {path} belongs to a run with other settings. Expected the same ones. "
-            f"Received {'; '.join(differences)}. Choose another --workdir, or add --overwrite to begin anew."
-        )
+        raise input_error(f"The workdir {path} belongs to a run with other settings", expected="the same ones", received=f"{'; '.join(differences)}", remedy="Choose another --workdir, or add --overwrite to begin anew")
 
 
 def require_same_data(what, before, now):
@@ -138,21 +123,12 @@ def require_same_data(what, before, now):
     began = f"since this {what} began"
     remedy = "Choose another --workdir, or add --overwrite to begin anew."
     if before.get("data") != now["data"]:
-        raise InputError(
-            f"The data has changed {began}. Expected {before.get('data')} (name, version, images, digest of labels). "
-            f"Received {now['data']}. {remedy}"
-        )
+        raise input_error(f"The data has changed {began}", expected=f"{before.get('data')} (name, version, images, digest of labels)", received=f"{now['data']}", remedy=f"{remedy}")
     kept = before.get("images_in", now["images_in"])
     if kept != now["images_in"]:
-        raise InputError(
-            f"The images are kept elsewhere than when this {what} began: whether they are the same cannot be told. Expected "
-            f"--cache_dataset={kept}. Received --cache_dataset={now['images_in']}. Add --cache_dataset={kept}."
-        )
+        raise input_error(f"The images are kept elsewhere than when this {what} began: whether they are the same cannot be told", expected=f"--cache_dataset={kept}", received=f"--cache_dataset={now['images_in']}", remedy=f"Add --cache_dataset={kept}")
     if before.get("images", now["images"]) != now["images"]:
-        raise InputError(
-            f"The data has changed {began}. Expected the same training images, mean, std and augmentation. Received others "
-            f"of {now['data'][0]}. {remedy}"
-        )
+        raise input_error(f"The data has changed {began}", expected="the same training images, mean, std and augmentation", received=f"others of {now['data'][0]}", remedy=f"{remedy}")
 
 
 @contextlib.contextmanager
@@ -184,10 +160,7 @@ def _lock(path, held):
         file.flush()
     except BlockingIOError as error:
         file.seek(0)
-        raise InputError(
-            f"Another run has this workdir. Expected one at a time. Received workdir={path}, in use by {file.read()}. "
-            "Wait for its end, or choose another --workdir."
-        ) from error
+        raise input_error("Another run has this workdir", expected="one at a time", received=f"workdir={path}, in use by {file.read()}", remedy="Wait for its end, or choose another --workdir") from error
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise _unwritable(path, error) from error
@@ -197,10 +170,7 @@ def _lock(path, held):
 
 
 def _unwritable(path, error):
-    return InputError(
-        f"The workdir cannot be written ({error.strerror}). Expected a writable folder. Received workdir={path}. "
-        "Choose another --workdir."
-    )
+    return input_error(f"The workdir cannot be written ({error.strerror})", expected="a writable folder", received=f"workdir={path}", remedy="Choose another --workdir")
 
 
 def _resolved(path):

@@ -10,7 +10,7 @@ import functools
 import json
 import os
 
-from skd_tf.errors import InputError
+from skd_tf.errors import InputError, input_error
 
 _EXPECTED = '{"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker", "index": 0}}'
 _CHUNK = 4096  # bytes of an agreement in one collective
@@ -60,9 +60,11 @@ def member(strategy, environment=None):
     if text in ("", "{}"):
         if strategy == "auto":
             return None
-        raise InputError(
-            f"TF_CONFIG is missing. Expected the environment variable TF_CONFIG={_EXPECTED}. Received nothing. "
-            "Set it on every worker, or choose another --strategy."
+        raise input_error(
+            "TF_CONFIG is missing",
+            expected=f"the environment variable TF_CONFIG={_EXPECTED}",
+            received="nothing",
+            remedy="Set it on every worker, or choose another --strategy",
         )
     found = _parse(text)
     return found if strategy == "multi_worker" or found.workers > 1 else None
@@ -93,9 +95,11 @@ def _parse(text):
         return found
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         problem = f"it lacks {error}" if isinstance(error, KeyError) else error
-        raise InputError(
-            f"TF_CONFIG is malformed: {problem}. Expected {_EXPECTED}. Received TF_CONFIG={text}. Correct it on every "
-            "worker, or choose --strategy=mirrored."
+        raise input_error(
+            f"TF_CONFIG is malformed: {problem}",
+            expected=f"{_EXPECTED}",
+            received=f"TF_CONFIG={text}",
+            remedy="Correct it on every worker, or choose --strategy=mirrored",
         ) from error
 
 
@@ -140,9 +144,11 @@ def join(me):
         except RuntimeError as error:
             if isinstance(error, WorkerLost):
                 raise
-            raise InputError(
-                f"TensorFlow has already started without the other workers ({error}). Expected a fresh process. "
-                f"Received TF_CONFIG with {me.workers} workers. Call run() before anything else uses TensorFlow."
+            raise input_error(
+                f"TensorFlow has already started without the other workers ({error})",
+                expected="a fresh process",
+                received=f"TF_CONFIG with {me.workers} workers",
+                remedy="Call run() before anything else uses TensorFlow",
             ) from error
         _joined.strategy, _joined.broadcast = strategy, _make_broadcast(strategy)
         _joined.largest = _make_largest(strategy, me.workers)

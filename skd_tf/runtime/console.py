@@ -104,7 +104,7 @@ class Stopwatch:
         self.add(part, time.monotonic() - start)
 
 
-class Clock:
+class EpochClock:
     """The seconds of a run over all its interruptions, a line an epoch with those still to come, and more in long epochs.
 
     Args:

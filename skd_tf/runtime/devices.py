@@ -3,8 +3,7 @@
 import os
 import pathlib
 
-from skd_tf.config.fields import as_text
-from skd_tf.errors import InputError
+from skd_tf.errors import as_text, input_error
 
 _AUTO_XLA = {
     "CPU": (False, "auto: on a CPU, oneDNN's convolutions were measured faster than XLA's"),
@@ -28,15 +27,20 @@ def jit_compile_choice(setting, device_type, *, collective=False):
     if collective and text in ("auto", "false"):
         return False, "synchronized BatchNorm sums over replicas, which XLA cannot compile"
     if collective and text == "true":
-        raise InputError(
-            "XLA cannot compile a synchronized BatchNorm. Expected jit_compile=auto or false with it. "
-            "Received jit_compile=true. Leave out one of the two."
+        raise input_error(
+            "XLA cannot compile a synchronized BatchNorm",
+            expected="jit_compile=auto or false with it",
+            received="jit_compile=true",
+            remedy="Leave out one of the two",
         )
     if text == "auto":
         return _AUTO_XLA[device_type]
     if text not in ("true", "false"):
-        raise InputError(
-            f"Unknown compilation setting. Expected auto, true or false. Received jit_compile={setting}. Choose auto."
+        raise input_error(
+            "Unknown compilation setting",
+            expected="auto, true or false",
+            received=f"jit_compile={setting}",
+            remedy="Choose auto",
         )
     return text == "true", f"jit_compile={text} was asked for"
 
@@ -77,9 +81,11 @@ def replicas(strategy, *, virtual_devices=0, gpus=0, member=None):
     """
     if member:
         if virtual_devices:
-            raise InputError(
-                f"Virtual devices are for one process. Expected --virtual_devices=0 with {member.workers} workers. "
-                f"Received --virtual_devices={virtual_devices}. Start more workers instead."
+            raise input_error(
+                "Virtual devices are for one process",
+                expected=f"--virtual_devices=0 with {member.workers} workers",
+                received=f"--virtual_devices={virtual_devices}",
+                remedy="Start more workers instead",
             )
         return "multi_worker", member.workers * max(gpus, 1)
     devices = max(gpus, 1) + max(virtual_devices, 1) - 1
@@ -90,14 +96,18 @@ def replicas(strategy, *, virtual_devices=0, gpus=0, member=None):
 def per_replica_batch(batch_size, replicas):
     """The share of a global batch that one replica takes; InputError where the replicas do not divide it."""
     if batch_size < replicas:
-        raise InputError(
-            f"There are more replicas than examples in a batch. Expected at least {replicas} examples. "
-            f"Received --batch_size={batch_size}. Raise --batch_size."
+        raise input_error(
+            "There are more replicas than examples in a batch",
+            expected=f"at least {replicas} examples",
+            received=f"--batch_size={batch_size}",
+            remedy="Raise --batch_size",
         )
     if batch_size % replicas:
-        raise InputError(
-            f"The global batch does not divide over the replicas. Expected a multiple of {replicas}. "
-            f"Received --batch_size={batch_size}. Change --batch_size, or the number of replicas."
+        raise input_error(
+            "The global batch does not divide over the replicas",
+            expected=f"a multiple of {replicas}",
+            received=f"--batch_size={batch_size}",
+            remedy="Change --batch_size, or the number of replicas",
         )
     return batch_size // replicas
 

@@ -4,7 +4,7 @@ import functools
 
 import tensorflow as tf
 
-from skd_tf.errors import InputError
+from skd_tf.errors import input_error
 from skd_tf.runtime import cluster, devices
 
 
@@ -119,7 +119,9 @@ def _split_device(kind, count):
     except RuntimeError as error:
         started = len(tf.config.list_logical_devices(kind))
         if started != count:
-            raise InputError(
-                f"TensorFlow has already started its devices. Expected {count} logical devices. Received "
-                f"virtual_devices={count} with {started} started. Set it before anything else uses TensorFlow."
+            raise input_error(
+                "TensorFlow has already started its devices",
+                expected=f"{count} logical devices",
+                received=f"virtual_devices={count} with {started} started",
+                remedy="Set it before anything else uses TensorFlow",
             ) from error

@@ -6,7 +6,7 @@ import os
 import re
 import sys
 
-from skd_tf.errors import InputError
+from skd_tf.errors import input_error
 
 _REFERENCE = re.compile(r"([A-Za-z_][\w.]*):([A-Za-z_]\w*)")
 APPLICATIONS = "keras.applications"
@@ -31,9 +31,11 @@ def require_module(text, flag):
     except ImportError:
         found = None
     if found is None:
-        raise InputError(
-            f"There is no module {module}. Expected MODULE:FUNCTION with a module in the current folder or installed. "
-            f"Received --{flag}={text}. Check the name and the folder, or set PYTHONPATH."
+        raise input_error(
+            f"There is no module {module}",
+            expected="MODULE:FUNCTION with a module in the current folder or installed",
+            received=f"--{flag}={text}",
+            remedy="Check the name and the folder, or set PYTHONPATH",
         )
 
 
@@ -43,8 +45,11 @@ def resolve(text, flag):
     module, name = _REFERENCE.fullmatch(text).groups()
     function = getattr(importlib.import_module(module), name, None)
     if not callable(function):
-        raise InputError(
-            f"The module has no such function. Expected a function of {module}. Received --{flag}={text}. Check the name."
+        raise input_error(
+            "The module has no such function",
+            expected=f"a function of {module}",
+            received=f"--{flag}={text}",
+            remedy="Check the name",
         )
     return function
 

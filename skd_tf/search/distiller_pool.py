@@ -25,7 +25,7 @@ ASSIGNED = (
 _KEPT = 4  # Distillers, and sets of initial weights of each
 
 
-class Distillers:
+class DistillerPool:
     """Makes the Distiller of a Config, as `training.build_distiller` does, from a kept one of the same shapes if it can.
 
     Its variables are then those of a new one to the last bit.
@@ -78,7 +78,7 @@ class _Kept:
             variable.assign(value)
         rates = schedules.learning_rate(config, steps_per_epoch)
         optimizers.assign_settings(distiller.optimizer, rates, config.weight_decay)
-        starts, tables = train_student.loss_weights(config, steps_per_epoch, len(rates))
+        starts, tables = train_student.loss_weight_tables(config, steps_per_epoch, len(rates))
         for name, schedule in distiller.schedules.items():
             schedule.assign(tables[name])
         distiller.assign_settings(temperature=config.temperature, radius=config.radius, **starts)

@@ -27,7 +27,7 @@ class DistillationHyperModel(keras_tuner.HyperModel):
       search: texts in the grammar of --search.
       workdir: where a teacher that is to be trained goes.
       data_dir: TFDS data directory.
-      setup: a `training.Setup`, where data and teacher are at hand already.
+      setup: a `training.SharedResources`, where data and teacher are at hand already.
 
     Raises:
       InputError: what a `Plan` refuses: no teacher, no validation images, a search of what cannot be searched.

@@ -7,7 +7,7 @@ are float32.
 
 import keras_tuner
 
-from skd_tf.errors import InputError
+from skd_tf.errors import input_error
 from skd_tf.search.trial_records import FINISHED, RUNNING
 
 _COMPLETED, _FAILED, _STOPPED = "COMPLETED", "FAILED", "STOPPED"
@@ -48,9 +48,11 @@ class _Recorded:
     def _replay_start(self, record):
         trial = self.create_trial(f"before-{record['trial']}")
         if trial.status == _STOPPED or int(trial.trial_id) != record["trial"]:
-            raise InputError(
-                f"The records are of another search. Expected trial {trial.trial_id}. Received {record['trial']} in "
-                f"{self._records.folder}. Add --overwrite to begin anew."
+            raise input_error(
+                "The records are of another search",
+                expected=f"trial {trial.trial_id}",
+                received=f"{record['trial']} in {self._records.folder}",
+                remedy="Add --overwrite to begin anew",
             )
 
     def _replay_end(self, record):
@@ -156,9 +158,11 @@ def make_oracle(plan):
             max_consecutive_failed_trials=None,
         )
     except ImportError as error:
-        raise InputError(
-            "The Bayesian search needs scikit-learn. Expected it to be installed. Received --tuner=bayesian without it. "
-            "Install it with pip install 'skd_tf[bayesian]'."
+        raise input_error(
+            "The Bayesian search needs scikit-learn",
+            expected="it to be installed",
+            received="--tuner=bayesian without it",
+            remedy="Install it with pip install 'skd_tf[bayesian]'",
         ) from error
     oracle.verbose = 0
     return oracle

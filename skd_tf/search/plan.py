@@ -4,8 +4,7 @@ import dataclasses
 import math
 
 from skd_tf.config.config import NEED_NO_TEACHER, Config
-from skd_tf.config.fields import as_text, did_you_mean
-from skd_tf.errors import InputError
+from skd_tf.errors import as_text, did_you_mean, input_error
 from skd_tf.search.space import parse_space
 
 TUNERS = ("random", "bayesian", "grid")
@@ -33,7 +32,7 @@ OBJECTIVES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Objective:
+class SearchObjective:
     """A logged value of the last epoch, and the direction that is better."""
 
     name: str
@@ -52,16 +51,21 @@ def parse_objective(text):
     """Reads --objective: NAME or NAME:min or NAME:max."""
     name, _, direction = text.partition(":")
     if name not in OBJECTIVES:
-        raise InputError(
-            f"No run logs such a value. Expected one of {', '.join(OBJECTIVES)}. Received --objective={text}. "
-            f"{did_you_mean(name, list(OBJECTIVES), 'See metrics.jsonl of a run.')}"
+        raise input_error(
+            "No run logs such a value",
+            expected=f"one of {', '.join(OBJECTIVES)}",
+            received=f"--objective={text}",
+            remedy=f"{did_you_mean(name, list(OBJECTIVES), 'See metrics.jsonl of a run.')}",
         )
     direction = direction or OBJECTIVES[name]
     if direction not in ("min", "max"):
-        raise InputError(
-            f"The objective needs a direction. Expected {name}:min or {name}:max. Received --objective={text}. Add one."
+        raise input_error(
+            "The objective needs a direction",
+            expected=f"{name}:min or {name}:max",
+            received=f"--objective={text}",
+            remedy="Add one",
         )
-    return Objective(name, direction)
+    return SearchObjective(name, direction)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,36 +93,46 @@ class Plan:
     search_seed: int = 0
     executions_per_trial: int = 1
     space: tuple = dataclasses.field(init=False, compare=False)
-    goal: Objective = dataclasses.field(init=False, compare=False)
+    goal: SearchObjective = dataclasses.field(init=False, compare=False)
 
     def __post_init__(self):
         object.__setattr__(self, "space", parse_space(self.search, self.config))
         object.__setattr__(self, "goal", parse_objective(self.objective))
         if self.tuner not in TUNERS:
-            raise InputError(
-                f"Unknown tuner. Expected one of {', '.join(TUNERS)}. Received --tuner={self.tuner}. "
-                f"{did_you_mean(self.tuner, TUNERS, 'Choose random.')}"
+            raise input_error(
+                "Unknown tuner",
+                expected=f"one of {', '.join(TUNERS)}",
+                received=f"--tuner={self.tuner}",
+                remedy=f"{did_you_mean(self.tuner, TUNERS, 'Choose random.')}",
             )
         for name in ("max_trials", "executions_per_trial"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise InputError(f"A search trains students. Expected at least 1. Received --{name}={value}. Raise it.")
+                raise input_error(
+                    "A search trains students", expected="at least 1", received=f"--{name}={value}", remedy="Raise it"
+                )
         if not self.config.validation_fraction:
-            raise InputError(
-                "A search needs validation images: it never sees the test split. Expected --validation_fraction > 0. "
-                "Received --validation_fraction=0. Set it to 0.1 for example."
+            raise input_error(
+                "A search needs validation images: it never sees the test split",
+                expected="--validation_fraction > 0",
+                received="--validation_fraction=0",
+                remedy="Set it to 0.1 for example",
             )
         if "seed" in self.names and self.executions_per_trial > 1:
-            raise InputError(
-                "Seeds are both searched and averaged over. Expected one of the two. Received --search=seed:... with "
-                f"--executions_per_trial={self.executions_per_trial}. Leave out one."
+            raise input_error(
+                "Seeds are both searched and averaged over",
+                expected="one of the two",
+                received="--search=seed:..",
+                remedy=f"with --executions_per_trial={self.executions_per_trial}. Leave out one.",
             )
         self.shared.require_teacher()
         unbounded = [dimension.text for dimension in self.space if not _points(dimension)]
         if self.tuner == "grid" and unbounded:
-            raise InputError(
-                "A grid needs a number of points. Expected NAME:KIND:LOW:HIGH:COUNT or NAME:choice:A,B,.... "
-                f"Received --tuner=grid with --search={unbounded[0]}. Write for example --search={unbounded[0]}:5."
+            raise input_error(
+                "A grid needs a number of points",
+                expected="NAME:KIND:LOW:HIGH:COUNT or NAME:choice:A,B,...",
+                received=f"--tuner=grid with --search={unbounded[0]}",
+                remedy=f"Write for example --search={unbounded[0]}:5",
             )
 
     @property

@@ -3,7 +3,7 @@
 import itertools
 import math
 
-from skd_tf.config.fields import as_text
+from skd_tf.errors import as_text
 from skd_tf.search.results import default_trial, short
 from skd_tf.search.trial_records import FAILED
 

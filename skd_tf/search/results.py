@@ -6,7 +6,7 @@ import json
 import math
 
 from skd_tf.config import flags
-from skd_tf.config.fields import as_text
+from skd_tf.errors import as_text
 from skd_tf.runs import text_tables
 from skd_tf.runs.workdir import write_text
 from skd_tf.search.trial_records import FAILED, FINISHED

@@ -3,9 +3,9 @@
 import dataclasses
 
 from skd_tf.config.config import NEED_NO_TEACHER
-from skd_tf.config.fields import as_text, checked, did_you_mean, kinds_of
+from skd_tf.config.fields import kinds_of, validate
 from skd_tf.config.flags import FIELDS
-from skd_tf.errors import InputError
+from skd_tf.errors import as_text, did_you_mean, input_error
 from skd_tf.losses.names import LOSS_ARGUMENTS
 
 # Data, teacher and machine are shared by all trials, and so cannot be searched.
@@ -82,7 +82,7 @@ class Dimension:
 
     def value(self, drawn):
         """keras-tuner's value as Config holds it."""
-        return checked(FIELDS[self.name], drawn)
+        return validate(FIELDS[self.name], drawn)
 
     def drawn(self, value):
         """Config's value as keras-tuner holds it."""
@@ -110,9 +110,11 @@ def parse_space(texts, config):
     names = [dimension.name for dimension in space]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
-        raise InputError(
-            f"A setting is searched twice. Expected each name in one --search. Received --search={twice}:... twice. "
-            "Join the two."
+        raise input_error(
+            "A setting is searched twice",
+            expected="each name in one --search",
+            received=f"--search={twice}:..",
+            remedy="twice. Join the two.",
         )
     if not space:
         raise _not_understood("", "is missing", "Add for example --search=temperature:log:1:16")
@@ -129,9 +131,11 @@ def _require_reader(dimension, space, config):
     searched = next((other for other in space if other.name == which), None)
     if not set(readers) & set(searched.values if searched else [getattr(config, which)]):
         given = f"--search={searched.text}" if searched else f"--{which}={getattr(config, which)}"
-        raise InputError(
-            f"No {which} of this search reads --{dimension.name}: all its values would train the same student. Expected "
-            f"--{which}={' or '.join(readers)}. Received --search={dimension.text} with {given}. Leave one of the two out."
+        raise input_error(
+            f"No {which} of this search reads --{dimension.name}: all its values would train the same student",
+            expected=f"--{which}={' or '.join(readers)}",
+            received=f"--search={dimension.text} with {given}",
+            remedy="Leave one of the two out",
         )
 
 
@@ -144,9 +148,11 @@ def parse_dimension(text, config):
     name, _, rest = text.partition(":")
     kind, _, values = rest.partition(":")
     if name not in SEARCHABLE:
-        raise InputError(
-            f"--search names no setting that can be searched. Expected NAME one of {', '.join(SEARCHABLE)}. "
-            f"Received --search={text}. {did_you_mean(name, SEARCHABLE, 'Correct the name.')}"
+        raise input_error(
+            "--search names no setting that can be searched",
+            expected=f"NAME one of {', '.join(SEARCHABLE)}",
+            received=f"--search={text}",
+            remedy=f"{did_you_mean(name, SEARCHABLE, 'Correct the name.')}",
         )
     if kind == "choice":
         return _choice(text, name, values, config)
@@ -187,4 +193,4 @@ def _accepted(config, name, value):
 
 
 def _not_understood(text, problem, remedy):
-    return InputError(f"--search {problem}. Expected {GRAMMAR}. Received --search={text}. {remedy}.")
+    return input_error(f"--search {problem}", expected=f"{GRAMMAR}", received=f"--search={text}", remedy=f"{remedy}")

@@ -4,7 +4,7 @@ import errno
 import pathlib
 import shutil
 
-from skd_tf.errors import InputError
+from skd_tf.errors import input_error
 from skd_tf.runs.run_record import read_json
 from skd_tf.runs.workdir import require_same_data, write_json
 
@@ -12,7 +12,7 @@ RUNNING, FINISHED, FAILED = "running", "finished", "failed"
 _OUTPUTS = ("search.json", "trials.csv", "trials.jsonl", "search.png", "best.flags", "trials", "tensorboard", "final")
 
 
-class Records:
+class TrialRecords:
     """The trials of the search in a folder.
 
         search.json                 the plan
@@ -43,9 +43,11 @@ class Records:
                 self._require_unused()
                 write_json(file, self.plan.to_json())
         except OSError as error:
-            raise InputError(
-                f"The workdir cannot be written ({error.strerror}). Expected a writable folder. "
-                f"Received workdir={self.folder}. Choose another --workdir."
+            raise input_error(
+                f"The workdir cannot be written ({error.strerror})",
+                expected="a writable folder",
+                received=f"workdir={self.folder}",
+                remedy="Choose another --workdir",
             ) from error
         self.require_same()
 
@@ -55,18 +57,22 @@ class Records:
         if not list((self.folder / "trials").glob("*")):
             foreign = [name for name in foreign if name != "trials"]
         if foreign:
-            raise InputError(
-                f"The workdir is not a search's. Expected search.json beside what it holds. Received {', '.join(foreign)} "
-                f"in {self.folder}. Choose another --workdir."
+            raise input_error(
+                "The workdir is not a search's",
+                expected="search.json beside what it holds",
+                received=f"{', '.join(foreign)} in {self.folder}",
+                remedy="Choose another --workdir",
             )
 
     def require_same(self):
         """InputError where the folder is another search's."""
         differences = self.plan.differences(self._recorded_plan())
         if differences:
-            raise InputError(
-                f"The workdir {self.folder} belongs to another search. Expected the same settings. "
-                f"Received {'; '.join(differences)}. Choose another --workdir, or add --overwrite to begin anew."
+            raise input_error(
+                f"The workdir {self.folder} belongs to another search",
+                expected="the same settings",
+                received=f"{'; '.join(differences)}",
+                remedy="Choose another --workdir, or add --overwrite to begin anew",
             )
 
     def _recorded_plan(self):
@@ -74,9 +80,11 @@ class Records:
         file = self.folder / "search.json"
         recorded = _read_json(file, "Put back a copy, or choose another --workdir.")
         if not isinstance(recorded, dict) or not recorded.keys() >= {"config", "search", "tuner", "objective"}:
-            raise InputError(
-                f"The workdir is not a search's. Expected its plan in search.json. Received another program's file {file}. "
-                "Choose another --workdir."
+            raise input_error(
+                "The workdir is not a search's",
+                expected="its plan in search.json",
+                received=f"another program's file {file}",
+                remedy="Choose another --workdir",
             )
         return recorded
 
@@ -95,9 +103,11 @@ class Records:
         file = self.folder / "search.json"
         recorded = self._recorded_plan()
         if teacher and recorded.get("teacher", teacher) != teacher:
-            raise InputError(
-                "The teacher has changed since this search began. Expected the same weights. "
-                f"Received others in {self.folder}. Choose another --workdir, or add --overwrite to begin anew."
+            raise input_error(
+                "The teacher has changed since this search began",
+                expected="the same weights",
+                received=f"others in {self.folder}",
+                remedy="Choose another --workdir, or add --overwrite to begin anew",
             )
         require_same_data("search", recorded.get("facts", data), data)
         known = {"facts": data} | ({"teacher": teacher} if teacher else {})
@@ -114,9 +124,11 @@ class Records:
             return None
         record = _read_json(file)
         if not self._is_of_this_search(record):
-            raise InputError(
-                f"A record is not of this search. Expected a value of each of {', '.join(self.plan.names)}, from its space. "
-                f"Received {file}. Put back a copy, or add --overwrite to begin anew."
+            raise input_error(
+                "A record is not of this search",
+                expected=f"a value of each of {', '.join(self.plan.names)}, from its space",
+                received=f"{file}",
+                remedy="Put back a copy, or add --overwrite to begin anew",
             )
         return record
 
@@ -137,9 +149,11 @@ class Records:
         numbers = sorted(int(file.parent.name) for file in (self.folder / "trials").glob("[0-9]*/record.json"))
         if numbers != list(range(len(numbers))):
             missing = next(i for i, number in enumerate([*numbers, -1]) if i != number)
-            raise InputError(
-                f"A record of the search is missing. Expected every trial up to {numbers[-1]}. Received no "
-                f"{self.trial_folder(missing) / 'record.json'}. Put it back, or add --overwrite to begin anew."
+            raise input_error(
+                "A record of the search is missing",
+                expected=f"every trial up to {numbers[-1]}",
+                received=f"no {self.trial_folder(missing) / 'record.json'}",
+                remedy="Put it back, or add --overwrite to begin anew",
             )
         return [self.read(number) for number in numbers]
 
@@ -153,9 +167,11 @@ def _read_json(file, remedy="Put back a copy, or add --overwrite to begin anew."
     try:
         return read_json(file, "A record", remedy)
     except FileNotFoundError as error:
-        raise InputError(
-            f"A record of the search is not there. Expected a workdir that chief and workers share. Received {file}. "
-            "Choose a shared --workdir."
+        raise input_error(
+            "A record of the search is not there",
+            expected="a workdir that chief and workers share",
+            received=f"{file}",
+            remedy="Choose a shared --workdir",
         ) from error
 
 

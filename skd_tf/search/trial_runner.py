@@ -12,16 +12,16 @@ import time
 import tensorflow as tf
 
 from skd_tf.config import app
-from skd_tf.errors import Diverged, InputError, OfTheMachine
+from skd_tf.errors import DivergedError, EnvironmentFailure, InputError, input_error
 from skd_tf.runs.workdir import NO_LOCKS, Workdir, locked
 from skd_tf.runtime.console import say, warn
 from skd_tf.search import tensorboard
-from skd_tf.search.distiller_pool import ASSIGNED, Distillers
+from skd_tf.search.distiller_pool import ASSIGNED, DistillerPool
 from skd_tf.search.trial_records import FAILED, FINISHED, RUNNING, is_disk_full
 from skd_tf.training import experiment, run_callbacks, train_student
 
 
-class Trials:
+class TrialRunner:
     """Runs the trials of a search, from their records and into them.
 
     Data is read, and the teacher opened, when the first trial begins.
@@ -29,13 +29,13 @@ class Trials:
     Args:
       records: `Records`.
       data_dir: TFDS data directory.
-      setup: a `training.Setup` without a test split, where there is one already.
+      setup: a `training.SharedResources` without a test split, where there is one already.
     """
 
     def __init__(self, records, data_dir=None, setup=None):
         self._records, self._plan = records, records.plan
         self._data_dir, self._setup = data_dir, setup
-        self._distillers, self._cached_epochs = Distillers(), 0
+        self._distillers, self._cached_epochs = DistillerPool(), 0
 
     def run(self, number):
         """Runs or resumes a trial; returns its record, finished or failed.
@@ -44,9 +44,11 @@ class Trials:
           InputError: what is no fault of the trial's settings: it then stays to be run again by the same command.
         """
         if self._records.read(number) is None:
-            raise InputError(
-                f"Trial {number} has no record. Expected a workdir that chief and workers share. "
-                f"Received {self._records.trial_folder(number)}. Choose a shared --workdir."
+            raise input_error(
+                f"Trial {number} has no record",
+                expected="a workdir that chief and workers share",
+                received=f"{self._records.trial_folder(number)}",
+                remedy="Choose a shared --workdir",
             )
         with _by_one_worker(self._records.trial_folder(number)):
             record = self._records.read(number)
@@ -61,7 +63,7 @@ class Trials:
                 record["executions"].append(execution)
                 self._records.write(record)
         except (InputError, tf.errors.ResourceExhaustedError) as error:
-            if isinstance(error, OfTheMachine) or is_disk_full(error) or isinstance(error.__cause__, OSError):
+            if isinstance(error, EnvironmentFailure) or is_disk_full(error) or isinstance(error.__cause__, OSError):
                 raise
             if isinstance(error, tf.errors.ResourceExhaustedError) and self._is_known_to_fit(record["values"]):
                 raise _no_memory("a student no larger than the other trials'", error) from error
@@ -105,7 +107,7 @@ class Trials:
         if config.needs_teacher:
             self._fill_cache(setup.teacher, config.teacher_cache_epochs or config.epochs)
         else:
-            setup = train_student.Setup(setup.dataset, setup.strategy, None)
+            setup = train_student.SharedResources(setup.dataset, setup.strategy, None)
         train_student.train_student(config, setup, folder, self._distillers, keep_best=False)
         metrics = _last_row(folder / "metrics.jsonl")
         self._require_number(metrics)
@@ -124,12 +126,14 @@ class Trials:
     def _require_number(self, metrics):
         name = self._plan.goal.name
         if name not in metrics:
-            raise InputError(
-                f"This loss logs no {name}. Expected one of {', '.join(metrics)}. Received --objective={name}. "
-                "Choose another."
+            raise input_error(
+                f"This loss logs no {name}",
+                expected=f"one of {', '.join(metrics)}",
+                received=f"--objective={name}",
+                remedy="Choose another",
             )
         if not math.isfinite(metrics[name]):
-            raise Diverged(
+            raise DivergedError(
                 f"The objective is no number. Expected a finite one. Received {name}={metrics[name]}. "
                 "Lower --learning_rate."
             )
@@ -143,9 +147,11 @@ class Trials:
                 self._setup = experiment.prepare(shared, self._records.folder, self._data_dir, test=False)
             teacher, dataset = self._setup.teacher, self._setup.dataset
             if dataset.validation is None:
-                raise InputError(
-                    "A search needs validation images. Expected a --validation_fraction that holds out at least one. "
-                    f"Received --validation_fraction={shared.validation_fraction} of {len(dataset.train)} images. Raise it."
+                raise input_error(
+                    "A search needs validation images",
+                    expected="a --validation_fraction that holds out at least one",
+                    received=f"--validation_fraction={shared.validation_fraction} of {len(dataset.train)} images",
+                    remedy="Raise it",
                 )
             self._records.remember(teacher and teacher.fingerprint, run_callbacks.data_facts(dataset))
             say()
@@ -184,10 +190,11 @@ def _by_one_worker(folder):
         except InputError as error:
             if not isinstance(error.__cause__, BlockingIOError):
                 raise
-            raise InputError(
-                "Another process trains this trial. Expected each worker under an id of its own. Received "
-                f"KERASTUNER_TUNER_ID={worker}, and {(folder / '.lock').read_text()} at work in {folder}. Choose another "
-                "id, or wait for the end of that process."
+            raise input_error(
+                "Another process trains this trial",
+                expected="each worker under an id of its own",
+                received=f"KERASTUNER_TUNER_ID={worker}, and {(folder / '.lock').read_text()} at work in {folder}",
+                remedy="Choose another id, or wait for the end of that process",
             ) from error
         yield
 
@@ -198,7 +205,7 @@ def _graph_of(values):
 
 
 def _no_memory(what, error):
-    return OfTheMachine(
+    return EnvironmentFailure(
         f"Memory has run out. Expected enough for {what}. Received: {app.reason(error.message)[:200]}. End what else uses "
         "the device."
     )

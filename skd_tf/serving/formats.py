@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 
 from skd_tf import data
-from skd_tf.errors import InputError
+from skd_tf.errors import input_error
 from skd_tf.models import deployable
 from skd_tf.runtime import tf_logging
 
@@ -132,14 +132,19 @@ def files_of(names):
 
     for name in names:
         if name not in FORMATS:
-            raise InputError(
-                f"Unknown format. Expected one of {', '.join(FORMATS)}. Received --format={name}. Check the name."
+            raise input_error(
+                "Unknown format",
+                expected=f"one of {', '.join(FORMATS)}",
+                received=f"--format={name}",
+                remedy="Check the name",
             )
         missing = [package for package in _NEEDED.get(name, ()) if importlib.util.find_spec(package) is None]
         if missing:
-            raise InputError(
-                f"--format={name} needs packages that are not there. Expected {', '.join(_NEEDED[name])}. Received no "
-                f"{', '.join(missing)}. Install them: pip install 'skd_tf[{name}]'."
+            raise input_error(
+                f"--format={name} needs packages that are not there",
+                expected=f"{', '.join(_NEEDED[name])}",
+                received=f"no {', '.join(missing)}",
+                remedy=f"Install them: pip install 'skd_tf[{name}]'",
             )
     return [file for name in dict.fromkeys(names) for file in FORMATS[name]]
 

@@ -12,7 +12,7 @@ import zipfile
 import numpy as np
 
 from skd_tf.distillation import hyperparameters
-from skd_tf.errors import InputError
+from skd_tf.errors import input_error
 from skd_tf.runtime import atomic_files, cluster
 
 _SUFFIX = ".ckpt"
@@ -184,9 +184,11 @@ def _assign(state, arrays, file_name):
     different = sorted(name for name in shapes.keys() | found.keys() if shapes.get(name) != found.get(name))
     if different:
         name = different[0]
-        raise InputError(
-            f"{file_name} is a checkpoint of another network or optimizer: {len(different)} tensors differ. "
-            f"Expected {name} of shape {shapes.get(name)}. Received {found.get(name)}. Use another --workdir."
+        raise input_error(
+            f"{file_name} is a checkpoint of another network or optimizer: {len(different)} tensors differ",
+            expected=f"{name} of shape {shapes.get(name)}",
+            received=f"{found.get(name)}",
+            remedy="Use another --workdir",
         )
     with hyperparameters.restoring():
         for name, variable in state.items():

@@ -5,11 +5,10 @@ import json
 
 from skd_tf import schedules
 from skd_tf.config import grammar
-from skd_tf.config.fields import as_text
 from skd_tf.config.flags import FIELDS
 from skd_tf.data import folder_index
-from skd_tf.data.catalog import augmentation_of, kind_of, known_of, size_and_resize
-from skd_tf.errors import InputError
+from skd_tf.data.catalog import augmentation_of, known_of, size_and_resize, source_kind
+from skd_tf.errors import as_text, input_error
 from skd_tf.losses import sphere_geometry
 from skd_tf.runs.run_record import read_result, recorded_config, settings_record
 from skd_tf.runs.workdir import refuse_differences
@@ -58,7 +57,7 @@ def describe(config, workdir=None, data_dir=None):
 
 def dataset_sizes(config, data_dir=None):
     """`Sizes` of a folder, of a prepared TFDS set's own record, else of the table of known sets, else None."""
-    kind = kind_of(config.dataset)
+    kind = source_kind(config.dataset)
     if kind == "folder":
         folder = folder_index.find(config.dataset, config.data_seed)
         train, test = ([label for _, label in folder.splits[name]] for name in ("train", "test"))
@@ -75,9 +74,11 @@ def dataset_sizes(config, data_dir=None):
         test = known.test if known and known.test in tests else tests[0]
         return Sizes(counts["train"], test, _num_classes(record, records[-1].parent))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"The record of a dataset is damaged. Expected its splits and features. Received {records[-1]}. "
-            "Prepare the dataset again."
+        raise input_error(
+            "The record of a dataset is damaged",
+            expected="its splits and features",
+            received=f"{records[-1]}",
+            remedy="Prepare the dataset again",
         ) from error
 
 
@@ -194,9 +195,11 @@ def _held_out(config, sizes):
 def _steps_per_epoch(config, sizes):
     train = sizes.train - _held_out(config, sizes)
     if train < config.batch_size:
-        raise InputError(
-            f"The global batch is larger than the training split. Expected at most {train} examples. "
-            f"Received --batch_size={config.batch_size}. Lower --batch_size."
+        raise input_error(
+            "The global batch is larger than the training split",
+            expected=f"at most {train} examples",
+            received=f"--batch_size={config.batch_size}",
+            remedy="Lower --batch_size",
         )
     return train // config.batch_size
 

@@ -5,7 +5,7 @@ import pathlib
 
 from skd_tf import data, report
 from skd_tf.config import Config, flags
-from skd_tf.errors import InputError
+from skd_tf.errors import InputError, input_error
 from skd_tf.evaluation import final_measurements, metrics, predictor
 from skd_tf.models import deployable, loading
 from skd_tf.runs import metrics_log, text_tables
@@ -15,7 +15,7 @@ from skd_tf.runtime import atomic_files, cluster, replicas
 from skd_tf.runtime.console import Stopwatch, say, warn
 from skd_tf.training import dry_run, preflight
 from skd_tf.training.teacher import Teacher, chance_level
-from skd_tf.training.train_student import Setup, train_student
+from skd_tf.training.train_student import SharedResources, train_student
 
 # What a teacher trained by the way takes over from the run it serves: its data and its machine.
 _SHARED = (
@@ -76,9 +76,11 @@ def run(config, workdir, data_dir=None):
     """
     config.require_teacher()
     if config.dry_run:
-        raise InputError(
-            "run() trains. Expected dry_run=False. Received dry_run=True. Ask skd_tf.training.dry_run.describe(config, workdir), or "
-            "python -m skd_tf.train --dry_run."
+        raise input_error(
+            "run() trains",
+            expected="dry_run=False",
+            received="dry_run=True",
+            remedy="Ask skd_tf.training.dry_run.describe(config, workdir), or python -m skd_tf.train --dry_run",
         )
     preflight.check(config)
     replicas.make_strategy(config)  # before anything that only the chief of a cluster may do
@@ -150,12 +152,12 @@ def prepare(config, folder, data_dir=None, *, test=True):
       test: whether the test split is read at all.
 
     Returns:
-      A `Setup`.
+      A `SharedResources`.
     """
     strategy = replicas.make_strategy(config)
     teacher_path = find_teacher(config, folder, data_dir)
     dataset = data.load(config, data_dir, test=test)
-    return Setup(dataset, strategy, _open_teacher(config, dataset, strategy, teacher_path))
+    return SharedResources(dataset, strategy, _open_teacher(config, dataset, strategy, teacher_path))
 
 
 def find_teacher(config, folder, data_dir):
@@ -168,9 +170,11 @@ def find_teacher(config, folder, data_dir):
     if config.teacher_flagfile:
         settings, given = flags.read_flagfile(config.teacher_flagfile)
         if "loss" in given and settings.needs_teacher:
-            raise InputError(
-                f"The teacher's flagfile distils. Expected --loss=cross_entropy in it. Received --loss={settings.loss} in "
-                f"{config.teacher_flagfile}. Train such a teacher first, and name its workdir with --teacher_checkpoint."
+            raise input_error(
+                "The teacher's flagfile distils",
+                expected="--loss=cross_entropy in it",
+                received=f"--loss={settings.loss} in {config.teacher_flagfile}",
+                remedy="Train such a teacher first, and name its workdir with --teacher_checkpoint",
             )
     else:  # this run's recipe, but not its seed: every seed of the student has the same teacher
         settings = config.replace(seed=Config().seed, student_checkpoint="", student_preprocessing="auto")
@@ -202,9 +206,11 @@ def _check_student_alone(config):
     before = recorded_config(path)
     differences = before.differences(_alone(config)) if before else ["no config.json"]
     if differences:
-        raise InputError(
-            "--student_alone is another training than this one without its teacher. Expected the same settings. "
-            f"Received {'; '.join(differences)} in {path}. Take --student_alone=train."
+        raise input_error(
+            "--student_alone is another training than this one without its teacher",
+            expected="the same settings",
+            received=f"{'; '.join(differences)} in {path}",
+            remedy="Take --student_alone=train",
         )
 
 
@@ -248,15 +254,19 @@ def _open_teacher(config, dataset, strategy, path):
     quality = cluster.agree(lambda: metrics.quality(teacher.logits(split.images), split.labels))
     accuracy = quality["accuracy"]
     if math.isnan(quality["nll"]):
-        raise InputError(
-            f"The teacher's logits are not finite. Expected numbers on all of {len(split)} {name} images. Received NaN or "
-            f"infinity from {path}. Check the file, or take --teacher_precision=float32 (now {config.teacher_precision})."
+        raise input_error(
+            "The teacher's logits are not finite",
+            expected=f"numbers on all of {len(split)} {name} images",
+            received=f"NaN or infinity from {path}",
+            remedy=f"Check the file, or take --teacher_precision=float32 (now {config.teacher_precision})",
         )
     say(f"Teacher {teacher.facts['name']} from {path}: accuracy {accuracy:.4f} on {len(split)} {name} images.")
     if chance_level(accuracy, dataset.num_classes, len(split)):
-        raise InputError(
-            f"The teacher is at chance level. Expected an accuracy well above 1/{dataset.num_classes} on the {name} images. "
-            f"Received {accuracy:.4f} from {path}. Check that it was trained on {dataset.name} with these class numbers."
+        raise input_error(
+            "The teacher is at chance level",
+            expected=f"an accuracy well above 1/{dataset.num_classes} on the {name} images",
+            received=f"{accuracy:.4f} from {path}",
+            remedy=f"Check that it was trained on {dataset.name} with these class numbers",
         )
     return teacher
 

@@ -67,7 +67,7 @@ class Profile:
             self._tracing = False
 
 
-class Hooks(typing.Protocol):
+class LoopCallbacks(typing.Protocol):
     """What a run does while it trains."""
 
     def on_call(self, step):
@@ -92,7 +92,7 @@ def train(distiller, make_stream, hooks, *, first_step, last_step, steps_per_epo
     Args:
       distiller: compiled `Distiller`.
       make_stream: (first_step, shards, shard_range) -> tf.data.Dataset from that step on, one replica's part an element.
-      hooks: `Hooks`.
+      hooks: `LoopCallbacks`.
       first_step: steps already done.
       last_step: steps to end with.
       steps_per_epoch: full batches in an epoch.

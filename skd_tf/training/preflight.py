@@ -5,8 +5,8 @@ import pathlib
 import re
 
 from skd_tf.data import folder_index
-from skd_tf.data.catalog import kind_of, known_of
-from skd_tf.errors import InputError
+from skd_tf.data.catalog import known_of, source_kind
+from skd_tf.errors import input_error
 from skd_tf.models.paths import require
 from skd_tf.networks.names import NETWORK_NAMES
 from skd_tf.runtime import user_code
@@ -30,9 +30,11 @@ def check(config):
         ]
         flagfile = config.teacher_flagfile if not config.teacher_checkpoint else ""
         if flagfile and not pathlib.Path(flagfile).is_file():
-            raise InputError(
-                f"The teacher's flagfile is not there. Expected a text file. Received --teacher_flagfile={flagfile}. "
-                "Check the path and the current folder."
+            raise input_error(
+                "The teacher's flagfile is not there",
+                expected="a text file",
+                received=f"--teacher_flagfile={flagfile}",
+                remedy="Check the path and the current folder",
             )
     for path in filter(None, paths):
         require(path)
@@ -40,16 +42,18 @@ def check(config):
 
 def check_dataset(config, data_dir):
     """InputError where the Config's data set is not there; a TFDS set may come with --download."""
-    kind = kind_of(config.dataset)
+    kind = source_kind(config.dataset)
     if kind == "folder":
         folder_index.find(config.dataset, config.data_seed)
     elif kind == "function":
         user_code.require_module(config.dataset, "dataset")
     elif kind == "tfds" and not config.download and not tfds_records(config.dataset, data_dir):
         known = "" if known_of(config.dataset) else " Check the name as well."
-        raise InputError(
-            f"Dataset {config.dataset} is not prepared. Expected its folder in {tfds_folder(data_dir)}. Received none. "
-            f"Point --data_dir at a prepared TFDS folder, or add --download.{known}"
+        raise input_error(
+            f"Dataset {config.dataset} is not prepared",
+            expected=f"its folder in {tfds_folder(data_dir)}",
+            received="none",
+            remedy=f"Point --data_dir at a prepared TFDS folder, or add --download.{known}",
         )
 
 

@@ -9,7 +9,7 @@ import tensorflow as tf
 from skd_tf import data, schedules
 from skd_tf.data.augmentation import VERSION
 from skd_tf.distillation import optimizers
-from skd_tf.errors import Diverged, InputError
+from skd_tf.errors import DivergedError, input_error
 from skd_tf.evaluation import metrics, predictor
 from skd_tf.models import student
 from skd_tf.runs import metrics_log
@@ -23,12 +23,12 @@ _MOST_WAITING = 0.10
 _MOST_SKIPPED = 0.01
 
 
-class Bookkeeping:
-    """The `skd_tf.training.loop.Hooks` of a run with a workdir; restores its newest checkpoint.
+class RunCallbacks:
+    """The `skd_tf.training.loop.LoopCallbacks` of a run with a workdir; restores its newest checkpoint.
 
     Args:
       config: a `Config`.
-      setup: a `skd_tf.training.train_student.Setup`.
+      setup: a `skd_tf.training.train_student.SharedResources`.
       folder: the `Workdir` or its path.
       distiller: compiled and built.
       steps_per_epoch: full batches in an epoch.
@@ -48,7 +48,7 @@ class Bookkeeping:
         )
         self._facts = {
             "teacher": setup.teacher and setup.teacher.fingerprint,
-            "student": student.fingerprint(distiller.student),
+            "student": student.architecture_fingerprint(distiller.student),
             **data_facts(setup.dataset),
             "replicas": setup.strategy.num_replicas_in_sync,
         }
@@ -58,32 +58,38 @@ class Bookkeeping:
             say(f"Resuming at step {self.first_step} of {self.last_step}.")
         self._records = None  # the chief's
         cluster.agree(lambda: self._open_records(extra.get("records")))
-        self._clock = console.Clock(
+        self._clock = console.EpochClock(
             config.student, config.epochs, self.first_step, steps_per_epoch, before=extra["seconds"]
         )
         self._validate = predictor.predictor_of(distiller)
         self._rates = schedules.learning_rate(config, steps_per_epoch)
 
     def _open_records(self, known):
-        self._records = metrics_log.Records(self._folder, known=known, config=self._config)
+        self._records = metrics_log.MetricsLog(self._folder, known=known, config=self._config)
 
     def _require_same(self, extra):
         """InputError where the checkpoint's `extra` tells of another teacher or student, other data or another program."""
         if extra.get("teacher") != self._facts["teacher"]:
-            raise InputError(
-                "The teacher has changed since this run began. Expected the same weights. "
-                f"Received others in {self._setup.teacher.path}. Choose another --workdir, or add --overwrite to begin anew."
+            raise input_error(
+                "The teacher has changed since this run began",
+                expected="the same weights",
+                received=f"others in {self._setup.teacher.path}",
+                remedy="Choose another --workdir, or add --overwrite to begin anew",
             )
         require_same_data("run", extra, self._facts)  # first: a student holds the data's mean and std
         if extra.get("student", self._facts["student"]) != self._facts["student"]:
-            raise InputError(
-                "The student has changed since this run began. Expected the same layers, settings and connections. Received "
-                f"others from --student={self._config.student}. Choose another --workdir, or add --overwrite to begin anew."
+            raise input_error(
+                "The student has changed since this run began",
+                expected="the same layers, settings and connections",
+                received=f"others from --student={self._config.student}",
+                remedy="Choose another --workdir, or add --overwrite to begin anew",
             )
         if "records" not in extra:
-            raise InputError(
-                "The checkpoint is of another version of skd_tf. Expected a digest of metrics.jsonl in it. "
-                f"Received none in {self._folder / 'checkpoints'}. Go on with that version, or choose another --workdir."
+            raise input_error(
+                "The checkpoint is of another version of skd_tf",
+                expected="a digest of metrics.jsonl in it",
+                received=f"none in {self._folder / 'checkpoints'}",
+                remedy="Go on with that version, or choose another --workdir",
             )
         if extra.get("replicas") != self._facts["replicas"]:
             began, now = extra.get("replicas"), self._facts["replicas"]
@@ -94,7 +100,7 @@ class Bookkeeping:
 
     def on_epoch_end(self, step, means, pace):
         if "loss" not in means:
-            raise Diverged(
+            raise DivergedError(
                 "Training has diverged: float16's loss scaling has skipped every step of an epoch. Expected finite "
                 f"gradients. Received none in epoch {step // self._steps_per_epoch}. Take --precision=bfloat16, or lower "
                 "--learning_rate."
@@ -134,7 +140,7 @@ class Bookkeeping:
         raise Interrupted(signal, f"Step {step} of {self.last_step} is saved.")
 
     def on_not_finite(self, step, names):
-        """Leaves the state before the step, its batch and their names in post_mortem/, and raises `Diverged`."""
+        """Leaves the state before the step, its batch and their names in post_mortem/, and raises `DivergedError`."""
         folder = self._folder / "post_mortem"
         left = f"The state before that step and its batch are in {folder}"
         try:
@@ -142,7 +148,7 @@ class Bookkeeping:
         except (OSError, tf.errors.OpError) as error:  # the failure itself must be told in any case
             left = f"Its state and batch could not be written ({' '.join(str(error).split())})"
         epoch = step // self._steps_per_epoch + 1
-        raise Diverged(
+        raise DivergedError(
             f"Training has diverged at step {step + 1} of {self.last_step} (epoch {epoch} of {self._config.epochs}). "
             f"Expected finite values. Received others in: {', '.join(names)}; learning_rate={self._rates[step]:.4g}. "
             f"{left}; the last checkpoint stays. Lower --learning_rate, lengthen --warmup_epochs, or set --clip_norm."

@@ -11,7 +11,7 @@ import keras
 
 from skd_tf import data
 from skd_tf.data import augmentation, teacher_cache
-from skd_tf.errors import InputError
+from skd_tf.errors import input_error
 from skd_tf.evaluation import predictor
 from skd_tf.models import loading
 from skd_tf.networks.names import NETWORK_NAMES
@@ -153,8 +153,11 @@ def fingerprint(path):
             for member in ("config.json", "model.weights.h5"):  # not the metadata, which holds the date
                 digest.update(archive.read(member))
     except (OSError, KeyError, zipfile.BadZipFile) as error:
-        raise InputError(
-            f"The teacher is damaged ({error}). Expected a .keras file. Received path={file}. Save it again."
+        raise input_error(
+            f"The teacher is damaged ({error})",
+            expected="a .keras file",
+            received=f"path={file}",
+            remedy="Save it again",
         ) from error
     return digest.hexdigest()
 

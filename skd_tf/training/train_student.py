@@ -7,10 +7,9 @@ import tensorflow as tf
 
 from skd_tf import data, schedules
 from skd_tf.config import grammar
-from skd_tf.config.fields import as_text
 from skd_tf.distillation import optimizers
 from skd_tf.distillation.distiller import Distiller
-from skd_tf.errors import InputError
+from skd_tf.errors import as_text, input_error
 from skd_tf.losses import sphere_geometry
 from skd_tf.models import precision
 from skd_tf.models import student as students
@@ -19,7 +18,7 @@ from skd_tf.runs.workdir import write_json
 from skd_tf.runtime import cluster, devices
 from skd_tf.runtime.console import say, warn
 from skd_tf.training import loop
-from skd_tf.training.run_callbacks import Bookkeeping
+from skd_tf.training.run_callbacks import RunCallbacks
 from skd_tf.training.teacher import Teacher
 
 _ADAPT_EXAMPLES = 10_000
@@ -28,7 +27,7 @@ _LEAST_TOP_PROBABILITY = 0.25
 
 
 @dataclasses.dataclass(frozen=True)
-class Setup:
+class SharedResources:
     """What several students can share: data, replicas, and a `Teacher` (None for a loss without one)."""
 
     dataset: data.Dataset
@@ -41,7 +40,7 @@ def train_student(config, setup, folder, build=None, *, keep_best=True):
 
     Args:
       config: a `Config`.
-      setup: a `Setup`.
+      setup: a `SharedResources`.
       folder: `Workdir` or path; gets metrics.jsonl, tensorboard/ and checkpoints/.
       build: what makes the Distiller; `build_distiller` unless given.
       keep_best: whether the checkpoint that is best on validation stays beside the newest.
@@ -73,7 +72,7 @@ def build_distiller(config, setup, steps_per_epoch):
     """The compiled Distiller of a Config, in the strategy's scope, its radius measured where it has to be."""
     with setup.strategy.scope():
         rates = schedules.learning_rate(config, steps_per_epoch)
-        starts, tables = loss_weights(config, steps_per_epoch, len(rates))
+        starts, tables = loss_weight_tables(config, steps_per_epoch, len(rates))
         tables = {name: schedules.Table(values) for name, values in tables.items()}
         distiller = Distiller(
             build_student(config, setup),
@@ -98,13 +97,13 @@ def build_distiller(config, setup, steps_per_epoch):
 def build_student(config, setup):
     """The student of a Config with the initial weights of its seed, in the strategy's scope."""
     with setup.strategy.scope():
-        student = students.build(config, setup.dataset)
+        student = students.build_student(config, setup.dataset)
         if config.sync_batch_norm and setup.strategy.num_replicas_in_sync > 1:
             student = synchronized(student)
         return precision.set_precision(student, config.precision)
 
 
-def loss_weights(config, steps_per_epoch, total_steps):
+def loss_weight_tables(config, steps_per_epoch, total_steps):
     """({name: number at the first step}, {name: values of all steps, of scheduled ones}) of the two loss weights."""
     starts = {name: getattr(config, name) for name in ("kd_weight", "label_weight")}
     tables = {
@@ -127,9 +126,11 @@ def adapt_radius(distiller, config, setup):
 def _steps_per_epoch(config, dataset):
     steps, dropped = divmod(len(dataset.train), config.batch_size)
     if not steps:
-        raise InputError(
-            f"The training split is smaller than a batch. Expected at least {config.batch_size} examples. "
-            f"Received {len(dataset.train)} from {config.dataset}. Lower --batch_size."
+        raise input_error(
+            "The training split is smaller than a batch",
+            expected=f"at least {config.batch_size} examples",
+            received=f"{len(dataset.train)} from {config.dataset}",
+            remedy="Lower --batch_size",
         )
     if dropped:
         say(f"The last {dropped} of {len(dataset.train)} images in each epoch's order fill no batch and are dropped.")
@@ -192,7 +193,7 @@ def _train(config, setup, folder, distiller, steps_per_epoch, logit_files, keep_
             logit_files=logit_files,
         )
 
-    keeping = Bookkeeping(config, setup, folder, distiller, steps_per_epoch, make_stream, keep_best=keep_best)
+    keeping = RunCallbacks(config, setup, folder, distiller, steps_per_epoch, make_stream, keep_best=keep_best)
     with contextlib.closing(keeping) as kept:
         if kept.first_step < last_step:
             profile = _profile(config, folder, kept.first_step, last_step)
@@ -213,9 +214,11 @@ def _train(config, setup, folder, distiller, steps_per_epoch, logit_files, keep_
 def _profile(config, folder, first_step, last_step):
     steps = grammar.parse_step_range(config.profile_steps)
     if steps and steps[1] > last_step:
-        raise InputError(
-            f"--profile_steps lies beyond the run. Expected steps 1 to {last_step}. "
-            f"Received --profile_steps={config.profile_steps}. Choose earlier ones."
+        raise input_error(
+            "--profile_steps lies beyond the run",
+            expected=f"steps 1 to {last_step}",
+            received=f"--profile_steps={config.profile_steps}",
+            remedy="Choose earlier ones",
         )
     if steps and steps[0] <= first_step:
         warn(f"--profile_steps={config.profile_steps} traces nothing: the run resumes at step {first_step}.")

@@ -51,7 +51,9 @@ def test_a_radius_is_measured_on_all_classes(dataset, monkeypatch):
     distiller = types.SimpleNamespace(objective=types.SimpleNamespace(needs_teacher=True), adapt=seen.update)
     distiller.radius = types.SimpleNamespace(assign=lambda value: None, numpy=lambda: 1.0)
     teacher = types.SimpleNamespace(logits=lambda images: images[:, 0, 0].astype(np.float32))
-    train_student.adapt_radius(distiller, Config(radius="teacher_mean"), train_student.Setup(dataset, None, teacher))
+    train_student.adapt_radius(
+        distiller, Config(radius="teacher_mean"), train_student.SharedResources(dataset, None, teacher)
+    )
     assert shares(seen["image"]) == pytest.approx([0.1] * CLASSES)
     assert np.array_equal(seen["teacher_logits"].numpy()[:, 0], seen["image"][:, 0, 0, 0])
 

@@ -276,7 +276,7 @@ def test_wrong_facts_of_a_function_are_one_line(user_module, facts, words):
 def test_names_belong_to_their_readers():
     names = {"digits": "digits", "cifar10": "tfds", "cifar10:3.0.2": "tfds", "cats_vs_dogs/x:1.*.*": "tfds"}
     names |= {"folder:a/b": "folder", "folder:C:/x y": "folder", "my.module:function": "function"}
-    assert {name: catalog.kind_of(name) for name in names} == names
+    assert {name: catalog.source_kind(name) for name in names} == names
 
 
 def test_a_pinned_version_is_the_same_known_set():

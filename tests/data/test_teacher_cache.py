@@ -90,7 +90,7 @@ def test_training_from_the_cache_equals_training_live(teacher_file, digits, tmp_
     ):
         config = Config(teacher_checkpoint=str(teacher_file), **SETTINGS | settings)
         teacher = Teacher(teacher_file, config, digits, strategy)
-        setup = train_student.Setup(digits, strategy, teacher)
+        setup = train_student.SharedResources(digits, strategy, teacher)
         distiller = train_student.build_distiller(config, setup, STEPS)
         files = teacher.epoch_files(3)
         if files is None:

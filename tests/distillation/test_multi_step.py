@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from skd_tf.distillation.multi_step import Steps
+from skd_tf.distillation.multi_step import MultiStepFunction
 
 # Makes 4 steps from input that is there at once, on one core; prints the seconds waited and those in all.
 ON_ONE_CORE = """
@@ -49,6 +49,6 @@ def test_a_slow_input_counts_as_waiting(eager):
 
     stream = tf.data.Dataset.range(8).map(lambda value: tf.numpy_function(slow, [value], tf.float32))
     total = tf.Variable(0.0)
-    steps = Steps(tf.distribute.get_strategy(), total.assign_add, eager=eager)
+    steps = MultiStepFunction(tf.distribute.get_strategy(), total.assign_add, eager=eager)
     assert 0.4 < float(steps(iter(stream), 8)) < 2
     assert total.numpy() == sum(range(8))

@@ -154,7 +154,7 @@ def image_folder(place, *, dogs, content=None):
 def vanishing_images(place):
     """They are gone when the first epoch ends, and back after the run."""
     flags = image_folder(place, dogs=16)
-    original = run_callbacks.Bookkeeping.on_epoch_end
+    original = run_callbacks.RunCallbacks.on_epoch_end
 
     def hooked(self, *arguments):
         original(self, *arguments)
@@ -162,7 +162,7 @@ def vanishing_images(place):
             (place.folder / "train").rename(place.folder / "gone")
             place.during.callback((place.folder / "gone").rename, place.folder / "train")
 
-    place.during.enter_context(pytest.MonkeyPatch.context()).setattr(run_callbacks.Bookkeeping, "on_epoch_end", hooked)
+    place.during.enter_context(pytest.MonkeyPatch.context()).setattr(run_callbacks.RunCallbacks, "on_epoch_end", hooked)
     return flags | {"cache_dataset": "none", "epochs": 40}
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from skd_tf import data
 from skd_tf.config import Config
-from skd_tf.errors import Diverged, InputError
+from skd_tf.errors import DivergedError, InputError
 from skd_tf.runs.workdir import locked
 from skd_tf.runtime.signals import Interrupted
 from skd_tf.training import checkpoints, experiment, run_callbacks
@@ -50,14 +50,14 @@ def require_same(folder, straight):
 
 def at_step(monkeypatch, hook, at, action):
     """Does something in one of the loop's hooks, after a step."""
-    original = getattr(run_callbacks.Bookkeeping, hook)
+    original = getattr(run_callbacks.RunCallbacks, hook)
 
     def hooked(self, step, *arguments):
         original(self, step, *arguments)
         if step == at:
             action()
 
-    monkeypatch.setattr(run_callbacks.Bookkeeping, hook, hooked)
+    monkeypatch.setattr(run_callbacks.RunCallbacks, hook, hooked)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_a_full_disk_is_told_and_loses_nothing(straight, tmp_path, monkeypatch):
 def test_a_step_that_is_no_number_is_left_for_a_post_mortem(tmp_path, monkeypatch):
     config = Config(**SETTINGS | {"learning_rate": 1e20, "lr_schedule": "constant", "warmup_epochs": 0.0})
     expected = r"diverged at step \d+ of 24 \(epoch 1 of 3\).*gradient.*last checkpoint stays"
-    with pytest.raises(Diverged, match=expected) as caught:
+    with pytest.raises(DivergedError, match=expected) as caught:
         experiment.run(config, tmp_path)
     facts = json.loads((tmp_path / "post_mortem" / "facts.json").read_text())
     assert f"at step {facts['step'] + 1} of" in str(caught.value) and facts["not_finite"]

@@ -62,7 +62,7 @@ def lambda_(shape, classes):
 
 
 def build(digits, **settings):
-    return students.build(Config(**settings), digits)
+    return students.build_student(Config(**settings), digits)
 
 
 def test_a_function_makes_the_student_and_the_seed_its_weights(my_nets, digits, capsys):
@@ -92,9 +92,9 @@ def test_the_fingerprint_is_the_function_not_its_names_or_precision():
         return keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Rescaling(1 / 255), keras.Sequential(layers)])
 
     same = net(), synchronized(net()), precision.set_precision(net(), "bfloat16")
-    assert {students.fingerprint(one) for one in same} == {students.fingerprint(net())}
+    assert {students.architecture_fingerprint(one) for one in same} == {students.architecture_fingerprint(net())}
     others = net("tanh"), net(rate=0.2), net(middle=[keras.layers.ReLU()])
-    assert len({students.fingerprint(one) for one in (net(), *others)}) == 4
+    assert len({students.architecture_fingerprint(one) for one in (net(), *others)}) == 4
 
 
 def test_a_student_that_has_changed_is_refused(my_nets, tmp_path):
@@ -211,7 +211,7 @@ def test_preprocessing_of_applications_is_kerass(name, kind):
     from skd_tf.models import preprocessing
 
     module = keras_applications.names()[name]
-    assert preprocessing.kind_of(module.preprocess_input) == kind
+    assert preprocessing.preprocessing_kind(module.preprocess_input) == kind
     images = keras.Input((4, 4, 3))
     pixels = np.random.default_rng(0).integers(0, 256, [2, 4, 4, 3]).astype("float32")
     if kind != "raw":

@@ -9,7 +9,7 @@ from skd_tf.training import dry_run
 from skd_tf.config import Config
 from skd_tf.errors import InputError
 from skd_tf.search.plan import Plan
-from skd_tf.search.trial_records import Records
+from skd_tf.search.trial_records import TrialRecords
 from skd_tf.runs.workdir import Workdir, refuse_own_file, write_json
 
 CALLED = "a strange function was called"
@@ -96,7 +96,7 @@ def test_a_trials_record_names_nothing_that_the_search_does_not(values, strange,
     plan = Plan(Config(teacher_checkpoint="teacher"), ("temperature:log:1:16",), max_trials=2)
     listed = Plan(Config(teacher_checkpoint="teacher"), ("student:choice:cnn_2,cnn_4",), max_trials=2)
     for name, searched in (("one", plan), ("other", listed)):
-        records = Records(tmp_path / name, searched)
+        records = TrialRecords(tmp_path / name, searched)
         records.claim()
         records.write(
             {"trial": 0, "status": "running", "values": values, "started": 0, "ended": None, "executions": []}
@@ -161,7 +161,7 @@ def test_overwrite_removes_nothing_that_is_not_a_searchs(tmp_path):
         (tmp_path / "search.json").write_text(text)
         before = files_of(tmp_path)
         with pytest.raises(InputError, match=r"not a search's|damaged.*choose another --workdir"):
-            Records(tmp_path, plan).claim()
+            TrialRecords(tmp_path, plan).claim()
         assert files_of(tmp_path) == before
 
 

@@ -12,7 +12,7 @@ from skd_tf.training import run_callbacks, experiment
 from skd_tf.runs import metrics_log
 from skd_tf import schedules
 from skd_tf.config import Config
-from skd_tf.errors import InputError, OfTheMachine
+from skd_tf.errors import InputError, EnvironmentFailure
 
 SETTINGS = {
     "student": "cnn_2",
@@ -47,25 +47,25 @@ HARMS = {
 @pytest.mark.parametrize("harm", HARMS)
 def test_rows_that_were_lost_or_changed_are_written_again_and_told(tmp_path, capsys, harm):
     rows = [{"epoch": i, "step": 8 * i + 8, "loss": 0.1 + i / 3} for i in range(4)]
-    first = metrics_log.Records(tmp_path, known=None, config=Config(**SETTINGS))
+    first = metrics_log.MetricsLog(tmp_path, known=None, config=Config(**SETTINGS))
     states = [first.add(row) or first.state() for row in rows]
     file, copy = tmp_path / "metrics.jsonl", tmp_path / "checkpoints" / "metrics.jsonl"
     whole = file.read_text()
     assert first.rows() == rows and copy.read_text() == whole
     harmed = HARMS[harm](whole)
     file.unlink() if harmed is None else file.write_text(harmed)
-    assert metrics_log.Records(tmp_path, known=states[2], config=Config(**SETTINGS)).rows() == rows[:3]
+    assert metrics_log.MetricsLog(tmp_path, known=states[2], config=Config(**SETTINGS)).rows() == rows[:3]
     for path in (file, copy):
         assert path.read_text() == "".join(whole.splitlines(keepends=True)[:3])
     (warning,) = capsys.readouterr().err.splitlines()
     assert warning == f"warning: {file} has lost lines or was changed: the epochs done are written again from {copy}."
-    again = metrics_log.Records(tmp_path, known=states[2], config=Config(**SETTINGS))
+    again = metrics_log.MetricsLog(tmp_path, known=states[2], config=Config(**SETTINGS))
     again.add(rows[3])
     assert again.state() == states[3] and not capsys.readouterr().err
     for path in (file, copy):
         path.write_text(edited(whole))
-    with pytest.raises(OfTheMachine, match=r"records of the epochs done are lost.*metrics\.jsonl"):
-        metrics_log.Records(tmp_path, known=states[1], config=Config(**SETTINGS))
+    with pytest.raises(EnvironmentFailure, match=r"records of the epochs done are lost.*metrics\.jsonl"):
+        metrics_log.MetricsLog(tmp_path, known=states[1], config=Config(**SETTINGS))
     assert file.read_text() == edited(whole)
 
 
@@ -84,7 +84,7 @@ def test_a_checkpoint_without_a_digest_of_records_is_named(tmp_path, monkeypatch
     def facts_alone(self):
         return self._facts | {"seconds": 0.0}
 
-    monkeypatch.setattr(run_callbacks.Bookkeeping, "_extra", facts_alone)
+    monkeypatch.setattr(run_callbacks.RunCallbacks, "_extra", facts_alone)
     config = Config(**SETTINGS)
     experiment.run(config, tmp_path)
     (tmp_path / "result.json").unlink()
@@ -100,14 +100,14 @@ def test_the_rate_on_record_is_that_of_the_last_update(tmp_path, monkeypatch):
         def __init__(self, inner_optimizer, initial_scale=2.0**24, **options):
             super().__init__(inner_optimizer, initial_scale=initial_scale, **options)
 
-    updates, original = [], run_callbacks.Bookkeeping.on_epoch_end
+    updates, original = [], run_callbacks.RunCallbacks.on_epoch_end
 
     def spy(self, *arguments):
         updates.append(int(self._distiller.optimizer.inner_optimizer.iterations.numpy()))
         original(self, *arguments)
 
     monkeypatch.setattr(keras.optimizers, "LossScaleOptimizer", High)
-    monkeypatch.setattr(run_callbacks.Bookkeeping, "on_epoch_end", spy)
+    monkeypatch.setattr(run_callbacks.RunCallbacks, "on_epoch_end", spy)
     config = Config(**SETTINGS | {"precision": "float16"})
     experiment.run(config, tmp_path)
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
@@ -119,7 +119,7 @@ def test_the_rate_on_record_is_that_of_the_last_update(tmp_path, monkeypatch):
 
 def test_records_of_many_epochs_leave_no_memory_behind(tmp_path):
     """TensorFlow keeps for ever each Python number that it turns into a tensor, 0.7 kB: 9 MB here."""
-    kept = metrics_log.Records(tmp_path, known=None, config=Config(**SETTINGS))
+    kept = metrics_log.MetricsLog(tmp_path, known=None, config=Config(**SETTINGS))
 
     def add(first, last):
         for step in range(first, last):

@@ -54,7 +54,7 @@ def test_on_a_terminal_one_line_is_written_over_and_gone_at_the_end(clock, capsy
 
 
 def test_long_epochs_tell_of_their_steps_and_short_ones_do_not(clock, capsys):
-    long = console.Clock("resnet", 2, 0, 100, before=0.0)
+    long = console.EpochClock("resnet", 2, 0, 100, before=0.0)
     for step in range(1, 201):
         clock[0] += 1.0
         if step % 100:
@@ -63,7 +63,7 @@ def test_long_epochs_tell_of_their_steps_and_short_ones_do_not(clock, capsys):
             long.say_epoch(step // 100, {"examples_per_second": 64.0})
     lines = capsys.readouterr().out.splitlines()
     assert sum("steps/s" in line for line in lines) == 8 and "(epoch 2/2)" in lines[6]
-    short = console.Clock("resnet", 10, 0, 5, before=7.0)
+    short = console.EpochClock("resnet", 10, 0, 5, before=7.0)
     for step in range(1, 51):
         clock[0] += 2.0
         if step % 5:

@@ -15,12 +15,12 @@ from skd_tf import data, tune
 from skd_tf.config import Config
 from skd_tf.data.teacher_cache import TeacherCache
 from skd_tf.distillation.distiller import Distiller
-from skd_tf.errors import InputError, OfTheMachine
+from skd_tf.errors import EnvironmentFailure, InputError
 from skd_tf.runs.workdir import locked
-from skd_tf.search.distiller_pool import Distillers
+from skd_tf.search.distiller_pool import DistillerPool
 from skd_tf.search.plan import Plan
-from skd_tf.search.trial_records import Records
-from skd_tf.search.trial_runner import Trials, _alone
+from skd_tf.search.trial_records import TrialRecords
+from skd_tf.search.trial_runner import TrialRunner, _alone
 from skd_tf.training import checkpoints, experiment, train_student
 from skd_tf.training.teacher import Teacher
 from tests.helpers.nets import batches, conv_net, make_distiller
@@ -55,7 +55,7 @@ def test_a_reused_distiller_is_a_new_one_to_the_last_bit(config, tmp_path, strat
         config.replace(temperature=9.0, kd_weight=0.9, radius=3.0, lr_schedule="constant", warmup_epochs=0.5),
         config.replace(radius="teacher_mean", weight_decay=2e-2, seed=7),
     ]
-    kept = Distillers()
+    kept = DistillerPool()
     train_student.train_student(first, setup, folder_of(tmp_path / "first"), kept)
     for number, other in enumerate(others):
         reused, one = train_student.train_student(other, setup, folder_of(tmp_path / f"reused-{number}"), kept)
@@ -85,7 +85,7 @@ def test_another_teacher_takes_the_place_of_the_one_before():
 
 
 def test_what_is_traced_makes_a_new_distiller_and_schedules_are_assigned(config, setup, tmp_path):
-    kept = Distillers()
+    kept = DistillerPool()
     config = config.replace(epochs=1, optimizer="adamw")
     schedule = config.replace(kd_weight="0.9, 0.5 from epoch 0.5")
     one, _ = train_student.train_student(schedule, setup, folder_of(tmp_path / "a"), kept)
@@ -123,7 +123,7 @@ def test_the_second_trial_starts_in_a_fifth_of_the_first_ones_time(config, setup
         return waited
 
     monkeypatch.setattr(Distiller, "run_steps", timed)
-    kept = Distillers()
+    kept = DistillerPool()
     config = config.replace(student="resnet20", steps_per_call=1, epochs=1)
     for number, temperature in enumerate((1.0, 2.0, 4.0)):
         begun["at"] = time.perf_counter()
@@ -153,7 +153,7 @@ def test_a_second_worker_under_one_id_is_refused_and_a_trial_that_it_comes_too_l
     config, setup, tmp_path, monkeypatch
 ):
     plan = Plan(config, ("temperature:choice:1,4",), tuner="grid")
-    records, trials = Records(tmp_path, plan), Trials(Records(tmp_path, plan), setup=setup)
+    records, trials = TrialRecords(tmp_path, plan), TrialRunner(TrialRecords(tmp_path, plan), setup=setup)
     records.claim()
     record = {"trial": 0, "status": "running", "values": {"temperature": 1.0}, "executions": [], "reason": ""}
     records.write(record)
@@ -221,7 +221,7 @@ def test_memory_that_runs_out_fails_the_trial_only_where_what_is_searched_may_be
     search, trained, failing, where, fails, config, setup, tmp_path, monkeypatch
 ):
     plan = Plan(config, (search,), tuner="grid")
-    records, (name,) = Records(tmp_path, plan), plan.names
+    records, (name,) = TrialRecords(tmp_path, plan), plan.names
     records.claim()
     blank = {"status": "running", "objective": None, "spread": None, "reason": "", "started": 0, "ended": None}
     others = [{"seed": 0, "seconds": 1.0, "metrics": {"step": 1}}] * (trained is not None)
@@ -234,10 +234,12 @@ def test_memory_that_runs_out_fails_the_trial_only_where_what_is_searched_may_be
         )
 
     monkeypatch.setattr(*where, run_out)
-    trials = Trials(records, setup=setup)
+    trials = TrialRunner(records, setup=setup)
     if fails:
         assert trials.run(1)["reason"] == "OOM when allocating [1000]"
     else:
-        with pytest.raises(OfTheMachine, match=r"^Memory has run out.*OOM when allocating \[1000\].*End what else"):
+        with pytest.raises(
+            EnvironmentFailure, match=r"^Memory has run out.*OOM when allocating \[1000\].*End what else"
+        ):
             trials.run(1)
     assert records.read(1)["status"] == ("failed" if fails else "running")

@@ -11,7 +11,7 @@ import pytest
 from skd_tf.config import Config
 from skd_tf.errors import InputError
 from skd_tf.search.plan import OBJECTIVES, TUNERS, Plan, parse_objective
-from skd_tf.search.trial_records import Records, is_disk_full
+from skd_tf.search.trial_records import TrialRecords, is_disk_full
 
 CONFIG = Config(teacher_checkpoint="teacher", student="cnn_2")
 TEMPERATURES = "temperature:choice:1,2,4,8,16"
@@ -98,7 +98,7 @@ def run_search(folder, plan, executions=None, fail=(), unseen=None):
     from skd_tf.search.oracles import make_oracle
     from skd_tf.search.tuner import Tuner
 
-    records = Records(folder, plan)
+    records = TrialRecords(folder, plan)
     records.claim()
     trials, oracle = FakeTrials(records, executions, fail, unseen), make_oracle(plan)
     oracle.begin(records)
@@ -108,7 +108,7 @@ def run_search(folder, plan, executions=None, fail=(), unseen=None):
 
 
 def drawn(folder, plan):
-    return [record["values"] for record in Records(folder, plan).all()]
+    return [record["values"] for record in TrialRecords(folder, plan).all()]
 
 
 SEARCHES = {
@@ -130,7 +130,7 @@ def test_a_search_stopped_anywhere_draws_what_an_uninterrupted_one_draws(tuner, 
     for stop in range(1, plan.trials, 1 if tuner != "bayesian" else 3):
         folder = tmp_path / f"stopped-{stop}"
         ran = run_search(folder, plan, executions=stop, fail=fail)
-        records = Records(folder, plan)
+        records = TrialRecords(folder, plan)
         assert records.all()[-1]["status"] == "running"  # drawn, and stopped before its end
         for again in itertools.count():  # and stopped once more after each trial
             more = run_search(folder, plan, executions=1 if again < 2 else None, fail=fail)
@@ -175,7 +175,7 @@ def test_a_seed_is_a_seed_and_the_first_trial_is_the_default(tmp_path):
 def test_more_trials_continue_a_search_and_failures_never_stop_it(tmp_path):
     plan = SEARCHES["random"]
     assert run_search(tmp_path, plan, fail=range(7)) == list(range(7))
-    assert not Records(tmp_path, plan).ranked()
+    assert not TrialRecords(tmp_path, plan).ranked()
     more = dataclasses.replace(plan, max_trials=12)
     assert run_search(tmp_path, more) == list(range(7, 12))
     assert run_search(tmp_path, plan) == []
@@ -186,28 +186,28 @@ def test_another_search_is_refused_and_a_missing_record_is_seen(tmp_path):
     run_search(tmp_path, plan, executions=3)
     other = Plan(CONFIG.replace(student="cnn_4"), ("temperature:log:1:8",), tuner="bayesian", objective="val_nll")
     with pytest.raises(InputError) as caught:
-        Records(tmp_path, other).claim()
+        TrialRecords(tmp_path, other).claim()
     for words in ("--student: cnn_2 -> cnn_4", "--tuner: random -> bayesian", "val_accuracy:max -> val_nll:min"):
         assert words in str(caught.value) and "--overwrite" in str(caught.value)
     anew = dataclasses.replace(other, config=other.config.replace(overwrite=True))
     (tmp_path / "teacher_cache").mkdir()
-    Records(tmp_path, anew).claim()
-    assert (tmp_path / "teacher_cache").is_dir() and Records(tmp_path, anew).all() == []
+    TrialRecords(tmp_path, anew).claim()
+    assert (tmp_path / "teacher_cache").is_dir() and TrialRecords(tmp_path, anew).all() == []
     run_search(tmp_path / "gap", plan, executions=3)
     (tmp_path / "gap" / "trials" / "0001" / "record.json").unlink()
     with pytest.raises(InputError, match="0001"):
-        Records(tmp_path / "gap", plan).all()
+        TrialRecords(tmp_path / "gap", plan).all()
     (tmp_path / "gap" / "trials" / "0001" / "record.json").write_text("{")
     with pytest.raises(InputError, match="damaged"):
-        Records(tmp_path / "gap", plan).all()
+        TrialRecords(tmp_path / "gap", plan).all()
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.json").write_text("{}")
     with pytest.raises(InputError, match="not a search's"):
-        Records(tmp_path / "run", plan).claim()
+        TrialRecords(tmp_path / "run", plan).claim()
 
 
 def test_a_search_goes_on_with_its_own_teacher_and_data_only(tmp_path):
-    records = Records(tmp_path, SEARCHES["random"])
+    records = TrialRecords(tmp_path, SEARCHES["random"])
     records.claim()
     facts = {"data": ["folder:x", "1", 90, "a"], "images": "b", "images_in": "memory"}
     records.remember("teacher", facts)

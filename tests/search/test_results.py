@@ -7,14 +7,14 @@ import pytest
 
 from skd_tf.config import Config
 from skd_tf.search.plan import Plan
-from skd_tf.search.trial_records import Records
+from skd_tf.search.trial_records import TrialRecords
 
 CONFIG = Config(teacher_checkpoint="teacher", student="cnn_2")
 TEMPERATURES = "temperature:choice:1,2,4,8,16"
 
 
 def fake_records(folder, plan, objectives, spreads=None):
-    records = Records(folder, plan)
+    records = TrialRecords(folder, plan)
     records.claim()
     spreads = spreads or [None] * len(objectives)
     for number, (values, objective, spread) in enumerate(zip(_combinations(plan), objectives, spreads, strict=False)):

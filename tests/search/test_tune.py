@@ -13,7 +13,7 @@ from skd_tf.config.flags import read_flagfile
 from skd_tf.distillation.distiller import Distiller
 from skd_tf.errors import InputError
 from skd_tf.search.plan import OBJECTIVES, Plan
-from skd_tf.search.trial_records import Records
+from skd_tf.search.trial_records import TrialRecords
 from skd_tf.training import checkpoints, experiment, train_student
 from tests.search import cases
 from tests.search.cases import SMALL, command, counting, folder_of
@@ -55,7 +55,7 @@ def test_a_search_leaves_all_it_promises(finished, config):
         rows = list(csv.DictReader(file))
     pairs = {(row["temperature"], row["kd_weight"]) for row in rows}
     assert pairs == {(t, w) for t in ("1.0", "4.0") for w in ("0.5", "0.9")}
-    assert [float(row["val_accuracy"]) for row in rows] == [r["objective"] for r in Records(folder, plan).all()]
+    assert [float(row["val_accuracy"]) for row in rows] == [r["objective"] for r in TrialRecords(folder, plan).all()]
     assert len((folder / "trials.jsonl").read_text().splitlines()) == 4
     assert (folder / "search.png").read_bytes().startswith(b"\x89PNG")
     # A finished trial keeps no weights, and nobody keeps the teacher.
@@ -99,7 +99,7 @@ def test_tensorboard_shows_the_same(finished):
     experiment_ = parts["_hparams_/experiment"].experiment
     assert [info.name for info in experiment_.hparam_infos] == plan.names
     assert experiment_.metric_infos[0].name.tag == "val_accuracy"
-    for record in Records(folder, plan).all():
+    for record in TrialRecords(folder, plan).all():
         reader, parts = read(folder / "tensorboard" / f"{record['trial']:04d}" / "seed-0")
         start = parts["_hparams_/session_start_info"].session_start_info
         assert {name: value.number_value for name, value in start.hparams.items()} == record["values"]
@@ -121,7 +121,7 @@ def test_the_same_command_again_runs_nothing_and_says_the_same(finished, setup, 
     assert final["config"]["temperature"] == ranked[0]["values"]["temperature"]
     better = ranked[0] | {"values": ranked[0]["values"] | {"temperature": 7.0}}
     with pytest.raises(InputError, match=r"final run there is of other settings.*--temperature.*Remove that folder"):
-        tune._final_run(Records(folder, plan), better, None)
+        tune._final_run(TrialRecords(folder, plan), better, None)
 
 
 def test_stopped_in_mid_trial_the_same_search_ends_with_the_same_numbers(finished, setup, tmp_path, capsys):
@@ -139,7 +139,7 @@ def test_stopped_in_mid_trial_the_same_search_ends_with_the_same_numbers(finishe
         patch.setattr(Distiller, "run_steps", stop)
         with pytest.raises(KeyboardInterrupt):
             tune.search(often, tmp_path, setup=setup)
-    assert [record["status"] for record in Records(tmp_path, often).all()] == ["finished", "running"]
+    assert [record["status"] for record in TrialRecords(tmp_path, often).all()] == ["finished", "running"]
     (checkpoint,) = tmp_path.rglob("*.ckpt")  # one to resume from, none of the best
     assert checkpoint.name.startswith("step-")
     assert (tmp_path / "trials.csv").is_file()
@@ -147,8 +147,8 @@ def test_stopped_in_mid_trial_the_same_search_ends_with_the_same_numbers(finishe
     with counting(train_student, "train_student") as trained:
         tune.search(often, tmp_path, setup=setup)
     assert len(trained) == 3 and "Resuming at step" in capsys.readouterr().out  # what was finished is not run again
-    again = [numbers(record) for record in Records(tmp_path, often).all()]
-    assert again == [numbers(record) for record in Records(folder, plan).all()]
+    again = [numbers(record) for record in TrialRecords(tmp_path, often).all()]
+    assert again == [numbers(record) for record in TrialRecords(folder, plan).all()]
 
 
 def test_several_seeds_a_trial_give_mean_and_spread(config, setup, tmp_path, capsys):
@@ -165,7 +165,7 @@ def test_a_loss_without_a_teacher_is_searched_beside_one_with(config, setup, tmp
     plan = Plan(config.replace(loss="cross_entropy"), ("loss:choice:cross_entropy,kd",), tuner="grid")
     ranked = tune.search(plan, tmp_path / "search", setup=setup)
     alone = next(record for record in ranked if record["values"]["loss"] == "cross_entropy")
-    without = train_student.Setup(setup.dataset, setup.strategy, None)
+    without = train_student.SharedResources(setup.dataset, setup.strategy, None)
     _, history = train_student.train_student(plan.config_of(alone["values"]), without, folder_of(tmp_path / "alone"))
     assert history["val_accuracy"] == alone["objective"]
 
@@ -187,7 +187,7 @@ def test_each_trial_uses_all_local_devices(config, tmp_path):
 def test_a_trial_that_diverges_is_recorded_and_the_search_goes_on(config, setup, tmp_path, capsys):
     plan = Plan(config, ("learning_rate:choice:1e30,0.1", "batch_size:choice:100,5000"), tuner="grid")
     ranked = tune.search(plan, tmp_path, setup=setup)
-    every = Records(tmp_path, plan).all()
+    every = TrialRecords(tmp_path, plan).all()
     assert [record["status"] for record in every] == ["failed", "failed", "finished", "failed"]
     assert "diverged" in every[0]["reason"] and str(tmp_path) not in every[0]["reason"]
     assert not list(tmp_path.rglob("*.ckpt"))

@@ -5,7 +5,7 @@ import importlib.resources
 import string
 
 from skd_tf.config.flags import FIELDS
-from skd_tf.config.fields import as_text
+from skd_tf.errors import as_text
 from skd_tf.runs.report import charts, run_data
 
 _COLUMNS = (  # heading, key, format

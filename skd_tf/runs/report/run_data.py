@@ -4,7 +4,7 @@ import dataclasses
 import json
 import pathlib
 
-from skd_tf.errors import InputError
+from skd_tf.errors import InputError, input_error
 from skd_tf.runs.run_record import read_result
 
 _MEASUREMENTS = "measurements.json"
@@ -29,7 +29,7 @@ class Run:
 
 
 @dataclasses.dataclass(frozen=True)
-class Member:
+class ChartSeries:
     """One model in the charts: label, colour (a name in `svg.COLOURS`), row of result.json, details, epochs."""
 
     label: str
@@ -44,9 +44,7 @@ def read(path):
     path = pathlib.Path(path)
     result, metrics = read_result(path), path / "metrics.jsonl"
     if result is None or not metrics.is_file():
-        raise InputError(
-            f"No finished run there. Expected result.json and metrics.jsonl. Received run={path}. Train it to the end first."
-        )
+        raise input_error("No finished run there", expected="result.json and metrics.jsonl", received=f"run={path}", remedy="Train it to the end first")
     try:
         epochs = _lines(metrics)
         details_file = path / _MEASUREMENTS
@@ -57,9 +55,7 @@ def read(path):
             name, result, details, epochs, _lines(alone) if alone.is_file() and "student_alone" in result else []
         )
     except ValueError as error:
-        raise InputError(
-            f"The records of a run are damaged ({error}). Expected JSON. Received run={path}. Choose another run."
-        ) from error
+        raise input_error(f"The records of a run are damaged ({error})", expected="JSON", received=f"run={path}", remedy="Choose another run") from error
 
 
 def members(runs):
@@ -67,7 +63,7 @@ def members(runs):
     if len(runs) > 1:
         labels = _labels(runs)
         return [
-            Member(
+            ChartSeries(
                 label, f"run{i}", run.result["student"], run.details.get("models", {}).get("student", {}), run.epochs
             )
             for i, (label, run) in enumerate(zip(labels, runs, strict=True))
@@ -76,7 +72,7 @@ def members(runs):
     epochs = {"student": run.epochs, "student_alone": run.alone}
     details = run.details.get("models", {})
     found = [
-        Member(label, role, run.result[role], details.get(role, {}), epochs.get(role, []))
+        ChartSeries(label, role, run.result[role], details.get(role, {}), epochs.get(role, []))
         for role, label in ROLES.items()
         if role in run.result
     ]
