@@ -7,7 +7,7 @@ from skd_tf import networks, schedules
 from skd_tf.config import Config
 from skd_tf.distillation import optimizers
 from skd_tf.distillation.distiller import Distiller
-from tools.convert_torch import __main__
+from tools.convert_torch.convert import convert
 
 torch = pytest.importorskip("torch")
 from tests.tools import torch_nets  # noqa: E402
@@ -99,7 +99,7 @@ def test_steps_are_those_of_pytorch(settings):
 def ours(state):
     """This package's network with PyTorch's weights."""
     tensors = {name: value.float().numpy() for name, value in state.items()}
-    converted = __main__.convert(tensors, "resnet8", input_size=32, **_PIXELS)
+    converted = convert(tensors, "resnet8", input_size=32, **_PIXELS)
     network = networks.build("resnet8", input_shape=(32, 32, 3), num_classes=_CLASSES, **_PIXELS)
     network.set_weights(converted.get_weights())
     return network

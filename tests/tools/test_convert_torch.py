@@ -1,4 +1,4 @@
-"""PyTorch checkpoints become teachers: each weight in its place, nothing left over, no file that runs code."""
+"""PyTorch checkpoints become teachers: every weight lands in its place, none is left over, and no file runs code."""
 
 import argparse
 import pathlib
@@ -16,7 +16,9 @@ from skd_tf.config.flags import parse
 from skd_tf.errors import InputError
 from skd_tf.networks.names import NETWORK_NAMES
 from tests.tools.torch_states import mobilenet_modules, resnet_modules, state_of, vgg_modules, wide_resnet_modules
-from tools.convert_torch import __main__, layer_names, state_dict
+from tools.convert_torch import __main__ as command
+from tools.convert_torch import layer_names, state_dict
+from tools.convert_torch.convert import convert, fill
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -33,14 +35,14 @@ def tiny_state(**options):
 
 
 def converted(state, arch, size=32):
-    return __main__.convert(state, arch, mean=_MEAN, std=_STD, input_size=size)
+    return convert(state, arch, mean=_MEAN, std=_STD, input_size=size)
 
 
 def run(*arguments):
     flag_values = flags.FlagValues()
-    __main__.define(flag_values)
+    command.define(flag_values)
     parse(arguments, flag_values)
-    return __main__.main(flag_values)
+    return command.main(flag_values)
 
 
 def test_every_network_of_the_field_has_names():
@@ -65,7 +67,7 @@ def test_a_models_own_weights_come_back_to_the_last_bit(arch, options, modules):
     model = random_model(arch, **options)
     weights, state = model.get_weights(), state_of(model, modules)
     model.set_weights([np.full_like(weight, -1) for weight in weights])
-    __main__.fill(model, state)
+    fill(model, state)
     for mine, its in zip(model.get_weights(), weights, strict=True):
         np.testing.assert_array_equal(mine, its)
 
@@ -173,6 +175,26 @@ def test_a_default_for_other_classes_is_a_warning(tmp_path, capsys):
     assert "mean 0.5071,0.4867,0.4408, std 0.2675,0.2565,0.2761" in out
 
 
+def test_safetensors_with_bfloat16_and_damage(tmp_path, monkeypatch):
+    numpy_format = pytest.importorskip("safetensors.numpy")
+    bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
+    path = tmp_path / "net.safetensors"
+    kernel = np.arange(6, dtype="float32").reshape(2, 3)
+    state = {"module.a.weight": kernel, "module.b": kernel.astype(bfloat16), "module.n": np.array(4)}
+    numpy_format.save_file(state, path)
+    tensors = state_dict.read(path)
+    for name in ("a.weight", "b"):
+        assert tensors[name].dtype == "float32"
+        np.testing.assert_array_equal(tensors[name], kernel)
+    assert tensors["n"] == 4
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(InputError, match="does not load"):
+        state_dict.read(path)
+    monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
+    with pytest.raises(InputError, match="Install safetensors"):
+        state_dict.read(path)
+
+
 def test_every_tensor_that_does_not_fit_is_named():
     model = random_model("resnet8")
     weights, whole = model.get_weights(), state_of(model, resnet_modules((1, 1, 1), "downsample", "fc"))
@@ -180,7 +202,7 @@ def test_every_tensor_that_does_not_fit_is_named():
     state["layer3.0.conv2.weight"] = np.zeros((64, 64, 1, 1), "float32")
     state["layer4.0.conv1.weight"] = np.zeros((3, 2), "float32")
     with pytest.raises(InputError) as error:
-        __main__.fill(model, state)
+        fill(model, state)
     assert "1 missing: layer1.0.bn2.running_var 16;" in str(error.value)
     assert "1 unknown: layer4.0.conv1.weight 3,2;" in str(error.value)
     assert "1 of another shape: layer3.0.conv2.weight 64,64,1,1 not 64,64,3,3." in str(error.value)
@@ -221,7 +243,7 @@ def test_damaged_files_are_one_line(tmp_path):
     np.save(tmp_path / "one.npy", np.zeros(3))
     (tmp_path / "one.npy").rename(tmp_path / "one.npz")
     for name in ("cut.npz", "text.npz", "one.npz"):
-        with pytest.raises(InputError, match=r"no \.npz"):
+        with pytest.raises(InputError, match=r"not an \.npz"):
             state_dict.read(tmp_path / name)
 
 
@@ -243,9 +265,10 @@ def test_wrong_flags_are_one_line(change, error):
 
 
 def test_the_command_ends_with_one_line_and_2(tmp_path):
-    tool = pathlib.Path(__main__.__file__)
-    command = [sys.executable, str(tool), "--arch=resnet8", "--in=none.npz", "--out=out.keras"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    root = pathlib.Path(__file__).resolve().parents[2]
+    arguments = ["--arch=resnet8", f"--in={tmp_path}/none.npz", f"--out={tmp_path}/out.keras"]
+    tool = [sys.executable, "-m", "tools.convert_torch", *arguments]
+    done = subprocess.run(tool, cwd=root, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: No checkpoint there.")
     assert done.stderr.count("\n") == 1

@@ -1,7 +1,7 @@
-"""The networks of the field in PyTorch, as their sources name and compute them: the oracle of tools/convert_torch.
+"""Public networks in PyTorch, with the tensor names and formulas of their sources: the reference for tools/convert_torch.
 
-Written after akamaster's resnet.py, torchvision's models/resnet.py and RepDistiller's models/*.py, as functions of a
-`Net`, which makes each tensor where it is first used.
+They follow akamaster's resnet.py, torchvision's models/resnet.py and RepDistiller's models/*.py. Each is a function of a
+`Net`, which creates a tensor where it is first used.
 """
 
 import torch
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 
 class Net:
-    """A state dict that grows: convolutions, BatchNorms and linear maps by the names of their modules."""
+    """A state dict that creates the tensors of convolutions, BatchNorms and linear layers on first use, by module name."""
 
     def __init__(self, seed=0):
         self.state = {}
@@ -45,7 +45,7 @@ class Net:
 
 
 def resnet(net, x, classes, *, blocks, widths, shortcut, head, bottleneck=False, imagenet=False):
-    """shortcut: name of the module, or None for option A."""
+    """`shortcut` is the name of the module, None for option A."""
     x = F.relu(net.conv_bn(x, "conv1", "bn1", widths[0], *((7, 2) if imagenet else (3, 1))))
     if imagenet:
         x = F.max_pool2d(x, 3, 2, 1)

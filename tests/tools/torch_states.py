@@ -1,4 +1,4 @@
-"""A Keras network's weights under the names and in the shapes that PyTorch's networks have, spelled out module by module."""
+"""The weights of a Keras network with the tensor names and shapes of PyTorch, spelled out module by module."""
 
 import keras
 import numpy as np
@@ -51,7 +51,7 @@ def mobilenet_modules():
 
 
 def state_of(model, modules):
-    """A Keras model's weights as PyTorch would hold them, under the names given."""
+    """The state dict that PyTorch would have for a Keras model; `modules` yields (our layer name, PyTorch module name)."""
     layers, state = {layer.name: layer for layer in model.layers}, {}
     for name, module in modules:
         groups = [layers[f"{name}_group{number}"] for number in (1, 2, 3) if f"{name}_group{number}" in layers]
