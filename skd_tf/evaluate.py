@@ -9,9 +9,10 @@ from skd_tf.config.flags import config_from, define_flags, explicit_names
 from skd_tf.data.catalog import size_and_resize
 from skd_tf.errors import input_error
 from skd_tf.runs.run_record import as_named, other_test_images, recorded_config, run_behind, workdir_of
-from skd_tf.runs.workdir import refuse_own_file, write_json
+from skd_tf.runs.workdir import refuse_own_file
 from skd_tf.runtime import tf_logging
 from skd_tf.runtime.console import say, warn
+from skd_tf.runtime.files import write_json
 
 _SETTINGS = (
     "data_dir",
@@ -129,7 +130,7 @@ def evaluate(
     """
     from skd_tf.evaluation import bootstrap, cost, metrics, predictor, temperature_scaling
     from skd_tf.models import deployable, loading
-    from skd_tf.runs import metrics_log
+    from skd_tf.runs import provenance
 
     # All of them, before any time is spent.
     opened = {str(path): loading.load_measured(path, dataset, download=download) for path in paths}
@@ -166,8 +167,8 @@ def evaluate(
         "teacher": row_of(str(teacher), rival, rivals, None) if teacher else None,
         "dataset": {"name": dataset.name, "version": dataset.version, "test_examples": len(dataset.test)},
         "class_names": list(dataset.class_names),
-        "versions": metrics_log.versions(),
-        "device": metrics_log.device(),
+        "versions": provenance.versions(),
+        "device": provenance.device(),
     }
 
 

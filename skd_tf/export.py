@@ -9,9 +9,9 @@ from absl import flags
 from skd_tf.config import app
 from skd_tf.config.flags import config_from, define_flags
 from skd_tf.errors import input_error
-from skd_tf.runs.run_record import as_named, read_json, read_result
-from skd_tf.runs.workdir import write_text
+from skd_tf.runs.run_record import as_named, read_result
 from skd_tf.runtime import tf_logging
+from skd_tf.runtime.files import read_json, write_text
 
 
 def define(flag_values):

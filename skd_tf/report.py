@@ -5,9 +5,7 @@ import pathlib
 from absl import flags
 
 from skd_tf.config import app
-from skd_tf.errors import input_error
-
-FILE = "report.html"
+from skd_tf.runs.report import FILE, write
 
 
 def define(flag_values):
@@ -22,34 +20,6 @@ def main(flag_values):
     paths = [pathlib.Path(path) for path in flag_values.run]
     default = paths[0] / FILE if len(paths) == 1 else pathlib.Path(FILE)
     say(f"Written: {write(paths, pathlib.Path(flag_values.output) if flag_values.output else default)}")
-
-
-def write(paths, output):
-    """Writes the report on the runs in some workdirs; returns where.
-
-    Args:
-      paths: workdirs of finished runs.
-      output: HTML file.
-
-    Raises:
-      InputError: a path without a finished run, or an output without a folder.
-    """
-    from skd_tf.runs.report import html, run_data
-    from skd_tf.runs.workdir import refuse_own_file, write_text
-
-    output = pathlib.Path(output)
-    if output.name != FILE:
-        refuse_own_file(output)
-    found = [run_data.read(path) for path in paths]
-    if not output.absolute().parent.is_dir():
-        raise input_error(
-            "The output has no folder",
-            expected="an existing folder",
-            received=f"--output={output}",
-            remedy=f"Make {output.parent} first",
-        )
-    write_text(output, html.page(found))
-    return output
 
 
 def cli_main():

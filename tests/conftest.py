@@ -22,10 +22,9 @@ def two_logical_cpus():
 
 @pytest.fixture(scope="session")
 def two_replicas():
-    from skd_tf.config import Config
     from skd_tf.runtime import replicas
 
-    return replicas.make_strategy(Config(strategy="mirrored"))
+    return replicas.make_strategy(strategy="mirrored")
 
 
 @pytest.fixture(scope="session")

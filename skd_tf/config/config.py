@@ -4,16 +4,17 @@ The flags (cli.py), the JSON record and the comparison of two runs all follow fr
 """
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
-from skd_tf.config import grammar
+from skd_tf.config import grammar, versions
 from skd_tf.config.fields import rules_of, setting, validate
 from skd_tf.errors import as_text, did_you_mean, flag_error, input_error
-from skd_tf.losses.names import LOSS_NAMES, LOSS_SETTINGS
+from skd_tf.losses.names import LOSS_FACTS, LOSS_NAMES
 from skd_tf.networks.names import NETWORK_NAMES
 from skd_tf.runtime import user_code
 
-NEED_NO_TEACHER = ("cross_entropy",)
-NEED_ONE_CLASS = ("dkd",)
+T = TypeVar("T")
 PRECISIONS = ("float32", "bfloat16", "float16")
 PREPROCESSINGS = ("raw", "unit", "tf", "torch", "caffe", "standard")
 _NETWORK = (
@@ -209,7 +210,7 @@ class Config:
                 "values in [0, 1] where --label_weight is not given",
                 remedy,
             )
-        if self.label_smoothing and self.loss in NEED_ONE_CLASS:
+        if self.label_smoothing and LOSS_FACTS[self.loss].needs_one_class:
             raise flag_error(
                 "label_smoothing",
                 self.label_smoothing,
@@ -217,9 +218,9 @@ class Config:
                 "0",
                 "Leave it out",
             )
-        foreign = set(grammar.parse_loss_settings(self.loss_settings)) - set(LOSS_SETTINGS[self.loss])
+        foreign = set(grammar.parse_loss_settings(self.loss_settings)) - set(LOSS_FACTS[self.loss].settings)
         if foreign:
-            known = ", ".join(LOSS_SETTINGS[self.loss]) or "nothing"
+            known = ", ".join(LOSS_FACTS[self.loss].settings) or "nothing"
             raise flag_error(
                 "loss_settings",
                 self.loss_settings,
@@ -254,7 +255,7 @@ class Config:
 
     @property
     def needs_teacher(self):
-        return self.loss not in NEED_NO_TEACHER
+        return LOSS_FACTS[self.loss].needs_teacher
 
     @property
     def teacher_source(self):
@@ -269,7 +270,7 @@ class Config:
                 f"--loss={self.loss} needs a teacher",
                 expected="--teacher_checkpoint, --teacher_flagfile or --teacher",
                 received="none of them",
-                remedy=f"Add one, or choose --loss={NEED_NO_TEACHER[0]}",
+                remedy="Add one, or choose --loss=cross_entropy",
             )
 
     def replace(self, **changes):
@@ -282,15 +283,31 @@ class Config:
                 )
         return dataclasses.replace(self, **changes)
 
-    def to_json(self):
-        """A dict of plain values; `from_json` reads it back as an equal Config."""
-        return dataclasses.asdict(self)
+    def pick(self, kind: type[T]) -> T:
+        """The values of the settings that a dataclass names, as an instance of it.
+
+        Rooms below this one take such values in place of a Config.
+
+        Example:
+          `config.pick(DataSettings)`, with fields dataset, data_seed, ...
+        """
+        return kind(**{field.name: getattr(self, field.name) for field in dataclasses.fields(kind)})
+
+    def to_json(self) -> dict[str, Any]:
+        """A dict of plain values with its "version"; `from_json` reads it back as an equal Config."""
+        return {"version": versions.VERSION} | dataclasses.asdict(self)
 
     @classmethod
-    def from_json(cls, record):
-        """Reads `to_json`'s dict; InputError for unknown or missing knobs, whose values would be a guess."""
-        names, given = _names(), set(record)
-        unknown, missing = sorted(given - set(names)), [name for name in names if name not in given]
+    def from_json(cls, record: Mapping[str, Any]) -> "Config":
+        """Reads the dict of `to_json`, as written by this version or an earlier one.
+
+        A setting that the writing version did not have takes the value that reproduces what it did (`versions`).
+
+        Raises:
+          InputError: unknown or missing settings, or a record of a later version.
+        """
+        settings, names = versions.upgrade(record), _names()
+        unknown, missing = sorted(settings.keys() - set(names)), [name for name in names if name not in settings]
         if unknown or missing:
             raise input_error(
                 "The recorded settings do not fit this version of skd_tf",
@@ -298,7 +315,7 @@ class Config:
                 received=f"unknown={','.join(unknown) or 'none'} missing={','.join(missing) or 'none'}",
                 remedy="Run it again from its flags, or with the version that wrote it",
             )
-        return cls(**record)
+        return cls(**settings)
 
     def differences(self, other):
         """Lines "--flag: this -> other" over the knobs whose value could change a number in the result."""

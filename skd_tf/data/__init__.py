@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from skd_tf.data.dataset import Dataset, Split, evenly_spaced
     from skd_tf.data.disk_images import digest_of
     from skd_tf.data.loading import load
-    from skd_tf.data.train_stream import AugmentedImages, train_stream
+    from skd_tf.data.training_stream import AugmentedImages, train_stream
 
 __all__ = ["AugmentedImages", "Dataset", "Split", "digest_of", "evenly_spaced", "load", "train_stream"]
 __getattr__, __dir__ = lazy(
@@ -29,6 +29,6 @@ __getattr__, __dir__ = lazy(
         "dataset": ["Dataset", "Split", "evenly_spaced"],
         "disk_images": ["digest_of"],
         "loading": ["load"],
-        "train_stream": ["AugmentedImages", "train_stream"],
+        "training_stream": ["AugmentedImages", "train_stream"],
     },
 )

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from skd_tf.data import image_ops
 from skd_tf.data.augmentation import ResizedCrop
-from skd_tf.data.teacher_cache import key_of
+from skd_tf.runtime.files import sha256_of_json
 
 RECORD_FRAME = 16  # bytes around a TFRecord: length, its checksum, the checksum of the content
 
@@ -113,7 +113,9 @@ class DiskImages:
     def digest(self):
         """SHA-256 of the content's identity, the rows and how they are decoded; reads no image."""
         rows = hashlib.sha256(self._rows.tobytes()).hexdigest()
-        return key_of({"store": self._store.facts, "rows": rows, "shape": list(self._size), "resize": self._resize})
+        return sha256_of_json(
+            {"store": self._store.facts, "rows": rows, "shape": list(self._size), "resize": self._resize}
+        )
 
     @functools.cached_property
     def _places(self):

@@ -13,18 +13,13 @@ import shutil
 import numpy as np
 
 from skd_tf.errors import EnvironmentFailure, input_error
-from skd_tf.runs.workdir import write_json
 from skd_tf.runtime import atomic_files
+from skd_tf.runtime.files import sha256_of_json, write_json
 
 HEADER_BYTES = 1024  # a multiple of every record dtype's size: tf.data drops it as so many records
 _FORMAT = 1
 _NO_CHECKSUM = "0" * 64
 _ABANDONED_SECONDS = 24 * 3600
-
-
-def key_of(facts):
-    """SHA-256 of everything that logits depend on, as one JSON-able dict."""
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 class TeacherCache:
@@ -54,7 +49,7 @@ class TeacherCache:
             return None
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             record = json.loads(path.read_text())
-            if record["sha256"] == key_of([key, record["facts"]]):
+            if record["sha256"] == sha256_of_json([key, record["facts"]]):
                 return record["facts"]
         self._say(f"Teacher cache: {path.name} is damaged; it is not used, and made again.")
         return None
@@ -62,7 +57,7 @@ class TeacherCache:
     def write_facts(self, key, facts):
         """Keeps a JSON-able dict under a key."""
         try:
-            write_json(self.folder / f"{key}.json", {"facts": facts, "sha256": key_of([key, facts])})
+            write_json(self.folder / f"{key}.json", {"facts": facts, "sha256": sha256_of_json([key, facts])})
         except OSError as error:
             raise self._unwritable(error) from error
 

@@ -84,7 +84,7 @@ class Distiller(HyperparametersMixin, keras.Model):
             super().__setattr__(name, value)
 
     def call(self, inputs, training=False):
-        return forward(self.student, image_of(batches), training=bool(training))
+        return forward(self.student, image_of(inputs), training=bool(training))
 
     def build(self, input_shape=None):
         if not self.student.built:

@@ -8,8 +8,8 @@ import numpy as np
 
 from skd_tf.errors import input_error
 from skd_tf.evaluation import metrics
-from skd_tf.runs.workdir import write_json
-from skd_tf.training import teacher
+from skd_tf.models import paths
+from skd_tf.runtime.files import write_json
 
 FILE = "calibration.json"
 _EXTREME = 1e4  # no trained net's logits are off by such a factor
@@ -69,7 +69,7 @@ def store(workdir, temperature, *, examples, before, after):
         pathlib.Path(workdir) / FILE,
         {
             "temperature": temperature,
-            "student": teacher.fingerprint(workdir),
+            "student": paths.file_fingerprint(workdir),
             "validation_examples": examples,
             "before": {name: before[name] for name in keys},
             "after": {name: after[name] for name in keys},
@@ -96,7 +96,7 @@ def stored(workdir):
             received=f"{file}",
             remedy="Fit it again",
         ) from error
-    if student != teacher.fingerprint(workdir) or not 0 < temperature < math.inf:
+    if student != paths.file_fingerprint(workdir) or not 0 < temperature < math.inf:
         raise input_error(
             "The calibration belongs to another student",
             expected="one of student.keras beside it",

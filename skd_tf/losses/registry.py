@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from skd_tf.losses.baselines import cross_entropy, dist, dkd, kd, logit_standardization
+from skd_tf.losses.names import LOSS_FACTS
 from skd_tf.losses.spherical import spherical_kd
 
 
@@ -25,16 +26,19 @@ class Loss(NamedTuple):
     defaults: dict
 
 
-_SPHERE = {"temperature": 4.0, "kd_weight": 0.9, "radius": "auto", "center": True}
-_STANDARDIZED = {"temperature": 2.0, "kd_weight": 9.0, "label_weight": 0.1}
-_DECOUPLED = {"temperature": 4.0, "kd_weight": 1.0, "label_weight": 1.0}
-_CORRELATION = {"temperature": 4.0, "kd_weight": 2.0, "label_weight": 1.0}
+def _entry(name: str, function: Callable, **defaults: object) -> Loss:
+    facts = LOSS_FACTS[name]
+    return Loss(function, facts.probabilities, facts.needs_teacher, defaults)
+
 
 LOSSES = {
-    "spherical": Loss(spherical_kd, "sphere", True, _SPHERE),
-    "kd": Loss(kd, "raw", True, {"temperature": 4.0, "kd_weight": 0.9}),
-    "cross_entropy": Loss(cross_entropy, "raw", False, {}),
-    "logit_standardization": Loss(logit_standardization, "raw", True, _STANDARDIZED),
-    "dkd": Loss(dkd, "raw", True, _DECOUPLED),
-    "dist": Loss(dist, "raw", True, _CORRELATION),
+    name: _entry(name, function, **defaults)
+    for name, function, defaults in (
+        ("spherical", spherical_kd, {"temperature": 4.0, "kd_weight": 0.9, "radius": "auto", "center": True}),
+        ("kd", kd, {"temperature": 4.0, "kd_weight": 0.9}),
+        ("cross_entropy", cross_entropy, {}),
+        ("logit_standardization", logit_standardization, {"temperature": 2.0, "kd_weight": 9.0, "label_weight": 0.1}),
+        ("dkd", dkd, {"temperature": 4.0, "kd_weight": 1.0, "label_weight": 1.0}),
+        ("dist", dist, {"temperature": 4.0, "kd_weight": 2.0, "label_weight": 1.0}),
+    )
 }

@@ -21,6 +21,11 @@ def require_room(num_classes, center):
         )
 
 
+def auto_radius(num_classes: int) -> float:
+    """The authors' radius, R = 2 sqrt(C): their code scales standardized logits by m = 2 (arXiv:2010.07485)."""
+    return 2.0 * math.sqrt(num_classes)
+
+
 def top_probability(num_classes, radius, temperature):
     """The highest probability that softmax(project(z; R) / T) can give: 1 / (1 + (C - 1) exp(-R sqrt(C / (C - 1)) / T))."""
     gap = radius * math.sqrt(num_classes / (num_classes - 1)) / temperature

@@ -5,6 +5,7 @@ import math
 from keras import ops
 
 from skd_tf.errors import input_error
+from skd_tf.losses import sphere_geometry
 from skd_tf.losses.terms import as_float, distill_term, label_term, logit_pair
 
 # A row whose spread is below this counts as all-equal: its gradient, R / norm, would overflow float32.
@@ -186,7 +187,7 @@ def resolve_radius(radius, num_classes):
     if radius in ("teacher_mean", "teacher_sample"):
         return radius
     try:
-        number = 2.0 * math.sqrt(num_classes) if radius == "auto" else float(radius)
+        number = sphere_geometry.auto_radius(num_classes) if radius == "auto" else float(radius)
     except (TypeError, ValueError):
         number = math.nan
     if not 0.0 < number < math.inf:

@@ -3,10 +3,9 @@
 import math
 
 import keras
-import tensorflow as tf
 
 from skd_tf.errors import input_error
-from skd_tf.models.fold_batch_norm import copy_state, exchange_layers, graph_of
+from skd_tf.models.graph import copy_state, exchange_layers, graph_of
 from skd_tf.networks.batch_norm import FusedBatchNormalization
 
 
@@ -75,33 +74,3 @@ def before_readout(model):
     if not isinstance(model, keras.Model) or "sphere_unit" not in {layer.name for layer in model.layers}:
         return None
     return keras.Model(model.input, model.get_layer("sphere_unit").input)
-
-
-def serve(model, images):
-    """{"logits", "probabilities", "class_id"} of images `[batch, h, w, c]`, uint8 or float: what every export returns."""
-    logits = model(tf.cast(images, tf.float32), training=False)
-    # tf.argmax, not Keras': its ops are ones that onnxruntime refuses.
-    return {"logits": logits, "probabilities": tf.nn.softmax(logits), "class_id": tf.argmax(logits, axis=-1)}
-
-
-def save_saved_model(model, path, class_names):
-    """Writes a SavedModel for serving.
-
-    Signature `serving_default`: `images` uint8 `[batch, h, w, c]` -> `logits`, `probabilities` float32 `[batch, classes]`,
-    `class_id` int64 `[batch]`, `label` string `[batch]`.
-
-    Args:
-      model: what `deployable` returns.
-      path: folder to write.
-      class_names: one name a class.
-    """
-
-    def labelled(images):
-        served = serve(model, images)
-        return served | {"label": tf.gather(tf.constant(list(class_names)), served["class_id"])}
-
-    images = tf.TensorSpec([None, *model.input_shape[1:]], tf.uint8, name="images")
-    module = tf.Module()
-    module.serve = tf.function(labelled, input_signature=[images], autograph=False)
-    module.weights = [variable.value for variable in model.variables]  # keras.export.ExportArchive stores each twice
-    tf.saved_model.save(module, str(path), signatures={"serving_default": module.serve})

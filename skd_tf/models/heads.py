@@ -2,7 +2,7 @@
 
 import keras
 
-from skd_tf.models.fold_batch_norm import copy_state, exchange_layers, graph_of
+from skd_tf.models.graph import copy_state, exchange_layers, graph_of
 
 _SOFTMAX = keras.activations.softmax
 # What may stand between the head and the output: keeps the number of values, and has no weights.

@@ -9,7 +9,7 @@ import keras
 
 from skd_tf import networks
 from skd_tf.errors import input_error
-from skd_tf.models import deployable, fold_batch_norm, heads, keras_applications, loading, preprocessing
+from skd_tf.models import deployable, graph, heads, keras_applications, loading, preprocessing
 from skd_tf.networks.names import NETWORK_NAMES
 from skd_tf.runtime import user_code
 from skd_tf.runtime.console import say
@@ -87,7 +87,7 @@ def architecture_fingerprint(model):
     Names of layers are no part of it, since Keras counts them through a process; nor are the precision, and whether
     BatchNorm is Keras', fused or synchronized, which are the run's.
     """
-    if fold_batch_norm.graph_of(model) is None:
+    if graph.graph_of(model) is None:
         return None
     places = {}
 

@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from skd_tf.models.fold_batch_norm import copy_state, exchange_layers
+from skd_tf.models.graph import copy_state, exchange_layers
 from skd_tf.networks.batch_norm import FusedBatchNormalization
 from skd_tf.runtime import replicas
 

@@ -1,12 +1,12 @@
 """What a run has written of itself, read back: its settings and its result, and whether they are a run's at all."""
 
-import json
 import pathlib
 
-from skd_tf.data import folder_index
 from skd_tf.config import Config
-from skd_tf.errors import InputError, input_error
+from skd_tf.data import folder_index
 from skd_tf.data.catalog import is_code
+from skd_tf.errors import InputError, input_error
+from skd_tf.runtime.files import read_json
 
 _SETTINGS = {
     "dataset",
@@ -29,7 +29,12 @@ def settings_record(path):
         return None
     record = read_json(file, "The record of settings", "Choose another folder, or remove this one to begin anew.")
     if not isinstance(record, dict) or not record.keys() >= _SETTINGS:
-        raise input_error("The folder is not a run's", expected="its settings in config.json", received=f"another program's file {file}", remedy="Choose another folder")
+        raise input_error(
+            "The folder is not a run's",
+            expected="its settings in config.json",
+            received=f"another program's file {file}",
+            remedy="Choose another folder",
+        )
     return record
 
 
@@ -69,7 +74,12 @@ def read_result(path):
     remedy = "Remove it: the run's command then measures again."
     result = read_json(file, "The result", remedy)
     if not isinstance(result, dict) or not all(isinstance(result.get(name), dict) for name in ("config", "student")):
-        raise input_error("The result is not a run's", expected="what it has measured, with its settings", received=f"another file {file}", remedy=f"{remedy}")
+        raise input_error(
+            "The result is not a run's",
+            expected="what it has measured, with its settings",
+            received=f"another file {file}",
+            remedy=f"{remedy}",
+        )
     return result
 
 
@@ -86,7 +96,12 @@ def as_named(recorded, place, *, dataset=None, download=False):
       InputError: the record names code, and the user does not.
     """
     if is_code(recorded.dataset) and dataset != recorded.dataset:
-        raise input_error("A run's data comes from code, which its record alone does not get run", expected=f"--dataset={recorded.dataset} from you", received=f"{f'--dataset={dataset}' if dataset else 'no --dataset'} with {place}", remedy="Add it if you trust that code")
+        raise input_error(
+            "A run's data comes from code, which its record alone does not get run",
+            expected=f"--dataset={recorded.dataset} from you",
+            received=f"{f'--dataset={dataset}' if dataset else 'no --dataset'} with {place}",
+            remedy="Add it if you trust that code",
+        )
     return recorded.replace(download=download)
 
 
@@ -101,11 +116,3 @@ def other_test_images(path, config):
     if run is None or run.dataset != config.dataset or run.data_seed == config.data_seed:
         return None
     return run.data_seed
-
-
-def read_json(path, what, remedy):
-    """The JSON in a file that is there; InputError, with what it is and what to do, where it is damaged."""
-    try:
-        return json.loads(pathlib.Path(path).read_text())
-    except ValueError as error:
-        raise input_error(f"{what} is damaged ({error})", expected="JSON", received=f"{path}", remedy=f"{remedy}") from error

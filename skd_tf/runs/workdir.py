@@ -1,21 +1,16 @@
 """A run's folder: whose it is, whether it is finished, and what it holds."""
 
 import contextlib
-import errno
-import fcntl
 import json
-import os
 import pathlib
-import platform
 import shutil
 
-from skd_tf.runtime import atomic_files, cluster
 from skd_tf.config import Config
-from skd_tf.errors import InputError, input_error
-from skd_tf.runtime.console import warn
+from skd_tf.errors import input_error
 from skd_tf.runs.run_record import holds_run, read_result, recorded_config, settings_record
+from skd_tf.runtime import cluster
+from skd_tf.runtime.files import LockedError, file_lock, write_json
 
-NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # what file systems answer that lock no files
 _FILES = (
     "config.json",
     "flags.txt",
@@ -54,9 +49,19 @@ class Workdir:
         self.path = pathlib.Path(path)
         chief = Config.from_json(cluster.agree(lambda: self._begin(config)))
         if chief.differences(config):
-            raise input_error("This worker was given other settings than the chief", expected="the same command on all workers", received=f"{'; '.join(chief.differences(config))}", remedy="Correct this worker's flags")
+            raise input_error(
+                "This worker was given other settings than the chief",
+                expected="the same command on all workers",
+                received=f"{'; '.join(chief.differences(config))}",
+                remedy="Correct this worker's flags",
+            )
         if not (self / "config.json").is_file():
-            raise input_error("The workdir is not shared", expected="one folder for all workers", received=f"workdir={self.path}, where this worker does not see the chief's config.json", remedy="Choose a shared folder")
+            raise input_error(
+                "The workdir is not shared",
+                expected="one folder for all workers",
+                received=f"workdir={self.path}, where this worker does not see the chief's config.json",
+                remedy="Choose a shared folder",
+            )
 
     def _begin(self, config):
         """Claims the folder for a run; returns the settings that the run has."""
@@ -87,7 +92,12 @@ class Workdir:
             return before
         foreign = [name for name in _FILES if (self / name).exists()]
         if foreign:
-            raise input_error("The workdir holds files of no known run", expected="config.json beside them", received=f"{', '.join(foreign)} in {self.path}", remedy="Choose another --workdir")
+            raise input_error(
+                "The workdir holds files of no known run",
+                expected="config.json beside them",
+                received=f"{', '.join(foreign)} in {self.path}",
+                remedy="Choose another --workdir",
+            )
         return None
 
     def _clear(self):
@@ -103,7 +113,12 @@ def refuse_own_file(output):
     """InputError where a file to be written is one that the run in that folder keeps."""
     output = pathlib.Path(output)
     if output.name in _FILES and holds_run(output.parent):
-        raise input_error("The output is a file of the run in its folder", expected="another name", received=f"--output={output}", remedy=f"Write for example {output.parent / 'evaluation.json'}")
+        raise input_error(
+            "The output is a file of the run in its folder",
+            expected="another name",
+            received=f"--output={output}",
+            remedy=f"Write for example {output.parent / 'evaluation.json'}",
+        )
 
 
 def refuse_differences(path, before, config):
@@ -111,80 +126,50 @@ def refuse_differences(path, before, config):
     differences = before.differences(config)
     begun = any((pathlib.Path(path) / name).exists() for name in _FILES[2:])  # settings alone are no run yet
     if differences and begun:
-        raise input_error(f"The workdir {path} belongs to a run with other settings", expected="the same ones", received=f"{'; '.join(differences)}", remedy="Choose another --workdir, or add --overwrite to begin anew")
-
-
-def require_same_data(what, before, now):
-    """InputError where a "run" or "search" that began with the `bookkeeping.data_facts` in `before` has others `now`.
-
-    Images in memory are known by their pixels and others by their files: where a run had the one and has the other, they
-    cannot be compared.
-    """
-    began = f"since this {what} began"
-    remedy = "Choose another --workdir, or add --overwrite to begin anew."
-    if before.get("data") != now["data"]:
-        raise input_error(f"The data has changed {began}", expected=f"{before.get('data')} (name, version, images, digest of labels)", received=f"{now['data']}", remedy=f"{remedy}")
-    kept = before.get("images_in", now["images_in"])
-    if kept != now["images_in"]:
-        raise input_error(f"The images are kept elsewhere than when this {what} began: whether they are the same cannot be told", expected=f"--cache_dataset={kept}", received=f"--cache_dataset={now['images_in']}", remedy=f"Add --cache_dataset={kept}")
-    if before.get("images", now["images"]) != now["images"]:
-        raise input_error(f"The data has changed {began}", expected="the same training images, mean, std and augmentation", received=f"others of {now['data'][0]}", remedy=f"{remedy}")
+        raise input_error(
+            f"The workdir {path} belongs to a run with other settings",
+            expected="the same ones",
+            received=f"{'; '.join(differences)}",
+            remedy="Choose another --workdir, or add --overwrite to begin anew",
+        )
 
 
 @contextlib.contextmanager
 def locked(path):
-    """Keeps a folder to this run: by a lock of the operating system, which ends with its owner, however it ends.
-
-    On a file system without locks nobody can be kept out: a warning says so.
+    """Keeps a folder to this run. Of several workers only the chief takes the lock.
 
     Raises:
       InputError: another run has the folder, or it cannot be written.
     """
-    held = []
-    cluster.agree(lambda: _lock(pathlib.Path(path), held))
-    try:
+    with contextlib.ExitStack() as held:
+        cluster.agree(lambda: _lock(pathlib.Path(path), held))
         yield
-    finally:
-        for file in held:
-            file.close()
 
 
 def _lock(path, held):
     try:
         path.mkdir(parents=True, exist_ok=True)
-        file = open(path / ".lock", "a+")  # noqa: SIM115 (the caller closes it)
-        held.append(file)
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()}")
-        file.flush()
-    except BlockingIOError as error:
-        file.seek(0)
-        raise input_error("Another run has this workdir", expected="one at a time", received=f"workdir={path}, in use by {file.read()}", remedy="Wait for its end, or choose another --workdir") from error
+        held.enter_context(file_lock(path / ".lock", wait=False, without_locks="make sure that no other run uses it."))
+    except LockedError as error:
+        raise input_error(
+            "Another run has this workdir",
+            expected="one at a time",
+            received=f"workdir={path}, in use by {error.owner}",
+            remedy="Wait for its end, or choose another --workdir",
+        ) from error
     except OSError as error:
-        if error.errno not in NO_LOCKS:
-            raise _unwritable(path, error) from error
-        warn(
-            f"{path} is on a file system without locks ({error.strerror}): see to it yourself that no other run uses it."
-        )
+        raise _unwritable(path, error) from error
 
 
 def _unwritable(path, error):
-    return input_error(f"The workdir cannot be written ({error.strerror})", expected="a writable folder", received=f"workdir={path}", remedy="Choose another --workdir")
+    return input_error(
+        f"The workdir cannot be written ({error.strerror})",
+        expected="a writable folder",
+        received=f"workdir={path}",
+        remedy="Choose another --workdir",
+    )
 
 
 def _resolved(path):
     """What the settings "auto" came to when the run was last trained, or None."""
     return json.loads((pathlib.Path(path) / "config.json").read_text()).get("resolved")
-
-
-def write_json(path, value):
-    """Writes JSON whole or not at all."""
-    write_text(path, json.dumps(value, indent=1) + "\n")
-
-
-@cluster.chief_only
-def write_text(path, text):
-    """Writes a text whole or not at all."""
-    with atomic_files.writing(path) as file:
-        file.write(text.encode())

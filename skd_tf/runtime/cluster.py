@@ -117,11 +117,12 @@ class _Joined:
 _joined = _Joined()
 
 
-def join(me):
+def join(me, announce=print):
     """Waits for all workers and connects to them.
 
     Args:
       me: what `member` found.
+      announce: called with one line before the wait.
 
     Returns:
       A tf.distribute.MultiWorkerMirroredStrategy, the same one at every call.
@@ -132,11 +133,9 @@ def join(me):
     """
     import tensorflow as tf
 
-    from skd_tf.runtime.console import say
-
     if _joined.strategy is None:
         _joined.member = me
-        say(f"Waiting for all workers: {', '.join(me.addresses)}")
+        announce(f"Waiting for all workers: {', '.join(me.addresses)}")
         try:
             with reporting_lost_workers(f"Not all workers came: {', '.join(me.addresses)}"):
                 _configure_heartbeat(me)

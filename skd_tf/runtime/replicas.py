@@ -5,10 +5,10 @@ import functools
 import tensorflow as tf
 
 from skd_tf.errors import input_error
-from skd_tf.runtime import cluster, devices
+from skd_tf.runtime import cluster, console, devices
 
 
-def make_strategy(config):
+def make_strategy(strategy: str = "auto", *, virtual_devices: int = 0, batch_size: int | None = None):
     """The tf.distribute.Strategy that `--strategy`, `--virtual_devices` and TF_CONFIG ask for.
 
     Virtual devices split the first CPU (or GPU) into logical ones; these, and a cluster, come before TensorFlow's start.
@@ -17,19 +17,24 @@ def make_strategy(config):
       InputError: devices already started otherwise, a global batch that the replicas do not divide, or a bad TF_CONFIG.
       WorkerLost: some worker of the cluster never came.
     """
-    kind, me = device_kind(), cluster.member(config.strategy)
+    kind, me = device_kind(), cluster.member(strategy)
     if me:
         gpus = len(tf.config.list_physical_devices("GPU"))
-        _, count = devices.replicas(config.strategy, virtual_devices=config.virtual_devices, gpus=gpus, member=me)
-        devices.per_replica_batch(config.batch_size, count)  # before anybody waits for anybody
-        return cluster.join(me)
-    if config.virtual_devices:
-        _split_device(kind, config.virtual_devices)
+        _, count = devices.replicas(strategy, virtual_devices=virtual_devices, gpus=gpus, member=me)
+        _require_divisible(batch_size, count)  # before anyone waits for anyone
+        return cluster.join(me, announce=console.say)
+    if virtual_devices:
+        _split_device(kind, virtual_devices)
     names = [device.name.replace("/device:", "") for device in tf.config.list_logical_devices(kind)]
-    mirrored = config.strategy == "mirrored" or (config.strategy == "auto" and len(names) > 1)
-    strategy = _mirrored(tuple(names)) if mirrored else tf.distribute.get_strategy()
-    devices.per_replica_batch(config.batch_size, strategy.num_replicas_in_sync)
-    return strategy
+    is_mirrored = strategy == "mirrored" or (strategy == "auto" and len(names) > 1)
+    chosen = _mirrored(tuple(names)) if is_mirrored else tf.distribute.get_strategy()
+    _require_divisible(batch_size, chosen.num_replicas_in_sync)
+    return chosen
+
+
+def _require_divisible(batch_size, count):
+    if batch_size is not None:
+        devices.per_replica_batch(batch_size, count)
 
 
 @functools.cache

@@ -3,8 +3,9 @@
 import dataclasses
 import math
 
-from skd_tf.config.config import NEED_NO_TEACHER, Config
+from skd_tf.config import Config
 from skd_tf.errors import as_text, did_you_mean, input_error
+from skd_tf.losses.names import LOSS_FACTS
 from skd_tf.search.space import parse_space
 
 TUNERS = ("random", "bayesian", "grid")
@@ -151,7 +152,7 @@ class Plan:
     def shared(self):
         """The Config that data and teacher are prepared with: of a loss with a teacher where any trial has one."""
         losses = next((dimension.values for dimension in self.space if dimension.name == "loss"), ())
-        distilling = next((loss for loss in losses if loss not in NEED_NO_TEACHER), self.config.loss)
+        distilling = next((loss for loss in losses if LOSS_FACTS[loss].needs_teacher), self.config.loss)
         return self.config.replace(loss=distilling, loss_settings="" if losses else self.config.loss_settings)
 
     @property

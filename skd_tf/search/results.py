@@ -8,7 +8,7 @@ import math
 from skd_tf.config import flags
 from skd_tf.errors import as_text
 from skd_tf.runs import text_tables
-from skd_tf.runs.workdir import write_text
+from skd_tf.runtime.files import write_text
 from skd_tf.search.trial_records import FAILED, FINISHED
 
 _SHOWN = 5

@@ -2,11 +2,10 @@
 
 import dataclasses
 
-from skd_tf.config.config import NEED_NO_TEACHER
 from skd_tf.config.fields import kinds_of, validate
 from skd_tf.config.flags import FIELDS
 from skd_tf.errors import as_text, did_you_mean, input_error
-from skd_tf.losses.names import LOSS_ARGUMENTS
+from skd_tf.losses.names import LOSS_FACTS
 
 # Data, teacher and machine are shared by all trials, and so cannot be searched.
 SEARCHABLE = (
@@ -35,10 +34,10 @@ SEARCHABLE = (
     "sync_batch_norm",
     "teacher_cache_epochs",
 )
-_DISTILLING = tuple(loss for loss in LOSS_ARGUMENTS if loss not in NEED_NO_TEACHER)
+_DISTILLING = tuple(loss for loss, facts in LOSS_FACTS.items() if facts.needs_teacher)
 READ_BY = {  # what not every loss, or not every optimizer, reads -> which of the two, and those that do
     **{
-        name: ("loss", tuple(loss for loss, arguments in LOSS_ARGUMENTS.items() if name in arguments))
+        name: ("loss", tuple(loss for loss, facts in LOSS_FACTS.items() if name in facts.arguments))
         for name in ("temperature", "radius", "center")
     },
     **dict.fromkeys(("kd_weight", "label_weight"), ("loss", _DISTILLING)),

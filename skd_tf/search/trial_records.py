@@ -5,8 +5,8 @@ import pathlib
 import shutil
 
 from skd_tf.errors import input_error
-from skd_tf.runs.run_record import read_json
-from skd_tf.runs.workdir import require_same_data, write_json
+from skd_tf.runs.data_identity import require_same_data
+from skd_tf.runtime.files import read_json, write_json
 
 RUNNING, FINISHED, FAILED = "running", "finished", "failed"
 _OUTPUTS = ("search.json", "trials.csv", "trials.jsonl", "search.png", "best.flags", "trials", "tensorboard", "final")

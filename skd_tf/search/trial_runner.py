@@ -1,7 +1,6 @@
 """One trial: its executions, each a student trained in a folder of its own, and what it may fail from."""
 
 import contextlib
-import fcntl
 import json
 import math
 import os
@@ -13,12 +12,14 @@ import tensorflow as tf
 
 from skd_tf.config import app
 from skd_tf.errors import DivergedError, EnvironmentFailure, InputError, input_error
-from skd_tf.runs.workdir import NO_LOCKS, Workdir, locked
-from skd_tf.runtime.console import say, warn
+from skd_tf.runs import data_identity
+from skd_tf.runs.workdir import Workdir, locked
+from skd_tf.runtime.console import say
+from skd_tf.runtime.files import LockedError, file_lock
 from skd_tf.search import tensorboard
 from skd_tf.search.distiller_pool import ASSIGNED, DistillerPool
 from skd_tf.search.trial_records import FAILED, FINISHED, RUNNING, is_disk_full
-from skd_tf.training import experiment, run_callbacks, train_student
+from skd_tf.training import experiment, train_student
 
 
 class TrialRunner:
@@ -153,29 +154,19 @@ class TrialRunner:
                     received=f"--validation_fraction={shared.validation_fraction} of {len(dataset.train)} images",
                     remedy="Raise it",
                 )
-            self._records.remember(teacher and teacher.fingerprint, run_callbacks.data_facts(dataset))
+            self._records.remember(teacher and teacher.fingerprint, data_identity.data_facts(dataset))
             say()
         return self._setup
 
 
-@contextlib.contextmanager
 def _alone(folder):
     """Lets one process of a shared folder at a time do what the others will then find done.
 
-    Where files cannot be locked nobody can be kept out, and a warning says so: logits are then computed more than once,
-    which costs time and no more, but two that train one teacher disturb each other.
+    Without locks, logits may be computed more than once, which only costs time; two processes that train one teacher
+    disturb each other.
     """
-    with open(folder / "teacher.lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
-                raise
-            warn(
-                f"{folder} is on a file system without locks ({error.strerror}): start further workers once the first "
-                "trains students."
-            )
-        yield
+    remedy = "start further workers once the first trains students."
+    return file_lock(folder / "teacher.lock", wait=True, without_locks=remedy)
 
 
 @contextlib.contextmanager
@@ -188,7 +179,7 @@ def _by_one_worker(folder):
             if worker:
                 held.enter_context(locked(folder))
         except InputError as error:
-            if not isinstance(error.__cause__, BlockingIOError):
+            if not isinstance(error.__cause__, LockedError):
                 raise
             raise input_error(
                 "Another process trains this trial",

@@ -11,8 +11,8 @@ import tensorflow as tf
 
 from skd_tf import data
 from skd_tf.errors import input_error
-from skd_tf.models import deployable
 from skd_tf.runtime import tf_logging
+from skd_tf.serving import saved_model
 
 REPRESENTATIVE_IMAGES = 256
 
@@ -55,11 +55,11 @@ class Served(keras.Model):
 
     def call(self, images, training=False):
         del training
-        return deployable.serve(self.student, images)
+        return saved_model.serve(self.student, images)
 
 
 def _saved_model(student, path, context):
-    deployable.save_saved_model(student, path, context.class_names)
+    saved_model.save_saved_model(student, path, context.class_names)
 
 
 def _keras(student, path, context):

@@ -3,17 +3,19 @@
 import math
 import pathlib
 
-from skd_tf import data, report
+from skd_tf import data
 from skd_tf.config import Config, flags
 from skd_tf.errors import InputError, input_error
 from skd_tf.evaluation import final_measurements, metrics, predictor
 from skd_tf.models import deployable, loading
-from skd_tf.runs import metrics_log, text_tables
+from skd_tf.runs import provenance, report, text_tables
 from skd_tf.runs.run_record import other_test_images, recorded_config
-from skd_tf.runs.workdir import Workdir, locked, write_json, write_text
+from skd_tf.runs.workdir import Workdir, locked
 from skd_tf.runtime import atomic_files, cluster, replicas
 from skd_tf.runtime.console import Stopwatch, say, warn
-from skd_tf.training import dry_run, preflight
+from skd_tf.runtime.files import write_json, write_text
+from skd_tf.serving import saved_model
+from skd_tf.training import preflight
 from skd_tf.training.teacher import Teacher, chance_level
 from skd_tf.training.train_student import SharedResources, train_student
 
@@ -83,7 +85,9 @@ def run(config, workdir, data_dir=None):
             remedy="Ask skd_tf.training.dry_run.describe(config, workdir), or python -m skd_tf.train --dry_run",
         )
     preflight.check(config)
-    replicas.make_strategy(config)  # before anything that only the chief of a cluster may do
+    replicas.make_strategy(
+        config.strategy, virtual_devices=config.virtual_devices, batch_size=config.batch_size
+    )  # before anything that only the chief of a cluster may do
     with locked(workdir):
         return _run(config, workdir, data_dir)
 
@@ -95,7 +99,7 @@ def _run(config, workdir, data_dir):
         return folder.result
     write_text(folder / "flags.txt", flags.write_flags(config))
     _check_student_alone(config)
-    dry_run.require_room(config, dry_run.dataset_sizes(config, data_dir))  # before a teacher is trained
+    preflight.require_room(config, preflight.dataset_sizes(config, data_dir))  # before a teacher is trained
     watch = Stopwatch()
     with watch("data and teacher"):
         setup = prepare(config, folder, data_dir)
@@ -116,7 +120,7 @@ def _ship(config, folder, setup, distiller, history, alone_path, watch):
         with atomic_files.replacing(folder / "student.keras") as path:
             student.save(path)
         with atomic_files.replacing(folder / "saved_model") as path:
-            deployable.save_saved_model(student, path, dataset.class_names)
+            saved_model.save_saved_model(student, path, dataset.class_names)
     facts = {"name": dataset.name, "version": dataset.version, "train": len(dataset.train), "test": len(dataset.test)}
     details = {"models": details, "seconds": watch.seconds, "dataset": facts}
     if setup.teacher:
@@ -127,10 +131,10 @@ def _ship(config, folder, setup, distiller, history, alone_path, watch):
         "radius": float(distiller.radius.numpy()) if distiller.objective.row.readout == "sphere" else None,
         "class_names": list(dataset.class_names),
         "config": config.to_json(),
-        "versions": metrics_log.versions(),
-        "device": metrics_log.device(setup.strategy.num_replicas_in_sync),
+        "versions": provenance.versions(),
+        "device": provenance.device(setup.strategy.num_replicas_in_sync),
         "xla": distiller.xla,
-        "git_commit": metrics_log.git_commit(),
+        "git_commit": provenance.git_commit(),
         **history,
     }
     write_json(folder / "result.json", result)
@@ -154,7 +158,9 @@ def prepare(config, folder, data_dir=None, *, test=True):
     Returns:
       A `SharedResources`.
     """
-    strategy = replicas.make_strategy(config)
+    strategy = replicas.make_strategy(
+        config.strategy, virtual_devices=config.virtual_devices, batch_size=config.batch_size
+    )
     teacher_path = find_teacher(config, folder, data_dir)
     dataset = data.load(config, data_dir, test=test)
     return SharedResources(dataset, strategy, _open_teacher(config, dataset, strategy, teacher_path))

@@ -1,21 +1,18 @@
 """What a run keeps while it trains: a record an epoch, checkpoints, and what a failed step leaves behind."""
 
-import hashlib
-import json
-
 import numpy as np
 import tensorflow as tf
 
-from skd_tf import data, schedules
-from skd_tf.data.augmentation import VERSION
+from skd_tf import schedules
 from skd_tf.distillation import optimizers
 from skd_tf.errors import DivergedError, input_error
 from skd_tf.evaluation import metrics, predictor
 from skd_tf.models import student
 from skd_tf.runs import metrics_log
-from skd_tf.runs.workdir import require_same_data, write_json
+from skd_tf.runs.data_identity import data_facts, require_same_data
 from skd_tf.runtime import cluster, console
 from skd_tf.runtime.console import say, warn
+from skd_tf.runtime.files import write_json
 from skd_tf.runtime.signals import Interrupted
 from skd_tf.training import checkpoints
 
@@ -178,24 +175,6 @@ class RunCallbacks:
     def _extra(self):
         lines = self._records.state() if self._records else None
         return self._facts | {"seconds": self._clock.seconds(), "records": lines}
-
-
-def data_facts(dataset):
-    """What tells, later, whether training goes on with the same data; JSON-able."""
-    labels = data.digest_of(dataset.train.labels)
-    return {
-        "data": [dataset.name, str(dataset.version), len(dataset.train), labels],
-        "images": _identity_of_images(dataset),
-        "images_in": "memory" if isinstance(dataset.train.images, np.ndarray) else "none",
-    }
-
-
-def _identity_of_images(dataset):
-    """Digest of what a training step sees beside labels: pixels, mean and std (inside the networks), augmentation."""
-    numbers = [list(map(float, statistics)) for statistics in (dataset.mean, dataset.std)]
-    augmentation = [VERSION, type(dataset.augmentation).__name__, *dataset.augmentation]
-    facts = [data.digest_of(dataset.train.images), numbers, augmentation]
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
 def _history(rows, seconds):

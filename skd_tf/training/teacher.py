@@ -1,21 +1,16 @@
 """The teacher of a run: its logits, from the cache or from the network, which is built only where it has to be."""
 
 import functools
-import hashlib
 import math
-import pathlib
 import time
-import zipfile
-
-import keras
 
 from skd_tf import data
 from skd_tf.data import augmentation, teacher_cache
-from skd_tf.errors import input_error
 from skd_tf.evaluation import predictor
 from skd_tf.models import loading
+from skd_tf.models.paths import file_fingerprint
 from skd_tf.networks.names import NETWORK_NAMES
-from skd_tf.runtime import cluster, user_code
+from skd_tf.runtime import cluster, files
 from skd_tf.runtime.console import Progress, duration, say, warn
 
 
@@ -59,13 +54,13 @@ class Teacher:
 
     @functools.cached_property
     def fingerprint(self):
-        return fingerprint(self.path)
+        return file_fingerprint(self.path)
 
     @functools.cached_property
     def facts(self):
         """{"name", "parameters"}: what a result says of the teacher."""
         if self._cache:
-            key = teacher_cache.key_of(self._identity)
+            key = files.sha256_of_json(self._identity)
             facts = self._cache.read_facts(key)
             if facts and self._required in ("", facts["name"]):
                 return facts
@@ -79,7 +74,7 @@ class Teacher:
         if not self._cache:
             return self._predict(images)
         shape = len(images), self._dataset.num_classes
-        key = teacher_cache.key_of(self._identity | {"images": data.digest_of(images)})
+        key = files.sha256_of_json(self._identity | {"images": data.digest_of(images)})
         if not self._exact.has(key, shape):
             self._exact.write(key, self._predict(images))
         return self._exact.read(key, shape)
@@ -100,7 +95,7 @@ class Teacher:
             "data_seed": self._config.data_seed,
             "dtype": self._cache.dtype.name,
         }
-        keys = [teacher_cache.key_of(shared | {"epoch": epoch}) for epoch in range(epochs)]
+        keys = [files.sha256_of_json(shared | {"epoch": epoch}) for epoch in range(epochs)]
         missing = [epoch for epoch, key in enumerate(keys) if not self._cache.has(key, shape)]
         size = self._cache.file_bytes(shape) / 1e6
         say(
@@ -135,31 +130,6 @@ class Teacher:
 def _preprocessing(config, dataset):
     kind = config.teacher_preprocessing
     return [kind, *dataset.mean, *dataset.std] if kind == "standard" else ["raw" if kind == "auto" else kind]
-
-
-def fingerprint(path):
-    """SHA-256 of a model's weights and architecture, read from its files without building it."""
-    if user_code.application(str(path)):  # Keras checks the file of weights itself
-        return hashlib.sha256(f"{path} {keras.__version__}".encode()).hexdigest()
-    path = pathlib.Path(path)
-    digest = hashlib.sha256()
-    if (path / "saved_model.pb").is_file():
-        for file in sorted(file for file in path.rglob("*") if file.is_file()):
-            digest.update(str(file.relative_to(path)).encode() + b"\0" + file.read_bytes())
-        return digest.hexdigest()
-    file = loading.keras_file(path)
-    try:
-        with zipfile.ZipFile(file) as archive:
-            for member in ("config.json", "model.weights.h5"):  # not the metadata, which holds the date
-                digest.update(archive.read(member))
-    except (OSError, KeyError, zipfile.BadZipFile) as error:
-        raise input_error(
-            f"The teacher is damaged ({error})",
-            expected="a .keras file",
-            received=f"path={file}",
-            remedy="Save it again",
-        ) from error
-    return digest.hexdigest()
 
 
 def chance_level(accuracy, classes, examples):

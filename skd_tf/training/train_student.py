@@ -14,9 +14,9 @@ from skd_tf.losses import sphere_geometry
 from skd_tf.models import precision
 from skd_tf.models import student as students
 from skd_tf.models.sync_batch_norm import synchronized
-from skd_tf.runs.workdir import write_json
 from skd_tf.runtime import cluster, devices
 from skd_tf.runtime.console import say, warn
+from skd_tf.runtime.files import write_json
 from skd_tf.training import loop
 from skd_tf.training.run_callbacks import RunCallbacks
 from skd_tf.training.teacher import Teacher

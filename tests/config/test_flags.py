@@ -33,23 +33,24 @@ CONTRACT = [
 PROGRAM = """
     import sys
     from absl import flags
-    from skd_tf import cli
+    from skd_tf.config import app
+    from skd_tf.config.flags import config_from, define_flags
     from skd_tf.errors import InputError
 
     def define(flag_values):
-        cli.define_flags(flag_values)
+        define_flags(flag_values)
         flags.DEFINE_multi_string("search", [], "what to search", flag_values=flag_values)
         flags.DEFINE_integer("trials", 3, "how many", flag_values=flag_values, lower_bound=1)
 
     def main(flag_values):
-        config = cli.config_from(flag_values)
+        config = config_from(flag_values)
         if config.seed == 13:
             raise InputError("Thirteen is unlucky.\\n  Expected another.")
         print(config.epochs, config.center, flag_values.search, flag_values.trials, flag_values.workdir)
         return config.seed
 
     if __name__ == "__main__":
-        cli.run(main, description="Tries things.", define=define)
+        app.run(main, description="Tries things.", define=define)
 """
 
 

@@ -11,7 +11,7 @@ from skd_tf import data
 from skd_tf.config import Config
 from skd_tf.data import augmentation, catalog, image_ops
 from skd_tf.errors import InputError
-from skd_tf.training import dry_run
+from skd_tf.training import dry_run, preflight
 from tests.helpers.images import CLASSES, load, make_folder, picture, stream, write
 
 
@@ -126,7 +126,7 @@ def test_what_is_measured_is_the_labelled_part_of_the_test_split(tmp_path, keep)
     assert np.array_equal(part.test.labels, whole.test.labels) and np.array_equal(
         part.test.images[:], whole.test.images[:]
     )
-    assert dry_run.dataset_sizes(Config(dataset=f"folder:{tmp_path}")).test == len(whole.test) == 24
+    assert preflight.dataset_sizes(Config(dataset=f"folder:{tmp_path}")).test == len(whole.test) == 24
 
 
 def test_a_test_split_without_labels_is_refused_before_training(tmp_path, user_module):

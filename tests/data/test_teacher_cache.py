@@ -14,6 +14,7 @@ from skd_tf.config import Config
 from skd_tf.data import augmentation, teacher_cache
 from skd_tf.errors import InputError
 from skd_tf.models import deployable, loading
+from skd_tf.runtime.files import sha256_of_json
 from skd_tf.training import train_student
 from skd_tf.training.teacher import Teacher
 from tests.helpers.nets import distance, weights_of
@@ -168,7 +169,7 @@ def test_a_harmed_file_is_named_never_used_and_computed_again(teacher_file, digi
 
 def test_every_flipped_byte_of_a_small_file_is_seen(tmp_path):
     cache = teacher_cache.TeacherCache(tmp_path, "float16", lambda line: None)
-    key, logits = teacher_cache.key_of({"a": 1}), np.arange(6).reshape(3, 2)
+    key, logits = sha256_of_json({"a": 1}), np.arange(6).reshape(3, 2)
     cache.write(key, logits)
     assert np.array_equal(cache.read(key, (3, 2)), logits)
     whole = cache.path(key).read_bytes()
@@ -204,11 +205,12 @@ def test_no_room_no_right_and_no_range_are_one_line(tmp_path, monkeypatch):
 WRITER = """
 import sys
 import numpy as np
-from skd_tf import teacher_cache
+from skd_tf.data import teacher_cache
+from skd_tf.runtime.files import sha256_of_json
 
 cache = teacher_cache.TeacherCache(sys.argv[1], "float16", lambda line: sys.exit(line))
 for i in range(300):
-    key, logits = teacher_cache.key_of({"epoch": i}), np.full([200, 10], i)
+    key, logits = sha256_of_json({"epoch": i}), np.full([200, 10], i)
     if not cache.has(key, (200, 10)):
         cache.write(key, logits)
     assert np.array_equal(cache.read(key, (200, 10)), logits)

@@ -14,11 +14,12 @@ from skd_tf.distillation.multi_step import MultiStepFunction
 ON_ONE_CORE = """
 import os, time
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-from skd_tf import quiet
-quiet.import_tensorflow()
+from skd_tf.runtime import tf_logging
+tf_logging.import_tensorflow()
 import numpy as np
 import tensorflow as tf
-from skd_tf import networks, optimizers
+from skd_tf import networks
+from skd_tf.distillation import optimizers
 from skd_tf.config import Config
 from skd_tf.distillation.distiller import Distiller
 

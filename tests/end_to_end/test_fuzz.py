@@ -16,6 +16,7 @@ from skd_tf.data import teacher_cache
 from skd_tf.errors import InputError
 from skd_tf.losses import LOSSES
 from skd_tf.models import deployable
+from skd_tf.runtime.files import sha256_of_json
 from skd_tf.training import dry_run
 from skd_tf.training.checkpoints import Checkpoints, _read
 from tests.losses.loss_cases import CASES
@@ -133,10 +134,7 @@ def files(tmp_path_factory):
     """(cache, its key, checkpoints, their arrays): one small file of each."""
     folder = tmp_path_factory.mktemp("files")
     logits = np.arange(12.0).reshape(6, 2)
-    cache, key = (
-        teacher_cache.TeacherCache(folder / "cache", "float16", lambda line: None),
-        teacher_cache.key_of({"a": 1}),
-    )
+    cache, key = (teacher_cache.TeacherCache(folder / "cache", "float16", lambda line: None), sha256_of_json({"a": 1}))
     cache.write(key, logits)
     arrays = {"student/0000": np.arange(9.0, dtype=np.float32), "optimizer/0000": np.int64(7)}
     kept = Checkpoints(folder / "checkpoints")

@@ -117,9 +117,9 @@ def test_what_a_cluster_cannot_do_is_told_up_front(monkeypatch):
     with pytest.raises(InputError, match="Virtual devices are for one process"):
         devices.replicas("auto", virtual_devices=2, member=me)
     with pytest.raises(InputError, match=r"multiple of 2.*batch_size=33"):
-        replicas.make_strategy(Config(batch_size=33))
+        replicas.make_strategy(batch_size=33)
     with pytest.raises(InputError, match=r"more replicas than examples.*at least 2.*batch_size=1"):
-        replicas.make_strategy(Config(batch_size=1))
+        replicas.make_strategy(batch_size=1)
 
 
 @pytest.mark.slow

@@ -7,7 +7,6 @@ import sys
 
 import numpy as np
 
-from skd_tf.config import Config
 from skd_tf.errors import InputError
 from skd_tf.evaluation.predictor import Predictor
 from skd_tf.runtime import cluster, replicas
@@ -17,8 +16,8 @@ CASES = {"plain": {}, "synchronized": {"batch_norm": True, "synchronize": True}}
 
 
 def main(folder):
-    strategy = replicas.make_strategy(Config(strategy="multi_worker", batch_size=16))
-    assert replicas.make_strategy(Config(strategy="auto", batch_size=16)) is strategy
+    strategy = replicas.make_strategy(strategy="multi_worker", batch_size=16)
+    assert replicas.make_strategy(strategy="auto", batch_size=16) is strategy
     index = json.loads(os.environ["TF_CONFIG"])["task"]["index"]
     facts = {"replicas": strategy.num_replicas_in_sync, "chief": cluster.is_chief()} | decisions(index)
     for name, settings in CASES.items():

@@ -70,13 +70,13 @@ def in_files(suffixes, moment, least=_ONE_HEADER):
 def after_steps():
     from skd_tf.training import run_callbacks
 
-    original = run_callbacks.Bookkeeping.on_call
+    original = run_callbacks.RunCallbacks.on_call
 
     def counted(self, step):
         count_down()
         original(self, step)
 
-    run_callbacks.Bookkeeping.on_call = counted
+    run_callbacks.RunCallbacks.on_call = counted
 
 
 def in_rows():

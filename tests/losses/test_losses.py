@@ -13,7 +13,7 @@ from skd_tf.config import Config, flags, grammar
 from skd_tf.distillation.objective import Objective
 from skd_tf.errors import InputError
 from skd_tf.losses import LOSSES
-from skd_tf.losses.names import LOSS_ARGUMENTS, LOSS_NAMES, LOSS_SETTINGS
+from skd_tf.losses.names import LOSS_FACTS, LOSS_NAMES
 from tests.losses import numpy_reference
 from tests.losses.loss_cases import CASES, assert_terms_close, batch, gradients, terms
 
@@ -179,7 +179,7 @@ def test_each_loss_has_a_flagfile_with_its_authors_settings(name):
     assert config.loss == name
     expected = LOSSES[name].defaults | SCHEDULED.get(name, {})
     assert {setting: getattr(config, setting) for setting in expected} == expected
-    assert given == {"loss", *expected, *(["loss_settings"] if LOSS_SETTINGS[name] else [])}
+    assert given == {"loss", *expected, *(["loss_settings"] if LOSS_FACTS[name].settings else [])}
     function = inspect.signature(LOSSES[name].function).parameters
     for setting, value in grammar.parse_loss_settings(config.loss_settings).items():
         assert function[setting].default == value
@@ -210,9 +210,9 @@ def test_the_table():
         signature = inspect.signature(row.function).parameters
         assert list(signature)[:3] == ["student_logits", "teacher_logits", "labels"]
         settings = {key for key, value in signature.items() if value.kind is value.KEYWORD_ONLY}
-        assert settings == set(LOSS_ARGUMENTS[name])
+        assert settings == set(LOSS_FACTS[name].arguments)
         assert ("radius" in settings) == Objective(name, center=True, label_smoothing=0.0).needs_radius
-        assert settings - set(LOSS_SETTINGS[name]) == set(row.defaults) - {"kd_weight", "label_weight"}
+        assert settings - set(LOSS_FACTS[name].settings) == set(row.defaults) - {"kd_weight", "label_weight"}
         for key in settings & set(row.defaults):
             assert signature[key].default in (row.defaults[key], inspect.Parameter.empty)
         assert row.readout in losses.READOUTS

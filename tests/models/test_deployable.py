@@ -11,6 +11,7 @@ import pytest
 from skd_tf import losses, networks
 from skd_tf.evaluation.metrics import quality
 from skd_tf.models import deployable, precision
+from skd_tf.serving import saved_model
 from tests.helpers.nets import batches, conv_net
 
 _LOAD = """
@@ -63,7 +64,7 @@ def test_both_formats_give_the_same_numbers_without_skd_tf(tmp_path):
     names = [f"digit {i}" for i in range(10)]
     model = deployable.deployable(student, "sphere", radius=6.3, center=True)
     model.save(tmp_path / "student.keras")
-    deployable.save_saved_model(model, tmp_path / "saved_model", names)
+    saved_model.save_saved_model(model, tmp_path / "saved_model", names)
     images = np.random.default_rng(0).integers(0, 256, [20, 8, 8, 1], np.uint8)
     np.save(tmp_path / "images.npy", images)
     command = [sys.executable, "-c", _LOAD, str(tmp_path)]

@@ -4,13 +4,16 @@ import sys
 
 import pytest
 
-from skd_tf import data, evaluate, export, report, tune
-from skd_tf.training import dry_run
+import skd_tf.report
+from skd_tf import data, evaluate, export, tune
 from skd_tf.config import Config
 from skd_tf.errors import InputError
+from skd_tf.runs import report
+from skd_tf.runs.workdir import Workdir, refuse_own_file
+from skd_tf.runtime.files import write_json
 from skd_tf.search.plan import Plan
 from skd_tf.search.trial_records import TrialRecords
-from skd_tf.runs.workdir import Workdir, refuse_own_file, write_json
+from skd_tf.training import dry_run
 
 CALLED = "a strange function was called"
 
@@ -165,7 +168,7 @@ def test_overwrite_removes_nothing_that_is_not_a_searchs(tmp_path):
         assert files_of(tmp_path) == before
 
 
-@pytest.mark.parametrize("module, flag", [(evaluate, "--model"), (report, "--run")])
+@pytest.mark.parametrize("module, flag", [(evaluate, "--model"), (skd_tf.report, "--run")])
 @pytest.mark.parametrize("name", ["result.json", "config.json", "metrics.jsonl", "student.keras"])
 def test_no_command_writes_over_a_runs_own_files(module, flag, name, tmp_path, monkeypatch, capsys):
     run = foreign_run(tmp_path / "run")

@@ -8,11 +8,11 @@ import shutil
 import keras
 import pytest
 
-from skd_tf.training import run_callbacks, experiment
-from skd_tf.runs import metrics_log
 from skd_tf import schedules
 from skd_tf.config import Config
-from skd_tf.errors import InputError, EnvironmentFailure
+from skd_tf.errors import EnvironmentFailure, InputError
+from skd_tf.runs import metrics_log
+from skd_tf.training import experiment, run_callbacks
 
 SETTINGS = {
     "student": "cnn_2",

@@ -13,12 +13,12 @@ import threading
 import numpy as np
 import pytest
 
-from skd_tf.evaluation import final_measurements
-from skd_tf import report
 from skd_tf.config import Config
 from skd_tf.errors import InputError
+from skd_tf.evaluation import final_measurements
+from skd_tf.runs import report
 from skd_tf.runs.report import run_data, svg
-from skd_tf.runs.workdir import write_json
+from skd_tf.runtime.files import write_json
 
 CLASSES = ['<b>&"one"', "$x$", "three", "four"]
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from skd_tf.training import experiment
 from skd_tf.config import Config
 from skd_tf.errors import InputError
+from skd_tf.training import experiment
 
 SMALL = {"student": "cnn_2", "epochs": 3, "batch_size": 100, "loss": "cross_entropy"}
 SMALL |= {"strategy": "one_device", "report": False}

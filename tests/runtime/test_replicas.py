@@ -249,9 +249,9 @@ def test_one_collective_sums_everything(two_replicas):
 
 
 def test_strategies_and_their_errors():
-    assert replicas.make_strategy(Config(strategy="one_device")).num_replicas_in_sync == 1
-    assert replicas.make_strategy(Config(strategy="auto", virtual_devices=2)).num_replicas_in_sync == 2
+    assert replicas.make_strategy(strategy="one_device").num_replicas_in_sync == 1
+    assert replicas.make_strategy(strategy="auto", virtual_devices=2).num_replicas_in_sync == 2
     with pytest.raises(InputError, match=r"multiple of 2.*batch_size=33"):
-        replicas.make_strategy(Config(strategy="mirrored", batch_size=33))
+        replicas.make_strategy(strategy="mirrored", batch_size=33)
     with pytest.raises(InputError, match="already started"):
-        replicas.make_strategy(Config(virtual_devices=3))
+        replicas.make_strategy(virtual_devices=3)

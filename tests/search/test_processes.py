@@ -118,8 +118,8 @@ def test_a_chief_and_two_workers_share_the_trials_and_the_teacher_cache(straight
 MEMORY = """
     import os, pathlib, sys
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    from skd_tf import quiet
-    quiet.import_tensorflow()
+    from skd_tf.runtime import tf_logging
+    tf_logging.import_tensorflow()
     from skd_tf import tune
     from skd_tf.config import Config
     from skd_tf.search import trials

@@ -17,7 +17,7 @@ from skd_tf.config import Config
 from skd_tf.errors import InputError
 from skd_tf.evaluation import predictor, temperature_scaling
 from skd_tf.models import deployable, loading
-from skd_tf.serving import formats, parity_check
+from skd_tf.serving import formats, parity_check, saved_model
 
 WITH_ONNX = all(importlib.util.find_spec(name) for name in ("onnx", "tf2onnx", "onnxruntime"))
 
@@ -155,7 +155,7 @@ def test_classes_may_change_places_in_a_near_tie_and_nowhere_else():
 def test_a_teacher_inside_is_counted(calibrated_run, tmp_path):
     """A SavedModel that carries another network's variables along holds too many numbers."""
     student, extra = loading.load(calibrated_run), tf.Variable(tf.zeros([5000]))
-    deployable.save_saved_model(student, tmp_path / "plain", [str(i) for i in range(10)])
+    saved_model.save_saved_model(student, tmp_path / "plain", [str(i) for i in range(10)])
     module = tf.saved_model.load(str(tmp_path / "plain"))
     module.teacher = extra
     tf.saved_model.save(module, str(tmp_path / "saved_model"), signatures=module.signatures)

@@ -12,6 +12,7 @@ from skd_tf import data, networks
 from skd_tf.config import Config
 from skd_tf.errors import InputError
 from skd_tf.models import deployable, loading
+from skd_tf.serving import saved_model
 from skd_tf.training import experiment
 from skd_tf.training.teacher import Teacher
 
@@ -76,7 +77,7 @@ def test_probabilities_become_logits_with_a_warning(digits, tmp_path, end, capsy
 def test_a_saved_model_by_its_signature(digits, tmp_path, capsys):
     net = network(mean=(0.3,), std=(0.4,))
     images = images_of(digits)
-    deployable.save_saved_model(net, tmp_path / "ours", digits.class_names)
+    saved_model.save_saved_model(net, tmp_path / "ours", digits.class_names)
     np.testing.assert_allclose(load(tmp_path / "ours", digits)(images), net(images), atol=1e-5)
     assert "probabilities" not in capsys.readouterr().err
     probable = keras.Sequential([net, keras.layers.Softmax()])
@@ -85,7 +86,7 @@ def test_a_saved_model_by_its_signature(digits, tmp_path, capsys):
     assert "sum to 1" in capsys.readouterr().err
     np.testing.assert_allclose(tf.nn.softmax(teacher(images)), probable(images), atol=1e-6)
     wide = network(16)
-    deployable.save_saved_model(wide, tmp_path / "wide", digits.class_names)  # takes uint8: rounded after resizing
+    saved_model.save_saved_model(wide, tmp_path / "wide", digits.class_names)  # takes uint8: rounded after resizing
     resized = tf.round(tf.clip_by_value(tf.image.resize(images, [16, 16], antialias=True), 0, 255))
     np.testing.assert_allclose(load(tmp_path / "wide", digits)(images), wide(resized), rtol=1e-2, atol=1.0)
     with pytest.raises(InputError, match="--teacher_precision"):

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import pathlib
 
-from skd_tf.errors import InputError, input_error
+from skd_tf.errors import input_error
 from skd_tf.runs.run_record import read_result
 
 _MEASUREMENTS = "measurements.json"
@@ -44,7 +44,12 @@ def read(path):
     path = pathlib.Path(path)
     result, metrics = read_result(path), path / "metrics.jsonl"
     if result is None or not metrics.is_file():
-        raise input_error("No finished run there", expected="result.json and metrics.jsonl", received=f"run={path}", remedy="Train it to the end first")
+        raise input_error(
+            "No finished run there",
+            expected="result.json and metrics.jsonl",
+            received=f"run={path}",
+            remedy="Train it to the end first",
+        )
     try:
         epochs = _lines(metrics)
         details_file = path / _MEASUREMENTS
@@ -55,7 +60,12 @@ def read(path):
             name, result, details, epochs, _lines(alone) if alone.is_file() and "student_alone" in result else []
         )
     except ValueError as error:
-        raise input_error(f"The records of a run are damaged ({error})", expected="JSON", received=f"run={path}", remedy="Choose another run") from error
+        raise input_error(
+            f"The records of a run are damaged ({error})",
+            expected="JSON",
+            received=f"run={path}",
+            remedy="Choose another run",
+        ) from error
 
 
 def members(runs):

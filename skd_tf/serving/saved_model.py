@@ -1,0 +1,33 @@
+"""The SavedModel of a student: what it takes, what it returns, and how it is written."""
+
+import tensorflow as tf
+
+
+def serve(model, images):
+    """{"logits", "probabilities", "class_id"} of images `[batch, h, w, c]`, uint8 or float: what every export returns."""
+    logits = model(tf.cast(images, tf.float32), training=False)
+    # tf.argmax, not Keras': its ops are ones that onnxruntime refuses.
+    return {"logits": logits, "probabilities": tf.nn.softmax(logits), "class_id": tf.argmax(logits, axis=-1)}
+
+
+def save_saved_model(model, path, class_names):
+    """Writes a SavedModel for serving.
+
+    Signature `serving_default`: `images` uint8 `[batch, h, w, c]` -> `logits`, `probabilities` float32 `[batch, classes]`,
+    `class_id` int64 `[batch]`, `label` string `[batch]`.
+
+    Args:
+      model: what `deployable` returns.
+      path: folder to write.
+      class_names: one name a class.
+    """
+
+    def labelled(images):
+        served = serve(model, images)
+        return served | {"label": tf.gather(tf.constant(list(class_names)), served["class_id"])}
+
+    images = tf.TensorSpec([None, *model.input_shape[1:]], tf.uint8, name="images")
+    module = tf.Module()
+    module.serve = tf.function(labelled, input_signature=[images], autograph=False)
+    module.weights = [variable.value for variable in model.variables]  # keras.export.ExportArchive stores each twice
+    tf.saved_model.save(module, str(path), signatures={"serving_default": module.serve})
