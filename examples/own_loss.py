@@ -44,7 +44,7 @@ def jensen_shannon(student_logits, teacher_logits, labels, *, temperature=4.0, s
 
 
 def main(epochs=20):
-    digits = data.load(Config(dataset="digits", validation_fraction=0))
+    digits = data.load(data.DataSettings(dataset="digits", validation_fraction=0))
     net = {"input_shape": digits.image_shape, "num_classes": digits.num_classes, "mean": digits.mean, "std": digits.std}
     training, test = ((split.images, split.labels) for split in (digits.train, digits.test))
 

@@ -7,6 +7,7 @@ from absl import flags
 from skd_tf.config import app
 from skd_tf.config.flags import config_from, define_flags, explicit_names
 from skd_tf.data.catalog import size_and_resize
+from skd_tf.data.settings import DataSettings
 from skd_tf.errors import input_error
 from skd_tf.runs.run_record import as_named, other_test_images, recorded_config, run_behind, workdir_of
 from skd_tf.runs.workdir import refuse_own_file
@@ -71,11 +72,13 @@ def main(flag_values):
         _require_unseen(path, config)
     runs = [_calibrated_run(path, config) for path in flag_values.model] if flag_values.calibrate else []
     say(f"Test split of {config.dataset}")
-    dataset = data.load(config, flag_values.data_dir)
+    dataset = data.load(config.pick(data.DataSettings), flag_values.data_dir)
     _tell_other_pixels(flag_values.model, config, dataset)
     temperatures = {}
     for path, run in zip(flag_values.model, runs, strict=False):
-        held_out = data.load(run.replace(download=config.download), flag_values.data_dir, test=False)
+        held_out = data.load(
+            run.replace(download=config.download).pick(data.DataSettings), flag_values.data_dir, test=False
+        )
         temperatures[path] = calibrate(path, held_out)
     result = evaluate(
         flag_values.model,
@@ -215,7 +218,7 @@ def _tell_other_pixels(paths, config, dataset):
     """Warns of models that their runs have measured on images of another size, or on another part of each."""
 
     def shown(settings):  # (side of the middle that is cut out, shorter side before)
-        return tuple(side or dataset.image_shape[0] for side in size_and_resize(settings))
+        return tuple(side or dataset.image_shape[0] for side in size_and_resize(settings.pick(DataSettings)))
 
     for path in paths:
         run = run_behind(path)

@@ -110,7 +110,7 @@ def export(
             received=f"--dataset={dataset_name} with {workdir}",
             remedy="Leave it out",
         )
-    dataset = data.load(config, data_dir)
+    dataset = data.load(config.pick(data.DataSettings), data_dir)
     student, temperature = loading.load(workdir), None
     loading.check_fits(student, dataset, workdir)
     record = temperature_scaling.stored(workdir) if calibrated else None

@@ -20,15 +20,27 @@ if TYPE_CHECKING:
     from skd_tf.data.dataset import Dataset, Split, evenly_spaced
     from skd_tf.data.disk_images import digest_of
     from skd_tf.data.loading import load
+    from skd_tf.data.settings import DataSettings, StreamSettings
     from skd_tf.data.training_stream import AugmentedImages, train_stream
 
-__all__ = ["AugmentedImages", "Dataset", "Split", "digest_of", "evenly_spaced", "load", "train_stream"]
+__all__ = [
+    "AugmentedImages",
+    "DataSettings",
+    "Dataset",
+    "Split",
+    "StreamSettings",
+    "digest_of",
+    "evenly_spaced",
+    "load",
+    "train_stream",
+]
 __getattr__, __dir__ = lazy(
     __name__,
     {
         "dataset": ["Dataset", "Split", "evenly_spaced"],
         "disk_images": ["digest_of"],
         "loading": ["load"],
+        "settings": ["DataSettings", "StreamSettings"],
         "training_stream": ["AugmentedImages", "train_stream"],
     },
 )

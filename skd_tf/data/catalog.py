@@ -79,20 +79,20 @@ def known_of(name):
     return KNOWN_DATASETS.get(_VERSION.sub("", name))
 
 
-def augmentation_of(config):
+def augmentation_of(settings):
     """The augmentation of a Config: as it says, or as the set is trained in the field."""
-    if config.augmentation != "auto":
-        return config.augmentation
-    known = known_of(config.dataset)
+    if settings.augmentation != "auto":
+        return settings.augmentation
+    known = known_of(settings.dataset)
     return known.augmentation if known else "pad_crop"
 
 
-def size_and_resize(config):
+def size_and_resize(settings):
     """(side that images are brought to, shorter side before the centre crop); 0: images keep their size.
 
     For sets trained on resized crops a test image shows its middle 224 / 256, as in the field's ImageNet recipes.
     """
-    known = known_of(config.dataset)
-    resizes = augmentation_of(config) == "resized_crop"
-    size = config.image_size or (known.image_shape[0] if known and known.augmentation == "resized_crop" else 0)
+    known = known_of(settings.dataset)
+    resizes = augmentation_of(settings) == "resized_crop"
+    size = settings.image_size or (known.image_shape[0] if known and known.augmentation == "resized_crop" else 0)
     return size, (round(size * 256 / 224) if resizes else size)

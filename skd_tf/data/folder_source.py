@@ -19,25 +19,25 @@ _NAMED = 10  # unreadable files that are named, each on a line
 _CHUNK = 256
 
 
-def read(config, data_dir, names):
+def read(settings, data_dir, names):
     """The `Source` of --dataset=folder:PATH."""
     del data_dir
-    folder = folder_index.find(config.dataset, config.data_seed)
+    folder = folder_index.find(settings.dataset, settings.data_seed)
     if folder.others:
         warn(f"{len(folder.others)} files are neither JPEG nor PNG and are left out: {folder.others[0]} ...")
     labels = {name: np.array([label for _, label in folder.splits[name]], np.int32) for name in names}
     paths = {name: [str(path) for path, _ in folder.splits[name]] for name in names}
-    splits = splits_of_files(config, paths, labels)
+    splits = splits_of_files(settings, paths, labels)
     counts = ", ".join(f"{len(split)} {name} images" for name, split in splits.items())
     say(f"{folder.root}: {len(folder.class_names)} classes, {counts}.")
     return Source(_version(folder), folder.class_names, splits)
 
 
-def splits_of_files(config, paths, labels):
+def splits_of_files(settings, paths, labels):
     """Splits of image files, in memory where they fit; unreadable files are named and left out.
 
     Args:
-      config: a `Config`.
+      settings: `DataSettings`.
       paths: {split: list of paths}.
       labels: {split: int32 `[n]`}.
 
@@ -49,11 +49,11 @@ def splits_of_files(config, paths, labels):
         _check_readable(name, np.array(paths[name]), shape[:, 0] > 0)
     readable = np.concatenate([shape[shape[:, 0] > 0] for shape in shapes.values()])
     channels = 1 if (readable[:, 2] == 1).all() else 3
-    size, resize = size_and_resize(config)
+    size, resize = size_and_resize(settings)
     if not size and len(np.unique(readable[:, :2], axis=0)) > 1:
-        raise several_sizes(config)
+        raise several_sizes(settings)
     shape = (size, size, channels) if size else (*readable[0, :2].tolist(), channels)
-    in_memory = keeps_in_memory(config, [len(s) for s in shapes.values()], shape)
+    in_memory = keeps_in_memory(settings, [len(s) for s in shapes.values()], shape)
     splits = {}
     for name in paths:
         rows = np.flatnonzero(shapes[name][:, 0] > 0)

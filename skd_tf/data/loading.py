@@ -1,4 +1,4 @@
-"""load(config) -> Dataset: the source found, the validation split held out, the facts that training needs measured."""
+"""load(settings) -> Dataset: the source found, the validation split held out, the facts that training needs measured."""
 
 import math
 import pathlib
@@ -15,11 +15,11 @@ _MEASURED = 10_000  # images that mean and std are taken over
 _CHUNK = 256
 
 
-def load(config, data_dir=None, *, test=True):
+def load(settings, data_dir=None, *, test=True):
     """Reads a dataset: decoded into memory where it fits, else left on the disk and decoded as it streams.
 
     Args:
-      config: a `Config`; `dataset`, `download`, `data_seed`, `validation_fraction`, `image_size`, `augmentation` and
+      settings: `DataSettings`; `dataset`, `download`, `data_seed`, `validation_fraction`, `image_size`, `augmentation` and
         `cache_dataset` are used.
       data_dir: TFDS data directory; None is TFDS' own default.
       test: whether the test split is read at all (a search must not see it).
@@ -32,37 +32,37 @@ def load(config, data_dir=None, *, test=True):
       InputError: an unknown or unprepared set, one that is not an image classification set, images of several sizes, or a
         test split without labels.
     """
-    read = _READERS[source_kind(config.dataset)]
-    source = read(config, data_dir, ("train", "test") if test else ("train",))
+    read = _READERS[source_kind(settings.dataset)]
+    source = read(settings, data_dir, ("train", "test") if test else ("train",))
     tested = source.splits["test"].labelled() if test else None
     if test and not len(tested):
         raise input_error(
             "No test image has a label: nothing could be measured",
             expected="labels from 0 in the test split",
-            received=f"{len(source.splits['test'])} images without one from {config.dataset}",
+            received=f"{len(source.splits['test'])} images without one from {settings.dataset}",
             remedy="Add a test split with labels",
         )
-    train, validation = _hold_out(source.splits["train"], config.validation_fraction, config.data_seed)
+    train, validation = _hold_out(source.splits["train"], settings.validation_fraction, settings.data_seed)
     mean, std = (source.mean, source.std) if source.mean else _pixel_statistics(train.images)
     return Dataset(
-        config.dataset,
+        settings.dataset,
         source.version,
         tuple(source.class_names),
         tuple(mean),
         tuple(std),
-        _augmentation(config, source, train.images.shape),
+        _augmentation(settings, source, train.images.shape),
         train,
         validation,
         tested,
     )
 
 
-def _augmentation(config, source, shape):
+def _augmentation(settings, source, shape):
     height, channels = shape[1], shape[3]
     flip = channels == 3 if source.flip is None else source.flip  # photographs may be mirrored; characters may not
-    if augmentation_of(config) == "none":
+    if augmentation_of(settings) == "none":
         return augmentation.Augmentation(pad=0, flip=False)
-    if augmentation_of(config) == "resized_crop":
+    if augmentation_of(settings) == "resized_crop":
         return augmentation.ResizedCrop(flip=flip)
     return augmentation.Augmentation(pad=max(1, height // 8) if source.pad is None else source.pad, flip=flip)
 
@@ -90,16 +90,16 @@ def _pixel_statistics(images):
     return tuple(mean.round(4).tolist()), tuple(np.maximum(std, 1e-4).round(4).tolist())
 
 
-def _read_digits(config, data_dir, names):
+def _read_digits(settings, data_dir, names):
     del data_dir
-    if config.image_size not in (0, 8):
+    if settings.image_size not in (0, 8):
         raise input_error(
             "digits has 8x8 images",
             expected="--image_size=0 or 8",
-            received=f"image_size={config.image_size}",
+            received=f"image_size={settings.image_size}",
             remedy="Leave it out",
         )
-    if config.augmentation == "resized_crop":
+    if settings.augmentation == "resized_crop":
         raise input_error(
             "digits has no larger originals that a window could be cut from",
             expected="--augmentation=auto, pad_crop or none",

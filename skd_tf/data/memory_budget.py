@@ -7,21 +7,21 @@ from skd_tf.data.catalog import augmentation_of
 from skd_tf.errors import input_error
 
 
-def keeps_in_memory(config, counts, shape):
+def keeps_in_memory(settings, counts, shape):
     """Whether a set is decoded once into memory.
 
     Args:
-      config: `cache_dataset` and `augmentation` are used.
+      settings: `cache_dataset` and `augmentation` are used.
       counts: examples of the splits that are read.
       shape: (height, width, channels) of every image.
 
     Raises:
       InputError: --cache_dataset=memory where it cannot be.
     """
-    if config.cache_dataset == "none":
+    if settings.cache_dataset == "none":
         return False
-    if augmentation_of(config) == "resized_crop":  # a window of the original, at another resolution each time
-        if config.cache_dataset == "memory":
+    if augmentation_of(settings) == "resized_crop":  # a window of the original, at another resolution each time
+        if settings.cache_dataset == "memory":
             raise input_error(
                 "Resized crops are cut from the original images, which are not kept in memory",
                 expected="--cache_dataset=auto or none",
@@ -30,9 +30,9 @@ def keeps_in_memory(config, counts, shape):
             )
         return False
     needed, most = sum(counts) * math.prod(shape), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 3
-    if needed > most and config.cache_dataset == "memory":
+    if needed > most and settings.cache_dataset == "memory":
         raise input_error(
-            f"{config.dataset} does not fit in memory",
+            f"{settings.dataset} does not fit in memory",
             expected=f"at most {most / 2**30:.1f} GiB decoded",
             received=f"{needed / 2**30:.1f} GiB at image size {shape[0]}x{shape[1]}",
             remedy="Lower --image_size, or drop --cache_dataset",
@@ -40,10 +40,10 @@ def keeps_in_memory(config, counts, shape):
     return needed <= most
 
 
-def several_sizes(config):
+def several_sizes(settings):
     return input_error(
-        f"The images of {config.dataset} have several sizes",
+        f"The images of {settings.dataset} have several sizes",
         expected="--image_size in pixels",
-        received=f"image_size={config.image_size}",
+        received=f"image_size={settings.image_size}",
         remedy="Add for example --image_size=64",
     )

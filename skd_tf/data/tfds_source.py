@@ -16,43 +16,43 @@ from skd_tf.errors import input_error
 from skd_tf.runtime.console import say
 
 
-def read(config, data_dir, names):
+def read(settings, data_dir, names):
     """The `Source` of a set that TFDS has prepared, or prepares with --download."""
     import tensorflow_datasets as tfds
 
-    builder = _prepared(tfds, config, data_dir)
+    builder = _prepared(tfds, settings, data_dir)
     image_key, label_key = _supervised_keys(builder.info, tfds)
     tests = [split for split in ("test", "validation") if split in builder.info.splits]
     if "train" not in builder.info.splits or ("test" in names and not tests):
         raise input_error(
-            f"Dataset {config.dataset} lacks a split",
+            f"Dataset {settings.dataset} lacks a split",
             expected="train, and test or validation",
             received=f"splits={', '.join(builder.info.splits)}",
             remedy="Choose another set",
         )
-    size, resize = size_and_resize(config)
+    size, resize = size_and_resize(settings)
     shape = builder.info.features[image_key].shape
     shape = (size, size, shape[-1] or 3) if size else shape
     if None in shape:
-        raise several_sizes(config)
+        raise several_sizes(settings)
     keys = image_key, label_key
     found = {"train": "train"}
     if "test" in names:  # ImageNet's own test images have no labels: there it is the validation split that is tested on
-        labelled = (split for split in tests[:-1] if _has_labels(config, tfds, builder, split, keys))
+        labelled = (split for split in tests[:-1] if _has_labels(settings, tfds, builder, split, keys))
         found["test"] = next(labelled, tests[-1])
     counts = {name: builder.info.splits[found[name]].num_examples for name in names}
-    in_memory = keeps_in_memory(config, counts.values(), shape)
+    in_memory = keeps_in_memory(settings, counts.values(), shape)
     splits = {}
     for name, count in counts.items():
-        with _telling_damage(config, builder, found[name]):
+        with _telling_damage(settings, builder, found[name]):
             if in_memory:
                 splits[name] = _decoded(tfds, builder, found[name], keys, count, shape, resize)
             else:
                 say(
-                    f"Reading the labels of {count:,} {name} examples of {config.dataset}, whose images stay on the disk."
+                    f"Reading the labels of {count:,} {name} examples of {settings.dataset}, whose images stay on the disk."
                 )
                 splits[name] = _stored(builder, found[name], keys, count, shape, resize)
-    known = known_of(config.dataset)
+    known = known_of(settings.dataset)
     facts = {}
     if known:
         pad = round(known.pad * shape[0] / known.image_shape[0])
@@ -61,33 +61,33 @@ def read(config, data_dir, names):
 
 
 @contextlib.contextmanager
-def _telling_damage(config, builder, split):
+def _telling_damage(settings, builder, split):
     try:
         yield
     except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
         raise input_error(
-            f"The {split} split of {config.dataset} is damaged",
+            f"The {split} split of {settings.dataset} is damaged",
             expected="whole records of images",
             received=f"{error.message.splitlines()[0]} in {builder.data_path}",
             remedy="Prepare it again",
         ) from error
 
 
-def _prepared(tfds, config, data_dir):
+def _prepared(tfds, settings, data_dir):
     where = f"--data_dir={data_dir}" if data_dir else "TFDS' default folder (no --data_dir given)"
     try:
-        builder = tfds.builder(config.dataset, data_dir=data_dir)
+        builder = tfds.builder(settings.dataset, data_dir=data_dir)
     except (tfds.core.DatasetNotFoundError, ValueError) as error:
         raise input_error(
             "Unknown dataset",
             expected=f"one of {', '.join(sorted(KNOWN_DATASETS))}, another TFDS image classification set, folder:PATH or MODULE:FUNCTION",
-            received=f"dataset={config.dataset}",
+            received=f"dataset={settings.dataset}",
             remedy=f"Check the name and {where}",
         ) from error
     if not builder.is_prepared():
-        if not config.download:
+        if not settings.download:
             raise input_error(
-                f"Dataset {config.dataset} is not prepared",
+                f"Dataset {settings.dataset} is not prepared",
                 expected=f"it in {where}",
                 received="nothing readable there",
                 remedy="Point --data_dir at a prepared TFDS folder, or add --download",
@@ -115,9 +115,9 @@ def _supervised_keys(info, tfds):
     return keys
 
 
-def _has_labels(config, tfds, builder, split, keys):
+def _has_labels(settings, tfds, builder, split, keys):
     """Whether any example of a split has one; decodes no image, and reads no further than the first."""
-    with _telling_damage(config, builder, split):
+    with _telling_damage(settings, builder, split):
         stream = builder.as_dataset(split=split, decoders={keys[0]: tfds.decode.SkipDecoding()}, shuffle_files=False)
         return any(stream.map(lambda example: example[keys[1]] >= 0).as_numpy_iterator())
 

@@ -13,7 +13,7 @@ _SHUFFLE_STREAM = 2 << 32  # far from the augmentation's: no epoch of one is an 
 
 
 def train_stream(
-    dataset, config, *, steps_per_epoch, first_step, last_step, shards=1, shard_range=None, logit_files=None
+    dataset, settings, *, steps_per_epoch, first_step, last_step, shards=1, shard_range=None, logit_files=None
 ):
     """Augmented training batches of steps [first_step, last_step).
 
@@ -22,8 +22,7 @@ def train_stream(
 
     Args:
       dataset: a `Dataset`.
-      config: `batch_size` (global), `seed` (order), `data_seed` (augmentation) and `teacher_cache_epochs` are used: so many
-        epochs of augmentation are there, and start again after them; 0 is one for each epoch.
+      settings: `StreamSettings`.
       steps_per_epoch: full global batches in an epoch; the short last one is dropped.
       first_step: global step to start from.
       last_step: global step to end before.
@@ -42,10 +41,10 @@ def train_stream(
     shard_range = range(shards) if shard_range is None else shard_range
     local = slice(shard_range.start, shard_range.stop)
     examples, last_index = len(train), int(train.index.max())
-    part = config.batch_size // shards
-    rows_per_epoch = steps_per_epoch * config.batch_size
+    part = settings.batch_size // shards
+    rows_per_epoch = steps_per_epoch * settings.batch_size
     stored = isinstance(train.images, DiskImages)
-    period = len(logit_files) if logit_files else config.teacher_cache_epochs
+    period = len(logit_files) if logit_files else settings.teacher_cache_epochs
     with tf.device("CPU"):
         files = tf.constant(logit_files or [""])
         images = train.images if stored else tf.constant(train.images)
@@ -54,14 +53,14 @@ def train_stream(
     def epoch_rows(epoch):
         order = tf.random.experimental.stateless_shuffle(
             tf.range(examples),
-            seed=tf.stack([tf.constant(config.seed, tf.int64), epoch + _SHUFFLE_STREAM]),
+            seed=tf.stack([tf.constant(settings.seed, tf.int64), epoch + _SHUFFLE_STREAM]),
             alg="philox",
         )
         pictures = epoch % period if period else epoch
-        table = augment.draws(config.data_seed, pictures, last_index + 1)
+        table = augment.draws(settings.data_seed, pictures, last_index + 1)
         drawn = {"rows": order, "table": tf.gather(tf.gather(table, index), order)}
         if logit_files:
-            logits = _read_logits(tf.gather(files, pictures), dataset.num_classes, config.teacher_cache_dtype)
+            logits = _read_logits(tf.gather(files, pictures), dataset.num_classes, settings.teacher_cache_dtype)
             drawn["logits"] = tf.gather(logits, order)
 
         def deal(values):  # [rows, ...] -> [steps * local replicas, rows a replica, ...]

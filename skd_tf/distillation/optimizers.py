@@ -1,6 +1,7 @@
 """Optimizers as the field's recipes mean them."""
 
 import contextlib
+import dataclasses
 
 import keras
 import numpy as np
@@ -67,25 +68,26 @@ class AdamW(keras.optimizers.AdamW):
         return super().get_config() | {"weight_decay": float(self.weight_decay.numpy())}
 
 
-def _sgd(config, learning_rate, common):
-    return SGD(learning_rate, config.momentum, config.nesterov, config.weight_decay, **common)
+@dataclasses.dataclass(frozen=True)
+class OptimizerSettings:
+    """Which optimizer, and its numbers; each as the flag of the same name."""
+
+    optimizer: str = "sgd"
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 5e-4
+    clip_norm: float = 0.0
+    ema_momentum: float = 0.0
 
 
-def _adamw(config, learning_rate, common):
-    return AdamW(learning_rate, config.weight_decay, **common)
-
-
-_OPTIMIZERS = {"sgd": _sgd, "adamw": _adamw}
-
-
-def make_optimizer(config, learning_rate):
-    """The Keras optimizer of a Config; clips by the global norm of the gradient summed over replicas."""
-    return _OPTIMIZERS[config.optimizer](config, learning_rate, _common(config))
-
-
-def _common(config):
-    average = {"use_ema": True, "ema_momentum": config.ema_momentum} if config.ema_momentum else {}
-    return {"global_clipnorm": config.clip_norm or None} | average
+def make_optimizer(settings, learning_rate):
+    """The Keras optimizer of some `OptimizerSettings`; clips by the global norm of the gradient summed over replicas."""
+    options = {"global_clipnorm": settings.clip_norm or None}
+    if settings.ema_momentum:
+        options |= {"use_ema": True, "ema_momentum": settings.ema_momentum}
+    if settings.optimizer == "adamw":
+        return AdamW(learning_rate, settings.weight_decay, **options)
+    return SGD(learning_rate, settings.momentum, settings.nesterov, settings.weight_decay, **options)
 
 
 @contextlib.contextmanager

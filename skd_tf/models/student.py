@@ -1,5 +1,6 @@
 """The student of a run: a network of ours, of keras.applications, of a user's function or file, and its start weights."""
 
+import dataclasses
 import hashlib
 import json
 import pathlib
@@ -18,11 +19,22 @@ from skd_tf.runtime.console import say
 _NO_ARCHITECTURE = ("dtype", "module", "registered_name", "build_config", "compile_config", "keras_version", "backend")
 
 
-def build_student(config, dataset):
+@dataclasses.dataclass(frozen=True)
+class StudentSettings:
+    """Which student, and where its weights come from; each as the flag of the same name."""
+
+    student: str = "resnet8"
+    student_checkpoint: str = ""
+    student_preprocessing: str = "auto"
+    seed: int = 0
+    download: bool = False
+
+
+def build_student(settings, dataset):
     """The student of a Config, built, with its initial weights.
 
     Args:
-      config: `student`, `student_preprocessing`, `student_checkpoint`, `seed` and `download` are used.
+      settings: `StudentSettings`.
       dataset: the `Dataset` it is for.
 
     Returns:
@@ -31,23 +43,23 @@ def build_student(config, dataset):
     Raises:
       InputError: no such network, or one of other images, classes or weights.
     """
-    model = _network(config, dataset)
-    if config.student_checkpoint:
-        _start_from(model, config)
+    model = _network(settings, dataset)
+    if settings.student_checkpoint:
+        _start_from(model, settings)
     return model
 
 
-def _network(config, dataset):
-    name, shape, classes = config.student, dataset.image_shape, dataset.num_classes
+def _network(settings, dataset):
+    name, shape, classes = settings.student, dataset.image_shape, dataset.num_classes
     if name in NETWORK_NAMES:
         return networks.build(
-            name, input_shape=shape, num_classes=classes, mean=dataset.mean, std=dataset.std, seed=config.seed
+            name, input_shape=shape, num_classes=classes, mean=dataset.mean, std=dataset.std, seed=settings.seed
         )
     if user_code.application(name):
-        keras.utils.set_random_seed(config.seed)
+        keras.utils.set_random_seed(settings.seed)
         return keras_applications.build(user_code.application(name), input_shape=shape, num_classes=classes)
     if user_code.is_reference(name):
-        keras.utils.set_random_seed(config.seed)
+        keras.utils.set_random_seed(settings.seed)
         model = user_code.resolve(name, "student")(shape, classes)
         if not isinstance(model, keras.Model) or not hasattr(model, "input_shape"):
             raise input_error(
@@ -59,7 +71,7 @@ def _network(config, dataset):
     else:
         model = loading.load(name)
         model = deployable.before_readout(model) or model
-    model = _fitted(model, config, dataset)
+    model = _fitted(model, settings, dataset)
     if user_code.is_reference(name):
         _require_reloadable(model, name)
     return model
@@ -117,16 +129,16 @@ def architecture_fingerprint(model):
     return hashlib.sha256(json.dumps(plain(description), sort_keys=True).encode()).hexdigest()
 
 
-def _fitted(model, config, dataset):
+def _fitted(model, settings, dataset):
     """A user's model with raw pixels in, raw logits out, and a head of the set's classes."""
-    name = config.student
+    name = settings.student
     model, had_softmax = heads.without_softmax(model)
     if had_softmax:
         say(f"The softmax of --student={name} is taken off: a student returns raw logits.")
     classes = model.output_shape[-1] if len(model.output_shape) == 2 else None
     if classes != dataset.num_classes:
         exchanged = (
-            heads.with_head(model, dataset.num_classes, config.seed) if name.endswith(".keras") and classes else None
+            heads.with_head(model, dataset.num_classes, settings.seed) if name.endswith(".keras") and classes else None
         )
         if exchanged is None:
             raise input_error(
@@ -140,7 +152,7 @@ def _fitted(model, config, dataset):
             f"The head {head} of {name} is made anew: {classes} classes there, {dataset.num_classes} in {dataset.name}."
         )
     loading.check_fits(model, dataset, f"--student={name}")
-    kind = config.student_preprocessing
+    kind = settings.student_preprocessing
     if kind == "auto":
         # What a file wants is settled; a fresh network without a layer for it would see pixels up to 255.
         fresh = user_code.is_reference(name) and not preprocessing.normalises(model)
@@ -150,10 +162,10 @@ def _fitted(model, config, dataset):
     return preprocessing.preprocessed(model, kind, mean=dataset.mean, std=dataset.std)
 
 
-def _start_from(model, config):
+def _start_from(model, settings):
     """Copies the weights of --student_checkpoint; a head of another size keeps its initial ones."""
-    path = config.student_checkpoint
-    source = loading.load(path, download=config.download)
+    path = settings.student_checkpoint
+    source = loading.load(path, download=settings.download)
     if not isinstance(source, keras.Model):
         raise input_error(
             "The start weights are a SavedModel's, which cannot be taken out",
@@ -165,7 +177,7 @@ def _start_from(model, config):
     if len(mine) != len(theirs):
         raise input_error(
             "The start weights are of another network",
-            expected=f"the {len(mine)} tensors of --student={config.student}",
+            expected=f"the {len(mine)} tensors of --student={settings.student}",
             received=f"{len(theirs)} in student_checkpoint={path}",
             remedy="Take a checkpoint of the same network",
         )
@@ -182,7 +194,7 @@ def _start_from(model, config):
     for one, other in zip(mine, theirs, strict=True):
         if id(one) not in kept:
             one.assign(other.numpy())
-    say(f"{config.student} starts from the weights of {pathlib.Path(path).name}.")
+    say(f"{settings.student} starts from the weights of {pathlib.Path(path).name}.")
     if head:
         name = head[0].path.split("/")[-2]
         say(f"The head {name} is made anew: {source.output_shape[-1]} classes there, {model.output_shape[-1]} here.")

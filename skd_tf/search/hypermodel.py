@@ -76,7 +76,7 @@ class DistillationHyperModel(keras_tuner.HyperModel):
             files = setup.teacher.epoch_files(config.teacher_cache_epochs or last)
         stream = data.train_stream(
             setup.dataset,
-            config,
+            config.pick(data.StreamSettings),
             steps_per_epoch=steps,
             first_step=first * steps,
             last_step=last * steps,

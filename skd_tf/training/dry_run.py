@@ -4,6 +4,7 @@ from skd_tf import schedules
 from skd_tf.config import grammar
 from skd_tf.config.flags import FIELDS
 from skd_tf.data.catalog import augmentation_of, size_and_resize
+from skd_tf.data.settings import DataSettings
 from skd_tf.errors import as_text
 from skd_tf.losses import sphere_geometry
 from skd_tf.losses.names import LOSS_FACTS
@@ -86,10 +87,11 @@ def _machine(config):
 
 
 def _data(config, sizes):
-    size, _ = size_and_resize(config)
+    settings = config.pick(DataSettings)
+    size, _ = size_and_resize(settings)
     pictures = [
         f"images         {f'{size}x{size}' if size else 'their own size'}",
-        f"augmentation   {augmentation_of(config)}",
+        f"augmentation   {augmentation_of(settings)}",
     ]
     if sizes is None:
         return ["examples       unknown until it is loaded", "steps          unknown until it is loaded", *pictures]

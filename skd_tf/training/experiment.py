@@ -162,7 +162,7 @@ def prepare(config, folder, data_dir=None, *, test=True):
         config.strategy, virtual_devices=config.virtual_devices, batch_size=config.batch_size
     )
     teacher_path = find_teacher(config, folder, data_dir)
-    dataset = data.load(config, data_dir, test=test)
+    dataset = data.load(config.pick(data.DataSettings), data_dir, test=test)
     return SharedResources(dataset, strategy, _open_teacher(config, dataset, strategy, teacher_path))
 
 

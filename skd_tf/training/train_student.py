@@ -86,7 +86,7 @@ def build_distiller(config, setup, steps_per_epoch):
             loss_settings=grammar.parse_loss_settings(config.loss_settings),
         )
         distiller.compile(
-            optimizers.make_optimizer(config, schedules.Table(rates)),
+            optimizers.make_optimizer(config.pick(optimizers.OptimizerSettings), schedules.Table(rates)),
             jit_compile=config.jit_compile,
             schedules=tables if distiller.objective.needs_teacher else {},
         )
@@ -97,7 +97,7 @@ def build_distiller(config, setup, steps_per_epoch):
 def build_student(config, setup):
     """The student of a Config with the initial weights of its seed, in the strategy's scope."""
     with setup.strategy.scope():
-        student = students.build_student(config, setup.dataset)
+        student = students.build_student(config.pick(students.StudentSettings), setup.dataset)
         if config.sync_batch_norm and setup.strategy.num_replicas_in_sync > 1:
             student = synchronized(student)
         return precision.set_precision(student, config.precision)
@@ -184,7 +184,7 @@ def _train(config, setup, folder, distiller, steps_per_epoch, logit_files, keep_
     def make_stream(first_step, shards, shard_range):
         return data.train_stream(
             setup.dataset,
-            config,
+            config.pick(data.StreamSettings),
             steps_per_epoch=steps_per_epoch,
             first_step=first_step,
             last_step=last_step,

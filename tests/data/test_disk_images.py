@@ -80,22 +80,24 @@ IMAGENET = {"dataset": "imagenet2012", "batch_size": 5, "image_size": 32, "valid
 
 @pytest.mark.parametrize("name", ["imagenet2012", "imagenet2012:5.1.0"])
 def test_imagenet_is_read_where_it_lies(imagenet, name):
-    dataset = data.load(Config(dataset=name), imagenet)
+    dataset = data.load(data.DataSettings(dataset=name), imagenet)
     assert dataset.image_shape == (224, 224, 3) and dataset.num_classes == 1000
     assert (len(dataset.train), len(dataset.validation), len(dataset.test)) == (27, 3, 7)
     assert isinstance(dataset.augmentation, augmentation.ResizedCrop) and dataset.mean == (0.485, 0.456, 0.406)
-    whole = data.load(Config(**IMAGENET | {"validation_fraction": 0}), imagenet)
+    whole = data.load(data.DataSettings(**IMAGENET | {"validation_fraction": 0}), imagenet)
     # The blue channel tells which example it is, the label should say the same.
     number = np.rint(whole.train.images[:].astype(float)[..., 2].mean(axis=(1, 2)) / 8)
     assert np.array_equal(7 * number, whole.train.labels) and len(set(number)) == 30
     with pytest.raises(InputError, match="--cache_dataset"):
-        data.load(Config(**IMAGENET, cache_dataset="memory"), imagenet)
+        data.load(data.DataSettings(**IMAGENET, cache_dataset="memory"), imagenet)
 
 
 def test_imagenet_in_memory_is_imagenet_on_the_disk(imagenet):
     """Without the crops both ways are open: the shards are read in the order of TFDS."""
     settings = IMAGENET | {"augmentation": "pad_crop"}
-    memory, disk = (data.load(Config(**settings, cache_dataset=keep), imagenet) for keep in ("memory", "none"))
+    memory, disk = (
+        data.load(data.DataSettings(**settings, cache_dataset=keep), imagenet) for keep in ("memory", "none")
+    )
     assert np.array_equal(memory.train.images, disk.train.images[:])
     assert np.array_equal(memory.train.labels, disk.train.labels)
     assert equal(stream(memory, Config(**settings)), stream(disk, Config(**settings)))
@@ -103,7 +105,7 @@ def test_imagenet_in_memory_is_imagenet_on_the_disk(imagenet):
 
 def test_crops_are_a_function_of_example_epoch_and_data_seed(imagenet):
     config = Config(**IMAGENET)
-    dataset = data.load(config, imagenet)
+    dataset = data.load(config.pick(data.DataSettings), imagenet)
     batches = stream(dataset, config)
     assert equal(stream(dataset, config, first_step=3), batches[3:])
     plain = dataclasses.replace(dataset, augmentation=augmentation.ResizedCrop(flip=False))
@@ -158,9 +160,9 @@ def test_a_mocked_tfds_set(imagenet):
 
     config = Config(**IMAGENET | {"augmentation": "pad_crop", "download": True})
     with tfds.testing.mock_data(num_examples=30, data_dir=imagenet):
-        dataset = data.load(config, imagenet, test=False)
+        dataset = data.load(config.pick(data.DataSettings), imagenet, test=False)
     assert dataset.num_classes == 1000 and dataset.image_shape == (32, 32, 3) and len(dataset.train) == 24
-    real = data.load(config, imagenet, test=False)
+    real = data.load(config.pick(data.DataSettings), imagenet, test=False)
     assert not np.array_equal(dataset.train.images, real.train.images)
 
 

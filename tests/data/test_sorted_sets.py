@@ -22,7 +22,7 @@ def dataset():
     labels = np.repeat(np.arange(CLASSES, dtype=np.int32), 100)
     images = np.tile(labels.astype(np.uint8)[:, None, None, None], [1, 8, 8, 1])
     train = data.Split(images, labels, np.arange(len(labels)))
-    return dataclasses.replace(data.load(Config(), test=False), train=train, validation=None)
+    return dataclasses.replace(data.load(data.DataSettings(), test=False), train=train, validation=None)
 
 
 def shares(images):

@@ -143,9 +143,9 @@ def unlabelled(data_dir):
     for dataset in (f"folder:{tmp_path / 'set'}", "my_data:unlabelled"):
         config = Config(dataset=dataset)
         with pytest.raises(InputError, match="No test image has a label") as caught:
-            data.load(config)
+            data.load(config.pick(data.DataSettings))
         assert "\n" not in str(caught.value)
-        assert data.load(config, test=False).test is None  # a search reads none
+        assert data.load(config.pick(data.DataSettings), test=False).test is None  # a search reads none
 
 
 @pytest.fixture
@@ -185,13 +185,13 @@ def bare(data_dir):
 
 def test_a_function_gives_arrays_or_a_stream(user_module):
     user_module(ARRAYS)
-    arrays = data.load(Config(dataset="my_data:arrays", validation_fraction=0))
+    arrays = data.load(data.DataSettings(dataset="my_data:arrays", validation_fraction=0))
     assert arrays.class_names == ("a", "b", "c") and arrays.mean == (0.5,) * 3
     assert arrays.augmentation == augmentation.Augmentation(pad=2, flip=False)
     assert list(arrays.train.labels[:5]) == [-1, 0, 1, 2, -1]
-    streamed = data.load(Config(dataset="my_data:stream", validation_fraction=0))
+    streamed = data.load(data.DataSettings(dataset="my_data:stream", validation_fraction=0))
     assert np.array_equal(arrays.train.images, streamed.train.images) and streamed.augmentation.flip
-    assert data.load(Config(dataset="my_data:stream", image_size=4)).image_shape == (4, 4, 3)
+    assert data.load(data.DataSettings(dataset="my_data:stream", image_size=4)).image_shape == (4, 4, 3)
 
 
 def test_a_function_gives_paths(user_module, tmp_path):
@@ -204,7 +204,10 @@ def paths(data_dir):
     return {{"class_names": {CLASSES!r}}} | {{
         part: (files, [{CLASSES!r}.index(file.parent.name) for file in files]) for part, files in found.items()}}
 """)
-    tests = [data.load(Config(dataset="my_data:paths", cache_dataset="none")).test, load(tmp_path / "set").test]
+    tests = [
+        data.load(data.DataSettings(dataset="my_data:paths", cache_dataset="none")).test,
+        load(tmp_path / "set").test,
+    ]
     one, other = ([(int(y), x.tobytes()) for x, y in zip(test.images[:], test.labels, strict=True)] for test in tests)
     assert sorted(one) == sorted(other) and len(one) == 24
 
@@ -224,14 +227,14 @@ def test_a_wrong_function_is_one_line(user_module, name, words):
     user_module(ARRAYS)
     settings = {"augmentation": "resized_crop", "image_size": 8} if name == "arrays" else {}
     with pytest.raises(InputError, match=words):
-        data.load(Config(dataset=f"my_data:{name}", **settings))
+        data.load(data.DataSettings(dataset=f"my_data:{name}", **settings))
     with pytest.raises(InputError, match="no module"):
-        data.load(Config(dataset="nobodys_module:function"))
+        data.load(data.DataSettings(dataset="nobodys_module:function"))
 
 
 def with_facts(user_module, facts):
     user_module(ARRAYS + f"def told(data_dir):\n    return stream(data_dir) | dict({facts})\n")
-    return data.load(Config(dataset="my_data:told"))
+    return data.load(data.DataSettings(dataset="my_data:told"))
 
 
 @pytest.mark.parametrize(

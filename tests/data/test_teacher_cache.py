@@ -25,7 +25,7 @@ SETTINGS = {"student": "cnn_2", "batch_size": 100, "epochs": 3, "learning_rate":
 
 @pytest.fixture(scope="module")
 def digits():
-    return data.load(Config())
+    return data.load(data.DataSettings())
 
 
 @pytest.fixture(scope="module")
@@ -43,12 +43,16 @@ def open_teacher(teacher_file, digits, folder, strategy=None, **settings):
 
 def stream(config, digits, files, first_step=0, last_step=3 * STEPS, **options):
     options |= {"first_step": first_step, "last_step": last_step, "logit_files": files}
-    return list(data.train_stream(digits, config, steps_per_epoch=STEPS, **options).as_numpy_iterator())
+    return list(
+        data.train_stream(
+            digits, config.pick(data.StreamSettings), steps_per_epoch=STEPS, **options
+        ).as_numpy_iterator()
+    )
 
 
 def stream_for(context, digits, config, files):
     options = {"steps_per_epoch": STEPS, "first_step": 0, "last_step": STEPS, "logit_files": files}
-    return data.train_stream(digits, config, shards=context.num_replicas_in_sync, **options)
+    return data.train_stream(digits, config.pick(data.StreamSettings), shards=context.num_replicas_in_sync, **options)
 
 
 def mismatch(teacher, batches):
@@ -139,7 +143,7 @@ def test_the_key_holds_all_that_logits_depend_on(teacher_file, digits, tmp_path)
         keys(teacher_precision="bfloat16"),
         keys(teacher_cache_dtype="float32"),
         keys(data_seed=1),
-        keys(dataset=data.load(Config(validation_fraction=0.2))),
+        keys(dataset=data.load(data.DataSettings(validation_fraction=0.2))),
         keys(dataset=dataclasses.replace(digits, augmentation=augmentation.Augmentation(2, False))),
         keys(dataset=dataclasses.replace(digits, version="2.0.0")),
     ]

@@ -16,14 +16,19 @@ STEPS = 20  # an epoch of 808 training digits at batch 40
 
 def stream(dataset, config, first_step=0, last_step=2 * STEPS, **options):
     batches = data.train_stream(
-        dataset, config, steps_per_epoch=STEPS, first_step=first_step, last_step=last_step, **options
+        dataset,
+        config.pick(data.StreamSettings),
+        steps_per_epoch=STEPS,
+        first_step=first_step,
+        last_step=last_step,
+        **options,
     )
     return [(images, labels) for images, labels in batches.as_numpy_iterator()]
 
 
 @pytest.fixture(scope="module")
 def digits():
-    return data.load(Config(batch_size=40))
+    return data.load(data.DataSettings())
 
 
 def equal(one, other):
@@ -34,7 +39,7 @@ def equal(one, other):
 
 def test_digits_have_no_originals_to_crop():
     with pytest.raises(InputError, match=r"digits has no larger originals.*resized_crop"):
-        data.load(Config(augmentation="resized_crop"))
+        data.load(data.DataSettings(augmentation="resized_crop"))
 
 
 def test_digits_are_whole_and_split_by_data_seed_alone(digits):
@@ -42,15 +47,18 @@ def test_digits_are_whole_and_split_by_data_seed_alone(digits):
     assert digits.image_shape == (8, 8, 1) and digits.num_classes == 10
     assert digits.train.images.dtype == np.uint8 and digits.train.images.max() == 255
     assert sorted([*digits.train.index, *digits.validation.index]) == list(range(898))
-    other_seed, other_data_seed = data.load(Config(seed=7)), data.load(Config(data_seed=7))
+    other_seed, other_data_seed = (
+        data.load(Config(seed=7).pick(data.DataSettings)),
+        data.load(data.DataSettings(data_seed=7)),
+    )
     assert np.array_equal(other_seed.validation.index, digits.validation.index)
     assert not np.array_equal(other_data_seed.validation.index, digits.validation.index)
-    whole = data.load(Config(validation_fraction=0), test=False)
+    whole = data.load(data.DataSettings(validation_fraction=0), test=False)
     assert whole.validation is None and whole.test is None and len(whole.train) == 898
 
 
 def test_recorded_mean_and_std_are_those_of_the_training_pixels(digits):
-    pixels = data.load(Config(validation_fraction=0)).train.images / 255
+    pixels = data.load(data.DataSettings(validation_fraction=0)).train.images / 255
     assert digits.mean == pytest.approx([pixels.mean()], abs=1e-3)
     assert digits.std == pytest.approx([pixels.std()], abs=1e-3)
 
@@ -146,7 +154,7 @@ def test_draws_are_uniform():
 )
 def test_errors_name_what_to_do(settings, words, tmp_path):
     with pytest.raises(InputError) as caught:
-        data.load(Config(**settings), str(tmp_path))
+        data.load(data.DataSettings(**settings), str(tmp_path))
     assert all(word in str(caught.value) for word in words), caught.value
 
 
@@ -187,17 +195,17 @@ def made(tmp_path_factory):
 
 
 def test_any_tfds_set_brings_its_own_facts(made):
-    even = data.load(Config(dataset="even", validation_fraction=0.25), made)
+    even = data.load(data.DataSettings(dataset="even", validation_fraction=0.25), made)
     assert even.image_shape == (12, 10, 3) and even.class_names == ("cat", "dog") and even.version == "1.0.0"
     assert (len(even.train), len(even.validation), len(even.test)) == (30, 10, 9)
     assert sorted(np.bincount(np.concatenate([even.train.labels, even.validation.labels]))) == [20, 20]
     pixels = even.train.images.reshape(-1, 3) / 255
     assert even.mean == pytest.approx(pixels.mean(0), abs=1e-3) and even.std == pytest.approx(pixels.std(0), abs=1e-3)
-    again = data.load(Config(dataset="even", validation_fraction=0.25), made)
+    again = data.load(data.DataSettings(dataset="even", validation_fraction=0.25), made)
     assert np.array_equal(even.train.images, again.train.images)  # the same order each time
 
 
 def test_images_of_several_sizes_need_a_size(made):
     with pytest.raises(InputError, match=r"several sizes.*--image_size"):
-        data.load(Config(dataset="mixed"), made)
-    assert data.load(Config(dataset="mixed", image_size=8), made).image_shape == (8, 8, 3)
+        data.load(data.DataSettings(dataset="mixed"), made)
+    assert data.load(data.DataSettings(dataset="mixed", image_size=8), made).image_shape == (8, 8, 3)

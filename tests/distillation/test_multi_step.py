@@ -25,7 +25,7 @@ from skd_tf.distillation.distiller import Distiller
 
 net = networks.build("resnet8", input_shape=(32, 32, 3), num_classes=10, mean=(0.5,) * 3, std=(0.5,) * 3)
 distiller = Distiller(net, None, "cross_entropy")
-distiller.compile(optimizers.make_optimizer(Config(), 0.05))
+distiller.compile(optimizers.make_optimizer(optimizers.OptimizerSettings(), 0.05))
 batch = np.zeros([32, 32, 32, 3], np.uint8), np.zeros([32], np.int32)
 iterator = iter(tf.data.Dataset.from_tensors(batch).repeat())
 distiller.run_steps(iterator, 4).numpy()

@@ -29,7 +29,7 @@ def test_sgd_over_twenty_steps(nesterov, momentum):
     rates = schedules.learning_rate(config, 10)
     assert rates[-1] < rates[2]  # the rate changes under way, which is where Keras' own SGD differs
     variable = keras.Variable(start, dtype="float64")
-    optimizer = optimizers.make_optimizer(config, schedules.Table(rates))
+    optimizer = optimizers.make_optimizer(config.pick(optimizers.OptimizerSettings), schedules.Table(rates))
     for gradient in gradients:
         optimizer.apply([tf.constant(gradient)], [variable])
     expected = sgd_by_hand(start, gradients, rates.astype(np.float32), momentum, nesterov, 0.05)
@@ -44,7 +44,7 @@ def test_sgd_over_twenty_steps(nesterov, momentum):
 
 def test_adamw_and_clipping_by_global_norm():
     config = Config(optimizer="adamw", learning_rate=0.01, weight_decay=0.1, clip_norm=0.5)
-    optimizer = optimizers.make_optimizer(config, 0.01)
+    optimizer = optimizers.make_optimizer(config.pick(optimizers.OptimizerSettings), 0.01)
     variable = keras.Variable([1.0, -2.0])
     gradient = np.array([3.0, 4.0])
     optimizer.apply([tf.constant(gradient, tf.float32)], [variable])

@@ -81,7 +81,9 @@ def test_steps_are_those_of_pytorch(settings):
 
     student = ours(net.state)
     distiller = Distiller(student, loss=config.loss, temperature=_T, kd_weight=0.9, center=config.center)
-    distiller.compile(optimizers.make_optimizer(config, schedules.Table(rates)), jit_compile=True)
+    distiller.compile(
+        optimizers.make_optimizer(config.pick(optimizers.OptimizerSettings), schedules.Table(rates)), jit_compile=True
+    )
     history = [
         distiller.train_on_batch({"image": x, "teacher_logits": t}, y, return_dict=True)["loss"]
         for x, t, y in zip(images, taught, labels, strict=True)

@@ -136,7 +136,7 @@ def test_a_step_that_is_no_number_is_left_for_a_post_mortem(tmp_path, monkeypatc
         experiment.run(config, tmp_path)
     facts = json.loads((tmp_path / "post_mortem" / "facts.json").read_text())
     assert f"at step {facts['step'] + 1} of" in str(caught.value) and facts["not_finite"]
-    stream = data.train_stream(data.load(config), config, steps_per_epoch=8, first_step=facts["step"], last_step=24)
+    stream = data.train_stream(data.load(config.pick(data.DataSettings)), config, steps_per_epoch=8, first_step=facts["step"], last_step=24)
     images, labels = next(stream.as_numpy_iterator())
     with np.load(tmp_path / "post_mortem" / "batch.npz", allow_pickle=False) as batch:
         assert np.array_equal(batch["image"], images) and np.array_equal(batch["label"], labels)

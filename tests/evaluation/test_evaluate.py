@@ -24,7 +24,7 @@ from tests.helpers.images import make_folder
 
 @pytest.fixture(scope="module")
 def digits():
-    return data.load(Config())
+    return data.load(data.DataSettings())
 
 
 @pytest.fixture

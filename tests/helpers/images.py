@@ -4,7 +4,6 @@ import numpy as np
 import tensorflow as tf
 
 from skd_tf import data
-from skd_tf.config import Config
 
 CLASSES = ("cat", "dog", "eel")
 
@@ -32,12 +31,12 @@ def make_folder(
 
 
 def load(root, **settings):
-    return data.load(Config(dataset=f"folder:{root}", **settings))
+    return data.load(data.DataSettings(dataset=f"folder:{root}", **settings))
 
 
 def stream(dataset, config, steps=4, **options):
     options = {"steps_per_epoch": steps, "first_step": 0, "last_step": 2 * steps} | options
-    return list(data.train_stream(dataset, config, **options).as_numpy_iterator())
+    return list(data.train_stream(dataset, config.pick(data.StreamSettings), **options).as_numpy_iterator())
 
 
 def equal(one, other):

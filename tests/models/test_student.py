@@ -19,7 +19,7 @@ SMALL = {"epochs": 2, "batch_size": 100, "learning_rate": 0.1, "strategy": "one_
 
 @pytest.fixture(scope="module")
 def digits():
-    return data.load(Config())
+    return data.load(data.DataSettings())
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def lambda_(shape, classes):
 
 
 def build(digits, **settings):
-    return students.build_student(Config(**settings), digits)
+    return students.build_student(students.StudentSettings(**settings), digits)
 
 
 def test_a_function_makes_the_student_and_the_seed_its_weights(my_nets, digits, capsys):

@@ -78,7 +78,7 @@ def test_the_fields_protocol_on_digits(tmp_path, monkeypatch, capsys):
     """The recipes of CIFAR-100 with digits, one epoch and a teacher that is there."""
     monkeypatch.chdir(EXAMPLES.parent)
     settings = {"dataset": "digits", "epochs": 1, "batch_size": 128, "lr_schedule": "cosine"}
-    digits = data.load(Config(dataset="digits"))
+    digits = data.load(data.DataSettings(dataset="digits"))
     net = {"input_shape": digits.image_shape, "num_classes": 10, "mean": digits.mean, "std": digits.std}
     teacher = skd_tf.networks.build("cnn_16", **net)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)

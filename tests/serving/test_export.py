@@ -13,7 +13,6 @@ import pytest
 import tensorflow as tf
 
 from skd_tf import data, export
-from skd_tf.config import Config
 from skd_tf.errors import InputError
 from skd_tf.evaluation import predictor, temperature_scaling
 from skd_tf.models import deployable, loading
@@ -58,7 +57,7 @@ def test_every_format_is_the_student_and_nothing_more(exported, calibrated_run):
 
 
 def test_the_temperature_and_the_sphere_are_inside(exported, calibrated_run):
-    images = data.load(Config()).test.images[:50]
+    images = data.load(data.DataSettings()).test.images[:50]
     raw = predictor.Predictor(deployable.before_readout(loading.load(calibrated_run)))(images).astype("float64")
     radius = json.loads((calibrated_run / "result.json").read_text())["radius"]
     centred = raw - raw.mean(axis=1, keepdims=True)
@@ -95,7 +94,7 @@ def test_the_model_card_tells_what_a_stranger_needs(exported, calibrated_run):
 
 def test_files_are_compared_on_images_from_all_over_the_test_split(calibrated_run, tmp_path, monkeypatch):
     def compare(files, folder, images, labels, *_):
-        test, rows = data.load(Config()).test, [0, 449, 898]
+        test, rows = data.load(data.DataSettings()).test, [0, 449, 898]
         assert np.array_equal(images, test.images[rows]) and np.array_equal(labels, test.labels[rows])
         raise parity_check.ExportFailed("seen")
 
@@ -159,7 +158,7 @@ def test_a_teacher_inside_is_counted(calibrated_run, tmp_path):
     module = tf.saved_model.load(str(tmp_path / "plain"))
     module.teacher = extra
     tf.saved_model.save(module, str(tmp_path / "saved_model"), signatures=module.signatures)
-    images = data.load(Config()).test.images[:16]
+    images = data.load(data.DataSettings()).test.images[:16]
     live = predictor.Predictor(student)(images)
     with pytest.raises(parity_check.ExportFailed, match="holds"):
         parity_check.check(
@@ -185,7 +184,7 @@ def test_wrong_flags_are_told_first(digits_run, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_saved_model_cli_shows_and_runs_it(exported, tmp_path):
-    np.save(tmp_path / "images.npy", data.load(Config()).test.images[:3])
+    np.save(tmp_path / "images.npy", data.load(data.DataSettings()).test.images[:3])
     tool = [sys.executable, "-m", "tensorflow.python.tools.saved_model_cli"]
     where = ["--dir", str(exported[0] / "saved_model"), "--tag_set", "serve", "--signature_def", "serving_default"]
     shown = subprocess.run([*tool, "show", *where], capture_output=True, text=True, check=True, timeout=120).stdout

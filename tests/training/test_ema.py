@@ -88,7 +88,7 @@ def test_it_is_what_is_measured_and_shipped_and_the_run_resumes(tmp_path):
     settings = {"student": "cnn_2", "epochs": 3, "batch_size": 100, "learning_rate": 0.1, "strategy": "one_device"}
     config = Config(loss="cross_entropy", ema_momentum=0.9, report=False, **settings)
     result = experiment.run(config, tmp_path / "run")
-    digits = data.load(config)
+    digits = data.load(config.pick(data.DataSettings))
     shipped = keras.models.load_model(tmp_path / "run" / "student.keras")
     logits = predictor.Predictor(shipped)(digits.validation.images)
     accuracy = (logits.argmax(axis=1) == digits.validation.labels).mean()

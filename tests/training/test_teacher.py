@@ -21,7 +21,7 @@ SMALL = {"student": "cnn_2", "epochs": 2, "batch_size": 100, "strategy": "one_de
 
 @pytest.fixture(scope="module")
 def digits():
-    return data.load(Config())
+    return data.load(data.DataSettings())
 
 
 def network(size=8, classes=10, channels=1, seed=0, **facts):
@@ -184,7 +184,7 @@ from skd_tf import data
 from skd_tf.config import Config
 import numpy as np
 def digits(data_dir, keep=0):
-    known = data.load(Config(validation_fraction=0))
+    known = data.load(data.DataSettings(validation_fraction=0))
     labels = np.where(np.arange(len(known.train)) < keep, known.train.labels, -1)
     facts = {"mean": known.mean, "std": known.std, "pad": 1, "flip": False, "class_names": known.class_names}
     return facts | {"train": (known.train.images, labels), "test": (known.test.images, known.test.labels)}

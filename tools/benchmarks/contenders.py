@@ -1,36 +1,43 @@
-"""One contender of the step benchmark, in a process of its own: makes a round's steps for each line on standard input.
+"""The contenders of the step benchmark, and the data and networks that other benchmarks share."""
 
-    python -m tools.benchmarks.contenders NAME '{"student": "resnet20", "teacher": "resnet56", "batch_size": 64}'
-
-Answers each line with the milliseconds of a step, and the line "end" with {"peak_memory_mb", ...}.
-"""
-
-import json
+import contextlib
 import os
-import sys
+import pathlib
+import tempfile
+import threading
+from functools import partial
+from typing import NamedTuple
 
-from tools.benchmarks import interleaved
+import keras
+import numpy as np
+import tensorflow as tf
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # for all: TensorFlow leaves it off on CPUs without AVX512-VNNI
+from skd_tf import data, networks
+from skd_tf.config import Config
+from skd_tf.data import augmentation, teacher_cache
+from skd_tf.distillation import optimizers
+from skd_tf.distillation.distiller import Distiller
+from skd_tf.evaluation import cost
+from skd_tf.models import deployable
+from skd_tf.models.precision import set_precision
+from skd_tf.training.teacher import Teacher
+from tools.benchmarks.interleaved import Contender
 
 STEPS = 30  # of a round
 CLASSES, IMAGES = 100, 12_800
 PRODUCT = 2048
 
 
-def steps_of(contender):
-    """Steps of a round; the pipeline's must be more than its buffers hold."""
-    return 20 * STEPS if contender == "pipeline" else STEPS
+class Job(NamedTuple):
+    """What every contender of one race trains."""
+
+    student: str
+    teacher: str
+    batch_size: int
 
 
-def make_dataset():
-    """CIFAR-shaped random images through the product's own pipeline: the same augmented input for all."""
-    import numpy as np
-
-    from skd_tf import data
-    from skd_tf.data import augmentation
-
+def make_dataset() -> data.Dataset:
+    """CIFAR-shaped random images; skd_tf's pipeline gives all contenders the same augmented input."""
     random = np.random.default_rng(0)
     images = random.integers(0, 256, [IMAGES, 32, 32, 3], np.uint8)
     split = data.Split(images, random.integers(0, CLASSES, IMAGES).astype(np.int32), np.arange(IMAGES))
@@ -39,80 +46,50 @@ def make_dataset():
     return data.Dataset("random", "1", names, mean, std, augmentation.Augmentation(4, True), split, None, None)
 
 
-def make_net(name, dataset, *, stock):
-    from skd_tf import networks
-    from skd_tf.models import deployable
-
+def make_net(name: str, dataset: data.Dataset, *, stock: bool) -> keras.Model:
+    """A network for the dataset; with `stock`, of Keras' own layers."""
     facts = {"input_shape": dataset.image_shape, "num_classes": CLASSES, "mean": dataset.mean, "std": dataset.std}
     net = networks.build(name, **facts)
     return deployable.stock_copy(net) if stock else net
 
 
-def _stream(dataset, job, **options):
-    from skd_tf import data
-    from skd_tf.config import Config
-
-    steps = IMAGES // job["batch_size"]
-    config = Config(batch_size=job["batch_size"], **options.pop("settings", {}))
-    return data.train_stream(dataset, config, steps_per_epoch=steps, first_step=0, last_step=1000 * steps, **options)
+def _stream(dataset, job, cache_dir="", **options):
+    steps, config = IMAGES // job.batch_size, Config(batch_size=job.batch_size, teacher_cache_dir=cache_dir)
+    return data.train_stream(dataset, config.pick(data.StreamSettings), steps_per_epoch=steps, first_step=0, last_step=1000 * steps, **options)
 
 
-def ours(job, *, precision="float32", cached=False, loss="spherical"):
-    """The product: its Distiller, optimizer, pipeline and default steps per call."""
-    import tempfile
-
-    import tensorflow as tf
-
-    from skd_tf.config import Config
-    from skd_tf.distillation import optimizers
-    from skd_tf.distillation.distiller import Distiller
-    from skd_tf.models import precision as precisions
-    from skd_tf.training.teacher import Teacher
-
-    dataset, files, teacher = make_dataset(), None, None
-    config = Config(loss=loss, precision=precision, teacher_precision=precision, batch_size=job["batch_size"])
+def ours(job: Job, *, precision: str = "float32", cached: bool = False, loss: str = "spherical") -> Contender:
+    """skd_tf with its Distiller, optimizer, pipeline and default steps per call."""
+    dataset, files, teacher, folder = make_dataset(), None, None, tempfile.mkdtemp()
+    config = Config(loss=loss, precision=precision, teacher_precision=precision, batch_size=job.batch_size)
     if loss != "cross_entropy":
-        folder = tempfile.mkdtemp()
-        path, net = f"{folder}/teacher.keras", make_net(job["teacher"], dataset, stock=True)
-        # Untrained, resnet110's logits are 4e8, which no float16 record holds; their time is the same.
+        path, net = f"{folder}/teacher.keras", make_net(job.teacher, dataset, stock=True)
+        # The logits of an untrained resnet110 reach 4e8, too much for a float16 cache; scaled ones cost the same time.
         logits = net.get_layer("logits")
         logits.kernel.assign(1e-6 * logits.kernel)
         net.save(path)
         config = config.replace(teacher_cache_dir=folder if cached else "", teacher_cache_epochs=int(cached))
         opened = Teacher(path, config, dataset, tf.distribute.get_strategy())
-        if cached:
-            files = opened.epoch_files(1)
-        else:
-            teacher = opened.model
-    student = precisions.set_precision(make_net(job["student"], dataset, stock=False), precision)
-    distiller = Distiller(student, teacher, loss)
-    distiller.compile(optimizers.make_optimizer(config, 0.05))
-    settings = {"teacher_cache_dir": "x" if cached else ""}
-    iterator = iter(_stream(dataset, job, logit_files=files, settings=settings))
+        files, teacher = (opened.epoch_files(1), None) if cached else (None, opened.model)
+    distiller = Distiller(set_precision(make_net(job.student, dataset, stock=False), precision), teacher, loss)
+    distiller.compile(optimizers.make_optimizer(config.pick(optimizers.OptimizerSettings), 0.05))
+    iterator = iter(_stream(dataset, job, config.teacher_cache_dir, logit_files=files))
 
-    def steps():
-        left = STEPS
-        while left:
-            count = min(config.steps_per_call, left)
-            distiller.run_steps(iterator, count)
-            left -= count
+    def run():
+        for done in range(0, STEPS, config.steps_per_call):
+            distiller.run_steps(iterator, min(config.steps_per_call, STEPS - done))
         return distiller.means.result()
 
-    return steps
+    return Contender(run, STEPS)
 
 
-def keras_distillation(job, *, precision="float32"):
-    """keras.distillation.Distiller on stock layers in one endless fit(), as its documentation has it, the loss corrected."""
-    import threading
-
-    import keras
-
-    from skd_tf.models.precision import set_precision
-
+def keras_distillation(job: Job, *, precision: str = "float32") -> Contender:
+    """keras.distillation.Distiller on stock layers in one endless fit(), as its documentation shows, with a correct loss."""
     dataset = make_dataset()
-    nets = (make_net(job[name], dataset, stock=True) for name in ("teacher", "student"))
-    teacher, student = (set_precision(net, precision) for net in nets)
-    # A string here would skip the softmax and the temperature.
+    teacher, student = (
+        set_precision(make_net(name, dataset, stock=True), precision) for name in (job.teacher, job.student)
+    )
+    # The default loss, a string, skips the softmax and the temperature.
     loss = keras.distillation.LogitsDistillation(temperature=4.0, loss=keras.losses.KLDivergence())
     distiller = keras.distillation.Distiller(teacher=teacher, student=student, distillation_losses=loss)
     distiller.compile(
@@ -133,27 +110,25 @@ def keras_distillation(job, *, precision="float32"):
     options = {"callbacks": [Pause()], "verbose": 0, "steps_per_epoch": 10**6}
     threading.Thread(target=distiller.fit, args=(_stream(dataset, job),), kwargs=options, daemon=True).start()
 
-    def steps():
+    def run():
         go.release()
         done.acquire()
 
-    return steps
+    return Contender(run, STEPS)
 
 
-def torch_authors(job, *, fast=False, compiled=False):
-    """The authors' step in PyTorch: teacher live, layer_norm(z) * 2 on both; fast: channels_last and bfloat16."""
-    import contextlib
-    import pathlib
-
+def torch_authors(job: Job, *, fast: bool = False, compiled: bool = False) -> Contender:
+    """The paper authors' PyTorch step: live teacher, layer_norm(z) * 2 on both; fast: channels_last and bfloat16."""
+    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # a pool of compilers would outlive this process
     import torch
+    from torch.nn import functional
 
-    sys.path.insert(0, str(pathlib.Path(__file__).parent))
     from tools.benchmarks.torch_resnet import resnet
 
     torch.set_num_threads(os.cpu_count())
-    student, teacher = resnet(job["student"], CLASSES), resnet(job["teacher"], CLASSES).eval()
-    if fast:
-        student, teacher = (net.to(memory_format=torch.channels_last) for net in (student, teacher))
+    memory_format = torch.channels_last if fast else torch.contiguous_format
+    student, teacher = (resnet(name, CLASSES).to(memory_format=memory_format) for name in (job.student, job.teacher))
+    teacher.eval()
     if compiled:
         student, teacher = torch.compile(student), torch.compile(teacher)
     optimizer = torch.optim.SGD(student.parameters(), 0.05, momentum=0.9, weight_decay=5e-4)
@@ -163,18 +138,17 @@ def torch_authors(job, *, fast=False, compiled=False):
     half = torch.autocast("cpu", torch.bfloat16) if fast else contextlib.nullcontext()
 
     def sphere(z):
-        return torch.nn.functional.layer_norm(z.float(), z.shape[1:], eps=1e-7) * 2
+        return functional.layer_norm(z.float(), z.shape[1:], eps=1e-7) * 2
 
     def step():
         images, labels = next(batches)
         x = (torch.from_numpy(images).permute(0, 3, 1, 2) - mean) / std
-        x = x.contiguous(memory_format=torch.channels_last) if fast else x.contiguous()
+        x = x.contiguous(memory_format=memory_format)
         with half:
             with torch.no_grad():
-                t = teacher(x)
+                t = sphere(teacher(x))
             s = student(x)
-        s, t = sphere(s), sphere(t)
-        functional = torch.nn.functional
+        s = sphere(s)
         distill = functional.kl_div(
             functional.log_softmax(s / 4, 1), functional.softmax(t / 4, 1), reduction="batchmean"
         )
@@ -183,72 +157,56 @@ def torch_authors(job, *, fast=False, compiled=False):
         loss.backward()
         optimizer.step()
 
-    return lambda: [step() for _ in range(STEPS)]
+    return Contender(lambda: [step() for _ in range(STEPS)], STEPS)
 
 
-def pipeline(job):
-    """The product's input alone: augmented batches with cached logits, and nobody who trains on them."""
-    import pathlib
-    import tempfile
-
-    import numpy as np
-
-    from skd_tf.data import teacher_cache
-
-    dataset, folder = make_dataset(), pathlib.Path(tempfile.mkdtemp())
+def pipeline(job: Job) -> Contender:
+    """skd_tf's input alone: augmented batches with cached logits, without training."""
+    folder, steps = pathlib.Path(tempfile.mkdtemp()), 20 * STEPS  # more than the buffers hold
     cache = teacher_cache.TeacherCache(folder, "float16", print)
     cache.write("logits", np.random.default_rng(0).normal(size=[IMAGES, CLASSES]))
-    files = [str(cache.path("logits"))]
-    batches = iter(_stream(dataset, job, logit_files=files, settings={"teacher_cache_dir": str(folder)}))
-    return lambda: [next(batches) for _ in range(steps_of("pipeline"))]
+    batches = iter(_stream(make_dataset(), job, str(folder), logit_files=[str(cache.path("logits"))]))
+    return Contender(lambda: [next(batches) for _ in range(steps)], steps)
 
 
-def matrix_product(job, *, precision="float32"):
-    """The machine's limit: one matrix product of PRODUCT x PRODUCT x PRODUCT a "step"."""
-    import tensorflow as tf
-
+def matrix_product(job: Job, *, precision: str = "float32") -> Contender:
+    """The machine's limit: a "step" is one matrix product of PRODUCT x PRODUCT x PRODUCT."""
     a = tf.cast(tf.random.normal([PRODUCT, PRODUCT]), precision)
     product = tf.function(lambda: tf.matmul(a, a)[0, 0])
-    return lambda: [product().numpy() for _ in range(STEPS)]
+    return Contender(lambda: [product().numpy() for _ in range(STEPS)], STEPS)
 
 
 CONTENDERS = {
     "keras.distillation float32": keras_distillation,
-    "keras.distillation bfloat16": lambda job: keras_distillation(job, precision="bfloat16"),
+    "keras.distillation bfloat16": partial(keras_distillation, precision="bfloat16"),
     "ours live float32": ours,
-    "ours live bfloat16": lambda job: ours(job, precision="bfloat16"),
-    "ours cached float32": lambda job: ours(job, cached=True),
-    "ours cached bfloat16": lambda job: ours(job, precision="bfloat16", cached=True),
-    "floor float32": lambda job: ours(job, loss="cross_entropy"),
-    "floor bfloat16": lambda job: ours(job, precision="bfloat16", loss="cross_entropy"),
+    "ours live bfloat16": partial(ours, precision="bfloat16"),
+    "ours cached float32": partial(ours, cached=True),
+    "ours cached bfloat16": partial(ours, precision="bfloat16", cached=True),
+    "floor float32": partial(ours, loss="cross_entropy"),
+    "floor bfloat16": partial(ours, precision="bfloat16", loss="cross_entropy"),
     "PyTorch eager float32": torch_authors,
-    "PyTorch channels_last bfloat16": lambda job: torch_authors(job, fast=True),
-    "PyTorch compiled bfloat16": lambda job: torch_authors(job, fast=True, compiled=True),
+    "PyTorch channels_last bfloat16": partial(torch_authors, fast=True),
+    "PyTorch compiled bfloat16": partial(torch_authors, fast=True, compiled=True),
     "pipeline": pipeline,
     "matrix product float32": matrix_product,
-    "matrix product bfloat16": lambda job: matrix_product(job, precision="bfloat16"),
+    "matrix product bfloat16": partial(matrix_product, precision="bfloat16"),
 }
 GROWTH = ("ours live float32", "ours cached float32", "ours live bfloat16", "ours cached bfloat16")
 
 
-def operations(name, job):
-    """Floating point operations of a contender's step, 2 for a multiply-add; None where a step is none of a network.
+def operations(name: str, job: Job) -> int | None:
+    """Floating-point operations per step, 2 for a multiply-add; None if the step runs no network.
 
-    Forward and both gradients take as many each: the student counts three times, a live teacher once.
+    The forward pass and the two gradients take as many each: the student counts three times, a live teacher once.
     """
-    from skd_tf.evaluation import cost
-
     if name.startswith("matrix product"):
         return 2 * PRODUCT**3
     if name == "pipeline":
         return None
     dataset = make_dataset()
-    nets = (make_net(job[net], dataset, stock=True) for net in ("student", "teacher"))
-    student, teacher = (cost.flops(net, dataset.image_shape) for net in nets)
+    student, teacher = (
+        cost.flops(make_net(net, dataset, stock=True), dataset.image_shape) for net in (job.student, job.teacher)
+    )
     live = not any(word in name for word in ("cached", "floor"))
-    return job["batch_size"] * (3 * student + live * teacher)
-
-
-if __name__ == "__main__":
-    contender, job = sys.argv[1], json.loads(sys.argv[2])
-    interleaved.serve(lambda: (CONTENDERS[contender](job), interleaved.resident_mb), steps_of(contender))
+    return job.batch_size * (3 * student + live * teacher)

@@ -1,80 +1,59 @@
-"""Steps of teacher and student on a GPU that has JAX and no TensorFlow: this package's networks by Keras' JAX backend.
+"""Training steps of teacher and student on a GPU that has JAX and no TensorFlow: skd_tf's networks on Keras' JAX backend.
 
     python -m tools.benchmarks gpu --output=experiments/results/benchmarks/gpu.json
 
-One compiled loop of steps over images in device memory, bfloat16, spherical loss, SGD with momentum; the teacher live or its
-logits at hand. No input pipeline: what a GPU could do, for the hours in experiments/README.md.
+One compiled loop of steps over images in device memory: bfloat16, spherical loss, SGD with momentum; the teacher runs live
+or its logits are given. There is no input pipeline: the result is an upper bound for a GPU, which experiments/README.md
+converts into hours.
 """
 
 import json
-import os
 import pathlib
 import statistics
-import sys
 import time
 
-from absl import flags
+import jax
+import jax.numpy as jnp
+import keras
 
-from skd_tf.errors import InputError
+from experiments.lab.jax import epochs
+from skd_tf import losses, networks
+from skd_tf.errors import input_error
 from skd_tf.networks.names import NETWORK_NAMES
 
-_LINES = [  # teacher:student:size of the images:batch
-    *("resnet56:resnet20:32:64", "cached:resnet20:32:64", "resnet32x4:resnet8x4:32:64", "cached:resnet8x4:32:64"),
-    *("resnet34:resnet18:224:256", "cached:resnet18:224:256", "resnet152:resnet18:224:256"),
-]
-_CLASSES = {32: 100, 224: 1000}  # by the images' size: CIFAR-100's and ImageNet's
+_CLASSES = {32: 100, 224: 1000}  # by image size: CIFAR-100's and ImageNet's
 _REPEATS = 3
 
 
-def define(flag_values):
-    what = 'lines to measure, teacher:student:size:batch; "cached" in place of a teacher is its logits at hand'
-    flags.DEFINE_list("lines", _LINES, what, flag_values=flag_values)
-    flags.DEFINE_integer("steps", 100, "steps of a repeat", lower_bound=1, flag_values=flag_values)
-    flags.DEFINE_string("output", None, "JSON record to write", flag_values=flag_values)
-
-
-def main(flag_values):
-    os.environ["KERAS_BACKEND"] = "jax"
-    sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-    import jax
-    import keras
-
-    from experiments.lab.jax import epochs
-
+def main(*, lines: list[str], steps: int, output: str | None) -> None:
+    """Times the lines, teacher:student:size:batch; writes the record after each."""
     keras.config.set_dtype_policy("mixed_bfloat16")
     epochs.do_without_tensorflow()
     found = {"device": jax.devices()[0].device_kind, "jax": jax.__version__, "keras": keras.__version__, "steps": []}
-    for text, line in [(text, _line(text)) for text in flag_values.lines]:
-        seconds = _seconds_a_step(**line, steps=flag_values.steps)
+    for text, line in [(text, _line(text)) for text in lines]:
+        seconds = _seconds_per_step(**line, steps=steps)
         line |= {"milliseconds": round(1e3 * seconds, 3), "images_per_second": round(line["batch_size"] / seconds)}
         found["steps"].append(line)
-        print(
-            f"{text}: {line['milliseconds']:.2f} ms a step, {line['images_per_second']:,} images a second", flush=True
-        )
-        if flag_values.output:
-            pathlib.Path(flag_values.output).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        print(f"{text}: {line['milliseconds']:.2f} ms per step, {line['images_per_second']:,} images/s", flush=True)
+        if output:
+            pathlib.Path(output).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 def _line(text):
-    parts = text.split(":")
-    known = ("cached", *NETWORK_NAMES), NETWORK_NAMES, tuple(map(str, _CLASSES))
-    fits = len(parts) == 4 and all(part in names for part, names in zip(parts, known, strict=False))
-    if not fits or not parts[3].isdigit() or int(parts[3]) < 1:
-        raise InputError(
-            f"Not a line to measure. Expected teacher:student:size:batch of networks of skd_tf.networks and sizes of "
-            f"{', '.join(map(str, _CLASSES))}. Received {text}. Correct --lines."
+    teacher, student, size, batch = (text.split(":") + [""] * 4)[:4]
+    known = teacher in ("cached", *NETWORK_NAMES) and student in NETWORK_NAMES and size in map(str, _CLASSES)
+    if not known or text.count(":") != 3 or not batch.isdigit() or int(batch) < 1:
+        raise input_error(
+            "Not a line to measure",
+            expected=f"teacher:student:size:batch, networks of skd_tf and size {' or '.join(map(str, _CLASSES))}",
+            received=text,
+            remedy="Correct --lines",
         )
-    return {"teacher": parts[0], "student": parts[1], "size": int(parts[2]), "batch_size": int(parts[3])}
+    return {"teacher": teacher, "student": student, "size": int(size), "batch_size": int(batch)}
 
 
-def _seconds_a_step(teacher, student, size, batch_size, steps):
-    """Median of the repeats; compilation and a first repeat are not among them."""
-    import jax
-    import jax.numpy as jnp
-
-    from experiments.lab.jax import epochs
-    from skd_tf import losses, networks
-
+def _seconds_per_step(teacher, student, size, batch_size, steps):
+    """Median of the repeats, without compilation and a first repeat."""
     classes, count, live = _CLASSES[size], 4 * batch_size, teacher != "cached"
 
     def weights_of(name):

@@ -1,74 +1,82 @@
-"""Contenders in processes of their own, timed in turn: what slows the machine for a while slows all of them."""
+"""Contenders in processes of their own that take turns: whatever slows the machine for a while slows all of them."""
 
-import json
+import multiprocessing
 import os
+import pickle
 import resource
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
+from collections.abc import Callable
+from typing import NamedTuple
 
 
-def race(commands, rounds):
-    """Lets each contender make its steps alone, in turn, for so many rounds.
+def resident_mb() -> float:
+    """Peak memory of this process, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+class Contender(NamedTuple):
+    """A function that makes the steps of one round and waits for them, their number, and a function for the memory."""
+
+    run: Callable[[], object]
+    steps: int
+    memory_mb: Callable[[], float] = resident_mb
+
+
+def race(contenders: dict[str, Callable[[], Contender]], rounds: int) -> dict[str, dict]:
+    """Times contenders in turn, for a number of rounds.
 
     Args:
-      commands: {name: command line of a process that `serve`s}.
-      rounds: how often each has its turn.
+      contenders: {name: function that prepares it in its process}; a `functools.partial` of a function of a module.
+      rounds: number of turns of each.
 
     Returns:
-      {name: {"ms": [a step's milliseconds in each round], "median_ms", and what the process ends with}}; a contender that
-      does not start is said and left out.
+      {name: {"ms": [milliseconds per step of each round], "median_ms", "peak_memory_mb"}}. A contender that does not
+      start is reported and left out.
     """
-    processes, rows = {}, {}
-    for name, command in commands.items():
-        # A pipe that nobody reads would stop the process once it is full.
-        errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (it lives as long as the process)
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True)
-        if process.stdout.readline().strip() == "ready":
-            processes[name], rows[name] = process, {"ms": []}
+    context, running, rows = multiprocessing.get_context("spawn"), {}, {}
+    for name, prepare in contenders.items():
+        connection, other = context.Pipe()
+        # Pickled here: its modules are imported once the process is quiet.
+        process = context.Process(target=_serve, args=(other, pickle.dumps(prepare)), daemon=True)
+        process.start()
+        other.close()
+        try:
+            reason = connection.recv()
+        except EOFError:
+            reason = "its process died"
+        if reason:
+            print(f"{name}: left out ({reason})", flush=True)
         else:
-            errors.seek(0)
-            reason = errors.read().strip().splitlines()
-            print(f"{name}: left out ({reason[-1] if reason else 'ended'})", flush=True)
+            running[name], rows[name] = (process, connection), {"ms": []}
     for _ in range(rounds):
-        for name, process in processes.items():
-            rows[name]["ms"].append(float(_ask(process, "go")))
-    for name, process in processes.items():
-        rows[name] |= json.loads(_ask(process, "end"))
-        rows[name]["median_ms"] = statistics.median(rows[name]["ms"])
-        process.wait()
+        for name, (_, connection) in running.items():
+            rows[name]["ms"].append(_ask(connection, "round"))
+    for name, (process, connection) in running.items():
+        rows[name] |= {"peak_memory_mb": _ask(connection, "memory"), "median_ms": statistics.median(rows[name]["ms"])}
+        process.join(5)
+        process.kill()  # an endless fit() may keep it alive
     return rows
 
 
-def _ask(process, line):
-    process.stdin.write(line + "\n")
-    process.stdin.flush()
-    return process.stdout.readline()
+def _ask(connection, question):
+    connection.send(question)
+    return connection.recv()
 
 
-def serve(prepare, steps_per_round):
-    """A contender's side: prepares, then makes a round's steps for each line on standard input, until the line "end".
-
-    Args:
-      prepare: () -> (a function that makes `steps_per_round` steps and waits for them, a function that gives memory in MB).
-      steps_per_round: by which a round's time is divided.
-    """
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever a library prints is not an answer
-    steps, memory_mb = prepare()
-    steps()  # traces, compiles, fills the pipeline
-    print("ready", file=answers, flush=True)
-    for line in sys.stdin:
-        if line.strip() == "end":
-            print(json.dumps({"peak_memory_mb": memory_mb()}), file=answers, flush=True)
-            os._exit(0)  # an endless fit() cannot be joined
+def _serve(connection, prepare):
+    """The contender's process: sends None or why it did not start, then answers each question."""
+    for descriptor in (1, 2):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+    try:
+        contender = pickle.loads(prepare)()
+        contender.run()  # traces, compiles, fills the pipeline
+    except Exception as error:
+        connection.send(f"{type(error).__name__}: {error}".strip().splitlines()[-1])
+        return
+    connection.send(None)
+    while connection.recv() == "round":
         start = time.perf_counter()
-        steps()
-        print(1000 * (time.perf_counter() - start) / steps_per_round, file=answers, flush=True)
-
-
-def resident_mb():
-    """The process's peak memory in MB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        contender.run()
+        connection.send(1000 * (time.perf_counter() - start) / contender.steps)
+    connection.send(contender.memory_mb())

@@ -1,7 +1,7 @@
-"""What a search costs beside the same number of plain student trainings and the teacher's passes.
+"""The cost of a search beside the same number of plain student trainings and the teacher's passes.
 
-A round is: half of the plain trainings, the search, the other half. A slow hour is then on both sides. Every plain training
-builds, traces and validates as `skd_tf.train` does; only its process is not its own, which is to the search's disadvantage.
+A round is half of the plain trainings, the search, then the other half, so that a slow hour slows both sides. Every plain
+training builds, traces and validates as `skd_tf.train` does, but in this process, which favours the plain trainings.
 """
 
 import dataclasses
@@ -9,114 +9,85 @@ import pathlib
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 
-from absl import flags
+import tensorflow as tf
 
-_LIMIT = 1.1  # of the plain trainings
+from skd_tf import tune
+from skd_tf.config import Config
+from skd_tf.search.plan import Plan
+from skd_tf.training.teacher import Teacher
+from skd_tf.training.train_student import SharedResources, train_student
+from tools.benchmarks import results
+from tools.benchmarks.contenders import make_dataset, make_net
+
+_LIMIT = 1.1  # promised: the search takes at most so many times as long as the plain trainings
 _VALIDATION = 1280
 
 
-def define(flag_values):
-    flags.DEFINE_string("student", "resnet8", "CIFAR network to train", flag_values=flag_values)
-    flags.DEFINE_string("teacher", "resnet20", "CIFAR network that teaches", flag_values=flag_values)
-    flags.DEFINE_integer("trials", 6, "students of a search", lower_bound=2, flag_values=flag_values)
-    flags.DEFINE_integer("epochs", 2, "of 12,800 images, each student's", lower_bound=1, flag_values=flag_values)
-    flags.DEFINE_integer("batch_size", 64, "examples a step", flag_values=flag_values)
-    flags.DEFINE_integer("rounds", 3, "rounds", lower_bound=1, flag_values=flag_values)
-    flags.DEFINE_string("output", None, "JSON record to write", flag_values=flag_values)
-
-
-def main(flag_values):
-    from skd_tf.runtime import tf_logging
-
-    tf_logging.import_tensorflow()
-    from skd_tf.runs import metrics_log
-    from skd_tf.runs.workdir import write_json
-
-    job = {name: flag_values[name].value for name in ("student", "teacher", "trials", "epochs", "batch_size")}
-    rounds = [measure(job) for _ in range(flag_values.rounds)]
-    ratios = [row["search_seconds"] / row["plain_seconds"] for row in rounds]
+def main(
+    *, student: str, teacher: str, batch_size: int, trials: int, epochs: int, rounds: int, output: str | None
+) -> None:
+    """Runs the rounds and prints the ratio of search to plain trainings."""
+    job = {"student": student, "teacher": teacher, "batch_size": batch_size, "trials": trials, "epochs": epochs}
+    rows = [measure(**job) for _ in range(rounds)]
+    ratios, lines = [row["search_seconds"] / row["plain_seconds"] for row in rows], []
+    for number, (row, ratio) in enumerate(zip(rows, ratios, strict=True), start=1):
+        seconds = [row["teacher_seconds"], row["search_seconds"], row["plain_seconds"]]
+        first, later = row["trials"][0], statistics.median(row["trials"][1:])
+        lines.append((str(number), *(f"{s:.1f}" for s in seconds), f"{ratio:.2f}", f"{first:.1f}", f"{later:.1f}"))
+    header = "round", "teacher's passes, s", "search, s", "plain trainings, s", "ratio", "first trial, s"
+    print(f"\n{trials} trials of {student} from {teacher}, {results.machine()}\n")
+    print(results.table((*header, "later trials, median s"), lines))
+    median, spread = statistics.median(ratios), results.spread(ratios, ".2f")
     print(
-        f"\n{job['trials']} trials of {job['student']} from {job['teacher']}, {metrics_log.device()}\n\n{_table(rounds)}"
-    )
-    print(
-        f"\nsearch without the teacher's passes / plain trainings: {statistics.median(ratios):.2f} "
-        f"({min(ratios):.2f} to {max(ratios):.2f}); at most {_LIMIT} is promised.",
+        f"\nsearch without the teacher's passes / plain trainings: {median:.2f} ({spread}); promised: at most {_LIMIT}.",
         flush=True,
     )
-    record = job | {"rounds": rounds, "ratio": statistics.median(ratios), "device": metrics_log.device()}
-    record |= {"versions": metrics_log.versions(), "git_commit": metrics_log.git_commit()}
-    if flag_values.output:
-        write_json(flag_values.output, record)
+    results.write(output, job | {"rounds": rows, "ratio": median})
 
 
-def measure(job):
-    """One round: {"teacher_seconds", "search_seconds" without them, "plain_seconds", "trials" and "plains" one by one}."""
-    import tensorflow as tf
-
-    from skd_tf import tune
-    from skd_tf.config import Config
-    from skd_tf.search.plan import Plan
-    from skd_tf.training import train_student
-    from skd_tf.training.teacher import Teacher
-    from tools.benchmarks.contenders import make_dataset, make_net
-
+def measure(*, student: str, teacher: str, batch_size: int, trials: int, epochs: int) -> dict[str, object]:
+    """One round: {"teacher_seconds", "search_seconds" without these, "plain_seconds", "trials" and "plains" in seconds}."""
     folder, whole = pathlib.Path(tempfile.mkdtemp()), make_dataset()
-    held_out = whole.train.take(slice(0, _VALIDATION))
-    dataset = dataclasses.replace(whole, validation=held_out)
-    make_net(job["teacher"], dataset, stock=True).save(folder / "teacher.keras")
+    dataset = dataclasses.replace(whole, validation=whole.train.take(slice(0, _VALIDATION)))
+    make_net(teacher, dataset, stock=True).save(folder / "teacher.keras")
     config = Config(
-        student=job["student"],
+        student=student,
         teacher_checkpoint=str(folder / "teacher.keras"),
         teacher_cache_dir=str(folder / "cache"),
-        epochs=job["epochs"],
-        batch_size=job["batch_size"],
+        epochs=epochs,
+        batch_size=batch_size,
         strategy="one_device",
         dataset="random",
     )
     strategy = tf.distribute.get_strategy()
-    teacher = Teacher(config.teacher_checkpoint, config, dataset, strategy)
-    teacher_seconds = _seconds(lambda: teacher.epoch_files(job["epochs"]))
+    opened = Teacher(config.teacher_checkpoint, config, dataset, strategy)
+    teacher_seconds = _seconds(lambda: opened.epoch_files(epochs))
 
-    alone = train_student.Setup(dataset, strategy, None)
+    alone = SharedResources(dataset, strategy, None)
     plain = config.replace(loss="cross_entropy", keep_checkpoints=1)
 
     def train(number):
         place = folder / f"plain-{number}"
         place.mkdir()
-        return _seconds(lambda: train_student.train_student(plain, alone, place, keep_best=False))
+        return _seconds(lambda: train_student(plain, alone, place, keep_best=False))
 
-    plan = Plan(config, (f"temperature:log:1:16:{job['trials']}",), tuner="grid")
-    shared = train_student.Setup(dataset, strategy, teacher)
-    half = job["trials"] // 2
-    plains = [train(number) for number in range(half)]
-    ranked = []
+    plan, ranked = Plan(config, (f"temperature:log:1:16:{trials}",), tuner="grid"), []
+    shared = SharedResources(dataset, strategy, opened)
+    plains = [train(number) for number in range(trials // 2)]
     search_seconds = _seconds(lambda: ranked.extend(tune.search(plan, folder / "search", setup=shared)))
-    plains += [train(number) for number in range(half, job["trials"])]
-    trials = [record["executions"][0]["seconds"] for record in sorted(ranked, key=lambda record: record["trial"])]
+    plains += [train(number) for number in range(trials // 2, trials)]
     return {
         "teacher_seconds": teacher_seconds,
         "search_seconds": search_seconds,
         "plain_seconds": sum(plains),
-        "trials": trials,
+        "trials": [record["executions"][0]["seconds"] for record in sorted(ranked, key=lambda record: record["trial"])],
         "plains": plains,
     }
 
 
-def _seconds(function):
+def _seconds(function: Callable[[], object]) -> float:
     start = time.perf_counter()
     function()
     return time.perf_counter() - start
-
-
-def _table(rounds):
-    lines = [
-        "| round | teacher's passes, s | search, s | plain trainings, s | ratio | first trial, s | later trials, median s |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for number, row in enumerate(rounds, start=1):
-        first, later = row["trials"][0], statistics.median(row["trials"][1:])
-        ratio = row["search_seconds"] / row["plain_seconds"]
-        seconds = " | ".join(f"{row[name]:.1f}" for name in ("teacher_seconds", "search_seconds", "plain_seconds"))
-        lines.append(f"| {number} | {seconds} | {ratio:.2f} | {first:.1f} | {later:.1f} |")
-    return "\n".join(lines)

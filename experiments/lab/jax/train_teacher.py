@@ -71,7 +71,7 @@ def take_images(data_dir, target, dataset):
     from skd_tf import data
     from skd_tf.config import Config
 
-    splits = data.load(Config(dataset=dataset), data_dir, test=False)
+    splits = data.load(data.DataSettings(dataset=dataset), data_dir, test=False)
     train, held_out = splits.train, splits.validation
     with atomic_files.writing(target) as file:
         np.savez(
