@@ -84,19 +84,19 @@ def test_imagenet_is_read_where_it_lies(imagenet, name):
     assert dataset.image_shape == (224, 224, 3) and dataset.num_classes == 1000
     assert (len(dataset.train), len(dataset.validation), len(dataset.test)) == (27, 3, 7)
     assert isinstance(dataset.augmentation, augmentation.ResizedCrop) and dataset.mean == (0.485, 0.456, 0.406)
-    whole = data.load(data.DataSettings(**IMAGENET | {"validation_fraction": 0}), imagenet)
+    whole = data.load(Config(**IMAGENET | {"validation_fraction": 0}).pick(data.DataSettings), imagenet)
     # The blue channel tells which example it is, the label should say the same.
     number = np.rint(whole.train.images[:].astype(float)[..., 2].mean(axis=(1, 2)) / 8)
     assert np.array_equal(7 * number, whole.train.labels) and len(set(number)) == 30
     with pytest.raises(InputError, match="--cache_dataset"):
-        data.load(data.DataSettings(**IMAGENET, cache_dataset="memory"), imagenet)
+        data.load(Config(**IMAGENET, cache_dataset="memory").pick(data.DataSettings), imagenet)
 
 
 def test_imagenet_in_memory_is_imagenet_on_the_disk(imagenet):
     """Without the crops both ways are open: the shards are read in the order of TFDS."""
     settings = IMAGENET | {"augmentation": "pad_crop"}
     memory, disk = (
-        data.load(data.DataSettings(**settings, cache_dataset=keep), imagenet) for keep in ("memory", "none")
+        data.load(Config(**settings, cache_dataset=keep).pick(data.DataSettings), imagenet) for keep in ("memory", "none")
     )
     assert np.array_equal(memory.train.images, disk.train.images[:])
     assert np.array_equal(memory.train.labels, disk.train.labels)

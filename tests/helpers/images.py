@@ -4,6 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from skd_tf import data
+from skd_tf.config import Config
 
 CLASSES = ("cat", "dog", "eel")
 
@@ -31,7 +32,7 @@ def make_folder(
 
 
 def load(root, **settings):
-    return data.load(data.DataSettings(dataset=f"folder:{root}", **settings))
+    return data.load(Config(dataset=f"folder:{root}", **settings).pick(data.DataSettings))
 
 
 def stream(dataset, config, steps=4, **options):
