@@ -1,4 +1,4 @@
-"""The documentation says what the code does: flags, code blocks, generated tables and pages."""
+"""The documentation agrees with the code: flags, code blocks, generated tables and pages."""
 
 import importlib.util
 import json
@@ -8,29 +8,19 @@ import re
 import pytest
 
 from skd_tf.config import flags
-from skd_tf.config.fields import as_text, rules_of
-from skd_tf.errors import InputError
+from skd_tf.config.fields import rules_of
+from skd_tf.errors import InputError, as_text
+from tools.benchmarks.__main__ import COMMANDS
+from tools.benchmarks.compare_keras_distillation import with_table
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCED = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
-# Of commands that are not ours: pip, pytest, git and the like.
-OTHERS = {  # of pip, docker, mkdocs, saved_model_cli, TensorFlow Serving, TensorBoard
-    *(
-        "editable",
-        "quiet",
-        "help",
-        "no-cache-dir",
-        "strict",
-        "rm",
-        "dir",
-        "tag_set",
-        "signature_def",
-        "inputs",
-        "logdir",
-    ),
-    *("model_base_path", "model_name", "rest_api_port"),
+# Flags of pip, docker, mkdocs, saved_model_cli, TensorFlow Serving and TensorBoard.
+OTHERS = {
+    *("editable", "quiet", "help", "no-cache-dir", "strict", "rm", "dir"),
+    *("tag_set", "signature_def", "inputs", "logdir", "model_base_path", "model_name", "rest_api_port"),
 }
 
 
@@ -43,8 +33,9 @@ def load(path):
 
 @pytest.fixture(scope="module")
 def known_flags():
-    """Every flag of a command, an example or a tool, by what defines it or names it in its source."""
+    """Every flag of a command, an example or a tool, from its table or its source."""
     names = {*flags.FIELDS, *flags.PLACES, *(f"no{name}" for name in flags.FIELDS), "flagfile", *OTHERS}
+    names |= {"output", *(flag for command in COMMANDS.values() for flag in command.flags)}
     for path in (*(ROOT / "skd_tf").rglob("*.py"), *(ROOT / "tools").rglob("*.py"), *(ROOT / "examples").glob("*.py")):
         source = path.read_text(encoding="utf-8")
         names |= set(re.findall(r"DEFINE_\w+\(\s*\"(\w+)\"", source))
@@ -74,14 +65,13 @@ def test_code_on_a_page_is_python_and_its_names_exist(page):
 
 
 def test_the_table_of_the_comparison_with_keras_is_its_records():
-    tool = load(ROOT / "tools" / "compare_keras_distillation.py")
     record = json.loads((ROOT / "experiments" / "results" / "digits" / "keras_distillation.json").read_text())
     page = (ROOT / "docs" / "migrating.md").read_text(encoding="utf-8")
-    assert tool.with_table(page, record) == page
+    assert with_table(page, record) == page
     changed = record | {"teacher": record["teacher"] / 2}
-    assert tool.with_table(tool.with_table(page, changed), record) == page != tool.with_table(page, changed)
+    assert with_table(with_table(page, changed), record) == page != with_table(page, changed)
     with pytest.raises(InputError, match="place"):
-        tool.with_table("# Another page", record)
+        with_table("# Another page", record)
     rows = record["rows"]
     same = ("keras.distillation, loss=KLDivergence()", "keras.io's example", 'skd_tf, loss="kd"')
     assert all(rows[name]["distance"] < 1e-4 for name in same[:2])  # as the page says
@@ -91,7 +81,7 @@ def test_the_table_of_the_comparison_with_keras_is_its_records():
 
 def test_the_flag_reference_has_every_knob():
     pytest.importorskip("mkdocs", reason="pip install -e '.[docs]'")
-    pages = load(ROOT / "tools" / "site_pages.py")
+    pages = load(ROOT / "docs" / "hooks" / "site_pages.py")
     rows = pages.flag_reference().splitlines()
     for name, field in flags.FIELDS.items():
         (row,) = (row for row in rows if f'id="{name}"' in row)
@@ -102,7 +92,7 @@ def test_the_flag_reference_has_every_knob():
 
 def test_links_to_the_repository_become_links_of_the_site(tmp_path, monkeypatch):
     pytest.importorskip("mkdocs", reason="pip install -e '.[docs]'")
-    pages = load(ROOT / "tools" / "site_pages.py")
+    pages = load(ROOT / "docs" / "hooks" / "site_pages.py")
     monkeypatch.setattr(pages, "ROOT", tmp_path)
     links = "[a](docs/keras.md) [b](CONTRIBUTING.md) [c](LICENSE) [d](https://example.org) [e](#map) ![f](x.png)"
     (tmp_path / "README.md").write_text(links)

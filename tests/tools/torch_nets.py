@@ -1,7 +1,7 @@
-"""Public networks in PyTorch, with the tensor names and formulas of their sources: the reference for tools/convert_torch.
+"""Public networks in PyTorch with the tensor names and formulas of their sources: a reference for tools/convert_torch.
 
-They follow akamaster's resnet.py, torchvision's models/resnet.py and RepDistiller's models/*.py. Each is a function of a
-`Net`, which creates a tensor where it is first used.
+They follow akamaster's resnet.py, torchvision's models/resnet.py and RepDistiller's models/*.py. Each is a function of
+a `Net`, which creates a tensor where it is first used.
 """
 
 import torch
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 
 class Net:
-    """A state dict that creates the tensors of convolutions, BatchNorms and linear layers on first use, by module name."""
+    """A state dict that creates the tensors of convolutions, BatchNorms and linear layers on first use."""
 
     def __init__(self, seed=0):
         self.state = {}

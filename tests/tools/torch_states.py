@@ -51,7 +51,7 @@ def mobilenet_modules():
 
 
 def state_of(model, modules):
-    """The state dict that PyTorch would have for a Keras model; `modules` yields (our layer name, PyTorch module name)."""
+    """The state dict that PyTorch has for a Keras model; `modules` yields (our layer name, PyTorch module name)."""
     layers, state = {layer.name: layer for layer in model.layers}, {}
     for name, module in modules:
         groups = [layers[f"{name}_group{number}"] for number in (1, 2, 3) if f"{name}_group{number}" in layers]

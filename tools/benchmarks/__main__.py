@@ -43,19 +43,15 @@ COMMANDS = {
         _PAIR
         | {
             "rounds": (_integer, 7, "rounds of 30 steps; the contenders take turns", 3),
-            "contender": (_texts, [], "run only this contender; repeatable; default: all"),
-            "growth": (
-                _texts,
-                [],
-                "also race skd_tf with this teacher; repeatable: --growth=resnet20 --growth=resnet110",
-            ),
+            "contender": (_texts, [], "run only this contender; default: all"),
+            "growth": (_texts, [], "also race skd_tf with this teacher"),
         },
     ),
     "imagenet": Command(
         "Times input, training steps and teacher passes at ImageNet's size.",
         {
-            "student": (_texts, ["resnet18"], "ImageNet network to train; repeatable"),
-            "teacher": (_texts, ["resnet34", "resnet50", "resnet152"], "ImageNet network that teaches; repeatable"),
+            "student": (_texts, ["resnet18"], "ImageNet network to train"),
+            "teacher": (_texts, ["resnet34", "resnet50", "resnet152"], "ImageNet network that teaches"),
             "batch_size": (_integer, 64, "examples per step", 1),
             "precision": (_text, "bfloat16", "precision of students and teachers"),
             "rounds": (_integer, 3, "rounds of 4 steps; the parts take turns", 3),
@@ -92,8 +88,8 @@ COMMANDS = {
         _PAIR
         | {
             "teacher": (_text, "resnet56", "CIFAR network that teaches; none trains on labels alone"),
-            "replicas": (_integers, [1, 2, 4], "number of replicas; repeatable"),
-            "steps_per_call": (_integers, [1, 8], "steps per host call; repeatable"),
+            "replicas": (_integers, [1, 2, 4], "number of replicas"),
+            "steps_per_call": (_integers, [1, 8], "steps per host call"),
             "jit_compile": (_text, "auto", "XLA: auto, true or false"),
             "rounds": (_integer, 5, "rounds of 24 steps; the settings take turns", 3),
         },

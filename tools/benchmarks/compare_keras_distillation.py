@@ -3,9 +3,9 @@
     python -m tools.benchmarks compare_keras_distillation --output=experiments/results/digits/keras_distillation.json \\
         --page=docs/migrating.md
 
-All use the same teacher, the same initial weights per seed, the same digits, order, optimizer, learning rates, temperature
-and weights, without augmentation. It takes some minutes on two CPU cores. Run it again for a newer Keras: the record names
-the versions, and the table between the two markers of --page is replaced.
+All use the same teacher, the same initial weights per seed, the same digits, order, optimizer, learning rates,
+temperature and weights, without augmentation. It takes some minutes on two CPU cores. Run it again for a newer Keras: the
+record names the versions, and the table between the two markers of --page is replaced.
 """
 
 import pathlib
@@ -20,7 +20,6 @@ from keras import ops
 
 import skd_tf
 from skd_tf import data, losses, networks
-from skd_tf.config import Config
 from skd_tf.errors import input_error
 from skd_tf.runs import provenance
 from skd_tf.runtime.console import say
@@ -151,8 +150,8 @@ _DEFAULT = keras.distillation.LogitsDistillation(TEMPERATURE)
 _CORRECTED = keras.distillation.LogitsDistillation(TEMPERATURE, loss=keras.losses.KLDivergence())
 _SPHERICAL = skd_tf.keras_losses.SphericalDistillation(TEMPERATURE)
 _KD, _SKD = 'skd_tf, loss="kd"', 'skd_tf, loss="spherical"'
-# Name -> (function of (student, teacher, optimizer) that returns a compiled model to fit; its distillation term of (teacher
-# logits, student logits); the entry of skd_tf that means the same loss).
+# Name -> (function of (student, teacher, optimizer) that returns a compiled model to fit; its distillation term, a function
+# of (teacher logits, student logits); the entry of skd_tf with the same loss).
 CONTENDERS = {
     "student alone": (_alone, None, None),
     "keras.distillation, its default loss": (partial(_keras, _DEFAULT), _DEFAULT.compute_loss, _KD),

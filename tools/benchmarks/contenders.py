@@ -55,7 +55,14 @@ def make_net(name: str, dataset: data.Dataset, *, stock: bool) -> keras.Model:
 
 def _stream(dataset, job, cache_dir="", **options):
     steps, config = IMAGES // job.batch_size, Config(batch_size=job.batch_size, teacher_cache_dir=cache_dir)
-    return data.train_stream(dataset, config.pick(data.StreamSettings), steps_per_epoch=steps, first_step=0, last_step=1000 * steps, **options)
+    return data.train_stream(
+        dataset,
+        config.pick(data.StreamSettings),
+        steps_per_epoch=steps,
+        first_step=0,
+        last_step=1000 * steps,
+        **options,
+    )
 
 
 def ours(job: Job, *, precision: str = "float32", cached: bool = False, loss: str = "spherical") -> Contender:
@@ -84,7 +91,7 @@ def ours(job: Job, *, precision: str = "float32", cached: bool = False, loss: st
 
 
 def keras_distillation(job: Job, *, precision: str = "float32") -> Contender:
-    """keras.distillation.Distiller on stock layers in one endless fit(), as its documentation shows, with a correct loss."""
+    """keras.distillation.Distiller on stock layers in one endless fit(), as documented, with a correct loss."""
     dataset = make_dataset()
     teacher, student = (
         set_precision(make_net(name, dataset, stock=True), precision) for name in (job.teacher, job.student)

@@ -1,10 +1,10 @@
-"""Training steps of teacher and student on a GPU that has JAX and no TensorFlow: skd_tf's networks on Keras' JAX backend.
+"""Training steps on a GPU that has JAX and no TensorFlow: skd_tf's networks on Keras' JAX backend.
 
     python -m tools.benchmarks gpu --output=experiments/results/benchmarks/gpu.json
 
-One compiled loop of steps over images in device memory: bfloat16, spherical loss, SGD with momentum; the teacher runs live
-or its logits are given. There is no input pipeline: the result is an upper bound for a GPU, which experiments/README.md
-converts into hours.
+One compiled loop of steps over images in device memory: bfloat16, spherical loss, SGD with momentum; the teacher runs
+live or its logits are given. There is no input pipeline: the speed is an upper bound for a GPU, which
+experiments/README.md converts into hours.
 """
 
 import json

@@ -1,7 +1,7 @@
-"""Speed at ImageNet's size, part by part: input from JPEG files, training steps, teacher passes, checks of cached logits.
+"""Speed at ImageNet's size, part by part: input from JPEG files, training steps, teacher passes, cache checks.
 
-The images are synthetic: 500 x 375 JPEG files of about 100 kB; ImageNet's average 110 kB. The networks have random weights,
-which cost the same. The files are in the page cache, so no disk is measured. docs/scale.md computes from the record.
+The images are synthetic: 500 x 375 JPEG files of about 100 kB; ImageNet's average 110 kB. The networks have random
+weights, which cost the same. The files are in the page cache, so no disk is measured. docs/scale.md computes from the record.
 """
 
 import dataclasses
@@ -87,7 +87,14 @@ def input_alone(folder: str, batch_size: int) -> Contender:
         16 * STEPS,
     )  # beyond the buffers
     batches = iter(
-        data.train_stream(dataset, config.pick(data.StreamSettings), steps_per_epoch=epoch, first_step=0, last_step=10**6, logit_files=files)
+        data.train_stream(
+            dataset,
+            config.pick(data.StreamSettings),
+            steps_per_epoch=epoch,
+            first_step=0,
+            last_step=10**6,
+            logit_files=files,
+        )
     )
     return Contender(lambda: [next(batches) for _ in range(steps)], steps)
 

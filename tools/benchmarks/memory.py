@@ -46,7 +46,12 @@ def _stream(count, classes, files=(), **settings):
     steps, config = count // BATCH, Config(batch_size=BATCH, **settings)
     before = _peak(reset=True)
     stream = data.train_stream(
-        dataset, config.pick(data.StreamSettings), steps_per_epoch=steps, first_step=0, last_step=2 * steps, logit_files=list(files)
+        dataset,
+        config.pick(data.StreamSettings),
+        steps_per_epoch=steps,
+        first_step=0,
+        last_step=2 * steps,
+        logit_files=list(files),
     )
     return before, iter(stream), steps
 

@@ -1,7 +1,7 @@
 """The cost of a search beside the same number of plain student trainings and the teacher's passes.
 
-A round is half of the plain trainings, the search, then the other half, so that a slow hour slows both sides. Every plain
-training builds, traces and validates as `skd_tf.train` does, but in this process, which favours the plain trainings.
+A round is half of the plain trainings, the search, then the other half, so that a slow hour slows both sides. Every
+plain training builds, traces and validates as `skd_tf.train` does, but in this process, which favours the plain trainings.
 """
 
 import dataclasses
@@ -40,15 +40,13 @@ def main(
     print(f"\n{trials} trials of {student} from {teacher}, {results.machine()}\n")
     print(results.table((*header, "later trials, median s"), lines))
     median, spread = statistics.median(ratios), results.spread(ratios, ".2f")
-    print(
-        f"\nsearch without the teacher's passes / plain trainings: {median:.2f} ({spread}); promised: at most {_LIMIT}.",
-        flush=True,
-    )
+    print(f"\nsearch without the teacher's passes / plain trainings: {median:.2f} ({spread})")
+    print(f"promised: at most {_LIMIT}", flush=True)
     results.write(output, job | {"rounds": rows, "ratio": median})
 
 
 def measure(*, student: str, teacher: str, batch_size: int, trials: int, epochs: int) -> dict[str, object]:
-    """One round: {"teacher_seconds", "search_seconds" without these, "plain_seconds", "trials" and "plains" in seconds}."""
+    """One round, in seconds: {"teacher_seconds", "search_seconds" without these, "plain_seconds", "trials", "plains"}."""
     folder, whole = pathlib.Path(tempfile.mkdtemp()), make_dataset()
     dataset = dataclasses.replace(whole, validation=whole.train.take(slice(0, _VALIDATION)))
     make_net(teacher, dataset, stock=True).save(folder / "teacher.keras")

@@ -62,7 +62,7 @@ def fill(model: keras.Model, tensors: dict[str, np.ndarray]) -> None:
 
 
 def _variables(model, family, names):
-    """PyTorch name -> [(Keras variable, axes)]: the tensor, split along axis 0 and transposed by `axes`, gives the values."""
+    """PyTorch name -> [(Keras variable, axes)]: the tensor is split along axis 0, then transposed by `axes`."""
     variables = {}
     for layer in sorted(model.layers, key=lambda layer: layer.name):  # keeps the groups of a convolution in order
         for variable in layer.weights:

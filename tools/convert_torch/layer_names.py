@@ -26,8 +26,8 @@ TORCHVISION = Source("torchvision", **_IMAGENET, input_size=224, num_classes=100
 class Family(NamedTuple):
     """Networks that share one naming scheme.
 
-    `modules` maps the end of our layer name to the PyTorch module names, tried in order. In these, {stage} counts from 1;
-    {stage0} and {block0} count from 0. `source_without_shortcuts` is the source of checkpoints whose shortcuts hold no
+    `modules` maps the end of our layer name to the PyTorch module names, tried in order. In these, {stage} counts from
+    1; {stage0} and {block0} count from 0. `source_without_shortcuts` is the source of checkpoints whose shortcuts hold no
     tensors, None if the shortcuts of this family always hold some.
     """
 
@@ -86,8 +86,8 @@ def module_name(family: Family, layer_name: str, names: Container[str]) -> str:
 
     Args:
       family: a value of FAMILIES.
-      layer_name: our name of the layer, such as `stage2_block1_shortcut_conv`. `_group1`, `_group2`, ... are the parts of
-        one convolution and share a module.
+      layer_name: our name of the layer, such as `stage2_block1_shortcut_conv`. `_group1`, `_group2`, ... are the parts
+        of one convolution and share a module.
       names: the names of the checkpoint's tensors.
     """
     stage, block, part = re.fullmatch(r"(?:stage(\d+)_)?(?:block(\d+)_)?(.+?)(?:_group\d+)?", layer_name).groups()
