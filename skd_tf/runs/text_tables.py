@@ -1,24 +1,19 @@
-"""The table a run ends with."""
+"""Text tables: the result of a run, the files of an export, and an evaluation."""
 
-_COLUMNS = (  # heading, key, format
-    ("top-1", "accuracy", "{:.4f}"),
-    ("NLL", "nll", "{:.4f}"),
-    ("ECE", "ece", "{:.4f}"),
-    ("confidence", "confidence", "{:.4f}"),
-    ("agreement", "agreement", "{:.4f}"),
-    ("parameters", "parameters", "{:,}"),
-)
+from skd_tf.runs.columns import columns
+
+_RESULT = columns("accuracy", "nll", "ece", "confidence", "agreement", "parameters")
 _ROWS = (("teacher", "teacher"), ("student_alone", "student alone"), ("student", "student distilled"))
 
 
 def table(result):
     """Text table of a result.json: a row a model, on the test split, last epoch."""
-    lines = [["test split", *(heading for heading, _, _ in _COLUMNS)]]
+    lines = [["test split", *(column.heading for column in _RESULT)]]
     for key, name in _ROWS:
         if key in result:
             name = "student" if key == "student" and "teacher" not in result else name
             row = result[key]
-            lines.append([name, *(form.format(row[c]) if row.get(c) is not None else "-" for _, c, form in _COLUMNS)])
+            lines.append([name, *(column.text(row) for column in _RESULT)])
     text = aligned(lines)
     if result.get("radius"):
         config = result["config"]
@@ -46,21 +41,8 @@ def export_table(rows, student_values):
     return f"{aligned(lines)}\nThe student consists of {student_values:,} numbers."
 
 
-_QUALITY = (
-    ("top-1", "accuracy", "{:.4f}"),
-    ("top-5", "top5_accuracy", "{:.4f}"),
-    ("NLL", "nll", "{:.4f}"),
-    ("Brier", "brier", "{:.4f}"),
-    ("ECE", "ece", "{:.4f}"),
-    ("confidence", "confidence", "{:.4f}"),
-    ("confidence - top-1", "overconfidence", "{:+.4f}"),
-)
-_BESIDE_TEACHER = (
-    ("agreement", "agreement", "{:.4f}"),
-    ("agreement at 5", "agreement_at_5", "{:.4f}"),
-    ("KL to the teacher", "kl_to_teacher", "{:.4f}"),
-    ("confidence gap", "confidence_gap", "{:+.4f}"),
-)
+_QUALITY = columns("accuracy", "top5_accuracy", "nll", "brier", "ece", "confidence", "overconfidence")
+_BESIDE_TEACHER = columns("agreement", "agreement_at_5", "kl_to_teacher", "confidence_gap")
 _WORST_CLASSES = 5
 
 
@@ -77,18 +59,18 @@ def evaluation_tables(result):
     return "\n\n".join(parts)
 
 
-def _with_intervals(heading, names, rows, columns):
-    lines = [[heading, *(title for title, _, _ in columns)]]
+def _with_intervals(heading, names, rows, shown):
+    lines = [[heading, *(column.heading for column in shown)]]
     for name, row in zip(names, rows, strict=True):
-        lines.append([name, *(form.format(row[key]) for _, key, form in columns)])
+        lines.append([name, *(column.text(row) for column in shown)])
         if "intervals" in row:
-            ends = [row["intervals"].get(key) for _, key, _ in columns]
+            ends = [row["intervals"].get(column.key) for column in shown]
             lines.append(["  95%", *("{:.3f} to {:.3f}".format(*pair) if pair else "" for pair in ends)])
         for label, other in (("  raw softmax", row.get("raw")), ("  calibrated", row.get("calibrated"))):
-            if other and columns is _QUALITY:
+            if other and shown is _QUALITY:
                 other = other | {"overconfidence": other["confidence"] - other["accuracy"]}
                 label += f", T = {other['temperature']:.3f}" if "temperature" in other else ""
-                lines.append([label, *(form.format(other[key]) for _, key, form in columns)])
+                lines.append([label, *(column.text(other) for column in shown)])
     return aligned(lines)
 
 
