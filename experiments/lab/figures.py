@@ -1,316 +1,260 @@
-"""The studies' figures, each a function (figure, {cell: record}) that draws on an empty matplotlib Figure."""
+"""`python -m experiments.lab figures`: draws the studies' figures from their records.
 
-from experiments.lab import definitions
-from experiments.lab.formatting import label
-from experiments.lab.statistics import group_of, mean_and_spread, paired, teacher_slopes
-from experiments.lab.tables import cifar10
+    python -m experiments.lab figures                    # all, into docs/studies/figures
+    python -m experiments.lab figures capacity_gap
 
-# Okabe and Ito's colours, which the colour-blind tell apart too.
-COLOURS = {"kd": "#D55E00", "skd": "#0072B2", "skd_teacher_mean": "#009E73", "none": "#777777"}
-MARKERS = {"kd": "s", "skd": "o", "skd_teacher_mean": "D", "none": "v"}
-_BAR = {"capsize": 3, "elinewidth": 1.0, "linewidth": 1.6, "markersize": 6}
-_SPREAD = "bars: standard deviation over seeds; faint dots: seeds"
+Bars are 95% intervals. A filled marker is a mean over seeds, an open one a single seed.
+"""
+
+from absl import flags
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullLocator
+
+from experiments.lab import definitions, figure_files, records
+from experiments.lab.front_page import LEADS
+from experiments.lab.statistics import Estimate, contrast
+from experiments.lab.summaries import HELD_OUT, TEST, Runs, runs_of
+from experiments.lab.tables import SPECS, TEACHERS
+from skd_tf.errors import did_you_mean, input_error
+from skd_tf.runtime.console import say
+
+DESCRIPTION = "Draws the studies' figures from their records."
+POSITIONAL = "figure"
+# Okabe and Ito's colours, which colour-blind readers can tell apart.
+BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#777777"
+STYLES = {"KD": (ORANGE, "s"), "SKD": (BLUE, "o"), "SKD, R = 22": (GREEN, "D"), "alone": (GREY, "v")}
+STYLES["DIST, authors' weights"] = (PURPLE, "^")
+_LEGEND = "Bars: 95% intervals over students. Filled: mean over seeds. Open: one seed."
+Rows = list[tuple[str, dict[str, Estimate | None] | None]]  # (label, {panel: estimate}); None for a heading
 
 
-def styled(axes):
-    axes.grid(True, which="major", color="0.9", linewidth=0.8)
+def forest(figure: Figure, rows: Rows, xlabel: str) -> None:
+    """Differences as points with intervals, a line each, test images left and held-out images right."""
+    figure.set_size_inches(10, 1.1 + 0.24 * len(rows))
+    panels = figure.subplots(1, 2, sharey=True, sharex=True)
+    for axes, measure in zip(panels, (TEST, HELD_OUT), strict=True):
+        _styled(axes).axvline(0, color=GREY, linewidth=1.2, zorder=1)
+        for place, (_, estimates) in enumerate(rows):
+            if estimates is not None and estimates[measure] is not None:
+                _point(axes, estimates[measure], place, BLUE, "o", horizontal=True)
+        axes.set_title(f"{measure} images", loc="left", fontsize=10)
+        axes.set_xlabel(xlabel)
+    labels = [label for label, _ in rows]
+    panels[0].set_yticks(range(len(rows)), labels, fontsize=9)
+    for text, (_, estimates) in zip(panels[0].get_yticklabels(), rows, strict=True):
+        if estimates is None:
+            text.set_fontweight("bold")
+    panels[0].set_ylim(len(rows) - 0.4, -0.6)
+
+
+def lines(axes: Axes, curves: dict, ticks: list[str], xlabel: str, title: str) -> None:
+    """Curves {label: (style, line, {place on the axis: estimate})} over named places; curves stand beside each other."""
+    _styled(axes)
+    for number, (label, (style, line, points)) in enumerate(curves.items()):
+        colour, marker = STYLES[style]
+        shift = 0.07 * (number - (len(curves) - 1) / 2)
+        found = {place + shift: estimate for place, estimate in points.items() if estimate is not None}
+        axes.plot([], [], line, color=colour, marker=marker, label=label)
+        axes.plot(list(found), [estimate.mean for estimate in found.values()], line, color=colour, linewidth=1.4)
+        for place, estimate in found.items():
+            _point(axes, estimate, place, colour, marker)
+    axes.set_xticks(range(len(ticks)), ticks, fontsize=9)
+    axes.set_xlabel(xlabel)
+    axes.set_title(title, loc="left", fontsize=10)
+    axes.legend(frameon=False, fontsize=8)
+
+
+def _styled(axes):
+    axes.grid(True, color="0.9", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     return axes
 
 
-def note(figure, text):
-    figure.supxlabel(text, fontsize=8, color="0.4")
-
-
-def capacity_gap(figure, records):
-    """Student's accuracy against the teacher's parameters, every seed a faint dot; below it SKD - KD."""
-    study = definitions.STUDIES["capacity_gap"]
-    figure.set_size_inches(8, 6.5)
-    axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
-    styled(axes)
-    alone, _ = mean_and_spread(group_of(study, definitions.NO_PAIR, "none", records).accuracies.values())
-    if alone is not None:
-        axes.plot([], [], " ", label=f"{label('none')}: {alone:.4f},\nbelow what is drawn")
-    slopes, ticks = teacher_slopes(study, ("kd", "skd"), records, of_means=True), {}
-    for row, side in (("kd", 0.985), ("skd", 1.015)):  # beside each other, not on top
-        xs, means, spreads = [], [], []
-        for pair in study.pairs:
-            group = group_of(study, pair, row, records)
-            if not group:
-                continue
-            teacher = next(iter(group.records.values()))["teacher"]
-            size = teacher["parameters"]
-            ticks[size] = f"{pair}\n{size / 1e6:.2f} M\n{teacher['accuracy']:.4f}"
-            mean, spread = mean_and_spread(group.accuracies.values())
-            xs, means, spreads = [*xs, size * side], [*means, mean], [*spreads, spread or 0]
-            axes.plot(
-                [size * side] * len(group),
-                list(group.accuracies.values()),
-                MARKERS[row],
-                color=COLOURS[row],
-                alpha=0.25,
-                markersize=4.5,
-                markeredgewidth=0,
-                zorder=2,
-            )
-        if xs:
-            found = slopes[row]
-            text = "" if found is None else "\n{:+.4f} per doubling\n({:+.4f} to {:+.4f})".format(*found)
-            axes.errorbar(
-                xs,
-                means,
-                yerr=spreads,
-                color=COLOURS[row],
-                marker=MARKERS[row],
-                label=label(row) + text,
-                zorder=3,
-                **_BAR,
-            )
-    ahead = {}
-    for pair in study.pairs:
-        kd, skd = (group_of(study, pair, row, records) for row in ("kd", "skd"))
-        differences = paired(skd.accuracies, kd.accuracies)
-        if differences:
-            ahead[next(iter(skd.records.values()))["teacher"]["parameters"]] = differences
-    styled(below).axhline(0, color=COLOURS["none"], linewidth=1.2, linestyle="--", zorder=1)
-    if ahead:
-        means, spreads = zip(*map(mean_and_spread, ahead.values()), strict=True)
-        below.errorbar(list(ahead), means, yerr=[spread or 0 for spread in spreads], fmt="o", color="black", **_BAR)
-        for size, differences in ahead.items():
-            below.plot(
-                [size] * len(differences),
-                differences,
-                "o",
-                color="black",
-                alpha=0.25,
-                markersize=4.5,
-                markeredgewidth=0,
-            )
-    below.set_ylabel("SKD - KD, paired")
-    for each in (axes, below):
-        each.set_xscale("log", base=2)
-        each.minorticks_off()
-    below.set_xticks(list(ticks), list(ticks.values()), fontsize=9)
-    below.set_xlabel("teacher, its parameters (log scale), its test top-1")
-    axes.set_ylabel("student's test top-1, last epoch")
-    axes.set_title("resnet8 on CIFAR-10, taught by nets of growing size", loc="left", fontsize=11)
-    axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0), labelspacing=1.0)
-    note(figure, f"{_SPREAD}; slopes: of the four means, 95% by Student's t")
-
-
-def temperature(figure, records):
-    """Student's accuracy against the temperature, each method's range in the legend; beside it all spheres against R / T."""
-    figure.set_size_inches(12, 5)
-    left, right = figure.subplots(1, 2, sharey=True)
-    alone = group_of(definitions.STUDIES["capacity_gap"], definitions.NO_PAIR, "none", records)
-    for axes in (left, right):
-        _alone_band(styled(axes), alone)
-        axes.set_xscale("log", base=2)
-        axes.minorticks_off()
-    for method in definitions.BY_TEMPERATURE:
-        groups = {
-            t: group_of(definitions.STUDIES["temperature"], "resnet56", f"{method}_t{t}", records)
-            for t in definitions.TEMPERATURES
-        }
-        groups = {t: group for t, group in groups.items() if group}
-        if not groups:
-            continue
-        radii = sorted({radius for group in groups.values() for radius in group.values("radius").values()})
-        means = [mean_and_spread(group.accuracies.values())[0] for group in groups.values()]
-        name = label(method) + (
-            f", R = {', '.join(dict.fromkeys(f'{radius:.3g}' for radius in radii))}" if radii else ""
-        )
-        part = (
-            ""
-            if len(groups) == len(definitions.TEMPERATURES)
-            else f", {len(groups)} of {len(definitions.TEMPERATURES)} T"
-        )
-        _curve(left, groups, method, f"{name}\nrange {max(means) - min(means):.4f}{part}")
-        norms = [n for group in groups.values() for n in group.values("teacher", "logit_norm").values()]
-        if radii:
-            _curve(right, {radii[0] / t: group for t, group in groups.items()}, method, name)
-        elif norms:  # raw logits lie on no sphere; the teacher's mean norm says how soft its targets are
-            _curve(right, {norms[0] / t: group for t, group in groups.items()}, method, f"{name}, teacher's norm / T")
-    for times, marker in ((1, "<"), (3, "^"), (4, ">")):
-        row, name = f"radius_{times}", f"R = {times} sqrt(C), T = 4"
-        group = group_of(definitions.STUDIES["sphere"], "resnet56", row, records)
-        for radius in sorted(set(group.values("radius").values())):
-            _curve(right, {radius / 4: group}, "skd", name, marker)
-    left.set_xticks(definitions.TEMPERATURES, [str(t) for t in definitions.TEMPERATURES])
-    left.set(xlabel="temperature T (log scale)", ylabel="student's test top-1, last epoch")
-    left.set_title("resnet56 -> resnet8 on CIFAR-10", loc="left", fontsize=11)
-    right.set_xticks([0.5, 1, 2, 4, 8, 16], ["0.5", "1", "2", "4", "8", "16"])
-    right.set_xlabel("R / T (log scale); of KD, the teacher's mean norm / T")
-    right.set_title("the same by R / T", loc="left", fontsize=11)
-    for axes in (left, right):
-        axes.legend(frameon=False, fontsize=8, loc="best")
-    note(figure, f"{_SPREAD}, where a point has several")
-
-
-def _curve(axes, groups, row, name, marker=None):
-    """A line through the means of {x: group}, their standard deviations, every seed of several a faint dot."""
-    marker = marker or MARKERS[row]
-    means, spreads = zip(*(mean_and_spread(group.accuracies.values()) for group in groups.values()), strict=True)
+def _point(axes, estimate, place, colour, marker, horizontal=False):
+    x, y = (estimate.mean, place) if horizontal else (place, estimate.mean)
+    error = {"xerr" if horizontal else "yerr": estimate.half} if estimate.half is not None else {}
+    thin = 0.8 if estimate.seeds == 1 else 1.5
+    face = "white" if estimate.seeds == 1 else colour
     axes.errorbar(
-        list(groups),
-        means,
-        yerr=[spread or 0 for spread in spreads] if any(spreads) else None,
-        color=COLOURS[row],
-        marker=marker,
-        label=name,
-        **_BAR,
+        [x],
+        [y],
+        fmt=marker,
+        color=colour,
+        markerfacecolor=face,
+        markersize=5.5,
+        elinewidth=thin,
+        capsize=2.5,
+        zorder=3,
+        **error,
     )
-    for x, group in groups.items():
-        if len(group) > 1:
-            axes.plot(
-                [x] * len(group),
-                list(group.accuracies.values()),
-                marker,
-                color=COLOURS[row],
-                alpha=0.25,
-                markersize=4.5,
-                markeredgewidth=0,
+
+
+def _leads(runs, *sections):
+    rows = []
+    for section in sections or LEADS:
+        rows.append((section, None))
+        rows += [(lead.label, {m: lead.estimate(runs, m) for m in (TEST, HELD_OUT)}) for lead in LEADS[section]]
+    return rows
+
+
+def _differences(runs, name, labels=None):
+    """Rows of a table's differences."""
+    spec = SPECS[name]
+    pairs = {label: other for label, other in spec.against.items() if labels is None or label in labels}
+    return [(label, {m: spec.difference(runs, m, label, o) for m in (TEST, HELD_OUT)}) for label, o in pairs.items()]
+
+
+def _means(runs, name, measure, places):
+    """{place: mean with its interval} of a table's entries, from {place: label}."""
+    spec = SPECS[name]
+    columns = spec.columns(runs, measure)
+    return {place: spec.estimate(columns, {label: 1}) for place, label in places.items()}
+
+
+def _single(runs, name, row, columns):
+    """{place: accuracy} of a grid's row on test images."""
+    found = {place: SPECS[name].value(runs, TEST, row, column) for place, column in enumerate(columns)}
+    return {place: Estimate(value, None, 1) for place, value in found.items() if value is not None}
+
+
+def _forest(figure, runs):
+    forest(figure, _leads(runs), "points, right of 0: SKD is ahead")
+
+
+def _capacity_gap(figure, runs):
+    figure.set_size_inches(10, 4.2)
+    panels = figure.subplots(1, 2, sharey=True)
+    parameters = {}
+    for teacher in TEACHERS:
+        found = [r["teacher"]["parameters"] for r in runs.get(f"capacity_gap/{teacher}/skd", {}).values()]
+        parameters[teacher] = f"{teacher}\n{found[0] / 1e6:.2f} M" if found else teacher
+    for axes, measure in zip(panels, (TEST, HELD_OUT), strict=True):
+        curves = {
+            method: (
+                method,
+                "-",
+                _means(runs, "capacity_gap", measure, dict(enumerate(f"{method} from {t}" for t in TEACHERS))),
             )
+            for method in ("KD", "SKD")
+        }
+        lines(axes, curves, list(parameters.values()), "teacher, its parameters", f"{measure} images")
+    panels[0].set_ylabel("student's accuracy, %")
 
 
-def sphere(figure, records):
-    """Each change's accuracy minus the default's of the same seed."""
-    study = definitions.STUDIES["sphere"]
-    groups = {label(row): group_of(study, "resnet56", row, records) for row in study.rows if row != "skd"}
-    default = group_of(study, "resnet56", "skd", records)
-    _dots(figure, groups, default, "SKD's default", "resnet56 -> resnet8 on CIFAR-10, one change each")
+def _temperature(figure, runs):
+    figure.set_size_inches(11, 4.2)
+    panels = figure.subplots(1, 3)
+    temperatures = definitions.TEMPERATURES
+    for axes, methods in ((panels[0], ("KD", "SKD")), (panels[1], ("SKD", "SKD, R = 22"))):
+        curves = {}
+        for method in methods:
+            places = dict(enumerate(f"{method}, T = {t}" for t in temperatures))
+            name = "SKD, R = 6.3" if method == "SKD" else method
+            curves[name] = method, "-", _means(runs, "temperature", TEST, places)
+        lines(axes, curves, list(map(str, temperatures)), "temperature", "CIFAR-10, rate 0.2")
+    columns = [f"T = {t}" for t in temperatures]
+    curves = {
+        f"{method}, rate {rate}": (
+            method,
+            line,
+            _single(runs, "cifar100_temperature", f"{method} at rate {rate}", columns),
+        )
+        for method in ("KD", "SKD")
+        for rate, line in ((0.2, "-"), (0.4, ":"))
+    }
+    lines(panels[2], curves, list(map(str, temperatures)), "temperature", "CIFAR-100, one seed")
+    panels[0].set_ylabel("test accuracy, %")
 
 
-def cifar100(figure, records):
-    """Each method's accuracy minus the student alone's of the same seed."""
-    study = definitions.STUDIES["cifar100"]
-    groups = {label(row): group_of(study, pair, row, records) for pair in study.pairs for row in study.rows}
-    alone = group_of(study, definitions.NO_PAIR, "none", records)
-    _dots(figure, groups, alone, "the student alone", "resnet56 -> resnet8 on CIFAR-100")
+def _schedule(figure, runs):
+    figure.set_size_inches(9, 4)
+    for axes, name, title, methods in zip(
+        figure.subplots(1, 2),
+        ("rates", "cifar100_rates"),
+        ("CIFAR-10, one seed", "CIFAR-100, one seed"),
+        (("alone", "KD", "SKD"), ("alone", "KD", "SKD", "DIST, authors' weights")),
+        strict=True,
+    ):
+        columns = [f"rate {rate:g}" for rate in definitions.RATES]
+        curves = {method: (method, "-", _single(runs, name, method, columns)) for method in methods}
+        lines(axes, curves, [f"{rate:g}" for rate in definitions.RATES], "peak learning rate", title)
+        axes.set_ylabel("test accuracy, %")
 
 
-def calibration(figure, records):
-    """Reliability of the largest teacher's students, and the ECE of all of them."""
-    figure.set_size_inches(11, 6.5)
-    left, right = figure.subplots(1, 2, width_ratios=(1, 1.15))
-    study = definitions.STUDIES["capacity_gap"]
-    styled(left).plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle="--", label="confidence = accuracy")
-    curves = [
-        (label("none"), definitions.NO_PAIR, "none", "as_shipped", "-"),
-        ("KD", "resnet56", "kd", "as_shipped", "-"),
-        ("SKD, on the sphere", "resnet56", "skd", "as_shipped", "-"),
-        ("SKD, raw softmax", "resnet56", "skd", "raw_softmax", ":"),
-    ]
-    for name, pair, row, source, line in curves:
-        confidence, accuracy = _pooled(group_of(study, pair, row, records).values("reliability", source).values())
-        if confidence:
-            left.plot(
-                confidence,
-                accuracy,
-                line,
-                color=COLOURS[row],
-                marker=MARKERS[row],
-                markersize=4.5,
-                linewidth=1.5,
-                markerfacecolor="white" if line == ":" else COLOURS[row],
-                label=name,
-            )
-    left.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel="top probability", ylabel="accuracy")
-    left.set_title("Reliability, teacher resnet56", loc="left", fontsize=11)
-    left.legend(frameon=False, fontsize=9, loc="lower right")
-    names = []
-    for study, pair, row in cifar10.calibrated_students():
-        group = group_of(study, pair, row, records)
-        if not group:
-            continue
-        names.append(label(row) + (f", {pair}" if study.name == "capacity_gap" and pair != definitions.NO_PAIR else ""))
-        method, _, temperature = row.rpartition("_t")
-        kind = method if temperature.isdigit() else row
-        place, colour, marker = len(names) - 1, COLOURS.get(kind, COLOURS["skd"]), MARKERS.get(kind, "o")
-        for source, face in (("raw_softmax", "white"), ("student", colour)):
-            mean, spread = mean_and_spread(group.values(source, "ece").values())
-            if mean is not None:
-                right.errorbar(
-                    [mean], [place], xerr=[spread or 0], fmt=marker, color=colour, markerfacecolor=face, **_BAR
-                )
-        mean, _ = mean_and_spread(group.values("calibrated", "ece").values())
-        if mean is not None:
-            right.plot([mean], [place], "x", color="black", markersize=5)
-    styled(right).set_yticks(range(len(names)), names, fontsize=8)
-    right.invert_yaxis()
-    right.set_xscale("log")
-    right.minorticks_off()
-    ticks = [0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5]
-    right.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    right.set_xlim(0.004, 0.8)
-    right.set_xlabel("ECE (log scale), mean and standard deviation over seeds")
-    right.set_title("Expected calibration error", loc="left", fontsize=11)
-    note(
+def _calibration(figure, runs):
+    spec = SPECS["calibration"]
+    figure.set_size_inches(10, 1.2 + 0.26 * len(spec.entries))
+    kinds = {
+        "as it ships": ("", BLUE, "o"),
+        "raw logits": (", raw logits", GREY, "s"),
+        "fitted": (", fitted", ORANGE, "D"),
+    }
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, measure, ticks in zip(panels, ("ECE", "NLL"), ((0.01, 0.03, 0.1, 0.3), (0.5, 1, 2, 4)), strict=True):
+        _styled(axes)
+        for kind, (end, colour, marker) in kinds.items():
+            axes.plot([], [], marker, color=colour, label=kind)
+            for place, (label, values) in enumerate(spec.columns(runs, f"{measure}{end}").items()):
+                mean = contrast({label: values}, {label: 1}, None)
+                if mean:
+                    axes.plot([mean.mean], [place], marker, color=colour, markersize=5.5)
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(FixedLocator(ticks))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xticklabels([f"{tick:g}" for tick in ticks])
+        axes.set_xlabel(f"{measure} on test images, mean over seeds (log scale)")
+    panels[0].set_yticks(range(len(spec.entries)), list(spec.entries), fontsize=9)
+    panels[0].set_ylim(len(spec.entries) - 0.4, -0.6)
+    panels[1].legend(frameon=False, fontsize=8, loc="upper right")
+
+
+FIGURES = {
+    "forest": _forest,
+    "capacity_gap": _capacity_gap,
+    "temperature": _temperature,
+    "sphere": lambda figure, runs: forest(figure, _differences(runs, "sphere"), "points, minus SKD's default"),
+    "radius": lambda figure, runs: forest(figure, _differences(runs, "radius"), "points, minus the entry it changes"),
+    "schedule": _schedule,
+    "cifar100": lambda figure, runs: forest(figure, _differences(runs, "cifar100"), "points, minus SKD"),
+    "longer": lambda figure, runs: forest(
         figure,
-        "filled: as it ships; open: raw softmax; x: temperature fitted; 15 bins; last epoch; left: pooled "
-        "over seeds, bins of fewer than 20 images left out",
-    )
+        _leads(runs, *[section for section in LEADS if "50 epochs" in section]),
+        "points, right of 0: SKD is ahead",
+    ),
+    "calibration": _calibration,
+}
 
 
-def _alone_band(axes, group):
-    mean, spread = mean_and_spread(group.accuracies.values())
-    if mean is not None:
-        name = f"{label('none')}\n{mean:.4f}"
-        axes.axhline(mean, color=COLOURS["none"], linewidth=1.2, linestyle="--", zorder=1, label=name)
-        axes.axhspan(
-            mean - (spread or 0), mean + (spread or 0), color=COLOURS["none"], alpha=0.15, linewidth=0, zorder=0
-        )
+def draw(name: str, runs: Runs, folder=figure_files.FOLDER):
+    """Draws one figure and returns its path."""
+    figure = Figure(dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)  # without pyplot no display is looked for
+    FIGURES[name](figure, runs)
+    if name != "calibration":
+        figure.supxlabel(_LEGEND, fontsize=8, color="0.4")
+    path = figure_files.path_of(name, folder)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata={figure_files.KEY: figure_files.digest(name, runs)})
+    return path
 
 
-def _dots(figure, groups, origin, origin_name, title):
-    """A line for each group: its differences from `origin`, paired by seed, their mean and standard deviation."""
-    figure.set_size_inches(8, 1.6 + 0.36 * len(groups))
-    axes = styled(figure.add_subplot())
-    for place, group in enumerate(groups.values()):
-        differences = paired(group.accuracies, origin.accuracies)
-        mean, spread = mean_and_spread(differences)
-        if mean is None:
-            words = "  no seed in common yet" if group else "  not run"
-            axes.text(0, place, words, va="center", fontsize=8, color="0.5")
-            continue
-        axes.plot(
-            differences,
-            [place] * len(differences),
-            "o",
-            color=COLOURS["skd"],
-            alpha=0.3,
-            markersize=5,
-            markeredgewidth=0,
-        )
-        axes.errorbar([mean], [place], xerr=[spread or 0], fmt="o", color=COLOURS["skd"], **_BAR)
-    if not axes.lines:
-        axes.set_xlim(-0.01, 0.01)
-    origin_mean, spread = mean_and_spread(origin.accuracies.values())
-    if spread:
-        axes.axvspan(-spread, spread, color=COLOURS["none"], alpha=0.15, linewidth=0, zorder=0)
-    axes.axvline(0, color=COLOURS["none"], linewidth=1.2, linestyle="--", zorder=1)
-    axes.set_yticks(range(len(groups)), [f"{name} ({len(group)})" for name, group in groups.items()])
-    axes.set_ylim(len(groups) - 0.5, -0.5)
-    axes.set_xlabel(
-        f"test top-1 minus that of {origin_name}" + (f", {origin_mean:.4f}" if origin_mean is not None else "")
-    )
-    axes.set_title(title, loc="left", fontsize=11)
-    note(figure, f"paired by seed (number of seeds); {_SPREAD}; band: standard deviation of {origin_name}")
+def define(flag_values: flags.FlagValues) -> None:
+    """Defines the flags of `figures`."""
+    results = str(definitions.ROOT / definitions.RESULTS)
+    flags.DEFINE_multi_string("figure", None, "what to draw, also without the flag's name; all by default", flag_values)
+    flags.DEFINE_string("results_dir", results, "folder of the records", flag_values)
+    flags.DEFINE_string("output_dir", str(figure_files.FOLDER), "folder of the figures", flag_values)
 
 
-def _pooled(diagrams, least=20):
-    """(confidences, accuracies) of reliability diagrams' bins, pooled; bins of fewer examples than `least` are left out."""
-    sums = {}
-    for diagram in diagrams:
-        for place, count in enumerate(diagram["count"]):
-            if count:
-                row = sums.setdefault(place, [0, 0.0, 0.0])
-                row[0] += count
-                row[1] += count * diagram["confidence"][place]
-                row[2] += count * diagram["accuracy"][place]
-    kept = [(confidence / n, accuracy / n) for _, (n, confidence, accuracy) in sorted(sums.items()) if n >= least]
-    return tuple(zip(*kept, strict=True)) if kept else ((), ())
-
-
-FIGURES = {draw.__name__: draw for draw in (capacity_gap, temperature, sphere, calibration, cifar100)}
+def main(flag_values: flags.FlagValues) -> None:
+    """Draws the figures that are named."""
+    runs = runs_of(records.read_all(flag_values.results_dir))
+    for name in flag_values.figure or FIGURES:
+        if name not in FIGURES:
+            remedy = did_you_mean(name, FIGURES, "Name one of them")
+            known = f"one of {', '.join(FIGURES)}"
+            raise input_error("No such figure", expected=known, received=f"figure={name}", remedy=remedy)
+        say(f"{name}: {draw(name, runs, flag_values.output_dir)}")

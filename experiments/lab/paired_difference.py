@@ -1,10 +1,9 @@
-"""The gain of distillation over n seeds: student distilled minus student alone, paired by seed, one shared teacher.
+"""What distillation gains: student distilled minus student alone, paired by seed, with one teacher for all seeds.
 
-    python -m experiments.lab.paired_difference --flagfile=experiments/digits/skd.flags --workdir=runs/paired --seeds=10 \
+    python -m experiments.lab paired_difference --flagfile=experiments/digits/skd.flags --workdir=runs/paired --seeds=10 \
         --output=experiments/results/digits/skd.json
 
-Resumable: the same command goes on where it stopped. The teacher and the data split are one and the same for all seeds, so
-the spread is that of the student's initial weights and order alone.
+The same command resumes a stopped one. Teacher and data split are fixed, so the spread is that of the students alone.
 """
 
 import json
@@ -13,48 +12,49 @@ import statistics
 
 from absl import flags
 
-from skd_tf.config import app
 from skd_tf.config.flags import config_from, define_flags
-from skd_tf.errors import InputError
+from skd_tf.errors import input_error
 
+DESCRIPTION = "Distilled minus alone, paired over seeds."
+REQUIRED = ("workdir",)
 _COLUMNS = ("accuracy", "nll", "ece", "agreement")
 
 
-def define(flag_values):
+def define(flag_values: flags.FlagValues) -> None:
+    """Defines the flags of a run, and two more."""
     define_flags(flag_values)
     flags.DEFINE_integer("seeds", 10, "seeds 0 to n - 1", lower_bound=2, flag_values=flag_values)
     flags.DEFINE_string("output", None, "JSON record to write", flag_values=flag_values)
 
 
-def main(flag_values):
-    from skd_tf.runs.workdir import write_json
+def main(flag_values: flags.FlagValues) -> None:
+    """Trains both students with every seed, prints the differences and writes the record."""
+    from skd_tf.runtime.files import write_json
     from skd_tf.training import experiment
 
-    folder = pathlib.Path(flag_values.workdir)
+    folder, seeds, data_dir = pathlib.Path(flag_values.workdir), flag_values.seeds, flag_values.data_dir
     config = config_from(flag_values).replace(student_alone="train")
     config.require_teacher()
     if config.seed:
-        raise InputError(
-            f"The seeds are 0 to {flag_values.seeds - 1}. Expected no --seed. Received --seed={config.seed}. Leave it out."
+        received = f"--seed={config.seed}"
+        raise input_error(
+            f"The seeds are 0 to {seeds - 1}", expected="no --seed", received=received, remedy="Leave it out"
         )
     if not config.teacher_checkpoint:  # trained once, for all seeds
-        teacher = experiment.find_teacher(config, folder, flag_values.data_dir)
+        teacher = experiment.find_teacher(config, folder, data_dir)
         config = config.replace(teacher_checkpoint=str(teacher), teacher_flagfile="")
     results = [
-        experiment.run(config.replace(seed=seed), folder / f"seed{seed}", flag_values.data_dir)
-        for seed in range(flag_values.seeds)
+        experiment.run(config.replace(seed=seed), folder / f"seed{seed}", data_dir) for seed in range(flag_values.seeds)
     ]
     record = {name: _summary(results, name) for name in _COLUMNS}
+    print(json.dumps(record, indent=1))
     record |= {
-        "seeds": flag_values.seeds,
+        "seeds": seeds,
         "teacher": results[0]["teacher"],
         "parameters": results[0]["student"]["parameters"],
-        "radius": results[0]["radius"],
         "config": config.replace(teacher_checkpoint="").to_json(),
-        "versions": results[0]["versions"],
-        "device": results[0]["device"],
+        **{name: results[0][name] for name in ("radius", "versions", "device")},
     }
-    print(json.dumps({name: record[name] for name in _COLUMNS}, indent=1))
     if flag_values.output:
         write_json(flag_values.output, record)
 
@@ -70,7 +70,3 @@ def _summary(results, name):
         "standard_error": statistics.stdev(differences) / len(differences) ** 0.5,
         "differences": differences,
     }
-
-
-if __name__ == "__main__":
-    app.run(main, description="Distilled minus alone, paired over seeds.", define=define)

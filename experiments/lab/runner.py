@@ -1,4 +1,4 @@
-"""Runs cells, a process each, some at a time: dealt out to cores or GPUs, stopped and resumed, recorded as they end."""
+"""Runs cells, one process each: assigns them cores or GPUs, passes signals on, and records each cell when it ends."""
 
 import ctypes
 import dataclasses
@@ -13,6 +13,7 @@ import sys
 import time
 
 from experiments.lab import definitions
+from experiments.lab.definitions import Cell
 from experiments.lab.records import CALIBRATED, file_of, from_workdir, read_all, same_cell, settings, take_over
 from skd_tf.errors import InputError
 from skd_tf.runtime import devices, signals
@@ -24,9 +25,9 @@ _PR_SET_PDEATHSIG = 1  # of Linux' prctl
 
 @dataclasses.dataclass
 class _Job:
-    """A cell that has a slot: the process that runs now, and the commands that follow it."""
+    """A cell in a slot: the process that runs, and the commands that follow it."""
 
-    cell: definitions.Cell
+    cell: Cell
     slot: int
     commands: list
     process: subprocess.Popen | None = None
@@ -39,59 +40,50 @@ class Runner:
     Args:
       places: {"data_dir" (or None), "runs_dir", "teachers_dir", "results_dir"}, absolute paths.
       jobs: processes at a time.
-      keep_runs: whether workdirs of recorded cells stay.
+      keep_runs: whether the workdirs of recorded cells stay.
       commit: whether each record is committed.
     """
 
-    def __init__(self, places, jobs=1, keep_runs=False, commit=False):
+    def __init__(self, places: dict, jobs: int = 1, keep_runs: bool = False, commit: bool = False):
         self._places, self._jobs, self._keep_runs, self._commit = places, jobs, keep_runs, commit
         self._gpus, self._waits_for = devices.gpu_count(), None
 
-    def workdir(self, cell):
-        if cell.is_teacher:  # which stays, and is named by the cells that it teaches
+    def workdir(self, cell: Cell) -> pathlib.Path:
+        """The folder of a cell's run."""
+        if cell.is_teacher:  # it stays, and the cells that it teaches name it
             return pathlib.Path(self._places["teachers_dir"], cell.row)
         return pathlib.Path(self._places["runs_dir"], cell.path)
 
-    def command(self, cell):
-        """The plain training command, run from the repository's root."""
-        config, places = definitions.config_of(cell), self._places
+    def command(self, cell: Cell) -> list[str]:
+        """The training command, to run from the repository's root."""
+        config, places, root = definitions.config_of(cell), self._places, definitions.ROOT
         command = ["python", "-m", "skd_tf.train", *cell.arguments]
-        if config.teacher_checkpoint and places["teachers_dir"] != str(definitions.ROOT / "teachers"):
+        if config.teacher_checkpoint and places["teachers_dir"] != str(root / "teachers"):
             teacher = pathlib.Path(places["teachers_dir"], pathlib.Path(config.teacher_checkpoint).name)
             command.append(f"--teacher_checkpoint={teacher}")
-        if config.teacher_cache_dir and places["runs_dir"] != str(definitions.ROOT / "runs/studies"):
+        if config.teacher_cache_dir and places["runs_dir"] != str(root / "runs/studies"):
             command.append(f"--teacher_cache_dir={pathlib.Path(places['runs_dir'], 'teacher_cache')}")
-        command += [f"--data_dir={places['data_dir']}"] * bool(places["data_dir"])
         workdir = self.workdir(cell)
-        return [
-            *command,
-            f"--workdir={workdir.relative_to(definitions.ROOT) if definitions.ROOT in workdir.parents else workdir}",
-        ]
+        workdir = workdir.relative_to(root) if root in workdir.parents else workdir
+        return [*command, *self._data_dir(), f"--workdir={workdir}"]
 
-    def commands(self, cell):
-        """The training, and for a student with held-out images what one temperature fitted on those makes of its softmax."""
+    def commands(self, cell: Cell) -> list[list[str]]:
+        """The training, then for a student with held-out images the fit of one temperature on them."""
         commands, workdir = [self.command(cell)], self.workdir(cell)
         if not cell.is_teacher and definitions.config_of(cell).validation_fraction:
-            commands.append(
-                [
-                    "python",
-                    "-m",
-                    "skd_tf.evaluate",
-                    f"--model={workdir}",
-                    "--calibrate",
-                    "--notiming",
-                    "--bootstrap=0",
-                    f"--output={workdir / CALIBRATED}",
-                ]
-            )
-            commands[-1] += [f"--data_dir={self._places['data_dir']}"] * bool(self._places["data_dir"])
+            evaluate = ["python", "-m", "skd_tf.evaluate", f"--model={workdir}", "--calibrate", "--notiming"]
+            output = f"--output={workdir / CALIBRATED}"
+            commands.append([*evaluate, "--bootstrap=0", output, *self._data_dir()])
         return commands
 
-    def run(self, cells):
-        """Runs cells in their order, those of a study after its teachers; returns the number of those that failed.
+    def _data_dir(self):
+        return [f"--data_dir={self._places['data_dir']}"] * bool(self._places["data_dir"])
+
+    def run(self, cells: list[Cell]) -> int:
+        """Runs cells in order, those of a study after its teachers; returns the number of failed ones.
 
         Raises:
-          Interrupted: by a signal, after the cells that were running have saved their state and ended.
+          Interrupted: by a signal, after the running cells have saved their state and ended.
         """
         waiting, jobs, failed = list(cells), [], 0
         with signals.deferred() as interrupted:
@@ -112,14 +104,14 @@ class Runner:
                             failed += not self._ended(job, interrupted())
                     if interrupted():
                         self._pass_on(jobs, interrupted())
-                        raise signals.Interrupted(interrupted(), "Cells that were running have saved their state.")
+                        raise signals.Interrupted(interrupted(), "The running cells have saved their state.")
             finally:
-                for job in jobs:  # after an error of our own, or a second signal
+                for job in jobs:  # after an error in this process, or a second signal
                     job.process.terminate()
         return failed
 
     def _next(self, waiting, running):
-        """The first cell that can begin: with its study's teachers trained, no twin that runs, its workdir free; or None."""
+        """The first cell whose teachers are trained, whose twin is not running and whose workdir is free; or None."""
         begun = [settings(definitions.config_of(cell)) for cell in running]
         untaught = {cell.study for cell in (*waiting, *running) if cell.is_teacher}
         ready = (cell for cell in waiting if cell.is_teacher or cell.study not in untaught)
@@ -131,12 +123,12 @@ class Runner:
         other = same_cell(cell, records)
         if other is not None:
             record = take_over(cell, other, records[other], self._places["results_dir"])
-            say(f"{cell.path}: the same training as {other.path}, its record is taken over.")
+            say(f"{cell.path}: the same training as {other.path}, its record is copied.")
             self._recorded(cell, record)
         return other is not None
 
     def _free(self, cell):
-        """Whether no process has a cell's workdir: one whose parent was killed may still be saving its state."""
+        """Whether no process holds the workdir: one whose parent was killed may still be saving its state."""
         lock = self.workdir(cell) / ".lock"
         if not lock.is_file():
             return True
@@ -148,7 +140,7 @@ class Runner:
                     say(f"{cell.path}: waits for the {file.read()}, which has its workdir.")
                 self._waits_for = cell
                 return False
-            except OSError:  # a file system without locks, which nobody can have
+            except OSError:  # a file system without locks
                 return True
         return True
 
@@ -156,7 +148,7 @@ class Runner:
         log = self._log(cell)
         log.parent.mkdir(parents=True, exist_ok=True)
         resumes = (self.workdir(cell) / "config.json").is_file()
-        say(f"{cell.path}: {'resumes' if resumes else 'begins'}, log {log}")
+        say(f"{cell.path}: {'resumes' if resumes else 'starts'}, log {log}")
         job = _Job(cell, slot, self.commands(cell))
         self._start(job)
         return job
@@ -166,7 +158,6 @@ class Runner:
         own = set() if self._gpus else cores(job.slot, self._jobs, os.sched_getaffinity(0))
         with open(self._log(job.cell), "a") as output:
             print(f"$ {shlex.join(command)}", file=output, flush=True)
-            # A session of its own: a Ctrl-C at the terminal must reach it once, from here.
             job.process = subprocess.Popen(
                 [sys.executable, *command[1:]],
                 cwd=definitions.ROOT,
@@ -174,7 +165,7 @@ class Runner:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env=environment(job.slot, self._gpus, self._jobs),
-                start_new_session=True,
+                start_new_session=True,  # a Ctrl-C at the terminal must reach it once, from here
                 preexec_fn=lambda: _prepare(own),  # noqa: PLW1509 (there are no threads)
             )
 
@@ -182,7 +173,7 @@ class Runner:
         return pathlib.Path(self._places["runs_dir"], f"{cell.path}.log")
 
     def _ended(self, job, interrupted):
-        """Records a cell whose last process has ended; says how it went, and returns whether it went well."""
+        """Records a cell whose last process has ended, prints how it went, and returns whether it succeeded."""
         cell, code = job.cell, job.process.returncode
         if code or job.commands:
             if not interrupted:
@@ -203,8 +194,8 @@ class Runner:
         if self._commit:
             self.commit(cell, record)
 
-    def commit(self, cell, record):
-        """Commits a cell's record, alone, whatever else is staged; where it cannot, says so: the next run tries again."""
+    def commit(self, cell: Cell, record: dict) -> None:
+        """Commits one record by itself, whatever else is staged. A failure is printed, and the next run tries again."""
         path = file_of(cell, self._places["results_dir"])
         message = f"--message=Record: {cell.path}, test top-1 {record['student']['accuracy']:.4f}"
         for words in (["add"], ["commit", "--quiet", message]):
@@ -213,8 +204,8 @@ class Runner:
                 say(f"{cell.path}: recorded, not committed: {(git.stderr or git.stdout).strip().splitlines()[-1]}")
                 return
 
-    def commit_left(self, records):
-        """Commits those of {cell: record} that an earlier run has left uncommitted."""
+    def commit_left(self, records: dict) -> None:
+        """Commits those of {cell: record} that an earlier run left uncommitted."""
         changed = {line[3:] for line in _git("status", "--porcelain", "--untracked-files=all").stdout.splitlines()}
         for cell, record in records.items():
             path = file_of(cell, self._places["results_dir"])
@@ -226,7 +217,7 @@ class Runner:
             job.process.send_signal(number)
         for job in jobs:
             job.process.wait()
-            self._ended(job, True)  # recorded where its end came first
+            self._ended(job, True)  # a cell that finished before the signal is recorded
         jobs.clear()
 
 
@@ -234,8 +225,8 @@ def _git(*words):
     return subprocess.run(["git", *words], cwd=definitions.ROOT, capture_output=True, text=True, check=False)
 
 
-def environment(slot, gpus, jobs):
-    """The environment of the process in a slot: one GPU where there are some, and room on it for others."""
+def environment(slot: int, gpus: int, jobs: int) -> dict[str, str]:
+    """The environment of a slot's process: one GPU in turn, whose memory it does not take whole."""
     if not gpus or jobs == 1:
         return dict(os.environ)
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
@@ -243,16 +234,16 @@ def environment(slot, gpus, jobs):
     return os.environ | {"CUDA_VISIBLE_DEVICES": ids[slot % len(ids)], "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
 
 
-def cores(slot, jobs, available):
-    """The CPU cores of a slot's process, so that its threads do not wait for those of the others; empty for all there are.
+def cores(slot: int, jobs: int, available: set[int]) -> set[int]:
+    """The CPU cores of a slot's process; empty for all of them.
 
-    Two resnet8 at a time on one core each train 1.4 times as many images a second as one on both (2,860 against 2,040).
+    With a core each, two resnet8 train 1.4 times as many images a second as one resnet8 on both (2,860 against 2,040).
     """
     return set(sorted(available)[slot::jobs]) if 1 < jobs <= len(available) else set()
 
 
 def _prepare(own):
-    """In the child: its cores, and SIGTERM when the parent dies, so that its state is saved even where we were killed."""
+    """In the child: its cores, and SIGTERM when the parent dies, so that it saves its state even if the parent is killed."""
     if own:
         os.sched_setaffinity(0, own)
     if sys.platform == "linux":

@@ -1,188 +1,101 @@
-"""What the records of a study come to: means, spreads, paired differences, slopes. No TensorFlow, no SciPy."""
+"""Means and differences over seeds with 95% intervals, from one spread that is pooled over all entries of a table."""
 
 import dataclasses
+import functools
 import math
-import statistics
 
-from experiments.lab import definitions
+import numpy as np
+from scipy import optimize, stats
 
 LEVEL = 0.95
+Columns = dict[str, dict[int, float]]  # {entry: {seed: value}}
 
 
 @dataclasses.dataclass(frozen=True)
-class Group:
-    """The records of one row and pair, by seed.
+class Pool:
+    """What entries and seeds leave over: y[entry, seed] = a[entry] + b[seed] + e.
 
     Attributes:
-      records: {seed: record} of the cells that have one.
-      wanted: how many cells there are.
+      spread: standard deviation of e.
+      degrees: degrees of freedom of `spread`.
+      equal: p value of Bartlett's test that all entries have one variance; None with fewer than two such entries.
     """
 
-    records: dict
-    wanted: int
-
-    def __len__(self):
-        return len(self.records)
-
-    def values(self, *keys):
-        """{seed: number} under a path of keys; without the records that have None on the way."""
-        found = {}
-        for seed, record in self.records.items():
-            for key in keys:
-                record = None if record is None else record.get(key)
-            if record is not None:
-                found[seed] = record
-        return found
-
-    @property
-    def accuracies(self):
-        return self.values("student", "accuracy")
-
-    @property
-    def held_out(self):
-        """{seed: top-1 on the held-out images after the last epoch}."""
-        return {seed: epochs[-1] for seed, epochs in self.values("by_epoch", "val_accuracy").items()}
+    spread: float
+    degrees: int
+    equal: float | None
 
 
-def group_of(study, pair, row, records):
-    """The `Group` of a row and pair of a Study, from {cell: record}."""
-    cells = [cell for cell in definitions.cells(study) if (cell.pair, cell.row) == (pair, row)]
-    return Group({cell.seed: records[cell] for cell in cells if cell in records}, len(cells))
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """A mean over `seeds` seeds and the half width of its 95% interval; `half` is None where no spread is known."""
+
+    mean: float
+    half: float | None
+    seeds: int
 
 
-def mean_and_spread(values):
-    """(mean, sample standard deviation); None where it takes more values: one for a mean, two for a spread."""
-    values = list(values)
-    return (statistics.mean(values) if values else None), (statistics.stdev(values) if len(values) > 1 else None)
-
-
-def training_seconds(record):
-    """Seconds of a record's training at its median epoch's pace: a process that was stopped for a while counts no pauses."""
-    return record["config"]["epochs"] * record["dataset"]["train"] / record["examples_per_second"]
-
-
-def paired(values, others):
-    """Differences value - other over the seeds that both have, in the order of seeds."""
-    return [values[seed] - others[seed] for seed in sorted(set(values) & set(others))]
-
-
-def seed_means(columns):
-    """The mean over columns {seed: number} of every seed that all of them have."""
-    seeds = sorted(set.intersection(*(set(column) for column in columns)))
-    return [sum(column[seed] for column in columns) / len(columns) for seed in seeds]
-
-
-def seed_ranges(columns):
-    """{seed: highest minus lowest} over columns {seed: number}, for the seeds that all of them have."""
-    seeds = sorted(set.intersection(*(set(column) for column in columns)))
-    return {seed: max(column[seed] for column in columns) - min(column[seed] for column in columns) for seed in seeds}
-
-
-def seed_changes(values, others):
-    """{seed: value - other} over the seeds that both have."""
-    return dict(zip(sorted(values.keys() & others.keys()), paired(values, others), strict=True))
-
-
-def slope(xs, ys):
-    """Least squares slope with its two-sided 95% interval.
-
-        b = sum (x - mean x)(y - mean y) / S       S = sum (x - mean x)^2
-        b +- t sqrt(sum residual^2 / (n - 2) / S)  t: quantile of Student's distribution with n - 2 degrees of freedom
-
-    The points count as independent with one variance.
-
-    Args:
-      xs, ys: n points, three or more, at two or more places x.
-
-    Returns:
-      (b, low, high), or None where there are too few points or places.
-    """
-    n = len(xs)
-    if n < 3 or len(set(xs)) < 2:
-        return None
-    x_mean, y_mean = statistics.mean(xs), statistics.mean(ys)
-    spread = sum((x - x_mean) ** 2 for x in xs)
-    b = sum((x - x_mean) * (y - y_mean) for x, y in zip(xs, ys, strict=True)) / spread
-    squares = sum((y - y_mean - b * (x - x_mean)) ** 2 for x, y in zip(xs, ys, strict=True))
-    half = t_quantile((1 + LEVEL) / 2, n - 2) * math.sqrt(squares / (n - 2) / spread)
-    return b, b - half, b + half
-
-
-def pooled_spread(groups):
-    """(standard deviation, degrees of freedom) pooled over lists of values with means of their own; None with no freedom."""
-    groups = [list(values) for values in groups if len(values) > 1]
-    degrees = sum(len(values) - 1 for values in groups)
-    squares = sum((len(values) - 1) * statistics.variance(values) for values in groups)
-    return (math.sqrt(squares / degrees), degrees) if degrees else None
-
-
-def residual_spread(columns):
-    """(standard deviation, degrees of freedom, seeds) of what rows and seeds, as summands, leave; None with no freedom.
-
-        y[row, seed] = a[row] + b[seed] + e        s^2 = sum e^2 / ((rows - 1)(seeds - 1))
-
-    Args:
-      columns: {seed: value} of every row; of the seeds that all rows have.
-    """
-    seeds = sorted(set.intersection(*map(set, columns)))
-    degrees = (len(columns) - 1) * (len(seeds) - 1)
+def pool(columns: Columns) -> Pool | None:
+    """The `Pool` of a table's entries by least squares; None where no degree of freedom is left."""
+    entries, seeds = list(columns), sorted({seed for column in columns.values() for seed in column})
+    points = [(entries.index(e), seeds.index(s), y) for e, column in columns.items() for s, y in column.items()]
+    design = np.zeros((len(points), len(entries) + len(seeds)))
+    for number, (entry, seed, _) in enumerate(points):
+        design[number, entry] = design[number, len(entries) + seed] = 1
+    y = np.array([value for _, _, value in points])
+    solution, _, rank, _ = np.linalg.lstsq(design, y, rcond=None) if points else (0, 0, 0, 0)
+    degrees = len(points) - int(rank)
     if degrees < 1:
         return None
-    by_seed = {seed: statistics.mean(column[seed] for column in columns) for seed in seeds}
-    rest = [{seed: column[seed] - by_seed[seed] for seed in seeds} for column in columns]
-    squares = sum((value - statistics.mean(row.values())) ** 2 for row in rest for value in row.values())
-    return math.sqrt(squares / degrees), degrees, len(seeds)
+    several = [list(column.values()) for column in columns.values() if len(set(column.values())) > 1]
+    equal = float(stats.bartlett(*several).pvalue) if len(several) > 1 else None
+    return Pool(float(np.sqrt(np.sum((y - design @ solution) ** 2) / degrees)), degrees, equal)
 
 
-def teacher_slopes(study, rows, records, *, without=(), of_means=False):
-    """Top-1 of the student per doubling of the teacher's parameters.
+@functools.cache
+def critical(degrees: int, comparisons: int = 1, shared: bool = True) -> float:
+    """Two-sided 95% critical value for `comparisons` simultaneous differences of means with one pooled spread.
+
+        P(max |T_i| <= c) = 0.95        T_i = (Z_i - Z_0) / (sqrt(2) S)   shared: Dunnett's, all against one entry
+                                        T_i = Z_i / S                     not shared: each against another entry
+
+    It is Student's t for one comparison. Balanced seeds are assumed.
+    """
+    if comparisons == 1:
+        return float(stats.t.ppf((1 + LEVEL) / 2, degrees))
+    normal, weights = np.polynomial.hermite_e.hermegauss(61)
+    weights = weights / weights.sum()
+    places, parts = np.polynomial.legendre.leggauss(96)
+    spreads = np.sqrt(stats.chi2.ppf((places + 1) / 2, degrees) / degrees)
+
+    def coverage(c):
+        if shared:
+            ends = (normal[:, None] + sign * c * math.sqrt(2) * spreads for sign in (1, -1))
+            inside = weights @ (np.subtract(*map(stats.norm.cdf, ends)) ** comparisons)
+        else:
+            inside = (2 * stats.norm.cdf(c * spreads) - 1) ** comparisons
+        return inside @ parts / 2 - LEVEL
+
+    return float(optimize.brentq(coverage, 0.5, 200, xtol=1e-7))
+
+
+def contrast(
+    columns: Columns, weights: dict[str, float], pooled: Pool | None, comparisons: int = 1, shared: bool = True
+) -> Estimate | None:
+    """sum of weight x entry, seed by seed, averaged over the seeds that all weighted entries have; None without any.
 
     Args:
-      study: a Study whose pairs differ in the teacher.
-      rows: names of the rows; two of them also give the slope of second minus first, paired by teacher and seed.
-      records: {cell: record}.
-      without: pairs to leave out.
-      of_means: whether each teacher is one point, the mean over its seeds: runs of one teacher share what is the teacher's.
-
-    Returns:
-      {row, or "second - first": `slope`'s result}.
+      columns: every entry's values.
+      weights: {entry: weight}, such as {"SKD": 1, "KD": -1}.
+      pooled: the spread of one value; None takes the spread of the seeds' own contrasts.
+      comparisons, shared: as in `critical`.
     """
-    points = {row: {} for row in rows}  # row -> {(pair, seed): (log2 of parameters, accuracy)}
-    for row in rows:
-        for pair in (pair for pair in study.pairs if pair not in without):
-            for seed, record in group_of(study, pair, row, records).records.items():
-                size = math.log2(record["teacher"]["parameters"])
-                points[row][pair, seed] = size, record["student"]["accuracy"]
-    if len(rows) == 2:
-        first, second = (points[row] for row in rows)
-        both = sorted(set(first) & set(second))
-        points[f"{rows[1]} - {rows[0]}"] = {key: (second[key][0], second[key][1] - first[key][1]) for key in both}
-    if of_means:
-        points = {name: _means(row) for name, row in points.items()}
-    return {name: slope(*zip(*row.values(), strict=True)) if row else None for name, row in points.items()}
-
-
-def _means(points):
-    pairs = dict.fromkeys(pair for pair, _ in points)
-    found = {pair: [point for (its, _), point in points.items() if its == pair] for pair in pairs}
-    return {pair: tuple(map(statistics.mean, zip(*values, strict=True))) for pair, values in found.items()}
-
-
-def t_quantile(probability, degrees):
-    """The quantile of Student's distribution, to 1e-9, for 0.5 <= probability < 1.
-
-    By bisection of its distribution function, which is Simpson's rule over the angle atan(t / sqrt(degrees)): there the
-    density is cos^(degrees - 1), smooth and on a bounded interval.
-    """
-    scale = math.exp(math.lgamma((degrees + 1) / 2) - math.lgamma(degrees / 2)) / math.sqrt(math.pi)
-
-    def above_half(angle, parts=400):
-        step = angle / parts
-        weights = (1 if i in (0, parts) else 4 if i % 2 else 2 for i in range(parts + 1))
-        return scale * step / 3 * sum(w * math.cos(i * step) ** (degrees - 1) for i, w in enumerate(weights))
-
-    low, high = 0.0, math.pi / 2
-    for _ in range(45):
-        middle = (low + high) / 2
-        low, high = (middle, high) if above_half(middle) < probability - 0.5 else (low, middle)
-    return math.sqrt(degrees) * math.tan((low + high) / 2)
+    seeds = sorted(set.intersection(*(set(columns[entry]) for entry in weights)))
+    values = [sum(weight * columns[entry][seed] for entry, weight in weights.items()) for seed in seeds]
+    if not values:
+        return None
+    spread, degrees = (float(np.std(values, ddof=1)), len(values) - 1) if len(values) > 1 else (None, 0)
+    if pooled:
+        spread, degrees = pooled.spread * math.sqrt(sum(w * w for w in weights.values())), pooled.degrees
+    half = None if spread is None else critical(degrees, comparisons, shared) * spread / math.sqrt(len(values))
+    return Estimate(float(np.mean(values)), half, len(values))

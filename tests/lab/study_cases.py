@@ -1,4 +1,4 @@
-"""Made-up studies, records and training commands for the tests of experiments/lab/reproduce.py, table.py and plot.py."""
+"""Made-up studies, records and training commands for the tests of the studies' machinery."""
 
 import json
 import pathlib
@@ -8,14 +8,7 @@ import numpy as np
 from experiments.lab import definitions
 from experiments.lab.records import file_of, settings
 
-PARAMETERS = {
-    "resnet20": 269722,
-    "resnet32": 464154,
-    "resnet44": 658586,
-    "resnet56": 853018,
-    "cifar100_resnet56": 861620,
-}
-# In the place of `python -m skd_tf.train`: what its flagfiles say is a program's job here.
+# Runs instead of `python -m skd_tf.train`; the second argument says what goes wrong.
 COMMAND = """
 import json, pathlib, signal, sys, time
 workdir, job = pathlib.Path(sys.argv[1]), sys.argv[2]
@@ -37,13 +30,13 @@ for name, text in json.loads(pathlib.Path(sys.argv[3]).read_text()).items():
 
 
 def by_path(*names):
-    """{path: cell} of the studies of those names."""
-    return {cell.path: cell for cell in definitions.cells(*(definitions.STUDIES[name] for name in names))}
+    """{path: cell} of the studies of those names; of all without a name."""
+    chosen = [definitions.STUDIES[name] for name in names or definitions.STUDIES]
+    return {cell.path: cell for cell in definitions.cells(*chosen)}
 
 
 def small_study(folder, name="small", **changes):
-    """A study of two rows, one more without a teacher, two pairs; its flagfiles lie in `folder`."""
-    folder = pathlib.Path(folder)
+    """A study with two rows, one more without a teacher, and two pairs; its flagfiles are in `folder`."""
     texts = {
         "base": "--dataset=digits\n--student=cnn_4\n--epochs=2\n--teacher_cache_dir=runs/studies/teacher_cache\n",
         "kd": "--loss=kd\n",
@@ -52,50 +45,32 @@ def small_study(folder, name="small", **changes):
         "a": "--teacher_checkpoint=teachers/a.keras\n",
         "b": "--teacher_checkpoint=teachers/b.keras\n",
     }
-    files = {key: str(folder / f"{key}.flags") for key in texts}
+    files = {key: str(pathlib.Path(folder, f"{key}.flags")) for key in texts}
     for key, text in texts.items():
         pathlib.Path(files[key]).write_text(text)
-    parts = {
-        "base": files["base"],
-        "alone": {"none": files["none"]},
-        "rows": {"kd": files["kd"], "skd": files["skd"]},
-        "pairs": {"a": files["a"], "b": files["b"]},
-        "seeds": (0, 1),
-    }
-    return definitions.Study(name, "Which?", **parts | changes)
+    groups = {"alone": ("none",), "rows": ("kd", "skd"), "pairs": ("a", "b")}
+    parts = {part: {key: files[key] for key in keys} for part, keys in groups.items()}
+    return definitions.Study(name, "Which?", **{"base": files["base"], "seeds": (0, 1)} | parts | changes)
 
 
 def workdir_files(cell, accuracy=0.5):
-    """{name: text} of what a finished run of a cell leaves."""
+    """{name: text} of the files that a finished run of a cell leaves."""
     config = definitions.config_of(cell)
-    sphere = config.loss == "spherical"
     quality = {"nll": 1.0, "ece": 0.1, "confidence": 0.4, "logit_norm": 3.0, "parameters": 438}
-    models = {"student": {"reliability": [{"count": 3, "confidence": 0.5, "accuracy": 0.4}]}}
-    if sphere:
-        models["student"] |= {
-            "raw": {"accuracy": accuracy, "ece": 0.3},
-            "raw_reliability": models["student"]["reliability"],
-        }
-    result = {"student": quality | {"accuracy": accuracy, "agreement": 0.7, "val_accuracy": 0.6}}
-    details = {"models": models, "seconds": {"training": 60.0}, "dataset": {"name": "digits"}}
+    student = {"reliability": [{"count": 3, "confidence": 0.5, "accuracy": 0.4}]}
+    result = {"student": quality | {"accuracy": accuracy, "agreement": 0.7, "val_accuracy": 0.6}, "radius": None}
+    if config.loss == "spherical":
+        student |= {"raw": {"accuracy": accuracy, "ece": 0.3}, "raw_reliability": student["reliability"]}
+        result["radius"] = 6.0
+    details = {"models": {"student": student}, "seconds": {"training": 60.0}, "dataset": {"name": "digits"}}
     if config.needs_teacher:
         result["teacher"] = quality | {"accuracy": 0.9, "parameters": 1000}
         details["teacher"] = {"name": "net", "path": "/somewhere/a.keras"}
-    result |= {
-        "radius": 6.0 if sphere else None,
-        "config": config.replace(teacher_cache_dir="/somewhere/cache").to_json(),
-        "seconds": 60.0,
-        "examples_per_second": 10.0,
-        "device": "a machine",
-        "xla": False,
-        "versions": {"tensorflow": "2"},
-        "git_commit": "abc",
-    }
+    result |= {"config": config.replace(teacher_cache_dir="/somewhere/cache").to_json(), "seconds": 60.0, "xla": False}
+    result |= {"examples_per_second": 10.0, "device": "a machine", "versions": {"tensorflow": "2"}, "git_commit": "abc"}
     if config.teacher_checkpoint:
         result["config"]["teacher_checkpoint"] = f"/somewhere/{pathlib.Path(config.teacher_checkpoint).name}"
-    epochs = [
-        {"epoch": n, "val_accuracy": value, "student_logit_norm": 2.0} for n, value in enumerate((0.5, 0.7, 0.7, 0.6))
-    ]
+    epochs = [{"epoch": n, "val_accuracy": v, "student_logit_norm": 2.0} for n, v in enumerate((0.5, 0.7, 0.7, 0.6))]
     return {
         "result.json": json.dumps(result),
         "measurements.json": json.dumps(details),
@@ -104,50 +79,32 @@ def workdir_files(cell, accuracy=0.5):
     }
 
 
-def record(cell, accuracy, **changes):
+def record(cell, accuracy, held_out=None, **changes):
     """A record as the tables and figures read it."""
     config = definitions.config_of(cell)
-    sphere = config.loss == "spherical"
-    name = pathlib.Path(config.teacher_checkpoint).stem
+    sphere, name = config.loss == "spherical", pathlib.Path(config.teacher_checkpoint).stem
     quality = {"accuracy": accuracy, "nll": 0.6, "ece": 0.16, "confidence": accuracy - 0.16, "logit_norm": 0.9}
-    bins = {"count": [0, 30, 50], "confidence": [None, 0.5, 0.9], "accuracy": [None, 0.6, 0.95]}
-    made = {
+    teacher = quality | {"name": name, "fingerprint": name, "accuracy": 0.9, "parameters": 1000}
+    return {
         "flagfiles": list(cell.flagfiles),
         "config": settings(config),
-        "teacher": quality
-        | {
-            "name": name,
-            "fingerprint": name,
-            "accuracy": 0.9,
-            "logit_norm": 22.0,
-            "parameters": PARAMETERS.get(name, 1000),
-        }
-        if config.needs_teacher
-        else None,
-        "student": quality | {"agreement": 0.8, "parameters": 78042},
+        "teacher": teacher if config.needs_teacher else None,
+        "student": quality,
         "raw_softmax": quality | {"ece": 0.45} if sphere else None,
-        "reliability": {"as_shipped": bins, "raw_softmax": bins if sphere else None},
         "calibrated": {"temperature": 1.5, "accuracy": accuracy, "confidence": accuracy, "nll": 0.5, "ece": 0.01},
-        "by_epoch": {"val_accuracy": [0.1, accuracy - 0.01], "radius_over_student_norm": [1.0, 5.0]},
+        "by_epoch": {"val_accuracy": [0.1, accuracy - 0.01 if held_out is None else held_out]},
         "radius": 6.3246 if sphere else None,
         "seconds": 9999.0,
         "examples_per_second": config.epochs * 100 / 420,
         "dataset": {"train": 100},
-        "device": "a machine",
-        "versions": {"tensorflow": "2"},
-    }
-    return made | changes
+    } | changes
 
 
 def made_records(*names, share=1.0, seed=0):
-    """Records of a random share of the cells, with random accuracies."""
+    """Records of a random share of the cells of studies, with random accuracies."""
     random = np.random.default_rng(seed)
-    cells = [cell for name in names for cell in definitions.cells(definitions.STUDIES[name])]
-    return {cell: record(cell, float(random.uniform(0.8, 0.9))) for cell in cells if random.random() < share}
-
-
-def accuracies(records, pair, row):
-    return {cell.seed: r["student"]["accuracy"] for cell, r in records.items() if (cell.pair, cell.row) == (pair, row)}
+    cells = definitions.cells(*(definitions.STUDIES[name] for name in names or definitions.STUDIES))
+    return {c: record(c, *map(float, random.uniform(0.8, 0.9, 2))) for c in cells if random.random() < share}
 
 
 def write(records, results):

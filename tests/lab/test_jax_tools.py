@@ -80,7 +80,9 @@ def test_a_students_loss_is_that_of_its_row(row):
     labels = generator.integers(0, 100, 16)
     loss_settings = grammar.parse_loss_settings(config.loss_settings)
     objective = Objective(config.loss, center=config.center, label_smoothing=0.0, settings=loss_settings)
-    weights = hyperparameters.loss_weights(config.kd_weight, config.label_weight, needs_teacher=objective.needs_teacher)
+    weights = hyperparameters.resolve_loss_weights(
+        config.kd_weight, config.label_weight, needs_teacher=objective.needs_teacher
+    )
     expected, _, _ = objective(
         student,
         teacher,

@@ -1,7 +1,9 @@
-"""experiments/lab/reproduce.py: which cells it starts, how they share a machine, what it does when one fails or a signal comes."""
+"""`reproduce`: which cells it starts, how they share a machine, what happens on a failure or a signal."""
 
 import json
 import os
+import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -10,8 +12,7 @@ import time
 
 import pytest
 
-from experiments.lab import definitions, reproduce, time_estimates
-from experiments.lab.records import read_all
+from experiments.lab import definitions, records, reproduce
 from experiments.lab.runner import Runner, cores, environment
 from skd_tf.errors import InputError
 from skd_tf.runs.workdir import locked
@@ -22,57 +23,57 @@ STUDIES = definitions.STUDIES
 
 
 class PretendRunner(Runner):
-    """Starts study_cases.COMMAND; `jobs_of` says what a cell's does."""
+    """Starts study_cases.COMMAND; `jobs_of` says what goes wrong with a row."""
 
     def __init__(self, folder, cells, jobs=1, commit=False, **jobs_of):
-        self.places = {"data_dir": None} | {
-            name: str(folder / name) for name in ("runs_dir", "teachers_dir", "results_dir")
-        }
+        names = ("runs_dir", "teachers_dir", "results_dir")
+        self.places = {"data_dir": None} | {name: str(folder / name) for name in names}
         super().__init__(self.places, jobs, commit=commit)
-        self._folder, self._jobs_of = folder, jobs_of
-        self.results = self.places["results_dir"]
+        self._folder, self._jobs_of, self.results = folder, jobs_of, self.places["results_dir"]
         for number, cell in enumerate(cells):
-            (folder / f"{cell.path.replace('/', '_')}.json").write_text(
-                json.dumps(study_cases.workdir_files(cell, 0.5 + number / 100))
-            )
+            self._files(cell).write_text(json.dumps(study_cases.workdir_files(cell, 0.5 + number / 100)))
+
+    def _files(self, cell):
+        return self._folder / f"{cell.path.replace('/', '_')}.json"
 
     def commands(self, cell):
         return [self.command(cell)]
 
     def command(self, cell):
-        files = self._folder / f"{cell.path.replace('/', '_')}.json"
-        return [
-            "python",
-            "-c",
-            study_cases.COMMAND,
-            str(self.workdir(cell)),
-            self._jobs_of.get(cell.row, ""),
-            str(files),
-        ]
+        job = self._jobs_of.get(cell.row, "")
+        return ["python", "-c", study_cases.COMMAND, str(self.workdir(cell)), job, str(self._files(cell))]
 
 
 @pytest.fixture
-def small(tmp_path, monkeypatch):
+def add(tmp_path, monkeypatch):
+    """add(name, ...) makes a small study that `reproduce` knows."""
     (tmp_path / "flags").mkdir()
-    study = study_cases.small_study(tmp_path / "flags", seeds=(0,))
-    monkeypatch.setitem(STUDIES, "small", study)
-    return study
+
+    def make(name, **changes):
+        study = study_cases.small_study(tmp_path / "flags", name, **{"seeds": (0,)} | changes)
+        monkeypatch.setitem(STUDIES, name, study)
+        return study
+
+    return make
+
+
+@pytest.fixture
+def small(add):
+    return add("small")
 
 
 @pytest.mark.parametrize("jobs", [1, 3])
-def test_a_cell_that_fails_is_told_and_the_next_goes_on(small, tmp_path, jobs, capsys):
+def test_after_a_cell_that_fails_the_next_one_runs(small, tmp_path, jobs, capsys):
     cells = definitions.cells(small)
     runner = PretendRunner(tmp_path, cells, jobs, kd="fails")
     assert runner.run(cells) == 2
-    recorded = read_all(runner.results)
-    assert [cell.path for cell in recorded] == ["small/none/none/seed0", "small/a/skd/seed0", "small/b/skd/seed0"]
-    assert [record["student"]["accuracy"] for record in recorded.values()] == [0.5, 0.52, 0.54]
-    said = capsys.readouterr().out
-    assert said.count("kd/seed0: FAILED, exit code 2: error: Training has diverged.") == 2
-    assert not runner.workdir(cells[0]).exists() and runner.workdir(cells[1]).exists()  # a failed one's is kept
+    found = {cell.path: r["student"]["accuracy"] for cell, r in records.read_all(runner.results).items()}
+    assert found == {"small/none/none/seed0": 0.5, "small/a/skd/seed0": 0.52, "small/b/skd/seed0": 0.54}
+    assert capsys.readouterr().out.count("kd/seed0: FAILED, exit code 2: error: Training has diverged.") == 2
+    assert not runner.workdir(cells[0]).exists() and runner.workdir(cells[1]).exists()  # a failed cell's is kept
 
 
-def test_a_signal_reaches_the_children_and_the_same_command_goes_on(small, tmp_path, capsys):
+def test_a_signal_reaches_the_children_and_the_same_command_resumes(small, tmp_path, capsys):
     cells = definitions.cells(small)
     runner = PretendRunner(tmp_path, cells, 2, kd="waits")
     begun = [runner.workdir(cell) / "config.json" for cell in cells if cell.row == "kd"]
@@ -87,53 +88,41 @@ def test_a_signal_reaches_the_children_and_the_same_command_goes_on(small, tmp_p
     with pytest.raises(signals.Interrupted, match="have saved") as raised:
         runner.run(cells)
     stopper.join()
-    assert raised.value.exit_code == 143
-    assert all((file.parent / "saved").exists() for file in begun)
+    assert raised.value.exit_code == 143 and all((file.parent / "saved").exists() for file in begun)
     assert "FAILED" not in capsys.readouterr().out
-    before = read_all(runner.results)
+    before = records.read_all(runner.results)
     assert not any(cell.row == "kd" for cell in before)
     assert runner.run([cell for cell in cells if cell not in before]) == 0
-    assert set(read_all(runner.results)) == set(cells)
+    assert set(records.read_all(runner.results)) == set(cells)
     assert "small/a/kd/seed0: resumes" in capsys.readouterr().out
 
 
-def test_the_same_training_is_not_begun_twice_at_a_time(small, tmp_path, monkeypatch, capsys):
-    twin = study_cases.small_study(tmp_path / "flags", "twin", seeds=(0,), alone={}, pairs={"a": small.pairs["a"]})
-    monkeypatch.setitem(STUDIES, "twin", twin)
+def test_the_same_training_does_not_run_twice_at_a_time(small, add, tmp_path, capsys):
+    twin = add("twin", alone={}, pairs={"a": small.pairs["a"]})
     cells = [c for c in definitions.cells(small, twin) if c.pair == "a" and c.row == "kd"]
     runner = PretendRunner(tmp_path, cells, jobs=2)
     assert runner.run(cells) == 0
-    assert (
-        "twin/a/kd/seed0: the same training as small/a/kd/seed0, its record is taken over." in capsys.readouterr().out
-    )
-    assert (tmp_path / "results_dir/twin/a/kd/seed0.json").is_file() and not runner.workdir(cells[1]).exists()
+    said = "twin/a/kd/seed0: the same training as small/a/kd/seed0, its record is copied."
+    assert said in capsys.readouterr().out and not runner.workdir(cells[1]).exists()
+    assert (tmp_path / "results_dir/twin/a/kd/seed0.json").is_file()
 
 
-def test_a_studys_cells_wait_for_its_teacher_and_others_do_not(small, tmp_path, monkeypatch, capsys):
+def test_a_studys_cells_wait_for_its_teacher_and_others_do_not(small, add, tmp_path, capsys):
     (tmp_path / "flags/teacher.flags").write_text(f"--flagfile={small.base}\n--loss=cross_entropy\n--epochs=3\n")
-    teachers = {"a": str(tmp_path / "flags/teacher.flags")}
-    taught = study_cases.small_study(tmp_path / "flags", "taught", seeds=(0,), teachers=teachers)
-    monkeypatch.setitem(STUDIES, "taught", taught)
-    other = study_cases.small_study(
-        tmp_path / "flags", "other", seeds=(7,), pairs={}, alone={"none": small.alone["none"]}
-    )
-    monkeypatch.setitem(STUDIES, "other", other)
-    cells = definitions.cells(taught, other)
+    taught = add("taught", teachers={"a": str(tmp_path / "flags/teacher.flags")})
+    cells = definitions.cells(taught, add("other", seeds=(7,), pairs={}))
     assert PretendRunner(tmp_path, cells, 2, a="sleeps").run(cells) == 0
     lines = capsys.readouterr().out.splitlines()
-    begins = [line.split(":")[0] for line in lines if ": begins" in line]
-    assert begins[:2] == ["taught/none/a/seed0", "other/none/none/seed7"]  # beside the teacher, which sleeps
+    starts = [line.split(":")[0] for line in lines if ": starts" in line]
+    assert starts[:2] == ["taught/none/a/seed0", "other/none/none/seed7"]  # beside the teacher, which sleeps
     end = next(n for n, line in enumerate(lines) if line.startswith("taught/none/a/seed0: test top-1"))
-    assert sum(": begins" in line for line in lines[:end]) == 2
+    assert sum(": starts" in line for line in lines[:end]) == 2
 
 
 def test_only_names_cells(small):
     cells = definitions.cells(small)
-    assert [cell.path for cell in reproduce.chosen(cells, ["*/kd/*", "small/none/*"])] == [
-        "small/none/none/seed0",
-        "small/a/kd/seed0",
-        "small/b/kd/seed0",
-    ]
+    found = [cell.path for cell in reproduce.chosen(cells, ["*/kd/*", "small/none/*"])]
+    assert found == ["small/none/none/seed0", "small/a/kd/seed0", "small/b/kd/seed0"]
     assert reproduce.chosen(cells, []) == cells
     with pytest.raises(InputError, match=r"such as small/b/skd/seed0, .*Received only=\*/seed1"):
         reproduce.chosen(cells, ["*/kd/*", "*/seed1"])
@@ -151,35 +140,27 @@ def test_records_are_committed_alone(small, tmp_path, monkeypatch, capsys):
     git("add", "staged")
     cells = [cell for cell in definitions.cells(small) if cell.row == "skd"]
     PretendRunner(tmp_path, cells, commit=True).run(cells)
-    assert git("log", "--format=%s", "--name-only", "--reverse").split("\n") == [
-        "Record: small/a/skd/seed0, test top-1 0.5000",
-        "",
-        "results_dir/small/a/skd/seed0.json",
-        "Record: small/b/skd/seed0, test top-1 0.5100",
-        "",
-        "results_dir/small/b/skd/seed0.json",
-        "",
-    ]
+    log = git("log", "--format=%s", "--name-only", "--reverse").split("\n\n")
+    assert log[0] == "Record: small/a/skd/seed0, test top-1 0.5000" and len(log) == 3
+    assert log[2] == "results_dir/small/b/skd/seed0.json\n"
     assert git("diff", "--cached", "--name-only") == "staged\n"
     (tmp_path / ".git/index.lock").touch()  # another git command is running
     more = [cell for cell in definitions.cells(small) if cell.row == "none"]
     runner = PretendRunner(tmp_path, more, commit=True)
-    assert runner.run(more) == 0
-    assert "recorded, not committed: " in capsys.readouterr().out
+    assert runner.run(more) == 0 and "recorded, not committed: " in capsys.readouterr().out
     (tmp_path / ".git/index.lock").unlink()
-    runner.commit_left(read_all(runner.results))  # the next run
-    assert git("log", "--format=%s").splitlines()[0] == "Record: small/none/none/seed0, test top-1 0.5000"
-    assert len(git("log", "--format=%s").splitlines()) == 3
+    runner.commit_left(records.read_all(runner.results))  # the next run
+    subjects = git("log", "--format=%s").splitlines()
+    assert subjects[0] == "Record: small/none/none/seed0, test top-1 0.5000" and len(subjects) == 3
 
 
-def test_a_workdir_that_is_in_use_is_waited_for(small, tmp_path, capsys):
+def test_a_workdir_in_use_is_waited_for(small, tmp_path, capsys):
     cell = definitions.cells(small)[0]
     runner = PretendRunner(tmp_path, [cell])
     runner.workdir(cell).mkdir(parents=True)
     with locked(runner.workdir(cell)):
         assert not runner._free(cell)
-    assert f"waits for the process {os.getpid()}" in capsys.readouterr().out
-    assert runner._free(cell)
+    assert f"waits for the process {os.getpid()}" in capsys.readouterr().out and runner._free(cell)
 
 
 def test_a_student_is_calibrated_after_its_training(small, tmp_path, capsys):
@@ -193,92 +174,146 @@ def test_a_student_is_calibrated_after_its_training(small, tmp_path, capsys):
     cells = [cell for cell in definitions.cells(small) if cell.pair == "a"]
     runner = Calibrating(tmp_path, cells)
     assert runner.run(cells) == 1 and "small/a/kd/seed0: FAILED, exit code 3" in capsys.readouterr().out
-    (record,) = read_all(runner.results).values()
+    (record,) = records.read_all(runner.results).values()
     assert record["calibrated"] == row
-    config = definitions.config_of(cells[0])
-    commands = Runner(runner.places | {"data_dir": "/data"}).commands(cells[0])
-    assert config.validation_fraction and len(commands) == 2
-    assert {"--calibrate", "--data_dir=/data", f"--model={runner.workdir(cells[0])}"} <= set(commands[1])
-    assert len(Runner(runner.places).commands(study_cases.by_path("imagenet").popitem()[1])) == 1
+    _, evaluate = Runner(runner.places | {"data_dir": "/data"}).commands(cells[0])
+    assert {"--calibrate", "--data_dir=/data", f"--model={runner.workdir(cells[0])}"} <= set(evaluate)
+    assert len(Runner(runner.places).commands(study_cases.by_path("imagenet").popitem()[1])) == 1  # nothing held out
 
 
-def test_the_command_names_the_places_only_where_they_are_others(tmp_path):
-    root = definitions.ROOT
-    cell = study_cases.by_path("capacity_gap")["capacity_gap/resnet56/kd/seed0"]
+def test_the_command_names_the_places_only_where_they_differ(tmp_path):
+    root, cells = definitions.ROOT, study_cases.by_path("capacity_gap", "cifar100_full")
+    cell = cells["capacity_gap/resnet56/kd/seed0"]
     flags = [f"--flagfile=experiments/studies/{name}.flags" for name in ("base", "pairs/resnet56", "rows/kd")]
-    places = {
-        "data_dir": "/data",
-        "runs_dir": str(root / "runs/studies"),
-        "teachers_dir": str(root / "teachers"),
-        "results_dir": str(tmp_path),
-    }
+    places = {"data_dir": "/data", "runs_dir": str(root / "runs/studies"), "teachers_dir": str(root / "teachers")}
+    places["results_dir"] = str(tmp_path)
     plain = ["python", "-m", "skd_tf.train", *flags, "--seed=0"]
     end = ["--data_dir=/data", "--workdir=runs/studies/capacity_gap/resnet56/kd/seed0"]
     assert Runner(places).command(cell) == plain + end
-    command = Runner(places | {"teachers_dir": "/t", "runs_dir": "/r", "data_dir": None}).command(cell)
-    assert command == [
-        *plain,
-        "--teacher_checkpoint=/t/resnet56.keras",
-        "--teacher_cache_dir=/r/teacher_cache",
-        "--workdir=/r/capacity_gap/resnet56/kd/seed0",
-    ]
-    teacher = next(cell for cell in definitions.cells(STUDIES["cifar100_full"]) if cell.row == "cifar100_full_resnet56")
-    assert Runner(places).command(teacher)[-1] == "--workdir=teachers/cifar100_full_resnet56"
+    elsewhere = ["--teacher_checkpoint=/t/resnet56.keras", "--teacher_cache_dir=/r/teacher_cache"]
+    elsewhere.append("--workdir=/r/capacity_gap/resnet56/kd/seed0")
+    moved = Runner(places | {"teachers_dir": "/t", "runs_dir": "/r", "data_dir": None})
+    assert moved.command(cell) == plain + elsewhere
+    teacher = Runner(places).command(cells["cifar100_full/none/cifar100_full_resnet56/seed0"])
+    assert teacher[-1] == "--workdir=teachers/cifar100_full_resnet56"
 
 
-def test_the_dry_run_estimates_from_records_alike(small, tmp_path):
-    cells = definitions.cells(small)
-    results = tmp_path / "results"
+def test_the_dry_run_estimates_from_records_alike(small, add, tmp_path):
+    cells, results = definitions.cells(small), tmp_path / "results"
     study_cases.write({cells[0]: study_cases.record(cells[0], 0.5, examples_per_second=2 * 100 / 90)}, results)
-    records = read_all(results)
-    runner = PretendRunner(tmp_path, [])
-    text = reproduce.plan_text(cells, runner, records, results, jobs=2)
+    found, runner = records.read_all(results), PretendRunner(tmp_path, [])
+    text = reproduce.plan_text(cells, runner, found, results, jobs=2)
     assert "small/none/none/seed0: done, test top-1 0.5000" in text and "small/a/kd/seed0: 1:30\n" in text
-    assert text.endswith(
-        "5 cells, 4 to run: about 3:00 for 4 of them, beside the passes of teachers whose logits are not cached yet."
-    )
-    twin = study_cases.small_study(tmp_path / "flags", "twin", seeds=(0,), alone={})
-    text = reproduce.plan_text(definitions.cells(small, twin), runner, records, results)
+    total = "5 cells, 4 to run: about 3:00 for 4 of them, and the passes of teachers whose logits are not cached yet."
+    assert text.endswith(total)
+    text = reproduce.plan_text(definitions.cells(small, add("twin", alone={})), runner, found, results)
     assert "twin/a/kd/seed0: the same training as small/a/kd/seed0" in text and "9 cells, 4 to run" in text
 
 
-def test_what_has_no_record_alike_is_reckoned_by_operations(small, tmp_path):
-    cells = study_cases.by_path("capacity_gap", "cifar100", "cifar100_full", "precision", "imagenet")
-    twelve = cells["capacity_gap/resnet56/kd/seed0"]
+def test_cells_without_records_alike_are_estimated_by_operations(tmp_path):
+    cells = study_cases.by_path()
+    twelve, teacher = cells["capacity_gap/resnet56/kd/seed0"], cells["cifar100_full/none/cifar100_full_resnet56/seed0"]
     alike = {twelve: study_cases.record(twelve, 0.8, examples_per_second=10.0)}  # 100 images
-    assert (
-        time_estimates.measured(cells["cifar100/cifar100_resnet56/skd/seed1"], alike) == 120
-    )  # on CIFAR-10 it took as long
-    assert time_estimates.measured(cells["precision/resnet20/bfloat16_cached/seed0"], alike) == 60  # half the epochs
-    teacher = cells["cifar100_full/none/cifar100_full_resnet56/seed0"]
-    assert time_estimates.measured(teacher, alike) is None and time_estimates.reckoned(teacher, {}) is None
-    forward = {name: time_estimates._forward(*name) for name in (("resnet8", "cifar10"), ("resnet56", "cifar100"))}
-    ratio = forward["resnet56", "cifar100"] / forward["resnet8", "cifar10"]
-    assert 9 < ratio < 11 and time_estimates.reckoned(teacher, alike) == pytest.approx(240 * 50_000 / 10 * ratio)
+    for path, seconds in (
+        ("cifar100/cifar100_resnet56/skd/seed1", 120),
+        ("precision/resnet20/bfloat16_cached/seed0", 60),
+    ):
+        assert reproduce.measured_seconds(cells[path], alike) == seconds  # on CIFAR-10 as long; half the epochs
+    assert reproduce.measured_seconds(teacher, alike) is None and reproduce.seconds_by_operations(teacher, {}) is None
+    small, large = (reproduce._forward(*name) for name in (("resnet8", "cifar10"), ("resnet56", "cifar100")))
+    seconds = reproduce.seconds_by_operations(teacher, alike)
+    assert 9 < large / small < 11 and seconds == pytest.approx(240 * 50_000 / 10 * large / small)
     none, live = (cells[f"imagenet/resnet34_resnet18/{row}/seed0"] for row in ("none", "skd"))
-    assert (
-        1.6 < time_estimates.reckoned(live, alike) / time_estimates.reckoned(none, alike) < 1.7
-    )  # 1 + 7.3 / (3 * 3.6)
+    ratio = reproduce.seconds_by_operations(live, alike) / reproduce.seconds_by_operations(none, alike)
+    assert 1.6 < ratio < 1.7  # 1 + 7.3 / (3 * 3.6)
     text = reproduce.plan_text([teacher, twelve], PretendRunner(tmp_path, []), alike, tmp_path)
     assert "cifar100_full_resnet56/seed0: roughly " in text and "(1 by operations)" in text
 
 
-def test_several_jobs_are_dealt_out_to_the_gpus(monkeypatch):
+def test_several_jobs_take_the_gpus_in_turn_and_share_the_cores(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    seen = [environment(slot, gpus=2, jobs=3)["CUDA_VISIBLE_DEVICES"] for slot in range(3)]
-    assert seen == ["0", "1", "0"]
+    assert [environment(slot, gpus=2, jobs=3)["CUDA_VISIBLE_DEVICES"] for slot in range(3)] == ["0", "1", "0"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
     assert environment(1, gpus=2, jobs=2)["CUDA_VISIBLE_DEVICES"] == "7"
     assert environment(0, gpus=2, jobs=1) == dict(os.environ) == environment(1, gpus=0, jobs=2)
-
-
-def test_several_jobs_share_the_cores():
     assert [cores(slot, 2, {0, 2, 3, 5, 7}) for slot in range(2)] == [{0, 3, 7}, {2, 5}]
-    assert cores(0, 1, {0, 1}) == set() == cores(1, 3, {0, 1})  # one job, or too many: all
+    assert cores(0, 1, {0, 1}) == set() == cores(1, 3, {0, 1})  # one job, or more jobs than cores: all of them
 
 
-def test_an_unknown_study_is_one_line():
-    command = [sys.executable, str(definitions.ROOT / "experiments/lab/reproduce.py"), "capacity_gp", "--dry_run"]
-    run = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert run.returncode == 2 and run.stderr.count("\n") == 1
-    assert "Received study=capacity_gp. Did you mean capacity_gap?" in run.stderr
+PROGRAM = """
+import sys
+from experiments.lab import __main__, definitions
+from tests.lab import test_reproduce
+definitions.STUDIES["small"] = test_reproduce.real_study(sys.argv.pop(1))
+__main__.main()
+"""
+
+
+def real_study(folder):
+    """A teacher, a student without one, and three with it, two of them the same training, on digits."""
+    made, folder = study_cases.small_study(folder), pathlib.Path(folder)
+    more = {
+        "base": "--dataset=digits\n--student=cnn_4\n--epochs=40\n--batch_size=32\n--learning_rate=0.1\n--noreport\n"
+        "--teacher_cache_dir=runs/studies/teacher_cache\n--teacher_cache_epochs=3\n",
+        "t": "--dataset=digits\n--student=resnet8\n--loss=cross_entropy\n--epochs=3\n--learning_rate=0.1\n--noreport\n",
+        "to_t": "--teacher_checkpoint=teachers/t\n",
+        "again": "--loss=kd\n--temperature=4\n",
+    }
+    files = {name: str(folder / f"{name}.flags") for name in more}
+    for name, text in more.items():
+        pathlib.Path(files[name]).write_text(text)
+    rows = made.rows | {"again": files["again"]}
+    parts = {"pairs": {"t": files["to_t"]}, "teachers": {"t": files["t"]}, "rows": rows, "seeds": (0,)}
+    return definitions.Study("small", "Which?", base=files["base"], alone=made.alone, **parts)
+
+
+def start(folder, flags_folder):
+    places = [f"--{name}={folder / name}" for name in ("runs_dir", "teachers_dir", "results_dir")]
+    command = [sys.executable, "-c", PROGRAM, str(flags_folder), "reproduce", "small", *places]
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    return subprocess.Popen(command, cwd=definitions.ROOT, text=True, **streams)
+
+
+@pytest.mark.slow
+def test_a_study_that_is_stopped_and_killed_ends_with_an_undisturbed_ones_records(tmp_path):
+    flags_folder, calm, rough = (tmp_path / name for name in ("flags", "calm", "rough"))
+    for folder in (flags_folder, calm, rough):
+        folder.mkdir()
+    known = {"small": real_study(flags_folder)}
+    undisturbed = start(calm, flags_folder)
+    output, _ = undisturbed.communicate()
+    assert undisturbed.returncode == 0, output
+    assert "small/t/again/seed0: the same training as small/t/kd/seed0, its record is copied." in output
+    expected = records.read_all(calm / "results_dir", known)
+    assert len(expected) == 5 and not list((calm / "runs_dir/small").glob("**/config.json"))  # their workdirs are gone
+    for row, number, code in (("kd", signal.SIGTERM, 143), ("skd", signal.SIGINT, 130), ("skd", signal.SIGKILL, -9)):
+        tool, log = start(rough, flags_folder), rough / f"runs_dir/small/t/{row}/seed0.log"
+        begun = len(log.read_text()) if log.is_file() else 0
+        while not (log.is_file() and re.search(r"epoch +\d+/40", log.read_text()[begun:])):
+            assert tool.poll() is None, tool.stdout.read()
+            time.sleep(0.02)
+        tool.send_signal(number)
+        tool.communicate()
+        assert tool.returncode == code
+        deadline = time.monotonic() + 30  # a child whose parent was killed saves its state and ends
+        while "is saved" not in log.read_text()[begun:] and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert "is saved" in log.read_text()[begun:]
+    tool = start(rough, flags_folder)
+    output, _ = tool.communicate()
+    assert tool.returncode == 0 and "small/t/skd/seed0: resumes" in output, output
+    found = records.read_all(rough / "results_dir", known)
+    exact = (
+        "config",
+        "teacher",
+        "student",
+        "raw_softmax",
+        "radius",
+        "reliability",
+        "by_epoch",
+        "best_epoch",
+        "dataset",
+    )
+    for cell, record in expected.items():
+        assert {name: found[cell][name] for name in exact} == {name: record[name] for name in exact}, cell.path
+    assert json.dumps(list(found.values())).count(str(tmp_path)) == 1 + 2 + 3 * 3  # the names of flagfiles alone

@@ -1,66 +1,49 @@
-"""Studies: their cells, what makes two cells the same training, the records, and the runs that experiments/lab/reproduce.py starts."""
+"""Studies: their cells, which cells are the same training, what each row changes, and the records."""
 
+import csv
 import json
 import pathlib
-import re
 
 import numpy as np
 import pytest
 
 from experiments.lab import definitions
 from experiments.lab import records as study_records
-from experiments.lab.tables import protocol, published
+from experiments.lab.summaries import HELD_OUT, runs_of
+from experiments.lab.tables import SPECS
 from skd_tf.errors import InputError
 from tests.lab import study_cases
-from tests.lab.study_cases import by_path
 from tests.losses import numpy_reference
 
-STUDIES = definitions.STUDIES
+STUDIES, CELLS = definitions.STUDIES, study_cases.by_path()
+CONFIGS = {path: definitions.config_of(cell) for path, cell in CELLS.items()}
+FULL = ("cifar100_full", "imagenet")
+
+
+@pytest.fixture(scope="module")
+def recorded():
+    return study_records.read_all(definitions.ROOT / definitions.RESULTS)
 
 
 def test_cells_come_seed_by_seed_teachers_first(tmp_path):
-    study = study_cases.small_study(
-        tmp_path, teachers={"b": "b.flags"}, seeds_of={("skd", "b"): (0, 1, 2), ("none", definitions.NO_PAIR): (0,)}
-    )
-    paths = [cell.path for cell in definitions.cells(study)]
-    assert paths == [
-        "small/none/b/seed0",
-        "small/none/none/seed0",
-        "small/a/kd/seed0",
-        "small/a/skd/seed0",
-        "small/b/kd/seed0",
-        "small/b/skd/seed0",
-        "small/a/kd/seed1",
-        "small/a/skd/seed1",
-        "small/b/kd/seed1",
-        "small/b/skd/seed1",
-        "small/b/skd/seed2",
+    seeds_of = {("skd", "b"): (0, 1, 2), ("none", definitions.NO_PAIR): (0,)}
+    study = study_cases.small_study(tmp_path, teachers={"b": "b.flags"}, seeds_of=seeds_of)
+    cells = definitions.cells(study)
+    assert [cell.path.removeprefix("small/") for cell in cells] == [
+        *("none/b/seed0", "none/none/seed0", "a/kd/seed0", "a/skd/seed0", "b/kd/seed0", "b/skd/seed0"),
+        *("a/kd/seed1", "a/skd/seed1", "b/kd/seed1", "b/skd/seed1", "b/skd/seed2"),
     ]
-    assert [cell.is_teacher for cell in definitions.cells(study)] == [True] + [False] * 10
-    both = definitions.cells(
-        study, study_cases.small_study(tmp_path, "second")
-    )  # seed by seed over both, teachers before all
+    assert [cell.is_teacher for cell in cells] == [True] + [False] * 10
+    second = study_cases.small_study(tmp_path, "second")
+    both = definitions.cells(study, second)
     assert [cell.seed for cell in both] == sorted(cell.seed for cell in both) and both[0].is_teacher
-    assert set(both) == set(definitions.cells(study)) | set(
-        definitions.cells(study_cases.small_study(tmp_path, "second"))
-    )
-    cell = definitions.cells(study)[2]
-    assert cell.arguments == [f"--flagfile={tmp_path / name}.flags" for name in ("base", "a", "kd")] + ["--seed=0"]
+    assert set(both) == {*cells, *definitions.cells(second)}
+    assert cells[2].arguments == [f"--flagfile={tmp_path / name}.flags" for name in ("base", "a", "kd")] + ["--seed=0"]
 
 
-def test_the_first_study_has_five_seeds_at_its_ends():
-    cells = definitions.cells(STUDIES["capacity_gap"])
-    seeds = {
-        (row, pair): sorted(c.seed for c in cells if (c.row, c.pair) == (row, pair))
-        for row, pair in {(c.row, c.pair) for c in cells}
-    }
-    three, five = [0, 1, 2], [0, 1, 2, 3, 4]
-    assert seeds == {("none", "none"): five} | {
-        (row, f"resnet{depth}"): five if depth in (20, 56) else three
-        for row in ("kd", "skd")
-        for depth in (20, 32, 44, 56)
-    }
-    assert {name: len(definitions.cells(study)) for name, study in STUDIES.items()} == {
+def test_every_study_has_its_cells():
+    counts = {name: len(definitions.cells(study)) for name, study in STUDIES.items()}
+    assert counts == {
         "capacity_gap": 37,
         "rates": 21,
         "precision": 9,
@@ -68,227 +51,178 @@ def test_the_first_study_has_five_seeds_at_its_ends():
         "temperature": 33,
         "radius": 15,
         "sphere": 30,
-        "calibration": 0,
-        "cifar100": 27,
+        "pilot_schedule": 13,
         "cifar100_rates": 27,
+        "cifar100": 27,
         "cifar100_temperature": 16,
         "cifar100_full": 186,
         "imagenet": 12,
-        "pilot_schedule": 13,
     }
+    for pair in ("none/none", "resnet20/kd", "resnet32/kd", "resnet44/skd", "resnet56/skd"):
+        seeds = [path for path in CELLS if path.startswith(f"capacity_gap/{pair}/")]
+        assert len(seeds) == (3 if "32" in pair or "44" in pair else 5)
+    for spec in SPECS.values():  # every key of a table is an entry of a study, or of the JAX route
+        keys = (
+            spec.entries.values()
+            if hasattr(spec, "entries")
+            else [k for row in spec.cells.values() for k in row.values()]
+        )
+        assert all(f"{key}/seed0" in CELLS or key.startswith("gpu_students") for key in keys)
 
 
-def changed(cell, other):
+def changed(path, other):
     """Names of the settings in which two cells differ."""
-    one, two = (study_records.settings(definitions.config_of(c)) for c in (cell, other))
+    one, two = (study_records.settings(CONFIGS[p]) for p in (path, other))
     return {name for name in one if one[name] != two[name]}
 
 
-FULL = ("cifar100_full", "imagenet")
-FROZEN_IN = {"rates": "capacity_gap", "cifar100_rates": "cifar100"}
-
-
-def test_every_row_is_one_change():
-    cells = by_path(*set(STUDIES) - set(FULL))
-    default = cells["sphere/resnet56/skd/seed0"]
-    one_change = {
-        "label_on_raw": {"loss", "temperature", "kd_weight", "label_weight"},
+_BOTH, _RATE = {"kd_weight", "label_weight"}, {"learning_rate"}
+ONE_CHANGE = {  # {(study/pair, first row): {row: what differs}}
+    ("sphere/resnet56", "skd"): {
+        "label_on_raw": {"loss", "temperature", *_BOTH},
         "not_centered": {"center"},
-        "teacher_mean": {"radius"},
-        "teacher_sample": {"radius"},
-        "radius_1": {"radius"},
-        "radius_3": {"radius"},
-        "radius_4": {"radius"},
-        "stepwise_weight": {"kd_weight"},
-        "no_distillation": {"kd_weight"},
-    }
-    rows = set(STUDIES["sphere"].rows) - {"skd"}
-    assert {row: changed(cells[f"sphere/resnet56/{row}/seed0"], default) for row in rows} == one_change
-    for method, t in ((m, t) for m in ("kd", "skd", "skd_teacher_mean") for t in (1, 2, 8, 16)):
-        at_4, cell = (cells[f"temperature/resnet56/{method}_t{number}/seed0"] for number in (4, t))
-        assert changed(at_4, cell) == {"temperature"} and definitions.config_of(cell).temperature == t
-    for times in (1, 3, 4):
-        radius = definitions.config_of(cells[f"sphere/resnet56/radius_{times}/seed0"]).radius
-        assert radius == pytest.approx(times * 10**0.5, rel=1e-12)
-    both, rate = {"kd_weight", "label_weight"}, {"learning_rate"}
-    changes = {
+        **{row: {"radius"} for row in ("teacher_mean", "teacher_sample", "radius_1", "radius_3", "radius_4")},
+        **{row: {"kd_weight"} for row in ("stepwise_weight", "no_distillation")},
+    },
+    ("radius/resnet56", "default"): {
+        "label_on_large": {"radius", "temperature", *_BOTH},
         "t4": {"radius"},
-        "t4_not_centered": {"center"},
-        "t4_no_label": {"label_weight"},
-        "t4_scaled": both,
-        "t4_rate_0.1": rate,
-        "t4_rate_0.05": rate,
         "no_teacher": {"kd_weight"},
-        "no_teacher_large": {"radius"},
+    },
+    ("radius/resnet56", "no_teacher"): {"no_teacher_large": {"radius"}},
+    ("radius/resnet56", "t4"): {
+        "t4_not_centered": {"center"},
+        "t4_label_on_default": {"radius", "temperature", *_BOTH},
+        "t4_no_label": {"label_weight"},
+        "t4_scaled": _BOTH,
+        **dict.fromkeys(("t4_rate_0.1", "t4_rate_0.05"), _RATE),
         "t1": {"temperature"},
-        "t1_scaled": both,
-        "t1_rate_0.1": rate,
-        "t1_rate_0.05": rate,
-        "label_on_large": {"radius", "temperature", *both},
-        "t4_label_on_default": {"radius", "temperature", *both},
-    }
-    for row, names in changes.items():
-        first = STUDIES["radius"].against.get(row, "t4" if row == "t1" else "default")
-        assert changed(cells[f"radius/resnet56/{row}/seed0"], cells[f"radius/resnet56/{first}/seed0"]) == names
-    for name, frozen_in in FROZEN_IN.items():  # beside the frozen row: another rate, and once another weight
-        for pair, row in protocol.tried_rates({}, name):
-            other = {
-                "kd_half": {"kd_weight"},
-                "skd_half": {"kd_weight"},
-                "skd_teacher_mean": {"radius"},
-                "no_distillation": {"kd_weight"},
-            }.get(row, set())
-            plain = row.replace("no_distillation", "skd").split("_")[0] if other else row
-            first = cells[f"{frozen_in}/{pair}/{plain}/seed0"]
-            for rate in definitions.RATES:
-                cell = cells[f"{name}/{pair}/{row}_{rate:g}/seed0"]
-                assert changed(cell, first) - {"learning_rate"} == other
-                assert definitions.config_of(cell).learning_rate == rate
-    for temperatures in definitions.EQUAL_HARDNESS:
-        for method, t in zip(("kd", "skd"), temperatures, strict=True):
-            for rate in definitions.HARDNESS_RATES:
-                cell = cells[f"cifar100_temperature/cifar100_resnet56/{method}_t{t}_{rate:g}/seed0"]
-                config = definitions.config_of(cell)
-                assert (config.temperature, config.learning_rate) == (t, rate)
-                assert changed(cell, cells[f"cifar100/cifar100_resnet56/{method}/seed0"]) <= {
-                    "temperature",
-                    "learning_rate",
-                }
-    for path, cell in cells.items():  # the schedule is one for all, of students and of their teacher
-        first = cells[
-            "cifar100/none/none/seed0" if cell.study.startswith("cifar100") else "capacity_gap/none/none/seed0"
-        ]
-        free = {
-            "loss",
-            "loss_settings",
-            "temperature",
-            "kd_weight",
-            "label_weight",
-            "radius",
-            "center",
-            "seed",
-            "teacher_checkpoint",
-            "learning_rate",
-        }
+    },
+    ("radius/resnet56", "t1"): {"t1_scaled": _BOTH, **dict.fromkeys(("t1_rate_0.1", "t1_rate_0.05"), _RATE)},
+    **{
+        ("temperature/resnet56", f"{m}_t4"): {f"{m}_t{t}": {"temperature"} for t in (1, 2, 8, 16)}
+        for m in ("kd", "skd", "skd_teacher_mean")
+    },
+}
+
+
+@pytest.mark.parametrize("where", ONE_CHANGE, ids="/".join)
+def test_every_row_is_one_change(where):
+    folder, first = where
+    for row, names in ONE_CHANGE[where].items():
+        assert changed(f"{folder}/{row}/seed0", f"{folder}/{first}/seed0") == names
+    spec = SPECS[folder.split("/")[0]]
+    by_row = {key.rpartition("/")[2]: label for label, key in spec.entries.items()}
+    if "radius" in folder:  # the table subtracts the row that is changed, except from T = 4 to T = 1
+        assert all(spec.against.get(by_row[row], by_row[first]) == by_row[first] for row in ONE_CHANGE[where])
+
+
+def test_temperatures_radii_and_rates_are_what_their_names_say():
+    for path, config in CONFIGS.items():
+        study, _, row, _ = path.split("/")
+        if study == "temperature":
+            assert config.temperature == int(row.rpartition("_t")[2]) and config.learning_rate == 0.2
+        if study == "cifar100_temperature":
+            method, t, rate = row.split("_")
+            assert (config.temperature, config.learning_rate) == (int(t[1:]), float(rate))
+            frozen = path.replace(study, "cifar100", 1).replace(row, method)
+            assert changed(path, frozen) <= {"temperature", "learning_rate"}
+        if row.startswith("radius_"):
+            assert config.radius == pytest.approx(int(row[-1]) * 10**0.5, rel=1e-12)
+
+
+FROZEN_IN = {"rates": "capacity_gap", "cifar100_rates": "cifar100"}
+_OTHER = {"kd_half": {"kd_weight"}, "skd_half": {"kd_weight"}}
+_OTHER |= {"skd_teacher_mean": {"radius"}, "no_distillation": {"kd_weight"}}
+
+
+@pytest.mark.parametrize("name", FROZEN_IN)
+def test_rates_are_one_grid_and_the_frozen_rate_follows_from_it(name, recorded):
+    """The lowest rate whose held-out accuracy is within a standard error, sqrt(p (1 - p) / 5000), of the best."""
+    spec, runs = SPECS[name], runs_of(recorded)
+    for label, keys in spec.cells.items():
+        row = keys["rate 0.1"].rpartition("/")[2].removesuffix("_0.1")
+        plain = row.replace("no_distillation", "skd").split("_")[0] if row in _OTHER else row
+        frozen = keys["rate 0.1"].replace(name, FROZEN_IN[name], 1).replace(f"{row}_0.1", plain) + "/seed0"
+        for rate in definitions.RATES:
+            path = f"{keys[f'rate {rate:g}']}/seed0"
+            assert changed(path, frozen) - _RATE == _OTHER.get(row, set()) and CONFIGS[path].learning_rate == rate
+        if row not in _OTHER:
+            found = {rate: spec.value(runs, HELD_OUT, label, f"rate {rate:g}") / 100 for rate in definitions.RATES}
+            best = max(found.values())
+            least = best - (best * (1 - best) / 5000) ** 0.5
+            assert CONFIGS[frozen].learning_rate == min(rate for rate, value in found.items() if value >= least)
+
+
+def test_the_schedule_is_one_for_all():
+    free = {"loss", "loss_settings", "temperature", "radius", "center", "seed", "teacher_checkpoint", *_BOTH, *_RATE}
+    for path, cell in CELLS.items():
+        first, may = "cifar100/none/none/seed0" if "cifar100" in cell.study else "capacity_gap/none/none/seed0", free
+        if cell.study in FULL:
+            continue
         if cell.study == "pilot_schedule":
-            free |= {"warmup_epochs", "lr_schedule", "validation_fraction"}
-            config = definitions.config_of(cell)
+            may, config = free | {"warmup_epochs", "lr_schedule", "validation_fraction"}, CONFIGS[path]
             assert (config.learning_rate, config.warmup_epochs) == (0.1, 0.6 if cell.row.endswith("_warm") else 0)
             assert config.lr_schedule == ("linear" if "_linear" in cell.row else "cosine")
             assert config.validation_fraction == (0 if "_all" in cell.row else 0.1)
-        if cell.study in ("precision", "precision_long"):
-            first = cells[f"{cell.study}/resnet20/bfloat16_cached/seed0"]
-            free = {"seed", "precision", "teacher_precision", "teacher_cache_dir"}
-        assert changed(first, cell) - free == ({"student", "epochs"} if cell.is_teacher else set()), path
+        if cell.study.startswith("precision"):
+            first = f"{cell.study}/resnet20/bfloat16_cached/seed0"
+            may = {"seed", "precision", "teacher_precision", "teacher_cache_dir"}
+        assert changed(first, path) <= may, path
 
 
 @pytest.mark.parametrize("name", FULL)
 def test_methods_of_a_full_protocol_share_its_schedule(name):
-    study, cells = STUDIES[name], by_path(name)
-    free = {
-        "loss",
-        "loss_settings",
-        "temperature",
-        "kd_weight",
-        "label_weight",
-        "teacher",
-        "teacher_checkpoint",
-        "seed",
-        "teacher_flagfile",
-    }
+    study = STUDIES[name]
+    free = {"loss", "loss_settings", "temperature", "teacher", "teacher_checkpoint", "seed", "teacher_flagfile", *_BOTH}
     for pair in study.pairs:
-        configs = {row: definitions.config_of(cells[f"{name}/{pair}/{row}/seed0"]) for row in study.rows}
+        skd = CONFIGS[f"{name}/{pair}/skd/seed0"]
         for row in study.rows:
-            assert changed(cells[f"{name}/{pair}/{row}/seed0"], cells[f"{name}/{pair}/skd/seed0"]) <= free
-            assert configs[row].needs_teacher == (row != "none") and configs[row].student == configs["none"].student
-        assert pair.endswith(configs["skd"].student) and configs["skd"].loss == "spherical"
-        teacher = pathlib.PurePath(configs["skd"].teacher_checkpoint)  # given, so that no cell trains one of its own
-        assert pair == f"{teacher.stem.removeprefix(f'{name}_')}_{configs['skd'].student}"
+            config = CONFIGS[f"{name}/{pair}/{row}/seed0"]
+            assert changed(f"{name}/{pair}/{row}/seed0", f"{name}/{pair}/skd/seed0") <= free
+            assert config.needs_teacher == (row != "none") and config.student == skd.student
+        teacher = pathlib.PurePath(skd.teacher_checkpoint)  # given, so that no cell trains one of its own
+        assert skd.loss == "spherical" and pair == f"{teacher.stem.removeprefix(f'{name}_')}_{skd.student}"
         assert teacher.suffix == ".keras" or teacher.name in study.teachers
     for teacher in study.teachers:
-        assert definitions.config_of(cells[f"{name}/none/{teacher}/seed0"]).student == teacher.removeprefix(f"{name}_")
+        assert CONFIGS[f"{name}/none/{teacher}/seed0"].student == teacher.removeprefix(f"{name}_")
 
 
 def test_betas_of_dkd_are_its_authors():
-    betas = {
-        pair: definitions.config_of(by_path("cifar100_full")[f"cifar100_full/{pair}/dkd/seed0"]).loss_settings
-        for pair in STUDIES["cifar100_full"].pairs
-    }
     text = (definitions.ROOT / "experiments/cifar100/methods/dkd.flags").read_text()
     assert "6 for vgg13 -> vgg8 and wrn_40_2 -> wrn_16_2 or wrn_40_1" in text
-    for pair, settings in betas.items():
-        beta = 6 if pair in ("vgg13_vgg8", "wrn_40_2_wrn_16_2", "wrn_40_2_wrn_40_1") else 8
-        assert settings == f"alpha=1, beta={2 if pair in ('resnet56_resnet20', 'resnet110_resnet32') else beta}"
+    betas = dict.fromkeys(("vgg13_vgg8", "wrn_40_2_wrn_16_2", "wrn_40_2_wrn_40_1"), 6)
+    betas |= dict.fromkeys(("resnet56_resnet20", "resnet110_resnet32"), 2)
+    for pair in STUDIES["cifar100_full"].pairs:
+        settings = CONFIGS[f"cifar100_full/{pair}/dkd/seed0"].loss_settings
+        assert settings == f"alpha=1, beta={betas.get(pair, 8)}"
 
 
-def test_published_numbers_are_the_recipes():
-    names = {
-        "alone": "none",
-        "KD": "kd",
-        "Logit Standardization": "logit_standardization",
-        "DKD": "dkd",
-        "DIST": "dist",
-    }
-    for pair, numbers in published.CIFAR100.items():
-        text = (definitions.ROOT / f"experiments/cifar100/{pair}.flags").read_text()
-        found = dict(re.findall(r"(?:: |, )([A-Z][A-Za-z ]*|alone) (\d\d\.\d+)", text))
-        assert {names[name]: float(number) for name, number in found.items() if name != "CRD"} == numbers, pair
-    for pair, numbers in published.IMAGENET.items():
-        text = (definitions.ROOT / f"experiments/imagenet/{pair}.flags").read_text()
-        expected = re.search(r"# Expected top-1: (.*)", text)[1]
-        for row, number in numbers.items():
-            name = {"none": "alone", "kd": "KD"}.get(row, "")
-            assert f"{name} {number:g}".strip() in expected or (pair, row) == ("resnet34_resnet18", "kd"), (pair, row)
+def test_the_weight_is_what_the_search_over_4_epochs_found_best():
+    for method in ("kd", "skd", "skd_teacher_mean"):
+        text = (definitions.ROOT / f"{definitions.RESULTS}/frozen/{method}.csv").read_text()
+        trials = list(csv.DictReader(text.splitlines()))
+        best = max(trials, key=lambda trial: float(trial["val_accuracy"]))
+        weight = CONFIGS["capacity_gap/resnet56/skd/seed0"].kd_weight
+        assert len(trials) == 6 and float(best["kd_weight"]) == weight == 0.9
 
 
-def test_rates_and_weights_are_what_the_searches_found_best():
-    cells, records = (
-        by_path(*FROZEN_IN, *FROZEN_IN.values()),
-        study_records.read_all(definitions.ROOT / definitions.RESULTS),
-    )
-    for name, frozen_in in FROZEN_IN.items():
-        for (pair, row), accuracies in protocol.tried_rates(records, name).items():
-            frozen_cell = cells.get(f"{frozen_in}/{pair}/{row}/seed0")
-            if None in accuracies.values():  # a rate is frozen before the first record
-                assert frozen_cell not in records
-            elif frozen_cell:
-                assert definitions.config_of(frozen_cell).learning_rate == protocol.best_rate(accuracies), row
-    for method in protocol.SEARCHED:  # over 4 epochs: what the searches' tables show
-        trials = protocol.searched(method)
-        assert {rate for _, rate in trials} == {0.05, 0.1, 0.2} and len(trials) in (3, 6)
-        if method in ("kd", "skd", "skd_teacher_mean"):
-            config = definitions.config_of(cells["capacity_gap/resnet56/skd/seed0"])
-            assert max(trials, key=trials.get)[0] == 0.9 == config.kd_weight
-
-
-def test_the_best_rate_is_the_lowest_within_a_standard_error():
-    assert protocol.best_rate({0.1: 0.8266, 0.2: 0.8372, 0.4: 0.8374}) == 0.2  # the error is 0.0052
-    assert protocol.best_rate({0.1: 0.8323, 0.2: 0.8372, 0.4: 0.8374}) == 0.1
-    assert protocol.best_rate({0.1: 0.8, 0.2: 0.81, 0.4: 0.82}) == 0.4
-
-
-def test_the_label_on_raw_logits_leaves_the_distill_term_as_it_is():
-    cells = by_path("sphere")
-    raw, default = (definitions.config_of(cells[f"sphere/resnet56/{row}/seed0"]) for row in ("label_on_raw", "skd"))
+def test_a_label_term_elsewhere_leaves_the_distill_term_as_it_is(recorded):
     student, teacher = np.random.default_rng(0).normal(size=(2, 5, 10)) * 4
-    labels = np.arange(5)
+    labels, default, measured = np.arange(5), 2 * 10**0.5, 21.971  # the norm of resnet56, which its records repeat
+    raw, skd = (CONFIGS[f"sphere/resnet56/{row}/seed0"] for row in ("label_on_raw", "skd"))
     mine = numpy_reference.logit_standardization(student, teacher, labels, raw.temperature)
-    theirs = numpy_reference.spherical_kd(student, teacher, labels, default.temperature, 2 * 10**0.5)
-    np.testing.assert_allclose(raw.kd_weight * mine["distill"], default.kd_weight * theirs["distill"], rtol=1e-5)
-    assert raw.label_weight == pytest.approx(1 - default.kd_weight)
+    theirs = numpy_reference.spherical_kd(student, teacher, labels, skd.temperature, default)
+    np.testing.assert_allclose(raw.kd_weight * mine["distill"], skd.kd_weight * theirs["distill"], rtol=1e-5)
     np.testing.assert_allclose(mine["label"], numpy_reference.label_terms(student, labels))
-
-
-def test_the_label_on_another_sphere_leaves_the_distill_term_as_it_is():
-    cells, default, measured = by_path("radius"), 2 * 10**0.5, 21.971  # of the resnet56, which its record repeats
-    student, teacher = np.random.default_rng(0).normal(size=(2, 5, 10)) * 4
+    assert raw.label_weight == pytest.approx(1 - skd.kd_weight)
     for row, first, spheres in (
         ("t4_label_on_default", "t4", (default, measured)),
         ("label_on_large", "default", (measured, default)),
     ):
-        mixed, pure = (definitions.config_of(cells[f"radius/resnet56/{name}/seed0"]) for name in (row, first))
+        mixed, pure = (CONFIGS[f"radius/resnet56/{name}/seed0"] for name in (row, first))
         mine, theirs = (
-            numpy_reference.spherical_kd(student, teacher, np.arange(5), config.temperature, radius)
+            numpy_reference.spherical_kd(student, teacher, labels, config.temperature, radius)
             for config, radius in zip((mixed, pure), spheres, strict=True)
         )
         radii = {default: "auto", measured: "teacher_mean"}
@@ -296,57 +230,51 @@ def test_the_label_on_another_sphere_leaves_the_distill_term_as_it_is():
         np.testing.assert_allclose(mixed.kd_weight * mine["distill"], pure.kd_weight * theirs["distill"], rtol=1e-4)
         assert mixed.label_weight == pytest.approx(1 - pure.kd_weight)
     for row in ("t4", "t1"):
-        scaled, first = (
-            definitions.config_of(cells[f"radius/resnet56/{name}/seed0"]) for name in (f"{row}_scaled", row)
-        )
-        assert scaled.kd_weight / first.kd_weight == pytest.approx(default / measured, rel=1e-4)
-        assert scaled.label_weight / (1 - first.kd_weight) == pytest.approx(default / measured, rel=1e-4)
-    records = [
-        r
-        for c, r in study_records.read_all(definitions.ROOT / definitions.RESULTS).items()
-        if c.study == "radius" and c.row[:2] in ("t4", "t1") and c.row != "t4_label_on_default"
-    ]
-    assert [record["radius"] for record in records] == pytest.approx([measured] * len(records), rel=3e-3)
+        scaled, first = (CONFIGS[f"radius/resnet56/{name}/seed0"] for name in (f"{row}_scaled", row))
+        for weights in ((scaled.kd_weight, first.kd_weight), (scaled.label_weight, 1 - first.kd_weight)):
+            assert weights[0] / weights[1] == pytest.approx(default / measured, rel=1e-4)
+    radii = [r["radius"] for c, r in recorded.items() if c.study == "radius" and c.row in ("t4", "t4_no_label", "t1")]
+    assert radii == pytest.approx([measured] * 3, rel=3e-3)
 
 
 def test_settings_know_a_teacher_by_name_and_leave_out_places():
-    config = definitions.config_of(by_path("capacity_gap")["capacity_gap/resnet56/kd/seed0"])
+    config, settings = CONFIGS["capacity_gap/resnet56/kd/seed0"], study_records.settings
     same = config.replace(teacher_checkpoint="/far/away/resnet56.keras", teacher_cache_dir="/cache", steps_per_call=2)
-    assert study_records.settings(same) == study_records.settings(config)
-    assert "/" not in json.dumps(study_records.settings(same))
+    recorded = settings(config)
+    assert settings(same) == recorded and "/" not in json.dumps(recorded)
     for other in ({"teacher_checkpoint": "resnet44.keras"}, {"seed": 1}, {"teacher_cache_dir": ""}, {"temperature": 5}):
-        assert study_records.settings(config.replace(**other)) != study_records.settings(config)
-    recorded = study_records.settings(config)
+        assert settings(config.replace(**other)) != recorded
     assert study_records.differences(recorded | {"kd_weight": 0.5}, recorded) == ["--kd_weight: 0.5 -> 0.9"]
-    younger = {name: value for name, value in recorded.items() if name != "ema_momentum"}
-    assert study_records.differences(younger, recorded) == []  # it had the default before it was a setting
+    older = {name: value for name, value in recorded.items() if name != "ema_momentum"}
+    assert study_records.differences(older, recorded) == []  # a setting that the record lacks had its default
     assert study_records.differences(recorded | {"gone": 1}, recorded) == ["--gone: 1 -> no such setting"]
 
 
-def test_the_same_training_of_another_study_is_not_run_again(tmp_path):
-    cells = by_path(*STUDIES)
-    pairs = {  # what the second and third study have in common with the first, and with each other
-        "temperature/resnet56/kd_t4/seed0": "capacity_gap/resnet56/kd/seed0",
-        "temperature/resnet56/skd_t4/seed0": "capacity_gap/resnet56/skd/seed0",
-        "sphere/resnet56/skd/seed2": "capacity_gap/resnet56/skd/seed2",
-        "radius/resnet56/t4/seed0": "sphere/resnet56/teacher_mean/seed0",
-        "radius/resnet56/default/seed0": "capacity_gap/resnet56/skd/seed0",
+@pytest.mark.parametrize(
+    "path, other",
+    [
+        ("temperature/resnet56/kd_t4/seed0", "capacity_gap/resnet56/kd/seed0"),
+        ("temperature/resnet56/skd_t4/seed0", "capacity_gap/resnet56/skd/seed0"),
+        ("sphere/resnet56/skd/seed2", "capacity_gap/resnet56/skd/seed2"),
+        ("radius/resnet56/t4/seed0", "sphere/resnet56/teacher_mean/seed0"),
+        ("radius/resnet56/default/seed0", "capacity_gap/resnet56/skd/seed0"),
+    ],
+)
+def test_cells_of_two_studies_that_are_the_same_training_share_a_record(path, other, tmp_path):
+    others = {
+        cell: study_cases.record(cell, 0.81) for p, cell in CELLS.items() if p.split("/")[0] == other.split("/")[0]
     }
-    for path, other in pairs.items():
-        others = {cell: study_cases.record(cell, 0.8) for p, cell in cells.items() if p.startswith(other.split("/")[0])}
-        assert study_records.same_cell(cells[path], others).path == other
-    others = {cell: study_cases.record(cell, 0.8) for p, cell in cells.items() if not p.startswith("temperature")}
-    assert study_records.same_cell(cells["temperature/resnet56/skd_t8/seed0"], others) is None
-    cell, other = cells["temperature/resnet56/kd_t4/seed0"], cells["capacity_gap/resnet56/kd/seed0"]
-    study_records.take_over(cell, other, study_cases.record(other, 0.81), tmp_path)
+    cell, origin = CELLS[path], CELLS[other]
+    assert study_records.same_cell(cell, others) == origin
+    assert study_records.same_cell(CELLS["temperature/resnet56/skd_t8/seed0"], others) is None
+    study_records.take_over(cell, origin, others[origin], tmp_path)
     copy = study_records.read_all(tmp_path)[cell]
-    assert (copy["student"]["accuracy"], copy["same_training_as"]) == (0.81, other.path)
+    assert (copy["student"]["accuracy"], copy["same_training_as"]) == (0.81, other)
     assert copy["flagfiles"] == list(cell.flagfiles) and study_records.problems(cell, copy) == []
 
 
 def test_a_record_holds_what_the_run_left_and_no_path(tmp_path):
-    study = study_cases.small_study(tmp_path)
-    cells = {cell.path: cell for cell in definitions.cells(study)}
+    cells = {cell.path: cell for cell in definitions.cells(study_cases.small_study(tmp_path))}
     cell = cells["small/a/skd/seed1"]
     for name, text in study_cases.workdir_files(cell, 0.81).items():
         (tmp_path / name).write_text(text)

@@ -16,7 +16,9 @@ from skd_tf.training import dry_run
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "experiments"
 _ALL = sorted(path.relative_to(ROOT) for path in FOLDER.glob("**/*.flags"))
-FRAGMENTS = [path for path in _ALL if "studies" in path.parts]  # of cells, which experiments/lab/definitions.py puts together
+FRAGMENTS = [
+    path for path in _ALL if "studies" in path.parts
+]  # of cells, which experiments/lab/definitions.py puts together
 FILES = [
     path for path in _ALL if not path.name.startswith("tune") and "results" not in path.parts and path not in FRAGMENTS
 ]
@@ -139,4 +141,4 @@ def test_every_fragment_belongs_to_a_study_and_says_what_it_is(monkeypatch):
     for path in FRAGMENTS:
         assert (ROOT / path).read_text().startswith("# "), path
     base = " ".join((FOLDER / "studies" / "base.flags").read_text().replace("#", "").split()).lower()
-    assert "source" in base and "cost" in base and "experiments/lab/reproduce.py" in base
+    assert "source" in base and "cost" in base and "python -m experiments.lab reproduce" in base

@@ -24,7 +24,7 @@ from experiments.lab.jax import epochs
 from skd_tf.config import app, grammar
 from skd_tf.data.catalog import KNOWN_DATASETS
 from skd_tf.errors import InputError
-from skd_tf.runs.workdir import write_json
+from skd_tf.runtime.files import write_json
 
 _STUDY = _DATASET = "cifar100"
 
