@@ -1,17 +1,20 @@
-"""Losses: pure functions of logits and labels, per example, in log space; the table LOSSES names them.
+"""Losses: pure functions of logits and labels, one value per example, computed in log space.
 
-    terms.py      what every loss is made of: targets, the label term, the distill term
-    sphere.py     the sphere: project, logit_norm, resolve_radius, readout, spherical_kd
-    baselines.py  what a user compares with: cross_entropy, kd, logit_standardization, dkd, dist
+    names.py            LOSS_FACTS, LOSS_NAMES: what is known about each loss without TensorFlow
+    registry.py         LOSSES: name -> function, where its student's probabilities are taken, the authors' settings
+    terms.py            the parts of every loss: target probabilities, the label term, the distill term
+    spherical.py        the sphere: project, logit_norm, resolve_radius, readout, spherical_kd
+    sphere_geometry.py  numbers that follow from classes, radius and temperature, without TensorFlow
+    baselines.py        the losses to compare with: cross_entropy, kd, logit_standardization, dkd, dist
 
-Each is called as `function(student_logits, teacher_logits, labels, **settings)` and returns
-{"label": [batch], "distill": [batch]} (`cross_entropy`: "label" alone). The caller reduces and weighs them:
+Every loss is called as `function(student_logits, teacher_logits, labels, **settings)` and returns
+{"label": [batch], "distill": [batch]} (`cross_entropy`: only "label"). The caller weighs and reduces them:
 
-    loss = label_weight * label + kd_weight * distill        label_weight: 1 - kd_weight unless given
+    loss = label_weight * label + kd_weight * distill        label_weight is 1 - kd_weight unless given
 
-`settings` are those keyword arguments that the function's own signature names. A loss is added by writing
-such a function and its row below. What a function takes beside temperature, radius and center comes from
-`Distiller(loss_settings=...)` and `--loss_settings`.
+`settings` are the keyword arguments in the function's signature. Temperature, radius and center are settings of the
+run; all others come from `Distiller(loss_settings=...)` and `--loss_settings`. To add a loss, write such a function and
+give it an entry in names.py and one in registry.py.
 """
 
 from typing import TYPE_CHECKING

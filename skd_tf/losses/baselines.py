@@ -1,7 +1,8 @@
-"""What a user compares with; logits raw in the label term, weights (the authors') in LOSSES."""
+"""The losses to compare with. Their label term uses raw logits; the authors' weights are in LOSSES."""
 
 import math
 
+import tensorflow as tf
 from keras import ops
 
 from skd_tf.errors import input_error
@@ -16,33 +17,55 @@ from skd_tf.losses.terms import (
 )
 
 
-def cross_entropy(student_logits, teacher_logits, labels):
-    """Plain training: CE( softmax(z_s), y ), no teacher.
+def cross_entropy(
+    student_logits: tf.Tensor, teacher_logits: tf.Tensor | None, labels: tf.Tensor
+) -> dict[str, tf.Tensor]:
+    """Training without a teacher: CE( softmax(z_s), y ).
 
     Args:
-      student_logits: `[batch, classes]`, any float dtype; computed in float32.
+      student_logits: z_s, `[batch, classes]`, any float dtype; computed in float32, or float64 if given float64.
       teacher_logits: unused, may be None.
-      labels: class numbers `[batch]`, -1 for unlabelled (label term 0); or one-hot or soft
-        `[batch, classes]`.
+      labels: class numbers `[batch]`, -1 for unlabelled (label term 0); or one-hot or soft `[batch, classes]`.
 
     Returns:
-      {"label": `[batch]`} float32, nats, not reduced.
+      {"label": `[batch]`} float32 or float64, in nats, not reduced.
+
+    Raises:
+      InputError: soft labels with another number of classes.
+
+    Example:
+      >>> from skd_tf import losses
+      >>> terms = losses.cross_entropy([[2.0, 1.0, 0.0]], None, [0])
+      >>> {name: round(float(term[0]), 3) for name, term in terms.items()}
+      {'label': 0.408}
     """
     return {"label": label_term(as_float(student_logits), labels)}
 
 
-def kd(student_logits, teacher_logits, labels, *, temperature=4.0):
-    """Knowledge Distillation: T^2 * KL( softmax(z_t / T) || softmax(z_s / T) ) beside the plain label term.
+def kd(
+    student_logits: tf.Tensor, teacher_logits: tf.Tensor, labels: tf.Tensor, *, temperature: float | tf.Tensor = 4.0
+) -> dict[str, tf.Tensor]:
+    """Knowledge Distillation: the label term on raw logits, and the KL divergence between softened softmaxes.
+
+        distill = T^2 * KL( softmax(z_t / T) || softmax(z_s / T) )
 
     Args:
-      student_logits: `[batch, classes]`, any float dtype; computed in float32.
-      teacher_logits: `[batch, classes]`; receives no gradient.
-      labels: class numbers `[batch]`, -1 for unlabelled (label term 0); or one-hot or soft
-        `[batch, classes]`.
-      temperature: softmax temperature of the distill term, > 0.
+      student_logits: z_s, `[batch, classes]`, any float dtype; computed in float32, or float64 if given float64.
+      teacher_logits: z_t, `[batch, classes]`; receives no gradient.
+      labels: class numbers `[batch]`, -1 for unlabelled (label term 0); or one-hot or soft `[batch, classes]`.
+      temperature: softmax temperature T > 0 of the distill term.
 
     Returns:
-      {"label": `[batch]`, "distill": `[batch]`} float32, nats, not reduced.
+      {"label": `[batch]`, "distill": `[batch]`} float32 or float64, in nats, not reduced.
+
+    Raises:
+      InputError: teacher or labels with another number of classes.
+
+    Example:
+      >>> from skd_tf import losses
+      >>> terms = losses.kd([[2.0, 1.0, 0.0]], [[3.0, 1.0, 0.0]], [0], temperature=4.0)
+      >>> {name: round(float(term[0]), 3) for name, term in terms.items()}
+      {'label': 0.408, 'distill': 0.124}
 
     Reference: Hinton et al. 2015, arXiv:1503.02531.
     """
@@ -50,21 +73,33 @@ def kd(student_logits, teacher_logits, labels, *, temperature=4.0):
     return {"label": label_term(student, labels), "distill": distill_term(student, teacher, temperature)}
 
 
-def logit_standardization(student_logits, teacher_logits, labels, *, temperature=2.0):
-    """KD between standardized logits: T^2 * KL( softmax(Z(z_t) / T) || softmax(Z(z_s) / T) ), label term raw.
+def logit_standardization(
+    student_logits: tf.Tensor, teacher_logits: tf.Tensor, labels: tf.Tensor, *, temperature: float | tf.Tensor = 2.0
+) -> dict[str, tf.Tensor]:
+    """Logit Standardization: KD between standardized logits, with the label term on raw logits.
 
-    Z(z) = (z - mean) / std is project(z, sqrt(classes - 1)): the std is unbiased, as in the authors' code.
-    They add 1e-7 to it against all-equal rows, which project handles by itself.
+        distill = T^2 * KL( softmax(Z(z_t) / T) || softmax(Z(z_s) / T) )        Z(z) = (z - m(z)) / std(z)
+
+    The std is the unbiased one, as in the authors' code, so Z(z) is project(z, sqrt(classes - 1)). The authors add 1e-7
+    to the std for all-equal rows; `project` needs no such constant.
 
     Args:
-      student_logits: `[batch, classes]`, any float dtype; computed in float32.
-      teacher_logits: `[batch, classes]`; receives no gradient.
-      labels: class numbers `[batch]`, -1 for unlabelled (label term 0); or one-hot or soft
-        `[batch, classes]`.
-      temperature: softmax temperature of the distill term, > 0.
+      student_logits: z_s, `[batch, classes]`, any float dtype; computed in float32, or float64 if given float64.
+      teacher_logits: z_t, `[batch, classes]`; receives no gradient.
+      labels: class numbers `[batch]`, -1 for unlabelled (label term 0); or one-hot or soft `[batch, classes]`.
+      temperature: softmax temperature T > 0 of the distill term.
 
     Returns:
-      {"label": `[batch]`, "distill": `[batch]`} float32, nats, not reduced.
+      {"label": `[batch]`, "distill": `[batch]`} float32 or float64, in nats, not reduced.
+
+    Raises:
+      InputError: teacher or labels with another number of classes.
+
+    Example:
+      >>> from skd_tf import losses
+      >>> terms = losses.logit_standardization([[2.0, 1.0, 0.0]], [[3.0, 1.0, 0.0]], [0], temperature=2.0)
+      >>> {name: round(float(term[0]), 3) for name, term in terms.items()}
+      {'label': 0.408, 'distill': 0.01}
 
     Reference: Sun et al. 2024, arXiv:2403.01427.
     """
@@ -74,27 +109,43 @@ def logit_standardization(student_logits, teacher_logits, labels, *, temperature
     return {"label": label_term(student, labels), "distill": distill}
 
 
-def dkd(student_logits, teacher_logits, labels, *, temperature=4.0, alpha=1.0, beta=8.0):
-    """Decoupled Knowledge Distillation: the label's class and the other classes, weighted apart.
+def dkd(
+    student_logits: tf.Tensor,
+    teacher_logits: tf.Tensor,
+    labels: tf.Tensor,
+    *,
+    temperature: float | tf.Tensor = 4.0,
+    alpha: float = 1.0,
+    beta: float = 8.0,
+) -> dict[str, tf.Tensor]:
+    """Decoupled Knowledge Distillation: separate weights for the label's class and for the other classes.
 
         distill = T^2 * [ alpha * KL(b_t || b_s) + beta * KL(q_t || q_s) ]
-        b = (p_y, 1 - p_y)    q = softmax over the classes that are not y    both of z / T
+        b = (p_y, 1 - p_y)    q = softmax over the classes other than y    both from z / T
 
-    The authors warm this term's weight up over the first 20 epochs.
+    The authors warm up the weight of this term over the first 20 epochs.
 
     Args:
-      student_logits: `[batch, classes]`, two classes or more, any float dtype; computed in float32.
-      teacher_logits: `[batch, classes]`; receives no gradient.
-      labels: class numbers `[batch]`. At -1 (unlabelled) no class can be set apart: both terms are 0.
-      temperature: softmax temperature of the distill term, > 0.
+      student_logits: z_s, `[batch, classes]`, at least two classes, any float dtype; computed in float32, or float64 if
+        given float64.
+      teacher_logits: z_t, `[batch, classes]`; receives no gradient.
+      labels: class numbers `[batch]`. An unlabelled example (-1) has no class to separate: both its terms are 0.
+      temperature: softmax temperature T > 0 of the distill term.
       alpha: weight of the label's class.
-      beta: weight of the other classes; the authors' is 2 to 8, by pair of nets.
+      beta: weight of the other classes; the authors use 2 to 8, depending on the pair of networks.
 
     Returns:
-      {"label": `[batch]`, "distill": `[batch]`} float32, nats, not reduced.
+      {"label": `[batch]`, "distill": `[batch]`} float32 or float64, in nats, not reduced.
 
     Raises:
-      InputError: one-hot or soft labels: the term needs one class per example.
+      InputError: one-hot or soft labels, as the loss needs one class per example; or a teacher with another number of
+        classes.
+
+    Example:
+      >>> from skd_tf import losses
+      >>> terms = losses.dkd([[2.0, 1.0, 0.0]], [[3.0, 1.0, 0.5]], [0], temperature=4.0, alpha=1.0, beta=8.0)
+      >>> {name: round(float(term[0]), 3) for name, term in terms.items()}
+      {'label': 0.408, 'distill': 0.322}
 
     Reference: Zhao et al. 2022, arXiv:2203.08679.
     """
@@ -120,7 +171,7 @@ def dkd(student_logits, teacher_logits, labels, *, temperature=4.0, alpha=1.0, b
 
 
 def _decoupled(logits, targets):
-    """log p_y, log(1 - p_y), and log q over the other classes (about -1e30 in the label's place)."""
+    """log p_y, log(1 - p_y), and log q over the other classes (about -1e30 at the label's class)."""
     log_probabilities = ops.log_softmax(logits)
     log_target = ops.sum(targets * log_probabilities, axis=-1)
     others = ops.where(targets > 0, -1e30, log_probabilities)
@@ -128,23 +179,34 @@ def _decoupled(logits, targets):
     return log_target, ops.squeeze(log_rest, axis=-1), others - log_rest
 
 
-def dist(student_logits, teacher_logits, labels, *, temperature=4.0):
-    """DIST: how the softmaxes correlate, over the classes of an image and over the images of the batch.
+def dist(
+    student_logits: tf.Tensor, teacher_logits: tf.Tensor, labels: tf.Tensor, *, temperature: float | tf.Tensor = 4.0
+) -> dict[str, tf.Tensor]:
+    """DIST: the correlation of the softmaxes, over the classes of an image and over the images of a batch.
 
         distill = T^2 * [ (1 - pearson over classes) + mean over classes of (1 - pearson over the batch) ]
 
-    The second part is one number for the batch that this call sees, under several replicas the replica's own;
-    every example carries it, so the mean of `distill` is the authors' loss. Sample weights do not enter it.
+    The second part is one number for the batch of this call; under several replicas that is the replica's own batch.
+    Every example carries it, so the mean of `distill` is the authors' loss. Sample weights do not enter it.
 
     Args:
-      student_logits: `[batch, classes]`, any float dtype; computed in float32.
-      teacher_logits: `[batch, classes]`; receives no gradient.
-      labels: class numbers `[batch]`, -1 for unlabelled (label term 0); or one-hot or soft
-        `[batch, classes]`.
-      temperature: softmax temperature of the distill term, > 0.
+      student_logits: z_s, `[batch, classes]`, any float dtype; computed in float32, or float64 if given float64.
+      teacher_logits: z_t, `[batch, classes]`; receives no gradient.
+      labels: class numbers `[batch]`, -1 for unlabelled (label term 0); or one-hot or soft `[batch, classes]`.
+      temperature: softmax temperature T > 0 of the distill term.
 
     Returns:
-      {"label": `[batch]`, "distill": `[batch]`} float32, not reduced; "label" in nats.
+      {"label": `[batch]`, "distill": `[batch]`} float32 or float64, not reduced; "label" is in nats.
+
+    Raises:
+      InputError: teacher or labels with another number of classes.
+
+    Example:
+      >>> from skd_tf import losses
+      >>> student, teacher = [[2.0, 1.0, 0.0], [0.5, 0.0, 1.0]], [[3.0, 1.0, 0.0], [0.0, 0.0, 4.0]]
+      >>> terms = losses.dist(student, teacher, [0, 2], temperature=4.0)
+      >>> print(terms["label"].numpy().round(3), terms["distill"].numpy().round(3))
+      [0.408 0.68 ] [0.334 1.865]
 
     Reference: Huang et al. 2022, arXiv:2205.10536.
     """
@@ -166,6 +228,6 @@ def _correlation_distance(student, teacher, axis):
 
 
 def _centered(values, axis):
-    """Values less their mean; equal ones give exact zeros, where the mean alone leaves rounding."""
+    """Values minus their mean. Equal values give exact zeros; subtracting the mean alone would leave rounding."""
     values = values - ops.stop_gradient(ops.max(values, axis=axis, keepdims=True))
     return values - ops.mean(values, axis=axis, keepdims=True)

@@ -1,19 +1,19 @@
-"""The losses by name, and what is known of each without TensorFlow: flags, checks and the dry run read this table."""
+"""LOSS_FACTS: what is known about each loss without TensorFlow. Flags, checks and the dry run read it."""
 
 from typing import NamedTuple
 
-_OF_THE_RUN = ("temperature", "radius", "center")
+_RUN_SETTINGS = ("temperature", "radius", "center")
 
 
 class LossFacts(NamedTuple):
     """What a loss takes and needs.
 
     Attributes:
-      arguments: keyword arguments of its function.
-      probabilities: where a student trained with it has its probabilities: the softmax of its "raw" logits, or of its
-        logits on the "sphere".
-      needs_teacher: whether it distils.
-      needs_one_class: whether each label must be one class; label smoothing is refused then.
+      arguments: the keyword arguments of its function.
+      probabilities: where the probabilities of a student trained with it are taken: the softmax of its "raw" logits, or
+        of its logits on the "sphere".
+      needs_teacher: whether the loss uses a teacher.
+      needs_one_class: whether each label must be a single class; label smoothing is then refused.
     """
 
     arguments: tuple[str, ...]
@@ -23,8 +23,8 @@ class LossFacts(NamedTuple):
 
     @property
     def settings(self) -> tuple[str, ...]:
-        """The arguments that --loss_settings gives; the others are settings of the run."""
-        return tuple(name for name in self.arguments if name not in _OF_THE_RUN)
+        """The arguments given in --loss_settings. The others have flags of their own."""
+        return tuple(name for name in self.arguments if name not in _RUN_SETTINGS)
 
 
 LOSS_FACTS = {

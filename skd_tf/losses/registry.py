@@ -1,7 +1,7 @@
-"""LOSSES: the table that names every loss."""
+"""LOSSES: every loss by name."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from skd_tf.losses.baselines import cross_entropy, dist, dkd, kd, logit_standardization
 from skd_tf.losses.names import LOSS_FACTS
@@ -9,36 +9,40 @@ from skd_tf.losses.spherical import spherical_kd
 
 
 class Loss(NamedTuple):
-    """A row of LOSSES.
+    """An entry of LOSSES.
 
     Attributes:
-      function: `(student_logits, teacher_logits, labels, **settings)` -> dict of `[batch]` terms.
-      readout: a key of READOUTS: where the softmax of a student trained with this loss is taken, in
-        evaluation and export alike.
-      needs_teacher: whether `teacher_logits` may not be None.
-      defaults: the authors' settings, by the names of Config's fields. A row without "label_weight" leaves
-        it at 1 - kd_weight.
+      function: `(student_logits, teacher_logits, labels, **settings)` -> dict of terms, each `[batch]`.
+      readout: where the probabilities of a student trained with this loss are taken, in evaluation and in export: "raw"
+        (softmax of the raw logits) or "sphere" (softmax of the projected logits); a key of READOUTS.
+      needs_teacher: whether the function needs `teacher_logits`.
+      defaults: the authors' settings, by the names of Config's fields. Without "label_weight" that weight is
+        1 - kd_weight.
+
+    Example:
+      >>> from skd_tf import losses
+      >>> losses.LOSSES["dist"].defaults
+      {'temperature': 4.0, 'kd_weight': 2.0, 'label_weight': 1.0}
+      >>> [name for name, loss in losses.LOSSES.items() if loss.readout == "sphere"]
+      ['spherical']
     """
 
-    function: Callable
+    function: Callable[..., dict]
     readout: str
     needs_teacher: bool
-    defaults: dict
+    defaults: dict[str, Any]
 
 
-def _entry(name: str, function: Callable, **defaults: object) -> Loss:
-    facts = LOSS_FACTS[name]
-    return Loss(function, facts.probabilities, facts.needs_teacher, defaults)
-
+_FUNCTIONS_AND_DEFAULTS: dict[str, tuple[Callable[..., dict], dict[str, Any]]] = {
+    "spherical": (spherical_kd, {"temperature": 4.0, "kd_weight": 0.9, "radius": "auto", "center": True}),
+    "kd": (kd, {"temperature": 4.0, "kd_weight": 0.9}),
+    "cross_entropy": (cross_entropy, {}),
+    "logit_standardization": (logit_standardization, {"temperature": 2.0, "kd_weight": 9.0, "label_weight": 0.1}),
+    "dkd": (dkd, {"temperature": 4.0, "kd_weight": 1.0, "label_weight": 1.0}),
+    "dist": (dist, {"temperature": 4.0, "kd_weight": 2.0, "label_weight": 1.0}),
+}
 
 LOSSES = {
-    name: _entry(name, function, **defaults)
-    for name, function, defaults in (
-        ("spherical", spherical_kd, {"temperature": 4.0, "kd_weight": 0.9, "radius": "auto", "center": True}),
-        ("kd", kd, {"temperature": 4.0, "kd_weight": 0.9}),
-        ("cross_entropy", cross_entropy, {}),
-        ("logit_standardization", logit_standardization, {"temperature": 2.0, "kd_weight": 9.0, "label_weight": 0.1}),
-        ("dkd", dkd, {"temperature": 4.0, "kd_weight": 1.0, "label_weight": 1.0}),
-        ("dist", dist, {"temperature": 4.0, "kd_weight": 2.0, "label_weight": 1.0}),
-    )
+    name: Loss(function, LOSS_FACTS[name].probabilities, LOSS_FACTS[name].needs_teacher, defaults)
+    for name, (function, defaults) in _FUNCTIONS_AND_DEFAULTS.items()
 }

@@ -1,58 +1,83 @@
-"""What a sphere of logits allows: numbers from classes, radius and temperature, without TensorFlow."""
+"""Numbers that follow from classes, radius and temperature on a sphere of logits; needs no TensorFlow."""
 
 import math
 
 from skd_tf.errors import input_error
 
 
-def require_room(num_classes, center):
-    """InputError for a centred sphere of two classes: it is the two points +-R / sqrt(2), and no gradient leads anywhere.
+def reject_two_classes(num_classes: int | None, center: bool) -> None:
+    """Refuses a centred sphere of two classes: it consists of the two points z = +-R / sqrt(2), and has no gradient.
 
     Args:
-      num_classes: classes C, None where they are not known yet.
+      num_classes: number of classes C, or None if it is not known yet.
       center: as in `skd_tf.losses.project`.
+
+    Raises:
+      InputError: a centred sphere of two classes.
     """
     if center and num_classes == 2:
         raise input_error(
-            "Two classes leave two points of a centred sphere, and no gradient",
-            expected="three classes, or --nocenter",
+            "Two classes leave two points on a centred sphere, and no gradient",
+            expected="at least three classes, or --nocenter",
             received="two classes and center=True",
-            remedy="Take --nocenter (center=False), or --loss=kd",
+            remedy="Use --nocenter (center=False) or --loss=kd",
         )
 
 
 def auto_radius(num_classes: int) -> float:
-    """The authors' radius, R = 2 sqrt(C): their code scales standardized logits by m = 2 (arXiv:2010.07485)."""
+    """The authors' radius, R = 2 sqrt(C): their code scales standardized logits by m = 2 (arXiv:2010.07485).
+
+    Example:
+      >>> auto_radius(100)
+      20.0
+    """
     return 2.0 * math.sqrt(num_classes)
 
 
-def top_probability(num_classes, radius, temperature):
-    """The highest probability that softmax(project(z; R) / T) can give: 1 / (1 + (C - 1) exp(-R sqrt(C / (C - 1)) / T))."""
+def top_probability(num_classes: int, radius: float, temperature: float) -> float:
+    """The highest probability that softmax(project(z; R) / T) can reach.
+
+        1 / (1 + (C - 1) exp(-R sqrt(C / (C - 1)) / T))
+
+    Example:
+      >>> round(top_probability(100, radius=10.0, temperature=4.0), 3)
+      0.111
+    """
     gap = radius * math.sqrt(num_classes / (num_classes - 1)) / temperature
     return 1 / (1 + (num_classes - 1) * math.exp(-gap))
 
 
-def second_minimum_radius(num_classes, *, temperature=1.0, kd_weight=0.0, label_weight=1.0):
-    """The radius from which the loss on a sphere has a second minimum, opposite the label.
+def second_minimum_radius(
+    num_classes: int, *, temperature: float = 1.0, kd_weight: float = 0.0, label_weight: float = 1.0
+) -> float:
+    """The radius above which the loss on the sphere has a second minimum, opposite the label.
 
         R = sqrt(C (C - 1)) * (label_weight + kd_weight T) / (label_weight + kd_weight)
 
-    Opposite the label the gradient of CE(softmax(R u), y) is along z, and the projection leaves none of it. With p the
-    softmax and k = sqrt(C / (C - 1)), its curvature there is, in every direction that leaves the mean over classes alone,
+    Opposite the label, the gradient of CE(softmax(R u), y) points along z, so the projection removes all of it. With p
+    the softmax and k = sqrt(C / (C - 1)), the curvature there is the same in every direction that keeps the mean over
+    classes:
 
         (1 - p_y) (R^2 / (C - 1) - R k)
 
-    So below R = sqrt(C (C - 1)) that point is a maximum, which images leave; above, one that has come there stays, with a
-    loss of R k + ln(C - 1). A distill term of a teacher that is sure of the label has R / T in the place of R, and T^2 in
-    front. The formula for both takes 1 - p_y for 1.
+    Below R = sqrt(C (C - 1)) the point is therefore a maximum, which images leave. Above, an image that gets there
+    stays, with a loss of R k + ln(C - 1). The distill term of a teacher that is sure of the label has R / T in place of
+    R and a factor T^2. The formula for both terms together approximates 1 - p_y by 1.
 
     Args:
-      num_classes: classes C > 2.
-      temperature: T of the distill term.
-      kd_weight, label_weight: of the two terms, not both 0.
+      num_classes: number of classes C > 2.
+      temperature: temperature T of the distill term.
+      kd_weight: weight of the distill term.
+      label_weight: weight of the label term; the two weights must not both be 0.
 
     Returns:
-      A float: by the label term alone 9.5 for ten classes, 99.5 for a hundred.
+      The radius R.
+
+    Example:
+      >>> round(second_minimum_radius(10), 1)
+      9.5
+      >>> round(second_minimum_radius(10, temperature=4.0, kd_weight=0.9, label_weight=0.1), 1)
+      35.1
     """
     mean_temperature = (label_weight + kd_weight * temperature) / (label_weight + kd_weight)
     return math.sqrt(num_classes * (num_classes - 1)) * mean_temperature

@@ -1,24 +1,24 @@
-"""The sphere: logits scaled to one norm, and the loss, the readout and the radius that go with it."""
+"""The sphere: the projection of logits to one norm, the spherical loss, its radius, and the student's probabilities."""
 
 import math
 
+import tensorflow as tf
 from keras import ops
 
 from skd_tf.errors import input_error
 from skd_tf.losses import sphere_geometry
 from skd_tf.losses.terms import as_float, distill_term, label_term, logit_pair
 
-# A row whose spread is below this counts as all-equal: its gradient, R / norm, would overflow float32.
+# A row with a smaller spread counts as all-equal: its gradient, R / norm, would overflow float32.
 _SMALLEST_SPREAD = 1e-30
 
 
 def _rescaled(logits, center):
-    """Logits divided by their own spread, centred if asked, with that spread and the norm of the result.
+    """Logits centred (if asked) and divided by their own spread; the spread; the norm of the result.
 
-    Subtracting the largest logit first makes an all-equal row exactly zero, and the mean exact to rounding of
-    the spread, also where all logits are large. Dividing by the spread keeps the squares in range; a row that
-    is not all-equal then has a sum of squares of at least 1/2. Neither step can change the result, so neither
-    needs a gradient.
+    Subtracting the largest logit first makes an all-equal row exactly zero. It also keeps the mean accurate when all
+    logits are large. Dividing by the spread keeps the squares in range: a row that is not all-equal then has a sum of
+    squares of at least 1/2. The projection is invariant under both steps, so neither needs a gradient.
     """
     if center:
         top = ops.max(logits, axis=-1, keepdims=True)
@@ -34,82 +34,115 @@ def _rescaled(logits, center):
     return rescaled, spread, ops.sqrt(ops.maximum(squares, 0.25))
 
 
-def project(logits, radius, *, center=True):
-    """Logits scaled to the norm `radius`.
+def project(logits: tf.Tensor, radius: float | tf.Tensor, *, center: bool = True) -> tf.Tensor:
+    """Logits projected onto the sphere of the given radius.
 
         R * (z - m(z)) / ||z - m(z)||_2        without centring: R * z / ||z||_2
 
-    Unchanged when a row is scaled by c > 0 and, centred, when it is shifted; the gradient flows through the
-    norm. `layer_norm(z) * m` (population std) is `project(z, m * sqrt(classes))`.
+    The result does not change when a row is scaled by c > 0 or, if centred, shifted. The gradient flows through the
+    norm. `layer_norm(z) * m` (population std) equals `project(z, m * sqrt(classes))`.
 
     Args:
-      logits: `[batch, classes]`, any float dtype; computed in float32, float64 stays float64.
+      logits: z, `[batch, classes]`, any float dtype; computed in float32, or float64 if given float64.
       radius: the norm R > 0: a float, a scalar tensor or a `[batch, 1]` tensor.
-      center: whether the mean over classes, m(z), is taken off first.
+      center: whether to subtract the mean over classes, m(z), first.
 
     Returns:
-      `[batch, classes]` float32 or float64. An all-equal row (without centring: an all-zero one) gives zeros,
-      and a finite gradient that leads away from there.
+      `[batch, classes]` float32 or float64. An all-equal row (without centring: an all-zero row) gives zeros and a
+      finite gradient that leads away from there.
 
     Raises:
       InputError: `radius` is a name.
+
+    Example:
+      >>> from skd_tf import losses
+      >>> print(losses.project([[4.0, 1.0, 1.0]], radius=6.0).numpy().round(3))
+      [[ 4.899 -2.449 -2.449]]
+      >>> print(losses.project([[3.0, 4.0]], radius=10.0, center=False).numpy().round(3))
+      [[6. 8.]]
 
     Reference: Guo et al. 2021, arXiv:2010.07485.
     """
     if isinstance(radius, str):
         raise input_error(
-            "The radius is a name where its value is needed",
+            "This needs the radius as a number",
             expected="a number > 0",
             received=f"radius={radius!r}",
-            remedy="Take resolve_radius for auto, Distiller.adapt for teacher_mean",
+            remedy="Use resolve_radius for auto, Distiller.adapt for teacher_mean",
         )
     logits = as_float(logits)
     rescaled, _, norm = _rescaled(logits, center)
     return rescaled * (ops.convert_to_tensor(radius, dtype=logits.dtype) / norm)
 
 
-def logit_norm(logits, *, center=True):
+def logit_norm(logits: tf.Tensor, *, center: bool = True) -> tf.Tensor:
     """The norm that `project` replaces: ||z - m(z)||_2, or ||z||_2 without centring.
 
     Args:
-      logits: `[batch, classes]`, any float dtype; computed in float32, float64 stays float64.
-      center: whether the mean over classes is taken off first.
+      logits: z, `[batch, classes]`, any float dtype; computed in float32, or float64 if given float64.
+      center: whether to subtract the mean over classes first.
 
     Returns:
-      `[batch]` float32 or float64; a measurement, not for differentiating.
+      `[batch]` float32 or float64. It is a measurement: do not differentiate it.
+
+    Example:
+      >>> from skd_tf import losses
+      >>> print(losses.logit_norm([[4.0, 1.0, 1.0]]).numpy().round(3))
+      [2.449]
+      >>> print(losses.logit_norm([[3.0, 4.0]], center=False).numpy().round(3))
+      [5.]
     """
     _, spread, norm = _rescaled(as_float(logits), center)
     return ops.squeeze(spread * norm, axis=-1)
 
 
-def spherical_kd(student_logits, teacher_logits, labels, *, temperature=4.0, radius, center=True):
-    """Spherical Knowledge Distillation: both terms on logits that lie on one sphere.
+def spherical_kd(
+    student_logits: tf.Tensor,
+    teacher_logits: tf.Tensor,
+    labels: tf.Tensor,
+    *,
+    temperature: float | tf.Tensor = 4.0,
+    radius: float | tf.Tensor | str,
+    center: bool = True,
+) -> dict[str, tf.Tensor]:
+    """Spherical Knowledge Distillation: both terms use logits projected onto one sphere.
 
         label   = CE( softmax(project(z_s; R)), y )
         distill = T^2 * KL( softmax(project(z_t; R) / T) || softmax(project(z_s; R) / T) )
 
-    The published variants, by `center` and `radius`:
+    The published variants differ in `center` and `radius`:
 
-        the authors' 2020 code, m = 2     True     2 * sqrt(classes), what "auto" resolves to
+        the authors' 2020 code, m = 2     True     2 * sqrt(classes), which is what "auto" resolves to
         the authors' 2023 code            True     "teacher_sample"
         the paper's figure                False    the teacher's mean norm, as a number
         PaddleClas                        True     2 * sqrt(classes), with temperature 1
 
     Args:
-      student_logits: `[batch, classes]`, any float dtype; computed in float32.
-      teacher_logits: `[batch, classes]`; receives no gradient.
-      labels: class numbers `[batch]`, -1 for unlabelled (label term 0); or one-hot or soft
-        `[batch, classes]`.
-      temperature: softmax temperature of the distill term, > 0, a float or a scalar tensor.
-      radius: norm R > 0 that both nets' logits are scaled to, a float or a scalar tensor; or
-        "teacher_sample": each image's own teacher norm, where the teacher's logits stay as they are.
-      center: whether the mean over classes is taken off before the norm.
+      student_logits: z_s, `[batch, classes]`, any float dtype; computed in float32, or float64 if given float64.
+      teacher_logits: z_t, `[batch, classes]`; receives no gradient.
+      labels: class numbers `[batch]`, -1 for unlabelled (label term 0); or one-hot or soft `[batch, classes]`.
+      temperature: softmax temperature T > 0 of the distill term, a float or a scalar tensor.
+      radius: norm R > 0 that the logits of both networks are scaled to, a float or a scalar tensor; or
+        "teacher_sample": each image's own teacher norm, which leaves the teacher's logits as they are.
+      center: whether to subtract the mean over classes before the norm.
 
     Returns:
-      {"label": `[batch]`, "distill": `[batch]`} float32, nats, not reduced.
+      {"label": `[batch]`, "distill": `[batch]`} float32 or float64, in nats, not reduced.
 
     Raises:
-      InputError: another name for the radius, or shapes that do not fit.
+      InputError: any other name for the radius, or shapes that do not match.
+
+    Example:
+      The norm of the logits does not matter: 10 times the student's logits give the same loss.
+
+      >>> import numpy as np
+      >>> from skd_tf import losses
+      >>> student, teacher = np.array([[2.0, 1.0, 0.0]]), np.array([[3.0, 1.0, 0.0]])
+      >>> for scale in (1, 10):
+      ...     terms = losses.spherical_kd(scale * student, teacher, [0], temperature=4.0, radius=3.0)
+      ...     print({name: round(float(term[0]), 3) for name, term in terms.items()})
+      {'label': 0.126, 'distill': 0.047}
+      {'label': 0.126, 'distill': 0.047}
 
     Reference: Guo et al. 2021, arXiv:2010.07485, and its code.
     """
@@ -117,20 +150,28 @@ def spherical_kd(student_logits, teacher_logits, labels, *, temperature=4.0, rad
     return {"label": label_term(student, labels), "distill": distill_term(student, teacher, temperature)}
 
 
-def on_one_sphere(student_logits, teacher_logits, radius, *, center=True):
-    """Both nets' logits on the sphere of `spherical_kd`, the teacher's cut off from the gradient.
+def on_one_sphere(
+    student_logits: tf.Tensor, teacher_logits: tf.Tensor, radius: float | tf.Tensor | str, *, center: bool = True
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """The logits of both networks on the sphere of `spherical_kd`. No gradient flows into the teacher's.
 
     Args:
-      student_logits: `[batch, classes]`, any float dtype; computed in float32.
-      teacher_logits: `[batch, classes]`; receives no gradient.
+      student_logits: `[batch, classes]`, any float dtype; computed in float32, or float64 if given float64.
+      teacher_logits: `[batch, classes]`.
       radius: as in `spherical_kd`.
       center: as in `project`.
 
     Returns:
-      (student, teacher), each `[batch, classes]` float32, float64 where the student's are.
+      (student, teacher), each `[batch, classes]` float32 or float64.
 
     Raises:
-      InputError: another name for the radius, or shapes that do not fit.
+      InputError: any other name for the radius, or shapes that do not match.
+
+    Example:
+      >>> from skd_tf import losses
+      >>> student, teacher = losses.on_one_sphere([[2.0, 0.0]], [[-3.0, 3.0]], "teacher_sample")
+      >>> print(student.numpy().round(3), teacher.numpy().round(3))
+      [[ 3. -3.]] [[-3.  3.]]
     """
     student, teacher = logit_pair(student_logits, teacher_logits)
     if isinstance(radius, str) and radius == "teacher_sample":
@@ -146,43 +187,57 @@ READOUTS = {
 }
 
 
-def readout(logits, kind, radius=None, center=True):
-    """The logits whose softmax is the student's probability.
+def readout(logits: tf.Tensor, kind: str, radius: float | tf.Tensor | None = None, center: bool = True) -> tf.Tensor:
+    """The logits whose softmax gives the student's probabilities.
 
     Args:
       logits: raw logits `[batch, classes]`, any float dtype.
-      kind: "raw" (as they are) or "sphere" (projected), the `readout` of the loss's row in LOSSES.
+      kind: where the probabilities are taken, a key of READOUTS: "raw" (the logits unchanged) or "sphere" (projected).
       radius: as in `project`; unused for "raw".
       center: as in `project`; unused for "raw".
 
     Returns:
-      `[batch, classes]` float32, float64 where `logits` are.
+      `[batch, classes]` float32, or float64 if given float64.
 
     Raises:
       InputError: an unknown kind.
+
+    Example:
+      >>> from skd_tf import losses
+      >>> for kind in losses.READOUTS:
+      ...     print(losses.readout([[4.0, 1.0, 1.0]], kind, radius=6.0).numpy().round(3))
+      [[4. 1. 1.]]
+      [[ 4.899 -2.449 -2.449]]
     """
     if kind not in READOUTS:
         raise input_error(
-            "Unknown readout",
+            "The loss does not say where probabilities are taken",
             expected=f"one of {', '.join(READOUTS)}",
             received=f"readout={kind!r}",
-            remedy="Correct the loss's row in LOSSES",
+            remedy="Correct the loss's entry in LOSSES",
         )
     return READOUTS[kind](logits, radius, center)
 
 
-def resolve_radius(radius, num_classes):
-    """The radius as a number where it is known without a teacher: "auto" is the authors' 2 * sqrt(classes).
+def resolve_radius(radius: float | str, num_classes: int) -> float | str:
+    """The radius as a number, if it does not depend on a teacher; "auto" is the authors' 2 * sqrt(classes).
 
     Args:
       radius: a number > 0, "auto", "teacher_mean" or "teacher_sample".
-      num_classes: classes of the dataset.
+      num_classes: number of classes of the dataset.
 
     Returns:
-      A float > 0, or "teacher_mean" or "teacher_sample" as given.
+      A float > 0; "teacher_mean" and "teacher_sample" are returned unchanged.
 
     Raises:
       InputError: anything else.
+
+    Example:
+      >>> from skd_tf import losses
+      >>> losses.resolve_radius("auto", num_classes=100)
+      20.0
+      >>> losses.resolve_radius("teacher_mean", num_classes=100)
+      'teacher_mean'
     """
     if radius in ("teacher_mean", "teacher_sample"):
         return radius
@@ -192,9 +247,9 @@ def resolve_radius(radius, num_classes):
         number = math.nan
     if not 0.0 < number < math.inf:
         raise input_error(
-            "Not a radius",
+            "The radius is not valid",
             expected="a number > 0, auto, teacher_mean or teacher_sample",
             received=f"radius={radius!r}",
-            remedy="Take auto, the authors' 2 * sqrt(classes)",
+            remedy="Use auto, the authors' 2 * sqrt(classes)",
         )
     return number

@@ -1,35 +1,29 @@
-"""What every loss is made of: float32 logits, target probabilities, the label term and the distill term."""
+"""The parts of every loss: float32 logits, target probabilities, the label term and the distill term."""
 
+import tensorflow as tf
 from keras import ops
 
 from skd_tf.errors import input_error
 
 
-def as_float(logits):
-    """`logits` as a float32 tensor; float64 stays float64.
-
-    Args:
-      logits: `[batch, classes]`, any dtype.
-
-    Returns:
-      The same shape, float32 or float64.
-    """
+def as_float(logits: tf.Tensor) -> tf.Tensor:
+    """`logits` as a float32 tensor of the same shape; float64 stays float64."""
     logits = ops.convert_to_tensor(logits)
     return logits if logits.dtype == "float64" else ops.cast(logits, "float32")
 
 
-def logit_pair(student_logits, teacher_logits):
-    """Both nets' logits in the student's float type, the teacher's cut off from the gradient.
+def logit_pair(student_logits: tf.Tensor, teacher_logits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The logits of both networks in the student's float type. No gradient flows into the teacher's.
 
     Args:
       student_logits: `[batch, classes]`, any float dtype.
       teacher_logits: `[batch, classes]`, any float dtype.
 
     Returns:
-      Two tensors `[batch, classes]`, float32 (float64 where the student's is).
+      (student, teacher), each `[batch, classes]` float32, or float64 if the student's logits are float64.
 
     Raises:
-      InputError: the two nets have different numbers of classes.
+      InputError: the two networks have different numbers of classes.
     """
     student = as_float(student_logits)
     teacher = ops.stop_gradient(ops.convert_to_tensor(teacher_logits, dtype=student.dtype))
@@ -38,31 +32,37 @@ def logit_pair(student_logits, teacher_logits):
             "The teacher has other classes than the student",
             expected=f"{student.shape[-1]} logits per image",
             received=f"teacher_logits.shape={tuple(teacher.shape)}",
-            remedy="Take a teacher of the same dataset",
+            remedy="Use a teacher trained on the same dataset",
         )
     return student, teacher
 
 
-def holds_class_numbers(labels):
-    """Whether `labels` are class numbers, `[batch]` or `[batch, 1]`, and not probabilities."""
+def holds_class_numbers(labels: tf.Tensor) -> bool:
+    """Whether `labels` are class numbers, `[batch]` or `[batch, 1]`, rather than probabilities."""
     return len(labels.shape) == 1 or labels.shape[-1] == 1
 
 
-def target_probabilities(labels, num_classes, dtype="float32"):
-    """Labels of either form as probabilities; an unlabelled example gets a row of zeros.
+def target_probabilities(labels: tf.Tensor, num_classes: int, dtype: str = "float32") -> tf.Tensor:
+    """Labels in either form as probabilities. An unlabelled example gets a row of zeros.
 
     Args:
-      labels: class numbers `[batch]` or `[batch, 1]`, -1 for unlabelled; or one-hot or soft
-        `[batch, classes]`.
-      num_classes: classes of the logits.
+      labels: class numbers `[batch]` or `[batch, 1]`, -1 for unlabelled; or one-hot or soft `[batch, classes]`.
+      num_classes: number of classes of the logits.
       dtype: float dtype of the result.
 
     Returns:
-      `[batch, classes]`. A class number that does not exist gives a row of NaN: a compiled step cannot raise,
-      and a row of zeros would silently drop the example.
+      `[batch, classes]`. A class number out of range gives a row of NaN: a compiled step cannot raise, and a row of
+      zeros would silently drop the example.
 
     Raises:
-      InputError: soft labels of another width than `num_classes`.
+      InputError: soft labels whose width is not `num_classes`.
+
+    Example:
+      >>> from skd_tf import losses
+      >>> print(losses.target_probabilities([2, -1, 3], num_classes=3).numpy())
+      [[ 0.  0.  1.]
+       [ 0.  0.  0.]
+       [nan nan nan]]
     """
     labels = ops.convert_to_tensor(labels)
     if holds_class_numbers(labels):
@@ -74,37 +74,35 @@ def target_probabilities(labels, num_classes, dtype="float32"):
             "The labels have other classes than the logits",
             expected=f"[batch] or [batch, {num_classes}]",
             received=f"labels.shape={tuple(labels.shape)}",
-            remedy="Give the student the dataset's number of classes",
+            remedy="Build the student with the dataset's number of classes",
         )
     return ops.cast(labels, dtype)
 
 
-def label_term(logits, labels):
-    """Cross entropy between the labels and softmax(logits): -sum_c y_c log p_c.
+def label_term(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """Cross entropy between the labels y and softmax(z): -sum_c y_c log p_c.
 
     Args:
-      logits: `[batch, classes]` float32 or float64.
+      logits: z, `[batch, classes]` float32 or float64.
       labels: as in `target_probabilities`.
 
     Returns:
-      `[batch]`, the dtype of `logits`, nats; exactly 0, with zero gradient, for an unlabelled example.
+      `[batch]` in the dtype of `logits`, in nats. It is exactly 0, with zero gradient, for an unlabelled example.
     """
     targets = target_probabilities(labels, logits.shape[-1], logits.dtype)
     return -ops.sum(targets * ops.log_softmax(logits), axis=-1)
 
 
-def distill_term(student_logits, teacher_logits, temperature):
-    """T^2 * KL( softmax(teacher / T) || softmax(student / T) ).
-
-    The factor T^2 keeps the gradient's size when T changes.
+def distill_term(student_logits: tf.Tensor, teacher_logits: tf.Tensor, temperature: float | tf.Tensor) -> tf.Tensor:
+    """T^2 * KL( softmax(z_t / T) || softmax(z_s / T) ); the factor T^2 keeps the gradient's size when T changes.
 
     Args:
-      student_logits: `[batch, classes]` float32 or float64.
-      teacher_logits: `[batch, classes]`, the same dtype.
+      student_logits: z_s, `[batch, classes]` float32 or float64.
+      teacher_logits: z_t, `[batch, classes]`, the same dtype.
       temperature: softmax temperature T > 0, a float or a scalar tensor.
 
     Returns:
-      `[batch]`, the dtype of the logits, nats.
+      `[batch]` in the dtype of the logits, in nats.
 
     Reference: Hinton et al. 2015, arXiv:1503.02531.
     """

@@ -1,4 +1,4 @@
-"""Cases and helpers that the tests of the losses share."""
+"""Cases and helpers shared by the tests of the losses."""
 
 import numpy as np
 import tensorflow as tf
@@ -23,15 +23,14 @@ CASES = [
 
 
 def batch(classes=10, size=6, seed=0):
-    """Student and teacher logits, off centre, and labels, the last of them -1."""
+    """Uncentred student and teacher logits, and labels of which the last is -1 (unlabelled)."""
     rng = np.random.default_rng(seed)
     student, teacher = 0.5 + 2 * rng.normal(size=(size, classes)), 3 * rng.normal(size=(size, classes)) - 1
     return student, teacher, np.append(rng.integers(0, classes, size - 1), -1)
 
 
 def terms(name, settings, student, teacher, labels):
-    result = LOSSES[name].function(student, teacher, labels, **settings)
-    return {term: value.numpy() for term, value in result.items()}
+    return {term: value.numpy() for term, value in LOSSES[name].function(student, teacher, labels, **settings).items()}
 
 
 def gradients(name, settings, student, teacher, labels):

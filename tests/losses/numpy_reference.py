@@ -1,4 +1,4 @@
-"""Float64 numpy oracles of skd_tf.losses: the published formula of one image, in a loop over the batch."""
+"""Float64 numpy references for skd_tf.losses: the published formula of one image, in a loop over the batch."""
 
 import numpy as np
 
@@ -58,16 +58,14 @@ def kd(student, teacher, labels, temperature):
 
 def spherical_kd(student, teacher, labels, temperature, radius, center=True):
     if isinstance(radius, str):
-        norms = logit_norm(teacher, center)
-        rows = zip(np.asarray(student, "float64"), norms, strict=True)
-        student = np.stack([project(row[None], norm, center)[0] for row, norm in rows])
+        student = project(student, 1.0, center) * logit_norm(teacher, center)[:, None]
     else:
         student, teacher = project(student, radius, center), project(teacher, radius, center)
     return kd(student, teacher, labels, temperature)
 
 
 def standardize(logits):
-    """Logit Standardization's Z: the unbiased std, as torch.std."""
+    """Logit Standardization's Z, with the unbiased std of torch.std."""
     return np.stack([(row - row.mean()) / (1e-7 + row.std(ddof=1)) for row in np.asarray(logits, "float64")])
 
 

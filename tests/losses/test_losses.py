@@ -1,4 +1,4 @@
-"""The losses against float64 numpy oracles: values, gradients, labels, extremes, compilation."""
+"""The losses against float64 numpy references: values, gradients, labels, extremes, compilation."""
 
 import inspect
 import pathlib
@@ -14,6 +14,7 @@ from skd_tf.distillation.objective import Objective
 from skd_tf.errors import InputError
 from skd_tf.losses import LOSSES
 from skd_tf.losses.names import LOSS_FACTS, LOSS_NAMES
+from skd_tf.training import dry_run
 from tests.losses import numpy_reference
 from tests.losses.loss_cases import CASES, assert_terms_close, batch, gradients, terms
 
@@ -22,29 +23,31 @@ COMPILED = [CASES[index] for index in (0, 4, 5, 7, 8, 9, 11)]
 each_case = pytest.mark.parametrize(("name", "settings"), CASES)
 
 
+def reference(name, student, teacher, labels, settings):
+    return getattr(numpy_reference, LOSSES[name].function.__name__)(student, teacher, labels, **settings)
+
+
 @pytest.mark.parametrize("classes", [2, 10, 100])
 @each_case
-def test_values_equal_the_oracle(name, settings, classes):
+def test_values_equal_the_reference(name, settings, classes):
     student, teacher, labels = batch(classes)
-    oracle = getattr(numpy_reference, LOSSES[name].function.__name__)
-    expected = oracle(student, teacher, labels, **settings)
+    expected = reference(name, student, teacher, labels, settings)
     result = terms(name, settings, student, teacher, labels)
     assert_terms_close(result, expected, rtol=1e-6, atol=1e-12)
     assert all(value.shape == labels.shape and value.dtype == "float64" for value in result.values())
     student, teacher = student.astype("float32"), teacher.astype("float16")
-    expected = oracle(student, teacher, labels, **settings)
+    expected = reference(name, student, teacher, labels, settings)
     result = terms(name, settings, student, teacher, labels)
     assert_terms_close(result, expected, rtol=1e-5, atol=2e-5)
     assert all(value.dtype == "float32" for value in result.values())
 
 
 @each_case
-def test_gradients_equal_the_oracles(name, settings):
+def test_gradients_equal_the_reference(name, settings):
     student, teacher, labels = batch(classes=5, size=3)
-    oracle = getattr(numpy_reference, LOSSES[name].function.__name__)
     for term, gradient in gradients(name, settings, student, teacher, labels).items():
         expected = numpy_reference.numeric_gradient(
-            lambda s, term=term: oracle(s, teacher, labels, **settings)[term].sum(), student
+            lambda s, term=term: reference(name, s, teacher, labels, settings)[term].sum(), student
         )
         np.testing.assert_allclose(gradient, expected, rtol=1e-6, atol=1e-7, err_msg=term)
 
@@ -60,12 +63,12 @@ def test_a_shift_changes_nothing(name, settings):
     )
 
 
-def test_shift_invariance_catches_a_softmax_that_is_missing():
-    """keras.distillation's default: its loss's name resolves to a function and the softmax is skipped."""
+def test_shift_invariance_catches_a_missing_softmax():
+    """keras.distillation's default resolves its loss from a name and skips the softmax."""
     student, teacher, _ = batch()
     loss = keras.distillation.LogitsDistillation().compute_loss
     before, after = (np.mean(loss(teacher, logits)) for logits in (student, student + 3.0))
-    assert abs(after - before) > 1e-2 * abs(before), "Keras has repaired its default: say so where we compare with it"
+    assert abs(after - before) > 1e-2 * abs(before), "Keras has fixed its default: update our comparison with it"
 
 
 def test_dkd_parts_add_up_to_kd():
@@ -106,17 +109,17 @@ def test_labels_in_every_form(name, settings):
         return
     assert_terms_close(terms(name, settings, student, teacher, one_hot), expected, rtol=1e-12)
     soft = np.random.default_rng(1).dirichlet(np.ones(10), 6)
-    oracle = getattr(numpy_reference, LOSSES[name].function.__name__)(student, teacher, soft, **settings)
-    assert_terms_close(terms(name, settings, student, teacher, soft), oracle, rtol=1e-6)
+    expected = reference(name, student, teacher, soft, settings)
+    assert_terms_close(terms(name, settings, student, teacher, soft), expected, rtol=1e-6)
     with pytest.raises(InputError, match=r"\[batch, 10\]"):
         terms(name, settings, student, teacher, one_hot[:, :7])
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @each_case
-def test_value_and_gradient_are_finite_where_logits_are_not_ordinary(name, settings, dtype):
+def test_values_and_gradients_are_finite_for_extreme_logits(name, settings, dtype):
     rng = np.random.default_rng(0)
-    # The gradient on the sphere is about radius / norm, which float16 must be able to hold.
+    # The gradient on the sphere is about radius / norm, which must fit into float16.
     largest, largest_teacher, smallest = (6e4, 500, 0.1) if dtype == "float16" else (1e6, 1e6, 1e-6)
     rows = [np.zeros(100), np.full(100, 0.1), np.full(100, -largest), largest * np.eye(100)[3]]
     rows += [scale * rng.normal(size=100) for scale in (largest / 5, 1.0, smallest)]
@@ -168,7 +171,7 @@ def test_no_gradient_reaches_the_teacher(name, settings):
 
 
 METHODS = pathlib.Path(__file__).resolve().parents[2] / "experiments" / "cifar100" / "methods"
-# A file may have a schedule where the table has the constant that it ends at.
+# A flagfile may give a schedule where LOSSES has the constant at which it ends.
 SCHEDULED = {"dkd": {"kd_weight": "linear 0 to 1 over 20 epochs"}}
 
 
@@ -185,7 +188,7 @@ def test_each_loss_has_a_flagfile_with_its_authors_settings(name):
         assert function[setting].default == value
 
 
-def test_settings_of_one_loss_reach_it_and_no_other():
+def test_settings_of_a_loss_reach_only_that_loss():
     assert Config(loss="dkd", loss_settings="BETA = 2,alpha=1.0").loss_settings == "alpha=1, beta=2"
     for wrong in ({"loss": "kd", "loss_settings": "beta=2"}, {"loss": "dkd", "loss_settings": "gamma=2"}):
         with pytest.raises(InputError, match="does not take"):
@@ -204,21 +207,34 @@ def test_settings_of_one_loss_reach_it_and_no_other():
             Objective("dkd", center=True, label_smoothing=0.0, settings=settings)
 
 
-def test_the_table():
+def test_losses_match_their_facts_and_signatures():
     assert tuple(LOSSES) == LOSS_NAMES
-    for name, row in LOSSES.items():
-        signature = inspect.signature(row.function).parameters
+    for name, loss in LOSSES.items():
+        signature = inspect.signature(loss.function).parameters
         assert list(signature)[:3] == ["student_logits", "teacher_logits", "labels"]
         settings = {key for key, value in signature.items() if value.kind is value.KEYWORD_ONLY}
         assert settings == set(LOSS_FACTS[name].arguments)
         assert ("radius" in settings) == Objective(name, center=True, label_smoothing=0.0).needs_radius
-        assert settings - set(LOSS_FACTS[name].settings) == set(row.defaults) - {"kd_weight", "label_weight"}
-        for key in settings & set(row.defaults):
-            assert signature[key].default in (row.defaults[key], inspect.Parameter.empty)
-        assert row.readout in losses.READOUTS
-        assert "label_weight" in row.defaults or 0 <= row.defaults.get("kd_weight", 0) <= 1
+        assert settings - set(LOSS_FACTS[name].settings) == set(loss.defaults) - {"kd_weight", "label_weight"}
+        for key in settings & set(loss.defaults):
+            assert signature[key].default in (loss.defaults[key], inspect.Parameter.empty)
+        assert loss.readout in losses.READOUTS
+        assert "label_weight" in loss.defaults or 0 <= loss.defaults.get("kd_weight", 0) <= 1
     student, _, labels = batch()
-    assert {name for name, row in LOSSES.items() if not row.needs_teacher} == {"cross_entropy"}
+    assert {name for name, loss in LOSSES.items() if not loss.needs_teacher} == {"cross_entropy"}
     assert list(losses.cross_entropy(student, None, labels)) == ["label"]
     with pytest.raises(InputError, match="other classes"):
         losses.kd(student, np.zeros((6, 9)), labels)
+
+
+def test_the_dry_run_treats_any_loss_on_the_sphere_alike(tmp_path, monkeypatch):
+    """An entry of LOSS_FACTS is enough: no check names the spherical loss."""
+    for path in (tmp_path / part / kind / "0.png" for part in ("train", "test") for kind in ("cat", "dog")):
+        path.parent.mkdir(parents=True)
+        path.touch()
+    config = Config(loss="kd", dataset=f"folder:{tmp_path}", validation_fraction=0, batch_size=2, center=False)
+    assert "radius  " not in dry_run.describe(config)
+    monkeypatch.setitem(LOSS_FACTS, "kd", LOSS_FACTS["kd"]._replace(probabilities="sphere"))
+    assert "radius         2.8284 (auto" in dry_run.describe(config)
+    with pytest.raises(InputError, match="Two classes"):
+        dry_run.describe(config.replace(center=True))

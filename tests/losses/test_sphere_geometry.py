@@ -1,4 +1,4 @@
-"""The sphere's geometry: what it lets a student reach, where it holds one fast, when there is none."""
+"""The sphere's geometry: the highest probability, the second minimum, and the case of two classes."""
 
 import math
 
@@ -14,7 +14,7 @@ from skd_tf.losses import sphere_geometry
 
 
 def loss_of(directions, radius, temperature, kd_weight, center=True):
-    """The loss of logits `[n, C]` float64 of class 0, of which the teacher is as sure as its sphere lets it be."""
+    """The loss of logits `[n, C]` float64 with label 0, for a teacher as sure of class 0 as the sphere allows."""
     count, classes = directions.shape
     teacher = tf.constant(np.eye(classes)[[0] * count])
     terms = losses.spherical_kd(
@@ -24,7 +24,7 @@ def loss_of(directions, radius, temperature, kd_weight, center=True):
 
 
 def curvature_opposite_the_label(classes, radius, *, temperature=1.0, kd_weight=0.0, center=True):
-    """Second differences of the loss along great circles through the point opposite the label, in two directions."""
+    """Second differences of the loss along two great circles through the point opposite the label."""
     opposite = (1 / classes - np.eye(classes)[0]) / math.sqrt(1 - 1 / classes)
     found = []
     for other in ([0, 1, -1], [0, 1, 1, -2]):
@@ -42,8 +42,8 @@ def curvature_opposite_the_label(classes, radius, *, temperature=1.0, kd_weight=
 @pytest.mark.parametrize(("classes", "radius"), [(4, 2.0), (10, 6.32), (10, 22.0), (100, 20.0), (100, 120.0)])
 def test_the_curvature_opposite_the_label_is_the_formula(classes, radius, center):
     k = math.sqrt(classes / (classes - 1))
-    sure = 1 / (1 + (classes - 1) * math.exp(radius * k))  # of the label, there
-    expected = (1 - sure) * (radius**2 / (classes - 1) - radius * k)
+    label_probability = 1 / (1 + (classes - 1) * math.exp(radius * k))
+    expected = (1 - label_probability) * (radius**2 / (classes - 1) - radius * k)
     assert curvature_opposite_the_label(classes, radius, center=center) == pytest.approx(expected, rel=1e-4)
     assert (expected > 0) == (radius > sphere_geometry.second_minimum_radius(classes))
 
@@ -57,7 +57,7 @@ def test_a_distill_term_moves_the_second_minimum_with_its_weight_and_temperature
 
 
 @pytest.mark.parametrize(("factor", "stays"), [(0.9, False), (2.0, True)])
-def test_descent_from_there_leaves_a_small_sphere_and_not_a_large_one(factor, stays):
+def test_descent_from_opposite_the_label_escapes_only_on_a_small_sphere(factor, stays):
     radius = factor * sphere_geometry.second_minimum_radius(10)
     start = (1 / 10 - np.eye(10)[0] + 0.02 * np.random.default_rng(0).normal(size=10))[None]
 
@@ -75,12 +75,12 @@ def test_descent_from_there_leaves_a_small_sphere_and_not_a_large_one(factor, st
     assert last == pytest.approx(trapped, rel=1e-3) if stays else last < 0.1
 
 
-def test_the_top_probability_is_that_of_the_best_logits():
+def test_the_top_probability_is_reached_by_a_one_hot_direction():
     logits = losses.project(tf.constant(np.eye(7)[:1]), 5.0).numpy()[0] / 3.0
     assert sphere_geometry.top_probability(7, 5.0, 3.0) == pytest.approx(np.exp(logits[0]) / np.exp(logits).sum())
 
 
-def test_two_classes_need_a_sphere_that_is_not_centred():
+def test_two_classes_need_an_uncentred_sphere():
     net = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
     for loss in ("kd", "cross_entropy"):
         assert Distiller(net, loss=loss).radius is not None

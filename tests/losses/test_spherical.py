@@ -1,4 +1,4 @@
-"""The sphere: the projection, and every fact that follows from the formula of the spherical loss."""
+"""The projection onto the sphere, and every fact that follows from the formula of the spherical loss."""
 
 import keras
 import numpy as np
@@ -44,7 +44,7 @@ def test_project_keeps_small_differences_between_large_logits():
     )
 
 
-def test_authors_layer_norm_is_a_projection():
+def test_the_authors_layer_norm_is_a_projection():
     logits, m, classes = batch(100)[0], 2.0, 100
     population = (logits - logits.mean(1, keepdims=True)) / np.sqrt(logits.var(1, keepdims=True) + 1e-7)
     radius = losses.resolve_radius("auto", classes)
@@ -58,7 +58,7 @@ def test_authors_layer_norm_is_a_projection():
 
 
 @each_sphere
-def test_a_scale_changes_nothing_on_the_sphere(settings):
+def test_the_spherical_loss_ignores_the_scale_of_the_student(settings):
     student, teacher, labels = batch()
     expected = terms("spherical", settings, student, teacher, labels)
     scaled = student * np.logspace(-6, 6, 6)[:, None]
@@ -96,7 +96,7 @@ def test_the_gain_of_the_projection_is_radius_over_norm():
         np.testing.assert_allclose(tape.gradient(value, logits), gain[:, None] * tangent, rtol=1e-9)
 
 
-def test_distill_depends_on_radius_over_temperature_alone_and_label_on_radius_alone():
+def test_distill_depends_only_on_radius_over_temperature_and_label_only_on_radius():
     first = terms("spherical", {"temperature": 4.0, "radius": 20.0}, *batch())
     second = terms("spherical", {"temperature": 1.0, "radius": 5.0}, *batch())
     third = terms("spherical", {"temperature": 1.0, "radius": 20.0}, *batch())
@@ -116,8 +116,8 @@ def test_the_largest_margin_on_the_sphere():
     assert np.all(anywhere[:, -1] - anywhere[:, -2] < margin)
 
 
-def test_the_sphere_has_logit_standardizations_distributions():
-    """SKD at T = 4, m = 2 against tau = 2; their std is the unbiased one, so tau is 2 * sqrt((n - 1) / n)."""
+def test_the_sphere_and_logit_standardization_give_the_same_distributions():
+    """SKD at T = 4, m = 2 equals tau = 2, except that their std is unbiased: tau is 2 * sqrt((n - 1) / n)."""
     student, teacher, labels = batch(100)
     sphere = terms("spherical", {"temperature": 4.0, "radius": 20.0}, student, teacher, labels)["distill"] / 4.0**2
     tau = 2.0 * np.sqrt(99 / 100)
@@ -125,7 +125,7 @@ def test_the_sphere_has_logit_standardizations_distributions():
     np.testing.assert_allclose(sphere, standardized, rtol=1e-9)
 
 
-def test_an_all_equal_row_is_no_dead_end():
+def test_an_all_equal_row_still_has_a_gradient():
     for value in (0.0, 0.1, 1e6):
         rows = np.full((1, 100), value, "float32")
         assert not np.any(losses.project(rows, 20.0)) and losses.logit_norm(rows).numpy() == 0.0
