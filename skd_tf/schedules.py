@@ -1,44 +1,69 @@
-"""Schedules: step -> learning rate, step -> loss weight, as float64 tables computed before training.
+"""Schedules: the learning rate and the loss weights of every step, as float64 tables computed before training.
 
-A table is plain numpy, so it can be plotted, tested and compared; `Table` carries one into a Keras optimizer.
+A table is a plain numpy array, so it can be plotted, tested and compared. `Table` passes one to a Keras optimizer.
+
+Example:
+  >>> import keras
+  >>> from skd_tf import Config, schedules
+  >>> rates = schedules.learning_rate(Config(epochs=3, learning_rate=0.8, warmup_epochs=1), steps_per_epoch=2)
+  >>> optimizer = keras.optimizers.SGD(schedules.Table(rates))
+  >>> round(float(optimizer.learning_rate), 3)
+  0.4
 """
 
 import functools
+from typing import Any
 
 import numpy as np
 
-from skd_tf.config import grammar
+from skd_tf.config import Config, grammar
 
-# Of the run. The spherical loss needs it: its gradient grows as radius / ||student logits||, which is largest
-# in the first steps. Every method gets the same, so that they compare.
+# As a fraction of the run. The spherical loss needs a warm-up: its gradient scales with radius / ||student logits||,
+# which is largest in the first steps. Every method gets the same warm-up, which keeps them comparable.
 DEFAULT_WARMUP = 0.05
 
 _RAMPS = {"linear": lambda part: part, "cosine": lambda part: (1 - np.cos(np.pi * part)) / 2}
 
 
-def warmup_steps(config, steps_per_epoch):
-    """Steps of the learning rate's warm-up: `warmup_epochs`, or 5% of the run."""
+def warmup_steps(config: Config, steps_per_epoch: int) -> int:
+    """Number of warm-up steps of the learning rate: `warmup_epochs`, or 5% of the run if that is None.
+
+    Args:
+      config: `warmup_epochs` and `epochs` are used.
+      steps_per_epoch: full global batches per epoch.
+
+    Example:
+      >>> from skd_tf import Config, schedules
+      >>> schedules.warmup_steps(Config(epochs=40), steps_per_epoch=100)
+      200
+    """
     epochs = DEFAULT_WARMUP * config.epochs if config.warmup_epochs is None else config.warmup_epochs
     return round(epochs * steps_per_epoch)
 
 
-def learning_rate(config, steps_per_epoch):
-    """The learning rate of every training step.
+def learning_rate(config: Config, steps_per_epoch: int) -> np.ndarray:
+    """The learning rate of every training step t.
 
     With W warm-up steps out of N, peak rate p, milestones m_i (in steps) and factor f:
 
         warm-up          p * (t + 1) / W                              for t < W
         constant         p
-        cosine           p * (1 + cos(pi * (t - W) / (N - W))) / 2    for t >= W: 0 would be reached at t = N
-        linear           p * (1 - (t - W) / (N - W))                  for t >= W: the same
-        multistep        p * f^(number of m_i <= t), times the warm-up's (t + 1) / W while t < W
+        cosine           p * (1 + cos(pi * (t - W) / (N - W))) / 2    for t >= W; it would reach 0 at t = N
+        linear           p * (1 - (t - W) / (N - W))                  for t >= W; it would reach 0 at t = N
+        multistep        p * f^(number of m_i <= t); while t < W, times the warm-up's (t + 1) / W
 
     Args:
       config: `learning_rate`, `lr_schedule`, `epochs` and `warmup_epochs` are used.
-      steps_per_epoch: full global batches in an epoch.
+      steps_per_epoch: full global batches per epoch.
 
     Returns:
       `[epochs * steps_per_epoch]` float64.
+
+    Example:
+      >>> from skd_tf import Config, schedules
+      >>> config = Config(epochs=3, learning_rate=0.8, lr_schedule="linear", warmup_epochs=1)
+      >>> print(schedules.learning_rate(config, steps_per_epoch=2).round(3))
+      [0.4 0.8 0.8 0.6 0.4 0.2]
     """
     schedule = grammar.parse_lr_schedule(config.lr_schedule)
     total_steps = config.epochs * steps_per_epoch
@@ -53,13 +78,16 @@ def learning_rate(config, steps_per_epoch):
     return config.learning_rate * factors[schedule.kind] * np.minimum(1.0, (steps + 1) / max(warmup, 1))
 
 
-def loss_weight(spec, steps_per_epoch, total_steps):
-    """The weight of a loss term at every training step.
+def loss_weight(spec: float | str, steps_per_epoch: int, total_steps: int) -> np.ndarray:
+    """The weight of a loss term at every training step t.
+
+    A ramp over E epochs is
+
+        first + (last - first) * r(min(1, t / (E * steps_per_epoch)))        r(x) = x, or (1 - cos(pi * x)) / 2
 
     Args:
-      spec: a number, or text in the grammar of `--kd_weight` (`skd_tf.config.grammar.WEIGHT`). A ramp of E epochs is
-        first + (last - first) * r(min(1, t / (E * steps_per_epoch))), r(x) = x or (1 - cos(pi * x)) / 2.
-      steps_per_epoch: full global batches in an epoch.
+      spec: a number, or text as for `--kd_weight` (`skd_tf.config.grammar.WEIGHT`).
+      steps_per_epoch: full global batches per epoch.
       total_steps: length of the result.
 
     Returns:
@@ -67,6 +95,13 @@ def loss_weight(spec, steps_per_epoch, total_steps):
 
     Raises:
       InputError: text outside the grammar.
+
+    Example:
+      >>> from skd_tf import schedules
+      >>> print(schedules.loss_weight("0.9, 0.5 from epoch 2", steps_per_epoch=2, total_steps=6))
+      [0.9 0.9 0.9 0.9 0.5 0.5]
+      >>> print(schedules.loss_weight("linear 0 to 1 over 2 epochs", steps_per_epoch=2, total_steps=6))
+      [0.   0.25 0.5  0.75 1.   1.  ]
     """
     weight = grammar.parse_weight(spec)
     steps = np.arange(total_steps, dtype=np.float64)
@@ -77,7 +112,7 @@ def loss_weight(spec, steps_per_epoch, total_steps):
 
 
 def _count_reached(epochs, steps, steps_per_epoch):
-    """How many of the (rising) epochs have begun at each step."""
+    """How many of the (ascending) epochs have started at each step."""
     return np.searchsorted(np.round(np.asarray(epochs) * steps_per_epoch), steps, side="right")
 
 
@@ -88,13 +123,13 @@ def _table_class():
 
     @keras.saving.register_keras_serializable("skd_tf")
     class Table(keras.optimizers.schedules.LearningRateSchedule):
-        """A schedule read from a table: `values[min(step, len(values) - 1)]`, float32.
+        """A Keras schedule that reads a table: `values[min(step, len(values) - 1)]`, float32.
 
-        The table is a variable, so `assign` of another table of the same length never retraces. For
-        MirroredStrategy create it inside `strategy.scope()`.
+        The table is a variable, so `assign` with another table of the same length never retraces. With
+        MirroredStrategy, create it inside `strategy.scope()`.
 
         Args:
-          values: `[steps]`, the value of every step.
+          values: `[steps]`, the value at every step.
         """
 
         def __init__(self, values, name="Table"):
@@ -115,7 +150,7 @@ def _table_class():
     return Table
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
     # TensorFlow takes seconds to import, and the dry run only reads tables.
     if name == "Table":
         return _table_class()

@@ -1,4 +1,4 @@
-"""Schedules against numbers worked out by hand."""
+"""Schedules against hand-computed numbers."""
 
 import math
 
@@ -22,13 +22,13 @@ def test_cosine_after_a_linear_warmup():
     assert rates[-1] > 0
 
 
-def test_linear_falls_by_equal_steps_after_the_warmup():
+def test_linear_decays_in_equal_steps_after_the_warmup():
     config = Config(epochs=3, warmup_epochs=1, learning_rate=0.8, lr_schedule="linear")
     hand = [0.2, 0.4, 0.6, 0.8, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1]
     np.testing.assert_allclose(schedules.learning_rate(config, 4), hand, rtol=1e-12)
 
 
-def test_multistep_milestones_stay_at_their_epochs_whatever_the_warmup():
+def test_the_warmup_does_not_move_multistep_milestones():
     config = Config(epochs=5, learning_rate=1.0, lr_schedule="multistep:1,3,4:0.5", warmup_epochs=0)
     hand = [1, 1, 0.5, 0.5, 0.5, 0.5, 0.25, 0.25, 0.125, 0.125]
     np.testing.assert_array_equal(schedules.learning_rate(config, 2), hand)
@@ -36,7 +36,7 @@ def test_multistep_milestones_stay_at_their_epochs_whatever_the_warmup():
     np.testing.assert_allclose(warmed, np.array(hand) * [0.25, 0.5, 0.75, 1, 1, 1, 1, 1, 1, 1], rtol=1e-14)
 
 
-def test_the_field_protocol_multistep_has_factor_one_tenth():
+def test_the_default_multistep_factor_is_one_tenth():
     config = Config(epochs=240, lr_schedule="multistep:150,180,210", warmup_epochs=0)
     rates = schedules.learning_rate(config, 1)
     np.testing.assert_allclose(
@@ -45,7 +45,7 @@ def test_the_field_protocol_multistep_has_factor_one_tenth():
 
 
 @pytest.mark.parametrize("lr_schedule", ["constant", "cosine", "linear", "multistep:15"])
-def test_the_default_warmup_is_a_twentieth_of_the_run(lr_schedule):
+def test_the_default_warmup_is_five_percent_of_the_run(lr_schedule):
     config = Config(epochs=20, learning_rate=1.0, lr_schedule=lr_schedule)
     rates = schedules.learning_rate(config, 10)
     assert schedules.warmup_steps(config, 10) == 10
@@ -55,13 +55,13 @@ def test_the_default_warmup_is_a_twentieth_of_the_run(lr_schedule):
         np.testing.assert_array_equal(rates[10:], 1.0)
 
 
-def test_a_warmup_as_long_as_the_run_ends_at_the_peak():
+def test_a_warmup_over_the_whole_run_ends_at_the_peak():
     for lr_schedule in ("constant", "cosine", "linear"):
         config = Config(epochs=2, warmup_epochs=2, learning_rate=1.0, lr_schedule=lr_schedule)
         np.testing.assert_allclose(schedules.learning_rate(config, 2), [0.25, 0.5, 0.75, 1.0])
 
 
-def test_the_loss_weight_steps_at_the_beginning_of_the_named_epoch():
+def test_the_loss_weight_changes_at_the_start_of_the_given_epoch():
     weights = schedules.loss_weight("0.9, 0.5 from epoch 2, 0.1 from epoch 2.5", 4, 14)
     np.testing.assert_array_equal(weights, [0.9] * 8 + [0.5] * 2 + [0.1] * 4)
     np.testing.assert_array_equal(schedules.loss_weight(0.7, 4, 3), [0.7] * 3)
@@ -82,7 +82,7 @@ def test_a_bad_weight_is_an_input_error():
             schedules.loss_weight(spec, 4, 10)
 
 
-def test_the_table_gives_its_values_eager_and_in_a_graph_and_never_retraces():
+def test_the_table_works_eagerly_and_in_a_graph_and_never_retraces():
     import keras
     import tensorflow as tf
 
