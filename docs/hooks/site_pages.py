@@ -1,25 +1,28 @@
-"""The pages of the site that are made from code and from the repository's own texts; a hook of mkdocs.yml.
+"""Hook of mkdocs.yml: writes the pages of the site that come from code and from the texts of the repository.
 
 index, contributing, changelog    README.md, CONTRIBUTING.md, CHANGELOG.md
-flags                             every knob of skd_tf.config.Config, and what each command has of its own
-api                               the public names, whose docstrings mkdocstrings reads
+flags                             the fields of skd_tf.config.Config and the other flags of each command
+api                               the public names; mkdocstrings renders their docstrings
 """
 
-import ast
 import importlib
+import inspect
 import pathlib
 import re
 
 from absl import flags
-from mkdocs.structure.files import File
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
 
-from skd_tf.config.fields import as_text, expectation, kinds_of, rules_of
+import skd_tf
+from skd_tf.config.fields import expectation, kinds_of, rules_of
 from skd_tf.config.flags import FIELDS, PLACES, define_flags
+from skd_tf.errors import as_text
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TEXTS = {"index.md": "README.md", "contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md"}
 COMMANDS = ("train", "evaluate", "tune", "export", "report")
-API = {  # heading: what stands under it
+API = {  # heading: dotted names under it
     "Distilling": (
         "skd_tf.distillation.distiller.Distiller",
         "skd_tf.keras_losses.SphericalDistillation",
@@ -38,7 +41,7 @@ API = {  # heading: what stands under it
         "skd_tf.evaluation.metrics",
     ),
 }
-# What an entry above shows of itself; the rest as mkdocs.yml says.
+# Members that an entry of API shows; the others follow mkdocs.yml.
 OPTIONS = {
     "skd_tf.distillation.distiller.Distiller": [
         "adapt",
@@ -55,8 +58,8 @@ OPTIONS = {
 }
 
 
-def on_config(config):
-    """Pages in docs/ that the nav does not name are put at the end of the guide."""
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Appends the pages of docs/ that the nav omits to the guide."""
     guide = next(section["Guide"] for section in config.nav if "Guide" in section)
     named = {page for section in guide for page in section.values()}
     found = sorted(path.name for path in pathlib.Path(config.docs_dir).glob("*.md"))
@@ -64,15 +67,16 @@ def on_config(config):
     return config
 
 
-def on_files(files, config):
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Adds the generated pages."""
     pages = {name: adapted(source) for name, source in TEXTS.items()}
     for name, text in (pages | {"flags.md": flag_reference(), "api.md": api_reference()}).items():
         files.append(File.generated(config, name, content=text))
     return files
 
 
-def adapted(source):
-    """A text of the repository with its links as the site needs them: to pages of docs/, and to nothing else of the tree."""
+def adapted(source: str) -> str:
+    """A text of the repository for the site: links to pages keep working, other relative links become plain text."""
 
     def link(match):
         words, target = match.groups()
@@ -85,18 +89,18 @@ def adapted(source):
     return re.sub(r"(?<!!)\[([^\]\n]+)\]\(([^)\s]+)\)", link, (ROOT / source).read_text(encoding="utf-8"))
 
 
-def flag_reference():
-    """The page of all flags, from the fields of Config and from what each command defines beside them."""
+def flag_reference() -> str:
+    """The page of all flags: the fields of Config, then the other flags of each command."""
     lines = [
         "# Flags",
         "",
-        "Every setting of a run is a field of `skd_tf.Config` and a flag of the same name, of `train` and `tune`; the other "
-        "commands have those that mean something there. `--help` of a command shows the same.",
+        "Every setting of a run is a field of `skd_tf.Config`. `train` and `tune` have a flag of that name for each; "
+        "the other commands have those that apply to them. `--help` of a command shows the same texts.",
         "",
         "| where | |",
         "|---|---|",
         *(f"| `--{name}` | {_cell(text)} |" for name, text in PLACES.items()),
-        "| `--flagfile` | flags read from a file, at this place: a later flag rules |",
+        "| `--flagfile` | reads flags from a file at this position; a later flag overrides an earlier one |",
         "",
     ]
     for name, field in FIELDS.items():
@@ -111,22 +115,22 @@ def flag_reference():
     for command in COMMANDS:
         own = own_flags(command)
         if own:
-            lines += ["", f"## Of python -m skd_tf.{command}", "", "| flag | default | |", "|---|---|---|"]
+            lines += ["", f"## Only python -m skd_tf.{command}", "", "| flag | default | |", "|---|---|---|"]
             lines += [f"| `--{flag.name}` | {_default(flag)} | {_cell(flag.help)} |" for flag in own]
     return "\n".join(lines) + "\n"
 
 
-def own_flags(command):
-    """The flags that a command has beside the fields of Config and the places."""
+def own_flags(command: str) -> list[flags.Flag]:
+    """The flags of a command that are neither fields of Config nor in PLACES."""
     module = importlib.import_module(f"skd_tf.{command}")
     flag_values = flags.FlagValues()
     getattr(module, "define", define_flags)(flag_values)
     return [flag_values[name] for name in flag_values if name not in FIELDS and name not in PLACES]
 
 
-def api_reference():
-    """The page of the public names; what is in each comes from its docstring."""
-    lines = ["# Python", "", "Importing `skd_tf` costs nothing; each name is imported when it is first used.", ""]
+def api_reference() -> str:
+    """The page of the public names, which mkdocstrings fills with their docstrings."""
+    lines = ["# Python", "", "Importing `skd_tf` is instant: each name is imported on first use.", ""]
     lines += ["| name | |", "|---|---|"]
     lines += [*(f"| `skd_tf.{name}` | {_cell(text)} |" for name, text in public_names().items()), ""]
     for heading, names in API.items():
@@ -139,24 +143,14 @@ def api_reference():
     return "\n".join(lines)
 
 
-def public_names():
-    """Public name -> what it is: the first line of its docstring, read from the source."""
-    tree = _source("skd_tf")
-    values = {node.targets[0].id: node.value for node in tree.body if isinstance(node, ast.Assign)}
-    homes = ast.literal_eval(values["_HOMES"])
+def public_names() -> dict[str, str]:
+    """Public name -> the first line of its docstring; for a table, that of its package."""
     names = {}
-    for name in ast.literal_eval(values["__all__"]):
-        home = _source("skd_tf", homes.get(name, name))
-        found = [node for node in home.body if getattr(node, "name", None) == name]
-        documented = found[0] if found else home  # a module, or a table in one
-        names[name] = (ast.get_docstring(documented) or "").partition("\n")[0]
+    for name in skd_tf.__all__:
+        value = getattr(skd_tf, name)
+        documented = skd_tf.losses if isinstance(value, dict) else value
+        names[name] = inspect.getdoc(documented).partition("\n")[0]
     return names
-
-
-def _source(*parts):
-    path = ROOT.joinpath(*parts)
-    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 def _default(flag):

@@ -1,4 +1,4 @@
-"""The examples run as they stand, on small data."""
+"""The examples run unchanged, on small data."""
 
 import importlib.util
 import pathlib
@@ -11,7 +11,7 @@ import tensorflow as tf
 
 import skd_tf
 from skd_tf import data
-from skd_tf.config import Config, app
+from skd_tf.config import app
 
 EXAMPLES = pathlib.Path(__file__).resolve().parents[2] / "examples"
 
@@ -75,7 +75,7 @@ def test_the_teachers_softmax_is_cut_off():
 
 
 def test_the_fields_protocol_on_digits(tmp_path, monkeypatch, capsys):
-    """The recipes of CIFAR-100 with digits, one epoch and a teacher that is there."""
+    """The CIFAR-100 recipes on digits, with one epoch and a given teacher."""
     monkeypatch.chdir(EXAMPLES.parent)
     settings = {"dataset": "digits", "epochs": 1, "batch_size": 128, "lr_schedule": "cosine"}
     digits = data.load(data.DataSettings(dataset="digits"))

@@ -4,8 +4,8 @@
         --page=docs/migrating.md
 
 All use the same teacher, the same initial weights per seed, the same digits, order, optimizer, learning rates,
-temperature and weights, without augmentation. It takes some minutes on two CPU cores. Run it again for a newer Keras: the
-record names the versions, and the table between the two markers of --page is replaced.
+temperature and weights, without augmentation. It takes some minutes on two CPU cores. Run it again for a newer Keras:
+the record names the versions, and the table between the two markers of --page is replaced.
 """
 
 import pathlib
@@ -150,8 +150,8 @@ _DEFAULT = keras.distillation.LogitsDistillation(TEMPERATURE)
 _CORRECTED = keras.distillation.LogitsDistillation(TEMPERATURE, loss=keras.losses.KLDivergence())
 _SPHERICAL = skd_tf.keras_losses.SphericalDistillation(TEMPERATURE)
 _KD, _SKD = 'skd_tf, loss="kd"', 'skd_tf, loss="spherical"'
-# Name -> (function of (student, teacher, optimizer) that returns a compiled model to fit; its distillation term, a function
-# of (teacher logits, student logits); the entry of skd_tf with the same loss).
+# Name -> (function of (student, teacher, optimizer) that returns a compiled model to fit; its distillation term, a
+# function of (teacher logits, student logits); the entry of skd_tf with the same loss).
 CONTENDERS = {
     "student alone": (_alone, None, None),
     "keras.distillation, its default loss": (partial(_keras, _DEFAULT), _DEFAULT.compute_loss, _KD),

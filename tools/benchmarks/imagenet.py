@@ -1,7 +1,8 @@
 """Speed at ImageNet's size, part by part: input from JPEG files, training steps, teacher passes, cache checks.
 
 The images are synthetic: 500 x 375 JPEG files of about 100 kB; ImageNet's average 110 kB. The networks have random
-weights, which cost the same. The files are in the page cache, so no disk is measured. docs/scale.md computes from the record.
+weights, which cost the same. The files are in the page cache, so no disk is measured.
+docs/scale.md computes from the record.
 """
 
 import dataclasses

@@ -19,7 +19,7 @@ def spread(values: Sequence[float], form: str = ".1f") -> str:
 
 
 def ratios(numerator: dict, denominator: dict) -> tuple[float, list[float]]:
-    """Ratio of two contenders' times: (median, one per round). Each round is a pair, since the machine's speed drifts."""
+    """Ratio of two contenders' times: (median, one per round). Rounds are pairs, since the machine's speed drifts."""
     found = [mine / its for mine, its in zip(numerator["ms"], denominator["ms"], strict=True)]
     return statistics.median(found), found
 

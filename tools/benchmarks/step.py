@@ -66,32 +66,20 @@ def _race(contenders, rounds):
 
 
 def _table(rows):
-    header = "contender", "ms per step, median", "spread", "GFLOP/s", "peak memory, MB"
-    lines = []
+    lines, header = [], ("contender", "ms per step, median", "spread", "GFLOP/s", "peak memory, MB")
     for name, row in rows.items():
-        speed = f"{row['gflop_per_second']:,.0f}" if row["gflop_per_second"] else "-"
-        lines.append(
-            (name, f"{row['median_ms']:.1f}", results.spread(row["ms"]), speed, f"{row['peak_memory_mb']:,.0f}")
-        )
+        median, speed = f"{row['median_ms']:.1f}", row["gflop_per_second"] and f"{row['gflop_per_second']:,.0f}"
+        lines.append((name, median, results.spread(row["ms"]), speed or "-", f"{row['peak_memory_mb']:,.0f}"))
     pairs = [pair for pair in _RATIOS if set(pair) <= set(rows)]
     found = {f"{slow} / {fast}": results.ratios(rows[slow], rows[fast]) for slow, fast in pairs}
     ratios = [(name, f"{median:.2f}", results.spread(each, ".2f")) for name, (median, each) in found.items()]
-    return "\n\n".join(
-        [results.table(header, lines), results.table(("ratio of times in the same round", "median", "spread"), ratios)]
-    )
+    second = "\n\n" + results.table(("ratio of times in one round", "median", "spread"), ratios) if ratios else ""
+    return results.table(header, lines) + second
 
 
 def _growth_table(studies, names):
-    return results.table(
-        ("teacher", *(f"{name}, ms" for name in names)),
-        (
-            (
-                teacher,
-                *(
-                    f"{rows[name]['median_ms']:.1f} ({results.spread(rows[name]['ms'])})" if name in rows else "-"
-                    for name in names
-                ),
-            )
-            for teacher, rows in studies.items()
-        ),
-    )
+    def cell(row):
+        return f"{row['median_ms']:.1f} ({results.spread(row['ms'])})" if row else "-"
+
+    lines = [(teacher, *(cell(rows.get(name)) for name in names)) for teacher, rows in studies.items()]
+    return results.table(("teacher", *(f"{name}, ms" for name in names)), lines)

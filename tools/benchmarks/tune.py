@@ -1,7 +1,8 @@
 """The cost of a search beside the same number of plain student trainings and the teacher's passes.
 
 A round is half of the plain trainings, the search, then the other half, so that a slow hour slows both sides. Every
-plain training builds, traces and validates as `skd_tf.train` does, but in this process, which favours the plain trainings.
+plain training builds, traces and validates as `skd_tf.train` does, but in this process, which favours
+the plain trainings.
 """
 
 import dataclasses
@@ -46,7 +47,7 @@ def main(
 
 
 def measure(*, student: str, teacher: str, batch_size: int, trials: int, epochs: int) -> dict[str, object]:
-    """One round, in seconds: {"teacher_seconds", "search_seconds" without these, "plain_seconds", "trials", "plains"}."""
+    """Seconds of a round: {"teacher_seconds", "search_seconds" without these, "plain_seconds", "trials", "plains"}."""
     folder, whole = pathlib.Path(tempfile.mkdtemp()), make_dataset()
     dataset = dataclasses.replace(whole, validation=whole.train.take(slice(0, _VALIDATION)))
     make_net(teacher, dataset, stock=True).save(folder / "teacher.keras")

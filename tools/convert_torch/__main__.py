@@ -3,7 +3,8 @@
     python -m tools.convert_torch --arch=resnet56 --in=resnet56.pth --out=teacher.keras
 
 Reads checkpoints of akamaster's CIFAR ResNets, RepDistiller, mdistiller and torchvision. The tensors determine the
-number of classes, the channels of the images and, for CIFAR ResNets, the kind of shortcut (option A if it has no tensors).
+number of classes, the channels of the images and, for CIFAR ResNets, the kind of shortcut: option A if it
+has no tensors.
 
 --mean, --std and --input_size default to what the source of the checkpoint trains with:
 

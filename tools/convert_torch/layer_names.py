@@ -27,8 +27,8 @@ class Family(NamedTuple):
     """Networks that share one naming scheme.
 
     `modules` maps the end of our layer name to the PyTorch module names, tried in order. In these, {stage} counts from
-    1; {stage0} and {block0} count from 0. `source_without_shortcuts` is the source of checkpoints whose shortcuts hold no
-    tensors, None if the shortcuts of this family always hold some.
+    1; {stage0} and {block0} count from 0. `source_without_shortcuts` is the source of checkpoints whose shortcuts hold
+    no tensors, None if the shortcuts of this family always hold some.
     """
 
     modules: dict[str, tuple[str, ...]]
