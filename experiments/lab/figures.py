@@ -6,16 +6,17 @@
 Bars are 95% intervals. A filled marker is a mean over seeds, an open one a single seed.
 """
 
+import statistics
+
 from absl import flags
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullLocator
 
 from experiments.lab import definitions, figure_files, records
 from experiments.lab.front_page import LEADS
-from experiments.lab.statistics import Estimate, contrast
-from experiments.lab.summaries import HELD_OUT, TEST, Runs, runs_of
+from experiments.lab.statistics import Estimate
+from experiments.lab.summaries import HELD_OUT, TEST, Runs, Table, runs_of
 from experiments.lab.tables import SPECS, TEACHERS
 from skd_tf.errors import did_you_mean, input_error
 from skd_tf.runtime.console import say
@@ -26,6 +27,7 @@ POSITIONAL = "figure"
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#777777"
 STYLES = {"KD": (ORANGE, "s"), "SKD": (BLUE, "o"), "SKD, R = 22": (GREEN, "D"), "alone": (GREY, "v")}
 STYLES["DIST, authors' weights"] = (PURPLE, "^")
+_AHEAD = "points, right of 0: SKD is ahead"
 _LEGEND = "Bars: 95% intervals over students. Filled: mean over seeds. Open: one seed."
 Rows = list[tuple[str, dict[str, Estimate | None] | None]]  # (label, {panel: estimate}); None for a heading
 
@@ -61,7 +63,7 @@ def lines(axes: Axes, curves: dict, ticks: list[str], xlabel: str, title: str) -
         for place, estimate in found.items():
             _point(axes, estimate, place, colour, marker)
     axes.set_xticks(range(len(ticks)), ticks, fontsize=9)
-    axes.set_xlabel(xlabel)
+    axes.set(xlabel=xlabel, ylabel="student's accuracy, %")
     axes.set_title(title, loc="left", fontsize=10)
     axes.legend(frameon=False, fontsize=8)
 
@@ -76,154 +78,115 @@ def _styled(axes):
 def _point(axes, estimate, place, colour, marker, horizontal=False):
     x, y = (estimate.mean, place) if horizontal else (place, estimate.mean)
     error = {"xerr" if horizontal else "yerr": estimate.half} if estimate.half is not None else {}
-    thin = 0.8 if estimate.seeds == 1 else 1.5
-    face = "white" if estimate.seeds == 1 else colour
-    axes.errorbar(
-        [x],
-        [y],
-        fmt=marker,
-        color=colour,
-        markerfacecolor=face,
-        markersize=5.5,
-        elinewidth=thin,
-        capsize=2.5,
-        zorder=3,
-        **error,
-    )
+    one = estimate.seeds == 1
+    style = {"color": colour, "markerfacecolor": "white" if one else colour, "elinewidth": 0.8 if one else 1.5}
+    axes.errorbar([x], [y], fmt=marker, markersize=5.5, capsize=2.5, zorder=3, **style, **error)
 
 
 def _leads(runs, *sections):
     rows = []
-    for section in sections or LEADS:
+    for section in sections:
         rows.append((section, None))
         rows += [(lead.label, {m: lead.estimate(runs, m) for m in (TEST, HELD_OUT)}) for lead in LEADS[section]]
     return rows
 
 
-def _differences(runs, name, labels=None):
+def _differences(runs, name):
     """Rows of a table's differences."""
     spec = SPECS[name]
-    pairs = {label: other for label, other in spec.against.items() if labels is None or label in labels}
-    return [(label, {m: spec.difference(runs, m, label, o) for m in (TEST, HELD_OUT)}) for label, o in pairs.items()]
+    return [(a, {m: spec.difference(runs, m, a, b) for m in (TEST, HELD_OUT)}) for a, b in spec.against.items()]
 
 
-def _means(runs, name, measure, places):
-    """{place: mean with its interval} of a table's entries, from {place: label}."""
-    spec = SPECS[name]
-    columns = spec.columns(runs, measure)
-    return {place: spec.estimate(columns, {label: 1}) for place, label in places.items()}
-
-
-def _single(runs, name, row, columns):
-    """{place: accuracy} of a grid's row on test images."""
-    found = {place: SPECS[name].value(runs, TEST, row, column) for place, column in enumerate(columns)}
-    return {place: Estimate(value, None, 1) for place, value in found.items() if value is not None}
-
-
-def _forest(figure, runs):
-    forest(figure, _leads(runs), "points, right of 0: SKD is ahead")
+def _curve(runs, name, measure, places):
+    """{place: estimate} of a table's labels, or of a grid's (row, column)s."""
+    spec, found = SPECS[name], {}
+    for place, label in enumerate(places):
+        if isinstance(spec, Table):
+            found[place] = spec.estimate(spec.columns(runs, measure), {label: 1})
+        elif (value := spec.value(runs, measure, *label)) is not None:
+            found[place] = Estimate(value, None, 1)
+    return found
 
 
 def _capacity_gap(figure, runs):
-    figure.set_size_inches(10, 4.2)
-    panels = figure.subplots(1, 2, sharey=True)
-    parameters = {}
+    ticks = []
     for teacher in TEACHERS:
         found = [r["teacher"]["parameters"] for r in runs.get(f"capacity_gap/{teacher}/skd", {}).values()]
-        parameters[teacher] = f"{teacher}\n{found[0] / 1e6:.2f} M" if found else teacher
-    for axes, measure in zip(panels, (TEST, HELD_OUT), strict=True):
-        curves = {
-            method: (
-                method,
-                "-",
-                _means(runs, "capacity_gap", measure, dict(enumerate(f"{method} from {t}" for t in TEACHERS))),
-            )
-            for method in ("KD", "SKD")
-        }
-        lines(axes, curves, list(parameters.values()), "teacher, its parameters", f"{measure} images")
-    panels[0].set_ylabel("student's accuracy, %")
+        ticks.append(f"{teacher}\n{found[0] / 1e6:.2f} M" if found else teacher)
+    figure.set_size_inches(10, 4.2)
+    for axes, measure in zip(figure.subplots(1, 2, sharey=True), (TEST, HELD_OUT), strict=True):
+        places = {method: [f"{method} from {teacher}" for teacher in TEACHERS] for method in ("KD", "SKD")}
+        curves = {m: (m, "-", _curve(runs, "capacity_gap", measure, places[m])) for m in places}
+        lines(axes, curves, ticks, "teacher, its parameters", f"{measure} images")
 
 
 def _temperature(figure, runs):
     figure.set_size_inches(11, 4.2)
-    panels = figure.subplots(1, 3)
-    temperatures = definitions.TEMPERATURES
-    for axes, methods in ((panels[0], ("KD", "SKD")), (panels[1], ("SKD", "SKD, R = 22"))):
-        curves = {}
-        for method in methods:
-            places = dict(enumerate(f"{method}, T = {t}" for t in temperatures))
-            name = "SKD, R = 6.3" if method == "SKD" else method
-            curves[name] = method, "-", _means(runs, "temperature", TEST, places)
-        lines(axes, curves, list(map(str, temperatures)), "temperature", "CIFAR-10, rate 0.2")
-    columns = [f"T = {t}" for t in temperatures]
-    curves = {
-        f"{method}, rate {rate}": (
-            method,
-            line,
-            _single(runs, "cifar100_temperature", f"{method} at rate {rate}", columns),
-        )
-        for method in ("KD", "SKD")
-        for rate, line in ((0.2, "-"), (0.4, ":"))
-    }
-    lines(panels[2], curves, list(map(str, temperatures)), "temperature", "CIFAR-100, one seed")
-    panels[0].set_ylabel("test accuracy, %")
+    panels, temperatures = figure.subplots(1, 3), definitions.TEMPERATURES
+    ticks = list(map(str, temperatures))
+    for axes, methods in zip(panels, (("KD", "SKD"), ("SKD", "SKD, R = 22")), strict=False):
+        places = {method: [f"{method}, T = {t}" for t in temperatures] for method in methods}
+        curves = {m: (m, "-", _curve(runs, "temperature", TEST, places[m])) for m in methods}
+        lines(axes, curves, ticks, "temperature", "CIFAR-10, rate 0.2")
+    curves = {}
+    for method, rate, line in (("KD", 0.2, "-"), ("KD", 0.4, ":"), ("SKD", 0.2, "-"), ("SKD", 0.4, ":")):
+        places = [(f"{method} at rate {rate}", f"T = {t}") for t in temperatures]
+        curves[f"{method}, rate {rate}"] = method, line, _curve(runs, "cifar100_temperature", TEST, places)
+    lines(panels[2], curves, ticks, "temperature", "CIFAR-100, one seed")
 
 
 def _schedule(figure, runs):
     figure.set_size_inches(9, 4)
-    for axes, name, title, methods in zip(
-        figure.subplots(1, 2),
-        ("rates", "cifar100_rates"),
-        ("CIFAR-10, one seed", "CIFAR-100, one seed"),
-        (("alone", "KD", "SKD"), ("alone", "KD", "SKD", "DIST, authors' weights")),
-        strict=True,
+    ticks = [f"{rate:g}" for rate in definitions.RATES]
+    methods = ["alone", "KD", "SKD", "DIST, authors' weights"]
+    for axes, name, shown in zip(
+        figure.subplots(1, 2), ("rates", "cifar100_rates"), (methods[:3], methods), strict=True
     ):
-        columns = [f"rate {rate:g}" for rate in definitions.RATES]
-        curves = {method: (method, "-", _single(runs, name, method, columns)) for method in methods}
-        lines(axes, curves, [f"{rate:g}" for rate in definitions.RATES], "peak learning rate", title)
-        axes.set_ylabel("test accuracy, %")
+        places = {method: [(method, f"rate {tick}") for tick in ticks] for method in shown}
+        curves = {m: (m, "-", _curve(runs, name, TEST, places[m])) for m in shown}
+        lines(
+            axes,
+            curves,
+            ticks,
+            "peak learning rate",
+            "CIFAR-10, one seed" if name == "rates" else "CIFAR-100, one seed",
+        )
 
 
 def _calibration(figure, runs):
     spec = SPECS["calibration"]
     figure.set_size_inches(10, 1.2 + 0.26 * len(spec.entries))
-    kinds = {
-        "as it ships": ("", BLUE, "o"),
-        "raw logits": (", raw logits", GREY, "s"),
-        "fitted": (", fitted", ORANGE, "D"),
-    }
+    kinds = (
+        ("", "as it ships", BLUE, "o"),
+        (", raw logits", "raw logits", GREY, "s"),
+        (", fitted", "fitted", ORANGE, "D"),
+    )
     panels = figure.subplots(1, 2, sharey=True)
     for axes, measure, ticks in zip(panels, ("ECE", "NLL"), ((0.01, 0.03, 0.1, 0.3), (0.5, 1, 2, 4)), strict=True):
         _styled(axes)
-        for kind, (end, colour, marker) in kinds.items():
-            axes.plot([], [], marker, color=colour, label=kind)
-            for place, (label, values) in enumerate(spec.columns(runs, f"{measure}{end}").items()):
-                mean = contrast({label: values}, {label: 1}, None)
-                if mean:
-                    axes.plot([mean.mean], [place], marker, color=colour, markersize=5.5)
+        for end, kind, colour, marker in kinds:
+            values = spec.columns(runs, f"{measure}{end}").values()
+            means = [statistics.mean(column.values()) if column else None for column in values]
+            axes.plot(means, range(len(means)), marker, color=colour, markersize=5.5, label=kind)
         axes.set_xscale("log")
-        axes.xaxis.set_major_locator(FixedLocator(ticks))
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.set_xticklabels([f"{tick:g}" for tick in ticks])
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.minorticks_off()
         axes.set_xlabel(f"{measure} on test images, mean over seeds (log scale)")
     panels[0].set_yticks(range(len(spec.entries)), list(spec.entries), fontsize=9)
     panels[0].set_ylim(len(spec.entries) - 0.4, -0.6)
     panels[1].legend(frameon=False, fontsize=8, loc="upper right")
 
 
+_LONGER = [section for section in LEADS if "50 epochs" in section]
 FIGURES = {
-    "forest": _forest,
+    "forest": lambda figure, runs: forest(figure, _leads(runs, *LEADS), _AHEAD),
     "capacity_gap": _capacity_gap,
     "temperature": _temperature,
     "sphere": lambda figure, runs: forest(figure, _differences(runs, "sphere"), "points, minus SKD's default"),
     "radius": lambda figure, runs: forest(figure, _differences(runs, "radius"), "points, minus the entry it changes"),
     "schedule": _schedule,
     "cifar100": lambda figure, runs: forest(figure, _differences(runs, "cifar100"), "points, minus SKD"),
-    "longer": lambda figure, runs: forest(
-        figure,
-        _leads(runs, *[section for section in LEADS if "50 epochs" in section]),
-        "points, right of 0: SKD is ahead",
-    ),
+    "longer": lambda figure, runs: forest(figure, _leads(runs, *_LONGER), _AHEAD),
     "calibration": _calibration,
 }
 

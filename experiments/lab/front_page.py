@@ -1,4 +1,4 @@
-"""What the first page shows: every lead of SKD on record for the forest plot, the summary table, the list of studies."""
+"""What the first page shows: every lead of SKD on record for the forest plot, and the summary table."""
 
 import dataclasses
 import statistics
@@ -6,17 +6,7 @@ from collections.abc import Callable
 
 from experiments.lab import definitions
 from experiments.lab.statistics import Estimate
-from experiments.lab.summaries import (
-    HELD_OUT,
-    OWN_BEST,
-    TEST,
-    Runs,
-    column,
-    difference_text,
-    markdown,
-    mean_text,
-    training_seconds,
-)
+from experiments.lab.summaries import HELD_OUT, OWN_BEST, TEST, Runs, column, difference_text, markdown, mean_text
 from experiments.lab.tables import SCHEDULES, SPECS, TEACHERS
 
 
@@ -69,6 +59,7 @@ LEADS = {  # heading: every SKD - KD and SKD - DIST on record, each once
     ],
 }
 _LS = "Logit Standardization, authors' weights"
+_ALL = {"alone": "alone", "KD": "KD", "SKD": "SKD", "DIST": _DIST, "Logit Standardization": _LS}
 _FRONT = [  # pair, epochs, spec, {column: label}
     *(
         (
@@ -79,11 +70,8 @@ _FRONT = [  # pair, epochs, spec, {column: label}
         )
         for t in TEACHERS
     ),
-    (
-        *("resnet56 -> resnet8, CIFAR-100", 12, "cifar100"),
-        {"alone": "alone", "KD": "KD", "SKD": "SKD", "DIST": _DIST, "Logit Standardization": _LS},
-    ),
-    (*("resnet56 -> resnet20, CIFAR-100", 50, "longer"), {"alone": "alone", "KD": "KD", "SKD": "SKD", "DIST": _DIST}),
+    ("resnet56 -> resnet8, CIFAR-100", 12, "cifar100", _ALL),
+    ("resnet56 -> resnet20, CIFAR-100", 50, "longer", {m: _ALL[m] for m in ("alone", "KD", "SKD", "DIST")}),
 ]
 
 
@@ -93,32 +81,13 @@ def summary(runs: Runs) -> str:
     for pair, epochs, name, labels in _FRONT:
         spec = SPECS[name]
         texts = [mean_text(column(runs, spec.entries.get(labels.get(method), ""), TEST)) for method in methods]
-        held_out = {label: column(runs, spec.entries[label], HELD_OUT) for label in labels.values()}
-        others = {
-            m: statistics.mean(held_out[labels[m]].values())
-            for m in labels
-            if m not in ("alone", "SKD")
-            if held_out[labels[m]]
-        }
+        held_out = {m: column(runs, spec.entries[labels[m]], HELD_OUT) for m in labels if m not in ("alone", "SKD")}
+        others = {method: statistics.mean(values.values()) for method, values in held_out.items() if values}
         best = max(others, key=others.get, default="KD")
         leads = [difference_text(spec.difference(runs, TEST, labels["SKD"], labels[m])) for m in ("KD", best)]
         lines.append([pair, str(epochs), *texts, leads[0], f"{leads[1]} ({best})"])
     return markdown(["pair", "epochs", *methods, "SKD - KD", "SKD - best other"], lines)
 
 
-def studies(runs: Runs) -> str:
-    """What each study asks, and how many of its cells have a record."""
-    lines = []
-    for study in definitions.STUDIES.values():
-        cells = definitions.cells(study)
-        found = [runs.get(cell.path.rpartition("/")[0], {}).get(cell.seed) for cell in cells]
-        done = [record for record in found if record]
-        own = [training_seconds(record) / 3600 for record in done if "same_training_as" not in record]
-        hours = f"{sum(own):.1f}" if own else "-"
-        lines.append([study.name, study.question, str(len(cells)), str(len(done)), str(len(done) - len(own)), hours])
-    head = ["study", "question", "cells", "with a record", "of them copied from another study", "hours of training"]
-    return markdown(head, lines)
-
-
 TABLES: dict[str, Callable[[Runs], str]] = {name: spec.text for name, spec in SPECS.items()}
-TABLES |= {"summary": summary, "studies": studies}
+TABLES["summary"] = summary

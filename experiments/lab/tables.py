@@ -44,13 +44,14 @@ _RADIUS = {  # label: (row, the label that it changes)
     "R = 6.3, no teacher": ("no_teacher", None),
     "R = 22, no teacher": ("no_teacher_large", "R = 6.3, no teacher"),
 }
+_PRECISIONS = {"float32, teacher live": "float32_live", "bfloat16, cached logits": "bfloat16_cached"}
 _SPHERES = {"KD": "kd", "SKD": "skd", "SKD, R = 22": "skd_teacher_mean"}
 _LARGE = tuple(f"SKD, R = 22, T = {t}" for t in definitions.TEMPERATURES)
-SCHEDULES = {  # steps from the studies' schedule to that of an earlier pilot
+SCHEDULES = {  # steps to the schedule of an earlier pilot, all at rate 0.1
     "rate 0.1, no warm-up": "",
-    "and linear": "_linear",
-    "and 50,000 images": "_linear_all",
-    "linear, 50,000, warm-up": "_linear_all_warm",
+    "no warm-up, linear": "_linear",
+    "no warm-up, linear, 50,000 images": "_linear_all",
+    "linear, 50,000 images": "_linear_all_warm",
 }
 
 
@@ -184,29 +185,16 @@ SPECS = {
         | {"CIFAR-100: alone": "cifar100/none/none"}
         | {f"CIFAR-100: {label}": _C100.format(_METHODS[label]) for label in ("KD", "SKD", "DIST, authors' weights")},
         measures=(
-            "ECE",
-            "NLL",
-            "ECE, raw logits",
-            "NLL, raw logits",
-            "fitted temperature",
-            "ECE, fitted",
-            "NLL, fitted",
+            *("ECE", "NLL", "ECE, raw logits", "NLL, raw logits"),
+            *("fitted temperature", "ECE, fitted", "NLL, fitted"),
         ),
     ),
-    "precision": Table(
-        {
-            "float32, teacher live": "precision/resnet20/float32_live",
-            "bfloat16, cached logits": "precision/resnet20/bfloat16_cached",
-        },
-        against={"bfloat16, cached logits": "float32, teacher live"},
-        measures=("NLL", "ECE", "minutes"),
-    ),
-    "precision_long": Table(
-        {
-            "float32, teacher live": "precision_long/resnet20/float32_live",
-            "bfloat16, cached logits": "precision_long/resnet20/bfloat16_cached",
-        },
-        against={"bfloat16, cached logits": "float32, teacher live"},
-        measures=("NLL", "ECE", "minutes"),
-    ),
+    **{
+        name: Table(
+            {label: f"{name}/resnet20/{row}" for label, row in _PRECISIONS.items()},
+            against={"bfloat16, cached logits": "float32, teacher live"},
+            measures=("NLL", "ECE", "minutes"),
+        )
+        for name in ("precision", "precision_long")
+    },
 }

@@ -144,23 +144,13 @@ def test_the_first_page_has_the_studies_numbers(made, runs):
     assert rows["resnet56 -> resnet8, CIFAR-100"][7].endswith(f"({max(held_out, key=held_out.get)})")
 
 
-def test_the_list_of_studies_counts_records():
-    cells = study_cases.by_path("capacity_gap", "precision").values()
-    made = {cell: study_cases.record(cell, 0.8) for cell in cells if cell.seed == 0}
-    copied = next(iter(made))
-    made[copied] |= {"same_training_as": "x/y/z/seed0"}
-    rows = rows_of(front_page.studies(runs_of(made)))
-    assert rows["capacity_gap"][1:] == ["37", "9", "1", f"{8 * 420 / 3600:.1f}"]  # 420 s each
-    assert rows["imagenet"][1:] == ["12", "0", "0", "-"]
-
-
 @pytest.mark.parametrize("name", front_page.TABLES)
 def test_a_table_without_records_says_so(name):
     text = front_page.TABLES[name]({})
-    assert "nan" not in text.lower() and ("not run" in text or name == "studies")
+    assert "nan" not in text.lower() and "not run" in text
 
 
-PAGE = "# Page\n<!-- table: capacity_gap -->\n<!-- end -->\ntext\n<!-- table: studies -->\n<!-- end -->\n"
+PAGE = "# Page\n<!-- table: capacity_gap -->\n<!-- end -->\ntext\n<!-- table: temperature -->\n<!-- end -->\n"
 
 
 @pytest.fixture
@@ -188,8 +178,8 @@ def test_a_page_is_filled_once_and_for_all(written):
     "broken, words",
     [
         ("<!-- table: kd -->\n<!-- end -->", "No such table"),
-        ("<!-- table: studies -->\n", "no end"),
-        ("<!-- table: studies -->\n<!-- table: sphere -->\n<!-- end -->", "no end"),
+        ("<!-- table: temperature -->\n", "no end"),
+        ("<!-- table: temperature -->\n<!-- table: sphere -->\n<!-- end -->", "no end"),
     ],
 )
 def test_a_broken_marker_is_refused(broken, words):

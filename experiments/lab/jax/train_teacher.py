@@ -69,7 +69,6 @@ def take_images(data_dir, target, dataset):
     import numpy as np
 
     from skd_tf import data
-    from skd_tf.config import Config
 
     splits = data.load(data.DataSettings(dataset=dataset), data_dir, test=False)
     train, held_out = splits.train, splits.validation
