@@ -14,9 +14,9 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from skd_tf import tune
 from skd_tf.config import Config
 from skd_tf.search.plan import Plan
+from skd_tf.search.run_search import run_search
 from skd_tf.training.teacher import Teacher
 from skd_tf.training.train_student import SharedResources, train_student
 from tools.benchmarks import results
@@ -75,7 +75,7 @@ def measure(*, student: str, teacher: str, batch_size: int, trials: int, epochs:
     plan, ranked = Plan(config, (f"temperature:log:1:16:{trials}",), tuner="grid"), []
     shared = SharedResources(dataset, strategy, opened)
     plains = [train(number) for number in range(trials // 2)]
-    search_seconds = _seconds(lambda: ranked.extend(tune.search(plan, folder / "search", setup=shared)))
+    search_seconds = _seconds(lambda: ranked.extend(run_search(plan, folder / "search", resources=shared)))
     plains += [train(number) for number in range(trials // 2, trials)]
     return {
         "teacher_seconds": teacher_seconds,
