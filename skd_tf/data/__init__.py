@@ -1,15 +1,22 @@
-"""Datasets to batches of augmented images, deterministic.
+"""Datasets, and the deterministic streams of augmented batches made from them.
 
-reading    load(config) -> Dataset: finds the source, holds out the validation split, measures mean and std
-sets       Split and Dataset, and which rows stand for all
-tfds_sets  any TFDS image classification set
-folders    a folder of JPEG and PNG files, a class a folder
-hooks      a user's own function
-stored     images that stay encoded on the disk and are decoded when asked for
-pictures   decoding, resizing and cropping one image
-stream     train_stream: the order is a pure function of (seed, step), pixels of (data_seed, epoch, example)
+The order of the examples is a pure function of (seed, step) and their pixels are a pure function of (data_seed, epoch,
+example). A stream can therefore start at any step without decoding or drawing what comes before it.
 
-So a stream starts at any step without decoding or drawing anything before it.
+settings         the settings this room takes, as plain values; without TensorFlow
+catalog          dataset names, and the datasets whose numbers are known in advance; without TensorFlow
+loading          load(settings) -> Dataset: reads a source, holds out the validation split, measures mean and std
+dataset          Dataset, Split and Source
+tfds_source      any TFDS image classification dataset
+folder_source    a folder of JPEG and PNG files
+folder_index     the files of such a folder, split by their names; without TensorFlow
+function_source  a user's own function
+disk_images      images that stay encoded on disk and are decoded on demand
+image_ops        decodes, resizes and crops one image
+memory_budget    decides whether decoded images are kept in memory
+augmentation     random padded crops and mirroring of a batch
+training_stream  train_stream: augmented training batches from any step
+teacher_cache    files of teacher logits
 """
 
 from typing import TYPE_CHECKING

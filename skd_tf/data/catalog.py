@@ -1,7 +1,11 @@
-"""Datasets by name: which reader a name belongs to, and the sets whose numbers are known in advance (a new one is a row)."""
+"""Dataset names, the reader each belongs to, and the datasets whose numbers are known in advance."""
 
 import re
 import typing
+from collections.abc import Sequence
+
+from skd_tf.data.settings import DataSettings
+from skd_tf.errors import flag_error
 
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _VERSION = re.compile(r":[\d.*]+$")
@@ -12,22 +16,22 @@ class KnownDataset(typing.NamedTuple):
     """One dataset.
 
     Attributes:
-      train: examples in the training split, validation part included.
+      train: examples in the training split, including those held out for validation.
       test: examples in the test split.
       num_classes: classes.
-      image_shape: (height, width, channels), pixels; where the images have several sizes, what they are brought to.
+      image_shape: (height, width, channels) in pixels; if the images differ in size, the shape they are resized to.
       mean, std: per channel, of pixels scaled to [0, 1].
       flip: whether a mirrored image keeps its class.
       pad: pixels of zero padding on each side before the random crop.
-      augmentation: "pad_crop", or "resized_crop": a window of random area and aspect ratio.
+      augmentation: "pad_crop", or "resized_crop" for a window of random area and aspect ratio.
     """
 
     train: int
     test: int
     num_classes: int
-    image_shape: tuple
-    mean: tuple
-    std: tuple
+    image_shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     flip: bool
     pad: int
     augmentation: str = "pad_crop"
@@ -60,7 +64,7 @@ KNOWN_DATASETS = {
 }
 
 
-def source_kind(name):
+def source_kind(name: str) -> str:
     """Which reader a dataset's name belongs to: "digits", "folder", "function" or "tfds"."""
     if name == "digits":
         return name
@@ -69,30 +73,48 @@ def source_kind(name):
     return "function" if _FUNCTION.fullmatch(name) else "tfds"
 
 
-def is_code(name):
-    """Whether a name alone decides what code reads the set: a function, or a TFDS community set, whose code TFDS fetches."""
+def is_code(name: str) -> bool:
+    """Whether a name decides which code runs: a user's function, or a TFDS community set, whose code TFDS fetches."""
     return not name.startswith(FOLDER) and ":" in _VERSION.sub("", name)
 
 
-def known_of(name):
-    """The `KnownDataset` of a name, whatever version is pinned behind it (cifar10:3.0.2); None for another set."""
+def known_of(name: str) -> KnownDataset | None:
+    """The `KnownDataset` of a name, with or without a pinned version (cifar10:3.0.2); None for any other dataset."""
     return KNOWN_DATASETS.get(_VERSION.sub("", name))
 
 
-def augmentation_of(settings):
-    """The augmentation of a Config: as it says, or as the set is trained in the field."""
+def augmentation_of(settings: DataSettings) -> str:
+    """One of "pad_crop", "resized_crop" and "none"; "auto" stands for what published recipes use for the dataset."""
     if settings.augmentation != "auto":
         return settings.augmentation
     known = known_of(settings.dataset)
     return known.augmentation if known else "pad_crop"
 
 
-def size_and_resize(settings):
-    """(side that images are brought to, shorter side before the centre crop); 0: images keep their size.
+def size_and_resize(settings: DataSettings) -> tuple[int, int]:
+    """(side of the images after the crop, shorter side before the centre crop), in pixels; 0: images keep their size.
 
-    For sets trained on resized crops a test image shows its middle 224 / 256, as in the field's ImageNet recipes.
+    With resized crops a test image shows its middle 224 / 256, as in published ImageNet recipes.
     """
     known = known_of(settings.dataset)
-    resizes = augmentation_of(settings) == "resized_crop"
+    crops = augmentation_of(settings) == "resized_crop"
     size = settings.image_size or (known.image_shape[0] if known and known.augmentation == "resized_crop" else 0)
-    return size, (round(size * 256 / 224) if resizes else size)
+    return size, (round(size * 256 / 224) if crops else size)
+
+
+def fixed_shape(settings: DataSettings, shape: Sequence[int | None]) -> tuple[tuple[int, int, int], int]:
+    """(shape that all images get, shorter side before the centre crop) of images whose own shape is `shape`.
+
+    Args:
+      settings: `image_size` and `augmentation` are used.
+      shape: (height, width, channels); None where the images differ.
+
+    Raises:
+      InputError: the images differ in size and there is no --image_size.
+    """
+    size, resize = size_and_resize(settings)
+    height, width, channels = (size, size, shape[2]) if size else shape
+    if height is None or width is None or channels is None:
+        problem = f"is needed: the images of {settings.dataset} have several sizes"
+        raise flag_error("image_size", settings.image_size, problem, "pixels", "Add for example --image_size=64")
+    return (height, width, channels), resize

@@ -1,4 +1,4 @@
-"""What a dataset is: splits of images with labels, and what training needs to know of them."""
+"""Datasets: splits of images with labels, and the facts about them that training needs."""
 
 import dataclasses
 
@@ -7,76 +7,93 @@ import numpy as np
 from skd_tf.data.augmentation import Augmentation, ResizedCrop
 from skd_tf.data.disk_images import DiskImages
 
-UNLABELLED = -1
 
-
-def evenly_spaced(count, most):
-    """At most so many of `count` rows, in order, from the first to the last: the first ones may all be of one class.
+def evenly_spaced(count: int, most: int) -> np.ndarray:
+    """Chooses up to `most` of `count` rows, evenly spaced: in a sorted dataset the first rows are all of one class.
 
     Args:
-      count: rows there are.
-      most: rows to choose.
+      count: number of rows.
+      most: number of rows to choose.
 
     Returns:
-      int64 `[min(count, most)]`.
+      int64 `[min(count, most)]`, ascending, from the first row to the last.
+
+    Example:
+      >>> evenly_spaced(9, 3)
+      array([0, 4, 8])
     """
     return np.linspace(0, count - 1, min(count, most)).astype(np.int64)
 
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Examples: `images` uint8 `[n, h, w, c]`, `labels` int32 `[n]` (-1: none), `index` int64 `[n]` in the source's split.
+    """The examples of one split.
 
-    Images are an array in memory, or `DiskImages`, which are indexed like one.
+    Attributes:
+      images: uint8 `[n, height, width, channels]`; an array in memory, or `DiskImages`, which are indexed like one.
+      labels: int32 `[n]`; -1 is unlabelled.
+      index: int64 `[n]`, each example's position in the source's split. It selects the example's augmentation.
     """
 
     images: np.ndarray | DiskImages
     labels: np.ndarray
     index: np.ndarray
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.labels)
 
-    def take(self, rows):
+    def take(self, rows: np.ndarray) -> "Split":
+        """The examples at these rows, in this order."""
         images = self.images.take(rows) if isinstance(self.images, DiskImages) else self.images[rows]
         return Split(images, self.labels[rows], self.index[rows])
 
-    def labelled(self):
+    def labelled(self) -> "Split":
         """The examples that have a label."""
         return self if (self.labels >= 0).all() else self.take(np.flatnonzero(self.labels >= 0))
 
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """What training needs to know of a set. `validation` and `test`, None where there are none, are labelled throughout."""
+    """A dataset as training needs it.
+
+    Attributes:
+      name: as in --dataset.
+      version: of the data; it changes if the data do.
+      class_names: in the order of the labels.
+      mean, std: per channel, of pixels scaled to [0, 1].
+      augmentation: of the training images.
+      train: may contain unlabelled examples.
+      validation, test: all examples are labelled; None without such a split.
+    """
 
     name: str
     version: str
-    class_names: tuple
-    mean: tuple
-    std: tuple
+    class_names: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     augmentation: Augmentation | ResizedCrop
     train: Split
     validation: Split | None
     test: Split | None
 
     @property
-    def num_classes(self):
+    def num_classes(self) -> int:
         return len(self.class_names)
 
     @property
-    def image_shape(self):
+    def image_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels)."""
         return self.train.images.shape[1:]
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """What a reader finds: splits by name, and where the source itself knows them mean, std, pad and flip."""
+    """What a reader returns: the splits by name, and mean, std, pad and flip if the source itself knows them."""
 
     version: str
-    class_names: tuple
-    splits: dict
-    mean: tuple | None = None
-    std: tuple | None = None
+    class_names: tuple[str, ...]
+    splits: dict[str, Split]
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
     pad: int | None = None
     flip: bool | None = None

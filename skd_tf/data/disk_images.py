@@ -1,54 +1,58 @@
-"""Images that stay encoded on the disk: read by row, decoded when asked for, so that no set is too large."""
+"""Images that stay encoded on disk: read by row and decoded on demand, so that no dataset is too large."""
 
 import functools
 import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from skd_tf.data import image_ops
-from skd_tf.data.augmentation import ResizedCrop
+from skd_tf.data.augmentation import Augmentation, ResizedCrop
 from skd_tf.runtime.files import sha256_of_json
 
 RECORD_FRAME = 16  # bytes around a TFRecord: length, its checksum, the checksum of the content
 
 
 class FileImages:
-    """Encoded images, one a file.
+    """Encoded images, one per file.
 
     Args:
-      paths: of the files.
-      facts: what identifies their content, JSON-able.
+      paths: paths of the files.
+      facts: identify the content of the files; can be written as JSON.
     """
 
-    def __init__(self, paths, facts):
+    def __init__(self, paths: Iterable[str], facts: Any) -> None:
         self.facts = facts
         with tf.device("CPU"):
-            self._paths = tf.constant([str(path) for path in paths])
+            self._paths = tf.constant([*paths])
 
-    def encoded(self, row):
+    def encoded(self, row: tf.Tensor) -> tf.Tensor:
+        """The bytes of the image at one row, a scalar int64 tensor."""
         return tf.io.read_file(tf.gather(self._paths, row))
 
 
 class TFRecordImages:
-    """Encoded images in TFRecord shards, each read and checked at its place, whatever lies before it.
+    """Encoded images in TFRecord shards. Each record is read by its offset and its checksum is verified.
 
     Args:
       shards: paths of the TFRecord files.
-      parse: serialized example -> encoded image.
-      shard: int64 `[n]`, the shard of each record.
-      offset, length: int64 `[n]`, bytes.
-      facts: what identifies their content, JSON-able.
+      parse: maps a serialized example to its encoded image.
+      records: int64 `[n, 3]`: the shard of each record, its offset and its length in bytes.
+      facts: identify the content of the shards; can be written as JSON.
     """
 
-    def __init__(self, shards, parse, shard, offset, length, facts):
+    def __init__(
+        self, shards: Iterable[str], parse: Callable[[tf.Tensor], tf.Tensor], records: np.ndarray, facts: Any
+    ) -> None:
         self._parse, self.facts = parse, facts
         with tf.device("CPU"):
-            self._shards = tf.constant([str(path) for path in shards])
-            self._places = tf.constant(np.stack([shard, offset, length], axis=1))
+            self._shards, self._records = tf.constant([*shards]), tf.constant(records)
 
-    def encoded(self, row):
-        shard, offset, length = tf.unstack(tf.gather(self._places, row))
+    def encoded(self, row: tf.Tensor) -> tf.Tensor:
+        """The bytes of the image at one row, a scalar int64 tensor."""
+        shard, offset, length = tf.unstack(tf.gather(self._records, row))
         kind = {"output_types": [tf.string], "output_shapes": [[]]}
         records = tf.raw_ops.TFRecordDatasetV2(
             filenames=tf.gather(self._shards, [shard]),
@@ -61,90 +65,95 @@ class TFRecordImages:
 
 
 class DiskImages:
-    """Rows of a store as `[n, height, width, channels]` uint8: indexed like an array, decoded each time.
+    """Rows of a store as `[n, height, width, channels]` uint8. Indexed like an array; each access decodes.
 
     Args:
       store: `FileImages` or `TFRecordImages`.
-      rows: int64 `[n]`, places in the store.
-      shape: (height, width, channels) of every image as it is returned.
-      resize: length of the shorter side before the centre crop; 0: the images have their shape already.
+      rows: int64 `[n]`, rows of the store.
+      shape: (height, width, channels) of every image returned.
+      resize: length of the shorter side before the centre crop, in pixels; 0: the images already have their shape.
     """
 
     dtype = np.dtype(np.uint8)
 
-    def __init__(self, store, rows, shape, resize=0):
-        self._store, self._rows, self._size, self._resize = store, np.asarray(rows, np.int64), tuple(shape), resize
+    def __init__(
+        self, store: FileImages | TFRecordImages, rows: np.ndarray, shape: tuple[int, int, int], resize: int = 0
+    ) -> None:
+        self._store, self._rows, self._size, self._resize = store, np.asarray(rows, np.int64), shape, resize
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._rows)
 
     @property
-    def shape(self):
+    def shape(self) -> tuple[int, int, int, int]:
         return (len(self), *self._size)
 
-    def take(self, rows):
+    def take(self, rows: np.ndarray) -> "DiskImages":
+        """The images at these rows; decodes none."""
         return DiskImages(self._store, self._rows[rows], self._size, self._resize)
 
-    def __getitem__(self, rows):
+    def __getitem__(self, rows: Any) -> np.ndarray:
         rows = self._rows[rows]
-        images = self._decode_all(np.atleast_1d(rows)).numpy()
+        images = self._decode_rows(np.atleast_1d(rows)).numpy()
         return images if np.ndim(rows) else images[0]
 
-    def decode(self, place):
-        """The image at one store row (a scalar tensor), un-augmented."""
-        return image_ops.fit(image_ops.decode(self._store.encoded(place), self._size[-1]), self._size, self._resize)
-
-    def picture(self, row, draws, augmentation):
-        """The image at one row of these (a scalar tensor), cropped at decoding where the augmentation says so.
+    def decode_augmented(self, row: tf.Tensor, draws: tf.Tensor, augmentation: Augmentation | ResizedCrop) -> tf.Tensor:
+        """The image at one row. A `ResizedCrop` is applied here; an `Augmentation` is left to `augment_batch`.
 
         Args:
-          row: int scalar.
-          draws: int32 `[3]`, the row's numbers.
-          augmentation: `Augmentation`, which is left to `augment.apply`, or `ResizedCrop`.
+          row: int scalar, below `len(self)`.
+          draws: int32 `[3]`, the example's row of `draw_table`.
+          augmentation: of the training images.
         """
-        place = tf.gather(self._places, row)
+        row = tf.gather(self._store_rows, row)
         if not isinstance(augmentation, ResizedCrop):
-            return self.decode(place)
-        encoded = self._store.encoded(place)
+            return self._decode(row)
+        encoded = self._store.encoded(row)
         window = image_ops.random_window(image_ops.size_of(encoded), draws[:2], augmentation)
         image = image_ops.decode_window(encoded, window, self._size)
         return tf.cond(draws[2] % 2 == 1, lambda: tf.reverse(image, [1]), lambda: image) if augmentation.flip else image
 
-    def digest(self):
-        """SHA-256 of the content's identity, the rows and how they are decoded; reads no image."""
+    def digest(self) -> str:
+        """SHA-256 of the store's facts, the rows and how they are decoded; reads no image."""
         rows = hashlib.sha256(self._rows.tobytes()).hexdigest()
         return sha256_of_json(
             {"store": self._store.facts, "rows": rows, "shape": list(self._size), "resize": self._resize}
         )
 
+    def _decode(self, store_row):
+        image = image_ops.decode(self._store.encoded(store_row), self._size[-1])
+        return image_ops.fit(image, self._size, self._resize)
+
     @functools.cached_property
-    def _places(self):
+    def _store_rows(self):
         with tf.init_scope(), tf.device("CPU"):
             return tf.constant(self._rows)
 
     @functools.cached_property
-    def _decode_all(self):
-        return decoder(self.decode, [tf.TensorSpec([None], tf.int64)], self._size)
+    def _decode_rows(self):
+        return batch_decoder(self._decode, [tf.TensorSpec([None], tf.int64)], self._size)
 
 
-def decoder(one, signature, shape):
-    """A graph that applies a function of scalars to each row of its inputs, several rows at once, on the CPU."""
+def batch_decoder(
+    decode_one: Callable[..., tf.Tensor], signature: Sequence[tf.TensorSpec], shape: Sequence[int]
+) -> Callable[..., tf.Tensor]:
+    """A graph that applies `decode_one` to each row of its inputs, several rows at once, on the CPU."""
 
     @tf.function(input_signature=signature, autograph=False)
-    def many(*inputs):
+    def decode_batch(*inputs):
         with tf.device("CPU"):
             return tf.map_fn(
-                lambda row: one(*row),
+                lambda row: decode_one(*row),
                 inputs,
                 parallel_iterations=16,
                 fn_output_signature=tf.TensorSpec(shape, tf.uint8),
             )
 
-    return many
+    return decode_batch
 
 
-def digest_of(images):
-    """SHA-256 of images: of an array's shape, dtype and values, or of what identifies stored ones."""
+def digest_of(images: np.ndarray | DiskImages) -> str:
+    """SHA-256 of an array's shape, dtype and values, or of what identifies images on disk."""
     if isinstance(images, DiskImages):
         return images.digest()
     digest = hashlib.sha256(f"{images.shape} {images.dtype}".encode())

@@ -1,26 +1,28 @@
-"""One image: from encoded bytes to pixels of a fixed size, in graph operations."""
+"""Operations on one image, from encoded bytes to pixels of a fixed size; they run in a graph."""
 
 import math
 
 import tensorflow as tf
 
-TRIES = 10  # windows drawn before the centre is taken, as in torchvision's RandomResizedCrop
+from skd_tf.data.augmentation import ResizedCrop
+
+_TRIES = 10  # windows drawn before the centre is taken, as in torchvision's RandomResizedCrop
 
 
-def decode(encoded, channels):
-    """JPEG or PNG bytes to uint8 `[height, width, channels]`."""
+def decode(encoded: tf.Tensor, channels: int = 0) -> tf.Tensor:
+    """JPEG or PNG bytes to uint8 `[height, width, channels]`; channels 0: as many as the file has."""
     image = tf.io.decode_image(encoded, channels=channels, expand_animations=False)
     image.set_shape([None, None, channels or None])
     return image
 
 
-def fit(image, shape, resize=0):
-    """Brings an image to `shape`: its shorter side resized, the centre cropped.
+def fit(image: tf.Tensor, shape: tuple[int, int, int], resize: int = 0) -> tf.Tensor:
+    """Resizes the shorter side of an image and crops its centre to `shape`.
 
     Args:
       image: uint8 `[any, any, channels]`.
-      shape: (height, width, channels) to return; height equals width where anything is to be resized.
-      resize: length of the shorter side before the crop; 0: the image has its shape already.
+      shape: (height, width, channels) of the result; height equals width if `resize` is given.
+      resize: length of the shorter side before the crop, in pixels; 0: the image already has its shape.
     """
     if resize:
         height, width = tf.unstack(tf.cast(tf.shape(image)[:2], tf.float32))
@@ -30,8 +32,8 @@ def fit(image, shape, resize=0):
     return tf.ensure_shape(image, shape)
 
 
-def decode_window(encoded, window, shape):
-    """Decodes a window of a JPEG or PNG, of a JPEG no more than that, and resizes it to `shape`."""
+def decode_window(encoded: tf.Tensor, window: tf.Tensor, shape: tuple[int, int, int]) -> tf.Tensor:
+    """Decodes a window of an image and resizes it to `shape`; of a JPEG only that window is decoded."""
     image = tf.cond(
         tf.io.is_jpeg(encoded),
         lambda: tf.io.decode_and_crop_jpeg(encoded, window, channels=shape[-1]),
@@ -40,28 +42,26 @@ def decode_window(encoded, window, shape):
     return tf.ensure_shape(resized(image, shape[:2]), shape)
 
 
-def resized(image, size):
-    """uint8 image at another size, bilinear, antialiased where it shrinks."""
+def resized(image: tf.Tensor, size: tf.Tensor | tuple[int, int]) -> tf.Tensor:
+    """A uint8 image at another size: bilinear, with an antialias filter where it shrinks."""
     image = tf.image.resize(image, size, antialias=True)
     return tf.cast(tf.clip_by_value(tf.round(image), 0, 255), tf.uint8)
 
 
-def size_of(encoded):
-    """(height, width) int32 of JPEG or PNG bytes; of a JPEG without decoding it."""
+def size_of(encoded: tf.Tensor) -> tf.Tensor:
+    """(height, width) int32 of JPEG or PNG bytes; a JPEG is not decoded for it."""
     return tf.cond(
-        tf.io.is_jpeg(encoded),
-        lambda: tf.io.extract_jpeg_shape(encoded)[:2],
-        lambda: tf.shape(tf.io.decode_image(encoded, expand_animations=False))[:2],
+        tf.io.is_jpeg(encoded), lambda: tf.io.extract_jpeg_shape(encoded)[:2], lambda: tf.shape(decode(encoded))[:2]
     )
 
 
-def random_window(size, numbers, augmentation):
-    """A window of random area and aspect ratio: the first of ten draws that fits, else the largest centred one.
+def random_window(size: tf.Tensor, seed: tf.Tensor, augmentation: ResizedCrop) -> tf.Tensor:
+    """A window of random area and aspect ratio: the first of ten draws that fits, else the largest centred window.
 
     Args:
       size: (height, width) int32 of the image.
-      numbers: int32 `[2]`, behind all draws.
-      augmentation: `ResizedCrop`; `area` uniform, log of the aspect ratio (width / height) uniform.
+      seed: int32 `[2]`; the window is a function of it.
+      augmentation: the window's area is uniform in `area`, the log of its width / height uniform in log `ratio`.
 
     Returns:
       int32 `[4]`: top, left, height, width.
@@ -69,7 +69,7 @@ def random_window(size, numbers, augmentation):
     Reference: torchvision.transforms.RandomResizedCrop; Szegedy et al. 2015, arXiv:1409.4842.
     """
     height, width = tf.unstack(tf.cast(size, tf.float32))
-    draws = tf.random.stateless_uniform([4, TRIES], seed=numbers, alg="philox")
+    draws = tf.random.stateless_uniform([4, _TRIES], seed=seed, alg="philox")
     low, high = augmentation.area
     narrow, wide = augmentation.ratio
     area = height * width * (low + (high - low) * draws[0])
@@ -77,10 +77,8 @@ def random_window(size, numbers, augmentation):
     heights, widths = tf.round(tf.sqrt(area / ratio)), tf.round(tf.sqrt(area * ratio))
     fits = (heights <= height) & (widths <= width) & (heights > 0) & (widths > 0)
     tops, lefts = tf.floor(draws[2] * (height - heights + 1)), tf.floor(draws[3] * (width - widths + 1))
-    centre_height, centre_width = (
-        tf.minimum(height, tf.round(width / narrow)),
-        tf.minimum(width, tf.round(height * wide)),
-    )
+    centre_height = tf.minimum(height, tf.round(width / narrow))
+    centre_width = tf.minimum(width, tf.round(height * wide))
     centre = [(height - centre_height) // 2, (width - centre_width) // 2, centre_height, centre_width]
     first = tf.argmax(fits)
     drawn = tf.gather(tf.stack([tops, lefts, heights, widths], axis=1), first)

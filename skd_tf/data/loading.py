@@ -1,73 +1,71 @@
-"""load(settings) -> Dataset: the source found, the validation split held out, the facts that training needs measured."""
+"""load(settings) -> Dataset: reads a source, holds out the validation split, and measures mean and std."""
 
 import math
 import pathlib
 
 import numpy as np
 
-from skd_tf.data import augmentation, folder_source, function_source, tfds_source
+from skd_tf.data import folder_source, function_source, tfds_source
+from skd_tf.data.augmentation import Augmentation, ResizedCrop
 from skd_tf.data.catalog import KNOWN_DATASETS, augmentation_of, source_kind
 from skd_tf.data.dataset import Dataset, Source, Split, evenly_spaced
-from skd_tf.errors import input_error
+from skd_tf.data.settings import DataSettings
+from skd_tf.errors import flag_error, input_error
 
 _ASSETS = pathlib.Path(__file__).with_name("assets")
-_MEASURED = 10_000  # images that mean and std are taken over
+_MEASURED = 10_000  # images from which mean and std are computed
 _CHUNK = 256
 
 
-def load(settings, data_dir=None, *, test=True):
-    """Reads a dataset: decoded into memory where it fits, else left on the disk and decoded as it streams.
+def load(settings: DataSettings, data_dir: str | None = None, *, test: bool = True) -> Dataset:
+    """Reads a dataset. Images are decoded into memory if they fit; otherwise they stay on disk, decoded on demand.
 
     Args:
-      settings: `DataSettings`; `dataset`, `download`, `data_seed`, `validation_fraction`, `image_size`, `augmentation` and
-        `cache_dataset` are used.
-      data_dir: TFDS data directory; None is TFDS' own default.
-      test: whether the test split is read at all (a search must not see it).
+      settings: a `DataSettings`.
+      data_dir: the TFDS data directory; None is TFDS' own default.
+      test: whether to read the test split (a hyperparameter search must not see it).
 
     Returns:
-      A `Dataset`; `validation` is drawn from the labelled part of the training split by data_seed alone, `test` is the
-      labelled part of the test split.
+      A `Dataset`. `validation` is drawn from the labelled training examples and depends on data_seed alone; `test` is
+      the labelled part of the test split.
 
     Raises:
-      InputError: an unknown or unprepared set, one that is not an image classification set, images of several sizes, or a
-        test split without labels.
+      InputError: the dataset is unknown or not prepared, is not for image classification, has images of several sizes,
+        or has a test split without labels.
+
+    Example:
+      >>> digits = load(DataSettings(dataset="digits", validation_fraction=0.1))
+      >>> digits.image_shape, len(digits.train), len(digits.validation), len(digits.test)
+      ((8, 8, 1), 808, 90, 899)
     """
     read = _READERS[source_kind(settings.dataset)]
     source = read(settings, data_dir, ("train", "test") if test else ("train",))
-    tested = source.splits["test"].labelled() if test else None
-    if test and not len(tested):
+    test_split = source.splits["test"].labelled() if test else None
+    if test_split is not None and not len(test_split):
         raise input_error(
-            "No test image has a label: nothing could be measured",
+            "No test image has a label, so nothing can be measured",
             expected="labels from 0 in the test split",
-            received=f"{len(source.splits['test'])} images without one from {settings.dataset}",
+            received=f"{len(source.splits['test'])} unlabelled images from {settings.dataset}",
             remedy="Add a test split with labels",
         )
     train, validation = _hold_out(source.splits["train"], settings.validation_fraction, settings.data_seed)
-    mean, std = (source.mean, source.std) if source.mean else _pixel_statistics(train.images)
-    return Dataset(
-        settings.dataset,
-        source.version,
-        tuple(source.class_names),
-        tuple(mean),
-        tuple(std),
-        _augmentation(settings, source, train.images.shape),
-        train,
-        validation,
-        tested,
-    )
+    mean, std = (source.mean, source.std) if source.mean and source.std else _pixel_statistics(train.images)
+    how = _augmentation(settings, source, train.images.shape)
+    return Dataset(settings.dataset, source.version, source.class_names, mean, std, how, train, validation, test_split)
 
 
 def _augmentation(settings, source, shape):
-    height, channels = shape[1], shape[3]
-    flip = channels == 3 if source.flip is None else source.flip  # photographs may be mirrored; characters may not
+    _, height, _, channels = shape
+    flip = channels == 3 if source.flip is None else source.flip  # mirror photographs, but not characters
     if augmentation_of(settings) == "none":
-        return augmentation.Augmentation(pad=0, flip=False)
+        return Augmentation(pad=0, flip=False)
     if augmentation_of(settings) == "resized_crop":
-        return augmentation.ResizedCrop(flip=flip)
-    return augmentation.Augmentation(pad=max(1, height // 8) if source.pad is None else source.pad, flip=flip)
+        return ResizedCrop(flip=flip)
+    return Augmentation(pad=max(1, height // 8) if source.pad is None else source.pad, flip=flip)
 
 
 def _hold_out(split, fraction, data_seed):
+    """(training part, validation part or None) of a split."""
     labelled = split.labels >= 0
     held_out = round(int(labelled.sum()) * fraction)
     if not held_out:
@@ -79,6 +77,7 @@ def _hold_out(split, fraction, data_seed):
 
 
 def _pixel_statistics(images):
+    """(mean, std), each a tuple with one number per channel, of pixels scaled to [0, 1]."""
     rows = evenly_spaced(len(images), _MEASURED)
     sums, squares = 0.0, 0.0
     for chunk in np.array_split(rows, math.ceil(len(rows) / _CHUNK)):
@@ -93,35 +92,23 @@ def _pixel_statistics(images):
 def _read_digits(settings, data_dir, names):
     del data_dir
     if settings.image_size not in (0, 8):
-        raise input_error(
-            "digits has 8x8 images",
-            expected="--image_size=0 or 8",
-            received=f"image_size={settings.image_size}",
-            remedy="Leave it out",
+        raise flag_error(
+            "image_size", settings.image_size, "does not fit digits: its images are 8x8", "0 or 8", "Omit it"
         )
     if settings.augmentation == "resized_crop":
-        raise input_error(
-            "digits has no larger originals that a window could be cut from",
-            expected="--augmentation=auto, pad_crop or none",
-            received="--augmentation=resized_crop",
-            remedy="Leave it out",
-        )
+        problem = "does not fit digits: it has no larger originals to crop from"
+        raise flag_error("augmentation", settings.augmentation, problem, "auto, pad_crop or none", "Omit it")
     with np.load(_ASSETS / "digits.npz", allow_pickle=False) as archive:
         images = np.rint(archive["images"].astype(np.float64) * (255 / 16)).astype(np.uint8)[..., None]
         labels = archive["labels"].astype(np.int32)
     known = KNOWN_DATASETS["digits"]
-    # In order, not shuffled: consecutive digits are by the same writers, so most test writers are unseen.
+    # In the file's order, not shuffled: neighbouring digits are by the same writers, so most test writers are unseen.
     parts = {"train": slice(0, known.train), "test": slice(known.train, None)}
-    splits = {name: Split(images[part], labels[part], np.arange(len(labels[part]))) for name, part in parts.items()}
-    return Source(
-        "1.0.0",
-        [str(digit) for digit in range(10)],
-        {name: splits[name] for name in names},
-        known.mean,
-        known.std,
-        known.pad,
-        known.flip,
-    )
+    splits = {
+        name: Split(images[parts[name]], labels[parts[name]], np.arange(len(labels[parts[name]]))) for name in names
+    }
+    class_names = tuple(str(digit) for digit in range(10))
+    return Source("1.0.0", class_names, splits, known.mean, known.std, known.pad, known.flip)
 
 
 _READERS = {

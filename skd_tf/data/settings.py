@@ -1,11 +1,11 @@
-"""The settings that this room takes, as plain values; `config.pick(DataSettings)` gives a run's."""
+"""The settings this room takes, as plain values; `config.pick(DataSettings)` fills them from a Config."""
 
 import dataclasses
 
 
 @dataclasses.dataclass(frozen=True)
 class DataSettings:
-    """Which dataset, and how it is split and prepared; each as the flag of the same name."""
+    """Which dataset to read and how to split and prepare it. Each field means what the flag of its name means."""
 
     dataset: str = "digits"
     download: bool = False
@@ -18,14 +18,14 @@ class DataSettings:
 
 @dataclasses.dataclass(frozen=True)
 class StreamSettings:
-    """How training batches are drawn; each as the flag of the same name.
+    """How training batches are drawn. Each field means what the flag of its name means.
 
     Attributes:
       batch_size: global, over all replicas.
-      seed: of the order.
-      data_seed: of the augmentation.
-      teacher_cache_epochs: epochs of augmentation, which repeat; 0: every epoch has its own.
-      teacher_cache_dtype: of the records in logit files.
+      seed: decides the order of the examples.
+      data_seed: decides their augmentation.
+      teacher_cache_epochs: epochs of augmentation before it repeats; 0: it never repeats.
+      teacher_cache_dtype: dtype of the records in files of teacher logits.
     """
 
     batch_size: int = 64

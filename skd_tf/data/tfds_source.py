@@ -1,73 +1,69 @@
-"""Any TFDS image classification set: decoded into memory, or its records read where they lie."""
+"""Any TFDS image classification dataset: decoded into memory, or read from its TFRecord shards record by record."""
 
 import contextlib
 import hashlib
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from skd_tf.data import image_ops
-from skd_tf.data.catalog import KNOWN_DATASETS, known_of, size_and_resize
+from skd_tf.data.catalog import KNOWN_DATASETS, fixed_shape, known_of
 from skd_tf.data.dataset import Source, Split
 from skd_tf.data.disk_images import RECORD_FRAME, DiskImages, TFRecordImages
-from skd_tf.data.memory_budget import keeps_in_memory, several_sizes
+from skd_tf.data.memory_budget import keeps_in_memory
+from skd_tf.data.settings import DataSettings
 from skd_tf.errors import input_error
 from skd_tf.runtime.console import say
 
 
-def read(settings, data_dir, names):
-    """The `Source` of a set that TFDS has prepared, or prepares with --download."""
-    import tensorflow_datasets as tfds
+def read(settings: DataSettings, data_dir: str | None, names: Sequence[str]) -> Source:
+    """The `Source` of a dataset that TFDS has prepared, or prepares with --download."""
+    import tensorflow_datasets as tfds  # takes 0.3 s to import, which other sources need not pay
 
     builder = _prepared(tfds, settings, data_dir)
-    image_key, label_key = _supervised_keys(builder.info, tfds)
+    keys = _supervised_keys(tfds, builder.info)
     tests = [split for split in ("test", "validation") if split in builder.info.splits]
     if "train" not in builder.info.splits or ("test" in names and not tests):
         raise input_error(
             f"Dataset {settings.dataset} lacks a split",
             expected="train, and test or validation",
             received=f"splits={', '.join(builder.info.splits)}",
-            remedy="Choose another set",
+            remedy="Choose another dataset",
         )
-    size, resize = size_and_resize(settings)
-    shape = builder.info.features[image_key].shape
-    shape = (size, size, shape[-1] or 3) if size else shape
-    if None in shape:
-        raise several_sizes(settings)
-    keys = image_key, label_key
-    found = {"train": "train"}
-    if "test" in names:  # ImageNet's own test images have no labels: there it is the validation split that is tested on
-        labelled = (split for split in tests[:-1] if _has_labels(settings, tfds, builder, split, keys))
-        found["test"] = next(labelled, tests[-1])
-    counts = {name: builder.info.splits[found[name]].num_examples for name in names}
+    height, width, channels = builder.info.features[keys[0]].shape
+    shape, resize = fixed_shape(settings, (height, width, channels or 3))
+    tfds_splits = {"train": "train"}
+    if "test" in names:  # ImageNet's own test images have no labels: test on its validation split
+        labelled = (split for split in tests[:-1] if _has_labels(tfds, settings, builder, split, keys))
+        tfds_splits["test"] = next(labelled, tests[-1])
+    counts = {name: builder.info.splits[tfds_splits[name]].num_examples for name in names}
     in_memory = keeps_in_memory(settings, counts.values(), shape)
     splits = {}
     for name, count in counts.items():
-        with _telling_damage(settings, builder, found[name]):
+        with _damage_as_input_error(settings, builder, tfds_splits[name]):
             if in_memory:
-                splits[name] = _decoded(tfds, builder, found[name], keys, count, shape, resize)
+                splits[name] = _in_memory(tfds, builder, tfds_splits[name], keys, count, shape, resize)
             else:
-                say(
-                    f"Reading the labels of {count:,} {name} examples of {settings.dataset}, whose images stay on the disk."
-                )
-                splits[name] = _stored(builder, found[name], keys, count, shape, resize)
+                say(f"Reading the labels of {count:,} {name} examples of {settings.dataset}; its images stay on disk.")
+                splits[name] = _on_disk(builder, tfds_splits[name], keys, count, shape, resize)
+    version, class_names = str(builder.version), tuple(builder.info.features[keys[1]].names)
     known = known_of(settings.dataset)
-    facts = {}
-    if known:
-        pad = round(known.pad * shape[0] / known.image_shape[0])
-        facts = {"mean": known.mean, "std": known.std, "pad": pad, "flip": known.flip}
-    return Source(str(builder.version), builder.info.features[label_key].names, splits, **facts)
+    if not known:
+        return Source(version, class_names, splits)
+    pad = round(known.pad * shape[0] / known.image_shape[0])
+    return Source(version, class_names, splits, known.mean, known.std, pad, known.flip)
 
 
 @contextlib.contextmanager
-def _telling_damage(settings, builder, split):
+def _damage_as_input_error(settings, builder, split):
     try:
         yield
     except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
         raise input_error(
             f"The {split} split of {settings.dataset} is damaged",
-            expected="whole records of images",
+            expected="complete records of images",
             received=f"{error.message.splitlines()[0]} in {builder.data_path}",
             remedy="Prepare it again",
         ) from error
@@ -78,9 +74,10 @@ def _prepared(tfds, settings, data_dir):
     try:
         builder = tfds.builder(settings.dataset, data_dir=data_dir)
     except (tfds.core.DatasetNotFoundError, ValueError) as error:
+        known = ", ".join(sorted(KNOWN_DATASETS))
         raise input_error(
             "Unknown dataset",
-            expected=f"one of {', '.join(sorted(KNOWN_DATASETS))}, another TFDS image classification set, folder:PATH or MODULE:FUNCTION",
+            expected=f"one of {known}, another TFDS image classification dataset, folder:PATH or MODULE:FUNCTION",
             received=f"dataset={settings.dataset}",
             remedy=f"Check the name and {where}",
         ) from error
@@ -96,9 +93,9 @@ def _prepared(tfds, settings, data_dir):
     return builder
 
 
-def _supervised_keys(info, tfds):
-    keys = info.supervised_keys
-    features = info.features
+def _supervised_keys(tfds, info):
+    """(key of the image, key of the label)."""
+    keys, features = info.supervised_keys, info.features
     if (
         not keys
         or len(keys) != 2
@@ -107,22 +104,22 @@ def _supervised_keys(info, tfds):
         or features[keys[0]].np_dtype != np.uint8
     ):
         raise input_error(
-            f"Dataset {info.name} is not an image classification set",
+            f"Dataset {info.name} is not an image classification dataset",
             expected="one uint8 image and one class label",
             received=f"supervised_keys={keys}",
-            remedy="Choose another set",
+            remedy="Choose another dataset",
         )
     return keys
 
 
-def _has_labels(settings, tfds, builder, split, keys):
-    """Whether any example of a split has one; decodes no image, and reads no further than the first."""
-    with _telling_damage(settings, builder, split):
+def _has_labels(tfds, settings, builder, split, keys):
+    """Whether any example of a split has a label; decodes no image and stops at the first label."""
+    with _damage_as_input_error(settings, builder, split):
         stream = builder.as_dataset(split=split, decoders={keys[0]: tfds.decode.SkipDecoding()}, shuffle_files=False)
         return any(stream.map(lambda example: example[keys[1]] >= 0).as_numpy_iterator())
 
 
-def _decoded(tfds, builder, split, keys, count, shape, resize):
+def _in_memory(tfds, builder, split, keys, count, shape, resize):
     """A split decoded into memory, in the order of its shards."""
     stream = builder.as_dataset(
         split=split, shuffle_files=False, read_config=tfds.ReadConfig(interleave_cycle_length=1, add_tfds_id=False)
@@ -141,15 +138,15 @@ def _decoded(tfds, builder, split, keys, count, shape, resize):
     return Split(images, labels, np.arange(count))
 
 
-def _stored(builder, split, keys, count, shape, resize):
-    """A split whose images stay in their TFRecord shards; one pass finds each record's place and label."""
+def _on_disk(builder, split, keys, count, shape, resize):
+    """A split whose images stay in their TFRecord shards; one pass finds each record's offset and label."""
     image_key, label_key = keys
     shards = [str(path) for path in builder.info.splits[split].filepaths]
     if builder.info.file_format.value != "tfrecord":
         raise input_error(
-            f"{builder.name} is not kept in memory, and its files cannot be read in any order",
+            f"{builder.name} is not kept in memory, and its file format has no random access",
             expected="file format tfrecord",
-            received=f"{builder.info.file_format.value}",
+            received=builder.info.file_format.value,
             remedy="Prepare it again as tfrecord, or lower --image_size",
         )
 
@@ -180,11 +177,11 @@ def _stored(builder, split, keys, count, shape, resize):
 
     identity = hashlib.sha256(labels.tobytes() + lengths.tobytes()).hexdigest()
     facts = [builder.info.full_name, split, identity]
-    store = TFRecordImages(shards, image_of, shard, offsets, lengths, facts)
+    store = TFRecordImages(shards, image_of, np.stack([shard, offsets, lengths], axis=1), facts)
     return Split(DiskImages(store, np.arange(count), shape, resize), labels.astype(np.int32), np.arange(count))
 
 
 def _damaged(builder, expected, found):
     return input_error(
-        f"{builder.name} is damaged", expected=f"{expected} examples", received=f"{found}", remedy="Prepare it again"
+        f"{builder.name} is damaged", expected=f"{expected} examples", received=found, remedy="Prepare it again"
     )

@@ -1,4 +1,4 @@
-"""Images that stay on the disk: the same ones as in memory; ImageNet's shards and crops; from any step."""
+"""Images that stay on disk equal those in memory; ImageNet's shards and random crops."""
 
 import dataclasses
 import io
@@ -12,14 +12,14 @@ from skd_tf import data
 from skd_tf.config import Config
 from skd_tf.data import augmentation, image_ops
 from skd_tf.errors import InputError
-from tests.helpers.images import CLASSES, equal, load, make_folder, stream, write
+from tests.helpers.images import CLASSES, equal, image_set, load, make_folder, stream, write_image
 
 
 @pytest.mark.parametrize(
     "settings", [{}, {"image_size": 12}, pytest.param({"augmentation": "none"}, marks=pytest.mark.slow)]
 )
-def test_on_the_disk_as_in_memory(tmp_path, settings):
-    """Bit for bit: splits, statistics, un-augmented and augmented images, from any step, of any replica."""
+def test_images_on_disk_equal_those_in_memory(tmp_path, settings):
+    """Splits, statistics, plain and augmented images are bit-equal, from any step and for any replica."""
     make_folder(tmp_path)
     settings |= {"validation_fraction": 0.25, "batch_size": 4}
     memory, disk = (load(tmp_path, cache_dataset=keep, **settings) for keep in ("memory", "none"))
@@ -36,12 +36,12 @@ def test_on_the_disk_as_in_memory(tmp_path, settings):
     for dataset in (memory, disk):
         view = data.AugmentedImages(dataset, 0, 1)
         trained = {image.tobytes() for images, _ in stream(dataset, config, first_step=4) for image in images}
-        assert len(view) == 18 and len(trained & {image.tobytes() for image in view[np.arange(18)]}) == len(trained)
+        assert len(view) == 18 and trained <= image_set(view[np.arange(18)])
 
 
 @pytest.fixture(scope="module")
 def imagenet(tmp_path_factory):
-    """A prepared TFDS folder "imagenet2012" of several shards and image sizes; as in 5.1.0 test images have no labels."""
+    """A prepared TFDS dataset "imagenet2012": several shards and image sizes; as in 5.1.0 test images have no labels."""
     import tensorflow_datasets as tfds
 
     folder = str(tmp_path_factory.mktemp("tfds"))
@@ -63,7 +63,7 @@ def imagenet(tmp_path_factory):
 
         def _generate_examples(self, count, labelled=True):
             for i in range(count):
-                # Smooth pictures: a JPEG's pixels then hardly depend on which part of it is decoded.
+                # Smooth images, so a JPEG's pixels hardly depend on which part of it is decoded.
                 y, x = np.mgrid[: 240 + 10 * (i % 3), : 280 - 20 * (i % 2)]
                 image = np.stack([y, x, 0 * y + 8 * i], axis=-1).clip(0, 255).astype(np.uint8)
                 encoded = tf.io.encode_jpeg(image, quality=100, chroma_downsampling=False).numpy()
@@ -79,24 +79,25 @@ IMAGENET = {"dataset": "imagenet2012", "batch_size": 5, "image_size": 32, "valid
 
 
 @pytest.mark.parametrize("name", ["imagenet2012", "imagenet2012:5.1.0"])
-def test_imagenet_is_read_where_it_lies(imagenet, name):
+def test_imagenet_is_read_from_its_shards(imagenet, name):
     dataset = data.load(data.DataSettings(dataset=name), imagenet)
     assert dataset.image_shape == (224, 224, 3) and dataset.num_classes == 1000
     assert (len(dataset.train), len(dataset.validation), len(dataset.test)) == (27, 3, 7)
     assert isinstance(dataset.augmentation, augmentation.ResizedCrop) and dataset.mean == (0.485, 0.456, 0.406)
     whole = data.load(Config(**IMAGENET | {"validation_fraction": 0}).pick(data.DataSettings), imagenet)
-    # The blue channel tells which example it is, the label should say the same.
+    # The blue channel encodes the number of the example, and so does the label.
     number = np.rint(whole.train.images[:].astype(float)[..., 2].mean(axis=(1, 2)) / 8)
     assert np.array_equal(7 * number, whole.train.labels) and len(set(number)) == 30
     with pytest.raises(InputError, match="--cache_dataset"):
         data.load(Config(**IMAGENET, cache_dataset="memory").pick(data.DataSettings), imagenet)
 
 
-def test_imagenet_in_memory_is_imagenet_on_the_disk(imagenet):
-    """Without the crops both ways are open: the shards are read in the order of TFDS."""
+def test_imagenet_in_memory_equals_imagenet_on_disk(imagenet):
+    """Without resized crops both are possible: the shards are read in the order of TFDS."""
     settings = IMAGENET | {"augmentation": "pad_crop"}
     memory, disk = (
-        data.load(Config(**settings, cache_dataset=keep).pick(data.DataSettings), imagenet) for keep in ("memory", "none")
+        data.load(Config(**settings, cache_dataset=keep).pick(data.DataSettings), imagenet)
+        for keep in ("memory", "none")
     )
     assert np.array_equal(memory.train.images, disk.train.images[:])
     assert np.array_equal(memory.train.labels, disk.train.labels)
@@ -110,26 +111,26 @@ def test_crops_are_a_function_of_example_epoch_and_data_seed(imagenet):
     assert equal(stream(dataset, config, first_step=3), batches[3:])
     plain = dataclasses.replace(dataset, augmentation=augmentation.ResizedCrop(flip=False))
     unflipped = data.AugmentedImages(plain, 0, 0)[np.arange(24)]
-    flipped = augmentation.draws(0, 0, 30).numpy()[dataset.train.index, 2] % 2 == 1
+    flipped = augmentation.draw_table(0, 0, 30).numpy()[dataset.train.index, 2] % 2 == 1
     expected = np.where(flipped[:, None, None, None], unflipped[:, :, ::-1], unflipped)
     assert 4 < flipped.sum() < 20 and np.array_equal(data.AugmentedImages(dataset, 0, 0)[np.arange(24)], expected)
     epoch = {x.tobytes() for images, _ in batches[:4] for x in images}
     view = data.AugmentedImages(dataset, 0, 0)
-    mine = [view[np.array([i])][0].tobytes() for i in range(len(view))]
-    assert epoch <= set(mine)
-    assert [x.tobytes() for x in view[np.arange(24)]] == mine  # the same in any batch
-    other = {x.tobytes() for x in data.AugmentedImages(dataset, 1, 0)[np.arange(24)]}
+    single = [view[np.array([i])][0].tobytes() for i in range(len(view))]
+    assert epoch <= set(single)
+    assert [x.tobytes() for x in view[np.arange(24)]] == single  # the same in any batch
+    other = image_set(data.AugmentedImages(dataset, 1, 0)[np.arange(24)])
     later = {x.tobytes() for images, _ in batches[4:] for x in images}
     assert not epoch & later and not epoch & other
     reseeded = {x.tobytes() for images, _ in stream(dataset, config.replace(seed=3), last_step=4) for x in images}
-    assert len(epoch & reseeded) >= 16  # another order; the crops stay
+    assert len(epoch & reseeded) >= 16  # the seed changes the order, not the crops
 
 
-def test_windows_are_torchvisions():
-    """Area uniform in [0.1, 1] of the image and log ratio uniform, among those that fit; inside the image; all places."""
+def test_windows_are_distributed_as_in_torchvision():
+    """The area is uniform in [0.1, 1] and the log ratio uniform, among windows that fit; so is the position."""
     how = augmentation.ResizedCrop(flip=True)
     size = tf.constant([1000, 1000])
-    rows = augmentation.draws(0, 0, 3000)[:, :2]
+    rows = augmentation.draw_table(0, 0, 3000)[:, :2]
     windows = tf.function(lambda rows: tf.map_fn(lambda row: image_ops.random_window(size, row, how), rows))(rows)
     top, left, height, width = windows.numpy().T
     assert (top >= 0).all() and (left >= 0).all() and (top + height <= 1000).all() and (left + width <= 1000).all()
@@ -137,15 +138,15 @@ def test_windows_are_torchvisions():
     assert area.min() >= 0.0995 and ratio.min() > 0.745 and ratio.max() < 1.341
     random = np.random.default_rng(0)
     areas, ratios = random.uniform(0.1, 1, 40_000), np.exp(random.uniform(np.log(3 / 4), np.log(4 / 3), 40_000))
-    fits = (areas * ratios <= 1) & (areas / ratios <= 1)  # ten tries: nearly never none
+    fits = (areas * ratios <= 1) & (areas / ratios <= 1)  # one of ten tries almost always fits
     assert area.mean() == pytest.approx(areas[fits].mean(), abs=0.012)
     assert np.log(ratio).std() == pytest.approx(np.log(ratios[fits]).std(), abs=0.006)
     assert (left / np.maximum(1000 - width, 1)).mean() == pytest.approx(0.5, abs=0.03)
     narrow = image_ops.random_window(tf.constant([1000, 20]), rows[0], how).numpy()
-    assert list(narrow) == [(1000 - 27) // 2, 0, 27, 20]  # nothing fits: the centre at the nearest ratio
+    assert list(narrow) == [(1000 - 27) // 2, 0, 27, 20]  # nothing fits: the centre, at the nearest ratio
 
 
-def test_a_window_is_cut_and_resized_as_the_whole_image_would_be():
+def test_decoding_a_window_equals_cropping_the_whole_image():
     y, x = np.mgrid[:240, :280]
     image = np.stack([y, x, (x + y) // 3], axis=-1).clip(0, 255).astype(np.uint8)
     top, left, height, width = 40, 64, 120, 96
@@ -155,7 +156,7 @@ def test_a_window_is_cut_and_resized_as_the_whole_image_would_be():
         assert np.abs(got.astype(float) - expected).max() <= tolerance
 
 
-def test_a_mocked_tfds_set(imagenet):
+def test_tfds_mock_data_is_read(imagenet):
     import tensorflow_datasets as tfds
 
     config = Config(**IMAGENET | {"augmentation": "pad_crop", "download": True})
@@ -167,31 +168,19 @@ def test_a_mocked_tfds_set(imagenet):
 
 
 @pytest.mark.slow
-def test_a_folder_of_photographs_goes_the_whole_way(tmp_path):
-    """Resized crops of pictures on the disk, live and from a teacher cache; the classes' names in what ships."""
+def test_a_folder_of_images_trains_and_exports(tmp_path):
+    """Resized crops of images on disk, with a live teacher and a teacher cache; the export returns class names."""
     from skd_tf.training import experiment
 
     for part, count in (("train", 24), ("test", 6)):
         for number, name in enumerate(CLASSES):
             for i in range(count):
                 y, x = np.mgrid[: 30 + i, : 40 - i % 7]
-                image = np.stack([(y * x * (number + 1)) % 256, x * 5 % 256, 0 * x + 60 * number], axis=-1).astype(
-                    np.uint8
-                )
-                write(tmp_path / "set" / part / name / f"{i}.jpg", image)
-    settings = {
-        "dataset": f"folder:{tmp_path / 'set'}",
-        "image_size": 16,
-        "augmentation": "resized_crop",
-        "report": False,
-    }
-    settings |= {
-        "epochs": 6,
-        "batch_size": 12,
-        "learning_rate": 0.05,
-        "strategy": "one_device",
-        "validation_fraction": 0.25,
-    }
+                image = np.stack([(y * x * (number + 1)) % 256, x * 5 % 256, 0 * x + 60 * number], axis=-1)
+                write_image(tmp_path / "set" / part / name / f"{i}.jpg", image.astype(np.uint8))
+    settings = {"dataset": f"folder:{tmp_path / 'set'}", "image_size": 16, "augmentation": "resized_crop"}
+    settings |= {"epochs": 6, "batch_size": 12, "learning_rate": 0.05, "strategy": "one_device"}
+    settings |= {"validation_fraction": 0.25, "report": False}
     alone = experiment.run(Config(student="cnn_16", loss="cross_entropy", **settings), tmp_path / "teacher")
     assert alone["student"]["accuracy"] > 0.8 and alone["class_names"] == list(CLASSES)
     config = Config(student="cnn_4", teacher_checkpoint=str(tmp_path / "teacher"), loss="kd", **settings)

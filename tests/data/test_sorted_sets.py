@@ -1,4 +1,4 @@
-"""Sets sorted by class, as many are on the disk: a part that stands for the whole shows every class."""
+"""Datasets sorted by class, as many are on disk: a sample of them must contain every class."""
 
 import dataclasses
 import types
@@ -11,14 +11,14 @@ from skd_tf.config import Config
 from skd_tf.data import loading
 from skd_tf.errors import InputError
 from skd_tf.serving import formats
-from skd_tf.training import experiment, train_student
+from skd_tf.training import teacher, train_student
 
 CLASSES = 10
 
 
 @pytest.fixture
 def dataset():
-    """1,000 images, a hundred of each class, one class after the other; every pixel is the label."""
+    """1,000 images sorted by class, a hundred of each; every pixel is the label."""
     labels = np.repeat(np.arange(CLASSES, dtype=np.int32), 100)
     images = np.tile(labels.astype(np.uint8)[:, None, None, None], [1, 8, 8, 1])
     train = data.Split(images, labels, np.arange(len(labels)))
@@ -39,7 +39,7 @@ def test_rows_are_in_order_distinct_and_evenly_spaced(count):
         assert list(rows) == list(range(count))
 
 
-def test_mean_and_std_are_of_all_classes(dataset, monkeypatch):
+def test_mean_and_std_are_measured_on_all_classes(dataset, monkeypatch):
     monkeypatch.setattr(loading, "_MEASURED", 100)
     (mean,), _ = loading._pixel_statistics(dataset.train.images)
     assert mean == pytest.approx(4.5 / 255, abs=2e-4)
@@ -50,23 +50,23 @@ def test_a_radius_is_measured_on_all_classes(dataset, monkeypatch):
     seen = {}
     distiller = types.SimpleNamespace(objective=types.SimpleNamespace(needs_teacher=True), adapt=seen.update)
     distiller.radius = types.SimpleNamespace(assign=lambda value: None, numpy=lambda: 1.0)
-    teacher = types.SimpleNamespace(logits=lambda images: images[:, 0, 0].astype(np.float32))
+    always = types.SimpleNamespace(logits=lambda images: images[:, 0, 0].astype(np.float32))
     train_student.adapt_radius(
-        distiller, Config(radius="teacher_mean"), train_student.SharedResources(dataset, None, teacher)
+        distiller, Config(radius="teacher_mean"), train_student.SharedResources(dataset, None, always)
     )
     assert shares(seen["image"]) == pytest.approx([0.1] * CLASSES)
     assert np.array_equal(seen["teacher_logits"].numpy()[:, 0], seen["image"][:, 0, 0, 0])
 
 
 def test_a_teacher_of_one_class_is_at_chance(dataset, monkeypatch):
-    monkeypatch.setattr(experiment, "_CHANCE_EXAMPLES", 100)
+    monkeypatch.setattr(teacher, "_CHECKED_EXAMPLES", 100)
     always_first = types.SimpleNamespace(facts={"name": "t"}, logits=lambda images: np.eye(CLASSES)[[0] * len(images)])
-    monkeypatch.setattr(experiment, "Teacher", lambda *_: always_first)
+    monkeypatch.setattr(teacher, "Teacher", lambda *_: always_first)
     with pytest.raises(InputError, match=r"chance level.*Received 0\.1000"):
-        experiment._open_teacher(Config(), dataset, None, "teacher")
+        teacher.open_teacher("teacher", Config(), dataset, None)
 
 
-def test_ranges_of_int8_are_of_all_classes(dataset):
+def test_int8_ranges_are_measured_on_all_classes(dataset):
     images = list(formats._int8(formats.Context((), dataset.train.images))["representative_dataset"]())
     assert len(images) == formats.REPRESENTATIVE_IMAGES and images[0][0].shape == (1, 8, 8, 1)
     assert shares([image for (image,) in images]) == pytest.approx([0.1] * CLASSES, abs=0.005)

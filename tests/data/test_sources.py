@@ -1,4 +1,4 @@
-"""Where images come from: folders and functions; what is wrong with them is told in one line."""
+"""Datasets from folders and functions; each mistake in them is reported in one line."""
 
 import json
 import sys
@@ -12,7 +12,7 @@ from skd_tf.config import Config
 from skd_tf.data import augmentation, catalog, image_ops
 from skd_tf.errors import InputError
 from skd_tf.training import dry_run, preflight
-from tests.helpers.images import CLASSES, load, make_folder, picture, stream, write
+from tests.helpers.images import CLASSES, image_set, load, make_folder, random_image, stream, write_image
 
 
 def test_a_folder_with_train_and_test(tmp_path):
@@ -20,10 +20,10 @@ def test_a_folder_with_train_and_test(tmp_path):
     assert dataset.class_names == CLASSES and dataset.image_shape == (20, 16, 3)
     assert (len(dataset.train), len(dataset.validation), len(dataset.test)) == (18, 6, 24)
     assert list(dataset.test.labels) == [0] * 8 + [1] * 8 + [2] * 8
-    assert np.array_equal(dataset.test.images[0], picture(0))  # a PNG, pixel for pixel
-    assert np.array_equal(dataset.test.images[8 + 3], picture(1003))
+    assert np.array_equal(dataset.test.images[0], random_image(0))  # a PNG, pixel for pixel
+    assert np.array_equal(dataset.test.images[8 + 3], random_image(1003))
     before = dataset.version
-    write(tmp_path / "train" / "cat" / "9.png", picture(9))
+    write_image(tmp_path / "train" / "cat" / "9.png", random_image(9))
     assert load(tmp_path).version != before
 
 
@@ -32,38 +32,38 @@ def test_one_folder_is_split_by_data_seed_class_by_class(tmp_path):
     splits = [load(tmp_path, data_seed=seed, validation_fraction=0) for seed in (0, 0, 1)]
     for dataset in splits:
         assert list(np.bincount(dataset.train.labels)) == [8] * 3 and list(np.bincount(dataset.test.labels)) == [2] * 3
-    known = [{image.tobytes() for image in dataset.test.images} for dataset in splits]
+    known = [image_set(dataset.test.images) for dataset in splits]
     assert known[0] == known[1] != known[2]
-    assert not known[0] & {image.tobytes() for image in splits[0].train.images}
+    assert not known[0] & image_set(splits[0].train.images)
 
 
 def test_grey_files_make_a_grey_set(tmp_path):
     for part in ("train", "test"):
         for name in ("0", "1"):
             for i in range(3):
-                write(tmp_path / part / name / f"{i}.png", picture(i, channels=1))
+                write_image(tmp_path / part / name / f"{i}.png", random_image(i, channels=1))
     assert load(tmp_path).image_shape == (20, 16, 1)
-    write(tmp_path / "train" / "0" / "colour.png", picture(7))
+    write_image(tmp_path / "train" / "0" / "colour.png", random_image(7))
     assert load(tmp_path).image_shape == (20, 16, 3)
 
 
-def test_mixed_sizes_need_a_size_and_keep_their_middle(tmp_path):
+def test_images_of_several_sizes_need_image_size_and_keep_their_middle(tmp_path):
     make_folder(tmp_path, size=lambda i: [(20, 16), (30, 40)][i % 2])
     with pytest.raises(InputError, match=r"several sizes.*--image_size"):
         load(tmp_path)
     dataset = load(tmp_path, image_size=10)
     assert dataset.image_shape == (10, 10, 3)
     flat = np.full([40, 80, 3], 200, np.uint8)
-    flat[:, :20], flat[:, 60:] = 0, 0  # all but the middle square
+    flat[:, :20], flat[:, 60:] = 0, 0  # only the middle square stays 200
     assert (image_ops.fit(tf.constant(flat), (10, 10, 3), 10).numpy() == 200).mean() > 0.7
 
 
-def test_an_unreadable_file_is_named_and_too_many_are_an_error(tmp_path, capsys):
+def test_an_unreadable_file_is_named_and_skipped_and_too_many_are_an_error(tmp_path, capsys):
     make_folder(tmp_path, per_class=40, size=lambda i: (4, 4), suffixes=(".png",))
     whole = load(tmp_path, validation_fraction=0)
     bad = tmp_path / "train" / "dog" / "3.png"
     place = 40 + sorted(path.name for path in bad.parent.iterdir()).index(bad.name)
-    bad.write_bytes(bad.read_bytes()[:40])  # cut short: its header is fine
+    bad.write_bytes(bad.read_bytes()[:40])  # truncated, with an intact header
     (tmp_path / "train" / "dog" / "notes.txt").write_text("")
     capsys.readouterr()
     for keep in ("memory", "none"):
@@ -71,12 +71,14 @@ def test_an_unreadable_file_is_named_and_too_many_are_an_error(tmp_path, capsys)
         said = capsys.readouterr().err
         assert str(bad) in said and "notes.txt" in said
         assert len(rest.train) == 119 and place not in rest.train.index
-        # Its neighbours are augmented as before.
-        config = Config(batch_size=119)
-        images = {x.tobytes() for x in stream(rest, config, steps=1)[0][0]}
-        assert len(images & {x.tobytes() for x in stream(whole, Config(batch_size=120), steps=1)[0][0]}) == len(images)
+        # The other images are augmented as before.
+        images, all_images = (
+            image_set(stream(dataset, Config(batch_size=len(dataset.train)), steps=1)[0][0])
+            for dataset in (rest, whole)
+        )
+        assert images <= all_images
     for i in (5, 6):
-        (tmp_path / "train" / "dog" / f"{i}.png").write_bytes(b"no picture")
+        (tmp_path / "train" / "dog" / f"{i}.png").write_bytes(b"not an image")
     with pytest.raises(InputError, match=r"do not decode: 3 of 120.*dog.3\.png"):
         load(tmp_path)
 
@@ -86,16 +88,16 @@ def test_an_unreadable_file_is_named_and_too_many_are_an_error(tmp_path, capsys)
     [
         (lambda root: None, "no such folder"),
         (lambda root: make_folder(root, parts=("train",)), "one part only"),
-        (lambda root: write(root / "cat" / "a.png", picture(0)), "too few classes"),
+        (lambda root: write_image(root / "cat" / "a.png", random_image(0)), "too few classes"),
         (lambda root: (make_folder(root), (root / "train" / "empty").mkdir()), "no images"),
         (
-            lambda root: (make_folder(root), write(root / "test" / "fox" / "a.png", picture(0))),
+            lambda root: (make_folder(root), write_image(root / "test" / "fox" / "a.png", random_image(0))),
             "not trained on.*cat.*fox",
         ),
         (lambda root: make_folder(root, parts=("",), per_class=1), "too small to be split"),
     ],
 )
-def test_a_wrong_folder_is_one_line(tmp_path, make, words):
+def test_a_wrong_folder_is_reported_in_one_line(tmp_path, make, words):
     root = tmp_path / "set"
     make(root)
     with pytest.raises(InputError, match=words) as caught:
@@ -106,22 +108,25 @@ def test_a_wrong_folder_is_one_line(tmp_path, make, words):
 def test_unlabelled_images_are_never_held_out(tmp_path):
     make_folder(tmp_path, parts=("train", "test"))
     for i in range(24):
-        write(tmp_path / "train" / "-1" / f"{i}.png", picture(i))
+        write_image(tmp_path / "train" / "-1" / f"{i}.png", random_image(i))
     dataset = load(tmp_path, validation_fraction=0.5)
-    told = dry_run.describe(Config(dataset=f"folder:{tmp_path}", validation_fraction=0.5, batch_size=4))
-    assert f"{len(dataset.train)} to train, {len(dataset.validation)} to validate, {len(dataset.test)} to test" in told
+    described = dry_run.describe(Config(dataset=f"folder:{tmp_path}", validation_fraction=0.5, batch_size=4))
+    assert (
+        f"{len(dataset.train)} to train, {len(dataset.validation)} to validate, {len(dataset.test)} to test"
+        in described
+    )
     assert dataset.class_names == CLASSES
     assert (dataset.train.labels == -1).sum() == 24 and (dataset.validation.labels >= 0).all()
     assert len(dataset.validation) == 12 and len(dataset.train.labelled()) == 12
 
 
 @pytest.mark.parametrize("keep", ["memory", "none"])
-def test_what_is_measured_is_the_labelled_part_of_the_test_split(tmp_path, keep):
-    """So accuracy, agreement, their intervals and the check of an export are all of the same images."""
+def test_unlabelled_test_images_are_left_out_of_the_test_split(tmp_path, keep):
+    """Accuracy, agreement, their intervals and the check of an export are then all measured on the same images."""
     make_folder(tmp_path)
     whole = load(tmp_path, cache_dataset=keep)
     for i in range(5):
-        write(tmp_path / "test" / "-1" / f"{i}.png", picture(i))
+        write_image(tmp_path / "test" / "-1" / f"{i}.png", random_image(i))
     part = load(tmp_path, cache_dataset=keep)
     assert np.array_equal(part.test.labels, whole.test.labels) and np.array_equal(
         part.test.images[:], whole.test.images[:]
@@ -131,7 +136,7 @@ def test_what_is_measured_is_the_labelled_part_of_the_test_split(tmp_path, keep)
 
 def test_a_test_split_without_labels_is_refused_before_training(tmp_path, user_module):
     make_folder(tmp_path / "set", parts=("train",))
-    write(tmp_path / "set" / "test" / "-1" / "0.png", picture(0))
+    write_image(tmp_path / "set" / "test" / "-1" / "0.png", random_image(0))
     user_module(
         ARRAYS
         + """
@@ -145,12 +150,14 @@ def unlabelled(data_dir):
         with pytest.raises(InputError, match="No test image has a label") as caught:
             data.load(config.pick(data.DataSettings))
         assert "\n" not in str(caught.value)
-        assert data.load(config.pick(data.DataSettings), test=False).test is None  # a search reads none
+        assert (
+            data.load(config.pick(data.DataSettings), test=False).test is None
+        )  # a search does not read the test split
 
 
 @pytest.fixture
 def user_module(tmp_path, monkeypatch):
-    """A function that writes my_data.py into a folder that Python looks in."""
+    """A function that writes my_data.py into a folder on Python's path."""
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "my_data", raising=False)
 
@@ -183,7 +190,7 @@ def bare(data_dir):
 """
 
 
-def test_a_function_gives_arrays_or_a_stream(user_module):
+def test_a_function_returns_arrays_or_a_stream(user_module):
     user_module(ARRAYS)
     arrays = data.load(data.DataSettings(dataset="my_data:arrays", validation_fraction=0))
     assert arrays.class_names == ("a", "b", "c") and arrays.mean == (0.5,) * 3
@@ -194,7 +201,7 @@ def test_a_function_gives_arrays_or_a_stream(user_module):
     assert data.load(data.DataSettings(dataset="my_data:stream", image_size=4)).image_shape == (4, 4, 3)
 
 
-def test_a_function_gives_paths(user_module, tmp_path):
+def test_a_function_returns_paths(user_module, tmp_path):
     make_folder(tmp_path / "set")
     user_module(f"""
 import pathlib
@@ -223,18 +230,18 @@ def paths(data_dir):
         ("arrays", "already decoded"),
     ],
 )
-def test_a_wrong_function_is_one_line(user_module, name, words):
+def test_a_wrong_function_is_reported_in_one_line(user_module, name, words):
     user_module(ARRAYS)
     settings = {"augmentation": "resized_crop", "image_size": 8} if name == "arrays" else {}
     with pytest.raises(InputError, match=words):
         data.load(data.DataSettings(dataset=f"my_data:{name}", **settings))
     with pytest.raises(InputError, match="no module"):
-        data.load(data.DataSettings(dataset="nobodys_module:function"))
+        data.load(data.DataSettings(dataset="missing_module:function"))
 
 
 def with_facts(user_module, facts):
-    user_module(ARRAYS + f"def told(data_dir):\n    return stream(data_dir) | dict({facts})\n")
-    return data.load(data.DataSettings(dataset="my_data:told"))
+    user_module(ARRAYS + f"def with_facts(data_dir):\n    return stream(data_dir) | dict({facts})\n")
+    return data.load(data.DataSettings(dataset="my_data:with_facts"))
 
 
 @pytest.mark.parametrize(
@@ -250,16 +257,16 @@ def with_facts(user_module, facts):
 def test_facts_of_a_function_become_plain_numbers(user_module, facts, expected):
     dataset = with_facts(user_module, facts)
     found = [dataset.mean, dataset.std, *dataset.augmentation]
-    assert json.loads(json.dumps(found)) == expected  # as in a teacher cache's key
+    assert json.loads(json.dumps(found)) == expected  # teacher caches write them as JSON
     assert [type(value) for value in (*found, *dataset.mean, *dataset.std)] == [tuple, tuple, int, bool] + [float] * 6
 
 
 @pytest.mark.parametrize(
     ("facts", "words"),
     [
-        ("mean=[.5] * 3", "mean entry.*std beside it"),
-        ("std=[.5] * 3", "std entry.*mean beside it"),
-        ("mean=[.5], std=[.5]", "3 numbers, one a channel, from 0 to 1"),
+        ("mean=[.5] * 3", "mean entry.*std as well"),
+        ("std=[.5] * 3", "std entry.*mean as well"),
+        ("mean=[.5], std=[.5]", "3 numbers, one per channel, from 0 to 1"),
         ("mean='grey', std=1", "mean='grey'"),
         ("mean=[127] * 3, std=[60] * 3", r"from 0 to 1.*mean=\[127"),
         ("mean=[.5, np.nan, .5], std=[.2] * 3", "mean entry"),
@@ -270,19 +277,19 @@ def test_facts_of_a_function_become_plain_numbers(user_module, facts, expected):
         ("flip='no'", "flip entry.*True or False"),
     ],
 )
-def test_wrong_facts_of_a_function_are_one_line(user_module, facts, words):
+def test_wrong_facts_of_a_function_are_reported_in_one_line(user_module, facts, words):
     with pytest.raises(InputError, match=words) as caught:
         with_facts(user_module, facts)
     assert "\n" not in str(caught.value)
 
 
-def test_names_belong_to_their_readers():
+def test_a_name_decides_the_reader():
     names = {"digits": "digits", "cifar10": "tfds", "cifar10:3.0.2": "tfds", "cats_vs_dogs/x:1.*.*": "tfds"}
     names |= {"folder:a/b": "folder", "folder:C:/x y": "folder", "my.module:function": "function"}
     assert {name: catalog.source_kind(name) for name in names} == names
 
 
-def test_a_pinned_version_is_the_same_known_set():
+def test_a_name_with_a_pinned_version_is_the_same_known_dataset():
     for name, known in catalog.KNOWN_DATASETS.items():
         assert catalog.known_of(name) == catalog.known_of(f"{name}:3.0.2") == known
         assert catalog.known_of(f"{name}:3.*.*") == known and catalog.known_of(f"{name}:load") is None

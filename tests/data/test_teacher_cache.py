@@ -1,4 +1,4 @@
-"""The teacher cache: the very logits of the very image, computed once, or named and computed again."""
+"""The teacher cache: each image gets its own logits, computed once; damaged files are reported and computed again."""
 
 import dataclasses
 import functools
@@ -17,6 +17,7 @@ from skd_tf.models import deployable, loading
 from skd_tf.runtime.files import sha256_of_json
 from skd_tf.training import train_student
 from skd_tf.training.teacher import Teacher
+from tests.helpers import images
 from tests.helpers.nets import distance, weights_of
 
 STEPS = 8  # an epoch of 808 digits at batch 100
@@ -41,13 +42,8 @@ def open_teacher(teacher_file, digits, folder, strategy=None, **settings):
     return config, Teacher(teacher_file, config, digits, strategy or tf.distribute.get_strategy())
 
 
-def stream(config, digits, files, first_step=0, last_step=3 * STEPS, **options):
-    options |= {"first_step": first_step, "last_step": last_step, "logit_files": files}
-    return list(
-        data.train_stream(
-            digits, config.pick(data.StreamSettings), steps_per_epoch=STEPS, **options
-        ).as_numpy_iterator()
-    )
+def stream(config, digits, files, **options):
+    return images.stream(digits, config, STEPS, logit_files=files, **{"last_step": 3 * STEPS} | options)
 
 
 def stream_for(context, digits, config, files):
@@ -61,7 +57,7 @@ def mismatch(teacher, batches):
 
 
 def test_each_image_brings_its_own_logits(teacher_file, digits, tmp_path):
-    """After the shuffle, in every epoch, for any replica and from any step; two swapped records are seen."""
+    """After the shuffle, in every epoch, for any replica and from any step; two swapped records are detected."""
     config, teacher = open_teacher(teacher_file, digits, tmp_path, teacher_cache_dtype="float32")
     files = teacher.epoch_files(3)
     whole = stream(config, digits, files)
@@ -70,8 +66,8 @@ def test_each_image_brings_its_own_logits(teacher_file, digits, tmp_path):
     second = stream(config, digits, files, shards=2, shard_range=range(1, 2))
     assert mismatch(teacher, second) < 1e-4
     assert np.array_equal(second[0][0]["teacher_logits"], whole[0][0]["teacher_logits"][50:])
-    images = [x["image"] for x, _ in whole]
-    assert not any(np.array_equal(a, b) for a, b in zip(images[:STEPS], images[STEPS:], strict=False))
+    pixels = [x["image"] for x, _ in whole]
+    assert not any(np.array_equal(a, b) for a, b in zip(pixels[:STEPS], pixels[STEPS:], strict=False))
     swapped = np.fromfile(files[0], np.uint8)
     record = 4 * 10
     first, other = (teacher_cache.HEADER_BYTES + i * record for i in (0, 1))
@@ -85,7 +81,7 @@ def test_each_image_brings_its_own_logits(teacher_file, digits, tmp_path):
 
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_training_from_the_cache_equals_training_live(teacher_file, digits, tmp_path, replicas, two_replicas):
-    """float32 records to rounding (batches of other sizes run other kernels), float16 records to their 11 bits."""
+    """float32 records up to rounding (other batch sizes run other kernels), float16 records up to their 11 bits."""
     strategy = two_replicas if replicas == 2 else tf.distribute.get_strategy()
     trained = {}
     for name, settings in (
@@ -113,12 +109,12 @@ def test_training_from_the_cache_equals_training_live(teacher_file, digits, tmp_
         assert distance(trained["live"][1], trained[name][1]) < five_steps
 
 
-def test_once_all_is_there_no_network_is_built(teacher_file, digits, tmp_path, monkeypatch):
+def test_no_teacher_is_built_once_all_files_exist(teacher_file, digits, tmp_path, monkeypatch):
     _, first = open_teacher(teacher_file, digits, tmp_path)
     first.epoch_files(3)
     expected, facts = first.logits(digits.validation.images), first.facts
     monkeypatch.setattr(loading, "load_teacher", lambda *_, **__: pytest.fail("the teacher was built"))
-    # Other temperature, method, weight, student and seed: the same files.
+    # Another temperature, method, weight, student and seed use the same files.
     other = {"temperature": 9.0, "loss": "kd", "kd_weight": 0.1, "student": "cnn_4", "seed": 3}
     _, second = open_teacher(teacher_file, digits, tmp_path, **other)
     assert second.epoch_files(3) == first.epoch_files(3)
@@ -126,7 +122,7 @@ def test_once_all_is_there_no_network_is_built(teacher_file, digits, tmp_path, m
     assert facts == {"name": "cnn_8", "parameters": 1442}
 
 
-def test_the_key_holds_all_that_logits_depend_on(teacher_file, digits, tmp_path):
+def test_the_key_contains_everything_that_logits_depend_on(teacher_file, digits, tmp_path):
     def keys(dataset=digits, file=teacher_file, **settings):
         config = Config(teacher_cache_dir=str(tmp_path), **SETTINGS | settings)
         teacher = Teacher(file, config, dataset, tf.distribute.get_strategy())
@@ -150,20 +146,20 @@ def test_the_key_holds_all_that_logits_depend_on(teacher_file, digits, tmp_path)
     assert len({*base, *(path for other in others for path in other)}) == 2 + 2 * len(others)
 
 
-@pytest.mark.parametrize("harm", ["flip in the header", "flip in the records", "cut", "extend", "foreign", "empty"])
-def test_a_harmed_file_is_named_never_used_and_computed_again(teacher_file, digits, tmp_path, harm, capsys):
+@pytest.mark.parametrize("damage", ["flip in the header", "flip in the records", "cut", "extend", "foreign", "empty"])
+def test_a_damaged_file_is_reported_and_computed_again(teacher_file, digits, tmp_path, damage, capsys):
     _, teacher = open_teacher(teacher_file, digits, tmp_path)
     first, second = (tmp_path / path for path in teacher.epoch_files(2))
     whole = first.read_bytes()
-    harmed = {
+    damaged = {
         "flip in the header": bytes([whole[0] ^ 4]) + whole[1:],
         "flip in the records": whole[:5000] + bytes([whole[5000] ^ 1]) + whole[5001:],
         "cut": whole[:-2],
         "extend": whole + b"\0\0",
         "foreign": second.read_bytes(),
         "empty": b"",
-    }[harm]
-    first.write_bytes(harmed)
+    }[damage]
+    first.write_bytes(damaged)
     capsys.readouterr()
     _, later = open_teacher(teacher_file, digits, tmp_path)
     later.epoch_files(2)
@@ -171,7 +167,7 @@ def test_a_harmed_file_is_named_never_used_and_computed_again(teacher_file, digi
     assert first.read_bytes() == whole
 
 
-def test_every_flipped_byte_of_a_small_file_is_seen(tmp_path):
+def test_every_flipped_byte_of_a_small_file_is_detected(tmp_path):
     cache = teacher_cache.TeacherCache(tmp_path, "float16", lambda line: None)
     key, logits = sha256_of_json({"a": 1}), np.arange(6).reshape(3, 2)
     cache.write(key, logits)
@@ -182,17 +178,19 @@ def test_every_flipped_byte_of_a_small_file_is_seen(tmp_path):
         assert not teacher_cache.TeacherCache(tmp_path, "float16", lambda line: None).has(key, (3, 2)), place
 
 
-def test_fewer_epochs_than_the_run_go_round(teacher_file, digits, tmp_path):
+def test_fewer_epochs_than_the_run_repeat(teacher_file, digits, tmp_path):
     config, teacher = open_teacher(teacher_file, digits, tmp_path, teacher_cache_epochs=2)
-    batches = stream(config, digits, teacher.epoch_files(2), last_step=3 * STEPS)
+    batches = stream(config, digits, teacher.epoch_files(2))
     assert mismatch(teacher, batches) < 1e-2
-    pictures = [{image.tobytes() for x, _ in batches[e * STEPS :][:STEPS] for image in x["image"]} for e in range(3)]
-    assert len(pictures[0] & pictures[2]) > 750 > len(pictures[0] & pictures[1])  # eight are dropped, in another order
-    alone = stream(config, digits, None, last_step=3 * STEPS)  # a student without a teacher sees the same
-    assert all(np.array_equal(x["image"], images) for (x, _), (images, _) in zip(batches, alone, strict=True))
+    first, second, third = (
+        images.image_set(np.concatenate([x["image"] for x, _ in batches[e * STEPS :][:STEPS]])) for e in range(3)
+    )
+    assert len(first & third) > 750 > len(first & second)  # eight are dropped, in another order
+    alone = stream(config, digits, None)  # a student without a teacher gets the same images
+    assert all(np.array_equal(x["image"], y) for (x, _), (y, _) in zip(batches, alone, strict=True))
 
 
-def test_no_room_no_right_and_no_range_are_one_line(tmp_path, monkeypatch):
+def test_no_space_no_permission_and_overflow_are_input_errors(tmp_path, monkeypatch):
     cache = teacher_cache.TeacherCache(tmp_path / "new", "float16", lambda line: None)
     with pytest.raises(InputError, match="float32"):
         cache.write("k", np.full([2, 2], 1e6))
@@ -221,8 +219,8 @@ for i in range(300):
 """
 
 
-def test_two_processes_may_share_one_folder(tmp_path):
-    """Neither ever sees half a file, though both write the same ones at once."""
+def test_two_processes_can_share_one_folder(tmp_path):
+    """Neither sees an incomplete file, although both write the same files at the same time."""
     processes = [subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)]) for _ in range(2)]
     assert [process.wait(timeout=120) for process in processes] == [0, 0]
     assert len([*tmp_path.iterdir()]) == 300

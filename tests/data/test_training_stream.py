@@ -1,6 +1,7 @@
-"""Datasets and streams: order from (seed, step), pixels from (data_seed, epoch, example), nothing else."""
+"""Streams: the order depends only on (seed, step), the pixels only on (data_seed, epoch, example)."""
 
 import dataclasses
+import functools
 
 import numpy as np
 import pytest
@@ -8,22 +9,13 @@ import tensorflow as tf
 
 from skd_tf import data
 from skd_tf.config import Config
-from skd_tf.data.augmentation import Augmentation, apply, draws
+from skd_tf.data.augmentation import Augmentation, augment_batch, draw_table
 from skd_tf.errors import InputError
+from tests.helpers import images as helpers
+from tests.helpers.images import equal, image_set
 
 STEPS = 20  # an epoch of 808 training digits at batch 40
-
-
-def stream(dataset, config, first_step=0, last_step=2 * STEPS, **options):
-    batches = data.train_stream(
-        dataset,
-        config.pick(data.StreamSettings),
-        steps_per_epoch=STEPS,
-        first_step=first_step,
-        last_step=last_step,
-        **options,
-    )
-    return [(images, labels) for images, labels in batches.as_numpy_iterator()]
+stream = functools.partial(helpers.stream, steps=STEPS)
 
 
 @pytest.fixture(scope="module")
@@ -31,14 +23,8 @@ def digits():
     return data.load(data.DataSettings())
 
 
-def equal(one, other):
-    return len(one) == len(other) and all(
-        np.array_equal(a, b) and np.array_equal(c, d) for (a, c), (b, d) in zip(one, other, strict=True)
-    )
-
-
 def test_digits_have_no_originals_to_crop():
-    with pytest.raises(InputError, match=r"digits has no larger originals.*resized_crop"):
+    with pytest.raises(InputError, match=r"no larger originals.*resized_crop"):
         data.load(data.DataSettings(augmentation="resized_crop"))
 
 
@@ -48,8 +34,7 @@ def test_digits_are_whole_and_split_by_data_seed_alone(digits):
     assert digits.train.images.dtype == np.uint8 and digits.train.images.max() == 255
     assert sorted([*digits.train.index, *digits.validation.index]) == list(range(898))
     other_seed, other_data_seed = (
-        data.load(Config(seed=7).pick(data.DataSettings)),
-        data.load(data.DataSettings(data_seed=7)),
+        data.load(Config(**seed).pick(data.DataSettings)) for seed in ({"seed": 7}, {"data_seed": 7})
     )
     assert np.array_equal(other_seed.validation.index, digits.validation.index)
     assert not np.array_equal(other_data_seed.validation.index, digits.validation.index)
@@ -72,7 +57,7 @@ def test_a_stream_starts_at_any_step(digits):
     assert equal(stream(digits, config, first_step=3, last_step=9), whole[3:9])
 
 
-def test_replicas_share_out_the_same_global_batches(digits):
+def test_replicas_divide_the_same_global_batches(digits):
     config = Config(batch_size=40)
     whole = stream(digits, config, last_step=5)
     parts = stream(digits, config, last_step=5, shards=4)
@@ -84,7 +69,7 @@ def test_replicas_share_out_the_same_global_batches(digits):
         assert equal(second_worker[2 * step : 2 * step + 2], mine[2:])
 
 
-def test_each_epoch_has_each_example_at_most_once_in_another_order(digits):
+def test_each_epoch_has_each_example_at_most_once_and_its_own_order(digits):
     plain = dataclasses.replace(digits, augmentation=Augmentation(pad=0, flip=False))
     config = Config(batch_size=40)
     known = {image.tobytes(): i for i, image in enumerate(digits.train.images)}
@@ -98,7 +83,7 @@ def test_each_epoch_has_each_example_at_most_once_in_another_order(digits):
     assert labels == list(digits.train.labels[orders[0]])
 
 
-def test_seed_moves_the_order_and_data_seed_the_pixels(digits):
+def test_seed_changes_the_order_and_data_seed_the_pixels(digits):
     def epoch(**seeds):
         return stream(digits, Config(batch_size=40, **seeds), last_step=STEPS)
 
@@ -107,41 +92,40 @@ def test_seed_moves_the_order_and_data_seed_the_pixels(digits):
     assert all(np.array_equal(a[1], b[1]) for a, b in zip(base, data_seed, strict=True))
     assert not equal(base, data_seed)
 
-    def as_set(batches):
-        return {image.tobytes() for images, _ in batches for image in images}
-
-    # Another order drops another eight images; the augmented pixels of all others stay.
-    assert len(as_set(base) & as_set(seed)) >= 780
+    # Another order drops another eight images; the pixels of all others stay.
+    one, other = (image_set(np.concatenate([images for images, _ in batches])) for batches in (base, seed))
+    assert len(one & other) >= 780
 
 
 @pytest.mark.parametrize(("pad", "flip"), [(2, True), (1, False), (0, True)])
 def test_augmentation_is_pad_crop_and_mirror(pad, flip):
     augmentation = Augmentation(pad, flip)
     images = np.random.default_rng(0).integers(0, 256, [64, 6, 5, 3], np.uint8)
-    rows = draws(3, 4, 64).numpy()
+    draws = draw_table(3, 4, 64).numpy()
     expected = []
-    for image, (dy, dx, mirror) in zip(images, rows, strict=True):
+    for image, (dy, dx, mirror) in zip(images, draws, strict=True):
         dy, dx = dy % (2 * pad + 1), dx % (2 * pad + 1)
         crop = np.pad(image, [(pad, pad), (pad, pad), (0, 0)])[dy : dy + 6, dx : dx + 5]
         expected.append(crop[:, ::-1] if flip and mirror % 2 else crop)
-    assert np.array_equal(apply(tf.constant(images), tf.constant(rows), augmentation), expected)
+    assert np.array_equal(augment_batch(tf.constant(images), tf.constant(draws), augmentation), expected)
 
 
-def test_an_example_is_augmented_alike_in_any_batch():
+def test_an_example_is_augmented_the_same_in_any_batch():
     images = tf.constant(np.random.default_rng(0).integers(0, 256, [50, 8, 8, 1], np.uint8))
-    rows, how = draws(0, 5, 50), Augmentation(2, True)
-    whole = apply(images, rows, how)
+    draws, augmentation = draw_table(0, 5, 50), Augmentation(2, True)
+    whole = augment_batch(images, draws, augmentation)
     order = tf.constant([41, 3, 17])
-    assert np.array_equal(apply(tf.gather(images, order), tf.gather(rows, order), how), tf.gather(whole, order))
-    assert np.array_equal(draws(0, 5, 80)[:50], rows)  # nor does the set's size move it
+    some = augment_batch(tf.gather(images, order), tf.gather(draws, order), augmentation)
+    assert np.array_equal(some, tf.gather(whole, order))
+    assert np.array_equal(draw_table(0, 5, 80)[:50], draws)  # nor does it depend on the size of the dataset
 
 
 def test_draws_are_uniform():
-    rows = draws(0, 0, 20_000).numpy()
+    draws = draw_table(0, 0, 20_000).numpy()
     for column, values in ((0, 9), (1, 9), (2, 2)):
-        share = np.bincount(rows[:, column] % values, minlength=values) / len(rows)
+        share = np.bincount(draws[:, column] % values, minlength=values) / len(draws)
         assert np.abs(share - 1 / values).max() < 0.01
-    assert np.abs(np.corrcoef((rows % 9).T) - np.eye(3)).max() < 0.03
+    assert np.abs(np.corrcoef((draws % 9).T) - np.eye(3)).max() < 0.03
 
 
 @pytest.mark.parametrize(
@@ -160,7 +144,7 @@ def test_errors_name_what_to_do(settings, words, tmp_path):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A TFDS folder with two real prepared sets: "even" of one image size, "mixed" of several."""
+    """A TFDS folder with two prepared datasets: "even" has one image size, "mixed" several."""
     import tensorflow_datasets as tfds
 
     folder = str(tmp_path_factory.mktemp("tfds"))
@@ -194,7 +178,7 @@ def made(tmp_path_factory):
     return folder
 
 
-def test_any_tfds_set_brings_its_own_facts(made):
+def test_facts_of_any_tfds_dataset(made):
     even = data.load(data.DataSettings(dataset="even", validation_fraction=0.25), made)
     assert even.image_shape == (12, 10, 3) and even.class_names == ("cat", "dog") and even.version == "1.0.0"
     assert (len(even.train), len(even.validation), len(even.test)) == (30, 10, 9)
