@@ -1,4 +1,4 @@
-"""experiments/lab/jax: what a GPU without TensorFlow learned becomes a network, and its losses are ours. This needs no JAX."""
+"""The JAX route: its weights become networks, its losses are the package's own. These tests need no JAX."""
 
 import json
 import pathlib
@@ -18,11 +18,12 @@ from skd_tf.distillation import hyperparameters
 from skd_tf.distillation.objective import Objective
 from skd_tf.errors import InputError
 
-TOOL = pathlib.Path(train_teacher.__file__)
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def run(*arguments):
-    return subprocess.run([sys.executable, TOOL, *arguments], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "experiments.lab.jax.train_teacher", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
 
 
 def test_weights_become_the_teacher_that_they_are_of(tmp_path):
@@ -45,15 +46,13 @@ def test_weights_become_the_teacher_that_they_are_of(tmp_path):
 
 
 def test_the_committed_teacher_is_what_its_recipe_says():
-    with np.load(
-        TOOL.parent.parent / "experiments/studies/teachers/cifar100_resnet56.npz", allow_pickle=False
-    ) as values:
+    with np.load(ROOT / "experiments/studies/teachers/cifar100_resnet56.npz", allow_pickle=False) as values:
         about = str(values["about"])
         parameters = sum(values[name].size for name in values if name != "about" and "moving" not in name)
     assert parameters == 861_620 and '"epochs_done": 200' in about and '"dataset": "cifar100"' in about
 
 
-def test_bad_input_is_told(tmp_path):
+def test_bad_input_is_refused(tmp_path):
     (tmp_path / "weights.npz").write_bytes(b"no archive")
     np.savez(tmp_path / "other.npz", about="{}", kernel=np.zeros(3))
     (tmp_path / "cut.npz").write_bytes((tmp_path / "other.npz").read_bytes()[:200])
@@ -61,10 +60,10 @@ def test_bad_input_is_told(tmp_path):
         ("", "x.npz", "Nothing to work on"),
         ("missing.npz", "x.keras", "No such file"),
         ("weights.npz", "x.h5", "Expected --out in .npz or .keras"),
-        ("", "x.keras", "Images are no network"),
+        ("", "x.keras", "Images are not a network"),
         ("weights.npz", "x.keras", "Not a .npz"),
         ("cut.npz", "x.keras", "Not a .npz"),
-        ("other.npz", "x.keras", "Other weights than resnet8's"),
+        ("other.npz", "x.keras", "The weights do not fit resnet8"),
     ):
         flag_values = flags.FlagValues()
         train_teacher.define(flag_values)
@@ -98,7 +97,7 @@ def test_a_students_loss_is_that_of_its_row(row):
 
 @pytest.mark.parametrize("folder", ["gpu_students", "gpu_students_seeds"])
 def test_the_students_on_record_had_the_settings_of_their_rows(folder):
-    path = TOOL.parent.parent / f"experiments/results/{folder}/students.json"
+    path = ROOT / f"experiments/results/{folder}/students.json"
     for student in json.loads(path.read_text(encoding="utf-8")):
         expected = train_students.settings_of(train_students.rows()[student["row"]])
         assert {name: student[name] for name in expected} == expected
@@ -113,7 +112,7 @@ def students_flags(tmp_path, *arguments):
     return flag_values
 
 
-def test_a_student_is_told_from_another_of_its_name(tmp_path, monkeypatch):
+def test_a_student_is_not_mistaken_for_another_of_its_name(tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
     student, other = (
         next(train_students._wanted(students_flags(tmp_path, f"--epochs={n}", "--rows=kd"))) for n in (50, 60)
@@ -133,10 +132,10 @@ def test_a_student_is_told_from_another_of_its_name(tmp_path, monkeypatch):
     [
         ("--rows=dkd_authors", "Not a row that is trained here. Expected some of none, kd, skd"),
         ("--seeds=x", "Not numbers. Expected --seeds=1,2"),
-        ("--rows=none", "Another .npz. Expected arrays about"),
+        ("--rows=none", "Another kind of .npz. Expected arrays about"),
     ],
 )
-def test_bad_students_are_told(argument, words, tmp_path, monkeypatch):
+def test_bad_students_are_refused(argument, words, tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
     (tmp_path / "out").mkdir()
     np.savez(tmp_path / "out/none_0.1_seed0.npz", kernel=np.zeros(3))

@@ -1,11 +1,12 @@
-"""Epochs of this package's networks by Keras' JAX backend, for GPUs that have JAX and no TensorFlow. Each is one program.
+"""Training epochs with Keras' JAX backend, for GPUs without TensorFlow. Each epoch is one compiled program.
 
-Batches of augmented images, SGD with momentum 0.9, L2 on all weights, cosine after a warm-up of 5%, pad 4, crop, mirror: the
-recipe of `python -m skd_tf.train`. Weights go in and out as a .npz by the network's names.
+The recipe is that of `python -m skd_tf.train`: SGD with momentum 0.9, L2 on all weights, a cosine after a warm-up of 5%, and pad 4,
+crop and mirror augmentation. Weights are read from and written to a .npz, by the network's variable names.
 """
 
 import json
 import math
+import os
 import sys
 import types
 import zipfile
@@ -13,14 +14,14 @@ import zipfile
 import numpy as np
 
 from skd_tf.data.catalog import KNOWN_DATASETS
-from skd_tf.errors import InputError
+from skd_tf.errors import input_error
 from skd_tf.runtime import atomic_files
 
 _MOMENTUM, _WARMUP, _PAD = 0.9, 0.05, 4
 
 
-def network(name, dataset, seed=0):
-    """The untrained network for a dataset's classes and means."""
+def network(name: str, dataset: str, seed: int = 0):
+    """The untrained network for a data set's classes and means."""
     do_without_tensorflow()
     from skd_tf import networks
 
@@ -30,8 +31,8 @@ def network(name, dataset, seed=0):
     )
 
 
-def do_without_tensorflow():
-    """Builds networks with Keras' own BatchNorm, whose numbers ours gives, where the backend is not TensorFlow's."""
+def do_without_tensorflow() -> None:
+    """On another backend, makes networks use Keras' own BatchNorm, which computes the same as ours."""
     import keras
 
     if keras.backend.backend() != "tensorflow":
@@ -45,8 +46,8 @@ class Epochs:
 
     Args:
       model: the network.
-      images: in an epoch's order, of which what fills no batch is dropped.
-      batch_size, epochs, weight_decay: as the flags of those names.
+      images: how many there are; those that fill no batch are dropped.
+      batch_size, epochs, weight_decay: as the flags with these names.
     """
 
     def __init__(self, model, *, images, batch_size, epochs, weight_decay):
@@ -55,16 +56,16 @@ class Epochs:
         self._total = self._steps * epochs
 
     def first_state(self):
-        """(step, weights, moving averages, velocity), with the weights that the network has."""
+        """(step, weights, moving averages, velocity), with the network's weights."""
         import jax.numpy as jnp
 
         weights, averages = values_of(self._model)
         return jnp.int32(0), weights, averages, [jnp.zeros_like(w) for w in weights]
 
     def train(self, loss):
-        """run(state, peak rate, key, images, labels, taught) -> (state, (mean loss, accuracy)).
+        """Compiles run(state, peak rate, key, images, labels, taught) -> (state, (mean loss, accuracy)).
 
-        `loss(logits, taught, labels)` is `[batch]`; `taught` are the teacher's logits of the epoch's batches, or None.
+        `loss(logits, taught, labels)` gives `[batch]`; `taught` holds the teacher's logits for the epoch's batches, or None.
         """
         import jax
         import jax.numpy as jnp
@@ -95,7 +96,7 @@ class Epochs:
         return run
 
     def teach(self):
-        """run(epoch, key, images) -> the network's logits `[steps, batch, classes]` in float16 of what `train` sees then."""
+        """Compiles run(epoch, key, images) -> float16 logits `[steps, batch, classes]` for what `train` sees in that epoch."""
         import jax
 
         weights, averages = values_of(self._model)
@@ -122,7 +123,7 @@ class Epochs:
         return order.reshape(self._steps, -1), pixels_key
 
     def _share(self, step):
-        """Of the peak rate."""
+        """The share of the peak rate at a step."""
         import jax.numpy as jnp
 
         warmup = max(1, round(_WARMUP * self._total))
@@ -130,21 +131,21 @@ class Epochs:
         return jnp.where(step < warmup, (step + 1) / warmup, cosine)
 
 
-def values_of(model):
-    """Weights and moving averages, as `stateless_call` takes them."""
+def values_of(model) -> list[list]:
+    """Weights and moving averages, in the form of `stateless_call`."""
     return [[v.value for v in variables] for variables in (model.trainable_variables, model.non_trainable_variables)]
 
 
-def key_of(role, seed, epoch):
-    """Of an epoch's order and augmentation; epochs from 0, of a "teacher" or a "student", who see other views."""
+def key_of(role: str, seed: int, epoch: int):
+    """The random key of an epoch's order and augmentation. A "teacher" and a "student" see different views."""
     import jax
 
     key = jax.random.fold_in(jax.random.key(seed), ("teacher", "student").index(role))
     return jax.random.fold_in(key, epoch)
 
 
-def accuracy_of(model, state, images, labels, batch_size=1000):
-    """Of a state's weights on images as they are."""
+def accuracy_of(model, state, images, labels, batch_size: int = 1000) -> float:
+    """The accuracy of a state's weights on images without augmentation."""
     import jax
 
     forward = jax.jit(lambda pixels: model.stateless_call(*state[1:3], pixels, training=False)[0].argmax(-1))
@@ -153,8 +154,8 @@ def accuracy_of(model, state, images, labels, batch_size=1000):
     return float((np.concatenate(guesses) == np.asarray(labels)).mean())
 
 
-def save(target, model, state, about):
-    """Writes a state's weights and moving averages, and what made them."""
+def save(target: os.PathLike, model, state, about: dict) -> None:
+    """Writes a state's weights and moving averages, with `about`, which says how they were trained."""
     variables = (*model.trainable_variables, *model.non_trainable_variables)
     values = dict(zip((variable.path for variable in variables), (*state[1], *state[2]), strict=True))
     with atomic_files.writing(target) as file:
@@ -162,37 +163,40 @@ def save(target, model, state, about):
     print(f"Written: {target}", flush=True)
 
 
-def assign(model, source):
-    """Gives a network the weights of a .npz; returns what made them, as `save` was told."""
+def assign(model, source: os.PathLike) -> dict:
+    """Gives a network the weights of a .npz, and returns the `about` of `save`."""
     with opened(source, "about") as values:
         shapes = {name: values[name].shape for name in values if name != "about"}
         expected = {variable.path: tuple(variable.shape) for variable in model.variables}
         if shapes != expected:
             other = sorted(name for name in shapes.keys() | expected.keys() if shapes.get(name) != expected.get(name))
-            raise InputError(
-                f"Other weights than {model.name}'s. Expected {len(expected)} arrays of its shapes. Received "
-                f"{len(shapes)} from {source}, other in {', '.join(other[:3])}. Give the network and dataset they are of."
+            raise input_error(
+                f"The weights do not fit {model.name}",
+                expected=f"{len(expected)} arrays with its shapes",
+                received=f"{len(shapes)} from {source}; {', '.join(other[:3])} differ",
+                remedy="Give the network and data set that they belong to",
             )
         for variable in model.variables:
             variable.assign(values[variable.path])
         return json.loads(str(values["about"]))
 
 
-def opened(path, *names):
-    """A .npz, which may hold numbers and text alone, with arrays of some names."""
+def opened(path: os.PathLike, *names: str):
+    """An open .npz of numbers and text that holds arrays with these names; InputError otherwise."""
     try:
         found = np.load(path, allow_pickle=False)
     except FileNotFoundError as error:
-        raise InputError(f"No such file. Expected a .npz. Received {path}. Check the path.") from error
+        raise input_error("No such file", expected="a .npz", received=path, remedy="Check the path") from error
     except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(
-            f"Not a .npz. Expected a file of numpy.savez. Received {path} ({error}). Make it anew."
-        ) from error
+        received, remedy = f"{path} ({error})", "Write it again"
+        raise input_error("Not a .npz", expected="a file of numpy.savez", received=received, remedy=remedy) from error
     if set(names) <= set(found):
         return found
-    raise InputError(
-        f"Another .npz. Expected arrays {', '.join(names)}. Received {', '.join(sorted(found)[:4])} from {path}. "
-        "experiments/lab/jax/train_teacher.py --data_dir writes images, --in=IMAGES weights."
+    raise input_error(
+        "Another kind of .npz",
+        expected=f"arrays {', '.join(names)}",
+        received=f"{', '.join(sorted(found)[:4])} from {path}",
+        remedy="`train_teacher --data_dir` writes images, `train_teacher --in=IMAGES` writes weights",
     )
 
 

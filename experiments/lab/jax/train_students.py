@@ -1,12 +1,12 @@
-"""Students of a longer schedule than two CPU cores allow, from a GPU that has JAX and no TensorFlow.
+"""Trains CIFAR-100 students for longer than two CPU cores allow, with Keras' JAX backend on a GPU without TensorFlow.
 
     python -m experiments.lab.jax.train_students --in=train.npz --teacher=weights.npz --out=FOLDER --rows=none,kd,skd --epochs=50
     python -m experiments.lab.jax.train_teacher --in=FOLDER/skd_0.2_seed0.npz --arch=resnet20 --out=student.keras       # with TensorFlow
 
-This package's networks and its own losses (they are of keras.ops), by Keras' JAX backend. A row's loss and its settings are
-those of `experiments/studies/rows/cifar100/ROW.flags`, batch and L2 those of the study's base. The teacher's logits of all
-epochs are computed once, for all students: equal seeds see equal views. `train.npz` and `weights.npz` are of
-`experiments/lab/jax/train_teacher.py`. A student that has its file is not trained again; FOLDER/students.json lists what is there.
+Networks and losses are this package's own. A row's loss and settings come from `experiments/studies/rows/cifar100/ROW.flags`,
+batch and L2 from the study's base. The teacher's logits of all epochs are computed once for all students, and equal seeds
+see equal views. `train_teacher.py` writes `train.npz` and `weights.npz`. A student that has its file is not trained again.
+FOLDER/students.json lists all that are there.
 """
 
 import hashlib
@@ -21,36 +21,38 @@ from absl import flags
 
 from experiments.lab import definitions
 from experiments.lab.jax import epochs
-from skd_tf.config import app, grammar
+from skd_tf.config import Config, app, grammar
 from skd_tf.data.catalog import KNOWN_DATASETS
-from skd_tf.errors import InputError
+from skd_tf.errors import input_error
 from skd_tf.runtime.files import write_json
 
 _STUDY = _DATASET = "cifar100"
 
 
-def rows():
-    """{row: Config} of the study's methods whose kd weight is one number."""
+def rows() -> dict[str, Config]:
+    """{row: Config} of the study's methods with a constant kd_weight."""
     chosen = [cell for cell in definitions.cells(definitions.STUDIES[_STUDY]) if cell.seed == 0]
     configs = {cell.row: definitions.config_of(cell) for cell in chosen}
     return {row: config for row, config in configs.items() if not isinstance(config.kd_weight, str)}
 
 
-def define(flag_values):
-    flags.DEFINE_string("in", None, "train.npz, the images", flag_values=flag_values)
-    flags.DEFINE_string("teacher", None, "weights.npz of the teacher", flag_values=flag_values)
+def define(flag_values: flags.FlagValues) -> None:
+    """Defines the flags."""
+    flags.DEFINE_string("in", None, "train.npz, the images to learn from", flag_values=flag_values)
+    flags.DEFINE_string("teacher", None, "the teacher's weights.npz", flag_values=flag_values)
     flags.DEFINE_string("teacher_arch", "resnet56", "the teacher's network", flag_values=flag_values)
     flags.DEFINE_string("out", None, "folder of the students", flag_values=flag_values)
     flags.DEFINE_string("arch", "resnet20", "the students' network", flag_values=flag_values)
     flags.DEFINE_list("rows", ["none", "kd", "skd"], f"methods, of {', '.join(rows())}", flag_values=flag_values)
     flags.DEFINE_list("learning_rates", ["0.1", "0.2", "0.4"], "peaks of the cosine", flag_values=flag_values)
-    flags.DEFINE_list("temperatures", [], "in place of a row's own", flag_values=flag_values)
-    flags.DEFINE_list("seeds", ["0"], "of initial weights, order and augmentation", flag_values=flag_values)
+    flags.DEFINE_list("temperatures", [], "instead of a row's own", flag_values=flag_values)
+    flags.DEFINE_list("seeds", ["0"], "seeds of initial weights, order and augmentation", flag_values=flag_values)
     flags.DEFINE_integer("epochs", 50, "length of training", lower_bound=1, flag_values=flag_values)
     flags.DEFINE_string("precision", "mixed_bfloat16", "Keras' dtype policy", flag_values=flag_values)
 
 
-def main(flag_values):
+def main(flag_values: flags.FlagValues) -> None:
+    """Trains the students that are missing, seed by seed."""
     os.environ["KERAS_BACKEND"] = "jax"
     folder = pathlib.Path(flag_values.out)
     wanted = {folder / name_of(student): student for student in _wanted(flag_values)}
@@ -64,13 +66,14 @@ def main(flag_values):
             write_json(folder / "students.json", [_about(file) for file in sorted(folder.glob("*.npz"))])
 
 
-def name_of(student):
+def name_of(student: dict) -> str:
+    """The file name of a student."""
     own = f"_t{student['temperature']:g}" if student["temperature"] != rows()[student["row"]].temperature else ""
     return f"{student['row']}{own}_{student['learning_rate']:g}_seed{student['seed']}.npz"
 
 
-def settings_of(config, temperature=None):
-    """What makes the loss and the steps of a row, as plain values."""
+def settings_of(config: Config, temperature: float | None = None) -> dict:
+    """The settings of a row's loss and steps, as plain values."""
     from skd_tf import losses
 
     alone = not config.needs_teacher
@@ -89,8 +92,8 @@ def settings_of(config, temperature=None):
     }
 
 
-def loss_of(settings):
-    """(logits, taught, labels) -> loss `[batch]` of what `settings_of` gave."""
+def loss_of(settings: dict):
+    """loss(logits, taught, labels) -> `[batch]`, from the settings of `settings_of`."""
     from skd_tf import losses
 
     function = losses.LOSSES[settings["loss"]].function
@@ -110,9 +113,11 @@ def _wanted(flag_values):
     known = rows()
     for row in flag_values.rows:
         if row not in known:
-            raise InputError(
-                f"Not a row that is trained here. Expected some of {', '.join(known)}. Received --rows={row}. "
-                "Rows whose kd weight changes are not."
+            raise input_error(
+                "Not a row that is trained here",
+                expected=f"some of {', '.join(known)}",
+                received=f"--rows={row}",
+                remedy="Leave out rows with a changing kd_weight",
             )
     shared = {name: flag_values[name].value for name in ("arch", "teacher_arch", "epochs", "precision")}
     shared |= {"images_sha256": _digest(flag_values["in"].value), "teacher_sha256": _digest(flag_values.teacher)}
@@ -127,16 +132,15 @@ def _numbers(flag_values, name, kind):
     try:
         return [kind(text) for text in flag_values[name].value]
     except ValueError as error:
-        raise InputError(
-            f"Not numbers. Expected --{name}=1,2. Received {flag_values[name].value}. Correct it."
-        ) from error
+        received = flag_values[name].value
+        raise input_error("Not numbers", expected=f"--{name}=1,2", received=received, remedy="Correct it") from error
 
 
 def _digest(path):
     try:
         return hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()[:16]
     except FileNotFoundError as error:
-        raise InputError(f"No such file. Expected a .npz. Received {path}. Check the path.") from error
+        raise input_error("No such file", expected="a .npz", received=path, remedy="Check the path") from error
 
 
 def _about(file):
@@ -145,14 +149,15 @@ def _about(file):
 
 
 def _is_there(file, student):
-    """Whether a student has its file; InputError where that is another student's."""
+    """Whether a student has its file; InputError if the file is another student's."""
     if not file.exists():
         return False
     found = _about(file)
     other = [f"{name} {found.get(name)}, wanted {value}" for name, value in student.items() if found.get(name) != value]
     if other:
-        raise InputError(
-            f"Another student has the name. Expected {file} as wanted. Received {'; '.join(other)}. Take another --out."
+        received, remedy = "; ".join(other), "Take another --out"
+        raise input_error(
+            "Another student has this name", expected=f"{file} as wanted", received=received, remedy=remedy
         )
     return True
 
@@ -186,7 +191,7 @@ class _Bench:
         self._made_by |= {"images": len(images), "held_out": len(self._held_out[1])}
 
     def train(self, file, student):
-        """Trains one and writes its file."""
+        """Trains one student and writes its file."""
         compiled_for = student["row"], student["temperature"]
         if compiled_for not in self._compiled:
             self._compiled[compiled_for] = self._epochs.train(loss_of(student))
@@ -201,9 +206,5 @@ class _Bench:
 
 
 if __name__ == "__main__":
-    app.run(
-        main,
-        description="Trains CIFAR-100 students with Keras on JAX.",
-        define=define,
-        required=("in", "teacher", "out"),
-    )
+    description = "Trains CIFAR-100 students with Keras on JAX."
+    app.run(main, description=description, define=define, required=("in", "teacher", "out"))

@@ -1,12 +1,11 @@
-"""A CIFAR teacher from a GPU that has JAX and no TensorFlow: this package's networks, trained by Keras' JAX backend.
+"""Trains a CIFAR teacher with Keras' JAX backend, on a GPU without TensorFlow.
 
     python -m experiments.lab.jax.train_teacher --data_dir=DATA --out=train.npz                 # with TensorFlow: takes the images
     python -m experiments.lab.jax.train_teacher --in=train.npz --out=weights.npz --epochs=200   # on the GPU: trains
     python -m experiments.lab.jax.train_teacher --in=weights.npz --out=teacher.keras            # with TensorFlow: converts
 
-`train.npz` has `images` uint8 `[n, 32, 32, 3]` and `labels` `[n]`, and the images held out under the same names with
-`held_out_` before, which only `jax_students.py` reads. An epoch is one compiled program, so that a net of small kernels
-does not wait for their launches: 1.8 s for resnet56 and 45,000 images on an H100. The recipe: `jax_epochs.py`.
+`train.npz` has `images` uint8 `[n, 32, 32, 3]` and `labels` `[n]`, and the held-out images as `held_out_images` and
+`held_out_labels`, which only `train_students.py` reads. An epoch takes 1.8 s for resnet56 and 45,000 images on an H100.
 """
 
 import os
@@ -17,18 +16,19 @@ from absl import flags
 
 from experiments.lab.jax.epochs import Epochs, assign, key_of, network, opened, save
 from skd_tf.config import app
-from skd_tf.errors import InputError
+from skd_tf.errors import input_error
 from skd_tf.runtime import atomic_files
 
 _SAVE_EVERY = 20  # epochs
 
 
-def define(flag_values):
+def define(flag_values: flags.FlagValues) -> None:
+    """Defines the flags."""
     flags.DEFINE_string("in", None, "train.npz to learn from, or weights.npz to convert", flag_values=flag_values)
     flags.DEFINE_string("out", None, "train.npz, weights.npz or the .keras file to write", flag_values=flag_values)
-    flags.DEFINE_string("data_dir", None, "without --in: the TFDS folder to take images from", flag_values=flag_values)
+    flags.DEFINE_string("data_dir", None, "without --in: the TFDS folder that has the images", flag_values=flag_values)
     flags.DEFINE_string("arch", "resnet56", "the network, one of skd_tf.networks", flag_values=flag_values)
-    flags.DEFINE_enum("dataset", "cifar100", ["cifar10", "cifar100"], "what it tells apart", flag_values=flag_values)
+    flags.DEFINE_enum("dataset", "cifar100", ["cifar10", "cifar100"], "the data set", flag_values=flag_values)
     flags.DEFINE_integer("epochs", 200, "length of training", lower_bound=1, flag_values=flag_values)
     flags.DEFINE_integer("batch_size", 128, "images a step", lower_bound=1, flag_values=flag_values)
     flags.DEFINE_float("learning_rate", 0.1, "peak of the cosine", lower_bound=0, flag_values=flag_values)
@@ -39,22 +39,24 @@ def define(flag_values):
     )
 
 
-def main(flag_values):
+def main(flag_values: flags.FlagValues) -> None:
+    """Takes images, trains or converts, depending on the kinds of --in and --out."""
     given, target = flag_values["in"].value, pathlib.Path(flag_values.out)
     if target.suffix not in (".npz", ".keras"):
-        raise InputError(f"Unknown kind of file. Expected --out in .npz or .keras. Received --out={target}. Rename it.")
-    if not given and target.suffix != ".npz":
-        raise InputError(
-            f"Images are no network. Expected --out in .npz. Received --out={target}. Rename it, or give --in."
+        received = f"--out={target}"
+        raise input_error(
+            "Unknown kind of file", expected="--out in .npz or .keras", received=received, remedy="Rename it"
         )
+    if not given and target.suffix != ".npz":
+        received, remedy = f"--out={target}", "Rename it, or give --in"
+        raise input_error("Images are not a network", expected="--out in .npz", received=received, remedy=remedy)
     if given and target.suffix == ".npz":
         os.environ["KERAS_BACKEND"] = "jax"
         train(given, target, flag_values)
         return
     if not given and not flag_values.data_dir:
-        raise InputError(
-            "Nothing to work on. Expected --in, or --data_dir to take images from. Received neither. Add one."
-        )
+        expected = "--in, or --data_dir with images"
+        raise input_error("Nothing to work on", expected=expected, received="neither", remedy="Add one")
     from skd_tf.runtime import tf_logging
 
     tf_logging.import_tensorflow()
@@ -64,26 +66,23 @@ def main(flag_values):
         take_images(flag_values.data_dir, target, flag_values.dataset)
 
 
-def take_images(data_dir, target, dataset):
-    """Writes the training images of the studies, and apart from them the tenth that they hold out."""
+def take_images(data_dir: str, target: pathlib.Path, dataset: str) -> None:
+    """Writes the studies' training images, and the tenth that they hold out."""
     import numpy as np
 
     from skd_tf import data
 
     splits = data.load(data.DataSettings(dataset=dataset), data_dir, test=False)
     train, held_out = splits.train, splits.validation
+    arrays = {"images": train.images, "labels": train.labels}
+    arrays |= {"held_out_images": held_out.images, "held_out_labels": held_out.labels}
     with atomic_files.writing(target) as file:
-        np.savez(
-            file,
-            images=train.images,
-            labels=train.labels,
-            held_out_images=held_out.images,
-            held_out_labels=held_out.labels,
-        )
+        np.savez(file, **arrays)
     print(f"Written: {target}, {len(train)} images and {len(held_out)} held out")
 
 
-def train(source, target, options):
+def train(source: str, target: pathlib.Path, options: flags.FlagValues) -> None:
+    """Trains on the images in `source`, and writes the weights every 20 epochs."""
     import jax
     import jax.numpy as jnp
     import keras
@@ -94,13 +93,8 @@ def train(source, target, options):
     with opened(source, "images", "labels") as data:
         images, labels = jnp.asarray(data["images"]), jnp.asarray(data["labels"].astype("int32"))
     model = network(options.arch, options.dataset, options.seed)
-    epochs = Epochs(
-        model,
-        images=len(images),
-        batch_size=options.batch_size,
-        epochs=options.epochs,
-        weight_decay=options.weight_decay,
-    )
+    sizes = {name: options[name].value for name in ("batch_size", "epochs", "weight_decay")}
+    epochs = Epochs(model, images=len(images), **sizes)
     epoch = epochs.train(lambda *batch: losses.cross_entropy(*batch)["label"])
     settings = "arch", "dataset", "epochs", "batch_size", "learning_rate", "weight_decay", "precision", "seed"
     about = {name: options[name].value for name in settings}
@@ -109,20 +103,18 @@ def train(source, target, options):
     for done in range(1, options.epochs + 1):
         key = key_of("teacher", options.seed, done - 1)
         state, (loss, accuracy) = epoch(state, options.learning_rate, key, images, labels, None)
-        print(
-            f"epoch {done}/{options.epochs}: loss {loss:.4f}, accuracy {accuracy:.4f}, "
-            f"{time.perf_counter() - begin:.1f} s",
-            flush=True,
-        )
+        seconds = time.perf_counter() - begin
+        print(f"epoch {done}/{options.epochs}: loss {loss:.4f}, accuracy {accuracy:.4f}, {seconds:.1f} s", flush=True)
         if done % _SAVE_EVERY == 0 or done == options.epochs:
             save(target, model, state, {**about, "epochs_done": done})
 
 
-def convert(source, target, options):
+def convert(source: str, target: pathlib.Path, options: flags.FlagValues) -> None:
+    """Writes the network with the weights in `source`; a student with the projection that its loss ships."""
     model = network(options.arch, options.dataset)
     about = assign(model, source)
     print(f"Trained by {about}")
-    if "row" in about:  # a student, which ships with its readout
+    if "row" in about:
         from skd_tf import losses
         from skd_tf.models import deployable
 
@@ -133,9 +125,5 @@ def convert(source, target, options):
 
 
 if __name__ == "__main__":
-    app.run(
-        main,
-        description="Trains a CIFAR teacher with Keras on JAX, or converts what it learned.",
-        define=define,
-        required=("out",),
-    )
+    description = "Trains a CIFAR teacher with Keras on JAX, or converts its weights."
+    app.run(main, description=description, define=define, required=("out",))
