@@ -26,6 +26,7 @@ setup(
         "tensorboard>=2.21",  # tensorflow no longer brings it, keras-tuner imports it
         "absl-py>=2.5",
         "matplotlib>=3.11",
+        "jinja2>=3.1",
     ],
     extras_require={
         "test": [

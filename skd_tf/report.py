@@ -5,24 +5,24 @@ import pathlib
 from absl import flags
 
 from skd_tf.config import app
-from skd_tf.runs.report import FILE, write
+from skd_tf.runs import report, run_files
+from skd_tf.runtime.console import say
+
+_OUTPUT = f"HTML file to write; by default {run_files.REPORT} in the run's workdir, or in this folder for several runs"
 
 
-def define(flag_values):
+def define(flag_values: flags.FlagValues) -> None:
     flags.DEFINE_multi_string("run", None, "workdir of a finished run; --run= may be left out", flag_values=flag_values)
-    where = f"HTML file to write; unless given {FILE} in the run's workdir, of several runs in this folder"
-    flags.DEFINE_string("output", None, where, flag_values=flag_values)
+    flags.DEFINE_string("output", None, _OUTPUT, flag_values=flag_values)
 
 
-def main(flag_values):
-    from skd_tf.runtime.console import say
-
+def main(flag_values: flags.FlagValues) -> None:
     paths = [pathlib.Path(path) for path in flag_values.run]
-    default = paths[0] / FILE if len(paths) == 1 else pathlib.Path(FILE)
-    say(f"Written: {write(paths, pathlib.Path(flag_values.output) if flag_values.output else default)}")
+    default = pathlib.Path(paths[0] if len(paths) == 1 else ".", run_files.REPORT)
+    say(f"Written: {report.write(paths, flag_values.output or default)}")
 
 
-def cli_main():
+def cli_main() -> None:
     app.run(
         main,
         description="Writes a report on finished runs, one HTML file that needs no network: RUN [RUN ...].",

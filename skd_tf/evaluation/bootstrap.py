@@ -1,4 +1,4 @@
-"""Bootstrap intervals of quality: how far the numbers would move with another test split of the same size."""
+"""Bootstrap intervals: how far the metrics would move with another test split of the same size."""
 
 import numpy as np
 
@@ -6,24 +6,32 @@ from skd_tf.evaluation import metrics
 
 SAMPLES = 1000
 LEVEL = 0.95
-_ROWS_AT_ONCE = 2**22  # numbers of one block of resampled counts
+_BLOCK_SIZE = 2**22  # numbers in one block of resampled counts; bounds the memory
 
 
-def intervals(logits, labels, teacher_logits=None, *, samples=SAMPLES, seed=0):
+def intervals(
+    logits: np.ndarray,
+    labels: np.ndarray,
+    teacher_logits: np.ndarray | None = None,
+    *,
+    samples: int = SAMPLES,
+    seed: int = 0,
+) -> dict[str, list[float]]:
     """95% percentile intervals over resampled examples (Efron 1979).
 
-    Every number here, ECE's bins too, is a sum over examples: one draw is one row of counts times the examples' columns. The
-    same seed draws the same examples for every model, so that intervals of two models belong to the same test splits.
+    Every metric here, each bin of the ECE too, is a mean over examples. A draw is a row of counts, and its metrics are that
+    row times the columns of the examples. The same seed draws the same examples for every model, so the intervals of two
+    models come from the same test splits.
 
     Args:
-      logits: `[n, classes]`; their softmax is taken as the probability.
+      logits: `[n, classes]`; their softmax is the probability.
       labels: integer `[n]`; unlabelled examples (-1) are left out.
-      teacher_logits: the same for the teacher, or None.
-      samples: resampled splits.
-      seed: of the draws.
+      teacher_logits: `[n, classes]` of the teacher, or None.
+      samples: number of resampled splits.
+      seed: seed of the draws.
 
     Returns:
-      {name: [low, high]} for accuracy, top5_accuracy, nll, brier, confidence, ece; with a teacher also for what
+      {name: [low, high]} of accuracy, top5_accuracy, nll, brier, confidence and ece; with a teacher also of what
       `metrics.comparison` gives.
     """
     labels = np.asarray(labels)
@@ -42,8 +50,9 @@ def intervals(logits, labels, teacher_logits=None, *, samples=SAMPLES, seed=0):
 
 
 def _resampled_means(examples, samples, random):
+    """`[samples, columns]`: the mean of each column over each draw."""
     count = len(examples)
-    block, means = max(1, _ROWS_AT_ONCE // count), []
+    block, means = max(1, _BLOCK_SIZE // count), []
     for start in range(0, samples, block):
         rows = min(block, samples - start)
         counts = np.stack([np.bincount(random.integers(0, count, count), minlength=count) for _ in range(rows)])

@@ -1,9 +1,12 @@
-"""What a model costs: operations, bytes, and time on this machine."""
+"""What a model costs: operations, bytes, latency and throughput on this machine."""
 
 import functools
 import math
+import os
 import pathlib
 import time
+from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -15,18 +18,18 @@ _WARM_UP_CALLS = 5
 _CALLS = 10, 200  # at least, at most
 
 
-def flops(model, image_shape):
+def flops(model: Any, image_shape: tuple[int, ...]) -> int | None:
     """Floating point operations for one image: 2 for each multiply-add of convolutions and matrix products.
 
-    Counted in the graph that TensorFlow runs. What is linear in the pixels (BatchNorm, biases, activations, pooling, the
-    softmax) is left out, as papers do; those that give "FLOPs" or "MACs" without the 2 mean half.
+    Counted in the graph that TensorFlow runs. As in papers, work proportional to the number of activations (BatchNorm,
+    biases, activation functions, pooling, softmax) is left out. Papers that count a multiply-add as 1 report half of this.
 
     Args:
-      model: images `[batch, h, w, c]` to logits.
+      model: keras.Model or `skd_tf.models.loading.SavedModel`; images `[batch, h, w, c]` to logits.
       image_shape: (h, w, c).
 
     Returns:
-      int; None where the graph does not tell, as with compiled functions inside a SavedModel.
+      The number of operations; None if the graph does not show it, as with compiled functions inside a SavedModel.
     """
     graph = _graph_of(model, image_shape) if isinstance(model, keras.Model) else _inlined_graph_of(model, image_shape)
     counted = [op for op in graph.get_operations() if op.type in _MULTIPLY_ADDS]
@@ -35,7 +38,7 @@ def flops(model, image_shape):
 
 
 def _graph_of(model, image_shape):
-    """One flat graph: functions inside, as the compiled one of Keras' grouped convolution, leave their operations in it."""
+    """One flat graph, in which inner functions (Keras compiles grouped convolutions as one) leave their operations."""
     eagerly = tf.config.functions_run_eagerly()
     tf.config.run_functions_eagerly(True)
     try:
@@ -47,6 +50,7 @@ def _graph_of(model, image_shape):
 
 
 def _inlined_graph_of(model, image_shape):
+    """The graph of a model that is not Keras', with its functions inlined."""
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     forward = tf.function(functools.partial(model, training=False), autograph=False)
@@ -54,7 +58,7 @@ def _inlined_graph_of(model, image_shape):
 
 
 def _convolution(op):
-    height, width, channels, _ = op.inputs[1].shape  # of a grouped one: the channels of one group
+    height, width, channels, _ = op.inputs[1].shape  # for a grouped convolution: channels of one group
     return _size(op.outputs[0]) * height * width * channels
 
 
@@ -81,20 +85,20 @@ _MULTIPLY_ADDS = {
 }
 
 
-def file_bytes(path):
-    """Bytes of a file, or of all files in a folder."""
+def file_bytes(path: str | os.PathLike) -> int:
+    """The size of a file, or of all files in a folder together, in bytes."""
     path = pathlib.Path(path)
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
     return sum(file.stat().st_size for file in files)
 
 
-def timing(model, images, *, seconds=1.0):
-    """Latency and throughput on this machine: medians with quartiles, warm-up excluded.
+def timing(model: Callable, images: Any, *, seconds: float = 1.0) -> dict[str, dict[str, Any]]:
+    """Latency and throughput on this machine: medians and quartiles, without warm-up.
 
     Args:
       model: images to logits.
-      images: uint8 `[n, h, w, c]`, real ones.
-      seconds: for each of the two, once warm.
+      images: uint8 `[n, h, w, c]`; use real ones.
+      seconds: time to spend on each of the two, without warm-up.
 
     Returns:
       {"latency_ms", "images_per_second"}, each {"median", "quartiles": [low, high], "batch", "calls"}.
@@ -110,7 +114,7 @@ def timing(model, images, *, seconds=1.0):
 
 
 def _call_seconds(forward, images, batch, seconds):
-    """Seconds of each call, from the images in memory to the logits in memory."""
+    """The seconds of each call, from images in memory to logits in memory."""
     batch = tf.constant(images[np.arange(batch) % len(images)])
     for _ in range(_WARM_UP_CALLS):
         forward(batch).numpy()

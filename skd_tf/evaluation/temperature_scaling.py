@@ -1,40 +1,43 @@
-"""One scalar temperature for finished probabilities, fitted on validation data (Guo et al. 2017, arXiv:1706.04599)."""
+"""Temperature scaling: one temperature, fitted on validation data, that calibrates a model (Guo et al. 2017,
+arXiv:1706.04599)."""
 
-import json
 import math
+import os
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from skd_tf.errors import input_error
 from skd_tf.evaluation import metrics
 from skd_tf.models import paths
-from skd_tf.runtime.files import write_json
+from skd_tf.runs import run_files
+from skd_tf.runtime.files import read_json, write_json
 
-FILE = "calibration.json"
-_EXTREME = 1e4  # no trained net's logits are off by such a factor
+_EXTREME = 1e4  # the logits of no trained network are wrong by such a factor
 
 
-def fit_temperature(logits, labels):
+def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     """The T > 0 that minimises the NLL of softmax(logits / T).
 
-    In b = 1 / T the NLL is convex, with slope mean(E_p[z] - z_y): the slope's zero is found by bisection.
+    The NLL is convex in b = 1 / T, with slope mean(E_p[z] - z_y). Bisection finds the zero of the slope.
 
     Args:
-      logits: `[n, classes]` whose softmax is the probability now.
+      logits: `[n, classes]`; their softmax is the probability before scaling.
       labels: integer `[n]`; unlabelled examples (-1) are left out.
 
-    Returns:
-      T, a float.
-
     Raises:
-      InputError: no labels; or no finite T > 0 is best, as where all (or none) of the answers are right.
+      InputError: there are no labels, or no finite T > 0 is best, as when all (or none) of the predictions are right.
     """
     logits, labels = np.asarray(logits, np.float64), np.asarray(labels)
     logits, labels = logits[labels >= 0], labels[labels >= 0]
     if not len(labels):
         raise input_error(
-            "No labelled examples", expected="validation images with labels", received="0", remedy="Hold some out"
+            "No labelled examples",
+            expected="validation images with labels",
+            received="0 of them",
+            remedy="Hold some out",
         )
     logits = logits - logits.max(axis=1, keepdims=True)
     of_label = logits[np.arange(len(labels)), labels]
@@ -46,8 +49,8 @@ def fit_temperature(logits, labels):
     low, high = -math.log(_EXTREME), math.log(_EXTREME)
     if not slope(low) < 0 < slope(high):
         raise input_error(
-            "No temperature fits: the validation loss falls without end",
-            expected="some right and some wrong answers",
+            "No temperature fits: the validation loss has no minimum",
+            expected="some right and some wrong predictions",
             received=f"{metrics.quality(logits, labels)['accuracy']:.4f} accuracy on {len(labels)} images",
             remedy="Hold out more, or export without calibration",
         )
@@ -57,50 +60,54 @@ def fit_temperature(logits, labels):
     return math.exp(-(low + high) / 2)
 
 
-def effect(logits, labels, temperature):
-    """{"temperature"} and `metrics.quality` of softmax(logits / temperature)."""
+def effect(logits: np.ndarray, labels: np.ndarray, temperature: float) -> dict[str, float]:
+    """{"temperature"} with the `metrics.quality` of softmax(logits / temperature)."""
     return {"temperature": temperature} | metrics.quality(np.asarray(logits, np.float64) / temperature, labels)
 
 
-def store(workdir, temperature, *, examples, before, after):
-    """Writes workdir/calibration.json: the temperature, the student it belongs to, and validation NLL and ECE around it."""
-    keys = ("nll", "ece")
-    write_json(
-        pathlib.Path(workdir) / FILE,
-        {
-            "temperature": temperature,
-            "student": paths.file_fingerprint(workdir),
-            "validation_examples": examples,
-            "before": {name: before[name] for name in keys},
-            "after": {name: after[name] for name in keys},
-        },
-    )
+def store(
+    workdir: str | os.PathLike,
+    temperature: float,
+    *,
+    examples: int,
+    before: Mapping[str, float],
+    after: Mapping[str, float],
+) -> None:
+    """Writes workdir/calibration.json: the temperature, the digest of its student, validation NLL and ECE before and after.
+
+    Args:
+      workdir: folder of a finished run.
+      temperature: the fitted temperature.
+      examples: number of validation images that it was fitted on.
+      before, after: {"nll", "ece", ...} without and with it.
+    """
+    qualities = {"before": before, "after": after}
+    record = {"temperature": temperature, "student": paths.file_fingerprint(workdir), "validation_examples": examples}
+    record |= {when: {name: quality[name] for name in ("nll", "ece")} for when, quality in qualities.items()}
+    write_json(pathlib.Path(workdir) / run_files.CALIBRATION, record)
 
 
-def stored(workdir):
-    """What `store` wrote, None where nothing is.
+def stored(workdir: str | os.PathLike) -> dict[str, Any] | None:
+    """What `store` wrote; None if it wrote nothing.
 
     Raises:
-      InputError: a damaged file, or one that was fitted to another student.
+      InputError: the file is damaged, or the temperature was fitted to another student.
     """
-    file = pathlib.Path(workdir) / FILE
+    file = pathlib.Path(workdir) / run_files.CALIBRATION
     if not file.is_file():
         return None
+    remedy = "Fit it again: python -m skd_tf.evaluate --calibrate"
+    record = read_json(file, "The calibration", f"{remedy}.")
     try:
-        record = json.loads(file.read_text())
         temperature, student = float(record["temperature"]), record["student"]
     except (ValueError, KeyError, TypeError) as error:
-        raise input_error(
-            f"The calibration is damaged ({error})",
-            expected="JSON of --calibrate",
-            received=f"{file}",
-            remedy="Fit it again",
-        ) from error
+        problem = f"The calibration is damaged ({error!r})"
+        raise input_error(problem, expected="a temperature and its student", received=file, remedy=remedy) from error
     if student != paths.file_fingerprint(workdir) or not 0 < temperature < math.inf:
         raise input_error(
             "The calibration belongs to another student",
-            expected="one of student.keras beside it",
-            received=f"{file}",
-            remedy="Fit it again: python -m skd_tf.evaluate --calibrate",
+            expected=f"that of the {run_files.STUDENT} beside it",
+            received=file,
+            remedy=remedy,
         )
     return record

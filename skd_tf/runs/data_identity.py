@@ -1,7 +1,9 @@
-"""The identity of a run's data: what a resumed run or search compares before it goes on."""
+"""The identity of a run's data, which a resumed run or search compares before it continues."""
 
 import hashlib
 import json
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -10,51 +12,55 @@ from skd_tf.data.augmentation import VERSION
 from skd_tf.errors import input_error
 
 
-def data_facts(dataset):
-    """What tells, later, whether training goes on with the same data; JSON-able."""
+def data_facts(dataset: data.Dataset) -> dict[str, Any]:
+    """What identifies the data of a training, as JSON.
+
+    Returns:
+      {"data": [name, version, number of training images, digest of labels], "images": digest of what a step sees besides
+      labels, "images_in": "memory" or "none", as --cache_dataset names them}.
+    """
     labels = data.digest_of(dataset.train.labels)
     return {
         "data": [dataset.name, str(dataset.version), len(dataset.train), labels],
-        "images": _identity_of_images(dataset),
+        "images": _digest_of_images(dataset),
         "images_in": "memory" if isinstance(dataset.train.images, np.ndarray) else "none",
     }
 
 
-def _identity_of_images(dataset):
-    """Digest of what a training step sees beside labels: pixels, mean and std (inside the networks), augmentation."""
+def _digest_of_images(dataset):
+    """Digest of pixels, of mean and std (which are part of the networks) and of the augmentation."""
     numbers = [list(map(float, statistics)) for statistics in (dataset.mean, dataset.std)]
     augmentation = [VERSION, type(dataset.augmentation).__name__, *dataset.augmentation]
     facts = [data.digest_of(dataset.train.images), numbers, augmentation]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
-def require_same_data(what, before, now):
-    """InputError where a "run" or "search" that began with the `bookkeeping.data_facts` in `before` has others `now`.
+def require_same_data(what: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raises if the data of a run or search is not what it started with.
 
-    Images in memory are known by their pixels and others by their files: where a run had the one and has the other, they
-    cannot be compared.
+    Images in memory are identified by their pixels, images on disk by their files. The two digests cannot be compared.
+
+    Args:
+      what: "run" or "search".
+      before: `data_facts` when it started.
+      now: `data_facts` of the data at hand.
+
+    Raises:
+      InputError: the data differs, or the images are kept in another place.
     """
-    began = f"since this {what} began"
-    remedy = "Choose another --workdir, or add --overwrite to begin anew."
+    changed = f"The data has changed since this {what} began"
+    remedy = "Choose another --workdir, or add --overwrite to restart from scratch"
     if before.get("data") != now["data"]:
-        raise input_error(
-            f"The data has changed {began}",
-            expected=f"{before.get('data')} (name, version, images, digest of labels)",
-            received=f"{now['data']}",
-            remedy=f"{remedy}",
-        )
+        expected = f"{before.get('data')} (name, version, images, digest of labels)"
+        raise input_error(changed, expected=expected, received=now["data"], remedy=remedy)
     kept = before.get("images_in", now["images_in"])
     if kept != now["images_in"]:
         raise input_error(
-            f"The images are kept elsewhere than when this {what} began: whether they are the same cannot be told",
+            f"The images are not kept where they were when this {what} began, so they cannot be compared",
             expected=f"--cache_dataset={kept}",
             received=f"--cache_dataset={now['images_in']}",
             remedy=f"Add --cache_dataset={kept}",
         )
     if before.get("images", now["images"]) != now["images"]:
-        raise input_error(
-            f"The data has changed {began}",
-            expected="the same training images, mean, std and augmentation",
-            received=f"others of {now['data'][0]}",
-            remedy=f"{remedy}",
-        )
+        expected = "the same training images, mean, std and augmentation"
+        raise input_error(changed, expected=expected, received=f"others of {now['data'][0]}", remedy=remedy)

@@ -1,16 +1,22 @@
-"""What a run writes down: one JSON line and TensorBoard scalars an epoch, its settings as HParams, and where it ran."""
+"""metrics.jsonl and TensorBoard: one record per epoch, which survives interruptions and damage."""
 
 import dataclasses
 import hashlib
 import json
 import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from tensorboard.plugins.hparams import api as hparams
 
+from skd_tf.config import Config
 from skd_tf.config.fields import rules_of
-from skd_tf.errors import EnvironmentFailure
+from skd_tf.errors import EnvironmentFailure, message
+from skd_tf.runs import run_files
+from skd_tf.runtime import atomic_files
 from skd_tf.runtime.console import warn
 from skd_tf.runtime.files import write_text
 
@@ -18,27 +24,27 @@ _HPARAMS_METRICS = ("val_accuracy", "val_nll", "val_ece", "accuracy", "loss")
 
 
 class MetricsLog:
-    """metrics.jsonl and tensorboard/ of a workdir.
+    """metrics.jsonl and the TensorBoard scalars of a run, one record per epoch; its settings as TensorBoard's HParams.
 
     Args:
       workdir: the run's folder.
-      known: `state()` at the checkpoint that the run goes on from, None for a new one. The file is made to hold the lines
-        of then: later ones are dropped; where it has lost or changed any, a copy beside the checkpoints has them still,
-        and a warning says so.
-      config: the run's `Config`, whose settings that could change a number are TensorBoard's HParams.
+      known: `state()` at the checkpoint from which the run resumes, None for a new run. The file is cut to the lines of
+        that state. If it lost or changed any of them, a copy in checkpoints/ replaces them, with a warning.
+      config: the run's `Config`. The settings that could change a number become HParams.
 
     Raises:
-      OfTheMachine: the copy has not the lines either.
+      EnvironmentFailure: the copy does not have these lines either.
     """
 
-    def __init__(self, workdir, *, known, config):
-        self._file, self._copy = workdir / "metrics.jsonl", workdir / "checkpoints" / "metrics.jsonl"
+    def __init__(self, workdir: pathlib.Path, *, known: Mapping[str, Any] | None, config: Config) -> None:
+        self._file = workdir / run_files.METRICS
+        self._copy = workdir / run_files.CHECKPOINTS / run_files.METRICS
         kept = self._kept(known) if known else b""
         self._digest, self._bytes = hashlib.sha256(kept), len(kept)
         self._copy.parent.mkdir(exist_ok=True)
         for file in (self._file, self._copy):
             write_text(file, kept.decode())
-        self._writer = tf.summary.create_file_writer(str(workdir / "tensorboard"))
+        self._writer = tf.summary.create_file_writer(str(workdir / run_files.TENSORBOARD))
         fields = {field.name for field in dataclasses.fields(config) if rules_of(field).affects_result}
         settings = {name: value for name, value in config.to_json().items() if name in fields}
         with self._writer.as_default(step=0):
@@ -48,45 +54,43 @@ class MetricsLog:
                 metrics=[hparams.Metric(name, display_name=name) for name in _HPARAMS_METRICS],
             )
 
-    def add(self, record):
-        """Appends one epoch; `record` has "epoch" and "step"."""
+    def add(self, record: Mapping[str, Any]) -> None:
+        """Appends the record of one epoch, which has at least "epoch" and "step"."""
         line = json.dumps(record) + "\n"
         for path in (self._file, self._copy):
-            try:
-                with open(path, "a") as file:
-                    file.write(line)
-                    file.flush()
-                    os.fsync(file.fileno())  # before the checkpoint that follows: its epochs are not run again
-            except OSError as error:
-                error.filename = str(path)  # a full disk names none
-                raise
+            with atomic_files.naming(path), open(path, "a") as file:
+                file.write(line)
+                file.flush()
+                os.fsync(file.fileno())  # before the checkpoint that follows: a resumed run does not repeat its epochs
         self._digest.update(line.encode())
         self._bytes += len(line)
-        # numpy's numbers: of Python's, TensorFlow keeps every one it has turned into a tensor, 0.7 kB each, for ever.
+        # NumPy numbers: TensorFlow caches every Python number that it converts to a tensor, 0.7 kB each, forever.
         with self._writer.as_default(step=np.int64(record["step"])):
             for name, value in record.items():
                 if isinstance(value, (int, float)) and name not in ("epoch", "step"):
                     tf.summary.scalar(name, np.float32(value))
         self._writer.flush()
 
-    def state(self):
-        """What tells the lines so far from any others: their bytes, and the SHA-256 of these."""
+    def state(self) -> dict[str, Any]:
+        """Identifies the lines so far: their number of bytes and their SHA-256."""
         return {"bytes": self._bytes, "sha256": self._digest.hexdigest()}
 
-    def rows(self):
-        """All records so far."""
+    def rows(self) -> list[dict[str, Any]]:
+        """The records of all epochs so far."""
         return [json.loads(line) for line in self._file.read_text().splitlines()]
 
     def _kept(self, known):
+        """The lines of the state `known`, from the file or from its copy."""
         for file in (self._file, self._copy):
             content = file.read_bytes()[: known["bytes"]] if file.is_file() else b""
             if hashlib.sha256(content).hexdigest() == known["sha256"]:
                 if file == self._copy:
-                    warn(
-                        f"{self._file} has lost lines or was changed: the epochs done are written again from {self._copy}."
-                    )
+                    warn(f"{self._file} has lost lines or was changed. The lines so far are restored from {file}.")
                 return content
-        raise EnvironmentFailure(
-            f"The records of the epochs done are lost. Expected the lines that the checkpoint knows. Received others in "
-            f"{self._file} and in {self._copy}. Put one back, or choose another --workdir."
+        text = message(
+            "The records of the epochs done are lost",
+            expected="the lines that the checkpoint knows",
+            received=f"others in {self._file} and in {self._copy}",
+            remedy="Restore one of the two files, or choose another --workdir",
         )
+        raise EnvironmentFailure(text)

@@ -4,44 +4,37 @@ import pathlib
 import platform
 import subprocess
 
+import keras
+import numpy as np
 import tensorflow as tf
 
+import skd_tf
 from skd_tf.runtime import cluster, devices
 
 
-def versions():
-    import keras
-    import numpy
-
-    from skd_tf import __version__
-
-    return {
-        "skd_tf": __version__,
-        "tensorflow": tf.__version__,
-        "keras": keras.__version__,
-        "numpy": numpy.__version__,
-        "python": platform.python_version(),
-    }
+def versions() -> dict[str, str]:
+    """The versions of Python and of the packages that compute."""
+    packages = {"skd_tf": skd_tf, "tensorflow": tf, "keras": keras, "numpy": np}
+    return {name: package.__version__ for name, package in packages.items()} | {"python": platform.python_version()}
 
 
-def device(replicas=1):
-    """The machine in words: what computes on each worker, and how many replicas."""
+def device(replicas: int = 1) -> str:
+    """What computes on each worker, in words, and the number of workers and replicas."""
     gpus = tf.config.list_physical_devices("GPU")
+    name = _cpu_name()
     if gpus:
-        name = tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU")
-        name = f"{len(gpus)} x {name}"
-    else:
-        name = _cpu_name()
+        details = tf.config.experimental.get_device_details(gpus[0])
+        name = f"{len(gpus)} x {details.get('device_name', 'GPU')}"
     workers = f", workers: {cluster.workers()}" if cluster.workers() > 1 else ""
     return f"{name}{workers}, replicas: {replicas}"
 
 
-def git_commit():
-    """Commit of the source this ran from, "-dirty" with changes on top; None outside a checkout."""
-    folder = pathlib.Path(__file__).parent
+def git_commit() -> str | None:
+    """The commit of this source, with "-dirty" if files have changed since; None outside a checkout."""
+    folder = str(pathlib.Path(__file__).parent)
     try:
-        ask = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-        return subprocess.run(ask, capture_output=True, text=True, check=True, timeout=10).stdout.strip() or None
+        command = ["git", "-C", folder, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip() or None
     except (OSError, subprocess.SubprocessError):
         return None
 

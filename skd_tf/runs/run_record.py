@@ -1,74 +1,82 @@
-"""What a run has written of itself, read back: its settings and its result, and whether they are a run's at all."""
+"""What a run recorded in its workdir, read back: its settings and its result."""
 
+import os
 import pathlib
+from typing import Any
 
 from skd_tf.config import Config
 from skd_tf.data import folder_index
 from skd_tf.data.catalog import is_code
 from skd_tf.errors import InputError, input_error
+from skd_tf.runs import run_files
 from skd_tf.runtime.files import read_json
 
-_SETTINGS = {
-    "dataset",
-    "student",
-    "loss",
-    "temperature",
-    "kd_weight",
-    "data_seed",
-}  # of every version, and of nobody else
+# Every version records these settings, and no other program does.
+_SETTINGS = {"dataset", "student", "loss", "temperature", "kd_weight", "data_seed"}
 
 
-def settings_record(path):
-    """The dict in a workdir's config.json, of whatever version; None without one.
+def settings_record(path: str | os.PathLike) -> dict[str, Any] | None:
+    """The contents of a workdir's config.json, whichever version wrote it; None without that file.
 
     Raises:
-      InputError: it is damaged, or another program's.
+      InputError: the file is damaged, or another program wrote it.
     """
-    file = pathlib.Path(path) / "config.json"
+    file = pathlib.Path(path) / run_files.CONFIG
     if not file.is_file():
         return None
-    record = read_json(file, "The record of settings", "Choose another folder, or remove this one to begin anew.")
+    remedy = "Choose another folder, or remove this one to restart from scratch."
+    record = read_json(file, "The record of settings", remedy)
     if not isinstance(record, dict) or not record.keys() >= _SETTINGS:
         raise input_error(
             "The folder is not a run's",
-            expected="its settings in config.json",
+            expected=f"its settings in {run_files.CONFIG}",
             received=f"another program's file {file}",
             remedy="Choose another folder",
         )
     return record
 
 
-def holds_run(path):
-    """Whether a folder is a run's, of whatever version, by its config.json."""
+def holds_run(path: str | os.PathLike) -> bool:
+    """Whether a folder is the workdir of a run of any version."""
     try:
         return settings_record(path) is not None
     except InputError:
         return False
 
 
-def recorded_config(path):
-    """The Config in a workdir's config.json, None without one; InputError where it is no run's of this version."""
+def recorded_config(path: str | os.PathLike) -> Config | None:
+    """The `Config` in a workdir's config.json; None without that file.
+
+    Raises:
+      InputError: the file is damaged, or neither this version nor an earlier one wrote it.
+    """
     record = settings_record(path)
-    return record and Config.from_json({name: value for name, value in record.items() if name != "resolved"})
+    if record is None:
+        return None
+    return Config.from_json({name: value for name, value in record.items() if name != "resolved"})
 
 
-def workdir_of(model):
-    """The folder of the run that a model would be of, by its path: a workdir, or the file or the SavedModel in one."""
-    place = pathlib.Path(model)
-    return place.parent if place.name in ("student.keras", "saved_model") else place
+def workdir_of(model: str | os.PathLike) -> pathlib.Path:
+    """The workdir that the path of a model points to: the path itself, or the parent of a run's student file."""
+    path = pathlib.Path(model)
+    return path.parent if path.name in (run_files.STUDENT, run_files.SAVED_MODEL) else path
 
 
-def run_behind(model):
-    """The Config of the run that a model is of; None for a model of no run, or of one that this version does not know."""
+def run_behind(model: str | os.PathLike) -> Config | None:
+    """The `Config` of the run that trained a model; None if no run did, or its record cannot be read."""
     try:
         return recorded_config(workdir_of(model))
-    except InputError:  # a config.json of another program's, or damaged
+    except InputError:
         return None
 
 
-def read_result(path):
-    """The result.json of the run in a workdir, None without one; InputError where it is damaged or not of a run."""
-    file = pathlib.Path(path) / "result.json"
+def read_result(path: str | os.PathLike) -> dict[str, Any] | None:
+    """The result.json in a workdir; None without that file.
+
+    Raises:
+      InputError: the file is damaged, or is not a run's result.
+    """
+    file = pathlib.Path(path) / run_files.RESULT
     if not file.is_file():
         return None
     remedy = "Remove it: the run's command then measures again."
@@ -76,28 +84,33 @@ def read_result(path):
     if not isinstance(result, dict) or not all(isinstance(result.get(name), dict) for name in ("config", "student")):
         raise input_error(
             "The result is not a run's",
-            expected="what it has measured, with its settings",
+            expected="the measured numbers with the run's settings",
             received=f"another file {file}",
-            remedy=f"{remedy}",
+            remedy=remedy,
         )
     return result
 
 
-def as_named(recorded, place, *, dataset=None, download=False):
-    """A recorded Config to read its data by: what it says of code and downloads counts only where the user says it too.
+def trusted_config(
+    recorded: Config, place: str | os.PathLike, *, dataset: str | None = None, download: bool = False
+) -> Config:
+    """A recorded `Config` with which the run's data may be read.
+
+    The record may be somebody else's. Code that it names is called, and a download that it asks for is made, only if the
+    user asks for the same.
 
     Args:
-      recorded: a `Config` that somebody else may have written.
+      recorded: the recorded `Config`.
       place: where it was read, for the message.
       dataset: the dataset that the user named, or None.
-      download: whether the user allows it.
+      download: whether the user allows downloads.
 
     Raises:
       InputError: the record names code, and the user does not.
     """
     if is_code(recorded.dataset) and dataset != recorded.dataset:
         raise input_error(
-            "A run's data comes from code, which its record alone does not get run",
+            "The run's data comes from code, and a record alone does not make that code run",
             expected=f"--dataset={recorded.dataset} from you",
             received=f"{f'--dataset={dataset}' if dataset else 'no --dataset'} with {place}",
             remedy="Add it if you trust that code",
@@ -105,14 +118,17 @@ def as_named(recorded, place, *, dataset=None, download=False):
     return recorded.replace(download=download)
 
 
-def other_test_images(path, config):
-    """The data_seed of the run behind a model where it is another's than `config`'s and its test images so are too.
+def conflicting_data_seed(model: str | os.PathLike, dataset: str, data_seed: int) -> int | None:
+    """The data_seed of the run that trained a model, if that run has trained on most of the test images at hand.
 
-    Of these it then has trained on most. None for every other model: of another set, of one with a test part, of no run.
+    That happens if the dataset is a folder without a test part: data_seed draws one. None for every other model.
+
+    Args:
+      model: path of the model.
+      dataset: the dataset whose test images are to be used.
+      data_seed: the seed that draws them.
     """
-    if not folder_index.test_is_drawn(config.dataset):
+    if not folder_index.draws_test_split(dataset):
         return None
-    run = run_behind(path)
-    if run is None or run.dataset != config.dataset or run.data_seed == config.data_seed:
-        return None
-    return run.data_seed
+    run = run_behind(model)
+    return run.data_seed if run is not None and run.dataset == dataset and run.data_seed != data_seed else None

@@ -1,70 +1,63 @@
-"""A run's folder: whose it is, whether it is finished, and what it holds."""
+"""Workdir: the folder of one run. It is claimed for the run's settings, and another run's folder is refused."""
 
 import contextlib
-import json
+import os
 import pathlib
 import shutil
+from collections.abc import Iterator
+from typing import Any
 
 from skd_tf.config import Config
-from skd_tf.errors import input_error
+from skd_tf.errors import InputError, input_error
+from skd_tf.runs import run_files
 from skd_tf.runs.run_record import holds_run, read_result, recorded_config, settings_record
 from skd_tf.runtime import cluster
 from skd_tf.runtime.files import LockedError, file_lock, write_json
 
-_FILES = (
-    "config.json",
-    "flags.txt",
-    "metrics.jsonl",
-    "checkpoints",
-    "tensorboard",
-    "student.keras",
-    "saved_model",
-    "result.json",
-    "measurements.json",
-    "report.html",
-    "calibration.json",
-    "post_mortem",
-)
-
 
 class Workdir:
-    """The folder of one run.
+    """The folder of one run; `skd_tf.runs.run_files` names what is in it, and `workdir / name` is a path in it.
 
-        config.json flags.txt metrics.jsonl checkpoints/ tensorboard/ student.keras saved_model/ result.json
-        measurements.json report.html calibration.json
-        teacher/ student_alone/     runs of their own, where this run trained them
-
-    All workers of a cluster share it; the chief alone changes it.
+    All workers of a cluster share the folder. Only the chief writes to it.
 
     Args:
-      path: folder, made if need be.
-      config: the run's `Config`. A folder begun with settings that could give other numbers is refused, unless
-        `config.overwrite`, which removes the files above (never the two inner runs) and begins anew.
+      path: the folder; created if missing.
+      config: the run's `Config`. A folder whose run has settings that could give other numbers is refused. With
+        `config.overwrite` its files are removed instead (except the inner runs) and the run restarts from scratch.
 
     Raises:
-      InputError: another run's folder; the differing settings are listed. Or one that this worker cannot see.
+      InputError: the folder belongs to another run (the message lists the settings that differ), holds files of another
+        program, cannot be written, or is not visible to this worker.
     """
 
-    def __init__(self, path, config):
+    def __init__(self, path: str | os.PathLike, config: Config) -> None:
         self.path = pathlib.Path(path)
-        chief = Config.from_json(cluster.agree(lambda: self._begin(config)))
+        chief = Config.from_json(cluster.agree(lambda: self._claim(config)))
         if chief.differences(config):
             raise input_error(
-                "This worker was given other settings than the chief",
+                "This worker has other settings than the chief",
                 expected="the same command on all workers",
-                received=f"{'; '.join(chief.differences(config))}",
+                received="; ".join(chief.differences(config)),
                 remedy="Correct this worker's flags",
             )
-        if not (self / "config.json").is_file():
+        if not (self / run_files.CONFIG).is_file():
             raise input_error(
-                "The workdir is not shared",
+                "The workers do not share the workdir",
                 expected="one folder for all workers",
-                received=f"workdir={self.path}, where this worker does not see the chief's config.json",
+                received=f"workdir={self.path}, where this worker does not see the chief's {run_files.CONFIG}",
                 remedy="Choose a shared folder",
             )
 
-    def _begin(self, config):
-        """Claims the folder for a run; returns the settings that the run has."""
+    def __truediv__(self, name: str) -> pathlib.Path:
+        return self.path / name
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """The result of the finished run, or None."""
+        return cluster.agree(lambda: read_result(self.path))
+
+    def _claim(self, config):
+        """Records the run's settings in the folder; returns them."""
         if config.overwrite:
             self._clear()
         try:
@@ -72,74 +65,82 @@ class Workdir:
             before = self._recorded()
             if before is not None:
                 refuse_differences(self.path, before, config)
-            known = {"resolved": _resolved(self.path)} if before is not None and _resolved(self.path) else {}
-            write_json(self / "config.json", config.to_json() | known)
+            resolved = (settings_record(self.path) or {}).get("resolved")  # what "auto" settings became in training
+            write_json(self / run_files.CONFIG, config.to_json() | ({"resolved": resolved} if resolved else {}))
             return config.to_json()
         except OSError as error:
             raise _unwritable(self.path, error) from error
 
-    def __truediv__(self, name):
-        return self.path / name
-
-    @property
-    def result(self):
-        """The finished run's result, or None."""
-        return cluster.agree(lambda: read_result(self.path))
-
     def _recorded(self):
+        """The settings of the run in the folder, None for a new folder; InputError if the files are not a run's."""
         before = recorded_config(self.path)
-        if before is not None:
-            return before
-        foreign = [name for name in _FILES if (self / name).exists()]
-        if foreign:
+        foreign = [name for name in run_files.ALL if (self / name).exists()]
+        if before is None and foreign:
             raise input_error(
                 "The workdir holds files of no known run",
-                expected="config.json beside them",
+                expected=f"{run_files.CONFIG} beside them",
                 received=f"{', '.join(foreign)} in {self.path}",
                 remedy="Choose another --workdir",
             )
-        return None
+        return before
 
     def _clear(self):
-        if settings_record(self.path) is None:  # a run of an older version may go, another program's files may not
-            self._recorded()  # refuses files that are no run's
+        """Removes a run of any version, but no other program's files."""
+        if settings_record(self.path) is None:
+            self._recorded()
             return
-        for name in (*_FILES[1:], _FILES[0]):  # config.json last: it says whose the rest is
+        for name in reversed(run_files.ALL):  # config.json last: it marks the rest as a run's
             path = self / name
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
-def refuse_own_file(output):
-    """InputError where a file to be written is one that the run in that folder keeps."""
+def require_output(output: str | os.PathLike, *, replaceable: str = "") -> pathlib.Path:
+    """The path that --output gives a command to write to, checked.
+
+    Args:
+      output: the path.
+      replaceable: the name of a run's file that the command may replace.
+
+    Raises:
+      InputError: the folder does not exist, or the file is another one that a run keeps in its workdir.
+    """
     output = pathlib.Path(output)
-    if output.name in _FILES and holds_run(output.parent):
+    if not output.absolute().parent.is_dir():
+        raise input_error(
+            "The output has no folder",
+            expected="an existing folder",
+            received=f"--output={output}",
+            remedy=f"Create {output.parent} first",
+        )
+    if output.name in run_files.ALL and output.name != replaceable and holds_run(output.parent):
         raise input_error(
             "The output is a file of the run in its folder",
             expected="another name",
             received=f"--output={output}",
             remedy=f"Write for example {output.parent / 'evaluation.json'}",
         )
+    return output
 
 
-def refuse_differences(path, before, config):
-    """InputError where a run with the settings `before` has begun in a workdir, and `config` could give other numbers."""
+def refuse_differences(path: str | os.PathLike, before: Config, config: Config) -> None:
+    """InputError if a run with the settings `before` has started in a workdir and `config` could give other numbers."""
     differences = before.differences(config)
-    begun = any((pathlib.Path(path) / name).exists() for name in _FILES[2:])  # settings alone are no run yet
-    if differences and begun:
+    started = any((pathlib.Path(path) / name).exists() for name in run_files.OUTPUTS)  # settings alone are not a run
+    if differences and started:
         raise input_error(
             f"The workdir {path} belongs to a run with other settings",
-            expected="the same ones",
-            received=f"{'; '.join(differences)}",
-            remedy="Choose another --workdir, or add --overwrite to begin anew",
+            expected="the same settings",
+            received="; ".join(differences),
+            remedy="Choose another --workdir, or add --overwrite to restart from scratch",
         )
 
 
 @contextlib.contextmanager
-def locked(path):
-    """Keeps a folder to this run. Of several workers only the chief takes the lock.
+def locked(path: str | os.PathLike) -> Iterator[None]:
+    """Reserves a workdir for this process. In a cluster only the chief takes the lock.
 
     Raises:
-      InputError: another run has the folder, or it cannot be written.
+      InputError: another run uses the folder, or it cannot be written.
     """
     with contextlib.ExitStack() as held:
         cluster.agree(lambda: _lock(pathlib.Path(path), held))
@@ -147,13 +148,14 @@ def locked(path):
 
 
 def _lock(path, held):
+    remedy = "make sure that no other run uses it."
     try:
         path.mkdir(parents=True, exist_ok=True)
-        held.enter_context(file_lock(path / ".lock", wait=False, without_locks="make sure that no other run uses it."))
+        held.enter_context(file_lock(path / run_files.LOCK, wait=False, without_locks=remedy))
     except LockedError as error:
         raise input_error(
             "Another run has this workdir",
-            expected="one at a time",
+            expected="one run at a time",
             received=f"workdir={path}, in use by {error.owner}",
             remedy="Wait for its end, or choose another --workdir",
         ) from error
@@ -161,15 +163,10 @@ def _lock(path, held):
         raise _unwritable(path, error) from error
 
 
-def _unwritable(path, error):
+def _unwritable(path, error) -> InputError:
     return input_error(
         f"The workdir cannot be written ({error.strerror})",
         expected="a writable folder",
         received=f"workdir={path}",
         remedy="Choose another --workdir",
     )
-
-
-def _resolved(path):
-    """What the settings "auto" came to when the run was last trained, or None."""
-    return json.loads((pathlib.Path(path) / "config.json").read_text()).get("resolved")

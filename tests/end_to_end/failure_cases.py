@@ -258,7 +258,7 @@ ROWS = {
     "a checkpoint of another version": (older_checkpoint, r"checkpoint is of another version.*digest of metrics", 2),
     "records that are lost": (
         lost_records,
-        r"records of the epochs done are lost.*metrics\.jsonl and in.*Put one back",
+        r"records of the epochs done are lost.*metrics\.jsonl and in.*Restore one",
         2,
     ),
     "a data directory that is gone": (
@@ -296,7 +296,7 @@ ROWS = {
     ),
     "fewer labels than images": (
         lambda p: {"dataset": "bad_data:few_labels"},
-        r"train split.*a label for each image.*200 images and 150 labels",
+        r"train split.*one label per image.*200 images and 150 labels",
         2,
     ),
     "a split without examples": (
@@ -322,13 +322,13 @@ ROWS = {
         r"takes other images.*\(8, 8, 3\).*\(8, 8, 1\)",
         2,
     ),
-    "a teacher of other classes": (other_classes, r"knows other classes. Expected 10.*Received 7", 2),
+    "a teacher of other classes": (other_classes, r"has other classes. Expected 10.*Received 7", 2),
     "a truncated teacher": (
         lambda p: teacher_file(p, (p.finished / "student.keras").read_bytes()[:-2000]),
-        r"teacher is damaged|does not load",
+        r"model is damaged|does not load",
         2,
     ),
-    "a teacher that is none": (lambda p: teacher_file(p, b"no model"), r"teacher is damaged|does not load", 2),
+    "a teacher that is none": (lambda p: teacher_file(p, b"no model"), r"model is damaged|does not load", 2),
     "a teacher that is not there": (
         lambda p: p.distilling | {"teacher_checkpoint": p.folder / "gone"},
         r"No model there.*gone",

@@ -15,9 +15,10 @@ from skd_tf import data, evaluate, losses
 from skd_tf.config import Config
 from skd_tf.data.catalog import size_and_resize
 from skd_tf.errors import InputError
-from skd_tf.evaluation import metrics, predictor, temperature_scaling
+from skd_tf.evaluation import evaluate_models, metrics, predictor, temperature_scaling
 from skd_tf.models import deployable, loading
-from skd_tf.runs.run_record import other_test_images
+from skd_tf.runs import run_files
+from skd_tf.runs.run_record import conflicting_data_seed
 from skd_tf.training import experiment
 from tests.helpers.images import make_folder
 
@@ -88,15 +89,15 @@ def test_evaluating_changes_no_weight(workdir, digits, monkeypatch):
     model = loading.load(workdir)
     monkeypatch.setattr(loading, "load", lambda path, **options: model)
     before = [weight.copy() for weight in model.get_weights()]
-    evaluate.evaluate([workdir], digits, timing=False, bootstrap_samples=0)
+    evaluate_models.evaluate_models([workdir], digits, timing=False, bootstrap_samples=0)
     assert all(np.array_equal(one, other) for one, other in zip(before, model.get_weights(), strict=True))
 
 
 def test_the_raw_softmax_of_a_student_on_the_sphere_is_another_and_a_worse_one(workdir, digits):
     """Its loss saw projected logits alone: their softmax is its probability, and the raw one is not."""
-    (row,) = evaluate.evaluate([workdir], digits, timing=False, bootstrap_samples=0)["models"]
+    (row,) = evaluate_models.evaluate_models([workdir], digits, timing=False, bootstrap_samples=0)["models"]
     radius = json.loads((workdir / "result.json").read_text())["radius"]
-    raw = predictor.Predictor(deployable.before_readout(loading.load(workdir)))(digits.test.images)
+    raw = predictor.Predictor(deployable.without_sphere(loading.load(workdir)))(digits.test.images)
     on_sphere = metrics.quality(losses.project(raw, radius), digits.test.labels)
     for name in ("nll", "ece", "confidence"):
         assert row[name] == pytest.approx(on_sphere[name], abs=1e-5), name
@@ -115,13 +116,15 @@ def test_probabilities_are_no_logits_and_a_teacher_is_preprocessed_as_in_trainin
     keras.Model(images, student(keras.layers.Rescaling(255.0)(images))).save(tmp_path / "unit.keras")
     paths = [workdir, tmp_path / "softmax.keras", tmp_path / "served"]
     shared = {"timing": False, "bootstrap_samples": 0}
-    found = evaluate.evaluate(paths, digits, teacher=tmp_path / "unit.keras", teacher_preprocessing="unit", **shared)
+    found = evaluate_models.evaluate_models(
+        paths, digits, teacher=tmp_path / "unit.keras", teacher_preprocessing="unit", **shared
+    )
     assert capsys.readouterr().err.count("warning: ") == 2
     for row in [*found["models"], found["teacher"]]:
         for name in ("accuracy", "nll", "ece", "confidence"):
             assert row[name] == pytest.approx(found["models"][0][name], abs=1e-5), (row["path"], name)
     assert all(row["agreement"] == 1.0 and abs(row["kl_to_teacher"]) < 1e-5 for row in found["models"])
-    twice = evaluate.evaluate([workdir, workdir], digits, teacher=tmp_path / "unit.keras", **shared)
+    twice = evaluate_models.evaluate_models([workdir, workdir], digits, teacher=tmp_path / "unit.keras", **shared)
     assert (
         len(twice["models"]) == 2 and twice["teacher"]["nll"] > 1.2 * found["teacher"]["nll"]
     )  # raw pixels: another net
@@ -141,14 +144,15 @@ def test_a_run_is_not_tested_on_images_that_it_has_trained_on(tmp_path, monkeypa
         for own in (["--data_seed=1"], []):
             code, _, err = command(monkeypatch, capsys, *arguments, *own)
             assert "has trained on" not in err
-    same = Config(dataset=dataset, image_size=8)
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "config.json").write_text('{"model_type": "another program\'s"}')
-    assert other_test_images(tmp_path / "foreign", same) is None and other_test_images(run, same) == 1
+    assert (
+        conflicting_data_seed(tmp_path / "foreign", dataset, 0) is None and conflicting_data_seed(run, dataset, 0) == 1
+    )
     for part in ("train", "test"):
         (tmp_path / "photos" / part).mkdir()
-    assert other_test_images(run, same) is None  # now the test images are the same for every seed
-    assert other_test_images(run, Config(dataset="cifar10", data_seed=5)) is None
+    assert conflicting_data_seed(run, dataset, 0) is None  # now the test images are the same for every seed
+    assert conflicting_data_seed(run, "cifar10", 5) is None
 
 
 def test_a_run_is_measured_on_the_pixels_of_its_own_test_and_others_are_told(tmp_path, monkeypatch, capsys):
@@ -164,7 +168,7 @@ def test_a_run_is_measured_on_the_pixels_of_its_own_test_and_others_are_told(tmp
         raise Measured(*size_and_resize(dataset.config))
 
     monkeypatch.setattr(data, "load", load)
-    monkeypatch.setattr(evaluate, "evaluate", measure)
+    monkeypatch.setattr(evaluate_models, "evaluate_models", measure)
 
     def measured(paths, flags):
         monkeypatch.setattr(sys, "argv", ["evaluate", *(f"--model={path}" for path in paths), *flags])
@@ -223,7 +227,7 @@ def test_calibration_is_fitted_on_what_the_run_held_out(workdir, tmp_path, monke
         row["calibrated"]["temperature"] == record["temperature"] and row["calibrated"]["accuracy"] == row["accuracy"]
     )
     assert row["calibrated"]["nll"] < row["nll"] and f"T = {temperature:.3f}" in out
-    calibrated = deployable.calibrated(loading.load(workdir), temperature)
+    calibrated = deployable.with_temperature(loading.load(workdir), temperature)
     images = held_out.images[:7].astype("float32")
     np.testing.assert_allclose(calibrated(images), logits[:7] / temperature, atol=1e-5)
     assert {type(layer).__module__.partition(".")[0] for layer in calibrated._flatten_layers()} == {"keras"}
@@ -232,7 +236,7 @@ def test_calibration_is_fitted_on_what_the_run_held_out(workdir, tmp_path, monke
 def test_nothing_to_calibrate_on_is_said_in_one_line(workdir, digits):
     nothing = dataclasses.replace(digits, validation=None)
     with pytest.raises(InputError, match="Nothing was held out"):
-        evaluate.calibrate(workdir, nothing)
+        evaluate_models.calibrate(workdir, nothing)
 
 
 def test_a_calibration_belongs_to_one_student(workdir):
@@ -245,7 +249,7 @@ def test_a_calibration_belongs_to_one_student(workdir):
     model.save(workdir / "student.keras")
     with pytest.raises(InputError, match="another student"):
         temperature_scaling.stored(workdir)
-    (workdir / temperature_scaling.FILE).write_text("{}")
+    (workdir / run_files.CALIBRATION).write_text("{}")
     with pytest.raises(InputError, match="damaged"):
         temperature_scaling.stored(workdir)
 
@@ -262,7 +266,7 @@ def test_wrong_flags_are_one_line_before_anything_is_measured(workdir, tmp_path,
         code, out, err = command(monkeypatch, capsys, *arguments)
         assert code == 2 and words in err and err.count("\n") == 1, err
         assert "95%" not in out
-    assert not (workdir / temperature_scaling.FILE).exists()
+    assert not (workdir / run_files.CALIBRATION).exists()
 
 
 def test_the_help_tells_of_the_commands_own_flags(monkeypatch, capsys):

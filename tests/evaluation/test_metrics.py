@@ -188,7 +188,7 @@ def test_measurements_hold_raw_and_spherical_quality(sample):
     )
     assert rows["student"]["nll"] == metrics.quality(sphere, labels)["nll"]
     assert details["student"]["raw"] == metrics.quality(student, labels)
-    assert rows["student"]["logit_norm"] == pytest.approx(metrics.mean_norm(student))  # not the sphere's radius
+    assert rows["student"]["logit_norm"] == pytest.approx(metrics.norms(student).mean())  # not the sphere's radius
     assert rows["student"]["agreement"] == np.mean(student.argmax(axis=1) == teacher.argmax(axis=1))
     assert "agreement" not in rows["teacher"]
     for name in rows:

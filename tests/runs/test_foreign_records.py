@@ -5,13 +5,14 @@ import sys
 import pytest
 
 import skd_tf.report
-from skd_tf import data, evaluate, export, tune
+from skd_tf import data, evaluate, export
 from skd_tf.config import Config
 from skd_tf.errors import InputError
 from skd_tf.runs import report
-from skd_tf.runs.workdir import Workdir, refuse_own_file
+from skd_tf.runs.workdir import Workdir, require_output
 from skd_tf.runtime.files import write_json
 from skd_tf.search.plan import Plan
+from skd_tf.search.run_search import run_search
 from skd_tf.search.trial_records import TrialRecords
 from skd_tf.training import dry_run
 
@@ -105,7 +106,7 @@ def test_a_trials_record_names_nothing_that_the_search_does_not(values, strange,
             {"trial": 0, "status": "running", "values": values, "started": 0, "ended": None, "executions": []}
         )
         with pytest.raises(InputError, match="not of this search"):
-            tune.search(searched, tmp_path / name)
+            run_search(searched, tmp_path / name)
     assert not strange.exists()
     known = {"trial": 0, "status": "running", "values": {"student": "cnn_4"}}
     records.write(known)
@@ -180,8 +181,8 @@ def test_no_command_writes_over_a_runs_own_files(module, flag, name, tmp_path, m
             module.cli_main()
         assert end.value.code == 2 and "a file of the run" in capsys.readouterr().err
     assert files_of(run) == before
-    refuse_own_file(run / "evaluation.json")
-    refuse_own_file(tmp_path / name)  # no run's folder
+    require_output(run / "evaluation.json")
+    require_output(tmp_path / name)  # no run's folder
 
 
 @pytest.mark.parametrize(

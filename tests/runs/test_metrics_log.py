@@ -58,7 +58,7 @@ def test_rows_that_were_lost_or_changed_are_written_again_and_told(tmp_path, cap
     for path in (file, copy):
         assert path.read_text() == "".join(whole.splitlines(keepends=True)[:3])
     (warning,) = capsys.readouterr().err.splitlines()
-    assert warning == f"warning: {file} has lost lines or was changed: the epochs done are written again from {copy}."
+    assert warning == f"warning: {file} has lost lines or was changed. The lines so far are restored from {copy}."
     again = metrics_log.MetricsLog(tmp_path, known=states[2], config=Config(**SETTINGS))
     again.add(rows[3])
     assert again.state() == states[3] and not capsys.readouterr().err

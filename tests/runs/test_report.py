@@ -16,7 +16,7 @@ import pytest
 from skd_tf.config import Config
 from skd_tf.errors import InputError
 from skd_tf.evaluation import final_measurements
-from skd_tf.runs import report
+from skd_tf.runs import report, run_files
 from skd_tf.runs.report import run_data, svg
 from skd_tf.runtime.files import write_json
 
@@ -70,7 +70,7 @@ def make_run(folder, *, seed=0, alone=True, classes=CLASSES, name="run", **setti
     }
     write_json(path / "result.json", result)
     write_json(
-        path / final_measurements.FILE,
+        path / run_files.MEASUREMENTS,
         {"models": details, "seconds": {"training": 3.0, "export": 1.0}, "teacher": {"name": "resnet8", "path": "p"}},
     )
     lines = "".join(json.dumps(epoch) + "\n" for epoch in epochs)
@@ -150,13 +150,13 @@ def test_several_runs_stand_side_by_side(tmp_path):
     for path in paths:
         accuracy = json.loads((path / "result.json").read_text())["student"]["accuracy"]
         assert path.name in text and f"{accuracy:.4f}" in text
-    members = run_data.members([run_data.read(path) for path in paths])
-    assert [member.label for member in members] == ["run 0", "run 1", "run 2"]
+    series = run_data.chart_series([run_data.read(path) for path in paths])
+    assert [member.label for member in series] == ["run 0", "run 1", "run 2"]
 
 
 def test_the_same_run_twice_is_told_apart_and_old_runs_lack_only_their_diagrams(tmp_path):
     path = make_run(tmp_path)
-    (path / final_measurements.FILE).unlink()
+    (path / run_files.MEASUREMENTS).unlink()
     text = report.write([path, path], tmp_path / "all.html").read_text()
     checked(text)
     assert (

@@ -1,42 +1,35 @@
-"""The HTML report of one run, or of several side by side; no TensorFlow.
+"""The HTML report of one run, or of several side by side. It needs no TensorFlow.
 
-runs       what the workdirs hold, and who stands in the charts
-svg        matplotlib to inline SVG whose colours follow the page
-charts     the charts
-page       tables, sections and the page
+run_data     the records of the runs, and the models that the charts show
+charts       the charts
+svg          a matplotlib chart as inline SVG, in the colours of the page
+html         the contents of the page
+report.html  its markup, style and colours
 """
 
+import os
 import pathlib
+from collections.abc import Sequence
 
-from skd_tf.errors import input_error
+from skd_tf.runs import run_files
+from skd_tf.runs.report import html, run_data
+from skd_tf.runs.workdir import require_output
+from skd_tf.runtime.files import write_text
 
-FILE = "report.html"
 
-
-def write(paths, output):
-    """Writes the report on the runs in some workdirs; returns where.
+def write(paths: Sequence[str | os.PathLike], output: str | os.PathLike) -> pathlib.Path:
+    """Writes the report on the runs in some workdirs.
 
     Args:
       paths: workdirs of finished runs.
-      output: HTML file.
+      output: HTML file to write.
+
+    Returns:
+      The path of the file.
 
     Raises:
-      InputError: a path without a finished run, or an output without a folder.
+      InputError: no finished run is at a path, or the output has no folder or is another file of a run.
     """
-    from skd_tf.runs.report import html, run_data
-    from skd_tf.runs.workdir import refuse_own_file
-    from skd_tf.runtime.files import write_text
-
-    output = pathlib.Path(output)
-    if output.name != FILE:
-        refuse_own_file(output)
-    found = [run_data.read(path) for path in paths]
-    if not output.absolute().parent.is_dir():
-        raise input_error(
-            "The output has no folder",
-            expected="an existing folder",
-            received=f"--output={output}",
-            remedy=f"Make {output.parent} first",
-        )
-    write_text(output, html.page(found))
+    output = require_output(output, replaceable=run_files.REPORT)
+    write_text(output, html.page([run_data.read(path) for path in paths]))
     return output

@@ -1,33 +1,47 @@
-"""The charts of a report, each an SVG element; None where the runs hold nothing to draw."""
+"""The charts of a report, each an SVG element, or None if the runs hold nothing to draw."""
+
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from skd_tf.runs.report.run_data import ChartSeries
 from skd_tf.runs.report.svg import chart, colour, dashes
 
 _FEW_CLASSES = 30
 
 
-def curve(members, key, title, *, label="", log=False, zero=False, also=None):
-    """A value by epoch, a line a member; `also` names a second value of the same members, drawn thin."""
-    drawn = [
-        member for member in members if any(row.get(key) for row in member.epochs)
-    ]  # a weight of 0 throughout is none
+def curve(
+    series: Sequence[ChartSeries],
+    key: str,
+    title: str,
+    *,
+    label: str = "",
+    log: bool = False,
+    zero: bool = False,
+    also: str | None = None,
+) -> str | None:
+    """A value by epoch, one line per model.
+
+    Args:
+      series: the models.
+      key: the value in metrics.jsonl.
+      title: title of the chart.
+      label: label of the y axis.
+      log: whether the y axis is logarithmic.
+      zero: whether the y axis starts at 0.
+      also: a second value of the same models, drawn as a thin line, or None.
+    """
+    drawn = [model for model in series if any(row.get(key) for row in model.epochs)]  # not if it is 0 throughout
     if not drawn:
         return None
 
     def draw(axes):
-        for member in drawn:
-            for name, style in ((also, {"linewidth": 0.9, "alpha": 0.55}), (key, {"label": member.label})):
-                points = [(row["epoch"] + 1, row[name]) for row in member.epochs if row.get(name) is not None]
+        for model in drawn:
+            line = {"color": colour(model.colour), "linestyle": dashes(model.colour)}
+            for name, style in ((also, {"linewidth": 0.9, "alpha": 0.55}), (key, {"label": model.label})):
+                points = [(row["epoch"] + 1, row[name]) for row in model.epochs if row.get(name) is not None]
                 if points:
-                    marker = "o" if len(points) < 3 else None
-                    axes.plot(
-                        *zip(*points, strict=True),
-                        color=colour(member.colour),
-                        linestyle=dashes(member.colour),
-                        marker=marker,
-                        **style,
-                    )
+                    axes.plot(*zip(*points, strict=True), marker="o" if len(points) < 3 else None, **line, **style)
         axes.set(title=title, xlabel="epoch", ylabel=label)
         axes.xaxis.get_major_locator().set_params(integer=True)
         if log:
@@ -41,8 +55,8 @@ def curve(members, key, title, *, label="", log=False, zero=False, also=None):
     return chart(draw, f"{title} by epoch")
 
 
-def reliability(member, diagram, title, ece):
-    """Accuracy in each bin of confidence, against the diagonal; wide bars where many images lie."""
+def reliability(model: ChartSeries, diagram: Sequence[Mapping] | None, title: str, ece: float) -> str | None:
+    """The accuracy in each bin of confidence, against the diagonal; bins with many images have wide bars."""
     if not diagram:
         return None
     most = max(bin["count"] for bin in diagram)
@@ -54,7 +68,7 @@ def reliability(member, diagram, title, ece):
             if bin["count"]:
                 share = max(0.15, (bin["count"] / most) ** 0.5)
                 middle = (number + 0.5) * size
-                axes.bar(middle, bin["accuracy"], share * 0.9 * size, color=colour(member.colour), alpha=0.85)
+                axes.bar(middle, bin["accuracy"], share * 0.9 * size, color=colour(model.colour), alpha=0.85)
                 axes.plot(bin["confidence"], bin["accuracy"], "o", markersize=3, color=colour("ink"))
         axes.set(title=f"{title}: ECE {ece:.3f}", xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
         axes.set_aspect("equal")
@@ -62,28 +76,22 @@ def reliability(member, diagram, title, ece):
     return chart(draw, f"Reliability diagram of {title}, expected calibration error {ece:.3f}", width=3.4, height=3.4)
 
 
-def norms(members, radius, title):
-    """Histograms of the logit norms before the sphere, and the sphere's radius, where all of them lie after it."""
-    drawn = [member for member in members if "norms" in member.details]
+def norms(series: Sequence[ChartSeries], radius: Sequence[float], title: str) -> str | None:
+    """Histograms of the logit norms before the sphere, with the radius of each sphere as a dashed line."""
+    drawn = [model for model in series if "norms" in model.details]
     if not drawn:
         return None
 
     def draw(axes):
-        for member in drawn:
-            edges, counts = (np.array(member.details["norms"][name], float) for name in ("edges", "counts"))
-            line = {"color": colour(member.colour), "linestyle": dashes(member.colour)}
-            axes.stairs(counts / counts.sum(), edges, fill=True, alpha=0.25, color=colour(member.colour))
-            axes.stairs(counts / counts.sum(), edges, label=member.label, linewidth=1.4, **line)
+        for model in drawn:
+            edges, counts = (np.array(model.details["norms"][name], float) for name in ("edges", "counts"))
+            line = {"color": colour(model.colour), "linestyle": dashes(model.colour)}
+            axes.stairs(counts / counts.sum(), edges, fill=True, alpha=0.25, color=colour(model.colour))
+            axes.stairs(counts / counts.sum(), edges, label=model.label, linewidth=1.4, **line)
         for value in sorted(set(radius)):
             axes.axvline(value, color=colour("ink"), linewidth=1.2, linestyle="--")
-            axes.annotate(
-                f"R = {value:.3g}",
-                (value, 1),
-                xycoords=("data", "axes fraction"),
-                xytext=(4, -9),
-                textcoords="offset points",
-                fontsize=8.5,
-            )
+            place = {"xycoords": ("data", "axes fraction"), "xytext": (4, -9), "textcoords": "offset points"}
+            axes.annotate(f"R = {value:.3g}", (value, 1), fontsize=8.5, **place)
         axes.set(title=title, xlabel="norm of an image's logits", ylabel="share of images", xscale="log")
         _plain_numbers(axes.xaxis)
         axes.margins(y=0.22)
@@ -93,54 +101,46 @@ def norms(members, radius, title):
     return chart(draw, title)
 
 
-def confidence_gap(members):
-    """Mean confidence beside accuracy: the confidence gap of each model, and between them."""
+def confidence_gap(series: Sequence[ChartSeries]) -> str:
+    """The accuracy and the mean confidence of each model, joined by a line: the confidence gap."""
 
     def draw(axes):
-        for place, member in enumerate(members):
-            accuracy, confidence, tint = member.row["accuracy"], member.row["confidence"], colour(member.colour)
-            axes.plot([accuracy, confidence], [place, place], color=tint, linewidth=2.5, alpha=0.45, zorder=1)
-            axes.plot(accuracy, place, "o", color=tint, markersize=8)
-            axes.plot(
-                confidence, place, "D", markersize=7, markerfacecolor="none", markeredgecolor=tint, markeredgewidth=1.6
-            )
-            axes.annotate(
-                f"{confidence - accuracy:+.3f}",
-                ((accuracy + confidence) / 2, place),
-                xytext=(0, 7),
-                textcoords="offset points",
-                ha="center",
-                fontsize=8.5,
-            )
-        axes.set_yticks(range(len(members)), [member.label for member in members])
-        axes.set(title="Confidence gap", ylim=(len(members) - 0.4, -0.7))
+        for y, model in enumerate(series):
+            accuracy, confidence, tint = model.record["accuracy"], model.record["confidence"], colour(model.colour)
+            diamond = {"markersize": 7, "markerfacecolor": "none", "markeredgecolor": tint, "markeredgewidth": 1.6}
+            axes.plot([accuracy, confidence], [y, y], color=tint, linewidth=2.5, alpha=0.45, zorder=1)
+            axes.plot(accuracy, y, "o", color=tint, markersize=8)
+            axes.plot(confidence, y, "D", **diamond)
+            text, middle = f"{confidence - accuracy:+.3f}", ((accuracy + confidence) / 2, y)
+            axes.annotate(text, middle, xytext=(0, 7), textcoords="offset points", ha="center", fontsize=8.5)
+        axes.set_yticks(range(len(series)), [model.label for model in series])
+        axes.set(title="Confidence gap", ylim=(len(series) - 0.4, -0.7))
         axes.margins(x=0.12)
         axes.grid(visible=False, axis="y")
 
-    height = max(2.9, 0.9 + 0.55 * len(members))
+    height = max(2.9, 0.9 + 0.55 * len(series))
     return chart(draw, "Mean confidence minus accuracy of each model", height=height, names=True)
 
 
-def per_class(members, names):
-    """Accuracy by class: a row a class for few classes; for many, each model's classes in the order of its accuracy."""
-    drawn = [member for member in members if "per_class_accuracy" in member.details]
+def per_class(series: Sequence[ChartSeries], names: Sequence[str]) -> str | None:
+    """The accuracy of each class. If there are few, one row per class; if many, each model's classes sorted by accuracy."""
+    drawn = [model for model in series if "per_class_accuracy" in model.details]
     if not drawn:
         return None
-    values = [np.array([np.nan if v is None else v for v in member.details["per_class_accuracy"]]) for member in drawn]
+    values = [np.array(model.details["per_class_accuracy"], float) for model in drawn]  # None becomes NaN
     few = len(names) <= _FEW_CLASSES
     order = np.argsort(values[-1])
 
     def draw(axes):
-        for member, accuracy in zip(drawn, values, strict=True):
-            tint, style = colour(member.colour), dashes(member.colour)
+        rows = range(len(names))
+        for model, accuracy in zip(drawn, values, strict=True):
+            tint = colour(model.colour)
             if few:
-                axes.plot(
-                    accuracy[order], range(len(names)), "o", color=tint, markersize=6, alpha=0.9, label=member.label
-                )
+                axes.plot(accuracy[order], rows, "o", color=tint, markersize=6, alpha=0.9, label=model.label)
             else:
-                axes.plot(np.sort(accuracy), range(len(names)), color=tint, linestyle=style, label=member.label)
+                axes.plot(np.sort(accuracy), rows, color=tint, linestyle=dashes(model.colour), label=model.label)
         if few:
-            axes.set_yticks(range(len(names)), [names[i] for i in order])
+            axes.set_yticks(rows, [names[i] for i in order])
         else:
             axes.set_ylabel("classes, least accurate first")
         axes.set(title="Accuracy by class", xlabel="accuracy")
@@ -150,26 +150,31 @@ def per_class(members, names):
     return chart(draw, "Accuracy by class", height=height, names=few)
 
 
-def time_split(members, seconds):
-    """Where the time of each run went: a row a part, a bar a run; `seconds` is {part: seconds} of each member's run."""
+def time_split(series: Sequence[ChartSeries], seconds: Sequence[Mapping[str, float]]) -> str | None:
+    """Where the time of each run went: one row per part, with one bar per run.
+
+    Args:
+      series: the student of each run.
+      seconds: {part: seconds} of each run.
+    """
     parts = list(dict.fromkeys(part for split in seconds for part, value in split.items() if value > 0))
     if not parts:
         return None
     thickness = 0.75 / len(seconds)
 
     def draw(axes):
-        for number, (member, split) in enumerate(zip(members, seconds, strict=True)):
-            places = [place + (number - (len(seconds) - 1) / 2) * thickness for place in range(len(parts))]
+        for number, (model, split) in enumerate(zip(series, seconds, strict=True)):
+            places = [row + (number - (len(seconds) - 1) / 2) * thickness for row in range(len(parts))]
             values = [split.get(part, 0.0) for part in parts]
-            tint = colour(member.colour)
-            bars = axes.barh(places, values, height=0.85 * thickness, color=tint, alpha=0.9, label=member.label)
+            style = {"color": colour(model.colour), "alpha": 0.9, "label": model.label}
+            bars = axes.barh(places, values, height=0.85 * thickness, **style)
             if len(seconds) < 4:
                 axes.bar_label(bars, [f"{value:,.1f} s" for value in values], padding=3, fontsize=8.5)
         axes.set_yticks(range(len(parts)), parts)
         axes.set(title="Where the time went", xlabel="seconds", ylim=(len(parts) - 0.5, -0.5))
         axes.margins(x=0.2)
         axes.grid(visible=False, axis="y")
-        if len(members) > 1:
+        if len(series) > 1:
             axes.legend(loc="lower right")
 
     height = max(2.9, 0.9 + 0.16 * len(parts) * (1 + len(seconds)))
@@ -177,7 +182,7 @@ def time_split(members, seconds):
 
 
 def _plain_numbers(axis):
-    """Ticks of a log axis as 0.5, 1, 2, 5: mathematical text is off."""
+    """Labels a log axis 0.5, 1, 2, 5: its default labels are mathematical text, which is off."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))

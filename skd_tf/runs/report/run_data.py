@@ -1,63 +1,86 @@
-"""What a report is made of: the records of finished runs, and the models that stand side by side in its charts."""
+"""What a report shows: the records of finished runs, and the models that its charts compare."""
 
 import dataclasses
 import json
+import os
 import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from skd_tf.errors import input_error
+from skd_tf.runs import run_files
 from skd_tf.runs.run_record import read_result
 
-_MEASUREMENTS = "measurements.json"
-_LABEL_LENGTH = 20  # of a legend
+_LABEL_LENGTH = 20  # characters in a legend
 ROLES = {"teacher": "teacher", "student_alone": "student alone", "student": "distilled"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A finished run's records; `details` is {} for a run without measurements.json, `alone` the epochs of its baseline."""
+    """The records of a finished run.
+
+    Attributes:
+      name: of its folder.
+      result: its result.json.
+      details: its measurements.json, {} without one.
+      epochs: its metrics.jsonl.
+      alone: the metrics.jsonl of its student trained alone, [] without one.
+    """
 
     name: str
-    result: dict
-    details: dict
-    epochs: list
-    alone: list
+    result: dict[str, Any]
+    details: dict[str, Any]
+    epochs: list[dict[str, Any]]
+    alone: list[dict[str, Any]]
 
     @property
-    def title(self):
+    def title(self) -> str:
         config = self.result["config"]
         return f"{config['student']} on {config['dataset']}"
 
 
 @dataclasses.dataclass(frozen=True)
 class ChartSeries:
-    """One model in the charts: label, colour (a name in `svg.COLOURS`), row of result.json, details, epochs."""
+    """One model in the charts.
+
+    Attributes:
+      label: its name in legends.
+      colour: a name in `skd_tf.runs.report.svg.COLOURS`, or "runN".
+      record: its part of result.json.
+      details: its part of measurements.json.
+      epochs: the metrics.jsonl of its training.
+    """
 
     label: str
     colour: str
-    row: dict
-    details: dict
-    epochs: list
+    record: dict[str, Any]
+    details: dict[str, Any]
+    epochs: list[dict[str, Any]]
 
 
-def read(path):
-    """Reads the run in a workdir; InputError where it is none, is not finished, or is damaged."""
+def read(path: str | os.PathLike) -> Run:
+    """Reads the run in a workdir.
+
+    Raises:
+      InputError: there is no finished run, or its records are damaged.
+    """
     path = pathlib.Path(path)
-    result, metrics = read_result(path), path / "metrics.jsonl"
+    result, metrics = read_result(path), path / run_files.METRICS
     if result is None or not metrics.is_file():
         raise input_error(
             "No finished run there",
-            expected="result.json and metrics.jsonl",
+            expected=f"{run_files.RESULT} and {run_files.METRICS}",
             received=f"run={path}",
             remedy="Train it to the end first",
         )
+    details, alone = path / run_files.MEASUREMENTS, path / run_files.STUDENT_ALONE / run_files.METRICS
     try:
-        epochs = _lines(metrics)
-        details_file = path / _MEASUREMENTS
-        details = json.loads(details_file.read_text()) if details_file.is_file() else {}
-        alone = path / "student_alone" / "metrics.jsonl"
-        name = path.resolve().name
         return Run(
-            name, result, details, epochs, _lines(alone) if alone.is_file() and "student_alone" in result else []
+            path.resolve().name,
+            result,
+            json.loads(details.read_text()) if details.is_file() else {},
+            _lines(metrics),
+            _lines(alone) if alone.is_file() and "student_alone" in result else [],
         )
     except ValueError as error:
         raise input_error(
@@ -68,29 +91,24 @@ def read(path):
         ) from error
 
 
-def members(runs):
-    """Of one run teacher, student alone and student; of several the student of each."""
+def chart_series(runs: Sequence[Run]) -> list[ChartSeries]:
+    """The models in the charts: teacher, student alone and student of one run, or the student of each of several runs."""
     if len(runs) > 1:
-        labels = _labels(runs)
-        return [
-            ChartSeries(
-                label, f"run{i}", run.result["student"], run.details.get("models", {}).get("student", {}), run.epochs
-            )
-            for i, (label, run) in enumerate(zip(labels, runs, strict=True))
-        ]
+        labels = zip(_labels(runs), runs, strict=True)
+        return [_series(run, "student", label, f"run{i}", run.epochs) for i, (label, run) in enumerate(labels)]
     (run,) = runs
     epochs = {"student": run.epochs, "student_alone": run.alone}
-    details = run.details.get("models", {})
-    found = [
-        ChartSeries(label, role, run.result[role], details.get(role, {}), epochs.get(role, []))
-        for role, label in ROLES.items()
-        if role in run.result
-    ]
-    return found if len(found) > 1 else [dataclasses.replace(found[0], label="student")]
+    roles = [role for role in ROLES if role in run.result]
+    names = ROLES if len(roles) > 1 else {"student": "student"}
+    return [_series(run, role, names[role], role, epochs.get(role, [])) for role in roles]
 
 
-def settings(runs, defaults):
-    """The settings that matter: of one run those that are not the default, of several those in which they differ.
+def _series(run, role, label, colour, epochs):
+    return ChartSeries(label, colour, run.result[role], run.details.get("models", {}).get(role, {}), epochs)
+
+
+def settings(runs: Sequence[Run], defaults: Mapping[str, Any]) -> list[tuple[str, Any, list]]:
+    """The settings of one run that are not the default, or those in which several runs differ.
 
     Returns:
       [(flag, default, [value of each run])].
@@ -105,7 +123,7 @@ def settings(runs, defaults):
 
 
 def _labels(runs):
-    """Short, and each its own."""
+    """Short labels, each different from the others."""
     ends = _LABEL_LENGTH // 2
     names = [run.name if len(run.name) <= _LABEL_LENGTH else f"{run.name[:ends]}…{run.name[-ends:]}" for run in runs]
     return [name if names.count(name) == 1 else f"{name} ({i + 1})" for i, name in enumerate(names)]

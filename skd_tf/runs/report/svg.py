@@ -1,11 +1,14 @@
-"""Matplotlib charts as inline SVG: their text is text, and their colours are the page's, light or dark."""
+"""Matplotlib charts as inline SVG, whose text stays text and whose colours follow the page, light or dark."""
 
+import html
 import io
 import re
+from collections.abc import Callable
+from typing import Any
 
-_RC = {
+_RC: dict[Any, Any] = {
     "svg.fonttype": "none",
-    "text.parse_math": False,  # a class may be called "$"
+    "text.parse_math": False,  # a class may be called "$x$"
     "font.size": 9,
     "axes.titlesize": 10,
     "axes.titleweight": "bold",
@@ -19,44 +22,37 @@ _RC = {
     "legend.frameon": False,
     "legend.fontsize": 8.5,
 }
-# Stand-ins that matplotlib writes into the SVG, and the style sheet's variables that take their place.
-COLOURS = {
-    "ink": "#010203",
-    "grid": "#010204",
-    "muted": "#010205",
-    "teacher": "#010206",
-    "student_alone": "#010207",
-    "student": "#010208",
-    "run0": "#010209",
-    "run1": "#01020a",
-    "run2": "#01020b",
-    "run3": "#01020c",
-    "run4": "#01020d",
-    "run5": "#01020e",
-}
 _RUN_COLOURS = 6
+# Colours that matplotlib writes into the SVG; each is replaced by a variable of the page's style sheet.
+COLOURS = {
+    name: f"#01{number:04x}"
+    for number, name in enumerate(
+        (*("ink", "grid", "muted", "teacher", "student_alone", "student"), *(f"run{i}" for i in range(_RUN_COLOURS))),
+        start=0x0203,
+    )
+}
 
 
-def colour(name):
-    """The stand-in of a colour; more runs than colours begin again."""
-    if name.startswith("run"):
-        name = f"run{int(name.removeprefix('run')) % _RUN_COLOURS}"
-    return COLOURS[name]
+def colour(name: str) -> str:
+    """The colour to draw with; the colours of runs repeat after the sixth."""
+    return COLOURS[f"run{int(name.removeprefix('run')) % _RUN_COLOURS}" if name.startswith("run") else name]
 
 
-def dashes(name):
-    """Runs that share a colour differ in their line."""
+def dashes(name: str) -> str:
+    """The line style; it tells apart runs that share a colour."""
     return ("-", "--", ":")[int(name.removeprefix("run")) // _RUN_COLOURS % 3] if name.startswith("run") else "-"
 
 
-def chart(draw, label, *, width=4.3, height=2.9, names=False):
-    """An SVG element of what `draw(axes)` draws.
+def chart(
+    draw: Callable[[Any], None], label: str, *, width: float = 4.3, height: float = 2.9, names: bool = False
+) -> str:
+    """An SVG element.
 
     Args:
-      draw: called with matplotlib axes.
-      label: what a screen reader says; also keeps the ids of two charts on a page apart.
-      width, height: inches at 72 units each; the page scales it to its column.
-      names: whether the ticks are names, whose room has to be measured; that takes twice the time.
+      draw: draws on the matplotlib axes that it is called with.
+      label: text for screen readers; it also makes the ids of each chart on a page unique.
+      width, height: in inches of 72 units; the page scales the chart to its column.
+      names: whether ticks are labelled with names. Measuring their width doubles the time.
     """
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -78,8 +74,7 @@ def chart(draw, label, *, width=4.3, height=2.9, names=False):
 
 
 def _inline(text, label):
-    import html
-
+    """The SVG element of an SVG file, without unused ids, in the colours of the page."""
     text = text[text.index("<svg") :]
     view = re.search(r'viewBox="([^"]+)"', text)[1]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
