@@ -1,16 +1,17 @@
-"""The networks of the field in stock Keras layers: raw pixels in, raw logits out.
+"""The usual networks for CIFAR and ImageNet in Keras layers: raw pixels in, raw logits out.
 
-names         NETWORK_NAMES: names and published parameter counts, without TensorFlow
-table         NETWORKS: name -> builder and its arguments; build(name, ...) -> keras.Model
-layers        what all are made of: seeded initial weights, PyTorch's padding, one BatchNorm
-resnet        residual networks: CIFAR's (He et al. 2016), ImageNet's, and ImageNet's with a CIFAR stem
-wide_resnet   pre-activation wide residual networks for CIFAR
-vgg           VGG with BatchNorm for CIFAR
-mobilenet     MobileNetV2 for CIFAR
-shufflenet    ShuffleNet V1 and V2 for CIFAR
-small         students of some hundred parameters
+    names.py        NETWORK_NAMES: names and published parameter counts, without TensorFlow
+    registry.py     NETWORKS: name -> builder and its arguments; build(name, ...) -> keras.Model
+    layers.py       what all networks use: seeded initial weights, PyTorch's padding, one BatchNorm class
+    batch_norm.py   FusedBatchNormalization: Keras' BatchNormalization on TensorFlow's fused kernel
+    resnet.py       residual networks for CIFAR (He et al. 2016), for ImageNet, and ImageNet's with a CIFAR stem
+    wide_resnet.py  pre-activation wide residual networks for CIFAR
+    vgg.py          VGG with BatchNorm for CIFAR
+    mobilenet.py    MobileNetV2 for CIFAR
+    shufflenet.py   ShuffleNet V1 and V2 for CIFAR
+    small_cnn.py    students with a few hundred to a few thousand parameters
 
-Importing this package does not import TensorFlow; NETWORKS and build do, when they are first used.
+Importing this package does not import TensorFlow; the first use of NETWORKS or build does.
 """
 
 from typing import TYPE_CHECKING

@@ -1,32 +1,38 @@
-"""What every network is made of: seeded initial weights, PyTorch's padding, one BatchNorm."""
+"""What all networks use: layers with seeded initial weights and PyTorch's padding, and one BatchNorm class."""
+
+from typing import TypeAlias
 
 import keras
 import numpy as np
 
 from skd_tf.networks.batch_norm import FusedBatchNormalization
 
-BATCH_NORM = FusedBatchNormalization  # the class behind every normalisation of every network
+Tensor: TypeAlias = keras.KerasTensor
+BATCH_NORM = FusedBatchNormalization  # the class of every BatchNorm layer in every network
 
 
 class LayerMaker:
-    """Applies layers whose initial weights are a pure function of (seed, how many layers were made before).
+    """Applies layers whose initial weights depend only on the seed and on how many layers it made before.
 
-    No global random state is read: neither keras.utils.set_random_seed nor models built before matter.
+    It reads no global random state: neither keras.utils.set_random_seed nor earlier models have an effect.
     """
 
-    def __init__(self, seed):
+    def __init__(self, seed: int):
         self._seed = seed
         self._made = 0
 
-    def conv(self, inputs, filters, kernel_size, *, strides=1, use_bias=False, name):
-        """Convolution with PyTorch's padding=kernel_size // 2; He normal, fan-out.
+    def conv_bn(self, inputs, filters, kernel_size, *, activate=True, name, number="", **options) -> Tensor:
+        """`conv`, BatchNorm and, if `activate`, ReLU: layers `<name>_conv<number>`, `_bn<number>`, `_relu<number>`."""
+        outputs = self.conv(inputs, filters, kernel_size, name=f"{name}_conv{number}", **options)
+        return (bn_relu if activate else batch_norm)(outputs, name=f"{name}_bn{number}")
 
-        Keras' "same" pads less on top and left where a stride of 2 meets an even size, so the same weights
-        would give other numbers.
+    def conv(self, inputs: Tensor, filters: int, kernel_size: int, *, strides=1, use_bias=False, name: str) -> Tensor:
+        """Convolution with PyTorch's padding=kernel_size // 2 and initial weights (He normal, fan-out).
+
+        Keras' "same" would pad less at the top and left for a stride of 2 and an even size, so the same weights would
+        give different numbers.
         """
-        padding = "same"
-        if strides > 1 and kernel_size > 1:
-            inputs, padding = zero_pad(inputs, kernel_size // 2, name=f"{name}_padding"), "valid"
+        inputs, padding = _torch_padding(inputs, kernel_size, strides, name)
         return keras.layers.Conv2D(
             filters,
             kernel_size,
@@ -37,12 +43,12 @@ class LayerMaker:
             name=name,
         )(inputs)
 
-    def grouped_pointwise_conv(self, inputs, filters, groups, *, name):
-        """1x1 convolution within each of `groups` groups of channels, one layer `<name>_group<i>` a group.
+    def grouped_pointwise_conv(self, inputs: Tensor, filters: int, groups: int, *, name: str) -> Tensor:
+        """1x1 convolution within each of `groups` groups of channels, as one layer `<name>_group<i>` per group.
 
-        Conv2D(groups=) has no CPU kernel, so Keras compiles it with XLA: 271 ms a training step against 16 ms
-        (240 to 60 channels, 64 images of 16x16, 2 cores). PyTorch's fan-out counts the filters of all groups,
-        hence 2 / groups.
+        Conv2D(groups=) has no CPU kernel, so Keras compiles it with XLA: 271 ms per training step instead of 16 ms (240
+        to 60 channels, 64 images of 16x16, 2 cores). PyTorch's fan-out counts the filters of all groups, so the scale
+        is 2 / groups.
         """
         if groups == 1:
             return self.conv(inputs, filters, 1, name=name)
@@ -61,15 +67,13 @@ class LayerMaker:
             outputs.append(convolve(part_inputs))
         return keras.layers.Concatenate(name=f"{name}_concat")(outputs)
 
-    def depthwise_conv(self, inputs, *, strides=1, name):
-        """3x3 convolution of each channel by itself, padded as in `conv`.
+    def depthwise_conv(self, inputs: Tensor, *, strides: int = 1, name: str) -> Tensor:
+        """3x3 convolution of each channel separately, padded as in `conv`.
 
-        PyTorch counts its fan-out as 9 * channels (kernel `[channels, 1, 3, 3]`); of Keras' kernel
-        `[3, 3, channels, 1]` that is the fan-in.
+        PyTorch's fan-out is 9 * channels (kernel `[channels, 1, 3, 3]`), which is the fan-in of Keras' kernel
+        `[3, 3, channels, 1]`.
         """
-        padding = "same"
-        if strides > 1:
-            inputs, padding = zero_pad(inputs, 1, name=f"{name}_padding"), "valid"
+        inputs, padding = _torch_padding(inputs, 3, strides, name)
         return keras.layers.DepthwiseConv2D(
             3,
             strides=strides,
@@ -79,8 +83,8 @@ class LayerMaker:
             name=name,
         )(inputs)
 
-    def dense(self, inputs, units, *, name):
-        """Dense in the variables' dtype; kernel as torch.nn.Linear's, U(+-1 / sqrt(fan_in)), zero bias."""
+    def dense(self, inputs: Tensor, units: int, *, name: str) -> Tensor:
+        """Dense layer in the variables' dtype; kernel U(+-1 / sqrt(fan_in)) as in torch.nn.Linear, zero bias."""
         return keras.layers.Dense(
             units,
             kernel_initializer=self._variance_scaling(1 / 3, "fan_in", "uniform"),
@@ -90,40 +94,52 @@ class LayerMaker:
 
     def _variance_scaling(self, scale, mode, distribution):
         self._made += 1
-        # SeedSequence is a published hash: neighbouring seeds and layers share no numbers.
+        # SeedSequence is a published hash: neighbouring seeds and layers get unrelated numbers.
         seed = np.random.SeedSequence((self._seed, self._made)).generate_state(1)[0]
         return keras.initializers.VarianceScaling(scale, mode, distribution, seed=int(seed))
 
 
-def batch_norm(inputs, *, name):
-    """BatchNorm over batch, height and width; momentum and epsilon are PyTorch's defaults in Keras' terms."""
+def _torch_padding(inputs, kernel_size, strides, name):
+    """The inputs, and Keras' `padding`, that together pad as PyTorch's padding=kernel_size // 2."""
+    if strides == 1 or kernel_size == 1:
+        return inputs, "same"
+    return zero_pad(inputs, kernel_size // 2, name=f"{name}_padding"), "valid"
+
+
+def batch_norm(inputs: Tensor, *, name: str) -> Tensor:
+    """BatchNorm over batch, height and width, with PyTorch's default momentum and epsilon in Keras' terms."""
     return BATCH_NORM(momentum=0.9, epsilon=1e-5, name=name)(inputs)
 
 
-def relu(inputs, *, name):
+def relu(inputs: Tensor, *, name: str) -> Tensor:
     return keras.layers.ReLU(name=name)(inputs)
 
 
-def zero_pad(inputs, width, *, name):
+def bn_relu(inputs: Tensor, *, name: str) -> Tensor:
+    """BatchNorm and ReLU; the ReLU's name is `name` with "relu" for "bn"."""
+    return relu(batch_norm(inputs, name=name), name=name.replace("bn", "relu"))
+
+
+def zero_pad(inputs: Tensor, width: int, *, name: str) -> Tensor:
     """`width` rows and columns of zeros on each side of the image."""
     return keras.layers.ZeroPadding2D(width, name=name)(inputs)
 
 
-def channels(inputs, start, stop, *, name):
-    """inputs[..., start:stop], as a stock layer with a name."""
-    # Cropping2D crops axes 2 and 3 of a channels_first tensor: here width, by nothing, and channels.
+def channels(inputs: Tensor, start: int, stop: int, *, name: str) -> Tensor:
+    """inputs[..., start:stop] as a stock, named layer."""
+    # Cropping2D crops axes 2 and 3 of a channels_first tensor: here the width (by nothing) and the channels.
     crop = ((0, 0), (start, inputs.shape[-1] - stop))
     return keras.layers.Cropping2D(crop, data_format="channels_first", name=name)(inputs)
 
 
-def pad_channels(inputs, count, *, name):
-    """`count` channels of zeros, half before and half after those of `inputs`."""
-    # ZeroPadding2D pads axes 2 and 3 of a channels_first tensor: here width, by nothing, and channels.
+def pad_channels(inputs: Tensor, count: int, *, name: str) -> Tensor:
+    """Adds `count` channels of zeros, half before and half after those of `inputs`."""
+    # ZeroPadding2D pads axes 2 and 3 of a channels_first tensor: here the width (by nothing) and the channels.
     padding = ((0, 0), (count // 2, count - count // 2))
     return keras.layers.ZeroPadding2D(padding, data_format="channels_first", name=name)(inputs)
 
 
-def channel_shuffle(inputs, groups, *, name):
+def channel_shuffle(inputs: Tensor, groups: int, *, name: str) -> Tensor:
     """Channel g * (count / groups) + c becomes channel c * groups + g (arXiv:1707.01083, section 3.1)."""
     height, width, count = inputs.shape[1:]
     outputs = keras.layers.Reshape((height, width, groups, count // groups), name=f"{name}_split")(inputs)
@@ -131,7 +147,7 @@ def channel_shuffle(inputs, groups, *, name):
     return keras.layers.Reshape((height, width, count), name=f"{name}_merge")(outputs)
 
 
-def logits(make, features, num_classes):
-    """The head of every network: average over the image, then a linear map to raw logits."""
+def logits(make: LayerMaker, features: Tensor, num_classes: int) -> Tensor:
+    """The head of every network: the average over the image, then a linear map to raw logits."""
     pooled = keras.layers.GlobalAveragePooling2D(name="pool")(features)
     return make.dense(pooled, num_classes, name="logits")

@@ -1,17 +1,17 @@
-"""Names and published sizes of the networks; imports neither TensorFlow nor Keras."""
+"""Names and published sizes of the networks. Imports neither TensorFlow nor Keras."""
 
 from typing import NamedTuple
 
 
 class Published(NamedTuple):
-    """Trainable parameters of a network on RGB images with a head for `num_classes` classes."""
+    """The published number of trainable parameters, for RGB images and `num_classes` classes."""
 
     parameters: int
     num_classes: int
 
 
-# Name -> published size, or None: torchvision's networks have 1000 classes, RepDistiller's 100.
-NETWORK_NAMES = {
+# Name -> published size, or None. Sizes for 1000 classes are torchvision's, those for 100 are RepDistiller's.
+NETWORK_NAMES: dict[str, Published | None] = {
     "cnn_2": None,
     "cnn_4": None,
     "cnn_8": None,

@@ -1,10 +1,10 @@
-"""NETWORKS, name -> builder and its arguments; build, the one way to make a network."""
+"""NETWORKS: name -> builder and its arguments. `build` makes a network from an entry."""
 
 import inspect
 import math
 import operator
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import keras
 
@@ -17,14 +17,18 @@ _CIFAR_X4_WIDTHS = (32, 64, 128, 256)
 
 
 class Network(NamedTuple):
-    """A row of NETWORKS: `builder(make, images, **arguments)` -> features `[batch, h, w, channels]`.
+    """An entry of NETWORKS.
 
-    A keyword-only parameter of the builder that `arguments` leaves open is an option of `build`.
+    Attributes:
+      builder: `(make, images, **arguments)` -> features `[batch, height, width, channels]`. A keyword-only parameter
+        that is not in `arguments` is an option of `build`.
+      arguments: keyword arguments of the builder.
+      min_size: smallest height and width of the images, in pixels.
     """
 
-    builder: Callable
-    arguments: dict
-    min_size: int = 1  # smallest height and width of the images, in pixels
+    builder: Callable[..., Any]
+    arguments: dict[str, Any]
+    min_size: int = 1
 
 
 NETWORKS = {
@@ -59,26 +63,42 @@ NETWORKS = {
 }
 
 
-def build(name, *, input_shape, num_classes, mean=None, std=None, seed=0, **options):
-    """The network `name` as a Functional model of stock Keras layers: raw pixels in, raw logits out.
+def build(
+    name: str,
+    *,
+    input_shape: Sequence[int],
+    num_classes: int,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> keras.Model:
+    """The network `name` as a Functional Keras model: raw pixels in, raw logits out.
 
-        logits = network((images / 255 - mean) / std), or network(images) where mean and std are None
+        logits = network((images / 255 - mean) / std)        or network(images), without mean and std
 
     Args:
-      name: a key of NETWORKS; also the model's name.
-      input_shape: `(height, width, channels)` of the images, pixels in [0, 255].
-      num_classes: width of the logits, at least 2.
-      mean, std: per channel, of pixels scaled to [0, 1]; both or neither.
-      seed: integer in [0, 2**32); the initial weights are a function of it alone.
-      **options: `shortcut="pad"` gives the CIFAR ResNets shortcuts without parameters; no other network
-        has an option.
+      name: a key of NETWORKS; also the name of the model.
+      input_shape: `(height, width, channels)` of the images; pixels are in [0, 255].
+      num_classes: number of logits, at least 2.
+      mean: mean of each channel, for pixels scaled to [0, 1]; give both mean and std, or neither.
+      std: standard deviation of each channel, in the same units.
+      seed: integer in [0, 2**32); the initial weights depend on nothing else.
+      **options: `shortcut="pad"` gives CIFAR ResNets shortcuts without parameters. Other networks have no options.
 
     Returns:
-      keras.Model, float32 `[batch, height, width, channels]` -> `[batch, num_classes]`. Under a mixed global policy of
-      Keras' the logits keep the variables' dtype, float32; `skd_tf.models.precision` sets every layer, this one too.
+      A model from float32 `[batch, height, width, channels]` to logits `[batch, num_classes]`. Under a mixed global
+      dtype policy of Keras, the logits keep the variables' dtype, float32. `skd_tf.models.precision` sets the precision
+      of every layer, including this one.
 
     Raises:
-      InputError: a name, shape, number, normalisation or option that the network cannot have.
+      InputError: a name, shape, number, normalisation or option that the network does not support.
+
+    Example:
+      >>> from skd_tf import networks
+      >>> network = networks.build("resnet8", input_shape=(32, 32, 3), num_classes=100, seed=0)
+      >>> network.name, network.output_shape, network.count_params()
+      ('resnet8', (None, 100), 84564)
     """
     network = _known_network(name)
     input_shape = _image_shape(name, network, input_shape)
@@ -91,7 +111,7 @@ def build(name, *, input_shape, num_classes, mean=None, std=None, seed=0, **opti
     images = keras.Input(input_shape, dtype="float32", name="images")
     inputs = images
     if normalisation:
-        # Always float32: bfloat16 cannot hold the 256 pixel values.
+        # Always float32: bfloat16 cannot represent all 256 pixel values.
         inputs = keras.layers.Rescaling(**normalisation, dtype="float32", name="normalisation")(images)
     features = network.builder(make, inputs, **network.arguments, **options)
     return keras.Model(images, logits(make, features, num_classes), name=name)
@@ -103,7 +123,7 @@ def _known_network(name):
             "Unknown network",
             expected=f"one of {', '.join(NETWORKS)}",
             received=f"name={name!r}",
-            remedy="Choose a listed name",
+            remedy="Choose one of these",
         )
     return NETWORKS[name]
 
@@ -115,17 +135,17 @@ def _image_shape(name, network, input_shape):
         shape = ()
     if len(shape) != 3 or min(shape) < 1:
         raise input_error(
-            "Wrong image shape",
+            "The image shape is not valid",
             expected="three positive integers (height, width, channels)",
             received=f"input_shape={input_shape!r}",
             remedy="Leave out the batch axis",
         )
     if min(shape[:2]) < network.min_size:
         raise input_error(
-            f"Images too small for {name}",
+            f"The images are too small for {name}",
             expected=f"height and width of at least {network.min_size} pixels",
             received=f"input_shape={shape}",
-            remedy="Resize the images or choose another network, such as resnet8",
+            remedy="Resize the images, or choose another network such as resnet8",
         )
     return shape
 
@@ -137,8 +157,8 @@ def _integer(parameter, value, smallest, largest, expected):
         number = None
     if number is None or not smallest <= number <= largest:
         raise input_error(
-            f"Wrong {parameter}",
-            expected=f"{expected}",
+            f"{parameter} is not valid",
+            expected=expected,
             received=f"{parameter}={value!r}",
             remedy=f"Change {parameter}",
         )
@@ -146,7 +166,7 @@ def _integer(parameter, value, smallest, largest, expected):
 
 
 def _normalisation(mean, std, *, channels):
-    """The arguments of keras.layers.Rescaling: x * scale + offset = (x / 255 - mean) / std."""
+    """The arguments of keras.layers.Rescaling, x * scale + offset = (x / 255 - mean) / std."""
     if mean is None and std is None:
         return None
     for parameter, values in (("mean", mean), ("std", std)):
@@ -157,10 +177,10 @@ def _normalisation(mean, std, *, channels):
         positive = parameter == "mean" or all(number > 0 for number in numbers)
         if len(numbers) != channels or not all(map(math.isfinite, numbers)) or not positive:
             raise input_error(
-                "Wrong normalisation",
-                expected=f"{channels} finite numbers, one a channel, positive for std",
+                "The normalisation is not valid",
+                expected=f"{channels} finite numbers, one per channel, positive for std",
                 received=f"{parameter}={values!r}",
-                remedy="Give mean and std in units of [0, 1], or neither",
+                remedy="Give mean and std for pixels in [0, 1], or neither",
             )
     pairs = [(float(m), float(s)) for m, s in zip(mean, std, strict=True)]
     return {"scale": [1 / (255 * s) for _, s in pairs], "offset": [-m / s for m, s in pairs]}
@@ -173,8 +193,5 @@ def _check_options(name, network, options):
     for option, value in options.items():
         if option not in valid:
             raise input_error(
-                f"Unknown option of {name}",
-                expected=f"{expected}",
-                received=f"{option}={value!r}",
-                remedy="Leave it out",
+                f"{name} has no such option", expected=expected, received=f"{option}={value!r}", remedy="Remove it"
             )

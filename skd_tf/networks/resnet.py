@@ -1,27 +1,31 @@
 """Residual networks with post-activation blocks: CIFAR's, ImageNet's, and ImageNet's with a CIFAR stem.
 
-Layer names follow torchvision's: `layer2.0.conv1` is `stage2_block1_conv1`, `layer2.0.downsample.0` is
-`stage2_block1_shortcut_conv`, `layer2.0.downsample.1` is `stage2_block1_shortcut_bn`.
+Layer names correspond to torchvision's: `layer2.0.conv1` is `stage2_block1_conv1`, `layer2.0.downsample.0` is
+`stage2_block1_shortcut_conv`, and `layer2.0.downsample.1` is `stage2_block1_shortcut_bn`.
 """
+
+from collections.abc import Callable, Sequence
 
 import keras
 
 from skd_tf.errors import input_error
-from skd_tf.networks.layers import batch_norm, pad_channels, relu, zero_pad
+from skd_tf.networks.layers import LayerMaker, Tensor, pad_channels, relu, zero_pad
 
-_WIDTHS = (64, 128, 256, 512)  # of the four stages of ImageNet's networks
+_WIDTHS = (64, 128, 256, 512)  # of the four stages of the ImageNet networks
 
 
-def cifar_resnet(make, images, *, depth, widths, shortcut="projection"):
-    """He et al.'s network for CIFAR: three stages of (depth - 2) / 6 basic blocks each.
+def cifar_resnet(
+    make: LayerMaker, images: Tensor, *, depth: int, widths: Sequence[int], shortcut: str = "projection"
+) -> Tensor:
+    """He et al.'s network for CIFAR: three stages, each of (depth - 2) / 6 basic blocks.
 
     Args:
-      make: LayerMaker.
+      make: makes the layers and their initial weights.
       images: `[batch, height, width, channels]`.
-      depth: number of weighted layers on the longest path, 6n + 2.
+      depth: number of layers with weights on the longest path, 6n + 2.
       widths: channels of the stem and of the three stages.
-      shortcut: "projection" (1x1 convolution and BatchNorm where the shape changes; RepDistiller, mdistiller)
-        or "pad" (option A of the paper: stride-2 slice and zero channels, no parameters; akamaster).
+      shortcut: "projection" (1x1 convolution and BatchNorm where the shape changes, as in RepDistiller and mdistiller)
+        or "pad" (option A of the paper, as in akamaster's code: a stride-2 slice and zero channels, no parameters).
 
     Returns:
       Features `[batch, height / 4, width / 4, widths[3]]`.
@@ -33,69 +37,61 @@ def cifar_resnet(make, images, *, depth, widths, shortcut="projection"):
             "Unknown kind of shortcut",
             expected=f"one of {', '.join(_SHORTCUTS)}",
             received=f"shortcut={shortcut!r}",
-            remedy="Choose a listed one",
+            remedy="Choose one of these",
         )
     outputs = cifar_stem(make, images, widths[0])
-    return _stages(make, outputs, basic_block, widths[1:], [(depth - 2) // 6] * 3, _SHORTCUTS[shortcut])
+    return _stages(make, outputs, _basic_block, widths[1:], [(depth - 2) // 6] * 3, _SHORTCUTS[shortcut])
 
 
-def basic_resnet(make, images, *, blocks, stem):
+def basic_resnet(make: LayerMaker, images: Tensor, *, blocks: Sequence[int], stem: Callable) -> Tensor:
     """ResNet-18 and -34: four stages of basic blocks, 64 to 512 channels (arXiv:1512.03385, table 1)."""
-    return _stages(make, stem(make, images, 64), basic_block, _WIDTHS, blocks, projection_shortcut)
+    return _stages(make, stem(make, images, 64), _basic_block, _WIDTHS, blocks, _projection_shortcut)
 
 
-def bottleneck_resnet(make, images, *, blocks, stem):
+def bottleneck_resnet(make: LayerMaker, images: Tensor, *, blocks: Sequence[int], stem: Callable) -> Tensor:
     """ResNet-50, -101, -152: four stages of bottleneck blocks, 256 to 2048 channels, strides on the 3x3."""
-    return _stages(make, stem(make, images, 64), bottleneck_block, _WIDTHS, blocks, projection_shortcut)
+    return _stages(make, stem(make, images, 64), _bottleneck_block, _WIDTHS, blocks, _projection_shortcut)
 
 
-def cifar_stem(make, images, width):
-    outputs = make.conv(images, width, 3, name="stem_conv")
-    return relu(batch_norm(outputs, name="stem_bn"), name="stem_relu")
+def cifar_stem(make: LayerMaker, images: Tensor, width: int) -> Tensor:
+    return make.conv_bn(images, width, 3, name="stem")
 
 
-def imagenet_stem(make, images, width):
-    outputs = make.conv(images, width, 7, strides=2, name="stem_conv")
-    outputs = relu(batch_norm(outputs, name="stem_bn"), name="stem_relu")
-    # Zeros stand for PyTorch's -inf: after a ReLU the maximum is the same.
+def imagenet_stem(make: LayerMaker, images: Tensor, width: int) -> Tensor:
+    outputs = make.conv_bn(images, width, 7, strides=2, name="stem")
+    # PyTorch pads with -inf. After a ReLU, zeros give the same maximum.
     outputs = zero_pad(outputs, 1, name="stem_pool_padding")
     return keras.layers.MaxPooling2D(3, strides=2, name="stem_pool")(outputs)
 
 
-def basic_block(make, inputs, width, strides, shortcut, *, name):
-    """relu(bn(conv3x3(relu(bn(conv3x3(x))))) + shortcut(x)); the first convolution has the stride."""
-    outputs = make.conv(inputs, width, 3, strides=strides, name=f"{name}_conv1")
-    outputs = relu(batch_norm(outputs, name=f"{name}_bn1"), name=f"{name}_relu1")
-    outputs = make.conv(outputs, width, 3, name=f"{name}_conv2")
-    outputs = batch_norm(outputs, name=f"{name}_bn2")
+def _basic_block(make, inputs, width, strides, shortcut, *, name):
+    """relu(bn(conv3x3(relu(bn(conv3x3(x))))) + shortcut(x)), with the stride on the first convolution."""
+    outputs = make.conv_bn(inputs, width, 3, strides=strides, name=name, number=1)
+    outputs = make.conv_bn(outputs, width, 3, activate=False, name=name, number=2)
     return _join(make, inputs, outputs, strides, shortcut, name=name)
 
 
-def bottleneck_block(make, inputs, width, strides, shortcut, *, name):
-    """1x1 to `width`, 3x3 with the stride, 1x1 to 4 * `width` channels, plus the shortcut."""
-    outputs = make.conv(inputs, width, 1, name=f"{name}_conv1")
-    outputs = relu(batch_norm(outputs, name=f"{name}_bn1"), name=f"{name}_relu1")
-    outputs = make.conv(outputs, width, 3, strides=strides, name=f"{name}_conv2")
-    outputs = relu(batch_norm(outputs, name=f"{name}_bn2"), name=f"{name}_relu2")
-    outputs = make.conv(outputs, 4 * width, 1, name=f"{name}_conv3")
-    outputs = batch_norm(outputs, name=f"{name}_bn3")
+def _bottleneck_block(make, inputs, width, strides, shortcut, *, name):
+    """1x1 to `width` channels, 3x3 with the stride, 1x1 to 4 * `width` channels; plus the shortcut."""
+    outputs = make.conv_bn(inputs, width, 1, name=name, number=1)
+    outputs = make.conv_bn(outputs, width, 3, strides=strides, name=name, number=2)
+    outputs = make.conv_bn(outputs, 4 * width, 1, activate=False, name=name, number=3)
     return _join(make, inputs, outputs, strides, shortcut, name=name)
 
 
-def projection_shortcut(make, inputs, width, strides, *, name):
-    outputs = make.conv(inputs, width, 1, strides=strides, name=f"{name}_conv")
-    return batch_norm(outputs, name=f"{name}_bn")
+def _projection_shortcut(make, inputs, width, strides, *, name):
+    return make.conv_bn(inputs, width, 1, strides=strides, activate=False, name=name)
 
 
-def pad_shortcut(make, inputs, width, strides, *, name):
-    """inputs[:, ::strides, ::strides] with zero channels, half before and half after."""
+def _pad_shortcut(make, inputs, width, strides, *, name):
+    """inputs[:, ::strides, ::strides] with channels of zeros, half before and half after."""
     outputs = inputs
     if strides > 1:
         outputs = keras.layers.AveragePooling2D(1, strides=strides, name=f"{name}_slice")(outputs)
     return pad_channels(outputs, width - inputs.shape[-1], name=f"{name}_channels")
 
 
-_SHORTCUTS = {"projection": projection_shortcut, "pad": pad_shortcut}
+_SHORTCUTS = {"projection": _projection_shortcut, "pad": _pad_shortcut}
 
 
 def _join(make, inputs, outputs, strides, shortcut, *, name):

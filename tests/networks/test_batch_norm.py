@@ -1,4 +1,4 @@
-"""FusedBatchNormalization against float64 numpy and against Keras' own layer, in every way it runs."""
+"""FusedBatchNormalization against float64 numpy and against Keras' own layer, eager, in graphs and under XLA."""
 
 import keras
 import numpy as np
@@ -29,7 +29,7 @@ def layer_pair(shape=IMAGES, **options):
 
 def images_and_direction(dtype="float32", shape=IMAGES, seed=0):
     random = np.random.default_rng(seed)
-    scale = np.r_[3e-3, np.linspace(1, 3, shape[-1] - 1)]  # epsilon counts in the first channel
+    scale = np.r_[3e-3, np.linspace(1, 3, shape[-1] - 1)]  # epsilon matters in the first channel
     images = (random.normal(size=shape) + 1.0) * scale
     return tf.cast(images, dtype), tf.cast(random.normal(size=shape), dtype)
 
@@ -60,7 +60,7 @@ def by_hand(layer, images, direction):
 
 
 def assert_close(found, expected, tolerance):
-    """Each tensor, channel by channel, to a share of the channel's largest number."""
+    """Each tensor, channel by channel, within `tolerance` times the channel's largest value."""
     for one, other in zip(found, expected, strict=True):
         one, other = (np.atleast_2d(tf.cast(tensor, "float64")) for tensor in (one, other))
         channels = tuple(range(one.ndim - 1))
@@ -78,8 +78,8 @@ def assert_close(found, expected, tolerance):
         ("float16", 2**-11, False),
     ],
 )
-def test_training_is_the_formula(dtype, rounding, jit_compile):
-    """Half precision rounds what it returns for each pixel; sums over pixels are as exact as in float32."""
+def test_training_follows_the_formula(dtype, rounding, jit_compile):
+    """Half precision rounds the result of each pixel; sums over pixels are as exact as in float32."""
     _, layer = layer_pair(dtype="float32" if dtype == "float32" else f"mixed_{dtype}")
     images, direction = images_and_direction(dtype)
     (outputs, dx, *sums), moving = by_hand(layer, images, direction)
@@ -103,7 +103,7 @@ def test_training_is_the_formula(dtype, rounding, jit_compile):
         ((4, 3, 6), {}),
     ],
 )
-def test_it_is_keras_layer_over_several_steps_and_in_inference(shape, options):
+def test_it_equals_keras_layer_over_several_steps_and_in_inference(shape, options):
     dtype, pair = options.get("dtype", "float32"), layer_pair(shape, **options)
     for training, seed in ((True, 0), (True, 1), (True, 2), (False, 3)):
         results = [step_of(layer, training=training)(*images_and_direction(dtype, shape, seed)) for layer in pair]
@@ -120,8 +120,8 @@ def test_it_is_keras_layer_over_several_steps_and_in_inference(shape, options):
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])
-def test_a_single_pixel_is_its_own_mean(jit_compile):
-    """Variance 0, where the kernel's n / (n - 1) has no meaning."""
+def test_a_single_pixel_has_variance_zero(jit_compile):
+    """The kernel's n / (n - 1) is undefined there."""
     shape = (1, 1, 1, 6)
     _, layer = layer_pair(shape)
     images, direction = images_and_direction(shape=shape)
@@ -131,8 +131,8 @@ def test_a_single_pixel_is_its_own_mean(jit_compile):
     assert_close([layer.moving_mean, layer.moving_variance], moving, 1e-6)
 
 
-def test_the_kernel_computes_it_and_nothing_else_touches_the_images():
-    """The point of the layer: in half precision no operation makes a float32 copy of the images."""
+def test_only_the_kernel_touches_the_images():
+    """In half precision, no operation makes a float32 copy of the images."""
     _, layer = layer_pair(dtype="mixed_bfloat16")
     graph = tf.function(step_of(layer, training=True)).get_concrete_function(*images_and_direction("bfloat16")).graph
     kernels = [operation.type for operation in graph.get_operations() if "FusedBatchNorm" in operation.type]
@@ -144,7 +144,7 @@ def test_the_kernel_computes_it_and_nothing_else_touches_the_images():
 
 
 def test_xla_keeps_the_variance_of_a_channel_far_from_zero():
-    """XLA's own version of the kernel takes E[x^2] - E[x]^2: wrong by 0.02 where mean / std = 100."""
+    """XLA's own version of the kernel computes E[x^2] - E[x]^2, which is wrong by 0.02 at mean / std = 100."""
     _, layer = layer_pair()
     images, direction = images_and_direction()
     images += 100.0
@@ -172,7 +172,7 @@ def small_net(dtype="float32"):
 
 @pytest.mark.parametrize(("dtype", "jit_compile"), [("float32", True), ("bfloat16", False)])
 def test_two_replicas_fed_the_same_images_equal_one(two_replicas, dtype, jit_compile):
-    """BatchNorm sees half a batch on each of two replicas: with equal halves it must not matter."""
+    """BatchNorm sees half a batch on each of two replicas; equal halves must give the same result."""
 
     def network():
         layers = [keras.Input([6, 6, 2]), FusedBatchNormalization(momentum=0.9), keras.layers.Flatten()]
@@ -209,7 +209,7 @@ def test_saving_and_configuration_survive(tmp_path):
     assert FusedBatchNormalization.from_config(config).get_config() == config
 
 
-def test_what_ships_has_keras_layer_with_the_same_weights(tmp_path):
+def test_exported_models_contain_keras_layer_with_the_same_weights(tmp_path):
     network, images = small_net(), batches(1)[0][0]
     for seed in range(3):
         network(batches(1, seed=seed)[0][0], training=True)
@@ -222,8 +222,8 @@ def test_what_ships_has_keras_layer_with_the_same_weights(tmp_path):
         np.testing.assert_allclose(model(images), network(images), rtol=1e-5, atol=1e-5)
 
 
-def test_a_stock_copy_keeps_what_a_layer_derives_from_its_weights():
-    """An adapted Normalization; and operations that are no layers."""
+def test_a_stock_copy_keeps_adapted_layers_and_operations():
+    """An adapted Normalization, and operations that are not layers."""
     normalise = keras.layers.Normalization()
     normalise.adapt(np.random.default_rng(0).normal(3.0, 2.0, [50, 6, 6, 2]))
     images = keras.Input([6, 6, 2])

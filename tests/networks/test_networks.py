@@ -1,4 +1,4 @@
-"""The networks against PyTorch's definitions in float64 numpy, and against their published counts."""
+"""The networks against PyTorch's definitions in float64 numpy, and against their published parameter counts."""
 
 import re
 import subprocess
@@ -16,10 +16,10 @@ MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 SLOW = ["resnet32", "resnet44", "resnet110", "resnet32x4", "cifar_resnet50"]
 SLOW += ["resnet34", "resnet50", "resnet101", "resnet152"]
 ALL_NAMES = [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in NETWORK_NAMES]
-# Each 6 layers more of a CIFAR ResNet are (278,324 - 83,892) / 2 = 97,216 parameters more, from resnet8 on.
+# From resnet8 on, every 6 layers of a CIFAR ResNet add (278,324 - 83,892) / 2 = 97,216 parameters.
 UNPUBLISHED = {"resnet14": 83_892 + 97_216, "resnet32": 83_892 + 4 * 97_216, "resnet44": 83_892 + 6 * 97_216}
 UNPUBLISHED |= {"cnn_2": 638, "cnn_4": 1_320, "cnn_8": 3_116, "cnn_16": 8_436}
-# Shifts of a channel that the next BatchNorm takes out again while training.
+# Shifts of a channel that the next BatchNorm removes during training.
 CANCELLED = {"vgg8": r"conv\d/bias", "vgg13": r"conv\d/bias", "mobilenet_v2": r"project_bn/beta"}
 CANCELLED |= {"shufflenet_v2": r"block1_bn[14]/beta|block[2-8]_bn2/beta"}
 
@@ -49,8 +49,8 @@ def windows(x, size, strides):
     return np.lib.stride_tricks.sliding_window_view(x, (size, size), (1, 2))[:, ::strides, ::strides]
 
 
-class TorchOracle:
-    """torch.nn's layers in float64 numpy, channels last, with the weights of a network by layer name."""
+class TorchReference:
+    """The layers of torch.nn in float64 numpy, channels last, with the weights of a network by layer name."""
 
     def __init__(self, network):
         self.weights = {la.name: [w.numpy().astype("float64") for w in la.weights] for la in network.layers}
@@ -58,7 +58,7 @@ class TorchOracle:
         self.blocks = sorted(found, key=lambda name: [int(number) for number in re.findall(r"\d+", name)])
 
     def conv(self, x, name, stride=1):
-        """torch.nn.Conv2d(kernel_size=k, stride=stride, padding=k // 2), of groups as the weights say."""
+        """torch.nn.Conv2d(kernel_size=k, stride=stride, padding=k // 2); the weights determine the groups."""
         if name not in self.weights:
             parts = enumerate(np.split(x, 3, -1), start=1)
             return np.concatenate([self.conv(part, f"{name}_group{i}") for i, part in parts], -1)
@@ -85,77 +85,77 @@ def stride_of(name, unless=("stage1_block1",)):
     return 2 if name.endswith("_block1") and name not in unless else 1
 
 
-def torch_resnet(oracle, x):
-    imagenet = len(oracle.weights["stem_conv"][0]) == 7
-    x = oracle.unit(x, "stem_{}", 2 if imagenet else 1)
+def torch_resnet(torch, x):
+    imagenet = len(torch.weights["stem_conv"][0]) == 7
+    x = torch.unit(x, "stem_{}", 2 if imagenet else 1)
     x = windows(pad(x, 1, constant_values=-np.inf), 3, 2).max((4, 5)) if imagenet else x
-    for name in oracle.blocks:
-        y, last = x, 3 if f"{name}_conv3" in oracle.weights else 2
+    for name in torch.blocks:
+        y, last = x, 3 if f"{name}_conv3" in torch.weights else 2
         for k in range(1, last + 1):
-            y = oracle.unit(y, f"{name}_{{}}{k}", stride_of(name) if k == last - 1 else 1, relu=k < last)
-        if f"{name}_shortcut_conv" in oracle.weights:
-            x = oracle.unit(x, f"{name}_shortcut_{{}}", stride_of(name), relu=False)
+            y = torch.unit(y, f"{name}_{{}}{k}", stride_of(name) if k == last - 1 else 1, relu=k < last)
+        if f"{name}_shortcut_conv" in torch.weights:
+            x = torch.unit(x, f"{name}_shortcut_{{}}", stride_of(name), relu=False)
         elif x.shape != y.shape:
             half = (y.shape[-1] - x.shape[-1]) // 2
             x = np.pad(x[:, :: stride_of(name), :: stride_of(name)], ((0, 0), (0, 0), (0, 0), (half, half)))
         x = np.maximum(x + y, 0)
-    return oracle.head(x)
+    return torch.head(x)
 
 
-def torch_wide_resnet(oracle, x):
-    x = oracle.conv(x, "stem_conv")
-    for name in oracle.blocks:
-        active = oracle.bn(x, f"{name}_bn1")
-        y = oracle.bn(oracle.conv(active, f"{name}_conv1", stride_of(name)), f"{name}_bn2")
-        if f"{name}_shortcut_conv" in oracle.weights:
-            x = oracle.conv(active, f"{name}_shortcut_conv", stride_of(name))
-        x = x + oracle.conv(y, f"{name}_conv2")
-    return oracle.head(oracle.bn(x, "head_bn"))
+def torch_wide_resnet(torch, x):
+    x = torch.conv(x, "stem_conv")
+    for name in torch.blocks:
+        active = torch.bn(x, f"{name}_bn1")
+        y = torch.bn(torch.conv(active, f"{name}_conv1", stride_of(name)), f"{name}_bn2")
+        if f"{name}_shortcut_conv" in torch.weights:
+            x = torch.conv(active, f"{name}_shortcut_conv", stride_of(name))
+        x = x + torch.conv(y, f"{name}_conv2")
+    return torch.head(torch.bn(x, "head_bn"))
 
 
-def torch_vgg8(oracle, x):
+def torch_vgg8(torch, x):
     for stage in range(1, 6):
-        x = oracle.unit(x, f"stage{stage}_{{}}1")
+        x = torch.unit(x, f"stage{stage}_{{}}1")
         x = windows(x, 2, 2).max((4, 5)) if stage < 4 else x
-    return oracle.head(x)
+    return torch.head(x)
 
 
-def torch_mobilenet_v2(oracle, x):
-    x = oracle.unit(x, "stem_{}", 2)
-    for name in oracle.blocks:
+def torch_mobilenet_v2(torch, x):
+    x = torch.unit(x, "stem_{}", 2)
+    for name in torch.blocks:
         stride = stride_of(name, [f"stage{stage}_block1" for stage in (1, 2, 5, 7)])
-        y = oracle.unit(oracle.unit(x, f"{name}_expand_{{}}"), f"{name}_depthwise_{{}}", stride)
-        y = oracle.unit(y, f"{name}_project_{{}}", relu=False)
+        y = torch.unit(torch.unit(x, f"{name}_expand_{{}}"), f"{name}_depthwise_{{}}", stride)
+        y = torch.unit(y, f"{name}_project_{{}}", relu=False)
         x = x + y if stride == 1 and x.shape == y.shape else y
-    return oracle.head(oracle.unit(x, "head_{}"))
+    return torch.head(torch.unit(x, "head_{}"))
 
 
 def shuffle(x, groups):
     return x.reshape(*x.shape[:3], groups, -1).swapaxes(3, 4).reshape(x.shape)
 
 
-def torch_shufflenet_v1(oracle, x):
-    x = oracle.unit(x, "stem_{}")
-    for name in oracle.blocks:
+def torch_shufflenet_v1(torch, x):
+    x = torch.unit(x, "stem_{}")
+    for name in torch.blocks:
         stride = stride_of(name, unless=())
-        y = shuffle(oracle.unit(x, f"{name}_{{}}1"), 1 if name == "stage1_block1" else 3)
-        y = oracle.unit(oracle.unit(y, f"{name}_{{}}2", stride), f"{name}_{{}}3", relu=False)
+        y = shuffle(torch.unit(x, f"{name}_{{}}1"), 1 if name == "stage1_block1" else 3)
+        y = torch.unit(torch.unit(y, f"{name}_{{}}2", stride), f"{name}_{{}}3", relu=False)
         average = windows(pad(x, 1), 3, 2).mean((4, 5))
         x = np.maximum(x + y if stride == 1 else np.concatenate([y, average], -1), 0)
-    return oracle.head(x)
+    return torch.head(x)
 
 
-def torch_shufflenet_v2(oracle, x):
-    x = oracle.unit(x, "stem_{}")
-    for name in oracle.blocks:
+def torch_shufflenet_v2(torch, x):
+    x = torch.unit(x, "stem_{}")
+    for name in torch.blocks:
         stride = stride_of(name, unless=())
         left, right = np.split(x, 2, -1) if stride == 1 else (x, x)
         if stride == 2:
-            left = oracle.unit(oracle.unit(left, f"{name}_{{}}1", 2, relu=False), f"{name}_{{}}2")
+            left = torch.unit(torch.unit(left, f"{name}_{{}}1", 2, relu=False), f"{name}_{{}}2")
         for k, number in enumerate("123" if stride == 1 else "345"):
-            right = oracle.unit(right, f"{name}_{{}}{number}", stride if k == 1 else 1, relu=k != 1)
+            right = torch.unit(right, f"{name}_{{}}{number}", stride if k == 1 else 1, relu=k != 1)
         x = shuffle(np.concatenate([left, right], -1), 2)
-    return oracle.head(oracle.unit(x, "head_{}"))
+    return torch.head(torch.unit(x, "head_{}"))
 
 
 @pytest.mark.parametrize(
@@ -172,21 +172,21 @@ def torch_shufflenet_v2(oracle, x):
     ],
 )
 def test_logits_equal_torch_and_survive_saving(name, input_shape, forward, options, tmp_path, monkeypatch):
-    row = registry.Network(resnet.bottleneck_resnet, {"blocks": (1, 2, 1, 1), "stem": resnet.imagenet_stem})
-    monkeypatch.setitem(NETWORKS, "bottlenecks", row)
+    entry = registry.Network(resnet.bottleneck_resnet, {"blocks": (1, 2, 1, 1), "stem": resnet.imagenet_stem})
+    monkeypatch.setitem(NETWORKS, "bottlenecks", entry)
     mean, std = MEAN[: input_shape[-1]], STD[: input_shape[-1]]
     network = build(name, input_shape=input_shape, num_classes=7, mean=mean, std=std, **options)
     rng = np.random.default_rng(11)
-    for weight in network.weights:  # no mistake may hide behind an initial 0 or 1
+    for weight in network.weights:  # an initial 0 or 1 could hide a mistake
         if not weight.path.endswith("kernel"):
             weight.assign(rng.uniform(0.2, 1.5, weight.shape))
 
     images = random_images(2, *input_shape)
-    expected = forward(TorchOracle(network), (images.astype("float64") / 255 - mean) / std)
+    expected = forward(TorchReference(network), (images.astype("float64") / 255 - mean) / std)
     logits = network(images, training=False).numpy()
     assert logits.dtype == "float32" and logits.shape == (2, 7)
     np.testing.assert_allclose(logits, expected, atol=2e-5 * np.abs(expected).max())
-    if name in ("shufflenet_v1", "resnet20"):  # made of the same layers as shufflenet_v2 and resnet8x4
+    if name in ("shufflenet_v1", "resnet20"):  # same layers as shufflenet_v2 and resnet8x4
         return
     network.save(tmp_path / "network.keras")
     loaded = keras.models.load_model(tmp_path / "network.keras", safe_mode=True)
@@ -196,7 +196,7 @@ def test_logits_equal_torch_and_survive_saving(name, input_shape, forward, optio
 
 
 @pytest.mark.parametrize("name", ALL_NAMES)
-def test_published_parameters_and_a_gradient_for_each(name):
+def test_published_parameters_all_receive_a_gradient(name):
     published = NETWORK_NAMES[name]
     num_classes = published.num_classes if published else 100
     size = 32 if num_classes == 1000 else 8
@@ -223,10 +223,10 @@ def test_padded_shortcuts_have_no_parameters():
     network = build("resnet20", input_shape=(8, 8, 3), num_classes=10, shortcut="pad")
     assert parameters(network) == 269_722  # akamaster's, option A
     assert not [weight for weight in network.weights if "shortcut" in weight.path]
-    assert [layer.name for layer in network.layers[:2]] == ["images", "stem_conv"]  # no normalisation unasked
+    assert [layer.name for layer in network.layers[:2]] == ["images", "stem_conv"]  # no normalisation by default
 
 
-def test_weights_are_a_function_of_the_seed_alone():
+def test_weights_depend_only_on_the_seed():
     def weights(seed):
         keras.utils.set_random_seed(int(np.random.default_rng().integers(2**31)))
         network = build("resnet8", input_shape=(8, 8, 3), num_classes=10, seed=seed)
@@ -238,7 +238,7 @@ def test_weights_are_a_function_of_the_seed_alone():
     for path, values in first.items():
         np.testing.assert_array_equal(values, again[path])
     kernels = [path for path, values in first.items() if values.ndim > 1]
-    # The ranks of its first numbers name a draw whatever its scale; paths of the two models are str and int.
+    # The ranks of its first numbers identify a draw at any scale; paths of the two models are str and int.
     drawn = {(type(p), *made[p].ravel()[:12].argsort()) for made in (first, other) for p in kernels}
     assert len(kernels) == 10 + 6 and len(drawn) == 2 * len(kernels)
 
@@ -263,7 +263,7 @@ def test_logits_are_float32_under_mixed_precision():
     assert network(random_images(2, 8, 8, 3)).dtype == "float32"
 
 
-def test_one_class_makes_every_batch_norm(monkeypatch):
+def test_every_batch_norm_has_the_same_class(monkeypatch):
     monkeypatch.setattr(layers, "BATCH_NORM", type("Exchanged", (keras.layers.BatchNormalization,), {}))
     network = build("resnet8", input_shape=(8, 8, 3), num_classes=10)
     found = [layer for layer in network.layers if isinstance(layer, keras.layers.BatchNormalization)]
@@ -286,7 +286,7 @@ def test_one_class_makes_every_batch_norm(monkeypatch):
         ({"name": "vgg8", "shortcut": "pad"}, ["shortcut='pad'", "none"]),
     ],
 )
-def test_errors_are_one_line_that_names_the_remedy(arguments, words):
+def test_errors_are_one_line_with_a_remedy(arguments, words):
     with pytest.raises(InputError) as error:
         build(**{"name": "resnet8", "input_shape": (8, 8, 3), "num_classes": 10, **arguments})
     message = str(error.value)
@@ -294,7 +294,7 @@ def test_errors_are_one_line_that_names_the_remedy(arguments, words):
     assert re.fullmatch(r".+\. Expected .+\. Received .+=.+\. .+\.", message)
 
 
-def test_names_cost_no_tensorflow():
+def test_names_do_not_import_tensorflow():
     assert list(NETWORKS) == list(NETWORK_NAMES)
     program = "import sys, skd_tf.networks.names; assert not {'tensorflow', 'keras'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True)
