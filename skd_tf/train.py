@@ -2,20 +2,22 @@
 
 import sys
 
+from absl import flags
+
 from skd_tf.config import app
 from skd_tf.config.flags import config_from
 from skd_tf.runtime import cluster, tf_logging
 
 
-def main(flags):
-    config, workdir, data_dir = config_from(flags), flags.workdir, flags.data_dir
+def main(flag_values: flags.FlagValues) -> int:
+    config, workdir, data_dir = config_from(flag_values), flag_values.workdir, flag_values.data_dir
     config.require_teacher()
-    cluster.member(config.strategy)  # a bad TF_CONFIG is told before TensorFlow is loaded
+    cluster.member(config.strategy)  # reports a bad TF_CONFIG before TensorFlow is loaded
     if config.dry_run:
         from skd_tf.training import dry_run
 
         print(dry_run.describe(config, workdir, data_dir))
-        return None
+        return 0
     tf_logging.import_tensorflow()
     from skd_tf.training import experiment
 
@@ -24,10 +26,10 @@ def main(flags):
     except cluster.WorkerLost as error:
         print("error:", error, file=sys.stderr)
         return 1
-    return None
+    return 0
 
 
-def cli_main():
+def cli_main() -> None:
     app.run(main, description="Trains a student from a teacher, exports it and measures it.")
 
 

@@ -48,6 +48,9 @@ class Workdir:
                 remedy="Choose a shared folder",
             )
 
+    def __fspath__(self) -> str:
+        return str(self.path)
+
     def __truediv__(self, name: str) -> pathlib.Path:
         return self.path / name
 

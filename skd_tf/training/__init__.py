@@ -1,0 +1,13 @@
+"""A run from its settings to a student that ships.
+
+experiment     run(): data, teacher, student, training, measurement, export, one step after the other
+preflight      what can be checked before anything is loaded; without TensorFlow
+dry_run        what a run would do, as text; without TensorFlow
+nested_runs    the settings of the runs that a run starts: its teacher, and the student alone
+teacher        the teacher's logits, live or from the cache, and whether it is good enough to teach
+resources      what several students can share: data, replicas, teacher
+train_student  one student: built, compiled, trained to its last step
+loop           host calls of k steps, cut at epoch ends and checkpoints, resumable at any step
+run_callbacks  what happens while it trains: metrics, checkpoints, resuming, a post-mortem
+checkpoints    the state of a run on disk, written in the background
+"""

@@ -1,4 +1,4 @@
-"""Exact resume: every number a run's future depends on, in one file that is either whole or not there."""
+"""Checkpoints: everything that the rest of a run depends on, in one file that is either complete or absent."""
 
 import concurrent.futures
 import hashlib
@@ -8,25 +8,29 @@ import math
 import os
 import pathlib
 import zipfile
+from collections.abc import Callable
+from typing import Any
 
+import keras
 import numpy as np
 
 from skd_tf.distillation import hyperparameters
+from skd_tf.distillation.distiller import Distiller
 from skd_tf.errors import input_error
 from skd_tf.runtime import atomic_files, cluster
 
 _SUFFIX = ".ckpt"
 
 
-def state_of(distiller):
-    """name -> keras.Variable: student, optimizer, loss settings and epoch means; never the teacher."""
+def state_of(distiller: Distiller) -> dict[str, keras.Variable]:
+    """{name: variable} of student, optimizer, loss settings and epoch means; never the teacher."""
     groups = {
         "student": distiller.student.variables,
         "optimizer": distiller.optimizer.variables,
         "setting": [distiller.temperature, distiller.kd_weight, distiller.label_weight, distiller.radius],
         "mean": distiller.means.variables,
     }
-    # By position: layers named by Keras are named by how many were made before them in the process.
+    # By position: Keras numbers the names of layers by how many were created before them in the process.
     return {
         f"{group}/{place:04d}": variable
         for group, variables in groups.items()
@@ -35,29 +39,29 @@ def state_of(distiller):
 
 
 class Checkpoints:
-    """The checkpoints of one run in one folder: the newest to resume from, and the best on validation to look at.
+    """One run's checkpoints in one folder: the newest to resume from, and the one with the best validation accuracy.
 
-    A file is a zip of an uncompressed .npz and its facts (step, extra, SHA-256 of the arrays): no pickle, nothing that
-    can run. It is written beside the training, one at a time.
+    A file is a zip of an uncompressed .npz and its facts (step, extra, SHA-256 of the arrays). It holds no pickle and
+    no code. Files are written in the background, one at a time.
 
     Args:
-      folder: made if need be.
-      keep: how many of the newest stay.
-      keep_best: whether the best stays as well.
+      folder: created if it does not exist.
+      keep: how many of the newest are kept.
+      keep_best: whether the best is kept too.
     """
 
-    def __init__(self, folder, *, keep=2, keep_best=True):
+    def __init__(self, folder: str | os.PathLike, *, keep: int = 2, keep_best: bool = True):
         self.folder, self.keep, self._keep_best = pathlib.Path(folder), keep, keep_best
         self._writer, self._writing, self._best = None, None, None
 
     @cluster.chief_only
-    def save(self, distiller, step, extra=None):
-        """Takes a copy of the state of `step` and writes it in the background."""
+    def save(self, distiller: Distiller, step: int, extra: dict[str, Any] | None = None) -> None:
+        """Copies the state of `step` and writes it in the background."""
         self._save(distiller, f"step-{step:09d}{_SUFFIX}", step, extra or {})
 
     @cluster.chief_only
-    def save_best(self, distiller, step, score, extra=None):
-        """As `save`, where `score` is above that of the best one there is, which it replaces."""
+    def save_best(self, distiller: Distiller, step: int, score: float, extra: dict[str, Any] | None = None) -> None:
+        """Like `save`, but only if `score` beats the best so far, which it replaces."""
         if not self._keep_best:
             return
         if self._best is None:
@@ -66,24 +70,24 @@ class Checkpoints:
             self._best = score
             self._save(distiller, f"best-{step:09d}{_SUFFIX}", step, (extra or {}) | {"score": score})
 
-    def wait(self):
-        """Returns when all is on the disk; raises what went wrong in the background.
+    def wait(self) -> None:
+        """Returns when everything is on disk; raises what went wrong in the background.
 
         Raises:
-          OSError: a full disk, a folder that cannot be written; the files before are whole.
+          OSError: the disk is full or the folder cannot be written; earlier files are intact.
         """
         writing, self._writing = self._writing, None
         if writing is not None:
             writing.result()
 
-    def close(self):
-        """Waits, and ends the background; nothing is raised."""
+    def close(self) -> None:
+        """Waits and stops the background thread; raises nothing."""
         if self._writer is not None:
             self._writer.shutdown()
 
     def _save(self, distiller, name, step, extra):
         self.wait()
-        # Copies: what numpy sees of a variable on the CPU is the variable, and training goes on.
+        # On the CPU numpy sees the variable's own memory, and training goes on meanwhile: copy.
         arrays = {name: variable.numpy().copy() for name, variable in state_of(distiller).items()}
         if self._writer is None:
             self._writer = concurrent.futures.ThreadPoolExecutor(1, "checkpoints")
@@ -95,8 +99,8 @@ class Checkpoints:
             self._write(arrays, name, step, extra)
         except OSError as error:
             line = (
-                f"The checkpoint of step {step} cannot be written ({error.strerror}). Expected a writable folder with room. "
-                "Those before it are whole: the same command goes on from them"
+                f"The checkpoint of step {step} cannot be written ({error.strerror}). Expected a writable folder with "
+                "free space. Earlier checkpoints are intact: the same command resumes from them"
             )
             raise OSError(error.errno, line, str(self.folder)) from error
 
@@ -114,23 +118,23 @@ class Checkpoints:
             if old != path:
                 old.unlink()
 
-    def paths(self):
-        """Files of the newest states, oldest first."""
+    def paths(self) -> list[pathlib.Path]:
+        """The files to resume from, oldest first."""
         return sorted(self.folder.glob(f"step-*{_SUFFIX}"))
 
-    def restore(self, distiller, warn):
-        """Puts the newest readable checkpoint, the same on all workers, into a compiled, built Distiller.
+    def restore(self, distiller: Distiller, warn: Callable[[str], None]) -> tuple[int, dict[str, Any]] | None:
+        """Loads the newest readable checkpoint, the same on all workers, into a compiled and built Distiller.
 
         Args:
-          distiller: with the same networks and optimizer as the one saved.
-          warn: called with one line for each damaged file that is passed over.
+          distiller: with the same networks and optimizer as the saved one.
+          warn: called with one line for each damaged file.
 
         Returns:
-          (step, extra), or None where there is no readable checkpoint.
+          (step, extra), or None without a readable checkpoint.
 
         Raises:
-          InputError: the checkpoint is of another network or optimizer.
-          OSError: it cannot be read at the moment, whole as it may be.
+          InputError: the checkpoint belongs to another network or optimizer.
+          OSError: it cannot be read at the moment, though it may be intact.
         """
         name = cluster.agree(lambda: self._newest(warn))
         if name is None:
@@ -140,8 +144,8 @@ class Checkpoints:
         return facts["step"], facts["extra"]
 
     def _newest(self, warn):
-        """Name of the newest checkpoint that can be read, or None; damaged ones are set aside, and take nobody's place."""
-        atomic_files.sweep(self.folder)  # the folder is this run's alone
+        """Name of the newest readable checkpoint, or None. Renames damaged files, so that they do not count as kept."""
+        atomic_files.sweep(self.folder)  # no other run uses this folder
         for path in reversed(self.paths()):
             try:
                 _read(path)
@@ -149,16 +153,16 @@ class Checkpoints:
             except _Damaged as error:
                 aside = path.with_name(path.name + ".damaged")
                 os.replace(path, aside)
-                warn(f"Checkpoint {path.name} is damaged ({error}) and is not used: it is now {aside.name}.")
+                warn(f"Checkpoint {path.name} is damaged ({error}) and is not used. It is now {aside.name}.")
         return None
 
 
 class _Damaged(ValueError):
-    """A file that is not whole."""
+    """An incomplete or altered file."""
 
 
 def _read(path):
-    content = path.read_bytes()  # what the disk refuses is no damage: it is raised, and the file stays
+    content = path.read_bytes()  # a read error is not damage: it is raised, and the file stays
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             facts, body = json.loads(archive.read("facts.json")), archive.read("arrays.npz")

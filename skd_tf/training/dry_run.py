@@ -1,7 +1,9 @@
-"""What a run would do, told without importing TensorFlow."""
+"""What a run would do, as text. TensorFlow is not imported."""
+
+import os
 
 from skd_tf import schedules
-from skd_tf.config import grammar
+from skd_tf.config import Config, grammar
 from skd_tf.config.flags import FIELDS
 from skd_tf.data.catalog import augmentation_of, size_and_resize
 from skd_tf.data.settings import DataSettings
@@ -12,24 +14,27 @@ from skd_tf.runs.run_record import read_result, recorded_config, settings_record
 from skd_tf.runs.workdir import refuse_differences
 from skd_tf.runtime import cluster, devices
 from skd_tf.training import preflight
-from skd_tf.training.preflight import _held_out, _steps_per_epoch, dataset_sizes, require_room
+from skd_tf.training.preflight import Sizes
 
 
-def describe(config, workdir=None, data_dir=None):
+def describe(
+    config: Config, workdir: str | os.PathLike | None = None, data_dir: str | os.PathLike | None = None
+) -> str:
     """The resolved settings of a run and what follows from them, as text of several lines.
 
     Args:
       config: a `Config`.
       workdir: where the run would write.
-      data_dir: the TFDS data folder; None is TFDS' own default.
+      data_dir: the TFDS data folder; None is TFDS' default.
 
     Raises:
-      InputError: a data set, teacher, student or flagfile that is not there; a workdir of another run; a global batch that
-        the replicas do not divide, one larger than the training split, or a bad TF_CONFIG.
+      InputError: a dataset, teacher, student or flagfile does not exist; the workdir belongs to another run; the
+        replicas do not divide the global batch, or it is larger than the training split; TF_CONFIG is malformed.
     """
-    preflight.check(config)
+    preflight.check_files(config)
     preflight.check_dataset(config, data_dir)
-    sizes = dataset_sizes(config, data_dir)
+    sizes = preflight.dataset_sizes(config, data_dir)
+    preflight.check_classes(config, sizes)
     sections = {
         "Settings (* is not the default)": _settings(config),
         "Machine": _machine(config),
@@ -44,32 +49,18 @@ def describe(config, workdir=None, data_dir=None):
     return "\n".join(lines)
 
 
-def _workdir(config, workdir):
-    if not workdir:
-        return "not given"
-    if config.overwrite:
-        return f"{workdir}{', begun anew' if settings_record(workdir) else ''}"
-    before = recorded_config(workdir)
-    if before is None:
-        return f"{workdir}"
-    refuse_differences(workdir, before, config)
-    finished = read_result(workdir) is not None
-    return f"{workdir}, {'finished: nothing would run' if finished else 'of these settings: it would resume'}"
-
-
-def _settings(config):
+def _settings(config: Config) -> list[str]:
     values = [(name, getattr(config, name), field.default) for name, field in FIELDS.items()]
     return [f"{' ' if value == default else '*'} --{name}={as_text(value)}" for name, value, default in values]
 
 
-def _machine(config):
+def _machine(config: Config) -> list[str]:
     gpus = devices.gpu_count()
     me = cluster.member(config.strategy)
     strategy, replicas = devices.replicas(config.strategy, virtual_devices=config.virtual_devices, gpus=gpus, member=me)
     share = devices.per_replica_batch(config.batch_size, replicas)
-    compiled, reason = devices.jit_compile_choice(
-        config.jit_compile, "GPU" if gpus else "CPU", collective=config.sync_batch_norm and replicas > 1
-    )
+    collective = config.sync_batch_norm and replicas > 1
+    xla, reason = devices.jit_compile_choice(config.jit_compile, "GPU" if gpus else "CPU", collective=collective)
     place = f", worker {me.index} of {me.workers}{'' if me.index else ', the chief'}" if me else ""
     split = f", the first split into {config.virtual_devices} virtual devices" if config.virtual_devices else ""
     found = (
@@ -81,41 +72,41 @@ def _machine(config):
         f"devices        {found}{split}",
         f"strategy       {strategy}, replicas: {replicas}{place}",
         f"batch          {config.batch_size} global, {share} per replica",
-        f"XLA            {'on' if compiled else 'off'} ({reason})",
+        f"XLA            {'on' if xla else 'off'} ({reason})",
         f"precision      {config.precision} student, {config.teacher_precision} teacher",
     ]
 
 
-def _data(config, sizes):
+def _data(config: Config, sizes: Sizes | None) -> list[str]:
     settings = config.pick(DataSettings)
     size, _ = size_and_resize(settings)
-    pictures = [
+    images = [
         f"images         {f'{size}x{size}' if size else 'their own size'}",
         f"augmentation   {augmentation_of(settings)}",
     ]
     if sizes is None:
-        return ["examples       unknown until it is loaded", "steps          unknown until it is loaded", *pictures]
-    held_out, steps = _held_out(config, sizes), _steps_per_epoch(config, sizes)
+        return ["examples       unknown until it is loaded", "steps          unknown until it is loaded", *images]
+    held_out, steps = sizes.held_out(config.validation_fraction), _steps_per_epoch(config, sizes)
     train = sizes.train - held_out
     return [
         f"examples       {train} to train, {held_out} to validate, {sizes.test} to test",
         f"classes        {sizes.num_classes or 'unknown until it is loaded'}",
-        f"steps          {steps} an epoch, {steps * config.epochs} in all",
-        f"dropped        {train - steps * config.batch_size} examples an epoch, the last short batch",
-        *pictures,
+        f"steps          {steps} per epoch, {steps * config.epochs} in all",
+        f"dropped        {train - steps * config.batch_size} examples per epoch, the last short batch",
+        *images,
     ]
 
 
-def _schedule(config, sizes):
+def _schedule(config: Config, sizes: Sizes | None) -> list[str]:
     rate = f"{config.lr_schedule}, peak {config.learning_rate}"
     never = [epoch for epoch in grammar.parse_lr_schedule(config.lr_schedule).epochs if epoch >= config.epochs]
     if never:
         rate += f"; never reached: epoch {', '.join(f'{epoch:g}' for epoch in never)}"
     warmup = "5% of the run" if config.warmup_epochs is None else f"{config.warmup_epochs:g} epochs"
     if sizes:
-        steps_per_epoch = _steps_per_epoch(config, sizes)
-        warmup += f", {schedules.warmup_steps(config, steps_per_epoch)} steps"
-        rate += f"; last step {schedules.learning_rate(config, steps_per_epoch)[-1]:.3g}"
+        steps = _steps_per_epoch(config, sizes)
+        warmup += f", {schedules.warmup_steps(config, steps)} steps"
+        rate += f"; last step {schedules.learning_rate(config, steps)[-1]:.3g}"
     return [
         f"epochs         {config.epochs}",
         f"learning rate  {rate}",
@@ -124,22 +115,41 @@ def _schedule(config, sizes):
     ]
 
 
-def _loss(config, sizes):
+def _loss(config: Config, sizes: Sizes | None) -> list[str]:
     if not config.needs_teacher:
-        return [f"{config.loss:14} labels alone, weight 1, no teacher"]
-    classes = sizes.num_classes if sizes else None
-    require_room(config, sizes)
-    radius = config.radius
-    if radius == "auto":
-        number = f"{sphere_geometry.auto_radius(classes):.4f}" if classes else "known with the classes"
-        radius = f"{number} (auto: 2 * sqrt(classes))"
-    elif isinstance(radius, str):
-        radius = f"{radius}, measured on the teacher before training"
+        return [f"{config.loss:14} label term only, weight 1, no teacher"]
     label = "1 - kd" if config.label_weight is None else config.label_weight
     source = config.teacher_source
-    return [
+    lines = [
         f"{config.loss:14} temperature {config.temperature:g}",
         f"weights        kd {config.kd_weight}, label {label}",
         f"teacher        {f'--{source[0]}={source[1]}' if source else 'none given'}",
-        *([f"radius         {radius}"] if LOSS_FACTS[config.loss].probabilities == "sphere" else []),
     ]
+    if LOSS_FACTS[config.loss].probabilities == "sphere":
+        lines.append(f"radius         {_radius(config.radius, sizes)}")
+    return lines
+
+
+def _radius(radius: float | str, sizes: Sizes | None) -> str:
+    if radius == "auto":
+        classes = sizes and sizes.num_classes
+        number = f"{sphere_geometry.auto_radius(classes):.4f}" if classes else "known with the classes"
+        return f"{number} (auto: 2 * sqrt(classes))"
+    return f"{radius}, measured on the teacher before training" if isinstance(radius, str) else f"{radius}"
+
+
+def _workdir(config: Config, workdir: str | os.PathLike | None) -> str:
+    if not workdir:
+        return "not given"
+    if config.overwrite:
+        return f"{workdir}{', restarted from scratch' if settings_record(workdir) else ''}"
+    before = recorded_config(workdir)
+    if before is None:
+        return f"{workdir}"
+    refuse_differences(workdir, before, config)
+    finished = read_result(workdir) is not None
+    return f"{workdir}, {'finished: nothing would run' if finished else 'with these settings: it would resume'}"
+
+
+def _steps_per_epoch(config: Config, sizes: Sizes) -> int:
+    return preflight.steps_per_epoch(config, sizes.train - sizes.held_out(config.validation_fraction))

@@ -1,18 +1,24 @@
 """The training loop: host calls of k steps, cut at epoch ends and checkpoints, resumable at any step.
 
-Keras' fit() knows only whole epochs: it wipes restored metrics, restarts the data, and cannot stop inside one.
+Keras' fit() knows only whole epochs: it wipes restored metrics, restarts the data, and cannot stop inside an epoch.
 """
 
 import math
+import os
 import time
-import typing
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
 
-from skd_tf.config import grammar
+import tensorflow as tf
+
+from skd_tf.distillation.distiller import Distiller
 from skd_tf.runtime import cluster, signals
 
+MakeStream = Callable[[int, int, range], tf.data.Dataset]
 
-class Pace(typing.NamedTuple):
-    """Steps that were timed, the seconds they took, and how many of those they waited for input."""
+
+class Pace(NamedTuple):
+    """Timed steps, the seconds they took, and how many of those seconds they waited for input."""
 
     steps: int
     seconds: float
@@ -20,45 +26,43 @@ class Pace(typing.NamedTuple):
 
 
 class Interval:
-    """When to save: every so many epochs, steps or seconds."""
+    """When to save a checkpoint: every `count` epochs, steps or seconds (`unit`)."""
 
-    def __init__(self, text):
-        self.count, self.unit = grammar.parse_interval(text)
+    def __init__(self, count: float, unit: str):
+        self.count, self.unit = count, unit
         self._last = time.monotonic()
 
-    def steps_left(self, step):
-        """Steps until the next save that is due at a step; infinite for the other units."""
-        return self.count - step % self.count if self.unit == "steps" else float("inf")
+    def steps_left(self, step: int) -> float:
+        """Steps until the next save at a fixed step; infinite for other units."""
+        return self.count - step % self.count if self.unit == "steps" else math.inf
 
-    def due(self, step, epoch_ends):
+    def due(self, step: int, epoch_ends: bool) -> bool:
         if self.unit == "seconds":
             return time.monotonic() - self._last >= self.count
         return step % self.count == 0 if self.unit == "steps" else epoch_ends
 
-    def saved(self):
+    def saved(self) -> None:
         self._last = time.monotonic()
 
 
 class Profile:
-    """TensorBoard's profiler, on for a range of steps; the trace goes to folder/plugins/profile.
+    """TensorBoard's profiler for a range of steps; it writes the trace to folder/plugins/profile.
 
     Args:
-      steps: (first, last), counted from 1 and both traced, or None for no trace.
+      steps: (first, last), counted from 1, both included; None for no trace.
       folder: TensorBoard's.
     """
 
-    def __init__(self, steps, folder):
+    def __init__(self, steps: tuple[int, int] | None, folder: str | os.PathLike):
         self._begin, self._end = (steps[0] - 1, steps[1]) if steps else (math.inf, math.inf)
         self._folder, self._tracing = str(folder), False
 
-    def steps_left(self, step):
-        """Steps until the profiler is to be switched; infinite when it never is again."""
+    def steps_left(self, step: int) -> float:
+        """Steps until the profiler starts or stops; infinite if it never does again."""
         return next((place - step for place in (self._begin, self._end) if place > step), math.inf)
 
-    def switch(self, step):
-        """Starts or stops it where `step` steps are done."""
-        import tensorflow as tf
-
+    def switch(self, step: int) -> None:
+        """Starts or stops the profiler if it is due after `step` steps."""
         if step == self._begin:
             tf.profiler.experimental.start(self._folder)
             self._tracing = True
@@ -67,38 +71,50 @@ class Profile:
             self._tracing = False
 
 
-class LoopCallbacks(typing.Protocol):
-    """What a run does while it trains."""
+class LoopCallbacks(Protocol):
+    """What the loop calls while it trains; `step` is the number of steps done."""
 
-    def on_call(self, step):
-        """After a host call in mid-epoch."""
+    def on_call(self, step: int) -> None:
+        """Called after a host call inside an epoch."""
 
-    def on_epoch_end(self, step, means, pace):
-        """With {name: mean} and the `Pace` of the epoch's steps in this process."""
+    def on_epoch_end(self, step: int, means: dict[str, float], pace: Pace) -> None:
+        """Called with the epoch's means, and the pace of its steps in this process."""
 
-    def on_not_finite(self, step, names):
-        """With the steps that are done and the names of what the next one made not finite; raises."""
+    def on_not_finite(self, step: int, names: list[str]) -> None:
+        """Called with the names of what became not finite in the step after `step`; raises."""
 
-    def save(self, step):
-        """With a step whose state is to be saved."""
+    def save(self, step: int) -> None:
+        """Called when the state of `step` is to be saved."""
 
-    def on_interrupt(self, step, signal):
-        """With the step saved last and the signal's number; raises."""
+    def on_interrupt(self, step: int, signal: int) -> None:
+        """Called after a save, with the number of the signal that stops the loop; raises."""
 
 
-def train(distiller, make_stream, hooks, *, first_step, last_step, steps_per_epoch, steps_per_call, interval, profile):
-    """Trains from first_step to last_step; on a signal it ends after the host call, its state saved.
+def train(
+    distiller: Distiller,
+    make_stream: MakeStream,
+    callbacks: LoopCallbacks,
+    *,
+    first_step: int,
+    last_step: int,
+    steps_per_epoch: int,
+    steps_per_call: int,
+    interval: Interval,
+    profile: Profile,
+) -> None:
+    """Trains from first_step to last_step. A signal stops it after the current host call, with the state saved.
 
     Args:
-      distiller: compiled `Distiller`.
-      make_stream: (first_step, shards, shard_range) -> tf.data.Dataset from that step on, one replica's part an element.
-      hooks: `LoopCallbacks`.
+      distiller: a compiled `Distiller`.
+      make_stream: (first_step, shards, shard_range) -> tf.data.Dataset from that step on; an element is one replica's
+        part of a batch.
+      callbacks: `LoopCallbacks`.
       first_step: steps already done.
       last_step: steps to end with.
       steps_per_epoch: full batches in an epoch.
       steps_per_call: most steps in one host call.
-      interval: `Interval` between saves; the last step is always saved.
-      profile: `Profile` of some steps.
+      interval: between checkpoints; the last step is always saved.
+      profile: which steps to trace.
     """
 
     def local_stream(context):
@@ -121,29 +137,30 @@ def train(distiller, make_stream, hooks, *, first_step, last_step, steps_per_epo
             waited = distiller.run_steps(iterator, steps)
             step_before, step = step, step + steps
             epoch_ends = steps == to_epoch_end
-            means = distiller.means.result() if epoch_ends else None  # waits for the device, so that the time is true
+            means = distiller.means.result() if epoch_ends else None  # waits for the device, so the time is right
             signal = cluster.any_worker(interrupted() or 0)
             saves = interval.due(step, epoch_ends) or step == last_step or signal
-            # Not after each call, which would wait for the device: nothing changes after a step that is not finite.
+            # Asking after every call would wait for the device. Waiting is safe: after a step that is not finite
+            # nothing changes any more.
             names = distiller.guard.found() if epoch_ends or saves else ()
             if names:
-                hooks.on_not_finite(int(distiller.optimizer.iterations.numpy()), names)
-            # The first call traces and compiles: it counts only where there is no other.
+                callbacks.on_not_finite(int(distiller.optimizer.iterations.numpy()), names)
+            # The first call traces and compiles: it only counts if it is the epoch's only one.
             if step_before > first_step or epoch_ends:
                 call = Pace(steps, time.perf_counter() - start, waited)
                 pace = Pace(*map(sum, zip(pace, call, strict=True)))
             if not epoch_ends:
-                hooks.on_call(step)
+                callbacks.on_call(step)
             else:
-                hooks.on_epoch_end(step, means, pace)
+                callbacks.on_epoch_end(step, means, pace)
                 distiller.means.reset_state()
                 pace = Pace(0, 0.0, 0.0)
             if saves:
-                hooks.save(step)
+                callbacks.save(step)
                 interval.saved()
             if signal:
-                hooks.on_interrupt(step, signal)
-        signal = cluster.any_worker(interrupted() or 0)  # one that came with the last step's records
+                callbacks.on_interrupt(step, signal)
+        signal = cluster.any_worker(interrupted() or 0)  # it may have come during the last step's records
         if signal:
-            hooks.on_interrupt(step, signal)
+            callbacks.on_interrupt(step, signal)
     profile.switch(step)

@@ -1,17 +1,29 @@
-"""The teacher of a run: its logits, from the cache or from the network, which is built only where it has to be."""
+"""The teacher of a run: its logits, from the cache or from the network, which is built only if it is needed."""
 
 import functools
 import math
+import os
 import time
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
 
 from skd_tf import data
+from skd_tf.config import Config
 from skd_tf.data import augmentation, teacher_cache
-from skd_tf.evaluation import predictor
+from skd_tf.errors import input_error
+from skd_tf.evaluation import metrics, predictor
 from skd_tf.models import loading
 from skd_tf.models.paths import file_fingerprint
 from skd_tf.networks.names import NETWORK_NAMES
-from skd_tf.runtime import cluster, files
+from skd_tf.runs.run_record import conflicting_data_seed
+from skd_tf.runtime import cluster
 from skd_tf.runtime.console import Progress, duration, say, warn
+from skd_tf.runtime.files import sha256_of_json
+
+_CHECKED_EXAMPLES = 2000  # training images that the teacher's accuracy is measured on if nothing is held out
 
 
 class Teacher:
@@ -19,29 +31,31 @@ class Teacher:
 
     Args:
       path: a workdir, a `.keras` file, a SavedModel folder or keras.applications:NAME.
-      config: `teacher`, `teacher_precision`, `teacher_cache_dir`, `teacher_cache_dtype` and `data_seed` are used.
-      dataset: the `Dataset` it teaches on.
-      strategy: replicas that the live network is made for.
+      config: a `Config`; of it the settings of the teacher and its cache, data_seed and download are used.
+      dataset: the `Dataset` that it teaches on.
+      strategy: the replicas that a live network is built for.
     """
 
-    def __init__(self, path, config, dataset, strategy):
+    def __init__(
+        self, path: str | os.PathLike, config: Config, dataset: data.Dataset, strategy: tf.distribute.Strategy
+    ):
         self.path, self._config, self._dataset, self._strategy = path, config, dataset, strategy
         self._identity, self._cache = {}, None
         self._required = config.teacher if config.teacher in NETWORK_NAMES else ""
         if config.teacher_cache_dir:
             self._cache = teacher_cache.TeacherCache(config.teacher_cache_dir, config.teacher_cache_dtype, warn)
-            # Evaluation and the radius are exact: their files are few.
+            # Evaluation and the radius use float32: their files are few.
             self._exact = teacher_cache.TeacherCache(config.teacher_cache_dir, "float32", warn)
             self._identity = {
                 "teacher": self.fingerprint,
                 "precision": config.teacher_precision,
                 "folding": loading.FOLDING_VERSION,
-                "preprocessing": _preprocessing(config, dataset),
+                "preprocessing": _preprocessing_key(config.teacher_preprocessing, dataset),
             }
 
     @functools.cached_property
-    def model(self):
-        """The network, built when somebody first asks for it."""
+    def model(self) -> keras.Model:
+        """The network, built on first use."""
         with self._strategy.scope():
             return loading.load_teacher(
                 self.path,
@@ -53,14 +67,15 @@ class Teacher:
             )
 
     @functools.cached_property
-    def fingerprint(self):
+    def fingerprint(self) -> str:
+        """SHA-256 of the teacher's weights and architecture."""
         return file_fingerprint(self.path)
 
     @functools.cached_property
-    def facts(self):
-        """{"name", "parameters"}: what a result says of the teacher."""
+    def facts(self) -> dict[str, Any]:
+        """{"name", "parameters"}: what a result says about the teacher."""
         if self._cache:
-            key = files.sha256_of_json(self._identity)
+            key = sha256_of_json(self._identity)
             facts = self._cache.read_facts(key)
             if facts and self._required in ("", facts["name"]):
                 return facts
@@ -69,18 +84,18 @@ class Teacher:
             self._cache.write_facts(key, facts)
         return facts
 
-    def logits(self, images):
-        """Logits of un-augmented images `[n, h, w, c]`, float32 `[n, classes]`; from the cache where there is one."""
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """Logits of un-augmented images `[n, h, w, c]`, float32 `[n, classes]`; from the cache if there is one."""
         if not self._cache:
             return self._predict(images)
         shape = len(images), self._dataset.num_classes
-        key = files.sha256_of_json(self._identity | {"images": data.digest_of(images)})
+        key = sha256_of_json(self._identity | {"images": data.digest_of(images)})
         if not self._exact.has(key, shape):
             self._exact.write(key, self._predict(images))
         return self._exact.read(key, shape)
 
-    def epoch_files(self, epochs):
-        """Paths of the cached logits of every augmented training image, a file an epoch; missing ones are made first.
+    def epoch_files(self, epochs: int) -> list[str] | None:
+        """Paths of the cached logits of every augmented training image, one file per epoch; computes missing files.
 
         Returns None without a cache directory.
         """
@@ -95,7 +110,7 @@ class Teacher:
             "data_seed": self._config.data_seed,
             "dtype": self._cache.dtype.name,
         }
-        keys = [files.sha256_of_json(shared | {"epoch": epoch}) for epoch in range(epochs)]
+        keys = [sha256_of_json(shared | {"epoch": epoch}) for epoch in range(epochs)]
         missing = [epoch for epoch, key in enumerate(keys) if not self._cache.has(key, shape)]
         size = self._cache.file_bytes(shape) / 1e6
         say(
@@ -106,36 +121,87 @@ class Teacher:
         self._compute(keys, cluster.share(missing))
         if cluster.workers() > 1:
             cluster.agree(lambda: None)  # waits for all
-            # In a folder that not all of them share, what the others have computed is missing still.
+            # The workers may not share the folder: then the files of the others are still missing.
             self._compute(keys, [epoch for epoch in missing if not self._cache.has(keys[epoch], shape)])
         return [str(self._cache.path(key)) for key in keys]
 
-    def _compute(self, keys, epochs):
-        """Makes the files of these epochs of augmentation; `keys` holds those of all."""
+    def _compute(self, keys: list[str], epochs: list[int]) -> None:
+        """Writes the files of `epochs`; `keys` are those of all epochs."""
         start, images = time.monotonic(), len(self._dataset.train)
         with Progress("teacher pass", len(epochs) * images, "images") as progress:
             for done, epoch in enumerate(epochs):
-                pictures = data.AugmentedImages(self._dataset, self._config.data_seed, epoch)
-                self._cache.write(keys[epoch], self._predict(pictures, on_progress=progress.after(done * images)))
+                augmented = data.AugmentedImages(self._dataset, self._config.data_seed, epoch)
+                self._cache.write(keys[epoch], self._predict(augmented, on_progress=progress.after(done * images)))
         if epochs:
             seconds = time.monotonic() - start
             rate = len(epochs) * images / seconds
             say(f"  teacher pass: {len(epochs)} epochs in {duration(seconds)}, {rate:,.0f} images/s")
 
     @functools.cached_property
-    def _predict(self):
+    def _predict(self) -> predictor.Predictor:
         return predictor.Predictor(self.model)
 
 
-def _preprocessing(config, dataset):
-    kind = config.teacher_preprocessing
-    return [kind, *dataset.mean, *dataset.std] if kind == "standard" else ["raw" if kind == "auto" else kind]
+def open_teacher(
+    path: str | os.PathLike, config: Config, dataset: data.Dataset, strategy: tf.distribute.Strategy
+) -> Teacher:
+    """Opens a teacher and reports its accuracy on held-out images before a student learns from it.
+
+    Args:
+      path, config, dataset, strategy: as in `Teacher`.
+
+    Raises:
+      InputError: its logits are not finite, or its accuracy is at chance level.
+    """
+    seed = conflicting_data_seed(path, config.dataset, config.data_seed)
+    if seed is not None:
+        warn(
+            f"the teacher {path} was trained with --data_seed={seed}, so it has seen most of the test and validation "
+            f"images that this run draws from {dataset.name}. Its accuracy here is too high."
+        )
+    teacher = Teacher(path, config, dataset, strategy)
+    if cluster.workers() > 1:
+        _ = teacher.model  # on all workers at once: creating variables is a collective, and their caches may differ
+    split, what = _checked_split(dataset)
+    if not len(split):
+        warn(f"No training image has a label, so the accuracy of the teacher {teacher.facts['name']} is unknown.")
+        return teacher
+    quality = cluster.agree(lambda: metrics.quality(teacher.logits(split.images), split.labels))
+    accuracy = quality["accuracy"]
+    if math.isnan(quality["nll"]):
+        raise input_error(
+            "The teacher's logits are not finite",
+            expected=f"numbers on all of {len(split)} {what} images",
+            received=f"NaN or infinity from {path}",
+            remedy=f"Check the file, or use --teacher_precision=float32 (now {config.teacher_precision})",
+        )
+    say(f"Teacher {teacher.facts['name']} from {path}: accuracy {accuracy:.4f} on {len(split)} {what} images.")
+    if is_chance_level(accuracy, dataset.num_classes, len(split)):
+        raise input_error(
+            "The teacher is at chance level",
+            expected=f"an accuracy well above 1/{dataset.num_classes} on the {what} images",
+            received=f"{accuracy:.4f} from {path}",
+            remedy=f"Check that it was trained on {dataset.name} with the same class numbers",
+        )
+    return teacher
 
 
-def chance_level(accuracy, classes, examples):
-    """Whether an accuracy could be that of guessing: within three standard errors above 1 / classes, and below 1.
+def is_chance_level(accuracy: float, classes: int, examples: int) -> bool:
+    """Whether guessing could give this accuracy: it is at most three standard errors above 1 / classes, and below 1.
 
-    A handful of images can all be right by chance; that is no reason to refuse the teacher.
+    Guessing can also be right on every one of a few images; that is no reason to refuse the teacher.
     """
     chance = 1 / classes
     return accuracy < 1 and accuracy <= chance + 3 * math.sqrt(chance * (1 - chance) / examples)
+
+
+def _checked_split(dataset: data.Dataset) -> tuple[data.Split, str]:
+    """The images that the teacher's accuracy is measured on, and what they are."""
+    if dataset.validation is not None:
+        return dataset.validation, "validation"
+    split = dataset.train.labelled()
+    return split.take(data.evenly_spaced(len(split), _CHECKED_EXAMPLES)), "training (nothing is held out)"
+
+
+def _preprocessing_key(kind: str, dataset: data.Dataset) -> list:
+    return [kind, *dataset.mean, *dataset.std] if kind == "standard" else ["raw" if kind == "auto" else kind]

@@ -67,6 +67,6 @@ def test_a_teacher_of_one_class_is_at_chance(dataset, monkeypatch):
 
 
 def test_int8_ranges_are_measured_on_all_classes(dataset):
-    images = list(formats._int8(formats.Context((), dataset.train.images))["representative_dataset"]())
-    assert len(images) == formats.REPRESENTATIVE_IMAGES and images[0][0].shape == (1, 8, 8, 1)
+    images = list(formats.calibration_images(dataset.train.images))
+    assert len(images) == formats.CALIBRATION_IMAGES and images[0][0].shape == (1, 8, 8, 1)
     assert shares([image for (image,) in images]) == pytest.approx([0.1] * CLASSES, abs=0.005)

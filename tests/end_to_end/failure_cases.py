@@ -208,7 +208,7 @@ ROWS = {
     ),
     "a full disk at a checkpoint": (
         lambda p: full_disk(p, ".ckpt"),
-        r"checkpoint of step \d+ cannot be written \(No space left.*Those before it",
+        r"checkpoint of step \d+ cannot be written \(No space left.*Earlier checkpoints",
         1,
     ),
     "a full disk at an epoch's record": (lambda p: full_disk(p, "metrics.jsonl"), r"No space left.*metrics\.jsonl", 1),
@@ -255,7 +255,7 @@ ROWS = {
         r"is a checkpoint of another network or optimizer.*Use another --workdir",
         2,
     ),
-    "a checkpoint of another version": (older_checkpoint, r"checkpoint is of another version.*digest of metrics", 2),
+    "a checkpoint of another version": (older_checkpoint, r"checkpoint was written by another version.*digest of metrics", 2),
     "records that are lost": (
         lost_records,
         r"records of the epochs done are lost.*metrics\.jsonl and in.*Restore one",
@@ -309,7 +309,7 @@ ROWS = {
     "labels below -1": (lambda p: {"dataset": "bad_data:negative_labels"}, r"labels.*from 0 to 9.*-2 to 7", 2),
     "a dataset smaller than a batch": (
         lambda p: {"dataset": "bad_data:few"},
-        r"training split is smaller than a batch. Expected at least 100",
+        r"training split is smaller than one batch. Expected at least 100",
         2,
     ),
     "a teacher of other channels": (

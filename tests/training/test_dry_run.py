@@ -70,8 +70,8 @@ def test_the_digits_run_is_counted_by_hand(monkeypatch):
     monkeypatch.setattr(devices, "gpu_count", lambda: 0)
     lines = _lines(Config(teacher="resnet20", epochs=20, temperature=2), workdir="runs/x")
     assert lines["examples"] == "808 to train, 90 to validate, 899 to test"  # 90 of 898 held out
-    assert lines["steps"] == "12 an epoch, 240 in all"
-    assert lines["dropped"] == "40 examples an epoch, the last short batch"
+    assert lines["steps"] == "12 per epoch, 240 in all"
+    assert lines["dropped"] == "40 examples per epoch, the last short batch"
     assert lines["warm-up"] == "5% of the run, 12 steps"
     assert lines["batch"] == "64 global, 64 per replica"
     assert lines["XLA"].startswith("off (auto")
@@ -94,8 +94,8 @@ def test_replicas_share_the_batch_or_the_run_is_refused(monkeypatch):
 
 
 def test_a_batch_beyond_the_training_split_is_refused():
-    assert _lines(Config(batch_size=808))["steps"] == "1 an epoch, 30 in all"
-    with pytest.raises(InputError, match="at most 808 examples"):
+    assert _lines(Config(batch_size=808))["steps"] == "1 per epoch, 30 in all"
+    with pytest.raises(InputError, match="at least 809 training examples"):
         dry_run.describe(Config(batch_size=809))
 
 
@@ -175,7 +175,7 @@ def test_a_workdir_agrees_or_is_refused(tmp_path):
     assert "would resume" in dry_run.describe(config, workdir=tmp_path)
     with pytest.raises(InputError, match=r"--epochs: 30 -> 5.*--overwrite"):
         dry_run.describe(config.replace(epochs=5), workdir=tmp_path)
-    assert "begun anew" in dry_run.describe(config.replace(epochs=5, overwrite=True), workdir=tmp_path)
+    assert "restarted from scratch" in dry_run.describe(config.replace(epochs=5, overwrite=True), workdir=tmp_path)
     (tmp_path / "result.json").write_text(json.dumps({"config": config.to_json(), "student": {}}))
     assert "finished" in dry_run.describe(config, workdir=tmp_path)
 

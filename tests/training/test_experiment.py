@@ -152,7 +152,7 @@ def test_errors_come_before_anything_is_trained(teacher, tmp_path):
         ({}, "needs a teacher"),
         ({"teacher_checkpoint": str(tmp_path / "nowhere")}, "No model there"),
         ({"teacher_checkpoint": str(teacher), "teacher": "resnet8"}, "another network"),
-        ({"teacher_checkpoint": str(teacher), "batch_size": 4000}, "smaller than a batch"),
+        ({"teacher_checkpoint": str(teacher), "batch_size": 4000}, "smaller than one batch"),
         ({"teacher_checkpoint": str(teacher), "student_alone": str(tmp_path / "nobody")}, "No model there"),
         ({"teacher_checkpoint": str(teacher), "student_alone": str(teacher)}, "--student: cnn_8 -> cnn_2"),
         ({"teacher_checkpoint": str(teacher), "dry_run": True}, "run\\(\\) trains"),

@@ -68,7 +68,7 @@ def test_probabilities_become_logits_with_a_warning(digits, tmp_path, end, capsy
     body.save(tmp_path / "net.keras")
     teacher = load(tmp_path / "net.keras", digits)
     said = capsys.readouterr().err
-    assert ("sum to 1" if end == "hidden" else "softmax is taken off") in said
+    assert ("sum to 1" if end == "hidden" else "softmax is removed") in said
     np.testing.assert_allclose(tf.nn.softmax(teacher(images)), body(images), atol=1e-6)
     sums = tf.reduce_sum(teacher(images), axis=-1).numpy()
     assert np.abs(sums).min() > 1e-4  # log p would sum to less than -10 ln 10, z - its mean to 0
@@ -125,7 +125,7 @@ def test_precision_is_the_runs_not_the_files(digits, tmp_path):
 
 @pytest.mark.parametrize(
     ("facts", "words"),
-    [({"classes": 7}, r"Expected 10 \(digits\)\. Received 7"), ({"channels": 3}, r"\(8, 8, 1\).*\(8, 8, 3\)")],
+    [({"classes": 7}, r"Expected 10 classes \(digits\)\. Received 7"), ({"channels": 3}, r"\(8, 8, 1\).*\(8, 8, 3\)")],
 )
 def test_other_classes_and_channels_are_found_before_training(tmp_path, facts, words):
     network(**facts).save(tmp_path / "net.keras")

@@ -1,0 +1,78 @@
+"""The settings of the runs that a run starts itself: its teacher, and its student alone for comparison."""
+
+import pathlib
+
+from skd_tf.config import Config
+from skd_tf.config.flags import read_flagfile
+from skd_tf.errors import input_error
+from skd_tf.models import paths
+from skd_tf.runs.run_record import recorded_config
+
+# What a nested teacher takes from the run that it serves: its data and its machine.
+_SHARED_WITH_TEACHER = (
+    *("dataset", "download", "data_seed", "validation_fraction", "image_size", "augmentation", "cache_dataset"),
+    *("strategy", "virtual_devices", "jit_compile", "steps_per_call", "checkpoint_every", "keep_checkpoints"),
+    *("overwrite", "report"),
+)
+# Settings that only mean something with a teacher; without one they take their defaults.
+_DISTILLATION = (
+    *("teacher", "teacher_checkpoint", "teacher_flagfile", "teacher_precision", "teacher_preprocessing"),
+    *("teacher_cache_dir", "teacher_cache_dtype", "teacher_cache_epochs", "student_alone", "temperature"),
+    *("kd_weight", "label_weight", "radius", "center", "loss_settings", "profile_steps"),
+)
+
+
+def teacher_config(config: Config) -> Config:
+    """The settings to train the teacher with: those of --teacher_flagfile, else this run's with --teacher as network.
+
+    Raises:
+      InputError: the flagfile asks for distillation.
+    """
+    if config.teacher_flagfile:
+        settings, given = read_flagfile(config.teacher_flagfile)
+        if "loss" in given and settings.needs_teacher:
+            raise input_error(
+                "The teacher's flagfile asks for distillation",
+                expected="--loss=cross_entropy in it",
+                received=f"--loss={settings.loss} in {config.teacher_flagfile}",
+                remedy="Train such a teacher first, and name its workdir with --teacher_checkpoint",
+            )
+    else:  # not this run's seed: every seed of the student has the same teacher
+        settings = config.replace(seed=Config().seed, student_checkpoint="", student_preprocessing="auto")
+    shared = {name: getattr(config, name) for name in _SHARED_WITH_TEACHER}
+    return _without_teacher(settings).replace(**shared, student=config.teacher or settings.student)
+
+
+def student_alone_config(config: Config) -> Config:
+    """The settings of the same training without its teacher: only the loss differs.
+
+    Epochs of augmentation that a teacher cache repeats belong to the data, so they stay.
+    """
+    repeated = ("teacher_cache_dir", "teacher_cache_epochs") if config.teacher_cache_epochs else ()
+    return _without_teacher(config).replace(**{name: getattr(config, name) for name in repeated})
+
+
+def check_student_alone(config: Config) -> None:
+    """Checks that --student_alone=PATH is a finished run of the same student and recipe.
+
+    Raises:
+      InputError: it is not; the differing settings are listed.
+    """
+    if config.student_alone in ("none", "train") or not config.needs_teacher:
+        return
+    path = pathlib.Path(config.student_alone)
+    paths.keras_file(path)
+    before = recorded_config(path)
+    differences = before.differences(student_alone_config(config)) if before else ["no config.json"]
+    if differences:
+        raise input_error(
+            "--student_alone is not this training without its teacher",
+            expected="the same settings",
+            received=f"{'; '.join(differences)} in {path}",
+            remedy="Use --student_alone=train",
+        )
+
+
+def _without_teacher(config: Config) -> Config:
+    defaults = Config()
+    return config.replace(loss="cross_entropy", **{name: getattr(defaults, name) for name in _DISTILLATION})

@@ -1,0 +1,17 @@
+"""What several students can share."""
+
+import dataclasses
+
+import tensorflow as tf
+
+from skd_tf.data.dataset import Dataset
+from skd_tf.training.teacher import Teacher
+
+
+@dataclasses.dataclass(frozen=True)
+class SharedResources:
+    """Data, replicas and a `Teacher` (None for a loss without one)."""
+
+    dataset: Dataset
+    strategy: tf.distribute.Strategy
+    teacher: Teacher | None
