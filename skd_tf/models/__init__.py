@@ -1,17 +1,17 @@
-"""Models from files and names: loaded, given a head and preprocessing, folded, and made ready to ship.
+"""Models: load, adapt, fold, build, and prepare for shipping.
 
-paths               which file of a workdir or path holds the model, and its fingerprint; without TensorFlow
-loading             load, load_teacher, load_measured: a model from a workdir, .keras file, SavedModel or name
-student             the student of a run, built or loaded, with its start weights
-heads               a last layer of another size; softmax heads turned into logits
-preprocessing       the layers in front of a model that take raw pixels
+paths               which file of a path or workdir holds the model, and its fingerprint; needs no TensorFlow
+loading             load, load_teacher, load_measured: a model from a workdir, a .keras file, a SavedModel or a name
+student             the student of a run with its initial weights: built from a name or function, or loaded
+heads               remove a softmax at the end, or replace the last layer with one of another size
+preprocessing       layers in front of a model that take raw pixels
 precision           the dtype that a model computes in
-adapter             a teacher that takes other images or returns probabilities
-keras_applications  keras.applications:NAME
-graph               layers exchanged in a functional model
-fold_batch_norm     BatchNorm folded into the convolution before it
-sync_batch_norm     BatchNorm whose statistics are those of the global batch
-deployable          the student in stock Keras layers, with what its probabilities need
+adapter             a model that takes other images than the dataset's, or returns probabilities
+keras_applications  the networks of keras.applications
+graph               replace layers in a Functional or Sequential model
+fold_batch_norm     fold BatchNorm into the convolution before it
+sync_batch_norm     BatchNorm over the global batch
+deployable          the student in stock Keras layers, with the sphere and temperature of its probabilities
 """
 
 from typing import TYPE_CHECKING

@@ -1,46 +1,57 @@
-"""A teacher of other images and outputs behind the student's: resized, preprocessed, its probabilities made logits."""
+"""Adapts a model that takes other images than the dataset's, or returns probabilities: raw pixels in, logits out."""
+
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from skd_tf.models.preprocessing import apply
+from skd_tf.models.preprocessing import preprocess
+
+if TYPE_CHECKING:
+    from skd_tf.data import Dataset
 
 _TINY = np.finfo(np.float32).tiny
 
 
-class TeacherAdapter:
-    """A model that takes the data set's raw pixels and returns logits.
+class ModelAdapter:
+    """A model behind resizing and preprocessing; it takes the dataset's raw pixels and returns logits.
 
-        logits = log max(p, tiny) if the model returns probabilities p, else what it returns
+        logits = log max(p, tiny) if the model returns probabilities p, otherwise the model's output
+
+    Images are resized to the model's size if it differs: bilinear, with antialiasing when they shrink.
 
     Args:
-      model: keras.Model or `ServedModel`.
-      size: (height, width) that images are resized to, bilinear, antialiased where they shrink; None leaves them.
-      image_shape: (height, width, channels) of the images that come.
-      preprocessing: a kind of `skd_tf.models.preprocessing.preprocessed`.
-      mean, std: of the data set, for it.
+      model: keras.Model or `SavedModel`.
+      dataset: the `Dataset` whose images it is given.
+      preprocessing: a kind of `skd_tf.models.preprocessing.with_preprocessing`.
       probabilities: whether the model returns probabilities.
+
+    Attributes:
+      size: (height, width) that images are resized to, or None.
     """
 
-    def __init__(self, model, *, size, image_shape, preprocessing, mean, std, probabilities):
+    def __init__(self, model: Any, dataset: "Dataset", preprocessing: str, *, probabilities: bool = False) -> None:
         self._model, self._probabilities = model, probabilities
-        self._resize = None if size is None else [_resizing(*pair) for pair in zip(image_shape, size, strict=False)]
+        image_shape, size = dataset.image_shape, tuple(model.input_shape[1:3])
+        self.size = None if None in size or size == image_shape[:2] else size
+        self._resize = self.size and [_resizing(*pair) for pair in zip(image_shape, size, strict=False)]
         self._preprocess = None
         if preprocessing != "raw":
-            images = keras.Input((*(size or image_shape[:2]), image_shape[2]))
-            self._preprocess = keras.Model(images, apply(images, preprocessing, mean=mean, std=std))
+            images = keras.Input((*(self.size or image_shape[:2]), image_shape[2]))
+            outputs = preprocess(images, preprocessing, mean=dataset.mean, std=dataset.std)
+            self._preprocess = keras.Model(images, outputs)
         self.name, self.output_shape = model.name, model.output_shape
         self.input_shape = (None, *image_shape)
         self.trainable_variables = model.trainable_variables
         if hasattr(model, "unfolded_parameters"):
             self.unfolded_parameters = model.unfolded_parameters
 
-    def __call__(self, images, training=False):
+    def __call__(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
         del training
         if self._resize is not None:
             rows, columns = self._resize
-            # Two matrix products: XLA has no kernel for the antialiased resize.
+            # Two matrix products, because XLA has no kernel for the antialiased resize.
             images = tf.einsum("Yy,byxc,Xx->bYXc", rows, tf.cast(images, tf.float32), columns)
         if self._preprocess is not None:
             images = self._preprocess(images)
@@ -48,8 +59,8 @@ class TeacherAdapter:
         return tf.math.log(tf.maximum(tf.cast(outputs, tf.float32), _TINY)) if self._probabilities else outputs
 
 
-def returns_probabilities(model, images):
-    """Whether all outputs for some images are >= 0 and sum to 1."""
+def returns_probabilities(model: Any, images: np.ndarray) -> bool:
+    """Whether a model's outputs for these images are all >= 0 and sum to 1."""
     outputs = keras.ops.convert_to_numpy(keras.ops.cast(model(tf.constant(images)), "float32"))
     return bool((outputs >= 0).all() and np.abs(outputs.sum(axis=-1) - 1).max() < 1e-2)
 

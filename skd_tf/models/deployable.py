@@ -1,16 +1,21 @@
-"""The student as it ships: float32, stock Keras layers only, preprocessing and readout inside."""
+"""The student as it ships: float32, stock Keras layers only, with preprocessing, sphere and temperature inside.
+
+A loss on the sphere trains only the direction of the logits. Their probabilities are therefore taken after the logits
+are scaled to norm R. `deployable` appends that scaling as stock layers, so that the file loads without skd_tf.
+"""
 
 import math
+from typing import Any
 
 import keras
 
 from skd_tf.errors import input_error
-from skd_tf.models.graph import copy_state, exchange_layers, graph_of
+from skd_tf.models.graph import graph_of, replace_layers
 from skd_tf.networks.batch_norm import FusedBatchNormalization
 
 
-def stock_copy(model):
-    """A float32 copy, in Keras' own layers, of a Functional or Sequential model; other models are returned as they are."""
+def stock_copy(model: keras.Model) -> keras.Model:
+    """A float32 copy of a Functional or Sequential model in Keras' own layers; returns any other model unchanged."""
     if graph_of(model) is None:
         return model
 
@@ -20,57 +25,66 @@ def stock_copy(model):
         kind = keras.layers.BatchNormalization if isinstance(layer, FusedBatchNormalization) else type(layer)
         return kind.from_config(layer.get_config() | {"dtype": "float32"})
 
-    copy, copies = exchange_layers(model, stock)
-    for layer, stock_layer in copies.items():
-        copy_state(layer, stock_layer)
-    return copy
+    return replace_layers(model, stock)[0]
 
 
-def deployable(student, readout, *, radius, center):
-    """The student with its readout: softmax of the output is the student's probability.
+def deployable(student: keras.Model, readout: str, *, radius: Any, center: bool) -> keras.Model:
+    """A stock copy of the student; the softmax of its output is the student's probability.
 
-    sphere, centred:     R (z - m(z)) / ||z - m(z)|| = LayerNormalization(z) * R / sqrt(classes)
-    sphere, not centred: R z / ||z||                 = UnitNormalization(z) * R
+    On the sphere it returns, for the raw logits z:
+
+        centred:     R (z - mean(z)) / ||z - mean(z)|| = LayerNormalization(z) * R / sqrt(classes)
+        not centred: R z / ||z||                       = UnitNormalization(z) * R
 
     Args:
-      student: built keras.Model, raw logits out.
-      readout: "raw" or "sphere" (the loss' row in `LOSSES`).
-      radius: R, > 0; unused for "raw".
-      center: which of the two spheres.
+      student: built keras.Model that returns raw logits.
+      readout: where probabilities are taken: "raw" (from the logits as they are) or "sphere"; see `LOSSES`.
+      radius: R > 0, the norm of the logits on the sphere; ignored for "raw".
+      center: whether the mean over classes is subtracted first; ignored for "raw".
 
     Returns:
-      keras.Model of raw pixels `[batch, h, w, c]` to float32 logits `[batch, classes]`; loads without skd_tf.
+      keras.Model from raw pixels `[batch, h, w, c]` to float32 logits `[batch, classes]`; loads without skd_tf.
+
+    Raises:
+      InputError: the student is not a Functional or Sequential model.
+
+    Example:
+      >>> from skd_tf import networks
+      >>> student = networks.build("cnn_2", input_shape=(8, 8, 1), num_classes=10)
+      >>> model = deployable(student, "sphere", radius=6.0, center=True)
+      >>> logits = model(keras.random.uniform([5, 8, 8, 1], 0, 255))
+      >>> print(keras.ops.norm(logits, axis=1).numpy().round(3))
+      [6. 6. 6. 6. 6.]
     """
     if getattr(student, "input_shape", None) is None or not hasattr(student, "output_shape"):
         raise input_error(
             "The student cannot be written in stock layers",
             expected="a Functional or Sequential model",
-            received=f"{type(student).__name__}",
+            received=f"student={type(student).__name__}",
             remedy="Export it with its own export()",
         )
     copy = stock_copy(student)
     images = keras.Input(student.input_shape[1:], name="images")
     logits = copy(images)
     if readout == "sphere":
-        classes = logits.shape[-1]
         if center:
-            # epsilon only keeps an all-equal row finite: it must stay far below the variance of any real row.
+            # epsilon only keeps the result finite if all logits are equal. It must be far below any real variance.
             unit = keras.layers.LayerNormalization(center=False, scale=False, epsilon=1e-12, name="sphere_unit")
-            scale = radius / math.sqrt(classes)
+            scale = radius / math.sqrt(logits.shape[-1])
         else:
             unit, scale = keras.layers.UnitNormalization(name="sphere_unit"), radius
         logits = keras.layers.Rescaling(scale, name="sphere_radius")(unit(logits))
     return keras.Model(images, logits, name=student.name)
 
 
-def calibrated(model, temperature):
-    """A deployable model whose logits are divided by a temperature: one stock layer more."""
+def with_temperature(model: keras.Model, temperature: float) -> keras.Model:
+    """A deployable model whose logits are divided by a temperature, in one more stock layer."""
     divide = keras.layers.Rescaling(1 / temperature, name="calibration")
     return keras.Model(model.input, divide(model.output), name=model.name)
 
 
-def before_readout(model):
-    """The raw logits of a model that `deployable` put on a sphere, as a keras.Model; None for any other model."""
+def without_sphere(model: Any) -> keras.Model | None:
+    """The model that returns the raw logits of a `deployable` on the sphere; None for any other model."""
     if not isinstance(model, keras.Model) or "sphere_unit" not in {layer.name for layer in model.layers}:
         return None
     return keras.Model(model.input, model.get_layer("sphere_unit").input)

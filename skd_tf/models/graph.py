@@ -1,19 +1,29 @@
-"""Functional and Sequential models as graphs of layers: layers exchanged, weights copied."""
+"""Functional and Sequential models as graphs of layers: replace layers and copy their weights."""
+
+from collections.abc import Callable, Collection
+from typing import Any
 
 import keras
 
 
-def exchange_layers(model, exchange):
-    """A copy of a graph of layers with `exchange(layer)` in the place of each layer and operation, graphs inside included.
+def replace_layers(
+    model: keras.Model, replacement: Callable[[Any], Any], fresh: Collection[Any] = ()
+) -> tuple[keras.Model, dict[Any, Any]]:
+    """Copies a graph with `replacement(layer)` in place of each layer and operation, also in nested graphs.
+
+    Args:
+      model: Functional or Sequential; it is left unchanged.
+      replacement: called once per layer or operation; returns its replacement.
+      fresh: layers whose weights are not copied to their replacements.
 
     Returns:
-      The copy, and {layer: what stands in its place}. No weight is copied.
+      The copy, and {layer: its replacement}.
     """
-    copies = {}  # what several graphs share stays shared
+    copies: dict[Any, Any] = {}  # a layer that several graphs share stays shared
 
     def copy_of(layer):
         if layer not in copies:
-            copies[layer] = exchange(layer) if graph_of(layer) is None else clone(layer)
+            copies[layer] = replacement(layer) if graph_of(layer) is None else clone(layer)
         return copies[layer]
 
     def clone(graph):
@@ -21,14 +31,19 @@ def exchange_layers(model, exchange):
         return keras.models.clone_model(graph, clone_function=copy_of, **options)
 
     def call(layer, *arguments, **options):
-        if isinstance(layer, keras.layers.Identity):  # takes none of what a BatchNorm was called with
+        if isinstance(layer, keras.layers.Identity):  # in place of a BatchNorm, whose arguments it does not take
             options = {name: value for name, value in options.items() if name not in ("mask", "training")}
         return layer(*arguments, **options)
 
-    return copy_of(model), {layer: copy for layer, copy in copies.items() if graph_of(layer) is None}
+    copy = copy_of(model)
+    copies = {layer: new for layer, new in copies.items() if graph_of(layer) is None}
+    for layer, new in copies.items():
+        if layer not in fresh:
+            _copy_state(layer, new)
+    return copy, copies
 
 
-def copy_state(layer, copy):
+def _copy_state(layer, copy):
     """Copies a layer's weights, and what it derives from them at loading, as an adapted Normalization does."""
     if not isinstance(layer, keras.layers.Layer):
         return  # a bare operation
@@ -38,8 +53,8 @@ def copy_state(layer, copy):
         other.load_own_variables(store)
 
 
-def graph_of(model):
-    """The Functional graph that a model is; None for a layer, and for a model with a `call` of its own."""
+def graph_of(model: Any) -> Any:
+    """The Functional graph of a model; None for a layer, and for a model with its own `call`."""
     functional = keras.src.models.functional.Functional
     if isinstance(model, keras.Sequential) and type(model).call is keras.Sequential.call:
         return model._functional

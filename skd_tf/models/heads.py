@@ -1,12 +1,11 @@
-"""The end of a network: its softmax taken off, its head exchanged for one of another size."""
+"""The end of a network: remove its softmax, or replace its head with one of another size."""
 
 import keras
 
-from skd_tf.models.graph import copy_state, exchange_layers, graph_of
+from skd_tf.models.graph import graph_of, replace_layers
 
-_SOFTMAX = keras.activations.softmax
-# What may stand between the head and the output: keeps the number of values, and has no weights.
-_PASSED = (
+# Layers without weights that may follow the head; they keep the number of values.
+_AFTER_HEAD = (
     keras.layers.Activation,
     keras.layers.Softmax,
     keras.layers.Identity,
@@ -19,16 +18,17 @@ _PASSED = (
 )
 
 
-def without_softmax(model):
-    """(the model with raw logits out, whether a softmax was taken off): exact, where log p would lose what p rounds away.
+def without_softmax(model: keras.Model) -> tuple[keras.Model, bool]:
+    """Removes a final softmax: a layer, or the activation of the last one. Exact, where log p loses what p rounds away.
 
-    A final softmax is a layer, or the activation of the last one. Where there is none that can be seen, the model itself.
+    Returns:
+      The model that returns raw logits, and whether a softmax was found; without one, the model itself.
     """
-    softmax = [layer for layer in end_of(model) if _is_softmax(layer)]
+    softmax = [layer for layer in last_layers(model) if _is_softmax(layer)]
     if not softmax:
         return model, False
 
-    def exchange(layer):
+    def replacement(layer):
         config = layer.get_config()
         if layer not in softmax:
             return type(layer).from_config(config)
@@ -36,40 +36,38 @@ def without_softmax(model):
             return type(layer).from_config(config | {"activation": "linear"})
         return keras.layers.Identity(name=layer.name)
 
-    return _exchanged(model, exchange), True
+    return replace_layers(model, replacement)[0], True
 
 
-def with_head(model, num_classes, seed):
-    """(the model with another last Dense layer `num_classes` wide, that layer's name), or None where it ends otherwise."""
-    head = next((layer for layer in end_of(model) if isinstance(layer, keras.layers.Dense)), None)
+def with_new_head(model: keras.Model, num_classes: int, seed: int) -> tuple[keras.Model, str] | None:
+    """Replaces the last Dense layer with a new one `num_classes` wide.
+
+    Returns:
+      The model and the layer's name; None if the model does not end in a Dense layer.
+    """
+    head = next((layer for layer in last_layers(model) if isinstance(layer, keras.layers.Dense)), None)
     if head is None:
         return None
 
-    def exchange(layer):
+    def replacement(layer):
         config = layer.get_config()
-        if layer is head:  # as torch.nn.Linear's, as in all networks here
+        if layer is head:  # initialised as torch.nn.Linear is, like all networks here
             config |= {"units": num_classes, "bias_initializer": "zeros"}
             config["kernel_initializer"] = keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform", seed=seed)
         return type(layer).from_config(config)
 
-    return _exchanged(model, exchange, but=head), head.name
-
-
-def _exchanged(model, exchange, but=None):
-    copy, copies = exchange_layers(model, exchange)
-    for layer, replacement in copies.items():
-        if layer is not but and getattr(layer, "weights", None):
-            copy_state(layer, replacement)
-    return copy
+    return replace_layers(model, replacement, fresh=[head])[0], head.name
 
 
 def _is_softmax(layer):
-    return isinstance(layer, keras.layers.Softmax) or getattr(layer, "activation", None) is _SOFTMAX
+    softmax = keras.activations.softmax
+    return isinstance(layer, keras.layers.Softmax) or getattr(layer, "activation", None) is softmax
 
 
-def end_of(model):
-    """The last layers of a graph, from the output back to the first with weights; of graphs inside as well."""
-    layers, graph = [], graph_of(model)
+def last_layers(model: keras.Model) -> list[keras.layers.Layer]:
+    """The last layers of a graph, from the output back to the first one with weights, also in nested graphs."""
+    layers: list[keras.layers.Layer] = []
+    graph = graph_of(model)
     tensor = graph.outputs[0] if graph is not None and len(graph.outputs) == 1 else None
     while tensor is not None:
         operation, node, _ = tensor._keras_history
@@ -81,6 +79,6 @@ def end_of(model):
             break
         layers.append(operation)
         inputs = operation._inbound_nodes[node].input_tensors
-        passed = isinstance(operation, _PASSED) and not operation.weights and len(inputs) == 1
+        passed = isinstance(operation, _AFTER_HEAD) and not operation.weights and len(inputs) == 1
         tensor = inputs[0] if passed else None
     return layers

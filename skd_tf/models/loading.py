@@ -1,39 +1,35 @@
-"""Finished models, loaded from what a user has: a workdir, a `.keras` file, a SavedModel, keras.applications; teachers."""
+"""Loads trained models: from a workdir, a `.keras` file, a SavedModel or keras.applications; prepares teachers."""
 
+import functools
 import math
+import os
 import pathlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import keras
 import tensorflow as tf
 
 from skd_tf.errors import input_error
 from skd_tf.models import heads, keras_applications, precision
-from skd_tf.models.adapter import TeacherAdapter, returns_probabilities
+from skd_tf.models.adapter import ModelAdapter, returns_probabilities
 from skd_tf.models.fold_batch_norm import fold_batch_norm
-from skd_tf.models.paths import file_of, is_saved_model, keras_file
+from skd_tf.models.paths import is_saved_model, keras_file
 from skd_tf.runtime import user_code
 from skd_tf.runtime.console import say, warn
 
-__all__ = [
-    "ServedModel",
-    "check_fits",
-    "file_of",
-    "keras_file",
-    "load",
-    "load_measured",
-    "load_teacher",
-    "parameter_count",
-]
+if TYPE_CHECKING:
+    from skd_tf.data import Dataset
 
-# Part of the teacher cache's key: raise it whenever a teacher's logits change by how it is prepared at loading.
+# Part of the teacher cache's key. Raise it whenever loading changes a teacher's logits.
 FOLDING_VERSION = 3
-_PROBED = 8  # images whose outputs tell whether they are probabilities
+_PROBED_IMAGES = 8  # enough to tell whether outputs are probabilities
 
 
-class ServedModel:
-    """A SavedModel behind the few attributes that measuring needs; images in, logits out, by its signature."""
+class SavedModel:
+    """A SavedModel with the attributes of a keras.Model that evaluation needs; it calls `serving_default`."""
 
-    def __init__(self, path):
+    def __init__(self, path: str | os.PathLike) -> None:
         loaded = tf.saved_model.load(str(path))
         if "serving_default" not in loaded.signatures:
             raise ValueError("it has no signature serving_default")
@@ -48,167 +44,173 @@ class ServedModel:
         self.output_shape = tuple(outputs[self._output].shape)
 
     @property
-    def trainable_variables(self):
+    def trainable_variables(self) -> Any:
         return self._signature.trainable_variables or self._loaded.trainable_variables
 
-    def __call__(self, images, training=False):
+    def __call__(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
         del training
         if self._dtype.is_integer and images.dtype.is_floating:  # a resized image
             images = tf.clip_by_value(tf.round(images), 0, 255)
         return self._signature(**{self._input: tf.cast(images, self._dtype)})[self._output]
 
 
-def load(path, *, download=False):
+def load(path: str | os.PathLike, *, download: bool = False) -> Any:
     """Loads a model for inference.
 
+    Keras' safe mode stays on: a `.keras` file that would run code is refused. A SavedModel's graph is trusted input.
+
     Args:
-      path: a workdir of a finished run, a `.keras` file, a SavedModel folder, or keras.applications:NAME with ImageNet's
-        weights.
-      download: whether Keras may fetch weights of keras.applications that it has not cached.
+      path: workdir of a finished run, `.keras` file, SavedModel folder, or keras.applications:NAME, which gets
+        ImageNet's weights.
+      download: whether Keras may download weights of keras.applications that it has not cached.
 
     Returns:
-      keras.Model or `ServedModel`: images `[batch, h, w, c]`, raw pixels, to logits `[batch, classes]`.
+      keras.Model or `SavedModel`, from raw pixels `[batch, h, w, c]` to logits `[batch, classes]`.
 
     Raises:
-      InputError: nothing there, or a file that does not load. Keras' safe mode stays on: a `.keras` file that would run
-        code is refused. A SavedModel's graph is trusted input.
+      InputError: there is no model, or it does not load.
     """
-    if user_code.application(str(path)):
-        return keras_applications.build(user_code.application(str(path)), pretrained=True, download=download)
-    if is_saved_model(path):
-        return _loaded(ServedModel, path)
-    return _loaded(lambda file: keras.models.load_model(file, compile=False, safe_mode=True), keras_file(path))
-
-
-def parameter_count(model):
-    """Trainable parameters; of a teacher those that it had before folding."""
-    count = sum(math.prod(variable.shape) for variable in model.trainable_variables)
-    return getattr(model, "unfolded_parameters", count)
-
-
-def _loaded(loader, path):
+    name = user_code.application(str(path))
+    if name:
+        return keras_applications.build(name, pretrained=True, download=download)
+    read: Callable[..., Any] = functools.partial(keras.models.load_model, compile=False, safe_mode=True)
+    file, read = (path, SavedModel) if is_saved_model(path) else (keras_file(path), read)
     try:
-        return loader(path)
-    except Exception as error:  # Keras and TensorFlow raise a dozen kinds for a damaged or foreign file
+        return read(file)
+    except Exception as error:  # Keras and TensorFlow raise many kinds for a damaged or foreign file
         raise input_error(
-            f"The model does not load: {reason_of(error)}",
+            f"The model does not load: {first_line(error)}",
             expected="a model of stock layers",
-            received=f"path={path}",
+            received=f"path={file}",
             remedy="Save it again",
         ) from error
 
 
-def reason_of(error):
-    """The first line of an error that says something."""
+def parameter_count(model: Any) -> int:
+    """The number of trainable parameters; for a folded teacher, the number before folding."""
+    count = sum(math.prod(variable.shape) for variable in model.trainable_variables)
+    return getattr(model, "unfolded_parameters", count)
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message that is not blank, or the error's type."""
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__).strip(" .")
 
 
-def load_teacher(path, *, name, dataset, teacher_precision, teacher_preprocessing="auto", download=False):
-    """Loads a teacher, checks that it fits the data, and folds its BatchNorm (`.folding` says how much of it).
+def load_teacher(
+    path: str | os.PathLike,
+    *,
+    name: str,
+    dataset: "Dataset",
+    teacher_precision: str,
+    teacher_preprocessing: str = "auto",
+    download: bool = False,
+) -> Any:
+    """Loads a teacher, checks that it fits the dataset, and folds its BatchNorm (`.folding` counts the layers).
 
-    Images of the data set are resized to what the teacher takes and preprocessed as it wants them; probabilities are turned
-    into logits.
+    The dataset's images are resized and preprocessed for the teacher. Probabilities are turned into logits.
 
     Args:
       path: as in `load`.
-      name: network that it must be, "" for any.
-      dataset: the `Dataset` it will teach on.
+      name: the network that it must be; "" allows any.
+      dataset: the `Dataset` that it teaches on.
       teacher_precision: float32, bfloat16 or float16.
-      teacher_preprocessing: a kind of `skd_tf.models.preprocessing.preprocessed`, or "auto": raw pixels.
+      teacher_preprocessing: a kind of `skd_tf.models.preprocessing.with_preprocessing`; "auto" gives it raw pixels.
       download: as in `load`.
 
     Raises:
-      InputError: other classes, other channels, or another network than asked for.
+      InputError: it has other classes or channels than the dataset, or it is another network than `name`.
     """
     model = load(path, download=download)
     if name and model.name != name:
         raise input_error(
             "The teacher is another network",
-            expected=f"{name}",
+            expected=f"the network of --teacher={name}",
             received=f"{model.name} in {path}",
-            remedy="Drop --teacher",
+            remedy="Leave out --teacher",
         )
     check_fits(model, dataset, path, resizable=True)
-    if isinstance(model, ServedModel):
+    if isinstance(model, SavedModel):
         if teacher_precision != "float32":
             raise input_error(
-                "A SavedModel computes as it was saved",
+                "The precision of a SavedModel cannot be changed",
                 expected="--teacher_precision=float32",
-                received=f"teacher_precision={teacher_precision} with {path}",
+                received=f"--teacher_precision={teacher_precision} with {path}",
                 remedy="Use its .keras file",
             )
     else:
         parameters = parameter_count(model)
-        model = _raw(model, path)
+        model = _remove_softmax(model, path)
         folded = fold_batch_norm(model)
         folded.unfolded_parameters = parameters
         if folded is not model:
-            done = folded.folding
-            say(
-                f"Teacher {model.name}: {done.folded} of {done.batch_norms} BatchNorms folded into the layers before them."
-            )
+            count, batch_norms = folded.folding
+            say(f"Teacher {model.name}: {count} of {batch_norms} BatchNorms folded into the layers before them.")
         model = precision.set_precision(folded, teacher_precision)
-    return _adapted(model, dataset, path, teacher_preprocessing)
+    return _adapt(model, dataset, path, teacher_preprocessing)
 
 
-def load_measured(path, dataset, *, preprocessing="auto", resizable=False, download=False):
-    """Loads a model to be measured on a `Dataset`: as it is, but for outputs that are probabilities, which become logits.
+def load_measured(
+    path: str | os.PathLike,
+    dataset: "Dataset",
+    *,
+    preprocessing: str = "auto",
+    resizable: bool = False,
+    download: bool = False,
+) -> Any:
+    """Loads a model to measure it on a `Dataset`: unchanged, except that probabilities are turned into logits.
 
     Args:
       path, download: as in `load`.
       dataset: a `Dataset`.
       preprocessing: as `teacher_preprocessing` of `load_teacher`.
-      resizable: whether images may be resized to what the model takes, as a teacher's are.
+      resizable: whether images may be resized to what the model takes, as for a teacher.
 
     Raises:
-      InputError: other classes or other images.
+      InputError: it has other classes than the dataset or takes other images.
     """
     model = load(path, download=download)
     check_fits(model, dataset, path, resizable=resizable)
-    if not isinstance(model, ServedModel):
-        model = _raw(model, path)
-    return _adapted(model, dataset, path, preprocessing)
+    if not isinstance(model, SavedModel):
+        model = _remove_softmax(model, path)
+    return _adapt(model, dataset, path, preprocessing)
 
 
-def _raw(model, path):
-    """A keras.Model without the softmax at its end, if it has one that can be seen."""
+def _remove_softmax(model, path):
     model, had_softmax = heads.without_softmax(model)
     if had_softmax:
-        warn(f"{path} returns probabilities: its softmax is taken off.")
+        warn(f"{path} returns probabilities: its softmax is removed.")
     return model
 
 
-def _adapted(model, dataset, path, kind):
-    """A model behind `TeacherAdapter` where images or outputs are not as they are wanted, else the model itself."""
-    size = tuple(model.input_shape[1:3])
-    size = None if None in size or size == dataset.image_shape[:2] else size
-    if size:
-        say(f"{path} takes images of {size[0]}x{size[1]}: those of {dataset.name} are resized.")
+def _adapt(model, dataset, path, kind):
+    """The model behind a `ModelAdapter` if its images or outputs are not the dataset's, else the model itself."""
     kind = "raw" if kind == "auto" else kind
-    facts = {"size": size, "image_shape": dataset.image_shape, "mean": dataset.mean, "std": dataset.std}
-    adapted = TeacherAdapter(model, preprocessing=kind, probabilities=False, **facts)
-    if returns_probabilities(adapted, dataset.train.images[:_PROBED]):
-        warn(f"The outputs of {path} sum to 1: they are taken for probabilities, their logarithms for logits.")
-        return TeacherAdapter(model, preprocessing=kind, probabilities=True, **facts)
-    return adapted if size or kind != "raw" else model
+    adapted = ModelAdapter(model, dataset, kind)
+    if adapted.size:
+        say(f"{path} takes images of {adapted.size[0]}x{adapted.size[1]}: those of {dataset.name} are resized.")
+    if returns_probabilities(adapted, dataset.train.images[:_PROBED_IMAGES]):
+        warn(f"The outputs of {path} sum to 1: they are taken as probabilities, and their logarithms as logits.")
+        return ModelAdapter(model, dataset, kind, probabilities=True)
+    return adapted if adapted.size or kind != "raw" else model
 
 
-def check_fits(model, dataset, path, *, resizable=False):
-    """InputError where a model's classes, channels or, unless it is resizable, image size are not the dataset's."""
+def check_fits(model: Any, dataset: "Dataset", path: object, *, resizable: bool = False) -> None:
+    """Raises `InputError` if a model's classes, channels or (unless `resizable`) image size are not the dataset's."""
     shape, classes = tuple(model.input_shape[1:]), model.output_shape[-1]
     if classes != dataset.num_classes:
         raise input_error(
-            "The model knows other classes",
+            "The model has other classes",
             expected=f"{dataset.num_classes} ({dataset.name})",
             received=f"{classes} from {path}",
-            remedy=f"Take a model trained on {dataset.name}",
+            remedy=f"Choose a model trained on {dataset.name}",
         )
-    compared = slice(2, 3) if resizable else slice(3)
-    pairs = zip(shape[compared], dataset.image_shape[compared], strict=False)
+    first = 2 if resizable else 0
+    pairs = zip(shape[first:], dataset.image_shape[first:], strict=False)
     if len(shape) != 3 or any(mine not in (None, its) for mine, its in pairs):
         raise input_error(
             "The model takes other images",
             expected=f"{dataset.image_shape} ({dataset.name})",
             received=f"{shape} from {path}",
-            remedy="Take a model for these images, or set --image_size",
+            remedy="Choose a model for these images, or set --image_size",
         )

@@ -1,63 +1,68 @@
-"""Where finished models lie: a workdir, a `.keras` file, a SavedModel folder; found without TensorFlow."""
+"""Where trained models are: a workdir, a `.keras` file or a SavedModel folder; found without TensorFlow."""
 
 import hashlib
 import importlib.metadata
+import os
 import pathlib
 import zipfile
 
 from skd_tf.errors import input_error
 from skd_tf.runtime import user_code
 
+STUDENT_FILE = "student.keras"  # in a workdir, and in an export
 
-def keras_file(path):
-    """The `.keras` file behind a path: the file itself, or the student of a workdir."""
+
+def keras_file(path: str | os.PathLike) -> pathlib.Path:
+    """The `.keras` file behind a path: the file itself, or the student of a workdir.
+
+    Raises:
+      InputError: no such file.
+    """
     path = pathlib.Path(path)
-    file = path / "student.keras" if path.is_dir() else path
+    file = path / STUDENT_FILE if path.is_dir() else path
     if file.suffix != ".keras" or not file.is_file():
         raise input_error(
             "No model there",
-            expected=f"a workdir with student.keras inside, a .keras file, a SavedModel folder or {user_code.APPLICATIONS}:NAME",
+            expected=f"a finished workdir, a .keras file, a SavedModel folder or {user_code.APPLICATIONS}:NAME",
             received=f"path={path}",
-            remedy="Check the path; a run that has not finished has no student.keras",
+            remedy=f"Check the path; a workdir has no {STUDENT_FILE} until its run has finished",
         )
     return file
 
 
-def is_saved_model(path):
+def is_saved_model(path: str | os.PathLike) -> bool:
+    """Whether a path is a SavedModel folder."""
     return (pathlib.Path(path) / "saved_model.pb").is_file()
 
 
-def file_of(path):
-    """The file or folder that holds the model behind a path."""
+def file_of(path: str | os.PathLike) -> pathlib.Path:
+    """The file or folder that holds the model behind a path; `InputError` if there is none."""
     return pathlib.Path(path) if is_saved_model(path) else keras_file(path)
 
 
-def require(path):
-    """InputError where no model is behind a path, or behind keras.applications:NAME by its form."""
+def require(path: str | os.PathLike) -> None:
+    """Raises `InputError` if there is no model behind a path; of keras.applications:NAME only the form is checked."""
     if not user_code.application(str(path)):
         file_of(path)
 
 
-def file_fingerprint(path):
+def file_fingerprint(path: str | os.PathLike) -> str:
     """SHA-256 of a model's weights and architecture, read from its files without building it."""
-    if user_code.application(str(path)):  # Keras checks the file of weights itself
+    if user_code.application(str(path)):  # Keras verifies the weight file itself
         return hashlib.sha256(f"{path} {importlib.metadata.version('keras')}".encode()).hexdigest()
     path = pathlib.Path(path)
     digest = hashlib.sha256()
-    if (path / "saved_model.pb").is_file():
+    if is_saved_model(path):
         for file in sorted(file for file in path.rglob("*") if file.is_file()):
             digest.update(str(file.relative_to(path)).encode() + b"\0" + file.read_bytes())
         return digest.hexdigest()
     file = keras_file(path)
     try:
         with zipfile.ZipFile(file) as archive:
-            for member in ("config.json", "model.weights.h5"):  # not the metadata, which holds the date
+            for member in ("config.json", "model.weights.h5"):  # the metadata holds the date
                 digest.update(archive.read(member))
     except (OSError, KeyError, zipfile.BadZipFile) as error:
         raise input_error(
-            f"The teacher is damaged ({error})",
-            expected="a .keras file",
-            received=f"path={file}",
-            remedy="Save it again",
+            f"The model is damaged ({error})", expected="a .keras file", received=f"path={file}", remedy="Save it again"
         ) from error
     return digest.hexdigest()

@@ -1,18 +1,20 @@
-"""Half precision: how a network computes, never how its weights are kept."""
+"""Half precision: the dtype that a network computes in; its weights stay float32."""
 
 import keras
 
-# Raw pixels are normalised in float32: bfloat16 keeps 8 bits, which is what a pixel has before it is scaled.
+# Raw pixels are normalised in float32: bfloat16 keeps 8 bits, which an unscaled pixel needs in full.
 _KEEPS_FLOAT32 = (keras.layers.InputLayer, keras.layers.Rescaling, keras.layers.Normalization, keras.layers.Resizing)
-
 _HALF = ("bfloat16", "float16")
 
 
-def set_precision(model, precision):
-    """Lets every layer of a model compute in float32, bfloat16 or float16; variables stay float32.
+def set_precision(model: keras.Model, precision: str) -> keras.Model:
+    """Makes every layer of a model compute in float32, bfloat16 or float16; the variables stay float32.
 
-    That of the logits too: in bfloat16 those of size 8 to 16 are multiples of 1/16. The losses, and what is exported,
+    The logits have that dtype too: in bfloat16, logits between 8 and 16 are multiples of 1/16. Losses and exports
     compute in float32.
+
+    Returns:
+      The model.
     """
     half = precision != "float32"
     policy = keras.DTypePolicy(f"mixed_{precision}" if half else precision)
@@ -22,5 +24,6 @@ def set_precision(model, precision):
     return model
 
 
-def computes_in_float16(model):
+def computes_in_float16(model: keras.Model) -> bool:
+    """Whether any layer computes in float16."""
     return any(layer.compute_dtype == "float16" for layer in model._flatten_layers(include_self=False))

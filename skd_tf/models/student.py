@@ -1,10 +1,11 @@
-"""The student of a run: a network of ours, of keras.applications, of a user's function or file, and its start weights."""
+"""The student of a run with its initial weights: built from a name or a user's function, or loaded from a file."""
 
 import dataclasses
 import hashlib
 import json
 import pathlib
 import tempfile
+from typing import TYPE_CHECKING
 
 import keras
 
@@ -15,13 +16,16 @@ from skd_tf.networks.names import NETWORK_NAMES
 from skd_tf.runtime import user_code
 from skd_tf.runtime.console import say
 
-# Keys of Keras' description of a model that say nothing of the function it computes.
+if TYPE_CHECKING:
+    from skd_tf.data import Dataset
+
+# Keys of Keras' description of a model that do not change the function it computes.
 _NO_ARCHITECTURE = ("dtype", "module", "registered_name", "build_config", "compile_config", "keras_version", "backend")
 
 
 @dataclasses.dataclass(frozen=True)
 class StudentSettings:
-    """Which student, and where its weights come from; each as the flag of the same name."""
+    """Which student to build and where its weights come from; each field is the flag of the same name."""
 
     student: str = "resnet8"
     student_checkpoint: str = ""
@@ -30,22 +34,22 @@ class StudentSettings:
     download: bool = False
 
 
-def build_student(settings, dataset):
-    """The student of a Config, built, with its initial weights.
+def make_student(settings: StudentSettings, dataset: "Dataset") -> keras.Model:
+    """Builds or loads the student and gives it its initial weights.
 
     Args:
       settings: `StudentSettings`.
-      dataset: the `Dataset` it is for.
+      dataset: the `Dataset` that it is trained on.
 
     Returns:
-      keras.Model: raw pixels `[batch, h, w, c]` -> raw logits `[batch, classes]`.
+      keras.Model from raw pixels `[batch, h, w, c]` to raw logits `[batch, classes]`.
 
     Raises:
-      InputError: no such network, or one of other images, classes or weights.
+      InputError: there is no such network, or its images, classes or weights do not fit.
     """
     model = _network(settings, dataset)
     if settings.student_checkpoint:
-        _start_from(model, settings)
+        _load_start_weights(model, settings)
     return model
 
 
@@ -58,50 +62,49 @@ def _network(settings, dataset):
     if user_code.application(name):
         keras.utils.set_random_seed(settings.seed)
         return keras_applications.build(user_code.application(name), input_shape=shape, num_classes=classes)
-    if user_code.is_reference(name):
-        keras.utils.set_random_seed(settings.seed)
-        model = user_code.resolve(name, "student")(shape, classes)
-        if not isinstance(model, keras.Model) or not hasattr(model, "input_shape"):
-            raise input_error(
-                "The student's function returns another thing",
-                expected="a Functional or Sequential keras.Model",
-                received=f"{type(model).__name__} from --student={name}",
-                remedy="Give a Sequential one a keras.Input",
-            )
-    else:
+    if not user_code.is_reference(name):
         model = loading.load(name)
-        model = deployable.before_readout(model) or model
-    model = _fitted(model, settings, dataset)
-    if user_code.is_reference(name):
-        _require_reloadable(model, name)
+        return _fit_to_dataset(deployable.without_sphere(model) or model, settings, dataset)
+    keras.utils.set_random_seed(settings.seed)
+    model = user_code.resolve(name, "student")(shape, classes)
+    if not isinstance(model, keras.Model) or not hasattr(model, "input_shape"):
+        raise input_error(
+            "The student's function does not return a model",
+            expected="a Functional or Sequential keras.Model",
+            received=f"{type(model).__name__} from --student={name}",
+            remedy="Return one; a Sequential needs a keras.Input",
+        )
+    model = _fit_to_dataset(model, settings, dataset)
+    _require_reloadable(model, name)
     return model
 
 
 def _require_reloadable(model, name):
-    """InputError where a user's network could not be written and read back, as a run ends: before training, not after."""
+    """Raises `InputError` if a user's network cannot be saved and loaded again: before training, not at its end."""
     try:
         with tempfile.TemporaryDirectory() as folder:
             path = pathlib.Path(folder, "student.keras")
             deployable.stock_copy(model).save(path)
             keras.models.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:  # whatever Keras and the user's layers raise
+    except Exception as error:  # Keras and the user's layers may raise anything
+        serializable = "classes with get_config() under @keras.saving.register_keras_serializable()"
         raise input_error(
-            f"The student cannot be written and read back: {loading.reason_of(error)}",
-            expected="layers of Keras, or classes with get_config() under @keras.saving.register_keras_serializable(), and no Lambda",
+            f"The student cannot be saved and loaded again: {loading.first_line(error)}",
+            expected=f"layers of Keras, or {serializable}, and no Lambda",
             received=f"--student={name}",
             remedy="Write that layer as such a class",
         ) from error
 
 
-def architecture_fingerprint(model):
-    """SHA-256 of a network's layers, their settings and connections; None of a model that is no graph of layers.
+def architecture_fingerprint(model: keras.Model) -> str | None:
+    """SHA-256 of a network's layers, their settings and connections; None if it is neither Functional nor Sequential.
 
-    Names of layers are no part of it, since Keras counts them through a process; nor are the precision, and whether
-    BatchNorm is Keras', fused or synchronized, which are the run's.
+    It ignores the names of layers, which Keras numbers through a process. It also ignores what the run sets: the
+    precision, and whether BatchNorm is Keras', fused or synchronized.
     """
     if graph.graph_of(model) is None:
         return None
-    places = {}
+    places: dict[str, int] = {}
 
     def find(value):
         """Numbers the names of the layers in the order of the description."""
@@ -129,79 +132,75 @@ def architecture_fingerprint(model):
     return hashlib.sha256(json.dumps(plain(description), sort_keys=True).encode()).hexdigest()
 
 
-def _fitted(model, settings, dataset):
-    """A user's model with raw pixels in, raw logits out, and a head of the set's classes."""
-    name = settings.student
+def _fit_to_dataset(model, settings, dataset):
+    """A user's model with raw pixels in, raw logits out, and the dataset's classes."""
+    name, flag = settings.student, f"--student={settings.student}"
     model, had_softmax = heads.without_softmax(model)
     if had_softmax:
-        say(f"The softmax of --student={name} is taken off: a student returns raw logits.")
+        say(f"The softmax of {flag} is removed: a student returns raw logits.")
     classes = model.output_shape[-1] if len(model.output_shape) == 2 else None
     if classes != dataset.num_classes:
-        exchanged = (
-            heads.with_head(model, dataset.num_classes, settings.seed) if name.endswith(".keras") and classes else None
-        )
-        if exchanged is None:
+        from_file = name.endswith(".keras") and classes
+        replaced = heads.with_new_head(model, dataset.num_classes, settings.seed) if from_file else None
+        if replaced is None:
             raise input_error(
-                "The student knows other classes",
+                "The student has other classes",
                 expected=f"logits [batch, {dataset.num_classes}] ({dataset.name})",
-                received=f"{model.output_shape} from --student={name}",
-                remedy="Let it end in a Dense layer of so many units",
+                received=f"{model.output_shape} from {flag}",
+                remedy="End it in a Dense layer of that width",
             )
-        model, head = exchanged
-        say(
-            f"The head {head} of {name} is made anew: {classes} classes there, {dataset.num_classes} in {dataset.name}."
-        )
-    loading.check_fits(model, dataset, f"--student={name}")
+        model, head = replaced
+        say(f"The head {head} of {name} is new: {classes} classes there, {dataset.num_classes} in {dataset.name}.")
+    loading.check_fits(model, dataset, flag)
     kind = settings.student_preprocessing
     if kind == "auto":
-        # What a file wants is settled; a fresh network without a layer for it would see pixels up to 255.
-        fresh = user_code.is_reference(name) and not preprocessing.normalises(model)
-        kind = "standard" if fresh else "raw"
-        if fresh:
-            say(f"--student={name} has no layer that scales pixels: {dataset.name}'s mean and std are put in front.")
-    return preprocessing.preprocessed(model, kind, mean=dataset.mean, std=dataset.std)
+        # A file has its preprocessing inside. A new network without any would see pixels up to 255.
+        unscaled = user_code.is_reference(name) and not preprocessing.scales_pixels(model)
+        kind = "standard" if unscaled else "raw"
+        if unscaled:
+            say(f"{flag} has no layer that scales pixels: it is given {dataset.name}'s mean and std.")
+    return preprocessing.with_preprocessing(model, kind, mean=dataset.mean, std=dataset.std)
 
 
-def _start_from(model, settings):
+def _load_start_weights(model, settings):
     """Copies the weights of --student_checkpoint; a head of another size keeps its initial ones."""
-    path = settings.student_checkpoint
-    source = loading.load(path, download=settings.download)
+    flag = f"--student_checkpoint={settings.student_checkpoint}"
+    source = loading.load(settings.student_checkpoint, download=settings.download)
     if not isinstance(source, keras.Model):
         raise input_error(
-            "The start weights are a SavedModel's, which cannot be taken out",
+            "The start weights cannot be read from a SavedModel",
             expected="a workdir, a .keras file or keras.applications:NAME",
-            received=f"student_checkpoint={path}",
-            remedy="Take the .keras file",
+            received=flag,
+            remedy="Use the .keras file",
         )
+
+    def differs(expected, received):
+        return input_error(
+            "The start weights belong to another network",
+            expected=expected,
+            received=f"{received} in {flag}",
+            remedy="Use a checkpoint of the same network",
+        )
+
     mine, theirs = model.weights, source.weights
     if len(mine) != len(theirs):
-        raise input_error(
-            "The start weights are of another network",
-            expected=f"the {len(mine)} tensors of --student={settings.student}",
-            received=f"{len(theirs)} in student_checkpoint={path}",
-            remedy="Take a checkpoint of the same network",
-        )
+        raise differs(f"the {len(mine)} tensors of --student={settings.student}", f"{len(theirs)} tensors")
     head = _head_weights(model, source)
     kept = {id(variable) for variable in head}
-    for one, other in zip(mine, theirs, strict=True):
-        if one.shape != other.shape and id(one) not in kept:
-            raise input_error(
-                "The start weights are of another network",
-                expected=f"{one.path} of shape {tuple(one.shape)}",
-                received=f"{other.path} of shape {tuple(other.shape)} in student_checkpoint={path}",
-                remedy="Take one of the same network",
-            )
-    for one, other in zip(mine, theirs, strict=True):
-        if id(one) not in kept:
-            one.assign(other.numpy())
-    say(f"{settings.student} starts from the weights of {pathlib.Path(path).name}.")
+    pairs = [(one, other) for one, other in zip(mine, theirs, strict=True) if id(one) not in kept]
+    for one, other in pairs:
+        if one.shape != other.shape:
+            raise differs(f"{one.path} of shape {tuple(one.shape)}", f"{other.path} of shape {tuple(other.shape)}")
+    for one, other in pairs:
+        one.assign(other.numpy())
+    say(f"{settings.student} starts from the weights of {pathlib.Path(settings.student_checkpoint).name}.")
     if head:
         name = head[0].path.split("/")[-2]
-        say(f"The head {name} is made anew: {source.output_shape[-1]} classes there, {model.output_shape[-1]} here.")
+        say(f"The head {name} is new: {source.output_shape[-1]} classes there, {model.output_shape[-1]} here.")
 
 
 def _head_weights(model, source):
-    """The variables of the last layer with weights where the two models differ in classes, else none."""
+    """The variables of the last layer with weights if the two models differ in classes, else none."""
     if model.output_shape[-1] == source.output_shape[-1]:
         return []
-    return next((list(layer.weights) for layer in heads.end_of(model) if layer.weights), [])
+    return next((list(layer.weights) for layer in heads.last_layers(model) if layer.weights), [])

@@ -1,22 +1,24 @@
-"""BatchNorm over the global batch: the statistics of one replica, on any number of them."""
+"""BatchNorm over the global batch: any number of replicas gives the statistics of one."""
 
 import contextlib
 import threading
+from collections.abc import Iterator
+from typing import Any
 
 import keras
 import tensorflow as tf
 from keras import ops
 
-from skd_tf.models.graph import copy_state, exchange_layers
+from skd_tf.models.graph import replace_layers
 from skd_tf.networks.batch_norm import FusedBatchNormalization
 from skd_tf.runtime import replicas
 
-_here = threading.local()  # replicas are traced in threads of their own
+_here = threading.local()  # each replica is traced in its own thread
 
 
 @contextlib.contextmanager
-def counting(present):
-    """What layers see inside the block counts in their statistics where `present`, a bool `[]`; a stand-in does not."""
+def counting(present: Any) -> Iterator[None]:
+    """Inside this context, a batch counts in the statistics only if `present`, a bool `[]`: a placeholder does not."""
     _here.present = present
     try:
         yield
@@ -26,15 +28,15 @@ def counting(present):
 
 @keras.saving.register_keras_serializable("skd_tf")
 class SynchronizedBatchNormalization(FusedBatchNormalization):
-    """FusedBatchNormalization whose batch statistics in training are those of all replicas' examples, in one collective.
+    """FusedBatchNormalization that in training takes its batch statistics over all replicas, in one collective.
 
         mean = sum_i n_i m_i / n,   variance = sum_i n_i (v_i + m_i^2) / n - mean^2
 
-    over replicas i with n_i values a channel of mean m_i and variance v_i; n is the sum of n_i. The collective's gradient is
-    a collective too: XLA can compile neither.
+    Replica i has n_i values per channel with mean m_i and variance v_i; n is the sum of n_i. The gradient of the
+    collective is a collective too, and XLA can compile neither.
 
-    A replica without examples has n_i = 0 and keeps its moving statistics; those of the k others out of R go R / k times as
-    far, so that the mean over all R, which a Distiller takes, is what one replica would have.
+    A replica without examples has n_i = 0 and keeps its moving statistics. Those of the other k of R replicas move
+    R / k times as far. The mean over all R, which a Distiller takes, is then what a single replica would have.
     """
 
     def call(self, inputs, training=None, mask=None):
@@ -52,9 +54,9 @@ class SynchronizedBatchNormalization(FusedBatchNormalization):
         return ops.cast(outputs, self.compute_dtype)
 
     def _global_moments(self, x, origin):
-        """Mean and variance `[channels]` of every replica's values; R / k `[]`, 0 on a replica without examples.
+        """Mean and variance `[channels]` over all replicas, and R / k `[]`, which is 0 on a replica without examples.
 
-        They are taken from `origin`, the same on all replicas: the nearer to the mean, the less the squares cancel.
+        The sums are taken about `origin`, the same on all replicas. The nearer it is to the mean, the less they cancel.
         """
         axes = [axis for axis in range(len(x.shape)) if axis != self.axis % len(x.shape)]
         values = ops.cast(tf.size(x) / x.shape[self.axis], x.dtype)
@@ -74,22 +76,19 @@ class SynchronizedBatchNormalization(FusedBatchNormalization):
         return [-1 if axis == self.axis % len(x.shape) else 1 for axis in range(len(x.shape))]
 
 
-def synchronized(model):
+def synchronized(model: keras.Model) -> keras.Model:
     """A copy of a Functional or Sequential model, with the same weights, whose BatchNorm layers are synchronized."""
 
-    def exchange(layer):
+    def replacement(layer):
         is_batch_norm = isinstance(layer, keras.layers.BatchNormalization)
         kind = SynchronizedBatchNormalization if is_batch_norm else type(layer)
         return kind.from_config(layer.get_config())
 
-    copy, copies = exchange_layers(model, exchange)
-    for layer, synchronized_layer in copies.items():
-        copy_state(layer, synchronized_layer)
-    return copy
+    return replace_layers(model, replacement)[0]
 
 
-def is_synchronized(model):
-    """Whether a model's forward pass in training holds a collective: a layer of ours, or one of Keras' that says so."""
+def is_synchronized(model: keras.Model) -> bool:
+    """Whether a model's forward pass in training contains a collective, of this class or of Keras' own."""
     return any(
         isinstance(layer, SynchronizedBatchNormalization) or getattr(layer, "synchronized", False)
         for layer in model._flatten_layers(include_self=False)

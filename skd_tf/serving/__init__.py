@@ -1,7 +1,9 @@
 """The student as files for serving.
 
-formats      FORMATS: what can be written, and how far each may be from the live student
-reload.py    a script that runs an exported file in a process without skd_tf
-check        each file reloaded by that script and compared with the live student
-card         the model card beside the files
+export_student  writes the student of a finished run, checks every file and adds a model card; what skd_tf.export does
+formats         FORMATS: the files that can be written, and how far each may differ from the live student
+saved_model     the SavedModel: its signature and how it is written
+parity_check    runs each file in a fresh process without skd_tf and compares it with the live student
+reload          the script that runs a file in that process
+model_card      the README.md beside the files; model_card.md is its template
 """

@@ -1,156 +1,154 @@
-"""What a student can be written as, and how near to the live one each must stay."""
+"""The formats that a student can be written in, and how close to the live student each file must be."""
 
 import dataclasses
+import functools
+import importlib.util
 import logging
+import os
 import pathlib
-import typing
 import warnings
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
 
-from skd_tf import data
-from skd_tf.errors import input_error
+from skd_tf.data import evenly_spaced
+from skd_tf.errors import did_you_mean, input_error
 from skd_tf.runtime import tf_logging
+from skd_tf.runtime.console import say
 from skd_tf.serving import saved_model
 
-REPRESENTATIVE_IMAGES = 256
+CALIBRATION_IMAGES = 256
 
 
 @dataclasses.dataclass(frozen=True)
-class File:
+class WriteContext:
+    """What writing needs besides the student: class names, and un-augmented training images for the ranges of int8."""
+
+    class_names: Sequence[str]
+    images: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportFile:
     """One file or folder of an export.
 
     Attributes:
-      name: of it, in the output folder.
+      name: its name in the output folder.
       kind: how `reload.py` opens it.
-      write: (student, path, `Context`) -> None.
-      least_agreement: with the live student's top-1, on images whose two best logits are no near tie.
-      largest_difference: of any logit from the live one's, in units of the largest live logit's size.
-      precision: in words, for the model card.
+      write: (student, path, `WriteContext`) -> None.
+      least_agreement: required share of images with the live student's top-1 class, near ties excluded.
+      largest_difference: allowed difference of any logit, as a fraction of the largest live logit.
+      precision: of its numbers, in words for the model card.
     """
 
     name: str
     kind: str
-    write: typing.Callable
+    write: Callable[[keras.Model, pathlib.Path, WriteContext], None]
     least_agreement: float
     largest_difference: float
     precision: str = "float32"
 
 
-@dataclasses.dataclass(frozen=True)
-class Context:
-    """What writing needs besides the student: class names, and un-augmented training images for the ranges of int8."""
-
-    class_names: tuple
-    images: typing.Any
-
-
-class Served(keras.Model):
+class ServingModel(keras.Model):
     """images uint8 `[batch, h, w, c]` -> {"logits", "probabilities", "class_id"}."""
 
-    def __init__(self, student):
+    def __init__(self, student: keras.Model) -> None:
         super().__init__(name=student.name)
         self.student = student
 
-    def call(self, images, training=False):
+    def call(self, images: tf.Tensor, training: bool = False) -> dict[str, tf.Tensor]:
         del training
         return saved_model.serve(self.student, images)
 
 
-def _saved_model(student, path, context):
-    saved_model.save_saved_model(student, path, context.class_names)
-
-
-def _keras(student, path, context):
-    del context
-    student.save(path)
-
-
-def _litert(quantization):
-    def write(student, path, context):
-        options = quantization(context)
-        # LiteRT's own kernels alone: what would need TensorFlow's is refused by the converter.
-        target = {"supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS]} | options.pop("target_spec", {})
-        _export(student, path, "litert", target_spec=target, **options)
-
-    return write
-
-
-def _float16(context):
-    del context
-    return {"optimizations": [tf.lite.Optimize.DEFAULT], "target_spec": {"supported_types": [tf.float16]}}
-
-
-def _int8(context):
-    def representative():
-        for image in context.images[data.evenly_spaced(len(context.images), REPRESENTATIVE_IMAGES)]:
-            yield [image[None]]
-
-    return {
-        "optimizations": [tf.lite.Optimize.DEFAULT],
-        "representative_dataset": representative,
-        "target_spec": {"supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS_INT8, tf.lite.OpsSet.TFLITE_BUILTINS]},
-    }
-
-
-def _onnx(student, path, context):
-    del context
-    _export(student, path, "onnx")
-
-
 def _export(student, path, format, **options):
-    served, shape = Served(student), student.input_shape[1:]
+    served, shape = ServingModel(student), student.input_shape[1:]
     served(tf.zeros([1, *shape], tf.uint8))
     signature = [tf.TensorSpec([None, *shape], tf.uint8, name="images")]
     with warnings.catch_warnings(), tf_logging.without_notes():
-        warnings.simplefilter("ignore", FutureWarning)  # Keras' patch of tf2onnx asks for np.object
+        warnings.simplefilter("ignore", FutureWarning)  # Keras' patch of tf2onnx uses np.object
         served.export(str(path), format=format, verbose=False, input_signature=signature, **options)
 
 
+_BUILTINS, _INT8_BUILTINS = tf.lite.OpsSet.TFLITE_BUILTINS, tf.lite.OpsSet.TFLITE_BUILTINS_INT8
+_QUANTIZED = {"optimizations": [tf.lite.Optimize.DEFAULT]}
+
+
+def _float32(student, path, context):
+    # LiteRT's own kernels only: the converter refuses what would need TensorFlow's.
+    _export(student, path, "litert", target_spec={"supported_ops": [_BUILTINS]})
+
+
+def _float16(student, path, context):
+    target = {"supported_ops": [_BUILTINS], "supported_types": [tf.float16]}
+    _export(student, path, "litert", target_spec=target, **_QUANTIZED)
+
+
+def _int8(student, path, context):
+    target = {"supported_ops": [_INT8_BUILTINS, _BUILTINS]}
+    images = functools.partial(calibration_images, context.images)
+    _export(student, path, "litert", target_spec=target, representative_dataset=images, **_QUANTIZED)
+
+
+def calibration_images(images: Any) -> Iterable[list[Any]]:
+    """The images, each a batch of one in a list, from which the converter takes the ranges of int8 activations."""
+    return ([image[None]] for image in images[evenly_spaced(len(images), CALIBRATION_IMAGES)])
+
+
 FORMATS = {
-    "saved_model": (File("saved_model", "saved_model", _saved_model, 1.0, 1e-4),),
-    "keras": (File("student.keras", "keras", _keras, 1.0, 1e-4),),
-    "litert": (
-        File("student_float32.tflite", "litert", _litert(lambda context: {}), 1.0, 1e-4),
-        File("student_float16.tflite", "litert", _litert(_float16), 0.999, 0.05, "float16 weights"),
-        # Rounded activations: the accuracy is what counts, and is printed; these bounds only catch a broken file.
-        File("student_int8.tflite", "litert", _litert(_int8), 0.9, 0.5, "int8 weights and activations"),
+    "saved_model": (
+        ExportFile(
+            "saved_model",
+            "saved_model",
+            lambda student, path, context: saved_model.save_saved_model(student, path, context.class_names),
+            1.0,
+            1e-4,
+        ),
     ),
-    "onnx": (File("student.onnx", "onnx", _onnx, 1.0, 1e-4),),
+    "keras": (ExportFile("student.keras", "keras", lambda student, path, context: student.save(path), 1.0, 1e-4),),
+    "litert": (
+        ExportFile("student_float32.tflite", "litert", _float32, 1.0, 1e-4),
+        ExportFile("student_float16.tflite", "litert", _float16, 0.999, 0.05, "float16 weights"),
+        # Activations are rounded. What counts is the accuracy, which is printed; these bounds only catch a broken file.
+        ExportFile("student_int8.tflite", "litert", _int8, 0.9, 0.5, "int8 weights and activations"),
+    ),
+    "onnx": (
+        ExportFile("student.onnx", "onnx", lambda student, path, context: _export(student, path, "onnx"), 1.0, 1e-4),
+    ),
 }
-_NEEDED = {"onnx": ("onnx", "tf2onnx", "onnxruntime")}
+_NEEDED_PACKAGES = {"onnx": ("onnx", "tf2onnx", "onnxruntime")}
 
 
-def files_of(names):
-    """The `File`s of some formats.
+def files_of(formats: Iterable[str]) -> list[ExportFile]:
+    """The files of some formats.
 
     Raises:
-      InputError: an unknown format, or one whose extra packages are not installed.
+      InputError: an unknown format, or one whose packages are not installed.
     """
-    import importlib.util
-
-    for name in names:
+    for name in formats:
         if name not in FORMATS:
             raise input_error(
                 "Unknown format",
                 expected=f"one of {', '.join(FORMATS)}",
                 received=f"--format={name}",
-                remedy="Check the name",
+                remedy=did_you_mean(name, FORMATS, "Choose a listed name"),
             )
-        missing = [package for package in _NEEDED.get(name, ()) if importlib.util.find_spec(package) is None]
+        needed = _NEEDED_PACKAGES.get(name, ())
+        missing = [package for package in needed if importlib.util.find_spec(package) is None]
         if missing:
             raise input_error(
-                f"--format={name} needs packages that are not there",
-                expected=f"{', '.join(_NEEDED[name])}",
+                f"--format={name} needs packages that are not installed",
+                expected=", ".join(needed),
                 received=f"no {', '.join(missing)}",
                 remedy=f"Install them: pip install 'skd_tf[{name}]'",
             )
-    return [file for name in dict.fromkeys(names) for file in FORMATS[name]]
+    return [file for name in dict.fromkeys(formats) for file in FORMATS[name]]
 
 
-def write(student, files, folder, context, say):
-    """Writes each file into a folder; `say` is told of each."""
+def write(student: keras.Model, files: Sequence[ExportFile], folder: str | os.PathLike, context: WriteContext) -> None:
+    """Writes each file into a folder."""
     logging.getLogger("tf2onnx").setLevel(logging.ERROR)
     for number, file in enumerate(files, start=1):
         say(f"Writing {file.name} ({number} of {len(files)})")

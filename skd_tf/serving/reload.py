@@ -1,4 +1,4 @@
-"""Runs an exported file on images, in a process of its own that cannot import skd_tf.
+"""Runs an exported file on images, in a process that cannot import skd_tf.
 
 python -I reload.py KIND PATH IMAGES.npy OUTPUT.npz
 """
@@ -6,11 +6,13 @@ python -I reload.py KIND PATH IMAGES.npy OUTPUT.npz
 import json
 import sys
 
-sys.modules["skd_tf"] = None  # importing it is an error from here on, wherever it is installed
+sys.modules["skd_tf"] = None  # type: ignore[assignment]  # importing it raises from here on, wherever it is installed
 
 import numpy as np  # noqa: E402
 
 _BATCH = 64
+
+# Each function opens a file of one kind: (a function from images to outputs by name, how many numbers the file stores).
 
 
 def saved_model(path):
@@ -19,9 +21,12 @@ def saved_model(path):
     signature = tf.saved_model.load(path).signatures["serving_default"]
     variables = tf.train.list_variables(f"{path}/variables/variables")
     stored = sum(int(np.prod(shape)) for name, shape in variables if name.endswith("VARIABLE_VALUE"))
-    return lambda images: {
-        k: v.numpy() for k, v in signature(images=tf.constant(images)).items() if k != "label"
-    }, stored
+
+    def run(images):
+        outputs = signature(images=tf.constant(images))
+        return {name: value.numpy() for name, value in outputs.items() if name != "label"}
+
+    return run, stored
 
 
 def keras(path):
@@ -48,7 +53,7 @@ def litert(path):
 
         Interpreter = tf.lite.Interpreter
     runner = Interpreter(model_path=path).get_signature_runner("serving_default")
-    return lambda images: runner(images=images), None
+    return lambda images: runner(images=images), None  # parity_check counts its numbers
 
 
 def onnx(path):
@@ -69,7 +74,7 @@ def main(kind, path, images, output):
     run, stored = _OPEN[kind](path)
     parts = [run(images[start : start + _BATCH]) for start in range(0, len(images), _BATCH)]
     found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    for count in (1, 7):  # other batch sizes than the one before
+    for count in (1, 7):  # other batch sizes
         found[f"batch_of_{count}"] = run(images[:count])["logits"]
     np.savez(output, **found)
     print(json.dumps({"stored": stored}))

@@ -10,7 +10,7 @@ from skd_tf import data, networks
 from skd_tf.config import Config
 from skd_tf.errors import InputError
 from skd_tf.models import deployable, heads, keras_applications, precision
-from skd_tf.models import student as students
+from skd_tf.models.student import StudentSettings, architecture_fingerprint, make_student
 from skd_tf.models.sync_batch_norm import synchronized
 from skd_tf.training import experiment
 
@@ -62,14 +62,14 @@ def lambda_(shape, classes):
 
 
 def build(digits, **settings):
-    return students.build_student(students.StudentSettings(**settings), digits)
+    return make_student(StudentSettings(**settings), digits)
 
 
 def test_a_function_makes_the_student_and_the_seed_its_weights(my_nets, digits, capsys):
     one, again, other = (build(digits, student="my_nets:small", seed=seed) for seed in (0, 0, 1))
     assert all(np.array_equal(a, b) for a, b in zip(one.get_weights(), again.get_weights(), strict=True))
     assert not np.array_equal(one.get_weights()[0], other.get_weights()[0])
-    assert "mean and std are put in front" in capsys.readouterr().out
+    assert "is given digits's mean and std" in capsys.readouterr().out
     images = digits.train.images[:5].astype("float32")
     inner = one.get_layer("small")
     expected = inner((images / 255 - np.array(digits.mean)) / np.array(digits.std))
@@ -92,9 +92,9 @@ def test_the_fingerprint_is_the_function_not_its_names_or_precision():
         return keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Rescaling(1 / 255), keras.Sequential(layers)])
 
     same = net(), synchronized(net()), precision.set_precision(net(), "bfloat16")
-    assert {students.architecture_fingerprint(one) for one in same} == {students.architecture_fingerprint(net())}
+    assert {architecture_fingerprint(one) for one in same} == {architecture_fingerprint(net())}
     others = net("tanh"), net(rate=0.2), net(middle=[keras.layers.ReLU()])
-    assert len({students.architecture_fingerprint(one) for one in (net(), *others)}) == 4
+    assert len({architecture_fingerprint(one) for one in (net(), *others)}) == 4
 
 
 def test_a_student_that_has_changed_is_refused(my_nets, tmp_path):
@@ -129,11 +129,11 @@ def test_a_softmax_is_taken_off(my_nets, digits, capsys):
     ("student", "words"),
     [
         ("narrow", "other classes.*10.*9"),
-        ("nothing", "another thing.*NoneType"),
+        ("nothing", "does not return a model.*NoneType"),
         ("missing", "no such function"),
         # Else found out after the training, when the student is to be written and measured.
-        ("unknown", "cannot be written and read back.*register_keras_serializable"),
-        ("lambda_", "cannot be written and read back.*Lambda"),
+        ("unknown", "cannot be saved and loaded again.*register_keras_serializable"),
+        ("lambda_", "cannot be saved and loaded again.*Lambda"),
     ],
 )
 def test_a_wrong_function_is_one_line(my_nets, digits, student, words):
@@ -149,7 +149,7 @@ def test_a_file_keeps_its_weights_and_gets_a_head_of_the_sets_classes(digits, tm
     net.save(tmp_path / "net.keras")
     images = digits.train.images[:5].astype("float32")
     loaded = build(digits, student=str(tmp_path / "net.keras"))
-    raw = deployable.before_readout(net)
+    raw = deployable.without_sphere(net)
     np.testing.assert_allclose(loaded(images), raw(images), atol=1e-5)  # raw logits, not those on the sphere
     seven = deployable.stock_copy(networks.build("cnn_4", input_shape=(8, 8, 1), num_classes=7, seed=3))
     seven.save(tmp_path / "seven.keras")
@@ -177,7 +177,7 @@ def test_start_weights(digits, tmp_path, capsys):
     fresh = build(digits, student="cnn_4")
     anew = build(digits, student="cnn_4", student_checkpoint=str(tmp_path / "seven.keras"))
     said = capsys.readouterr().out
-    assert "head logits is made anew: 7 classes there, 10 here" in said
+    assert "head logits is new: 7 classes there, 10 here" in said
     for mine, start, begun in zip(anew.get_weights()[:-2], seven.get_weights(), fresh.get_weights(), strict=False):
         assert np.array_equal(mine, start)
         assert np.array_equal(anew.get_weights()[-1], fresh.get_weights()[-1]) and begun.shape == mine.shape
@@ -215,7 +215,7 @@ def test_preprocessing_of_applications_is_kerass(name, kind):
     images = keras.Input((4, 4, 3))
     pixels = np.random.default_rng(0).integers(0, 256, [2, 4, 4, 3]).astype("float32")
     if kind != "raw":
-        mine = keras.Model(images, preprocessing.apply(images, kind))(pixels)
+        mine = keras.Model(images, preprocessing.preprocess(images, kind))(pixels)
         np.testing.assert_allclose(mine, module.preprocess_input(pixels.copy()), atol=1e-4)
 
 
@@ -233,7 +233,7 @@ def test_an_application_as_a_student(tmp_path):
 
 def test_applications_without_weights_are_one_line(monkeypatch, tmp_path):
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
-    with pytest.raises(InputError, match=r"^The weights of .* not there.*mobilenet_v2_weights.*--download"):
+    with pytest.raises(InputError, match=r"^The weights of .* not on this machine.*mobilenet_v2_weights.*--download"):
         keras_applications.build("MobileNetV2", pretrained=True)
     from keras.src.utils import file_utils
 

@@ -1,0 +1,125 @@
+"""Writes the student of a finished run for serving, checks every file and adds a model card, for skd_tf.export."""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from skd_tf import data
+from skd_tf.config import Config
+from skd_tf.config.flags import write_flags
+from skd_tf.errors import input_error
+from skd_tf.evaluation import predictor, temperature_scaling
+from skd_tf.models import deployable, loading
+from skd_tf.runs import run_files, text_tables
+from skd_tf.runs.run_record import read_result, trusted_config
+from skd_tf.runtime import atomic_files
+from skd_tf.runtime.console import say
+from skd_tf.runtime.files import read_json
+from skd_tf.serving import formats as known_formats
+from skd_tf.serving import model_card, parity_check
+
+
+def export_student(
+    workdir: str | os.PathLike,
+    output: str | os.PathLike,
+    *,
+    formats: Sequence[str] = ("saved_model", "keras"),
+    data_dir: str | None = None,
+    check_images: int = 1000,
+    calibrated: bool = True,
+    dataset: str | None = None,
+    download: bool = False,
+) -> list[dict[str, Any]]:
+    """Writes the student of a finished run, runs every file in a fresh process without skd_tf, and adds a model card.
+
+    Args:
+      workdir: folder of a finished run.
+      output: folder to write, new or empty. It appears complete or not at all.
+      formats: names in `skd_tf.serving.formats.FORMATS`.
+      data_dir: TFDS data directory of the run's dataset; the files are compared on its test images.
+      check_images: number of test images to compare on, at most; they are evenly spaced.
+      calibrated: whether to apply the temperature that evaluate --calibrate left in the workdir.
+      dataset: the run's dataset; required if it is MODULE:FUNCTION, because a record alone does not make code run.
+      download: whether TFDS may download a dataset that is missing.
+
+    Returns:
+      What `skd_tf.serving.parity_check.check` found, one dict per file.
+
+    Raises:
+      InputError: the run is not finished, the output is not empty, a format is unknown, or it is another run's dataset.
+      ExportError: a file differs from the live student.
+    """
+    files = known_formats.files_of(formats)
+    workdir, output = pathlib.Path(workdir), pathlib.Path(output)
+    result, details = _finished_result(workdir), workdir / run_files.MEASUREMENTS
+    remedy = "Remove it and result.json: the run's command then measures again."
+    measurements = read_json(details, "The file of measurements", remedy) if details.is_file() else {}
+    _require_empty(output)
+    config = trusted_config(Config.from_json(result["config"]), workdir, dataset=dataset, download=download)
+    if dataset not in (None, config.dataset):
+        raise input_error(
+            "An export is compared on the run's own data",
+            expected=f"--dataset={config.dataset}",
+            received=f"--dataset={dataset} with {workdir}",
+            remedy="Leave it out",
+        )
+    loaded = data.load(config.pick(data.DataSettings), data_dir)
+    student, temperature = loading.load(workdir), None
+    loading.check_fits(student, loaded, workdir)
+    record = temperature_scaling.stored(workdir) if calibrated else None
+    if record:
+        temperature = record["temperature"]
+        student = deployable.with_temperature(student, temperature)
+        say(f"Temperature {temperature:.4f}, from {workdir / run_files.CALIBRATION}.")
+    assert loaded.test is not None  # for mypy: data.load reads it
+    compared = loaded.test.take(data.evenly_spaced(len(loaded.test), check_images))
+    images, values = compared.images[:], student.count_params()
+    live_logits = predictor.Predictor(student)(images)
+
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_files.replacing(output) as folder:
+        folder.mkdir()
+        context = known_formats.WriteContext(result["class_names"], loaded.train.images)
+        known_formats.write(student, files, folder, context)
+        say(f"Running each in a fresh process, on {len(images):,} test images")
+        rows = parity_check.check(files, folder, images, compared.labels, live_logits, values)
+        card = model_card.model_card(
+            settings=dataclasses.asdict(config),
+            flagfile=write_flags(config),
+            result=result,
+            measurements=measurements,
+            files=files,
+            rows=rows,
+            image_shape=loaded.image_shape,
+            student_values=values,
+            check_images=len(images),
+            temperature=temperature,
+        )
+        (folder / "README.md").write_text(card)
+        _require_empty(output)
+    say(f"\n{text_tables.export_table(rows, values)}\n\nWritten: {output}")
+    return rows
+
+
+def _require_empty(output):
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise input_error(
+            "The output is not empty",
+            expected="a new or empty folder",
+            received=f"--output={output}",
+            remedy="Choose another",
+        )
+
+
+def _finished_result(workdir):
+    result = read_result(workdir)
+    if result is None:
+        raise input_error(
+            "The run is not finished",
+            expected="a workdir with result.json",
+            received=f"--workdir={workdir}",
+            remedy="Train it to the end first",
+        )
+    return result
