@@ -54,25 +54,15 @@ PILOT_SCHEDULES = {  # from rate 0.1 without a warm-up, one step at a time
     "_linear_all": ("--lr_schedule=linear", "--validation_fraction=0"),
     "_linear_all_warm": ("--lr_schedule=linear", "--validation_fraction=0", "--warmup_epochs=0.6"),
 }
-CIFAR100_TEACHERS = {  # the ten pairs of the field's tables
-    "resnet56_resnet20": "resnet56",
-    "resnet110_resnet32": "resnet110",
-    "resnet32x4_resnet8x4": "resnet32x4",
-    "wrn_40_2_wrn_16_2": "wrn_40_2",
-    "wrn_40_2_wrn_40_1": "wrn_40_2",
-    "vgg13_vgg8": "vgg13",
-    "vgg13_mobilenet_v2": "vgg13",
-    "cifar_resnet50_mobilenet_v2": "cifar_resnet50",
-    "resnet32x4_shufflenet_v1": "resnet32x4",
-    "resnet32x4_shufflenet_v2": "resnet32x4",
+_CIFAR100_PAIRS = {  # the ten of the field's tables, {teacher: {student: DKD's beta by its authors}}
+    "resnet56": {"resnet20": 2},
+    "resnet110": {"resnet32": 2},
+    "resnet32x4": {"resnet8x4": 8, "shufflenet_v1": 8, "shufflenet_v2": 8},
+    "wrn_40_2": {"wrn_16_2": 6, "wrn_40_1": 6},
+    "vgg13": {"vgg8": 6, "mobilenet_v2": 8},
+    "cifar_resnet50": {"mobilenet_v2": 8},
 }
-_DKD_BETAS = {  # its authors' choice per pair; the other pairs have the 8 of methods/dkd.flags
-    "resnet56_resnet20": 2,
-    "resnet110_resnet32": 2,
-    "vgg13_vgg8": 6,
-    "wrn_40_2_wrn_16_2": 6,
-    "wrn_40_2_wrn_40_1": 6,
-}
+_CIFAR100_FULL = [(f"{t}_{s}", t, beta) for t, students in _CIFAR100_PAIRS.items() for s, beta in students.items()]
 _IMAGENET_TEACHERS = ("resnet34", "resnet50", "resnet101", "resnet152")
 
 _ALL = (
@@ -193,11 +183,11 @@ _ALL = (
         folder="experiments/cifar100",
         rows={"none": "methods/cross_entropy.flags"}
         | _files("methods", "kd", "skd", "logit_standardization", "dkd", "dist"),
-        pairs={pair: f"{pair}.flags" for pair in CIFAR100_TEACHERS},
-        further={pair: _taught_by(f"cifar100_full_{teacher}") for pair, teacher in CIFAR100_TEACHERS.items()}
-        | {("dkd", pair): (f"--loss_settings=alpha=1, beta={beta}",) for pair, beta in _DKD_BETAS.items()},
+        pairs={pair: f"{pair}.flags" for pair, _, _ in _CIFAR100_FULL},
+        further={pair: _taught_by(f"cifar100_full_{teacher}") for pair, teacher, _ in _CIFAR100_FULL}
+        | {("dkd", pair): (f"--loss_settings=alpha=1, beta={beta}",) for pair, _, beta in _CIFAR100_FULL if beta != 8},
         seeds=_THREE,
-        teachers={f"cifar100_full_{teacher}": f"teachers/{teacher}.flags" for teacher in CIFAR100_TEACHERS.values()},
+        teachers={f"cifar100_full_{teacher}": f"teachers/{teacher}.flags" for teacher in _CIFAR100_PAIRS},
     ),
     Study(
         "imagenet",
