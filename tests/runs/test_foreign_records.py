@@ -14,6 +14,7 @@ from skd_tf.runtime.files import write_json
 from skd_tf.search.plan import Plan
 from skd_tf.search.run_search import run_search
 from skd_tf.search.trial_records import TrialRecords
+from skd_tf.serving.export_student import export_student
 from skd_tf.training import dry_run
 
 CALLED = "a strange function was called"
@@ -69,7 +70,7 @@ def test_code_is_not_run_because_a_record_names_it(command, dataset, strange, tm
 
 def test_an_export_takes_no_other_dataset_than_the_runs(tmp_path):
     with pytest.raises(InputError, match="the run's own data"):
-        export.export(foreign_run(tmp_path / "run"), tmp_path / "out", dataset_name="mnist")
+        export_student(foreign_run(tmp_path / "run"), tmp_path / "out", dataset="mnist")
 
 
 @pytest.mark.parametrize("asked", [False, True])
@@ -97,15 +98,17 @@ def test_a_download_takes_the_users_own_word(asked, tmp_path, monkeypatch):
 )
 def test_a_trials_record_names_nothing_that_the_search_does_not(values, strange, tmp_path):
     """Else a search that is continued would train a network of a stranger's."""
-    plan = Plan(Config(teacher_checkpoint="teacher"), ("temperature:log:1:16",), max_trials=2)
-    listed = Plan(Config(teacher_checkpoint="teacher"), ("student:choice:cnn_2,cnn_4",), max_trials=2)
+    teacher = tmp_path / "teacher.keras"
+    teacher.touch()
+    plan = Plan(Config(teacher_checkpoint=str(teacher)), ("temperature:log:1:16",), max_trials=2)
+    listed = Plan(Config(teacher_checkpoint=str(teacher)), ("student:choice:cnn_2,cnn_4",), max_trials=2)
     for name, searched in (("one", plan), ("other", listed)):
         records = TrialRecords(tmp_path / name, searched)
         records.claim()
         records.write(
             {"trial": 0, "status": "running", "values": values, "started": 0, "ended": None, "executions": []}
         )
-        with pytest.raises(InputError, match="not of this search"):
+        with pytest.raises(InputError, match="A record belongs to another search"):
             run_search(searched, tmp_path / name)
     assert not strange.exists()
     known = {"trial": 0, "status": "running", "values": {"student": "cnn_4"}}
@@ -152,7 +155,7 @@ def of_an_older_version():
 def test_overwrite_clears_a_run_in_every_state(settings, left, tmp_path):
     fill(tmp_path, "mine.txt", "teacher/student.keras", *left)
     write_json(tmp_path / "config.json", settings)
-    assert "begun anew" in dry_run.describe(ANEW, tmp_path)
+    assert "restarted from scratch" in dry_run.describe(ANEW, tmp_path)
     Workdir(tmp_path, ANEW)
     found = {str(path.relative_to(tmp_path)) for path in files_of(tmp_path)}
     assert found == {"config.json", "mine.txt", "teacher/student.keras"}
@@ -164,7 +167,7 @@ def test_overwrite_removes_nothing_that_is_not_a_searchs(tmp_path):
     for text in ('{"query": "cats"}', "{", "[]"):
         (tmp_path / "search.json").write_text(text)
         before = files_of(tmp_path)
-        with pytest.raises(InputError, match=r"not a search's|damaged.*choose another --workdir"):
+        with pytest.raises(InputError, match=r"not belong to a search|damaged.*choose another --workdir"):
             TrialRecords(tmp_path, plan).claim()
         assert files_of(tmp_path) == before
 
@@ -196,7 +199,7 @@ def test_a_result_that_is_not_a_runs_is_one_line_to_all_who_read_it(result, tmp_
     for read in (
         lambda: Workdir(run, config).result,
         lambda: dry_run.describe(config, run),
-        lambda: export.export(run, tmp_path / "out"),
+        lambda: export_student(run, tmp_path / "out"),
         lambda: report.write([run], tmp_path / "page.html"),
     ):
         with pytest.raises(InputError, match=r"not a run's.*result\.json.*Remove it"):

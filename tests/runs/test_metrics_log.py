@@ -90,7 +90,7 @@ def test_a_checkpoint_without_a_digest_of_records_is_named(tmp_path, monkeypatch
     (tmp_path / "result.json").unlink()
     with pytest.raises(InputError) as refused:
         experiment.run(config, tmp_path)
-    assert f"Received none in {tmp_path / 'checkpoints'}. Go on with that version" in str(refused.value)
+    assert f"Received none in {tmp_path / 'checkpoints'}. Continue with that version" in str(refused.value)
 
 
 def test_the_rate_on_record_is_that_of_the_last_update(tmp_path, monkeypatch):
