@@ -52,7 +52,9 @@ class Checkpoints:
 
     def __init__(self, folder: str | os.PathLike, *, keep: int = 2, keep_best: bool = True):
         self.folder, self.keep, self._keep_best = pathlib.Path(folder), keep, keep_best
-        self._writer, self._writing, self._best = None, None, None
+        self._writer: concurrent.futures.ThreadPoolExecutor | None = None
+        self._writing: concurrent.futures.Future | None = None
+        self._best: float | None = None
 
     @cluster.chief_only
     def save(self, distiller: Distiller, step: int, extra: dict[str, Any] | None = None) -> None:

@@ -115,7 +115,7 @@ def prepare(
     """
     strategy = strategy or make_strategy(config)
     teacher = _find_teacher(config, pathlib.Path(folder), data_dir)
-    dataset = data.load(config.pick(data.DataSettings), data_dir, test=test)
+    dataset = data.load(config.pick(data.DataSettings), str(data_dir) if data_dir else None, test=test)
     return SharedResources(dataset, strategy, open_teacher(teacher, config, dataset, strategy) if teacher else None)
 
 
@@ -164,6 +164,7 @@ def _is_finished(config: Config, path: pathlib.Path) -> bool:
 def _measure(resources: SharedResources, student: keras.Model, student_alone) -> tuple[dict, dict]:
     """Measures teacher, student alone and student on the test split, in one pass; the student as it ships."""
     test, teacher = resources.dataset.test, resources.teacher
+    assert test is not None
     logits, raw_logits, parameters = {}, {}, {}
     if teacher:
         logits["teacher"], parameters["teacher"] = teacher.logits(test.images), teacher.facts["parameters"]
@@ -202,7 +203,7 @@ def _facts(config: Config, resources: SharedResources, distiller: Distiller) -> 
 def _details(resources: SharedResources, measured: dict, watch: Stopwatch) -> dict[str, Any]:
     """The content of measurements.json, which the report draws."""
     dataset: Dataset = resources.dataset
-    sizes = {"train": len(dataset.train), "test": len(dataset.test)}
+    sizes = {"train": len(dataset.train), "test": len(dataset.test or ())}
     details = {
         "models": measured,
         "seconds": watch.seconds,

@@ -24,6 +24,9 @@ class Pace(NamedTuple):
     seconds: float
     waited_seconds: float
 
+    def plus(self, other: "Pace") -> "Pace":
+        return Pace(*(one + another for one, another in zip(self, other, strict=True)))  # type: ignore[arg-type]
+
 
 class Interval:
     """When to save a checkpoint: every `count` epochs, steps or seconds (`unit`)."""
@@ -54,7 +57,8 @@ class Profile:
     """
 
     def __init__(self, steps: tuple[int, int] | None, folder: str | os.PathLike):
-        self._begin, self._end = (steps[0] - 1, steps[1]) if steps else (math.inf, math.inf)
+        self._begin: float = steps[0] - 1 if steps else math.inf
+        self._end: float = steps[1] if steps else math.inf
         self._folder, self._tracing = str(folder), False
 
     def steps_left(self, step: int) -> float:
@@ -137,7 +141,7 @@ def train(
             waited = distiller.run_steps(iterator, steps)
             step_before, step = step, step + steps
             epoch_ends = steps == to_epoch_end
-            means = distiller.means.result() if epoch_ends else None  # waits for the device, so the time is right
+            means = distiller.means.result() if epoch_ends else {}  # waits for the device, so the time is right
             signal = cluster.any_worker(interrupted() or 0)
             saves = interval.due(step, epoch_ends) or step == last_step or signal
             # Asking after every call would wait for the device. Waiting is safe: after a step that is not finite
@@ -148,7 +152,7 @@ def train(
             # The first call traces and compiles: it only counts if it is the epoch's only one.
             if step_before > first_step or epoch_ends:
                 call = Pace(steps, time.perf_counter() - start, waited)
-                pace = Pace(*map(sum, zip(pace, call, strict=True)))
+                pace = pace.plus(call)
             if not epoch_ends:
                 callbacks.on_call(step)
             else:

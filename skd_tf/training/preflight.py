@@ -66,7 +66,7 @@ def check_files(config: Config) -> None:
         paths.require(path)
 
 
-def check_dataset(config: Config, data_dir: str | None) -> None:
+def check_dataset(config: Config, data_dir: str | os.PathLike | None) -> None:
     """Checks that the dataset exists; a TFDS set may still be downloaded with --download.
 
     Raises:
@@ -118,8 +118,9 @@ def dataset_sizes(config: Config, data_dir: str | os.PathLike | None = None) -> 
     kind = source_kind(config.dataset)
     if kind == "folder":
         folder = folder_index.find(config.dataset, config.data_seed)
-        train, test = ([label for _, label in folder.splits[name]] for name in ("train", "test"))
-        return Sizes(len(train), len(test) - test.count(-1), len(folder.class_names), unlabelled=train.count(-1))
+        labels = {name: [label for _, label in folder.splits[name]] for name in ("train", "test")}
+        test = len(labels["test"]) - labels["test"].count(-1)
+        return Sizes(len(labels["train"]), test, len(folder.class_names), labels["train"].count(-1))
     known = known_of(config.dataset)
     records = tfds_records(config.dataset, data_dir) if kind == "tfds" else []
     if not records:

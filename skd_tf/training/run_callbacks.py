@@ -72,7 +72,7 @@ class RunCallbacks:
         if self.first_step:
             self._require_same(extra)
             say(f"Resuming at step {self.first_step} of {self.last_step}.")
-        self._log: MetricsLog | None = None  # only the chief has one
+        self._log: Any = None  # a MetricsLog, which only the chief has
         cluster.agree(lambda: self._open_log(extra.get("records")))
         seconds = extra["seconds"]
         self._clock = EpochClock(config.student, config.epochs, self.first_step, steps_per_epoch, before=seconds)
@@ -89,7 +89,7 @@ class RunCallbacks:
             raise input_error(
                 "The teacher has changed since this run began",
                 expected="the same weights",
-                received=f"others in {self._resources.teacher.path}",
+                received=f"others in {self._resources.teacher and self._resources.teacher.path}",
                 remedy=remedy,
             )
         require_same_data("run", extra, self._facts)  # before the student, which contains the data's mean and std
@@ -184,7 +184,7 @@ class RunCallbacks:
         keys = [*(sorted(x) if isinstance(x, dict) else ["image"]), "label"]  # tf.nest's order
         folder.mkdir(exist_ok=True)
         arrays = {key: np.concatenate(column) for key, column in zip(keys, zip(*parts, strict=True), strict=True)}
-        np.savez(folder / "batch.npz", **arrays)
+        np.savez(folder / "batch.npz", **arrays)  # type: ignore[arg-type]
         state = Checkpoints(folder)
         state.save(self._distiller, step, self._extra())
         state.wait()

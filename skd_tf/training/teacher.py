@@ -13,6 +13,7 @@ import tensorflow as tf
 from skd_tf import data
 from skd_tf.config import Config
 from skd_tf.data import augmentation, teacher_cache
+from skd_tf.data.disk_images import DiskImages
 from skd_tf.errors import input_error
 from skd_tf.evaluation import metrics, predictor
 from skd_tf.models import loading
@@ -84,7 +85,7 @@ class Teacher:
             self._cache.write_facts(key, facts)
         return facts
 
-    def logits(self, images: np.ndarray) -> np.ndarray:
+    def logits(self, images: np.ndarray | DiskImages) -> np.ndarray:
         """Logits of un-augmented images `[n, h, w, c]`, float32 `[n, classes]`; from the cache if there is one."""
         if not self._cache:
             return self._predict(images)
@@ -118,20 +119,20 @@ class Teacher:
             f"{self._cache.dtype} logits, {len(missing)} to compute."
         )
         self._cache.require_space(len(missing), shape)
-        self._compute(keys, cluster.share(missing))
+        self._compute(self._cache, keys, cluster.share(missing))
         if cluster.workers() > 1:
             cluster.agree(lambda: None)  # waits for all
             # The workers may not share the folder: then the files of the others are still missing.
-            self._compute(keys, [epoch for epoch in missing if not self._cache.has(keys[epoch], shape)])
+            self._compute(self._cache, keys, [epoch for epoch in missing if not self._cache.has(keys[epoch], shape)])
         return [str(self._cache.path(key)) for key in keys]
 
-    def _compute(self, keys: list[str], epochs: list[int]) -> None:
+    def _compute(self, cache: teacher_cache.TeacherCache, keys: list[str], epochs: list[int]) -> None:
         """Writes the files of `epochs`; `keys` are those of all epochs."""
         start, images = time.monotonic(), len(self._dataset.train)
         with Progress("teacher pass", len(epochs) * images, "images") as progress:
             for done, epoch in enumerate(epochs):
                 augmented = data.AugmentedImages(self._dataset, self._config.data_seed, epoch)
-                self._cache.write(keys[epoch], self._predict(augmented, on_progress=progress.after(done * images)))
+                cache.write(keys[epoch], self._predict(augmented, on_progress=progress.after(done * images)))
         if epochs:
             seconds = time.monotonic() - start
             rate = len(epochs) * images / seconds

@@ -126,7 +126,8 @@ def loss_weight_tables(
 
 def adapt_radius(distiller: Distiller, config: Config, resources: SharedResources) -> None:
     """Measures the radius on the teacher if the settings ask for it; all workers get the chief's value."""
-    if config.radius in ("teacher_mean", "teacher_sample") and distiller.objective.needs_teacher:
+    measured = config.radius in ("teacher_mean", "teacher_sample") and distiller.objective.needs_teacher
+    if measured and resources.teacher:
         train = resources.dataset.train
         images = train.take(data.evenly_spaced(len(train), _ADAPT_EXAMPLES)).images
         distiller.adapt({"image": images, "teacher_logits": tf.constant(resources.teacher.logits(images))})
