@@ -293,3 +293,16 @@ def test_a_name_with_a_pinned_version_is_the_same_known_dataset():
     for name, known in catalog.KNOWN_DATASETS.items():
         assert catalog.known_of(name) == catalog.known_of(f"{name}:3.0.2") == known
         assert catalog.known_of(f"{name}:3.*.*") == known and catalog.known_of(f"{name}:load") is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "own", "expected"),
+    [
+        ({"dataset": "imagenet2012"}, (None, None, 3), ((224, 224, 3), 256)),
+        ({"dataset": "cifar10"}, (32, 32, 3), ((32, 32, 3), 0)),
+        ({"dataset": "cifar10", "image_size": 16}, (32, 32, 3), ((16, 16, 3), 16)),
+        ({"dataset": "cifar10", "image_size": 14, "augmentation": "resized_crop"}, (32, 32, 3), ((14, 14, 3), 16)),
+    ],
+)
+def test_the_shape_of_images_and_the_side_before_the_centre_crop(settings, own, expected):
+    assert catalog.fixed_shape(data.DataSettings(**settings), own) == expected
