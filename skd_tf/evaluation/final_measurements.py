@@ -7,6 +7,7 @@ import numpy as np
 
 from skd_tf.evaluation import bootstrap, metrics
 
+Logits = Mapping[str, np.ndarray]  # `[n, classes]` by the name of the model
 _NORM_BINS = 40
 _DETAILS = ("overconfidence", "per_class_accuracy", "intervals", "raw")  # of `measure_model`, that no result.json holds
 
@@ -48,10 +49,7 @@ def measure_model(
 
 
 def measure(
-    logits: Mapping[str, np.ndarray],
-    raw_logits: Mapping[str, np.ndarray],
-    labels: np.ndarray,
-    parameters: Mapping[str, int],
+    logits: Logits, raw_logits: Logits, labels: np.ndarray, parameters: Mapping[str, int]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Measures the models of a run: teacher, student alone and student, as far as they exist.
 

@@ -1,4 +1,4 @@
-"""Evaluating and calibrating finished models: the right numbers, of the right probabilities, and no weight changed."""
+"""Evaluating and calibrating finished models: the right metrics of the right probabilities, and no weight changes."""
 
 import dataclasses
 import hashlib
@@ -51,14 +51,13 @@ def test_every_kind_of_model_gives_the_numbers_of_the_run(workdir, tmp_path, mon
     teacher, before = result["config"]["teacher_checkpoint"], digests(workdir)
     paths = [workdir, workdir / "student.keras", workdir / "saved_model"]
     output = tmp_path / "out.json"
-    code, out, err = command(
-        monkeypatch,
-        capsys,
+    arguments = [
         *(f"--model={path}" for path in paths),
         f"--teacher={teacher}",
         f"--output={output}",
         "--bootstrap=200",
-    )
+    ]
+    code, out, err = command(monkeypatch, capsys, *arguments)
     assert code == 0, err
     record = json.loads(output.read_text())
     assert [row["path"] for row in record["models"]] == [str(path) for path in paths]
@@ -93,8 +92,8 @@ def test_evaluating_changes_no_weight(workdir, digits, monkeypatch):
     assert all(np.array_equal(one, other) for one, other in zip(before, model.get_weights(), strict=True))
 
 
-def test_the_raw_softmax_of_a_student_on_the_sphere_is_another_and_a_worse_one(workdir, digits):
-    """Its loss saw projected logits alone: their softmax is its probability, and the raw one is not."""
+def test_the_raw_softmax_of_a_student_on_the_sphere_is_worse(workdir, digits):
+    """Its loss saw only projected logits. Their softmax is its probability; the raw softmax is not."""
     (row,) = evaluate_models.evaluate_models([workdir], digits, timing=False, bootstrap_samples=0)["models"]
     radius = json.loads((workdir / "result.json").read_text())["radius"]
     raw = predictor.Predictor(deployable.without_sphere(loading.load(workdir)))(digits.test.images)
@@ -106,8 +105,8 @@ def test_the_raw_softmax_of_a_student_on_the_sphere_is_another_and_a_worse_one(w
     assert row["raw"]["nll"] > 1.02 * row["nll"] and row["raw"]["ece"] > 1.1 * row["ece"]
 
 
-def test_probabilities_are_no_logits_and_a_teacher_is_preprocessed_as_in_training(workdir, digits, tmp_path, capsys):
-    """A softmax at the end, seen or hidden in a SavedModel, and pixels scaled outside change no number."""
+def test_probabilities_become_logits_and_a_teacher_is_preprocessed_as_in_training(workdir, digits, tmp_path, capsys):
+    """Neither a softmax at the end, even inside a SavedModel, nor pixels scaled outside the model change a metric."""
     student = loading.load(workdir)
     softmax = keras.Model(student.input, keras.layers.Softmax()(student.output))
     softmax.save(tmp_path / "softmax.keras")
@@ -125,13 +124,12 @@ def test_probabilities_are_no_logits_and_a_teacher_is_preprocessed_as_in_trainin
             assert row[name] == pytest.approx(found["models"][0][name], abs=1e-5), (row["path"], name)
     assert all(row["agreement"] == 1.0 and abs(row["kl_to_teacher"]) < 1e-5 for row in found["models"])
     twice = evaluate_models.evaluate_models([workdir, workdir], digits, teacher=tmp_path / "unit.keras", **shared)
-    assert (
-        len(twice["models"]) == 2 and twice["teacher"]["nll"] > 1.2 * found["teacher"]["nll"]
-    )  # raw pixels: another net
+    assert len(twice["models"]) == 2
+    assert twice["teacher"]["nll"] > 1.2 * found["teacher"]["nll"]  # it saw raw pixels
 
 
-def test_a_run_is_not_tested_on_images_that_it_has_trained_on(tmp_path, monkeypatch, capsys):
-    """A folder without a test part is split by data_seed: of another seed's test images most were trained on."""
+def test_a_run_is_not_tested_on_its_training_images(tmp_path, monkeypatch, capsys):
+    """data_seed splits a folder without a test part: most test images of another seed were training images."""
     for name in ("cat", "dog"):
         (tmp_path / "photos" / name).mkdir(parents=True)
     run, dataset = tmp_path / "run", f"folder:{tmp_path / 'photos'}"
@@ -151,12 +149,12 @@ def test_a_run_is_not_tested_on_images_that_it_has_trained_on(tmp_path, monkeypa
     )
     for part in ("train", "test"):
         (tmp_path / "photos" / part).mkdir()
-    assert conflicting_data_seed(run, dataset, 0) is None  # now the test images are the same for every seed
+    assert conflicting_data_seed(run, dataset, 0) is None  # every seed has the same test images
     assert conflicting_data_seed(run, "cifar10", 5) is None
 
 
-def test_a_run_is_measured_on_the_pixels_of_its_own_test_and_others_are_told(tmp_path, monkeypatch, capsys):
-    """One with the middle 7/8 of each photograph, and one with all of it."""
+def test_a_run_is_measured_on_the_pixels_of_its_own_test_and_a_warning_names_the_others(tmp_path, monkeypatch, capsys):
+    """One run was tested on the middle 7/8 of each photograph, the other on all of it."""
 
     class Measured(Exception):
         pass
@@ -209,31 +207,28 @@ def test_calibration_is_fitted_on_what_the_run_held_out(workdir, tmp_path, monke
     loaded = []
     load = data.load
     monkeypatch.setattr(data, "load", lambda *a, **k: loaded.append((a[0].validation_fraction, k)) or load(*a, **k))
-    code, out, err = command(
-        monkeypatch, capsys, f"--model={workdir}", "--calibrate", "--notiming", f"--output={output}"
-    )
+    arguments = [f"--model={workdir}", "--calibrate", "--notiming", f"--output={output}"]
+    code, out, err = command(monkeypatch, capsys, *arguments)
     assert code == 0, err
     assert (0.1, {"test": False}) in loaded  # the fit cannot see the test split
     held_out = load(Config(), test=False).validation
     logits = predictor.Predictor(loading.load(workdir))(held_out.images)
     temperature = temperature_scaling.fit_temperature(logits, held_out.labels)
     record = temperature_scaling.stored(workdir)
-    assert record["temperature"] == pytest.approx(temperature, rel=1e-6) and record["validation_examples"] == len(
-        held_out
-    )
+    assert record["temperature"] == pytest.approx(temperature, rel=1e-6)
+    assert record["validation_examples"] == len(held_out)
     assert record["after"]["nll"] < record["before"]["nll"]
     (row,) = json.loads(output.read_text())["models"]
-    assert (
-        row["calibrated"]["temperature"] == record["temperature"] and row["calibrated"]["accuracy"] == row["accuracy"]
-    )
-    assert row["calibrated"]["nll"] < row["nll"] and f"T = {temperature:.3f}" in out
+    fitted = row["calibrated"]
+    assert fitted["temperature"] == record["temperature"] and fitted["accuracy"] == row["accuracy"]
+    assert fitted["nll"] < row["nll"] and f"T = {temperature:.3f}" in out
     calibrated = deployable.with_temperature(loading.load(workdir), temperature)
     images = held_out.images[:7].astype("float32")
     np.testing.assert_allclose(calibrated(images), logits[:7] / temperature, atol=1e-5)
     assert {type(layer).__module__.partition(".")[0] for layer in calibrated._flatten_layers()} == {"keras"}
 
 
-def test_nothing_to_calibrate_on_is_said_in_one_line(workdir, digits):
+def test_calibration_needs_held_out_images(workdir, digits):
     nothing = dataclasses.replace(digits, validation=None)
     with pytest.raises(InputError, match="Nothing was held out"):
         evaluate_models.calibrate(workdir, nothing)
@@ -254,7 +249,7 @@ def test_a_calibration_belongs_to_one_student(workdir):
         temperature_scaling.stored(workdir)
 
 
-def test_wrong_flags_are_one_line_before_anything_is_measured(workdir, tmp_path, monkeypatch, capsys):
+def test_wrong_flags_are_one_line_and_nothing_is_measured(workdir, tmp_path, monkeypatch, capsys):
     cases = [
         (["--calibrate", f"--model={workdir / 'student.keras'}"], "no training has seen"),
         (["--calibrate", f"--model={workdir}", "--dataset=mnist"], "the run's own data"),
@@ -269,14 +264,14 @@ def test_wrong_flags_are_one_line_before_anything_is_measured(workdir, tmp_path,
     assert not (workdir / run_files.CALIBRATION).exists()
 
 
-def test_the_help_tells_of_the_commands_own_flags(monkeypatch, capsys):
-    """--teacher is a path here and a network's name in a run: each command tells of its own."""
+def test_the_help_shows_the_commands_own_flags(monkeypatch, capsys):
+    """--teacher is a path here and a network's name in training: each command explains its own."""
     code, out, _ = command(monkeypatch, capsys, "--help")
     assert code == 0 and "a model to compare with" in out and "network to train as the teacher" not in out
     assert all(f"--{name}" in out for name in ("model", "teacher", "calibrate", "bootstrap", "timing", "dataset"))
 
 
-def test_a_run_leaves_its_report_and_measurements_and_begins_anew_without_them(digits_run):
+def test_a_run_writes_its_report_and_measurements(digits_run):
     result = json.loads((digits_run / "result.json").read_text())
     details = json.loads((digits_run / "measurements.json").read_text())
     assert details["models"].keys() == {"teacher", "student"} and details["dataset"]["test"] == 899

@@ -1,4 +1,4 @@
-"""Quality, intervals, calibration and cost, against numbers by hand and loops over one image at a time."""
+"""Metrics, intervals, temperature scaling and cost, against numbers by hand and loops over single images."""
 
 import math
 
@@ -45,7 +45,18 @@ def test_quality_is_the_loop_over_images(sample):
     assert measured.keys() == expected.keys()
     for name, value in expected.items():
         assert measured[name] == pytest.approx(value, rel=1e-5), name
-    assert metrics.quality(student + 100.0, labels)["nll"] == pytest.approx(expected["nll"])  # a shift changes nothing
+    assert metrics.quality(student + 100.0, labels)["nll"] == pytest.approx(expected["nll"])  # invariant to a shift
+
+
+def test_quality_against_numbers_by_hand():
+    logits = np.log([[0.7, 0.2, 0.1], [0.5, 0.3, 0.2], [0.1, 0.1, 0.8], [0.25, 0.5, 0.25]])
+    labels = np.array([0, 1, 2, -1])
+    measured = metrics.quality(logits + 5, labels)
+    assert measured["accuracy"] == pytest.approx(2 / 3)
+    assert measured["nll"] == pytest.approx(-np.log([0.7, 0.3, 0.8]).mean())
+    assert measured["confidence"] == pytest.approx((0.7 + 0.5 + 0.8) / 3)
+    # Each of the three is in a bin of its own: |1 - 0.7|, |0 - 0.5|, |1 - 0.8|.
+    assert measured["ece"] == pytest.approx((0.3 + 0.5 + 0.2) / 3)
 
 
 def test_ties_unlabelled_rows_and_few_classes():
@@ -59,7 +70,7 @@ def test_ties_unlabelled_rows_and_few_classes():
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_what_is_no_number_is_wrong_and_agrees_with_nobody(bad):
+def test_a_nan_prediction_is_wrong_and_agrees_with_none(bad):
     logits, labels = np.eye(7), np.arange(7)
     logits[2, 2] = bad
     measured = metrics.quality(logits, labels)
@@ -69,7 +80,7 @@ def test_what_is_no_number_is_wrong_and_agrees_with_nobody(bad):
     near = metrics.comparison(logits, logits)
     assert near["agreement"] == near["agreement_at_5"] == pytest.approx(6 / 7)
     assert sum(row["count"] for row in metrics.reliability(logits, labels)) == 7
-    # A class that cannot be is minus infinity, and no reason to refuse the others.
+    # A logit of minus infinity rules a class out; the prediction is still defined.
     assert metrics.quality(np.array([[0.0, -math.inf]]), [0])["accuracy"] == 1.0
 
 
@@ -85,10 +96,8 @@ def test_closeness_to_the_teacher_is_the_loop_over_images(sample):
     measured = metrics.comparison(student, teacher)
     for name, value in expected.items():
         assert measured[name] == pytest.approx(value), name
-    same = metrics.comparison(teacher, teacher + 3.0)
-    assert same == pytest.approx(
-        {"agreement": 1, "agreement_at_5": 1, "kl_to_teacher": 0, "confidence_gap": 0}, abs=1e-12
-    )
+    perfect = {"agreement": 1, "agreement_at_5": 1, "kl_to_teacher": 0, "confidence_gap": 0}
+    assert metrics.comparison(teacher, teacher + 3.0) == pytest.approx(perfect, abs=1e-12)
 
 
 def test_the_reliability_diagram_adds_up_to_the_ece(sample):
@@ -98,9 +107,7 @@ def test_the_reliability_diagram_adds_up_to_the_ece(sample):
     filled = [bin for bin in diagram if bin["count"]]
     total = sum(bin["count"] * abs(bin["accuracy"] - bin["confidence"]) for bin in filled) / len(labels)
     assert total == pytest.approx(metrics.quality(student, labels)["ece"])
-    assert all(
-        number / 15 < bin["confidence"] <= (number + 1) / 15 for number, bin in enumerate(diagram) if bin["count"]
-    )
+    assert all(i / 15 < bin["confidence"] <= (i + 1) / 15 for i, bin in enumerate(diagram) if bin["count"])
 
 
 def test_bootstrap_intervals_are_those_of_resampled_splits(sample):
@@ -124,7 +131,7 @@ def test_bootstrap_intervals_are_those_of_resampled_splits(sample):
     assert again[0] == again[1] != again[2]
 
 
-def test_a_temperature_is_found_again(sample):
+def test_a_known_temperature_is_recovered(sample):
     _, logits, _ = sample
     random = np.random.default_rng(1)
     labels = np.array([random.choice(8, p=softmax(row)) for row in np.repeat(logits, 20, axis=0)])
@@ -134,13 +141,12 @@ def test_a_temperature_is_found_again(sample):
     nll = lambda t: metrics.quality(2.5 * logits / t, labels)["nll"]  # noqa: E731
     assert nll(fitted) < min(nll(1.01 * fitted), nll(fitted / 1.01))
     assert temperature_scaling.fit_temperature(5 * logits, labels) == pytest.approx(2 * fitted, rel=1e-6)
-    assert temperature_scaling.fit_temperature(2.5 * logits[:50], [*labels[:49], -1]) == pytest.approx(
-        temperature_scaling.fit_temperature(2.5 * logits[:49], labels[:49])
-    )
+    few = temperature_scaling.fit_temperature(2.5 * logits[:49], labels[:49])
+    assert temperature_scaling.fit_temperature(2.5 * logits[:50], [*labels[:49], -1]) == pytest.approx(few)
 
 
 @pytest.mark.parametrize("labels", [[0, 1], [1, 0], [-1, -1]])
-def test_no_temperature_where_none_is_best(labels):
+def test_there_is_no_temperature_without_a_minimum(labels):
     with pytest.raises(InputError):
         temperature_scaling.fit_temperature(np.array([[3.0, 0.0], [0.0, 2.0]]), labels)
 

@@ -1,4 +1,4 @@
-"""Records that somebody else wrote: what they name is not run, and what another program left is neither read nor removed."""
+"""Records that somebody else wrote: code that they name is not run; another program's files are neither read nor removed."""
 
 import sys
 
@@ -22,7 +22,7 @@ CALLED = "a strange function was called"
 
 @pytest.fixture
 def strange(tmp_path, monkeypatch):
-    """A module with a function that leaves a trace where it is called, at its import too."""
+    """A module that leaves a trace when it is imported, and when its function is called."""
     trace, code = tmp_path / "trace", tmp_path / "code"
     code.mkdir()
     (code / "strange.py").write_text(
@@ -35,7 +35,7 @@ def strange(tmp_path, monkeypatch):
 
 
 def foreign_run(folder, **settings):
-    """The records of a run that somebody else has finished."""
+    """The records of a run that somebody else finished."""
     config = Config(**settings).to_json()
     folder.mkdir()
     write_json(folder / "config.json", config)
@@ -62,7 +62,7 @@ def test_code_is_not_run_because_a_record_names_it(command, dataset, strange, tm
     for named in ([], ["--download"]):
         assert f"Expected --dataset={dataset} from you" in ended(*named)
     assert not strange.exists() and not (tmp_path / "out").exists()
-    if dataset == "strange:load":  # the user's own word
+    if dataset == "strange:load":  # the user names it
         with pytest.raises(RuntimeError, match=CALLED):
             ended(f"--dataset={dataset}")
         assert strange.read_text() == "imported called "
@@ -74,7 +74,7 @@ def test_an_export_takes_no_other_dataset_than_the_runs(tmp_path):
 
 
 @pytest.mark.parametrize("asked", [False, True])
-def test_a_download_takes_the_users_own_word(asked, tmp_path, monkeypatch):
+def test_a_record_alone_does_not_download(asked, tmp_path, monkeypatch):
     class Seen(Exception):
         pass
 
@@ -96,8 +96,8 @@ def test_a_download_takes_the_users_own_word(asked, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "values", [{"temperature": 4.0, "student": "strange:load"}, {"student": "strange:load"}, [], "x"]
 )
-def test_a_trials_record_names_nothing_that_the_search_does_not(values, strange, tmp_path):
-    """Else a search that is continued would train a network of a stranger's."""
+def test_a_trials_record_names_only_values_of_its_search(values, strange, tmp_path):
+    """Otherwise a continued search would train a stranger's network."""
     teacher = tmp_path / "teacher.keras"
     teacher.touch()
     plan = Plan(Config(teacher_checkpoint=str(teacher)), ("temperature:log:1:16",), max_trials=2)
@@ -117,7 +117,7 @@ def test_a_trials_record_names_nothing_that_the_search_does_not(values, strange,
 
 
 def fill(folder, *names):
-    """A file in each of several places; returns the files of the folder."""
+    """Writes files with these names; returns all files of the folder."""
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("precious")
@@ -128,7 +128,7 @@ def files_of(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-ANEW = Config(loss="cross_entropy", overwrite=True)
+OVERWRITING = Config(loss="cross_entropy", overwrite=True)
 
 
 @pytest.mark.parametrize("settings", ['{"model_type": "bert"}', '{"dataset": "x", "loss": "y"}', "[1]", "// {}", "{"])
@@ -136,18 +136,18 @@ def test_overwrite_removes_nothing_of_another_program(settings, tmp_path):
     fill(tmp_path, "checkpoints/weights.pt", "saved_model/saved_model.pb", "result.json", "tensorboard/x")
     (tmp_path / "config.json").write_text(settings)
     before = files_of(tmp_path)
-    for act in (lambda: Workdir(tmp_path, ANEW), lambda: dry_run.describe(ANEW, tmp_path)):
+    for act in (lambda: Workdir(tmp_path, OVERWRITING), lambda: dry_run.describe(OVERWRITING, tmp_path)):
         with pytest.raises(InputError, match=r"not a run's|record of settings is damaged"):
             act()
     assert files_of(tmp_path) == before
 
 
 def of_an_older_version():
-    return {name: value for name, value in ANEW.to_json().items() if name != "ema_momentum"} | {"gone": 1}
+    return {name: value for name, value in OVERWRITING.to_json().items() if name != "ema_momentum"} | {"gone": 1}
 
 
 @pytest.mark.parametrize(
-    "settings", [ANEW.to_json(), ANEW.to_json() | {"resolved": {"radius": 1.0}}, of_an_older_version()]
+    "settings", [OVERWRITING.to_json(), OVERWRITING.to_json() | {"resolved": {"radius": 1.0}}, of_an_older_version()]
 )
 @pytest.mark.parametrize(
     "left", [["checkpoints/1.ckpt", "flags.txt", "student.keras", "result.json"], ["report.html"], []]
@@ -155,13 +155,13 @@ def of_an_older_version():
 def test_overwrite_clears_a_run_in_every_state(settings, left, tmp_path):
     fill(tmp_path, "mine.txt", "teacher/student.keras", *left)
     write_json(tmp_path / "config.json", settings)
-    assert "restarted from scratch" in dry_run.describe(ANEW, tmp_path)
-    Workdir(tmp_path, ANEW)
+    assert "restarted from scratch" in dry_run.describe(OVERWRITING, tmp_path)
+    Workdir(tmp_path, OVERWRITING)
     found = {str(path.relative_to(tmp_path)) for path in files_of(tmp_path)}
     assert found == {"config.json", "mine.txt", "teacher/student.keras"}
 
 
-def test_overwrite_removes_nothing_that_is_not_a_searchs(tmp_path):
+def test_overwrite_removes_nothing_in_a_folder_that_is_not_a_searchs(tmp_path):
     fill(tmp_path, "trials/1/notes", "tensorboard/x", "final/x")
     plan = Plan(Config(teacher_checkpoint="teacher", overwrite=True), ("temperature:log:1:16",))
     for text in ('{"query": "cats"}', "{", "[]"):
@@ -185,13 +185,13 @@ def test_no_command_writes_over_a_runs_own_files(module, flag, name, tmp_path, m
         assert end.value.code == 2 and "a file of the run" in capsys.readouterr().err
     assert files_of(run) == before
     require_output(run / "evaluation.json")
-    require_output(tmp_path / name)  # no run's folder
+    require_output(tmp_path / name)  # not a run's folder
 
 
 @pytest.mark.parametrize(
     "result", [{"models": [], "teacher": None, "class_names": []}, [], {"config": {}, "student": None}]
 )
-def test_a_result_that_is_not_a_runs_is_one_line_to_all_who_read_it(result, tmp_path):
+def test_every_reader_refuses_a_result_that_is_not_a_runs(result, tmp_path):
     config = Config(loss="cross_entropy")
     run = foreign_run(tmp_path / "run", loss="cross_entropy")
     fill(run, "metrics.jsonl")

@@ -1,4 +1,4 @@
-"""metrics.jsonl: a line an epoch, as it was, whatever has become of the file; and the settings that were in force."""
+"""metrics.jsonl: one line per epoch, restored if the file is damaged, with the learning rate that was in force."""
 
 import json
 import os
@@ -14,15 +14,8 @@ from skd_tf.errors import EnvironmentFailure, InputError
 from skd_tf.runs import metrics_log
 from skd_tf.training import experiment, run_callbacks
 
-SETTINGS = {
-    "student": "cnn_2",
-    "loss": "cross_entropy",
-    "epochs": 3,
-    "batch_size": 100,
-    "learning_rate": 0.1,
-    "strategy": "one_device",
-    "report": False,
-}
+SETTINGS = {"student": "cnn_2", "loss": "cross_entropy", "epochs": 3, "batch_size": 100, "learning_rate": 0.1}
+SETTINGS |= {"strategy": "one_device", "report": False}
 
 
 @pytest.fixture(scope="module")
@@ -39,13 +32,13 @@ HARMS = {
     "lost in the middle": lambda text: "".join(text.splitlines(keepends=True)[::2]),
     "edited": edited,
     "cut": lambda text: text[:90],
-    "of no JSON": lambda text: "\0" * len(text),
+    "not JSON": lambda text: "\0" * len(text),
     "gone": lambda text: None,
 }
 
 
 @pytest.mark.parametrize("harm", HARMS)
-def test_rows_that_were_lost_or_changed_are_written_again_and_told(tmp_path, capsys, harm):
+def test_lost_or_changed_lines_are_restored_with_a_warning(tmp_path, capsys, harm):
     rows = [{"epoch": i, "step": 8 * i + 8, "loss": 0.1 + i / 3} for i in range(4)]
     first = metrics_log.MetricsLog(tmp_path, known=None, config=Config(**SETTINGS))
     states = [first.add(row) or first.state() for row in rows]
@@ -69,7 +62,7 @@ def test_rows_that_were_lost_or_changed_are_written_again_and_told(tmp_path, cap
     assert file.read_text() == edited(whole)
 
 
-def test_a_resumed_run_has_all_its_rows(finished, tmp_path, capsys):
+def test_a_resumed_run_has_all_its_lines(finished, tmp_path, capsys):
     folder, result = finished
     shutil.copytree(folder, tmp_path / "run")
     (tmp_path / "run" / "result.json").unlink()
@@ -80,7 +73,7 @@ def test_a_resumed_run_has_all_its_rows(finished, tmp_path, capsys):
     assert (tmp_path / "run" / "metrics.jsonl").read_text() == whole and again["student"] == result["student"]
 
 
-def test_a_checkpoint_without_a_digest_of_records_is_named(tmp_path, monkeypatch):
+def test_a_checkpoint_without_a_digest_of_metrics_is_refused(tmp_path, monkeypatch):
     def facts_alone(self):
         return self._facts | {"seconds": 0.0}
 
@@ -93,8 +86,8 @@ def test_a_checkpoint_without_a_digest_of_records_is_named(tmp_path, monkeypatch
     assert f"Received none in {tmp_path / 'checkpoints'}. Continue with that version" in str(refused.value)
 
 
-def test_the_rate_on_record_is_that_of_the_last_update(tmp_path, monkeypatch):
-    """Loss scaling begins so high that float16 skips steps: rates go by the updates that were made."""
+def test_the_recorded_rate_is_that_of_the_last_update(tmp_path, monkeypatch):
+    """The loss scale starts so high that float16 skips steps: the schedule counts only the updates that were made."""
 
     class High(keras.optimizers.LossScaleOptimizer):
         def __init__(self, inner_optimizer, initial_scale=2.0**24, **options):
@@ -117,8 +110,8 @@ def test_the_rate_on_record_is_that_of_the_last_update(tmp_path, monkeypatch):
     assert rows[0]["learning_rate"] != rates[7]
 
 
-def test_records_of_many_epochs_leave_no_memory_behind(tmp_path):
-    """TensorFlow keeps for ever each Python number that it turns into a tensor, 0.7 kB: 9 MB here."""
+def test_many_epochs_do_not_leak_memory(tmp_path):
+    """TensorFlow caches each Python number that it converts to a tensor, 0.7 kB each: that would be 9 MB here."""
     kept = metrics_log.MetricsLog(tmp_path, known=None, config=Config(**SETTINGS))
 
     def add(first, last):

@@ -1,4 +1,4 @@
-"""The report: what it shows, of one run and of several, and that a browser shows it whole, without a network."""
+"""The report: what it shows of one run and of several, and that a browser renders it completely without a network."""
 
 import functools
 import html.parser
@@ -16,15 +16,21 @@ import pytest
 from skd_tf.config import Config
 from skd_tf.errors import InputError
 from skd_tf.evaluation import final_measurements
-from skd_tf.runs import report, run_files
+from skd_tf.runs import report
 from skd_tf.runs.report import run_data, svg
 from skd_tf.runtime.files import write_json
 
 CLASSES = ['<b>&"one"', "$x$", "three", "four"]
+SPEED = {"examples_per_second": 100.0, "input_wait_share": 0.1, "seconds": 3.0}
+CURVES = {"accuracy": 0.5, "val_accuracy": 0.4, "val_nll": 1.0, "learning_rate": 0.1, "kd_weight": 0.9}
+CURVES |= {"student_logit_norm": 2.0, "radius_over_student_norm": 2.0, **SPEED}
+LABELS = ["Loss by epoch", "Accuracy by epoch", "Learning rate by epoch", "Weight of the distill term by epoch"]
+LABELS += ["Throughput by epoch", "Logit norms before and after", "confidence minus accuracy", "Accuracy by class"]
+LABELS += ["Seconds of each part"]
 
 
 def make_run(folder, *, seed=0, alone=True, classes=CLASSES, name="run", **settings):
-    """A finished run's records, without its training."""
+    """Writes the records of a finished run without training it."""
     random = np.random.default_rng(seed)
     path = folder / name
     (path / "student_alone").mkdir(parents=True)
@@ -36,43 +42,15 @@ def make_run(folder, *, seed=0, alone=True, classes=CLASSES, name="run", **setti
     rows, details = final_measurements.measure(
         logits, {"student": 0.3 * logits["student"]}, labels, {"teacher": 9000, "student_alone": 400, "student": 400}
     )
-    epochs = [
-        {
-            "epoch": epoch,
-            "step": 8 * epoch,
-            "loss": 1 / (1 + epoch),
-            "accuracy": 0.5,
-            "val_accuracy": 0.4,
-            "val_nll": 1.0,
-            "learning_rate": 0.1,
-            "kd_weight": 0.9,
-            "student_logit_norm": 2.0,
-            "radius_over_student_norm": 2.0,
-            "examples_per_second": 100.0,
-            "input_wait_share": 0.1,
-            "seconds": 3.0,
-        }
-        for epoch in range(4)
-    ]
+    epochs = [{"epoch": i, "step": 8 * i, "loss": 1 / (1 + i)} | CURVES for i in range(4)]
     if not alone:
         del rows["student_alone"]
     config = Config(student="cnn_4", teacher="resnet8", **settings)
-    result = rows | {
-        "radius": 4.0,
-        "class_names": list(classes),
-        "config": config.to_json(),
-        "versions": {"skd_tf": "0"},
-        "seconds": 3.0,
-        "device": "a machine",
-        "git_commit": None,
-        "examples_per_second": 100.0,
-        "input_wait_share": 0.1,
-    }
+    result = rows | SPEED | {"radius": 4.0, "class_names": list(classes), "config": config.to_json()}
+    result |= {"versions": {"skd_tf": "0"}, "device": "a machine", "git_commit": None}
     write_json(path / "result.json", result)
-    write_json(
-        path / run_files.MEASUREMENTS,
-        {"models": details, "seconds": {"training": 3.0, "export": 1.0}, "teacher": {"name": "resnet8", "path": "p"}},
-    )
+    facts = {"seconds": {"training": 3.0, "export": 1.0}, "teacher": {"name": "resnet8", "path": "p"}}
+    write_json(path / "measurements.json", {"models": details} | facts)
     lines = "".join(json.dumps(epoch) + "\n" for epoch in epochs)
     (path / "metrics.jsonl").write_text(lines)
     (path / "student_alone" / "metrics.jsonl").write_text(lines)
@@ -122,27 +100,15 @@ def test_the_report_of_a_run_shows_all_its_parts(tmp_path):
             assert form.format(row[key]) in text, key
     assert "<code>--temperature</code>" in text and "<code>--epochs</code>" not in text
     labels = set(re.findall(r'aria-label="([^"]+)"', text))
-    for words in (
-        "Loss by epoch",
-        "Accuracy by epoch",
-        "Learning rate by epoch",
-        "Weight of the distill term by epoch",
-        "Throughput by epoch",
-        "Logit norms before and after",
-        "confidence minus accuracy",
-        "Accuracy by class",
-        "Seconds of each part",
-    ):
-        assert any(words in label for label in labels), words
-    assert (
-        sum("Reliability diagram" in label for label in labels) == 4
-    )  # teacher, alone, distilled, and its raw softmax
+    assert [words for words in LABELS if not any(words in label for label in labels)] == []
+    diagrams = sum("Reliability diagram" in label for label in labels)
+    assert diagrams == 4  # teacher, student alone, distilled student, and its raw softmax
     assert checker.tags.count("svg") == len(labels)
-    assert not set(svg.COLOURS.values()) & set(re.findall(r"#[0-9a-f]{6}", text))  # no stand-in is left
+    assert not set(svg.COLOURS.values()) & set(re.findall(r"#[0-9a-f]{6}", text))  # each is replaced by a variable
     assert "&lt;b&gt;" in text and "<b>&amp;" not in text and "$x$" in text  # text, not markup or mathematics
 
 
-def test_several_runs_stand_side_by_side(tmp_path):
+def test_several_runs_side_by_side(tmp_path):
     paths = [make_run(tmp_path, seed=i, name=f"run {i}", temperature=t) for i, t in enumerate((2.0, 4.0, 4.0))]
     text = report.write(paths, tmp_path / "all.html").read_text()
     checked(text)
@@ -154,14 +120,13 @@ def test_several_runs_stand_side_by_side(tmp_path):
     assert [member.label for member in series] == ["run 0", "run 1", "run 2"]
 
 
-def test_the_same_run_twice_is_told_apart_and_old_runs_lack_only_their_diagrams(tmp_path):
+def test_a_run_shown_twice_has_two_labels_and_a_run_without_measurements_has_no_diagrams(tmp_path):
     path = make_run(tmp_path)
-    (path / run_files.MEASUREMENTS).unlink()
+    (path / "measurements.json").unlink()
     text = report.write([path, path], tmp_path / "all.html").read_text()
     checked(text)
-    assert (
-        "run (1)" in text and "run (2)" in text and "Reliability diagram" not in text and "Without measurements" in text
-    )
+    assert "run (1)" in text and "run (2)" in text
+    assert "Reliability diagram" not in text and "Without measurements" in text
 
 
 def test_many_classes_and_a_run_without_teacher(tmp_path):
@@ -174,7 +139,7 @@ def test_many_classes_and_a_run_without_teacher(tmp_path):
     assert "Accuracy by class" in text and "points over" not in text
 
 
-def test_a_wrong_path_is_one_line(tmp_path):
+def test_a_wrong_path_is_an_input_error(tmp_path):
     with pytest.raises(InputError, match="No finished run"):
         report.write([tmp_path], tmp_path / "report.html")
     path = make_run(tmp_path)
@@ -185,7 +150,7 @@ def test_a_wrong_path_is_one_line(tmp_path):
         report.write([path], tmp_path / "report.html")
 
 
-def test_the_command_takes_runs_as_arguments_and_no_tensorflow(tmp_path):
+def test_the_command_takes_runs_as_arguments_and_needs_no_tensorflow(tmp_path):
     paths = [str(make_run(tmp_path, seed=i, name=f"run{i}")) for i in range(2)]
     code = "import sys; sys.modules['tensorflow'] = None; del sys.argv[0]; from skd_tf import report; report.cli_main()"
     command = [sys.executable, "-c", code, "report.py", *paths, f"--output={tmp_path / 'both.html'}"]
@@ -224,7 +189,7 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
 
 
 @pytest.mark.slow
-def test_a_browser_shows_it_whole(tmp_path):
+def test_a_browser_renders_it_completely(tmp_path):
     """In headless Chromium: no broken picture, no console error, no request, no horizontal scrolling on phone or desk."""
     browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if browser is None:
@@ -238,32 +203,17 @@ def test_a_browser_shows_it_whole(tmp_path):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        done = subprocess.run(
-            [
-                browser,
-                "--headless=new",
-                "--no-sandbox",
-                "--disable-gpu",
-                "--window-size=1400,1000",
-                "--enable-logging=stderr",
-                "--virtual-time-budget=20000",
-                "--dump-dom",
-                f"--user-data-dir={tmp_path / 'profile'}",
-                f"http://127.0.0.1:{server.server_port}/probe.html",
-            ],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+        options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1400,1000", "--dump-dom"]
+        options += ["--enable-logging=stderr", "--virtual-time-budget=20000", f"--user-data-dir={tmp_path / 'profile'}"]
+        command = [browser, *options, f"http://127.0.0.1:{server.server_port}/probe.html"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     finally:
         server.shutdown()
     match = re.search(r"FOUND(.*)END", done.stdout)
     assert match, done.stdout[-2000:] + done.stderr[-2000:]
     found = json.loads(match[1])
-    assert {(row["page"], row["width"]) for row in found} == {
-        (p, w) for p in ("one.html", "all.html") for w in (375, 1280)
-    }
+    shown = {(row["page"], row["width"]) for row in found}
+    assert shown == {(page, width) for page in ("one.html", "all.html") for width in (375, 1280)}
     for row in found:
         assert row["inner"] == row["width"] and row["scroll"] <= row["width"], row
         assert row["broken"] == row["flat"] == row["requests"] == 0 and row["charts"] > 10, row

@@ -1,4 +1,6 @@
-"""What TensorBoard finds in a run: scalars, HParams, and a trace where one was asked for."""
+"""What TensorBoard finds in a run: scalars, HParams, and a trace if --profile_steps asks for one."""
+
+import json
 
 import pytest
 
@@ -25,19 +27,20 @@ def test_scalars_and_hparams(traced):
     tags = set(events.Tags()["tensors"])
     assert tags >= {"loss", "accuracy", "val_accuracy", "learning_rate", "examples_per_second"}
     assert [event.step for event in events.Tensors("val_accuracy")] == [8, 16, 24]
-    metadata = events.summary_metadata
-    start = plugin_data_pb2.HParamsPluginData.FromString(
-        metadata["_hparams_/session_start_info"].plugin_data.content
-    ).session_start_info
+
+    def hparams(name):
+        content = events.summary_metadata[f"_hparams_/{name}"].plugin_data.content
+        return plugin_data_pb2.HParamsPluginData.FromString(content)
+
+    start = hparams("session_start_info").session_start_info
     assert start.hparams["learning_rate"].number_value == 0.05 and start.hparams["student"].string_value == "cnn_2"
     assert {"epochs", "temperature", "seed"} < set(start.hparams) < set(Config().to_json()) - {"report", "overwrite"}
-    plan = plugin_data_pb2.HParamsPluginData.FromString(metadata["_hparams_/experiment"].plugin_data.content).experiment
-    assert {info.name.tag for info in plan.metric_infos} <= tags  # every column of the table has values
+    assert {
+        info.name.tag for info in hparams("experiment").experiment.metric_infos
+    } <= tags  # every column of the table has values
 
 
-def test_the_trace_is_there_and_changes_no_number(traced, tmp_path):
-    import json
-
+def test_a_trace_is_written_and_changes_no_number(traced, tmp_path):
     (trace,) = (traced / "tensorboard" / "plugins" / "profile").rglob("*.xplane.pb")
     assert trace.stat().st_size > 1000 and b"EagerKernelExecute" in trace.read_bytes()
     experiment.run(Config(**SMALL), tmp_path)
@@ -49,13 +52,13 @@ def test_the_trace_is_there_and_changes_no_number(traced, tmp_path):
 
 
 @pytest.mark.parametrize("value", ["3", "5,2", "0,4", "a,b", "1,2,3"])
-def test_a_bad_range_is_one_line(value):
+def test_a_bad_range_is_an_input_error(value):
     with pytest.raises(InputError, match="1 <= A <= B"):
         Config(profile_steps=value)
     assert Config(profile_steps=" 3 , 9").profile_steps == "3,9"
 
 
-def test_a_range_beyond_the_run_is_told_before_the_first_step(tmp_path):
+def test_a_range_beyond_the_run_is_refused_before_the_first_step(tmp_path):
     with pytest.raises(InputError, match="steps 1 to 24"):
         experiment.run(Config(profile_steps="20,25", **SMALL), tmp_path)
     assert not list((tmp_path / "checkpoints").glob("*.ckpt"))
