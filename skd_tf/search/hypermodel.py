@@ -1,96 +1,115 @@
-"""The students of a search as a keras-tuner HyperModel, for any keras_tuner.Tuner."""
+"""DistillationHyperModel: the students of a search, for any Tuner of keras-tuner."""
 
 import functools
+import os
 import pathlib
+from collections.abc import Iterable
+from typing import Any
 
+import keras
 import keras_tuner
 import numpy as np
 import tensorflow as tf
 
 from skd_tf import data
+from skd_tf.config import Config
+from skd_tf.distillation.distiller import Distiller
 from skd_tf.evaluation import predictor
 from skd_tf.search.plan import Plan
 from skd_tf.training import experiment, train_student
+from skd_tf.training.resources import SharedResources
 
 
 class DistillationHyperModel(keras_tuner.HyperModel):
-    """Builds the compiled Distiller of a Config and of what a Tuner draws for its searched settings.
+    """Builds the compiled `Distiller` of a Config with the values that a Tuner draws.
 
+        hypermodel = skd_tf.tune.DistillationHyperModel(config, ["temperature:log:1:16"])
         tuner = keras_tuner.RandomSearch(hypermodel, objective="val_accuracy", max_trials=10)
         tuner.search()
 
-    No trial stores the teacher: it is no part of a Distiller's weights. A stock Tuner builds and traces anew for every
-    trial, and takes each trial's best epoch; `skd_tf.tune.search` keeps what is traced, and takes the last.
+    No trial stores the teacher, because it does not belong to a Distiller's weights. keras-tuner's Tuners rank a trial
+    by its best epoch, `skd_tf.search.run_search` by its last.
 
     Args:
-      config: a `Config`.
+      config: settings of every trial.
       search: texts in the grammar of --search.
-      workdir: where a teacher that is to be trained goes.
-      data_dir: TFDS data directory.
-      setup: a `training.SharedResources`, where data and teacher are at hand already.
+      workdir: if the search trains its teacher, it does so in `workdir/teacher`.
+      data_dir: TFDS data directory; None is TFDS' default.
+      resources: data without a test split, strategy and teacher, if they are loaded already.
 
     Raises:
-      InputError: what a `Plan` refuses: no teacher, no validation images, a search of what cannot be searched.
+      InputError: no teacher, no validation images, or an invalid search.
     """
 
-    def __init__(self, config, search, *, workdir=".", data_dir=None, setup=None):
+    def __init__(
+        self,
+        config: Config,
+        search: Iterable[str],
+        *,
+        workdir: str | os.PathLike = ".",
+        data_dir: str | None = None,
+        resources: SharedResources | None = None,
+    ) -> None:
         super().__init__()
         self._plan = Plan(config, tuple(search))
         self.config, self.space = config, self._plan.space
-        self._workdir, self._data_dir, self._given = pathlib.Path(workdir), data_dir, setup
+        self._workdir, self._data_dir, self._given = pathlib.Path(workdir), data_dir, resources
 
     @functools.cached_property
-    def setup(self):
-        """Data, without the test split, and teacher: shared by all trials."""
+    def resources(self) -> SharedResources:
+        """Data without the test split, strategy and teacher, which all trials share."""
         return self._given or experiment.prepare(self._plan.shared, self._workdir, self._data_dir, test=False)
 
-    def declare_hyperparameters(self, hp):
+    def declare_hyperparameters(self, hp: keras_tuner.HyperParameters) -> None:
+        """Declares the searched settings to keras-tuner."""
         for dimension in self.space:
             dimension.declare(hp)
 
-    def config_of(self, hp):
-        """The Config of drawn values."""
-        return self.config.replace(**{d.name: d.value(d.declare(hp)) for d in self.space})
+    def config_of(self, hp: keras_tuner.HyperParameters) -> Config:
+        """The Config with the values drawn."""
+        return self.config.replace(**{d.name: d.to_config(d.declare(hp)) for d in self.space})
 
-    def build(self, hp):
-        config, setup = self.config_of(hp), self.setup
-        distiller = train_student.build_distiller(config, setup, self._steps_per_epoch(config))
-        if config.needs_teacher and not config.teacher_cache_dir:
-            distiller.teacher = setup.teacher.model
+    def build(self, hp: keras_tuner.HyperParameters) -> Distiller:
+        """The compiled Distiller of the values drawn."""
+        config, resources = self.config_of(hp), self.resources
+        distiller = train_student.build_distiller(config, resources, self._steps_per_epoch(config))
+        if resources.teacher and config.needs_teacher and not config.teacher_cache_dir:
+            distiller.teacher = resources.teacher.model
         return distiller
 
-    def fit(self, hp, model, *args, **kwargs):
-        """Keras' fit() on the data given to `Tuner.search`, else on the Config's own; returns its History.
+    def fit(
+        self, hp: keras_tuner.HyperParameters, model: Distiller, *args: Any, **kwargs: Any
+    ) -> keras.callbacks.History:
+        """Keras' fit() on the data given to `Tuner.search`, else on the Config's data.
 
-        `epochs` and `initial_epoch`, as Hyperband gives them, choose the epochs of the Config's data. The rate's schedule is
-        that of the Config's epochs, and begins anew with the optimizer, which no Tuner keeps.
+        `epochs` and `initial_epoch`, which Hyperband passes, select epochs of the Config's data. The learning rate
+        follows the schedule of the Config's epochs. It restarts with the optimizer, which no Tuner keeps.
         """
-        config, setup = self.config_of(hp), self.setup
+        config, resources = self.config_of(hp), self.resources
+        teacher = resources.teacher if config.needs_teacher else None
         if args or "x" in kwargs:
-            if config.needs_teacher:
-                model.teacher = setup.teacher.model  # the cache is of the Config's own images
+            if teacher:
+                model.teacher = teacher.model  # the cache holds only logits of the Config's images
             return model.fit(*args, **kwargs)
-        steps, files = self._steps_per_epoch(config), None
+        steps = self._steps_per_epoch(config)
         first, last = kwargs.get("initial_epoch", 0), kwargs.get("epochs", config.epochs)
-        if config.needs_teacher:
-            files = setup.teacher.epoch_files(config.teacher_cache_epochs or last)
         stream = data.train_stream(
-            setup.dataset,
+            resources.dataset,
             config.pick(data.StreamSettings),
             steps_per_epoch=steps,
             first_step=first * steps,
             last_step=last * steps,
-            logit_files=files,
+            logit_files=teacher.epoch_files(config.teacher_cache_epochs or last) if teacher else None,
         )
-        own = {"epochs": last, "steps_per_epoch": steps, "validation_data": _batches(setup.dataset.validation)}
+        own = {"epochs": last, "steps_per_epoch": steps, "validation_data": _batches(resources.dataset.validation)}
         return model.fit(stream, **own | {"verbose": 0} | kwargs)
 
     def _steps_per_epoch(self, config):
-        return len(self.setup.dataset.train) // config.batch_size
+        return len(self.resources.dataset.train) // config.batch_size
 
 
 def _batches(split):
-    """A split's (images, labels) in order, whether its images are in memory or stored."""
+    """Batches (images, labels) of a split in order; its images may be in memory or on disk."""
 
     def batches():
         for start in range(0, len(split), predictor.BATCH_SIZE):

@@ -1,31 +1,37 @@
-"""keras-tuner's oracles over records of ours: rebuilt from them after any stop, grid included.
+"""keras-tuner's oracles, rebuilt from the records of a search after any stop.
 
-Four things of keras-tuner 1.4.8 that matter here: a seed of 0 is taken for none; three failures in a row stop the search;
-its own state is two kinds of files written separately, and reading a grid's back fails; numbers sent between its processes
-are float32.
+Four properties of keras-tuner 1.4.8 matter here: it treats a seed of 0 as no seed; three failures in a row stop a
+search; it writes its state to two kinds of files separately, and fails to read that of a grid; its processes send each
+other numbers as float32.
 """
+
+from typing import Any
 
 import keras_tuner
 
 from skd_tf.errors import input_error
-from skd_tf.search.trial_records import FINISHED, RUNNING
+from skd_tf.search.plan import Plan
+from skd_tf.search.trial_records import FINISHED, RUNNING, TrialRecords
 
 _COMPLETED, _FAILED, _STOPPED = "COMPLETED", "FAILED", "STOPPED"
 
 
-class _Recorded:
-    """An oracle whose trials are the records, before a `keras_tuner.Oracle` in the order of bases.
+class _Recorded(keras_tuner.Oracle):
+    """An oracle that takes values and scores from the records. Call `begin` first.
 
-    `begin(records)` goes before anything else. A trial's record is written when its values are drawn, and the trial's own
-    process fills it in; values and scores come from there.
+    The oracle writes a trial's record when it draws the values. The process that runs the trial completes the record.
     """
 
-    def begin(self, records):
-        """Takes up the search where its records stand: the same draws, in the same order, with the same results."""
+    max_trials: int | None
+    ongoing_trials: dict[str, keras_tuner.engine.trial.Trial]
+    tuner_ids: set[str]
+
+    def begin(self, records: TrialRecords) -> None:
+        """Replays the recorded trials: the same draws, in the same order, with the same results."""
         self._records, self._plan = records, records.plan
         known = records.all()
         self._known, self._events = {record["trial"]: record for record in known}, 0
-        self.problem = None
+        self.problem: OSError | None = None
         wanted, self.max_trials = self.max_trials, None
         starts = [(record["started"], self._replay_start, record) for record in known]
         ends = [
@@ -38,10 +44,10 @@ class _Recorded:
         self._known, self.max_trials = {}, wanted
         numbers = [started for started, _, _ in starts] + [ended for ended, _, _ in ends if ended != float("inf")]
         self._events = max(numbers, default=-1) + 1
-        for record in known:  # ends that nobody saw get their place now, before all that is still to come
+        for record in known:  # an end that the oracle missed gets its place before all later events
             if record["status"] != RUNNING and record["ended"] is None:
                 records.write(record | {"ended": self._next_event()})
-        # What was interrupted is handed out first, the oldest before the others.
+        # Interrupted trials are handed out first, the oldest before the others.
         self._retry_queue = [trial.trial_id for trial in self.ongoing_trials.values()][::-1]
         self.ongoing_trials, self.tuner_ids = {}, set()
 
@@ -49,10 +55,10 @@ class _Recorded:
         trial = self.create_trial(f"before-{record['trial']}")
         if trial.status == _STOPPED or int(trial.trial_id) != record["trial"]:
             raise input_error(
-                "The records are of another search",
+                "The records belong to another search",
                 expected=f"trial {trial.trial_id}",
-                received=f"{record['trial']} in {self._records.folder}",
-                remedy="Add --overwrite to begin anew",
+                received=f"trial {record['trial']} in {self._records.folder}",
+                remedy="Add --overwrite to restart from scratch",
             )
 
     def _replay_end(self, record):
@@ -63,26 +69,27 @@ class _Recorded:
             trial.status = _COMPLETED
         self.end_trial(trial)
 
-    def populate_space(self, trial_id):
-        """The oracle's own draw, so that its state goes on; over it the recorded values, or the default's for trial 0."""
-        response = super().populate_space(trial_id)
+    def populate_space(self, trial_id: str) -> dict[str, Any]:
+        """The recorded values of a trial; else the default for trial 0; else the oracle's draw."""
+        response = super().populate_space(trial_id)  # always, because a draw advances the oracle's state
         number, default = int(trial_id), self._plan.default
         values = self._known[number]["values"] if number in self._known else None
         if values is None and number == 0 and default and self._plan.tuner != "grid":
             values = default
         if values is None:
             return response
-        drawn = {dimension.name: dimension.drawn(values[dimension.name]) for dimension in self._plan.space}
+        drawn = {dimension.name: dimension.to_keras_tuner(values[dimension.name]) for dimension in self._plan.space}
         return {"status": RUNNING.upper(), "values": drawn}
 
-    def create_trial(self, tuner_id):
+    def create_trial(self, tuner_id: str) -> keras_tuner.engine.trial.Trial:
+        """keras-tuner's next trial, with its record written."""
         trial = super().create_trial(tuner_id)
         if trial.status != RUNNING.upper() or int(trial.trial_id) in self._known:
             return trial
         try:
-            if self._records.read(int(trial.trial_id)) is None:
+            if not self._records.exists(int(trial.trial_id)):
                 self._write_start(trial)
-        except OSError as error:  # inside keras-tuner's server nobody would see it: the search ends, and says it then
+        except OSError as error:  # keras-tuner's server would hide it: end the search, and let the Tuner raise it
             self.problem = error
             self.ongoing_trials.pop(tuner_id, None)
             self.tuner_ids.discard(tuner_id)
@@ -95,7 +102,9 @@ class _Recorded:
             {
                 "trial": int(trial.trial_id),
                 "status": RUNNING,
-                "values": {dimension.name: dimension.value(drawn[dimension.name]) for dimension in self._plan.space},
+                "values": {
+                    dimension.name: dimension.to_config(drawn[dimension.name]) for dimension in self._plan.space
+                },
                 "started": self._next_event(),
                 "ended": None,
                 "executions": [],
@@ -105,9 +114,10 @@ class _Recorded:
             }
         )
 
-    def end_trial(self, trial):
+    def end_trial(self, trial: keras_tuner.engine.trial.Trial) -> None:
+        """Ends a trial, and records its place in the sequence of events."""
         number = int(trial.trial_id)
-        trial.hyperparameters = self.trials[trial.trial_id].hyperparameters  # as drawn, not as sent
+        trial.hyperparameters = self.trials[trial.trial_id].hyperparameters  # as drawn: those sent are float32
         super().end_trial(trial)
         if number not in self._known:
             try:
@@ -115,36 +125,37 @@ class _Recorded:
             except OSError as error:
                 self.problem = error
 
-    def score_trial(self, trial):
+    def score_trial(self, trial: keras_tuner.engine.trial.Trial) -> None:
+        """Takes the score from the record."""
         trial.score, trial.best_step = self._records.read(int(trial.trial_id))["objective"], 0
 
     def _next_event(self):
         self._events += 1
         return self._events - 1
 
-    def save(self, *_):
-        """Nothing: the records are the state."""
+    def save(self, *_: Any) -> None:
+        """Does nothing: the records are the state."""
 
     reload = _save_trial = save
 
 
 class _Random(_Recorded, keras_tuner.oracles.RandomSearchOracle):
-    """Values drawn independently."""
+    """Draws values independently."""
 
 
 class _Bayesian(_Recorded, keras_tuner.oracles.BayesianOptimizationOracle):
-    """Values where a Gaussian process of the results expects most; needs scikit-learn."""
+    """Chooses the values that a Gaussian process of the results predicts to be best; needs scikit-learn."""
 
 
 class _Grid(_Recorded, keras_tuner.oracles.GridSearchOracle):
-    """All combinations."""
+    """Tries all combinations."""
 
 
 ORACLES = {"random": _Random, "bayesian": _Bayesian, "grid": _Grid}
 
 
-def make_oracle(plan):
-    """The oracle of a `Plan`, which `begin` takes to where its records stand."""
+def make_oracle(plan: Plan) -> _Recorded:
+    """The oracle of a search; its `begin` replays the records. InputError if scikit-learn is missing."""
     parameters = keras_tuner.HyperParameters()
     for dimension in plan.space:
         dimension.declare(parameters)
@@ -159,10 +170,10 @@ def make_oracle(plan):
         )
     except ImportError as error:
         raise input_error(
-            "The Bayesian search needs scikit-learn",
-            expected="it to be installed",
+            "A Bayesian search needs scikit-learn",
+            expected="scikit-learn to be installed",
             received="--tuner=bayesian without it",
-            remedy="Install it with pip install 'skd_tf[bayesian]'",
+            remedy="Run pip install 'skd_tf[bayesian]'",
         ) from error
     oracle.verbose = 0
     return oracle

@@ -1,15 +1,16 @@
-"""Plan: what is searched, how, and for which objective. TensorFlow and keras-tuner are not imported here."""
+"""Plan: what a search varies, how it chooses values, and what it optimises. Imports neither TensorFlow nor keras-tuner."""
 
 import dataclasses
 import math
+from typing import Any
 
 from skd_tf.config import Config
-from skd_tf.errors import as_text, did_you_mean, input_error
+from skd_tf.errors import as_text, did_you_mean, flag_error, input_error
 from skd_tf.losses.names import LOSS_FACTS
-from skd_tf.search.space import parse_space
+from skd_tf.search.space import Dimension, parse_space
 
 TUNERS = ("random", "bayesian", "grid")
-# What a run logs each epoch, and which way is better; None where neither way is better by itself.
+# What a run logs each epoch, and which direction is better; None if that depends on the user.
 OBJECTIVES = {
     "val_accuracy": "max",
     "val_nll": "min",
@@ -30,101 +31,85 @@ OBJECTIVES = {
     "input_wait_share": "min",
     "seconds": "min",
 }
+OBJECTIVE_GRAMMAR = f"NAME, NAME:min or NAME:max of the last epoch's {', '.join(OBJECTIVES)}"
 
 
 @dataclasses.dataclass(frozen=True)
 class SearchObjective:
-    """A logged value of the last epoch, and the direction that is better."""
+    """A logged value of the last epoch, and the direction that is better: "min" or "max"."""
 
     name: str
     direction: str
 
-    def better(self, one, other):
-        return one > other if self.direction == "max" else one < other
-
     @property
-    def sign(self):
-        """What values are multiplied by so that the smallest is the best."""
+    def sign(self) -> float:
+        """The factor that makes the best value the smallest."""
         return -1.0 if self.direction == "max" else 1.0
 
 
-def parse_objective(text):
-    """Reads --objective: NAME or NAME:min or NAME:max."""
+def parse_objective(text: str) -> SearchObjective:
+    """Reads --objective: NAME, NAME:min or NAME:max."""
     name, _, direction = text.partition(":")
     if name not in OBJECTIVES:
-        raise input_error(
-            "No run logs such a value",
-            expected=f"one of {', '.join(OBJECTIVES)}",
-            received=f"--objective={text}",
-            remedy=f"{did_you_mean(name, list(OBJECTIVES), 'See metrics.jsonl of a run.')}",
-        )
-    direction = direction or OBJECTIVES[name]
+        remedy = did_you_mean(name, list(OBJECTIVES), "See metrics.jsonl of a run")
+        raise flag_error("objective", text, "names no value that a run logs", f"one of {', '.join(OBJECTIVES)}", remedy)
+    direction = direction or OBJECTIVES[name] or ""
     if direction not in ("min", "max"):
-        raise input_error(
-            "The objective needs a direction",
-            expected=f"{name}:min or {name}:max",
-            received=f"--objective={text}",
-            remedy="Add one",
-        )
+        raise flag_error("objective", text, "has no direction", f"{name}:min or {name}:max", "Add min or max")
     return SearchObjective(name, direction)
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """A whole search.
+    """All settings of a search. Two searches with equal plans are the same search.
 
     Args:
-      config: a `Config`; its values of what is searched are "the default" that the best is compared with.
+      config: settings of every trial. Its values of the searched settings are "the default", which the best trial is
+        compared with.
       search: texts in the grammar of --search.
       tuner: "random", "bayesian" or "grid".
       objective: text in the grammar of --objective.
-      max_trials: students to train at most; None: 10, or the whole grid.
-      search_seed: of the settings drawn.
-      executions_per_trial: students a trial, with seeds `config.seed`, `config.seed + 1`, ...
+      max_trials: maximum number of trials; None means 10, or the whole grid.
+      search_seed: seed of the values drawn.
+      executions_per_trial: students per trial, with seeds `config.seed`, `config.seed + 1`, ...
+
+    Attributes:
+      space: the searched settings, parsed from `search`.
+      goal: the objective, parsed from `objective`.
 
     Raises:
-      InputError: whatever is wrong with any of them.
+      InputError: an invalid argument, no teacher, or no validation images.
     """
 
     config: Config
-    search: tuple
+    search: tuple[str, ...]
     tuner: str = "random"
     objective: str = "val_accuracy"
     max_trials: int | None = None
     search_seed: int = 0
     executions_per_trial: int = 1
-    space: tuple = dataclasses.field(init=False, compare=False)
+    space: tuple[Dimension, ...] = dataclasses.field(init=False, compare=False)
     goal: SearchObjective = dataclasses.field(init=False, compare=False)
 
     def __post_init__(self):
         object.__setattr__(self, "space", parse_space(self.search, self.config))
         object.__setattr__(self, "goal", parse_objective(self.objective))
         if self.tuner not in TUNERS:
-            raise input_error(
-                "Unknown tuner",
-                expected=f"one of {', '.join(TUNERS)}",
-                received=f"--tuner={self.tuner}",
-                remedy=f"{did_you_mean(self.tuner, TUNERS, 'Choose random.')}",
-            )
+            remedy = did_you_mean(self.tuner, TUNERS, "Choose random")
+            raise flag_error("tuner", self.tuner, "has an unknown value", f"one of {', '.join(TUNERS)}", remedy)
         for name in ("max_trials", "executions_per_trial"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise input_error(
-                    "A search trains students", expected="at least 1", received=f"--{name}={value}", remedy="Raise it"
-                )
+                raise flag_error(name, value, "is too small", "at least 1", "Raise it")
         if not self.config.validation_fraction:
-            raise input_error(
-                "A search needs validation images: it never sees the test split",
-                expected="--validation_fraction > 0",
-                received="--validation_fraction=0",
-                remedy="Set it to 0.1 for example",
-            )
+            problem = "leaves no validation images, and a search never sees the test split"
+            raise flag_error("validation_fraction", 0, problem, "more than 0", "Set it to 0.1, for example")
         if "seed" in self.names and self.executions_per_trial > 1:
             raise input_error(
                 "Seeds are both searched and averaged over",
-                expected="one of the two",
-                received="--search=seed:..",
-                remedy=f"with --executions_per_trial={self.executions_per_trial}. Leave out one.",
+                expected="only one of --search=seed:... and --executions_per_trial",
+                received=f"both, with --executions_per_trial={self.executions_per_trial}",
+                remedy="Remove one",
             )
         self.shared.require_teacher()
         unbounded = [dimension.text for dimension in self.space if not _points(dimension)]
@@ -133,40 +118,41 @@ class Plan:
                 "A grid needs a number of points",
                 expected="NAME:KIND:LOW:HIGH:COUNT or NAME:choice:A,B,...",
                 received=f"--tuner=grid with --search={unbounded[0]}",
-                remedy=f"Write for example --search={unbounded[0]}:5",
+                remedy=f"Write --search={unbounded[0]}:5, for example",
             )
 
     @property
-    def names(self):
+    def names(self) -> list[str]:
+        """Names of the searched settings."""
         return [dimension.name for dimension in self.space]
 
     @property
-    def trials(self):
-        """Trials at most."""
+    def trials(self) -> int:
+        """Maximum number of trials."""
         if self.tuner != "grid":
             return self.max_trials or 10
         size = math.prod(len(_points(dimension)) for dimension in self.space)
         return min(self.max_trials or size, size)
 
     @property
-    def shared(self):
-        """The Config that data and teacher are prepared with: of a loss with a teacher where any trial has one."""
+    def shared(self) -> Config:
+        """The Config that prepares data and teacher. Its loss needs a teacher if the loss of any trial does."""
         losses = next((dimension.values for dimension in self.space if dimension.name == "loss"), ())
         distilling = next((loss for loss in losses if LOSS_FACTS[loss].needs_teacher), self.config.loss)
         return self.config.replace(loss=distilling, loss_settings="" if losses else self.config.loss_settings)
 
     @property
-    def default(self):
-        """The Config's own values of what is searched; None where the space does not hold them."""
+    def default(self) -> dict[str, Any] | None:
+        """The Config's own values of the searched settings; None if one of them lies outside the space."""
         values = {name: getattr(self.config, name) for name in self.names}
         return values if all(values[dimension.name] in dimension for dimension in self.space) else None
 
-    def config_of(self, values):
-        """The Config of a trial, without what concerns whole runs alone."""
+    def config_of(self, values: dict[str, Any]) -> Config:
+        """The Config of a trial with these values, without the settings that concern only whole runs."""
         return self.config.replace(**values, overwrite=False, dry_run=False, student_alone="none")
 
-    def to_json(self):
-        """What makes two searches the same one; more trials continue a search."""
+    def to_json(self) -> dict[str, Any]:
+        """What identifies the search. The number of trials does not: more trials continue it."""
         return {
             "config": self.config.replace(overwrite=False, dry_run=False).to_json(),
             "search": [dimension.text for dimension in self.space],
@@ -176,8 +162,8 @@ class Plan:
             "executions_per_trial": self.executions_per_trial,
         }
 
-    def differences(self, recorded):
-        """Lines "--flag: recorded -> this" against the `to_json` of another search."""
+    def differences(self, recorded: dict[str, Any]) -> list[str]:
+        """One text "--flag: recorded -> this" for each difference from another search's `to_json`."""
         mine = self.to_json()
         lines = [
             f"--{name}: {_text(recorded.get(name))} -> {_text(mine[name])}"
@@ -188,6 +174,7 @@ class Plan:
 
 
 def _points(dimension):
+    """The values that a grid takes of a dimension; empty if they are infinitely many."""
     if dimension.kind == "int" and not dimension.values:
         return range(dimension.ends[0], dimension.ends[1] + 1)
     return dimension.values

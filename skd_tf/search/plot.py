@@ -1,21 +1,24 @@
-"""search.png: the objective against the temperature, one curve per other value, the best and the default marked."""
+"""search.png: the objective over the temperature, with a curve per combination of other values and two marked trials."""
 
 import itertools
 import math
+import pathlib
+from typing import Any
 
 from skd_tf.errors import as_text
-from skd_tf.search.results import default_trial, short
-from skd_tf.search.trial_records import FAILED
+from skd_tf.search.results import default_trial, short, standard_error
+from skd_tf.search.space import is_number
+from skd_tf.search.trial_records import FAILED, TrialRecord, TrialRecords
 
-# Okabe and Ito's colours, which the colour-blind tell apart too.
+# Okabe and Ito's colours, which colour-blind people can tell apart.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 _MARKERS = "osD^vP"
 _LABELS = {"val_accuracy": "validation top-1, last epoch", "val_nll": "validation NLL (nats), last epoch"}
 
 
-def write(records, ranked):
-    """Draws the finished trials, best first, into search.png; returns its path."""
-    # An Agg figure without pyplot: no display is looked for, and no figure is kept.
+def write(records: TrialRecords, ranked: list[TrialRecord]) -> pathlib.Path:
+    """Draws the finished trials into search.png; returns its path."""
+    # pyplot would look for a display and keep the figure in memory.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -23,18 +26,21 @@ def write(records, ranked):
     figure = Figure(figsize=(8, 5), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    across = _across(plan)
-    place = _scale(axes, across, ranked, plan)
+    across = _x_dimension(plan)
+    position = _prepare_x_axis(axes, across, ranked)
+
+    def x_of(record):
+        return position(record["values"][across.name])
+
+    connected = all(d.values for d in plan.space if d is not across)  # else neighbours differ in more than x
     for style, (name, group) in zip(_styles(), _curves(ranked, plan, across).items(), strict=False):
-        group = sorted(group, key=lambda record: place(record["values"][across.name]))
-        xs, ys = [place(r["values"][across.name]) for r in group], [r["objective"] for r in group]
+        group = sorted(group, key=x_of)
         bars = [_bar(record, plan) for record in group]
-        joined = all(d.values for d in plan.space if d is not across)  # else neighbours differ in more than the x
         axes.errorbar(
-            xs,
-            ys,
-            yerr=bars if None not in bars else None,
-            linestyle="-" if joined else "none",
+            [x_of(record) for record in group],
+            [record["objective"] for record in group],
+            yerr=None if None in bars else bars,
+            linestyle="-" if connected else "none",
             label=name,
             capsize=2,
             elinewidth=0.8,
@@ -42,27 +48,32 @@ def write(records, ranked):
             markersize=5.5,
             **style,
         )
-    _mark(axes, ranked, plan, place, across)
-    _note_failed(axes, records, place, across)
+    marked: dict[str, tuple[TrialRecord, dict[str, Any]]]
+    marked = {"best": (ranked[0], {"marker": "*", "markersize": 17, "color": "#F0E442"})}
+    default = default_trial(plan, ranked)
+    if default and default is not ranked[0]:
+        marked["default"] = default, {"marker": "o", "markersize": 13, "markerfacecolor": "none"}
+    for name, (record, style) in marked.items():
+        place, label = ([x_of(record)], [record["objective"]]), f"{name}: {record['objective']:.4f}"
+        axes.plot(*place, label=label, linestyle="none", markeredgecolor="black", zorder=5, **style)
+    failed = [x_of(record) for record in records.all() if record["status"] == FAILED]
+    if failed:
+        bottom = axes.get_xaxis_transform()  # x in data, y from 0 to 1 of the axes
+        label = f"failed: {len(failed)}"
+        axes.plot(failed, [0.02] * len(failed), "x", color="#B00020", transform=bottom, linestyle="none", label=label)
     config = plan.config
-    what = "" if "student" in plan.names else f"{config.student} on "
-    axes.set_title(f"{what}{config.dataset}, {config.epochs} epochs", loc="left", fontsize=11)
+    student = "" if "student" in plan.names else f"{config.student} on "
+    axes.set_title(f"{student}{config.dataset}, {config.epochs} epochs", loc="left", fontsize=11)
     axes.set_ylabel(_LABELS.get(plan.goal.name, f"{plan.goal.name}, last epoch"))
     axes.grid(True, which="major", color="0.9", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.supxlabel(_bar_text(ranked, plan), fontsize=8, color="0.4")
-    handles, labels = axes.get_legend_handles_labels()
-    marks = [label.startswith(("best:", "default:", "failed:")) for label in labels]  # after the curves
-    order = sorted(range(len(labels)), key=marks.__getitem__)
-    axes.legend(
-        [handles[i] for i in order],
-        [labels[i] for i in order],
-        frameon=False,
-        fontsize=9,
-        loc="upper left",
-        bbox_to_anchor=(1.0, 1.0),
-    )
+    figure.supxlabel(_caption(ranked, plan), fontsize=8, color="0.4")
+    # Curves before marks: matplotlib lists curves with error bars last.
+    marks = ("best:", "default:", "failed:")
+    entries = sorted(zip(*axes.get_legend_handles_labels(), strict=True), key=lambda entry: entry[1].startswith(marks))
+    handles, labels = zip(*entries, strict=True)
+    axes.legend(handles, labels, frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     path = records.folder / "search.png"
     temporary = path.with_suffix(".tmp.png")
     figure.savefig(temporary)
@@ -70,42 +81,42 @@ def write(records, ranked):
     return path
 
 
-def _across(plan):
-    """The dimension of the x axis: the temperature, else the first of numbers, else the first."""
-    numbers = [d for d in plan.space if all(_is_number(value) for value in d.values or d.ends)]
-    return next((d for d in plan.space if d.name == "temperature"), (numbers or plan.space)[0])
+def _x_dimension(plan):
+    """The temperature if it is searched, else the first numeric setting, else the first."""
+    numeric = [d for d in plan.space if all(map(is_number, d.values or d.ends))]
+    return next((d for d in plan.space if d.name == "temperature"), (numeric or plan.space)[0])
 
 
-def _scale(axes, across, ranked, plan):
-    """Prepares the x axis; returns value -> place."""
+def _prepare_x_axis(axes, across, ranked):
+    """Sets label, scale and ticks; returns a function from a value to its position."""
     label = across.name.replace("_", " ")
-    seen = list(dict.fromkeys(record["values"][across.name] for record in ranked))
-    values = across.values or tuple(seen)
-    if not all(_is_number(value) for value in values):
-        places = {value: place for place, value in enumerate(across.values)}
-        axes.set_xticks(list(places.values()), [as_text(value) for value in places])
+    values = across.values or tuple(record["values"][across.name] for record in ranked)
+    if not all(map(is_number, values)):
+        positions = {value: position for position, value in enumerate(across.values)}
+        axes.set_xticks(list(positions.values()), [as_text(value) for value in positions])
         axes.set_xlabel(label)
-        return places.__getitem__
+        return positions.__getitem__
     low, high = (min(values), max(values)) if across.values else across.ends
     logarithmic = low > 0 and (across.kind == "log" or across.name == "temperature" or high / low >= 8)
     axes.set_xlabel(f"{label}, log scale" if logarithmic else label)
+    few = across.values and len(values) <= 12
     if logarithmic:
         axes.set_xscale("log")
         axes.minorticks_off()
-        doubled = [low * 2**i for i in range(int(math.log2(high / low)) + 1)]
-        ticks = values if across.values and len(values) <= 12 else doubled[:: math.ceil(len(doubled) / 12)]
+        powers = [low * 2**i for i in range(int(math.log2(high / low)) + 1)]
+        ticks = values if few else powers[:: math.ceil(len(powers) / 12)]
         axes.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks])
-    elif across.values and len(values) <= 12:
+    elif few:
         axes.set_xticks(values, [f"{value:.4g}" for value in values])
     return float
 
 
 def _curves(ranked, plan, across):
-    """Name -> trials that share every listed other value, in the order of the space."""
-    named = [d for d in plan.space if d is not across and d.values]
+    """{name: trials that share all other listed values}, in the order of the space."""
+    listed = [d for d in plan.space if d is not across and d.values]
     groups = {}
-    for combination in itertools.product(*(d.values for d in named)):
-        pairs = list(zip(named, combination, strict=True))
+    for combination in itertools.product(*(d.values for d in listed)):
+        pairs = list(zip(listed, combination, strict=True))
         members = [r for r in ranked if all(r["values"][d.name] == value for d, value in pairs)]
         if members:
             groups[", ".join(f"{d.name} {short(value)}" for d, value in pairs) or plan.config.loss] = members
@@ -119,61 +130,16 @@ def _styles():
 
 
 def _bar(record, plan):
+    """Half the length of a trial's error bar; None if it is unknown."""
     if record["spread"] is not None:
         return record["spread"]
-    if plan.goal.name != "val_accuracy":
-        return None
-    p = record["objective"]
-    return math.sqrt(p * (1 - p) / record["validation_examples"])
+    return standard_error(record) if plan.goal.name == "val_accuracy" else None
 
 
-def _bar_text(ranked, plan):
+def _caption(ranked, plan):
     runs = plan.executions_per_trial
     if runs > 1:
         return f"points: means of {runs} seeds; bars: their standard deviation"
     if plan.goal.name == "val_accuracy":
         return f"one seed a point; bars: standard error from {ranked[0]['validation_examples']:,} validation images"
     return "one seed a point"
-
-
-def _mark(axes, ranked, plan, place, across):
-    best, default = ranked[0], default_trial(plan, ranked)
-    x, y = place(best["values"][across.name]), best["objective"]
-    axes.plot(
-        [x],
-        [y],
-        marker="*",
-        markersize=17,
-        color="#F0E442",
-        markeredgecolor="black",
-        linestyle="none",
-        zorder=5,
-        label=f"best: {y:.4f}",
-    )
-    if default and default is not best:
-        x, y = place(default["values"][across.name]), default["objective"]
-        axes.plot(
-            [x],
-            [y],
-            marker="o",
-            markersize=13,
-            markerfacecolor="none",
-            markeredgecolor="black",
-            linestyle="none",
-            zorder=5,
-            label=f"default: {y:.4f}",
-        )
-
-
-def _note_failed(axes, records, place, across):
-    failed = [record for record in records.all() if record["status"] == FAILED]
-    if failed:
-        bottom = axes.get_xaxis_transform()  # x in data, y from 0 to 1 of the axes
-        xs = [place(record["values"][across.name]) for record in failed]
-        axes.plot(
-            xs, [0.02] * len(xs), "x", color="#B00020", transform=bottom, linestyle="none", label=f"failed: {len(xs)}"
-        )
-
-
-def _is_number(value):
-    return isinstance(value, (int, float)) and not isinstance(value, bool)

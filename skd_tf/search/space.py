@@ -1,13 +1,19 @@
-"""The space of a search: which settings, over which values. TensorFlow and keras-tuner are not imported here."""
+"""The space of a search: which settings take which values. Imports neither TensorFlow nor keras-tuner."""
 
 import dataclasses
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
 
+from skd_tf.config import Config
 from skd_tf.config.fields import kinds_of, validate
 from skd_tf.config.flags import FIELDS
-from skd_tf.errors import as_text, did_you_mean, input_error
+from skd_tf.errors import as_text, did_you_mean, flag_error, input_error
 from skd_tf.losses.names import LOSS_FACTS
 
-# Data, teacher and machine are shared by all trials, and so cannot be searched.
+if TYPE_CHECKING:
+    import keras_tuner
+
+# The settings of data, teacher and machine are missing here: all trials share them.
 SEARCHABLE = (
     "student",
     "loss",
@@ -35,7 +41,8 @@ SEARCHABLE = (
     "teacher_cache_epochs",
 )
 _DISTILLING = tuple(loss for loss, facts in LOSS_FACTS.items() if facts.needs_teacher)
-READ_BY = {  # what not every loss, or not every optimizer, reads -> which of the two, and those that do
+# A setting that only some losses or optimizers read -> ("loss" or "optimizer", the names of those that read it).
+READ_BY: dict[str, tuple[str, tuple[str, ...]]] = {
     **{
         name: ("loss", tuple(loss for loss, facts in LOSS_FACTS.items() if name in facts.arguments))
         for name in ("temperature", "radius", "center")
@@ -48,10 +55,10 @@ GRAMMAR = (
     "or, where values hold commas, NAME:choice:A|B|..."
 )
 _NUMBER_KINDS = {"log": float, "linear": float, "int": int}
-_PLACES = {  # part of the way from low to high, between 0 and 1 -> value
-    "log": lambda low, high, part: low * (high / low) ** part,
-    "linear": lambda low, high, part: low + (high - low) * part,
-    "int": lambda low, high, part: round(low + (high - low) * part),
+_INTERPOLATION: dict[str, Callable[[float, float, float], float]] = {  # (low, high, fraction in [0, 1]) -> value
+    "log": lambda low, high, fraction: low * (high / low) ** fraction,
+    "linear": lambda low, high, fraction: low + (high - low) * fraction,
+    "int": lambda low, high, fraction: round(low + (high - low) * fraction),
 }
 
 
@@ -60,42 +67,42 @@ class Dimension:
     """One searched setting.
 
     Attributes:
-      name: of a Config field.
+      name: name of the `Config` field.
       kind: "log", "linear", "int" or "choice".
-      ends: (low, high) of a range; () for a choice.
-      values: the values, as Config holds them, where there is a list of them; () for all numbers of the range.
+      ends: (low, high) of a range, both included; () for a choice.
+      values: the values as `Config` holds them, if they are listed; () for all numbers of the range.
     """
 
     name: str
     kind: str
-    ends: tuple
-    values: tuple
+    ends: tuple[float, ...]
+    values: tuple[Any, ...]
 
-    def declare(self, parameters):
-        """Adds it to keras_tuner.HyperParameters; returns the value there, as `value` reads it."""
-        if self.values:  # texts: keras-tuner's choices are of one type, and numbers lose digits between its processes
+    def declare(self, parameters: "keras_tuner.HyperParameters") -> Any:
+        """Adds the setting to keras-tuner's hyperparameters; returns its value there, which `to_config` converts."""
+        if self.values:
+            # As texts: keras-tuner requires choices of one type, and its processes send numbers as float32.
             return parameters.Choice(self.name, [as_text(value) for value in self.values])
         if self.kind == "int":
             return parameters.Int(self.name, *self.ends)
         return parameters.Float(self.name, *self.ends, sampling=self.kind)
 
-    def value(self, drawn):
-        """keras-tuner's value as Config holds it."""
+    def to_config(self, drawn: Any) -> Any:
+        """keras-tuner's value as `Config` holds it."""
         return validate(FIELDS[self.name], drawn)
 
-    def drawn(self, value):
-        """Config's value as keras-tuner holds it."""
+    def to_keras_tuner(self, value: Any) -> Any:
+        """`Config`'s value as keras-tuner holds it."""
         return as_text(value) if self.values else value
 
-    def __contains__(self, value):
+    def __contains__(self, value: Any) -> bool:
         if self.values:
             return value in self.values
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        return number and self.ends[0] <= value <= self.ends[1]
+        return is_number(value) and self.ends[0] <= value <= self.ends[1]
 
     @property
-    def text(self):
-        """The --search that means the same."""
+    def text(self) -> str:
+        """The dimension in the grammar of --search."""
         if self.kind == "choice":
             texts = [as_text(value) for value in self.values]
             return f"{self.name}:choice:{('|' if any(',' in text for text in texts) else ',').join(texts)}"
@@ -103,27 +110,36 @@ class Dimension:
         return f"{self.name}:{self.kind}:{self.ends[0]}:{self.ends[1]}{count}"
 
 
-def parse_space(texts, config):
-    """The dimensions of several --search, each setting once, and each read by a student of the search at least."""
-    space = [parse_dimension(text, config) for text in texts]
+def is_number(value: Any) -> bool:
+    """Whether a value is a number; True and False are not."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def parse_space(texts: Iterable[str], config: Config) -> tuple[Dimension, ...]:
+    """Reads all --search flags.
+
+    Raises:
+      InputError: no flag, an invalid one, a setting searched twice, or one that no student of the search reads.
+    """
+    space = tuple(parse_dimension(text, config) for text in texts)
     names = [dimension.name for dimension in space]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
         raise input_error(
             "A setting is searched twice",
             expected="each name in one --search",
-            received=f"--search={twice}:..",
-            remedy="twice. Join the two.",
+            received=f"--search={twice}:... twice",
+            remedy="Join the two",
         )
     if not space:
-        raise _not_understood("", "is missing", "Add for example --search=temperature:log:1:16")
+        raise _refusal("", "is missing", "Add --search=temperature:log:1:16, for example")
     for dimension in space:
         _require_reader(dimension, space, config)
-    return tuple(space)
+    return space
 
 
 def _require_reader(dimension, space, config):
-    """InputError where no loss, or no optimizer, of the search reads a setting: its trials would be one student's."""
+    """InputError if no loss or optimizer of the search reads a setting."""
     which, readers = READ_BY.get(dimension.name, ("", ()))
     if not which:
         return
@@ -131,65 +147,63 @@ def _require_reader(dimension, space, config):
     if not set(readers) & set(searched.values if searched else [getattr(config, which)]):
         given = f"--search={searched.text}" if searched else f"--{which}={getattr(config, which)}"
         raise input_error(
-            f"No {which} of this search reads --{dimension.name}: all its values would train the same student",
+            f"No {which} in this search reads --{dimension.name}, so all its values train the same student",
             expected=f"--{which}={' or '.join(readers)}",
             received=f"--search={dimension.text} with {given}",
-            remedy="Leave one of the two out",
+            remedy="Remove one of the two",
         )
 
 
-def parse_dimension(text, config):
-    """Reads one --search, its values checked as values of that setting beside the rest of the Config.
+def parse_dimension(text: str, config: Config) -> Dimension:
+    """Reads one --search flag. Each value is checked together with the other settings of the Config.
 
     Raises:
-      InputError: text outside the grammar, an unknown setting, or a value that the setting does not take.
+      InputError: text outside the grammar, an unknown setting, or a value that the setting does not accept.
     """
     name, _, rest = text.partition(":")
     kind, _, values = rest.partition(":")
     if name not in SEARCHABLE:
-        raise input_error(
-            "--search names no setting that can be searched",
-            expected=f"NAME one of {', '.join(SEARCHABLE)}",
-            received=f"--search={text}",
-            remedy=f"{did_you_mean(name, SEARCHABLE, 'Correct the name.')}",
-        )
+        remedy = did_you_mean(name, SEARCHABLE, "Correct the name")
+        raise flag_error("search", text, "names no setting to search", f"one of {', '.join(SEARCHABLE)}", remedy)
     if kind == "choice":
         return _choice(text, name, values, config)
     if kind not in _NUMBER_KINDS:
-        raise _not_understood(text, "is not in its grammar", "Write for example --search=temperature:log:1:16")
-    if kind != "int" and float not in kinds_of(FIELDS[name]):
-        remedy = f"Use {name}:int:..." if int in kinds_of(FIELDS[name]) else f"Use {name}:choice:..."
-        raise _not_understood(text, f"asks for fractions of --{name}, which takes none", remedy)
-    if not {int, float} & kinds_of(FIELDS[name]):
-        raise _not_understood(text, f"asks for numbers of --{name}, which takes none", f"Use {name}:choice:...")
-    example = f"Write for example --search={name}:{kind}:1:16"
+        raise _refusal(text, "does not follow its grammar", "Write --search=temperature:log:1:16, for example")
+    accepted = kinds_of(FIELDS[name])
+    if kind != "int" and float not in accepted:
+        raise _refusal(
+            text, f"asks for fractions of --{name}", f"Use {name}:{'int' if int in accepted else 'choice'}:..."
+        )
+    if not {int, float} & accepted:
+        raise _refusal(text, f"asks for numbers of --{name}", f"Use {name}:choice:...")
+    example = f"Write --search={name}:{kind}:1:16"
+    number = _NUMBER_KINDS[kind]
     try:
-        low, high, *count = values.split(":")
-        low, high, count = _NUMBER_KINDS[kind](low), _NUMBER_KINDS[kind](high), [int(number) for number in count]
+        first, last, *counts = values.split(":")
+        low, high, count = number(first), number(last), [int(piece) for piece in counts]
     except ValueError as error:
-        raise _not_understood(text, "has no two numbers LOW:HIGH", example) from error
+        raise _refusal(text, "does not give two numbers LOW:HIGH", f"{example}, for example") from error
     if not low < high or (kind == "log" and low <= 0):
-        above = " and LOW > 0" if kind == "log" else ""
-        raise _not_understood(text, "has ends out of order", f"Let LOW < HIGH{above}")
+        raise _refusal(text, "has ends out of order", f"Let LOW < HIGH{' and LOW > 0' * (kind == 'log')}")
     if count and (len(count) > 1 or count[0] < 2):
-        raise _not_understood(text, "has no whole COUNT of at least 2", f"{example}:5")
-    ends = tuple(_NUMBER_KINDS[kind](_accepted(config, name, end)) for end in (low, high))
-    places = [_PLACES[kind](low, high, i / (count[0] - 1)) for i in range(count[0])] if count else []
-    points = [low, *(float(f"{place:.6g}") for place in places[1:-1]), high] if places else []
-    return Dimension(name, kind, ends, tuple(dict.fromkeys(_accepted(config, name, point) for point in points)))
+        raise _refusal(text, "needs a whole COUNT of at least 2", f"{example}:5, for example")
+    ends = tuple(number(_validated(config, name, end)) for end in (low, high))
+    inner = [_INTERPOLATION[kind](low, high, i / (count[0] - 1)) for i in range(1, count[0] - 1)] if count else []
+    points = [low, *(float(f"{value:.6g}") for value in inner), high] if count else []
+    return Dimension(name, kind, ends, tuple(dict.fromkeys(_validated(config, name, point) for point in points)))
 
 
-def _choice(text, name, values, config):
-    pieces = [piece.strip() for piece in values.split("|" if "|" in values else ",")]
-    values = tuple(_accepted(config, name, piece) for piece in pieces)
+def _choice(text, name, listed, config):
+    pieces = [piece.strip() for piece in listed.split("|" if "|" in listed else ",")]
+    values = tuple(_validated(config, name, piece) for piece in pieces)
     if len(set(values)) < len(values) or len(values) < 2:
-        raise _not_understood(text, "has one value twice, or only one", "Give at least two, each once")
+        raise _refusal(text, "repeats a value or has only one", "List at least two different values")
     return Dimension(name, "choice", (), values)
 
 
-def _accepted(config, name, value):
+def _validated(config, name, value):
     return getattr(config.replace(**{name: value}), name)
 
 
-def _not_understood(text, problem, remedy):
-    return input_error(f"--search {problem}", expected=f"{GRAMMAR}", received=f"--search={text}", remedy=f"{remedy}")
+def _refusal(text, problem, remedy):
+    return flag_error("search", text, problem, GRAMMAR, remedy)

@@ -1,31 +1,34 @@
-"""TensorBoard's HParams page of a search: a row a trial, its searched settings beside what it came to.
+"""TensorBoard's HParams page of a search: one row per trial with its searched settings and its metrics.
 
     tensorboard --logdir=WORKDIR/tensorboard
 
-The curves of each run are in trials/*/seed-*/tensorboard.
+The curves of each execution are in trials/*/seed-*/tensorboard.
 """
 
 import contextlib
+import pathlib
 import shutil
 
 import tensorflow as tf
 from tensorboard.plugins.hparams import api, api_pb2, summary
 
-_METRICS = ("val_accuracy", "val_nll", "val_ece", "accuracy", "loss", "agreement")
+from skd_tf.search.plan import Plan
+from skd_tf.search.results import METRICS
+from skd_tf.search.trial_records import TrialRecord
 
 
-def write_space(folder, plan):
-    """The columns of the page, the objective's first."""
+def write_space(folder: pathlib.Path, plan: Plan) -> None:
+    """Writes the columns of the page; the objective comes first."""
     shutil.rmtree(folder / "tensorboard" / "space", ignore_errors=True)
     with _writing(folder / "tensorboard" / "space"):
         api.hparams_config(
             hparams=[api.HParam(dimension.name, _domain(dimension)) for dimension in plan.space],
-            metrics=[api.Metric(name, display_name=name) for name in dict.fromkeys([plan.goal.name, *_METRICS])],
+            metrics=[api.Metric(name, display_name=name) for name in dict.fromkeys([plan.goal.name, *METRICS])],
         )
 
 
-def write_trial(folder, record):
-    """The row of a finished or failed trial: a session an execution, over which the page averages."""
+def write_trial(folder: pathlib.Path, record: TrialRecord) -> None:
+    """Writes the row of a finished or failed trial: one session per execution. The page averages over them."""
     place = folder / "tensorboard" / f"{record['trial']:04d}"
     shutil.rmtree(place, ignore_errors=True)
     settings = {name: _plain(value) for name, value in record["values"].items()}
@@ -40,7 +43,7 @@ def write_trial(folder, record):
 
 @contextlib.contextmanager
 def _writing(folder):
-    """A TensorBoard folder to write to; its file is closed at the end, for a search makes many."""
+    """Writes to a TensorBoard folder and closes its file, because a search writes many."""
     writer = tf.summary.create_file_writer(str(folder))
     with writer.as_default(step=0):
         yield

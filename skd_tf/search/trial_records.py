@@ -1,47 +1,59 @@
-"""The records of a search: one atomic file a trial. They are its whole state; nothing else is read to continue it."""
+"""The records of a search: one atomic file per trial. They are its whole state: it continues from nothing else."""
 
 import errno
+import os
 import pathlib
 import shutil
+from typing import Any
 
 from skd_tf.errors import input_error
+from skd_tf.runs import run_files
 from skd_tf.runs.data_identity import require_same_data
 from skd_tf.runtime.files import read_json, write_json
+from skd_tf.search.plan import Plan
 
+# The JSON of a record.json: "trial" (its number), "status", "values" (of the searched settings), "started" and "ended"
+# (places in the sequence of all starts and ends), "executions" (each {"seed", "seconds", "metrics"}), "objective" (mean
+# over the executions), "spread" (their standard deviation), "reason" (of a failure), "validation_examples".
+TrialRecord = dict[str, Any]
 RUNNING, FINISHED, FAILED = "running", "finished", "failed"
 _OUTPUTS = ("search.json", "trials.csv", "trials.jsonl", "search.png", "best.flags", "trials", "tensorboard", "final")
+_OTHER_WORKDIR = "Choose another --workdir, or add --overwrite to restart from scratch"
+_RESTORE = "Put back a copy, or add --overwrite to restart from scratch"
 
 
 class TrialRecords:
     """The trials of the search in a folder.
 
         search.json                 the plan
-        trials/0003/record.json     {"trial", "status", "values", "started", "ended", "executions", "objective", ...}
-        trials/0003/seed-0/         the run of one execution: metrics.jsonl, tensorboard/, checkpoints/ while it is running
+        trials/0003/record.json     a `TrialRecord`
+        trials/0003/seed-0/         one execution: metrics.jsonl, tensorboard/, and checkpoints/ until it is finished
 
     Args:
-      folder: of the search.
-      plan: the `Plan`.
+      folder: folder of the search.
+      plan: plan of the search.
     """
 
-    def __init__(self, folder, plan):
+    def __init__(self, folder: str | os.PathLike, plan: Plan) -> None:
         self.folder, self.plan = pathlib.Path(folder), plan
+        self._plan_file = self.folder / "search.json"
 
-    def claim(self):
-        """Begins or continues the search in this folder; `plan.config.overwrite` begins anew, and leaves teacher and cache.
+    def claim(self) -> None:
+        """Starts or continues the search in this folder.
+
+        `plan.config.overwrite` restarts it from scratch, but keeps the teacher and its cache.
 
         Raises:
-          InputError: another search's folder; the differences are listed.
+          InputError: the folder belongs to another search (the message lists the differences), or to something else.
         """
-        file = self.folder / "search.json"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            if self.plan.config.overwrite and file.is_file():
-                self._recorded_plan()  # refuses what is no search's
+            if self.plan.config.overwrite and self._plan_file.is_file():
+                self._recorded_plan()  # refuses a search.json of another program
                 self._clear()
-            if not file.is_file():
+            if not self._plan_file.is_file():
                 self._require_unused()
-                write_json(file, self.plan.to_json())
+                write_json(self._plan_file, self.plan.to_json())
         except OSError as error:
             raise input_error(
                 f"The workdir cannot be written ({error.strerror})",
@@ -52,40 +64,29 @@ class TrialRecords:
         self.require_same()
 
     def _require_unused(self):
-        # A worker that is there before its chief makes an empty folder of trials.
-        foreign = [name for name in (*_OUTPUTS[1:], "config.json") if (self.folder / name).exists()]
+        # A worker that starts before its chief makes an empty folder trials/.
+        foreign = [name for name in (*_OUTPUTS[1:], run_files.CONFIG) if (self.folder / name).exists()]
         if not list((self.folder / "trials").glob("*")):
             foreign = [name for name in foreign if name != "trials"]
         if foreign:
-            raise input_error(
-                "The workdir is not a search's",
-                expected="search.json beside what it holds",
-                received=f"{', '.join(foreign)} in {self.folder}",
-                remedy="Choose another --workdir",
-            )
+            raise _not_of_a_search(f"{', '.join(foreign)} in {self.folder}, without search.json")
 
-    def require_same(self):
-        """InputError where the folder is another search's."""
+    def require_same(self) -> None:
+        """InputError if the folder belongs to another search."""
         differences = self.plan.differences(self._recorded_plan())
         if differences:
             raise input_error(
                 f"The workdir {self.folder} belongs to another search",
                 expected="the same settings",
-                received=f"{'; '.join(differences)}",
-                remedy="Choose another --workdir, or add --overwrite to begin anew",
+                received="; ".join(differences),
+                remedy=_OTHER_WORKDIR,
             )
 
     def _recorded_plan(self):
-        """What search.json holds; InputError where it is damaged, or another program's."""
-        file = self.folder / "search.json"
-        recorded = _read_json(file, "Put back a copy, or choose another --workdir.")
+        """The content of search.json; InputError if it is damaged or of another program."""
+        recorded = _read_json(self._plan_file, "Put back a copy, or choose another --workdir.")
         if not isinstance(recorded, dict) or not recorded.keys() >= {"config", "search", "tuner", "objective"}:
-            raise input_error(
-                "The workdir is not a search's",
-                expected="its plan in search.json",
-                received=f"another program's file {file}",
-                remedy="Choose another --workdir",
-            )
+            raise _not_of_a_search(f"a file of another program, {self._plan_file}")
         return recorded
 
     def _clear(self):
@@ -93,59 +94,62 @@ class TrialRecords:
             path = self.folder / name
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
-    def remember(self, teacher, data):
-        """InputError where the trials before had another teacher or other data.
+    def require_same_inputs(self, teacher: str | None, facts: dict[str, Any]) -> None:
+        """InputError if earlier trials had another teacher or other data. The first call writes down which they are.
 
         Args:
-          teacher: its fingerprint; None where no trial has one.
-          data: `skd_tf.training.run_callbacks.data_facts`.
+          teacher: the teacher's fingerprint; None if no trial has a teacher.
+          facts: `skd_tf.runs.data_identity.data_facts` of the data.
         """
-        file = self.folder / "search.json"
         recorded = self._recorded_plan()
         if teacher and recorded.get("teacher", teacher) != teacher:
             raise input_error(
-                "The teacher has changed since this search began",
+                "The teacher has changed since this search started",
                 expected="the same weights",
-                received=f"others in {self.folder}",
-                remedy="Choose another --workdir, or add --overwrite to begin anew",
+                received=f"other weights than {self._plan_file} names",
+                remedy=_OTHER_WORKDIR,
             )
-        require_same_data("search", recorded.get("facts", data), data)
-        known = {"facts": data} | ({"teacher": teacher} if teacher else {})
-        if known.keys() - recorded.keys():
-            write_json(file, known | recorded)
+        require_same_data("search", recorded.get("facts", facts), facts)
+        inputs = {"facts": facts} | ({"teacher": teacher} if teacher else {})
+        if inputs.keys() - recorded.keys():
+            write_json(self._plan_file, inputs | recorded)
 
-    def trial_folder(self, number):
+    def trial_folder(self, number: int) -> pathlib.Path:
+        """The folder of a trial."""
         return self.folder / "trials" / f"{number:04d}"
 
-    def read(self, number):
-        """The record of a trial, or None."""
+    def exists(self, number: int) -> bool:
+        """Whether a trial has a record."""
+        return (self.trial_folder(number) / "record.json").is_file()
+
+    def read(self, number: int) -> TrialRecord:
+        """The record of a trial; InputError if it is missing, damaged or of another search."""
         file = self.trial_folder(number) / "record.json"
-        if not file.is_file():
-            return None
         record = _read_json(file)
         if not self._is_of_this_search(record):
             raise input_error(
-                "A record is not of this search",
-                expected=f"a value of each of {', '.join(self.plan.names)}, from its space",
-                received=f"{file}",
-                remedy="Put back a copy, or add --overwrite to begin anew",
+                "A record belongs to another search",
+                expected=f"a value from the space for each of {', '.join(self.plan.names)}",
+                received=file,
+                remedy=_RESTORE,
             )
         return record
 
     def _is_of_this_search(self, record):
-        """A setting that is not searched, or a network that is not listed, would be code of a stranger's choice."""
+        """Whether its values lie in the space. A foreign record could name a function of a stranger as the network."""
         values = record.get("values") if isinstance(record, dict) else None
         if not isinstance(values, dict) or values.keys() != set(self.plan.names):
             return False
         return all(values[dimension.name] in dimension.values for dimension in self.plan.space if dimension.values)
 
-    def write(self, record):
+    def write(self, record: TrialRecord) -> None:
+        """Writes a trial's record, whole or not at all."""
         folder = self.trial_folder(record["trial"])
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "record.json", record)
 
-    def all(self):
-        """All records in the order of their numbers, which have no gap."""
+    def all(self) -> list[TrialRecord]:
+        """All records by number; InputError if a number is missing."""
         numbers = sorted(int(file.parent.name) for file in (self.folder / "trials").glob("[0-9]*/record.json"))
         if numbers != list(range(len(numbers))):
             missing = next(i for i, number in enumerate([*numbers, -1]) if i != number)
@@ -153,30 +157,39 @@ class TrialRecords:
                 "A record of the search is missing",
                 expected=f"every trial up to {numbers[-1]}",
                 received=f"no {self.trial_folder(missing) / 'record.json'}",
-                remedy="Put it back, or add --overwrite to begin anew",
+                remedy=_RESTORE,
             )
         return [self.read(number) for number in numbers]
 
-    def ranked(self):
-        """The finished trials, best first; the earlier one of two that are equal."""
+    def ranked(self) -> list[TrialRecord]:
+        """The finished trials, best first; of two equal ones, the earlier first."""
         finished = [record for record in self.all() if record["status"] == FINISHED]
         return sorted(finished, key=lambda record: (self.plan.goal.sign * record["objective"], record["trial"]))
 
 
-def _read_json(file, remedy="Put back a copy, or add --overwrite to begin anew."):
+def _not_of_a_search(received):
+    return input_error(
+        "The workdir does not belong to a search",
+        expected="an empty folder, or a search's plan in search.json",
+        received=received,
+        remedy="Choose another --workdir",
+    )
+
+
+def _read_json(file, remedy=_RESTORE):
     try:
         return read_json(file, "A record", remedy)
     except FileNotFoundError as error:
         raise input_error(
-            "A record of the search is not there",
+            "A record of the search is missing",
             expected="a workdir that chief and workers share",
-            received=f"{file}",
+            received=f"no {file}",
             remedy="Choose a shared --workdir",
         ) from error
 
 
-def is_disk_full(error):
-    """Whether an exception, or what it came from, is a full disk."""
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether an exception, or one that caused it, reports a full disk."""
     while error is not None:
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error):
             return True

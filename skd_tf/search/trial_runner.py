@@ -1,6 +1,7 @@
-"""One trial: its executions, each a student trained in a folder of its own, and what it may fail from."""
+"""Runs one trial: trains a student per execution, each in its own folder, and records the result or the failure."""
 
 import contextlib
+import dataclasses
 import json
 import math
 import os
@@ -11,63 +12,64 @@ import time
 import tensorflow as tf
 
 from skd_tf.config import app
-from skd_tf.errors import DivergedError, EnvironmentFailure, InputError, input_error
-from skd_tf.runs import data_identity
+from skd_tf.errors import DivergedError, EnvironmentFailure, InputError, flag_error, input_error, message
+from skd_tf.runs import data_identity, run_files
 from skd_tf.runs.workdir import Workdir, locked
 from skd_tf.runtime.console import say
 from skd_tf.runtime.files import LockedError, file_lock
 from skd_tf.search import tensorboard
-from skd_tf.search.distiller_pool import ASSIGNED, DistillerPool
-from skd_tf.search.trial_records import FAILED, FINISHED, RUNNING, is_disk_full
+from skd_tf.search.trial_records import FAILED, FINISHED, RUNNING, TrialRecord, TrialRecords, is_disk_full
 from skd_tf.training import experiment, train_student
+from skd_tf.training.resources import SharedResources
+
+# Settings that change neither the graph of a training step nor its memory.
+_SAME_GRAPH = (
+    *("temperature", "kd_weight", "label_weight", "radius", "learning_rate", "lr_schedule", "warmup_epochs"),
+    *("weight_decay", "seed"),
+)
 
 
 class TrialRunner:
-    """Runs the trials of a search, from their records and into them.
+    """Runs the trials of a search. It reads their settings from the records, and writes the results there.
 
-    Data is read, and the teacher opened, when the first trial begins.
+    The first trial loads the data and the teacher.
 
     Args:
-      records: `Records`.
-      data_dir: TFDS data directory.
-      setup: a `training.SharedResources` without a test split, where there is one already.
+      records: records of the search.
+      data_dir: TFDS data directory; None is TFDS' default.
+      resources: data without a test split, strategy and teacher, if they are loaded already.
     """
 
-    def __init__(self, records, data_dir=None, setup=None):
+    def __init__(
+        self, records: TrialRecords, data_dir: str | None = None, resources: SharedResources | None = None
+    ) -> None:
         self._records, self._plan = records, records.plan
-        self._data_dir, self._setup = data_dir, setup
-        self._distillers, self._cached_epochs = DistillerPool(), 0
+        self._data_dir, self._resources = data_dir, resources
+        self._cached_epochs = 0
 
-    def run(self, number):
+    def run(self, number: int) -> TrialRecord:
         """Runs or resumes a trial; returns its record, finished or failed.
 
         Raises:
-          InputError: what is no fault of the trial's settings: it then stays to be run again by the same command.
+          InputError: a problem that the trial's settings did not cause. The same command then runs the trial again.
         """
-        if self._records.read(number) is None:
-            raise input_error(
-                f"Trial {number} has no record",
-                expected="a workdir that chief and workers share",
-                received=f"{self._records.trial_folder(number)}",
-                remedy="Choose a shared --workdir",
-            )
-        with _by_one_worker(self._records.trial_folder(number)):
+        with _locked_by_worker(self._records.trial_folder(number)):
             record = self._records.read(number)
             return self._run(number, record) if record["status"] == RUNNING else record
 
     def _run(self, number, record):
-        setup = self._open()
+        resources = self._open()
         seeds = range(self._plan.config.seed, self._plan.config.seed + self._plan.executions_per_trial)
         try:
             for seed in [record["values"].get("seed", seed) for seed in seeds][len(record["executions"]) :]:
-                execution = self._execute(number, record["values"], seed, setup)
+                execution = self._execute(number, record["values"], seed, resources)
                 record["executions"].append(execution)
                 self._records.write(record)
         except (InputError, tf.errors.ResourceExhaustedError) as error:
             if isinstance(error, EnvironmentFailure) or is_disk_full(error) or isinstance(error.__cause__, OSError):
                 raise
             if isinstance(error, tf.errors.ResourceExhaustedError) and self._is_known_to_fit(record["values"]):
-                raise _no_memory("a student no larger than the other trials'", error) from error
+                raise _out_of_memory("a student no larger than those of other trials", error) from error
             record |= {"status": FAILED, "reason": _reason(error, self._records.trial_folder(number))}
         else:
             values = [execution["metrics"][self._plan.goal.name] for execution in record["executions"]]
@@ -75,104 +77,108 @@ class TrialRunner:
                 "status": FINISHED,
                 "objective": statistics.fmean(values),
                 "spread": statistics.stdev(values) if len(values) > 1 else None,
-                "validation_examples": len(setup.dataset.validation),
+                "validation_examples": len(resources.dataset.validation),
             }
         tensorboard.write_trial(self._records.folder, record)
         self._records.write(record)
         self.remove_weights(number)
         return record
 
-    def remove_weights(self, number):
-        """A recorded trial needs none."""
-        for name in ("checkpoints", "post_mortem"):
+    def remove_weights(self, number: int) -> None:
+        """Removes the weights of a trial that has finished or failed."""
+        for name in (run_files.CHECKPOINTS, run_files.POST_MORTEM):
             for folder in self._records.trial_folder(number).glob(f"seed-*/{name}"):
                 shutil.rmtree(folder)
 
     def _is_known_to_fit(self, values):
-        """Whether what is searched is not to blame where memory runs out.
+        """Whether the searched settings cannot be the reason that memory has run out.
 
-        It is not where one of the same graph has been trained, on batches as large, or where all trials have one graph.
+        They cannot if all trials have the same graph, or if one with this graph was trained on batches as large.
         """
-        return set(values) <= set(ASSIGNED) or any(
+        return set(values) <= set(_SAME_GRAPH) or any(
             record["executions"]
             and _graph_of(record["values"]) == _graph_of(values)
             and record["values"].get("batch_size", 0) >= values.get("batch_size", 0)
             for record in self._records.all()
         )
 
-    def _execute(self, number, values, seed, setup):
-        """Trains one student; returns {"seed", "seconds", "metrics" of the last epoch}."""
+    def _execute(self, number, values, seed, resources):
+        """Trains one student; returns {"seed", "seconds", "metrics": those of the last epoch}."""
         start = time.monotonic()
         config = self._plan.config_of(values | {"seed": seed}).replace(keep_checkpoints=1)
         folder = Workdir(self._records.trial_folder(number) / f"seed-{seed}", config)
         if config.needs_teacher:
-            self._fill_cache(setup.teacher, config.teacher_cache_epochs or config.epochs)
+            self._fill_cache(resources.teacher, config.teacher_cache_epochs or config.epochs)
         else:
-            setup = train_student.SharedResources(setup.dataset, setup.strategy, None)
-        train_student.train_student(config, setup, folder, self._distillers, keep_best=False)
-        metrics = _last_row(folder / "metrics.jsonl")
-        self._require_number(metrics)
+            resources = dataclasses.replace(resources, teacher=None)
+        train_student.train_student(config, resources, folder.path, keep_best=False)
+        metrics = json.loads((folder / run_files.METRICS).read_text().splitlines()[-1])
+        self._require_finite_objective(metrics)
         return {"seed": seed, "seconds": time.monotonic() - start, "metrics": metrics}
 
     def _fill_cache(self, teacher, epochs):
-        """Computes the logits that are missing, in one process of all."""
+        """Computes the missing logits of the teacher, in one process at a time."""
         if epochs > self._cached_epochs:
-            with _alone(self._records.folder):
+            with _teacher_lock(self._records.folder):
                 try:
                     teacher.epoch_files(epochs)
                 except tf.errors.ResourceExhaustedError as error:
-                    raise _no_memory("the teacher pass", error) from error
+                    raise _out_of_memory("the teacher pass", error) from error
             self._cached_epochs = epochs
 
-    def _require_number(self, metrics):
+    def _require_finite_objective(self, metrics):
         name = self._plan.goal.name
         if name not in metrics:
-            raise input_error(
-                f"This loss logs no {name}",
-                expected=f"one of {', '.join(metrics)}",
-                received=f"--objective={name}",
-                remedy="Choose another",
+            raise flag_error(
+                "objective",
+                name,
+                "names no value that this loss logs",
+                f"one of {', '.join(metrics)}",
+                "Choose another",
             )
         if not math.isfinite(metrics[name]):
             raise DivergedError(
-                f"The objective is no number. Expected a finite one. Received {name}={metrics[name]}. "
-                "Lower --learning_rate."
+                message(
+                    "The objective is not finite",
+                    expected="a finite number",
+                    received=f"{name}={metrics[name]}",
+                    remedy="Lower --learning_rate",
+                )
             )
 
     def _open(self):
-        """Data and teacher, opened once; several workers open them one after the other, so that one trains the teacher."""
-        if self._setup is None:
+        """Loads data and teacher once. Workers do so one after the other, so that only the first trains the teacher."""
+        if self._resources is None:
             self._records.require_same()
             shared = self._plan.shared
-            with _alone(self._records.folder):
-                self._setup = experiment.prepare(shared, self._records.folder, self._data_dir, test=False)
-            teacher, dataset = self._setup.teacher, self._setup.dataset
+            with _teacher_lock(self._records.folder):
+                self._resources = experiment.prepare(shared, self._records.folder, self._data_dir, test=False)
+            teacher, dataset = self._resources.teacher, self._resources.dataset
             if dataset.validation is None:
-                raise input_error(
-                    "A search needs validation images",
-                    expected="a --validation_fraction that holds out at least one",
-                    received=f"--validation_fraction={shared.validation_fraction} of {len(dataset.train)} images",
-                    remedy="Raise it",
-                )
-            self._records.remember(teacher and teacher.fingerprint, data_identity.data_facts(dataset))
+                problem = f"leaves no validation image of {len(dataset.train)} images"
+                raise flag_error("validation_fraction", shared.validation_fraction, problem, "at least one", "Raise it")
+            self._records.require_same_inputs(teacher and teacher.fingerprint, data_identity.data_facts(dataset))
             say()
-        return self._setup
+        return self._resources
 
 
-def _alone(folder):
-    """Lets one process of a shared folder at a time do what the others will then find done.
+def _teacher_lock(folder):
+    """Lets one process at a time work on the teacher and its logits; the others then find them finished.
 
-    Without locks, logits may be computed more than once, which only costs time; two processes that train one teacher
-    disturb each other.
+    On a file system without locks, logits may be computed twice, which only costs time. But two processes that train
+    the same teacher disturb each other.
     """
     remedy = "start further workers once the first trains students."
     return file_lock(folder / "teacher.lock", wait=True, without_locks=remedy)
 
 
 @contextlib.contextmanager
-def _by_one_worker(folder):
-    """Keeps a trial's folder to this worker: keras-tuner gives a trial twice, to two workers with one id or by a chief that
-    was started again. A search by itself has its workdir locked."""
+def _locked_by_worker(folder):
+    """Keeps other workers out of a trial's folder.
+
+    keras-tuner hands out a trial twice if two workers have the same id, or if the chief was restarted. A search in a
+    single process needs no such lock, because it locks the workdir.
+    """
     worker = os.environ.get("KERASTUNER_TUNER_ID")
     with contextlib.ExitStack() as held:
         try:
@@ -183,30 +189,26 @@ def _by_one_worker(folder):
                 raise
             raise input_error(
                 "Another process trains this trial",
-                expected="each worker under an id of its own",
-                received=f"KERASTUNER_TUNER_ID={worker}, and {(folder / '.lock').read_text()} at work in {folder}",
-                remedy="Choose another id, or wait for the end of that process",
+                expected="a different id for each worker",
+                received=f"KERASTUNER_TUNER_ID={worker}, and {error.__cause__.owner} in {folder}",
+                remedy="Choose another id, or wait until that process ends",
             ) from error
         yield
 
 
 def _graph_of(values):
-    """The values that the traced step depends on, and with it the memory that it takes, but for the size of a batch."""
-    return {name: value for name, value in values.items() if name not in (*ASSIGNED, "batch_size")}
+    """The values that determine the graph of a training step, and so its memory, apart from the batch size."""
+    return {name: value for name, value in values.items() if name not in (*_SAME_GRAPH, "batch_size")}
 
 
-def _no_memory(what, error):
+def _out_of_memory(what, error):
+    received, remedy = app.reason(error.message)[:200], "End the other programs that use the device"
     return EnvironmentFailure(
-        f"Memory has run out. Expected enough for {what}. Received: {app.reason(error.message)[:200]}. End what else uses "
-        "the device."
+        message("Memory has run out", expected=f"enough for {what}", received=received, remedy=remedy)
     )
 
 
 def _reason(error, folder):
-    """What a failure says, on one line, but for sentences on files in the trial's folder, which do not stay."""
+    """The message of a failure on one line, without sentences that name files in the trial's folder: they are removed."""
     sentences = " ".join(app.reason(str(error)).split()).split(". ")
     return ". ".join(sentence for sentence in sentences if str(folder) not in sentence)[:500]
-
-
-def _last_row(file):
-    return json.loads(file.read_text().splitlines()[-1])

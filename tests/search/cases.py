@@ -38,7 +38,7 @@ def config():
 
 
 @functools.cache
-def setup():
+def resources():
     return experiment.prepare(config(), pathlib.Path(temporary().name), test=False)
 
 

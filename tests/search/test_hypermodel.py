@@ -8,6 +8,7 @@ from skd_tf.config import Config
 from skd_tf.distillation.distiller import Distiller
 from skd_tf.errors import InputError
 from skd_tf.training import experiment
+from tests.helpers.nets import batches, conv_net, make_distiller
 from tests.search import cases
 
 
@@ -17,7 +18,7 @@ def test_the_hypermodel_in_a_stock_tuner(tmp_path):
 
     live = cases.config().replace(teacher_cache_dir="", epochs=1)
     shared = experiment.prepare(live, tmp_path, test=False)
-    hypermodel = tune.DistillationHyperModel(live, ["temperature:log:1:16"], setup=shared)
+    hypermodel = tune.DistillationHyperModel(live, ["temperature:log:1:16"], resources=shared)
     tuner = keras_tuner.RandomSearch(
         hypermodel, objective="val_accuracy", max_trials=2, seed=1, directory=str(tmp_path), project_name="stock"
     )
@@ -37,8 +38,10 @@ def test_the_hypermodel_in_hyperband_and_on_data_of_its_users(tmp_path):
     """Brackets of more epochs than the Config's go on where the shorter ones ended; other images meet the live teacher."""
     import keras_tuner
 
-    config, setup = cases.config(), cases.setup()
-    hypermodel = tune.DistillationHyperModel(config.replace(epochs=1), ["temperature:choice:1,4,9"], setup=setup)
+    config, resources = cases.config(), cases.resources()
+    hypermodel = tune.DistillationHyperModel(
+        config.replace(epochs=1), ["temperature:choice:1,4,9"], resources=resources
+    )
     shared = {"objective": "val_accuracy", "directory": str(tmp_path)}
     tuner = keras_tuner.Hyperband(hypermodel, max_epochs=2, factor=2, seed=1, project_name="hyperband", **shared)
     ranges, stream = [], data.train_stream
@@ -50,10 +53,10 @@ def test_the_hypermodel_in_hyperband_and_on_data_of_its_users(tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(data, "train_stream", ranging)
         tuner.search(verbose=0)
-    steps = len(setup.dataset.train) // config.batch_size
+    steps = len(resources.dataset.train) // config.batch_size
     assert set(ranges) == {(0, steps), (steps, 2 * steps), (0, 2 * steps)}
     assert all(trial.status == "COMPLETED" for trial in tuner.oracle.trials.values())
-    images = setup.dataset.train.take(slice(100))
+    images = resources.dataset.train.take(slice(100))
     tuner = keras_tuner.RandomSearch(hypermodel, max_trials=1, project_name="users", **shared)
     tuner.search(x=images.images, y=images.labels, validation_data=(images.images, images.labels), epochs=1, verbose=0)
     assert tuner.oracle.get_best_trials(1)[0].status == "COMPLETED"
@@ -64,9 +67,19 @@ def test_the_hypermodel_trains_its_teacher_and_refuses_what_a_search_does(tmp_pa
     recipe = {"teacher": "cnn_8", "epochs": 12, "batch_size": 50, "loss": "cross_entropy", "report": False}
     config = Config(**cases.SMALL | recipe)
     hypermodel = tune.DistillationHyperModel(config, ["loss:choice:cross_entropy,spherical"], workdir=str(tmp_path))
-    assert hypermodel.setup.teacher.facts["name"] == "cnn_8" and (tmp_path / "teacher" / "student.keras").is_file()
-    assert hypermodel.setup.dataset.test is None
+    assert hypermodel.resources.teacher.facts["name"] == "cnn_8" and (tmp_path / "teacher" / "student.keras").is_file()
+    assert hypermodel.resources.dataset.test is None
     with pytest.raises(InputError, match="teacher"):
         tune.DistillationHyperModel(Config(student="cnn_2"), ["temperature:log:1:16"])
     with pytest.raises(InputError, match="validation images"):
         tune.DistillationHyperModel(config.replace(validation_fraction=0), ["learning_rate:log:0.01:0.1"])
+
+
+def test_another_teacher_takes_the_place_of_the_one_before():
+    ((images, labels),) = batches(1)
+    distiller = make_distiller()
+    first = distiller.train_on_batch(images, labels, return_dict=True)
+    distiller.teacher = conv_net(7)
+    assert (
+        distiller.train_on_batch(images, labels, return_dict=True)["teacher_logit_norm"] != first["teacher_logit_norm"]
+    )

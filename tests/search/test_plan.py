@@ -19,11 +19,11 @@ TEMPERATURES = "temperature:choice:1,2,4,8,16"
 
 def test_the_objective_and_its_direction():
     assert parse_objective("val_accuracy").direction == "max" and parse_objective("val_nll").direction == "min"
-    assert parse_objective("val_accuracy:min").better(1, 2)
+    assert parse_objective("val_accuracy:min").sign == 1.0 == -parse_objective("val_accuracy").sign
     for text, words in (
         ("val_acc", "Did you mean val_accuracy"),
-        ("kd_weight", "a direction"),
-        ("loss:up", "a direction"),
+        ("kd_weight", "has no direction"),
+        ("loss:up", "has no direction"),
     ):
         with pytest.raises(InputError, match=words):
             parse_objective(text)
@@ -32,7 +32,7 @@ def test_the_objective_and_its_direction():
 @pytest.mark.parametrize(
     "options, words",
     [
-        ({"tuner": "hyperband"}, "Unknown tuner"),
+        ({"tuner": "hyperband"}, "--tuner has an unknown value"),
         ({"tuner": "grid", "search": ("temperature:log:1:16",)}, "number of points"),
         ({"max_trials": 0}, "--max_trials=0"),
         ({"executions_per_trial": 0}, "--executions_per_trial=0"),
@@ -202,7 +202,7 @@ def test_another_search_is_refused_and_a_missing_record_is_seen(tmp_path):
         TrialRecords(tmp_path / "gap", plan).all()
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.json").write_text("{}")
-    with pytest.raises(InputError, match="not a search's"):
+    with pytest.raises(InputError, match="does not belong to a search"):
         TrialRecords(tmp_path / "run", plan).claim()
 
 
@@ -210,12 +210,12 @@ def test_a_search_goes_on_with_its_own_teacher_and_data_only(tmp_path):
     records = TrialRecords(tmp_path, SEARCHES["random"])
     records.claim()
     facts = {"data": ["folder:x", "1", 90, "a"], "images": "b", "images_in": "memory"}
-    records.remember("teacher", facts)
-    records.remember("teacher", dict(facts))
-    records.remember(None, facts)  # a trial without a teacher changes nothing
+    records.require_same_inputs("teacher", facts)
+    records.require_same_inputs("teacher", dict(facts))
+    records.require_same_inputs(None, facts)  # a trial without a teacher changes nothing
     records.claim()
     with pytest.raises(InputError, match="The teacher has changed"):
-        records.remember("another", facts)
+        records.require_same_inputs("another", facts)
     changes = [
         ({"data": ["folder:x", "1", 91, "a"]}, "The data has changed since this search"),
         ({"images": "c"}, "mean, std"),
@@ -223,7 +223,7 @@ def test_a_search_goes_on_with_its_own_teacher_and_data_only(tmp_path):
     ]
     for change, words in changes:
         with pytest.raises(InputError, match=words):
-            records.remember("teacher", facts | change)
+            records.require_same_inputs("teacher", facts | change)
 
 
 def test_a_full_disk_is_known_through_what_came_from_it():

@@ -120,25 +120,25 @@ MEMORY = """
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     from skd_tf.runtime import tf_logging
     tf_logging.import_tensorflow()
-    from skd_tf import tune
     from skd_tf.config import Config
-    from skd_tf.search import trials
     from skd_tf.search.plan import Plan
+    from skd_tf.search.run_search import run_search
+    from skd_tf.search.trial_runner import TrialRunner
 
     def resident_mb():
         return int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
-    run = trials.Trials.run
+    run = TrialRunner.run
     def measured(self, number):
         record = run(self, number)
         print("MB", number, resident_mb(), flush=True)
         return record
-    trials.Trials.run = measured
+    TrialRunner.run = measured
 
     teacher, folder = sys.argv[1:]
     config = Config(teacher_checkpoint=teacher, teacher_cache_dir=folder + "/cache", student="resnet8", epochs=1,
                     batch_size=100, strategy="one_device")
-    tune.search(Plan(config, ("temperature:log:1:16", "kd_weight:linear:0.1:0.9"), max_trials=30), folder)
+    run_search(Plan(config, ("temperature:log:1:16", "kd_weight:linear:0.1:0.9"), max_trials=30), folder)
 """
 
 

@@ -34,28 +34,28 @@ def test_the_grammar_of_a_search(text, kind, ends, values):
     assert (dimension.kind, dimension.ends, dimension.values) == (kind, ends, values)
     assert parse_dimension(dimension.text, CONFIG) == dimension
     for value in values:
-        assert value in dimension and dimension.value(dimension.drawn(value)) == value
+        assert value in dimension and dimension.to_config(dimension.to_keras_tuner(value)) == value
 
 
 @pytest.mark.parametrize(
     "text, words",
     [
         ("", "names no setting"),
-        ("temperature", "not in its grammar"),
-        ("temperature:uniform:1:2", "not in its grammar"),
+        ("temperature", "not follow its grammar"),
+        ("temperature:uniform:1:2", "not follow its grammar"),
         ("temprature:log:1:4", "Did you mean temperature?"),
         ("dataset:choice:digits,cifar10", "names no setting"),
         ("temperature:log:4:1", "ends out of order"),
         ("temperature:log:0:4", "ends out of order"),
         ("temperature:log:nan:4", "ends out of order"),
         ("temperature:linear:0:4", "--temperature is out of range"),
-        ("temperature:log:1", "no two numbers"),
+        ("temperature:log:1", "not give two numbers"),
         ("temperature:log:1:16:1", "COUNT"),
         ("temperature:log:1:16:3:3", "COUNT"),
         ("temperature:choice:4", "only one"),
-        ("temperature:choice:4,4.0", "one value twice"),
+        ("temperature:choice:4,4.0", "repeats a value"),
         ("epochs:linear:1:3", "Use epochs:int"),
-        ("epochs:int:1.5:3", "no two numbers"),
+        ("epochs:int:1.5:3", "not give two numbers"),
         ("loss:linear:1:3", "Use loss:choice"),
         ("loss:choice:spherical,nonsense", "--loss has an unknown value"),
         ("momentum:linear:0.5:1", "--momentum is out of range"),
@@ -78,8 +78,8 @@ def test_every_searchable_name_is_a_setting_and_each_is_searched_once():
     [
         ({"loss": "kd"}, ["radius:choice:auto,2"], "Received --search=radius:choice:auto,2.0 with --loss=kd."),
         ({}, ["loss:choice:kd,dist", "center:choice:true,false"], "with --search=loss:choice:kd,dist."),
-        ({"loss": "cross_entropy"}, ["temperature:log:1:16"], "No loss of this search reads --temperature"),
-        ({"loss": "cross_entropy"}, ["kd_weight:linear:0:1"], "No loss of this search reads --kd_weight"),
+        ({"loss": "cross_entropy"}, ["temperature:log:1:16"], "No loss in this search reads --temperature"),
+        ({"loss": "cross_entropy"}, ["kd_weight:linear:0:1"], "No loss in this search reads --kd_weight"),
         ({"optimizer": "adamw"}, ["momentum:linear:0:0.9"], "Expected --optimizer=sgd."),
     ],
 )

@@ -13,6 +13,7 @@ from skd_tf.config.flags import read_flagfile
 from skd_tf.distillation.distiller import Distiller
 from skd_tf.errors import InputError
 from skd_tf.search.plan import OBJECTIVES, Plan
+from skd_tf.search.run_search import _final_run, run_search
 from skd_tf.search.trial_records import TrialRecords
 from skd_tf.training import checkpoints, experiment, train_student
 from tests.search import cases
@@ -27,17 +28,17 @@ def config():
 
 
 @pytest.fixture(scope="module")
-def setup():
-    return cases.setup()
+def resources():
+    return cases.resources()
 
 
 @pytest.fixture(scope="module")
-def finished(config, setup, tmp_path_factory):
-    """A grid of four trials, its folder, and how often students were trained and steps were traced."""
+def finished(config, resources, tmp_path_factory):
+    """The plan of a grid of four trials, its folder, its ranked records, and how many students were trained."""
     folder, plan = tmp_path_factory.mktemp("search"), Plan(config, GRID, tuner="grid")
-    with counting(train_student, "train_student") as trained, counting(Distiller, "train_step") as traced:
-        ranked = tune.search(plan, folder, setup=setup)
-    return plan, folder, ranked, len(trained), len(traced)
+    with counting(train_student, "train_student") as trained:
+        ranked = run_search(plan, folder, resources=resources)
+    return plan, folder, ranked, len(trained)
 
 
 def numbers(record):
@@ -48,8 +49,8 @@ def numbers(record):
 
 
 def test_a_search_leaves_all_it_promises(finished, config):
-    plan, folder, ranked, trained, traced = finished
-    assert trained == 4 and traced == 1  # one trace for all four trials
+    plan, folder, ranked, trained = finished
+    assert trained == 4
     assert [record["objective"] for record in ranked] == sorted((r["objective"] for r in ranked), reverse=True)
     with open(folder / "trials.csv") as file:
         rows = list(csv.DictReader(file))
@@ -76,7 +77,7 @@ def _build(config):
 
 
 def test_the_best_flagfile_repeats_the_best_to_the_last_digit(finished, tmp_path):
-    _, folder, ranked, _, _ = finished
+    _, folder, ranked, _ = finished
     best, _ = read_flagfile(folder / "best.flags")
     assert {name: getattr(best, name) for name in ranked[0]["values"]} == ranked[0]["values"]
     result = experiment.run(best.replace(report=False), tmp_path)
@@ -94,7 +95,7 @@ def test_tensorboard_shows_the_same(finished):
         content = {tag: reader.SummaryMetadata(tag).plugin_data.content for tag in reader.PluginTagToContent("hparams")}
         return reader, {tag: plugin_data_pb2.HParamsPluginData.FromString(value) for tag, value in content.items()}
 
-    plan, folder, _, _, _ = finished
+    plan, folder, _, _ = finished
     _, parts = read(folder / "tensorboard" / "space")
     experiment_ = parts["_hparams_/experiment"].experiment
     assert [info.name for info in experiment_.hparam_infos] == plan.names
@@ -107,25 +108,27 @@ def test_tensorboard_shows_the_same(finished):
         assert value == pytest.approx(record["objective"])
 
 
-def test_the_same_command_again_runs_nothing_and_says_the_same(finished, setup, capsys):
-    plan, folder, ranked, _, _ = finished
-    """And with --final_run the best alone is trained on all of train, and measured on the test split."""
+def test_the_same_command_again_runs_nothing_and_says_the_same(finished, resources, capsys):
+    """With --final_run, only the best is trained on all of train and measured on the test split."""
+    plan, folder, ranked, _ = finished
     with counting(train_student, "train_student") as trained:
-        assert tune.search(plan, folder, setup=setup) == ranked
+        assert run_search(plan, folder, resources=resources) == ranked
     assert not trained
     out = capsys.readouterr().out
     assert "4 trials finished" in out and "best.flags" in out
-    tune.search(plan, folder, setup=setup, final_run=True)
+    run_search(plan, folder, resources=resources, final_run=True)
     final = json.loads((folder / "final" / "result.json").read_text())
     assert final["config"]["validation_fraction"] == 0 and 0 <= final["student"]["accuracy"] <= 1
     assert final["config"]["temperature"] == ranked[0]["values"]["temperature"]
     better = ranked[0] | {"values": ranked[0]["values"] | {"temperature": 7.0}}
-    with pytest.raises(InputError, match=r"final run there is of other settings.*--temperature.*Remove that folder"):
-        tune._final_run(TrialRecords(folder, plan), better, None)
+    with pytest.raises(
+        InputError, match=r"final run in this workdir has other settings.*--temperature.*Remove that folder"
+    ):
+        _final_run(TrialRecords(folder, plan), better, None)
 
 
-def test_stopped_in_mid_trial_the_same_search_ends_with_the_same_numbers(finished, setup, tmp_path, capsys):
-    plan, folder, _, _, _ = finished
+def test_stopped_in_mid_trial_the_same_search_ends_with_the_same_numbers(finished, resources, tmp_path, capsys):
+    plan, folder, _, _ = finished
     calls, run_steps = [], Distiller.run_steps
 
     def stop(self, *arguments):
@@ -138,22 +141,22 @@ def test_stopped_in_mid_trial_the_same_search_ends_with_the_same_numbers(finishe
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Distiller, "run_steps", stop)
         with pytest.raises(KeyboardInterrupt):
-            tune.search(often, tmp_path, setup=setup)
+            run_search(often, tmp_path, resources=resources)
     assert [record["status"] for record in TrialRecords(tmp_path, often).all()] == ["finished", "running"]
     (checkpoint,) = tmp_path.rglob("*.ckpt")  # one to resume from, none of the best
     assert checkpoint.name.startswith("step-")
     assert (tmp_path / "trials.csv").is_file()
     capsys.readouterr()
     with counting(train_student, "train_student") as trained:
-        tune.search(often, tmp_path, setup=setup)
+        run_search(often, tmp_path, resources=resources)
     assert len(trained) == 3 and "Resuming at step" in capsys.readouterr().out  # what was finished is not run again
     again = [numbers(record) for record in TrialRecords(tmp_path, often).all()]
     assert again == [numbers(record) for record in TrialRecords(folder, plan).all()]
 
 
-def test_several_seeds_a_trial_give_mean_and_spread(config, setup, tmp_path, capsys):
+def test_several_seeds_a_trial_give_mean_and_spread(config, resources, tmp_path, capsys):
     plan = Plan(config, ("temperature:choice:1,4",), tuner="grid", executions_per_trial=2)
-    ranked = tune.search(plan, tmp_path, setup=setup)
+    ranked = run_search(plan, tmp_path, resources=resources)
     for record in ranked:
         values = [run["metrics"]["val_accuracy"] for run in record["executions"]]
         assert [run["seed"] for run in record["executions"]] == [0, 1]
@@ -161,11 +164,11 @@ def test_several_seeds_a_trial_give_mean_and_spread(config, setup, tmp_path, cap
     assert "2 executions each" in capsys.readouterr().out
 
 
-def test_a_loss_without_a_teacher_is_searched_beside_one_with(config, setup, tmp_path):
+def test_a_loss_without_a_teacher_is_searched_beside_one_with(config, resources, tmp_path):
     plan = Plan(config.replace(loss="cross_entropy"), ("loss:choice:cross_entropy,kd",), tuner="grid")
-    ranked = tune.search(plan, tmp_path / "search", setup=setup)
+    ranked = run_search(plan, tmp_path / "search", resources=resources)
     alone = next(record for record in ranked if record["values"]["loss"] == "cross_entropy")
-    without = train_student.SharedResources(setup.dataset, setup.strategy, None)
+    without = train_student.SharedResources(resources.dataset, resources.strategy, None)
     _, history = train_student.train_student(plan.config_of(alone["values"]), without, folder_of(tmp_path / "alone"))
     assert history["val_accuracy"] == alone["objective"]
 
@@ -174,9 +177,9 @@ def test_a_loss_without_a_teacher_is_searched_beside_one_with(config, setup, tmp
 def test_each_trial_uses_all_local_devices(config, tmp_path):
     search = ("temperature:choice:1,4",)
     with counting(train_student, "train_student") as trained:
-        both = tune.search(Plan(config.replace(strategy="mirrored"), search, tuner="grid"), tmp_path / "two")
-    assert [setup.strategy.num_replicas_in_sync for _, setup, *_ in trained] == [2, 2]
-    one = tune.search(Plan(config, search, tuner="grid"), tmp_path / "one")
+        both = run_search(Plan(config.replace(strategy="mirrored"), search, tuner="grid"), tmp_path / "two")
+    assert [resources.strategy.num_replicas_in_sync for _, resources, *_ in trained] == [2, 2]
+    one = run_search(Plan(config, search, tuner="grid"), tmp_path / "one")
     mine, theirs = ({r["trial"]: r["executions"][0]["metrics"]["loss"] for r in ranked} for ranked in (both, one))
     assert mine == pytest.approx(theirs, rel=1e-2)
 
@@ -184,29 +187,31 @@ def test_each_trial_uses_all_local_devices(config, tmp_path):
 # What stops a trial, and what a search.
 
 
-def test_a_trial_that_diverges_is_recorded_and_the_search_goes_on(config, setup, tmp_path, capsys):
+def test_a_trial_that_diverges_is_recorded_and_the_search_goes_on(config, resources, tmp_path, capsys):
     plan = Plan(config, ("learning_rate:choice:1e30,0.1", "batch_size:choice:100,5000"), tuner="grid")
-    ranked = tune.search(plan, tmp_path, setup=setup)
+    ranked = run_search(plan, tmp_path, resources=resources)
     every = TrialRecords(tmp_path, plan).all()
     assert [record["status"] for record in every] == ["failed", "failed", "finished", "failed"]
     assert "diverged" in every[0]["reason"] and str(tmp_path) not in every[0]["reason"]
     assert not list(tmp_path.rglob("*.ckpt"))
     assert "smaller than a batch" in every[1]["reason"]
     # It trained on what a failed trial had left.
-    _, history = train_student.train_student(plan.config_of(ranked[0]["values"]), setup, folder_of(tmp_path / "alone"))
+    _, history = train_student.train_student(
+        plan.config_of(ranked[0]["values"]), resources, folder_of(tmp_path / "alone")
+    )
     assert history["val_accuracy"] == ranked[0]["objective"]
     assert "1 trials finished, 3 failed" in capsys.readouterr().out
 
 
-def test_no_trial_that_finishes_is_an_error(config, setup, tmp_path):
+def test_no_trial_that_finishes_is_an_error(config, resources, tmp_path):
     plan = Plan(config, ("batch_size:choice:5000,6000",), tuner="grid")
     with pytest.raises(InputError, match=r"No trial has finished.*smaller than a batch"):
-        tune.search(plan, tmp_path, setup=setup)
+        run_search(plan, tmp_path, resources=resources)
 
 
 def test_a_search_has_a_teacher_cache_of_its_own_unless_one_is_given(config, tmp_path, monkeypatch):
     plans = []
-    monkeypatch.setattr(tune, "search", lambda plan, *_, **__: plans.append(plan))
+    monkeypatch.setattr(tune, "run_search", lambda plan, *_, **__: plans.append(plan))
     flags = [
         f"--teacher_checkpoint={config.teacher_checkpoint}",
         f"--workdir={tmp_path}",
@@ -249,9 +254,9 @@ def test_errors_of_the_command_come_before_tensorflow_and_touch_nothing(config, 
     flags += [f"--teacher_checkpoint={config.teacher_checkpoint}"]
     for wrong, words in (
         (["--teacher_checkpoint=nowhere"], "No model there"),
-        (["--tuner=magic"], "Unknown tuner"),
+        (["--tuner=magic"], "--tuner has an unknown value"),
         (["--validation_fraction=0"], "never sees the test split"),
-        (["--objective=speed"], "No run logs such a value"),
+        (["--objective=speed"], "names no value that a run logs"),
     ):
         assert command(monkeypatch, *flags, *wrong) == 2
         assert words in capsys.readouterr().err
