@@ -88,7 +88,7 @@ class HyperparametersMixin:
     def _fix_radius(self):
         """Puts the radius in force; makes it unknown where it waits for the number of classes or for adapt()."""
         if self.objective.row.readout == "sphere":
-            sphere_geometry.require_room(self._num_classes, self.objective.center)
+            sphere_geometry.reject_two_classes(self._num_classes, self.objective.center)
         waits = self._radius_argument == "auto" and self._num_classes is None
         radius = "auto" if waits else losses.resolve_radius(self._radius_argument, self._num_classes)
         with restoring() if isinstance(radius, str) else contextlib.nullcontext():
