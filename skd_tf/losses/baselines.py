@@ -2,12 +2,14 @@
 
 import math
 
-import tensorflow as tf
 from keras import ops
 
 from skd_tf.errors import input_error
 from skd_tf.losses.spherical import project
 from skd_tf.losses.terms import (
+    Scalar,
+    Tensor,
+    Terms,
     as_float,
     distill_term,
     holds_class_numbers,
@@ -17,9 +19,7 @@ from skd_tf.losses.terms import (
 )
 
 
-def cross_entropy(
-    student_logits: tf.Tensor, teacher_logits: tf.Tensor | None, labels: tf.Tensor
-) -> dict[str, tf.Tensor]:
+def cross_entropy(student_logits: Tensor, teacher_logits: Tensor | None, labels: Tensor) -> Terms:
     """Training without a teacher: CE( softmax(z_s), y ).
 
     Args:
@@ -42,9 +42,7 @@ def cross_entropy(
     return {"label": label_term(as_float(student_logits), labels)}
 
 
-def kd(
-    student_logits: tf.Tensor, teacher_logits: tf.Tensor, labels: tf.Tensor, *, temperature: float | tf.Tensor = 4.0
-) -> dict[str, tf.Tensor]:
+def kd(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, *, temperature: Scalar = 4.0) -> Terms:
     """Knowledge Distillation: the label term on raw logits, and the KL divergence between softened softmaxes.
 
         distill = T^2 * KL( softmax(z_t / T) || softmax(z_s / T) )
@@ -74,8 +72,8 @@ def kd(
 
 
 def logit_standardization(
-    student_logits: tf.Tensor, teacher_logits: tf.Tensor, labels: tf.Tensor, *, temperature: float | tf.Tensor = 2.0
-) -> dict[str, tf.Tensor]:
+    student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, *, temperature: Scalar = 2.0
+) -> Terms:
     """Logit Standardization: KD between standardized logits, with the label term on raw logits.
 
         distill = T^2 * KL( softmax(Z(z_t) / T) || softmax(Z(z_s) / T) )        Z(z) = (z - m(z)) / std(z)
@@ -110,14 +108,14 @@ def logit_standardization(
 
 
 def dkd(
-    student_logits: tf.Tensor,
-    teacher_logits: tf.Tensor,
-    labels: tf.Tensor,
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor,
     *,
-    temperature: float | tf.Tensor = 4.0,
+    temperature: Scalar = 4.0,
     alpha: float = 1.0,
     beta: float = 8.0,
-) -> dict[str, tf.Tensor]:
+) -> Terms:
     """Decoupled Knowledge Distillation: separate weights for the label's class and for the other classes.
 
         distill = T^2 * [ alpha * KL(b_t || b_s) + beta * KL(q_t || q_s) ]
@@ -179,9 +177,7 @@ def _decoupled(logits, targets):
     return log_target, ops.squeeze(log_rest, axis=-1), others - log_rest
 
 
-def dist(
-    student_logits: tf.Tensor, teacher_logits: tf.Tensor, labels: tf.Tensor, *, temperature: float | tf.Tensor = 4.0
-) -> dict[str, tf.Tensor]:
+def dist(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, *, temperature: Scalar = 4.0) -> Terms:
     """DIST: the correlation of the softmaxes, over the classes of an image and over the images of a batch.
 
         distill = T^2 * [ (1 - pearson over classes) + mean over classes of (1 - pearson over the batch) ]

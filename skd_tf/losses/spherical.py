@@ -2,12 +2,11 @@
 
 import math
 
-import tensorflow as tf
 from keras import ops
 
 from skd_tf.errors import input_error
 from skd_tf.losses import sphere_geometry
-from skd_tf.losses.terms import as_float, distill_term, label_term, logit_pair
+from skd_tf.losses.terms import Scalar, Tensor, Terms, as_float, distill_term, label_term, logit_pair
 
 # A row with a smaller spread counts as all-equal: its gradient, R / norm, would overflow float32.
 _SMALLEST_SPREAD = 1e-30
@@ -34,7 +33,7 @@ def _rescaled(logits, center):
     return rescaled, spread, ops.sqrt(ops.maximum(squares, 0.25))
 
 
-def project(logits: tf.Tensor, radius: float | tf.Tensor, *, center: bool = True) -> tf.Tensor:
+def project(logits: Tensor, radius: Scalar, *, center: bool = True) -> Tensor:
     """Logits projected onto the sphere of the given radius.
 
         R * (z - m(z)) / ||z - m(z)||_2        without centring: R * z / ||z||_2
@@ -75,7 +74,7 @@ def project(logits: tf.Tensor, radius: float | tf.Tensor, *, center: bool = True
     return rescaled * (ops.convert_to_tensor(radius, dtype=logits.dtype) / norm)
 
 
-def logit_norm(logits: tf.Tensor, *, center: bool = True) -> tf.Tensor:
+def logit_norm(logits: Tensor, *, center: bool = True) -> Tensor:
     """The norm that `project` replaces: ||z - m(z)||_2, or ||z||_2 without centring.
 
     Args:
@@ -97,14 +96,14 @@ def logit_norm(logits: tf.Tensor, *, center: bool = True) -> tf.Tensor:
 
 
 def spherical_kd(
-    student_logits: tf.Tensor,
-    teacher_logits: tf.Tensor,
-    labels: tf.Tensor,
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor,
     *,
-    temperature: float | tf.Tensor = 4.0,
-    radius: float | tf.Tensor | str,
+    temperature: Scalar = 4.0,
+    radius: Scalar | str,
     center: bool = True,
-) -> dict[str, tf.Tensor]:
+) -> Terms:
     """Spherical Knowledge Distillation: both terms use logits projected onto one sphere.
 
         label   = CE( softmax(project(z_s; R)), y )
@@ -151,8 +150,8 @@ def spherical_kd(
 
 
 def on_one_sphere(
-    student_logits: tf.Tensor, teacher_logits: tf.Tensor, radius: float | tf.Tensor | str, *, center: bool = True
-) -> tuple[tf.Tensor, tf.Tensor]:
+    student_logits: Tensor, teacher_logits: Tensor, radius: Scalar | str, *, center: bool = True
+) -> tuple[Tensor, Tensor]:
     """The logits of both networks on the sphere of `spherical_kd`. No gradient flows into the teacher's.
 
     Args:
@@ -187,7 +186,7 @@ READOUTS = {
 }
 
 
-def readout(logits: tf.Tensor, kind: str, radius: float | tf.Tensor | None = None, center: bool = True) -> tf.Tensor:
+def readout(logits: Tensor, kind: str, radius: Scalar | None = None, center: bool = True) -> Tensor:
     """The logits whose softmax gives the student's probabilities.
 
     Args:

@@ -1,18 +1,24 @@
 """The parts of every loss: float32 logits, target probabilities, the label term and the distill term."""
 
+from typing import TypeAlias
+
 import tensorflow as tf
 from keras import ops
 
 from skd_tf.errors import input_error
 
+Tensor: TypeAlias = tf.Tensor
+Scalar: TypeAlias = float | tf.Tensor
+Terms: TypeAlias = dict[str, tf.Tensor]  # each [batch]: "label" and, with a teacher, "distill"
 
-def as_float(logits: tf.Tensor) -> tf.Tensor:
+
+def as_float(logits: Tensor) -> Tensor:
     """`logits` as a float32 tensor of the same shape; float64 stays float64."""
     logits = ops.convert_to_tensor(logits)
     return logits if logits.dtype == "float64" else ops.cast(logits, "float32")
 
 
-def logit_pair(student_logits: tf.Tensor, teacher_logits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def logit_pair(student_logits: Tensor, teacher_logits: Tensor) -> tuple[Tensor, Tensor]:
     """The logits of both networks in the student's float type. No gradient flows into the teacher's.
 
     Args:
@@ -37,12 +43,12 @@ def logit_pair(student_logits: tf.Tensor, teacher_logits: tf.Tensor) -> tuple[tf
     return student, teacher
 
 
-def holds_class_numbers(labels: tf.Tensor) -> bool:
+def holds_class_numbers(labels: Tensor) -> bool:
     """Whether `labels` are class numbers, `[batch]` or `[batch, 1]`, rather than probabilities."""
     return len(labels.shape) == 1 or labels.shape[-1] == 1
 
 
-def target_probabilities(labels: tf.Tensor, num_classes: int, dtype: str = "float32") -> tf.Tensor:
+def target_probabilities(labels: Tensor, num_classes: int, dtype: str = "float32") -> Tensor:
     """Labels in either form as probabilities. An unlabelled example gets a row of zeros.
 
     Args:
@@ -79,7 +85,7 @@ def target_probabilities(labels: tf.Tensor, num_classes: int, dtype: str = "floa
     return ops.cast(labels, dtype)
 
 
-def label_term(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+def label_term(logits: Tensor, labels: Tensor) -> Tensor:
     """Cross entropy between the labels y and softmax(z): -sum_c y_c log p_c.
 
     Args:
@@ -93,7 +99,7 @@ def label_term(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     return -ops.sum(targets * ops.log_softmax(logits), axis=-1)
 
 
-def distill_term(student_logits: tf.Tensor, teacher_logits: tf.Tensor, temperature: float | tf.Tensor) -> tf.Tensor:
+def distill_term(student_logits: Tensor, teacher_logits: Tensor, temperature: Scalar) -> Tensor:
     """T^2 * KL( softmax(z_t / T) || softmax(z_s / T) ); the factor T^2 keeps the gradient's size when T changes.
 
     Args:
