@@ -38,6 +38,7 @@ API = {  # heading: dotted names under it
     "Networks and shipping": (
         "skd_tf.networks.registry.build",
         "skd_tf.models.deployable",
+        "skd_tf.serving.export_student.export_student",
         "skd_tf.evaluation.metrics",
     ),
 }

@@ -14,6 +14,7 @@ import numpy as np
 
 from skd_tf.models.graph import graph_of, replace_layers
 from skd_tf.networks.batch_norm import FusedBatchNormalization
+from skd_tf.runtime import compat
 
 _BATCH_NORMS = (keras.layers.BatchNormalization, FusedBatchNormalization)
 # Layers whose last kernel makes the output channels, and their number of kernels; quantization or LoRA would add more.
@@ -67,7 +68,7 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
     copy, copies = replace_layers(model, replacement, fresh=folded | pairs.keys())
     for layer, batch_norm in pairs.items():
         copies[layer].set_weights(_folded_weights(layer, batch_norm))
-    batch_norms = sum(isinstance(layer, keras.layers.BatchNormalization) for layer in model._flatten_layers())
+    batch_norms = sum(isinstance(layer, keras.layers.BatchNormalization) for layer in compat.layers_of(model))
     copy.folding = FoldedLayers(len(pairs), batch_norms)
     return copy
 
@@ -76,7 +77,7 @@ def _foldable(model):
     """{layer: the BatchNorm to fold into it}."""
     graphs, calls = [graph for graph in [graph_of(model)] if graph], []
     for graph in graphs:  # grows by the nested graphs
-        for call in (call for level in graph._nodes_by_depth.values() for call in level):
+        for call in compat.graph_nodes(graph):
             calls.append(call)
             inner = graph_of(call.operation)
             if inner and inner not in graphs:
@@ -92,7 +93,7 @@ def _foldable(model):
         if type(batch_norm) not in _BATCH_NORMS or len(call.input_tensors) != 1:
             continue
         (tensor,) = call.input_tensors
-        layer = tensor._keras_history.operation
+        layer, _ = compat.producer(tensor)
         once = times_called[layer] == times_called[batch_norm] == readers[id(tensor)] == 1
         if once and _is_linear(layer) and batch_norm.axis % len(tensor.shape) == _channel_axis(layer, tensor):
             pairs[layer] = batch_norm

@@ -5,6 +5,8 @@ from typing import Any
 
 import keras
 
+from skd_tf.runtime import compat
+
 
 def replace_layers(
     model: keras.Model, replacement: Callable[[Any], Any], fresh: Collection[Any] = ()
@@ -47,7 +49,7 @@ def _copy_state(layer, copy):
     """Copies a layer's weights, and what it derives from them at loading, as an adapted Normalization does."""
     if not isinstance(layer, keras.layers.Layer):
         return  # a bare operation
-    for one, other in zip(layer._flatten_layers(), copy._flatten_layers(), strict=True):
+    for one, other in zip(compat.layers_of(layer), compat.layers_of(copy), strict=True):
         store = {}
         one.save_own_variables(store)
         other.load_own_variables(store)
@@ -55,7 +57,7 @@ def _copy_state(layer, copy):
 
 def graph_of(model: Any) -> Any:
     """The Functional graph of a model; None for a layer, and for a model with its own `call`."""
-    functional = keras.src.models.functional.Functional
+    functional = compat.functional_class()
     if isinstance(model, keras.Sequential) and type(model).call is keras.Sequential.call:
-        return model._functional
+        return compat.sequential_graph(model)
     return model if isinstance(model, functional) and type(model).call is functional.call else None

@@ -3,6 +3,7 @@
 import keras
 
 from skd_tf.models.graph import graph_of, replace_layers
+from skd_tf.runtime import compat
 
 # Layers without weights that may follow the head; they keep the number of values.
 _AFTER_HEAD = (
@@ -70,7 +71,7 @@ def last_layers(model: keras.Model) -> list[keras.layers.Layer]:
     graph = graph_of(model)
     tensor = graph.outputs[0] if graph is not None and len(graph.outputs) == 1 else None
     while tensor is not None:
-        operation, node, _ = tensor._keras_history
+        operation, inputs = compat.producer(tensor)
         inner = graph_of(operation)
         if inner is not None:
             tensor = inner.outputs[0] if len(inner.outputs) == 1 else None
@@ -78,7 +79,6 @@ def last_layers(model: keras.Model) -> list[keras.layers.Layer]:
         if not isinstance(operation, keras.layers.Layer):
             break
         layers.append(operation)
-        inputs = operation._inbound_nodes[node].input_tensors
         passed = isinstance(operation, _AFTER_HEAD) and not operation.weights and len(inputs) == 1
         tensor = inputs[0] if passed else None
     return layers

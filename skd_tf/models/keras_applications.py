@@ -10,6 +10,7 @@ import keras
 
 from skd_tf.errors import InputError, did_you_mean, input_error
 from skd_tf.models import preprocessing
+from skd_tf.runtime import compat
 
 IMAGENET_CLASSES = 1000
 
@@ -91,7 +92,6 @@ def build(
 @contextlib.contextmanager
 def _without_network(name):
     """Inside this context, Keras uses weights that it has cached and may not download any."""
-    from keras.src.utils import file_utils
 
     def refuse(url, *_, **__):
         raise input_error(
@@ -101,10 +101,6 @@ def _without_network(name):
             remedy="Add --download to let Keras fetch them",
         )
 
-    before = file_utils.urlretrieve
-    file_utils.urlretrieve = refuse
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):  # Keras prints that it downloads before it tries
-            yield
-    finally:
-        file_utils.urlretrieve = before
+    # Keras prints that it downloads before it tries.
+    with compat.replaced_download(refuse), contextlib.redirect_stdout(io.StringIO()):
+        yield

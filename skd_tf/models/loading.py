@@ -201,7 +201,7 @@ def check_fits(model: Any, dataset: "Dataset", path: object, *, resizable: bool 
     if classes != dataset.num_classes:
         raise input_error(
             "The model has other classes",
-            expected=f"{dataset.num_classes} ({dataset.name})",
+            expected=f"{dataset.num_classes} classes ({dataset.name})",
             received=f"{classes} from {path}",
             remedy=f"Choose a model trained on {dataset.name}",
         )

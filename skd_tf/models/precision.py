@@ -2,6 +2,8 @@
 
 import keras
 
+from skd_tf.runtime import compat
+
 # Raw pixels are normalised in float32: bfloat16 keeps 8 bits, which an unscaled pixel needs in full.
 _KEEPS_FLOAT32 = (keras.layers.InputLayer, keras.layers.Rescaling, keras.layers.Normalization, keras.layers.Resizing)
 _HALF = ("bfloat16", "float16")
@@ -18,7 +20,7 @@ def set_precision(model: keras.Model, precision: str) -> keras.Model:
     """
     half = precision != "float32"
     policy = keras.DTypePolicy(f"mixed_{precision}" if half else precision)
-    for layer in model._flatten_layers(include_self=False):
+    for layer in compat.layers_of(model, include_self=False):
         if not isinstance(layer, (*_KEEPS_FLOAT32, keras.Model)) and (half or layer.compute_dtype in _HALF):
             layer.dtype_policy = policy
     return model
@@ -26,4 +28,4 @@ def set_precision(model: keras.Model, precision: str) -> keras.Model:
 
 def computes_in_float16(model: keras.Model) -> bool:
     """Whether any layer computes in float16."""
-    return any(layer.compute_dtype == "float16" for layer in model._flatten_layers(include_self=False))
+    return any(layer.compute_dtype == "float16" for layer in compat.layers_of(model, include_self=False))

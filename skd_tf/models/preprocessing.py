@@ -8,6 +8,7 @@ import numpy as np
 
 from skd_tf.errors import InputError, input_error
 from skd_tf.networks.layers import channels
+from skd_tf.runtime import compat
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _CAFFE_MEAN = (123.68, 116.779, 103.939)  # of red, green and blue, in pixels
@@ -78,4 +79,4 @@ def preprocessing_kind(preprocess_input: Callable[[np.ndarray], Any]) -> str:
 def scales_pixels(model: keras.Model) -> bool:
     """Whether a model has a layer that scales pixels."""
     kinds = keras.layers.Rescaling, keras.layers.Normalization
-    return any(isinstance(layer, kinds) for layer in model._flatten_layers())
+    return any(isinstance(layer, kinds) for layer in compat.layers_of(model))

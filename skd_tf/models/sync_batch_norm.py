@@ -11,7 +11,7 @@ from keras import ops
 
 from skd_tf.models.graph import replace_layers
 from skd_tf.networks.batch_norm import FusedBatchNormalization
-from skd_tf.runtime import replicas
+from skd_tf.runtime import compat, replicas
 
 _here = threading.local()  # each replica is traced in its own thread
 
@@ -91,5 +91,5 @@ def is_synchronized(model: keras.Model) -> bool:
     """Whether a model's forward pass in training contains a collective, of this class or of Keras' own."""
     return any(
         isinstance(layer, SynchronizedBatchNormalization) or getattr(layer, "synchronized", False)
-        for layer in model._flatten_layers(include_self=False)
+        for layer in compat.layers_of(model, include_self=False)
     )

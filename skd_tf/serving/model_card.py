@@ -41,10 +41,8 @@ def model_card(
       temperature: the temperature inside the files, or None.
     """
     template = importlib.resources.files(__package__).joinpath("model_card.md").read_text()
-    intervals = {name: model.get("intervals", {}) for name, model in measurements.get("models", {}).items()}
-    models = [
-        (name, result[key], intervals.get(key, {}).get("accuracy")) for key, name in _MODELS.items() if key in result
-    ]
+    details = measurements.get("models", {})
+    intervals = {key: model["intervals"].get("accuracy") for key, model in details.items() if "intervals" in model}
     environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     return environment.from_string(template + "\n").render(
         settings=settings,
@@ -55,12 +53,11 @@ def model_card(
         teacher_name=measurements.get("teacher", {}).get("name", "a larger network"),
         radius=f"{result['radius']:.4f}" if result.get("radius") else "",
         temperature=f"{temperature:.4f}" if temperature else "",
-        models=models,
+        models=[(name, result[key], intervals.get(key)) for key, name in _MODELS.items() if key in result],
         columns=_COLUMNS,
-        file_by_kind={"saved_model": "", "keras": "", "litert": "", "onnx": ""}
-        | {file.kind: file.name for file in reversed(files)},
+        file_by_kind={file.kind: file.name for file in reversed(files)},
         files=list(zip(files, rows, strict=True)),
-        **dict(zip(("height", "width", "channels"), image_shape, strict=True)),
+        image_shape=image_shape,
         student_values=student_values,
         check_images=check_images,
     )

@@ -33,6 +33,7 @@ def keras(path):
     import keras as library
 
     model = library.models.load_model(path, compile=False, safe_mode=True)
+    # skd_tf.runtime.compat.layers_of, which this file cannot import.
     modules = {type(layer).__module__.partition(".")[0] for layer in model._flatten_layers()}
     assert modules == {"keras"}, f"layers of {modules}"
 

@@ -1,4 +1,4 @@
-"""What ships: stock layers, no teacher, the same numbers in a process that cannot import skd_tf."""
+"""What ships has stock layers and no teacher, and gives the same numbers in a process that cannot import skd_tf."""
 
 import json
 import subprocess
@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from skd_tf import losses, networks
-from skd_tf.evaluation.metrics import quality
 from skd_tf.models import deployable, precision
 from skd_tf.serving import saved_model
 from tests.helpers.nets import batches, conv_net
@@ -37,12 +36,12 @@ print(json.dumps({"layers": sorted(set(layers)), "variables": weights, "signatur
 
 
 @pytest.mark.parametrize(("readout", "center"), [("raw", True), ("sphere", True), ("sphere", False)])
-def test_the_readout_in_stock_layers_is_the_loss_readout(readout, center):
+def test_stock_layers_take_probabilities_where_the_loss_does(readout, center):
     student, images = conv_net(1), batches(1)[0][0]
     model = deployable.deployable(student, readout, radius=7.0, center=center)
     expected = losses.readout(student(images), readout, 7.0, center)
     np.testing.assert_allclose(model(images), expected, atol=2e-6)
-    if readout == "sphere":  # weight decay shrinks a student whose loss does not see its scale
+    if readout == "sphere":  # weight decay shrinks the logits of a student whose loss ignores their scale
         student.layers[-1].kernel.assign(1e-3 * student.layers[-1].kernel)
         shrunk = deployable.deployable(student, readout, radius=7.0, center=center)
         np.testing.assert_allclose(shrunk(images), expected, atol=2e-4)
@@ -81,14 +80,3 @@ def test_both_formats_give_the_same_numbers_without_skd_tf(tmp_path):
     np.testing.assert_allclose(out["probabilities"], keras.ops.softmax(expected), atol=1e-6)
     assert np.array_equal(out["class_id"], expected.argmax(1)) and out["class_id"].dtype == np.int64
     assert list(out["label"]) == [names[i] for i in expected.argmax(1)]
-
-
-def test_quality_against_numbers_by_hand():
-    logits = np.log([[0.7, 0.2, 0.1], [0.5, 0.3, 0.2], [0.1, 0.1, 0.8], [0.25, 0.5, 0.25]])
-    labels = np.array([0, 1, 2, -1])
-    measured = quality(logits + 5, labels)
-    assert measured["accuracy"] == pytest.approx(2 / 3)
-    assert measured["nll"] == pytest.approx(-np.log([0.7, 0.3, 0.8]).mean())
-    assert measured["confidence"] == pytest.approx((0.7 + 0.5 + 0.8) / 3)
-    # Each of the three lies in a bin of its own: |1 - 0.7|, |0 - 0.5|, |1 - 0.8|.
-    assert measured["ece"] == pytest.approx((0.3 + 0.5 + 0.2) / 3)

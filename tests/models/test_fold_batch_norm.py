@@ -1,4 +1,4 @@
-"""Folding changes no output, folds what it can and nothing else, and leaves the original alone."""
+"""Folding changes no output, folds exactly what can be folded, and leaves the original unchanged."""
 
 import types
 
@@ -32,7 +32,7 @@ def images_for(model, count=3):
 
 
 def relative_difference(one, other):
-    """Of the largest distance of a logit from its row's mean."""
+    """Relative to the largest distance of a logit from its row's mean."""
     one, other = np.asarray(one, "float64"), np.asarray(other, "float64")
     return np.abs(one - other).max() / np.abs(one - one.mean(-1, keepdims=True)).max()
 
@@ -42,7 +42,7 @@ def folded_names(folded):
 
 
 def every_case(dtype):
-    """A net with each layer that folds (its BatchNorm is named yes...) and each reason not to (no...)."""
+    """A net with each kind of BatchNorm that folds (named yes...) and each reason not to fold (named no...)."""
     keras.config.set_dtype_policy(dtype)
     try:
         images = keras.Input([8, 8, 3])
@@ -131,7 +131,7 @@ def test_a_sequential_model_and_one_inside_another():
         assert relative_difference(model(images_for(model)), folded(images_for(model))) < 1e-5
 
 
-def test_what_is_no_graph_or_has_nothing_to_fold_is_returned_as_it_is():
+def test_a_model_without_a_graph_or_without_folds_is_returned_unchanged():
     class Own(keras.Model):
         def __init__(self):
             images = keras.Input([6, 6, 3])
@@ -148,7 +148,7 @@ def test_what_is_no_graph_or_has_nothing_to_fold_is_returned_as_it_is():
 
 
 def test_layers_keep_what_they_derive_from_their_weights():
-    """An adapted Normalization in front."""
+    """Here an adapted Normalization."""
     normalise = layers.Normalization()
     normalise.adapt(np.random.default_rng(0).normal(100.0, 50.0, [50, 6, 6, 3]))
     images = keras.Input([6, 6, 3])

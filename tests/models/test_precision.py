@@ -1,4 +1,4 @@
-"""Half precision: nets compute in it; weights, losses and measurements stay float32; all skip a bad float16 step."""
+"""Half precision: networks compute in it; weights, losses and metrics stay float32; all replicas skip a bad step."""
 
 import contextlib
 import json
@@ -30,7 +30,7 @@ def distiller_in(student_precision, teacher_precision="float32", strategy=None, 
 @pytest.mark.parametrize(
     ("student", "teacher"), [(half, "float32") for half in HALF] + [("float32", half) for half in HALF]
 )
-def test_each_net_computes_in_its_own_precision_and_all_else_in_float32(student, teacher, monkeypatch):
+def test_each_network_computes_in_its_own_precision_and_everything_else_in_float32(student, teacher, monkeypatch):
     seen, objective, inner = [], Distiller._objective, Distiller._loss_and_gradients
 
     def spy(self, student_logits, teacher_logits, *rest):
@@ -70,14 +70,14 @@ def test_training_stays_near_float32(half, tolerance, two_replicas):
 
 @pytest.mark.parametrize(("bad_half", "jit_compile"), [(0, False), (1, True)])
 def test_a_bad_float16_step_is_skipped_by_all_replicas_alike(two_replicas, bad_half, jit_compile):
-    """Pixels that overflow float16 in one replica's half of a batch: activations and gradients are infinite there alone."""
+    """Pixels overflow float16 in one replica's half of a batch; only there activations and gradients are infinite."""
     good, bad, after = batches(3, size=16)
     bad[0][8 * bad_half : 8 * bad_half + 8] = 1e6
     distiller = distiller_in("float16", strategy=two_replicas, jit_compile=jit_compile)
     run(distiller, [good])
 
     def state():
-        """Weights, BatchNorm's moving statistics, momentum and steps done, on every replica."""
+        """Weights, BatchNorm's moving statistics, momentum and step count of every replica."""
         inner = distiller.optimizer.inner_optimizer
         variables = [*distiller.student.variables, *inner.momentums, inner.iterations]
         return [copy.numpy() for v in variables for copy in two_replicas.experimental_local_results(v.value)]
@@ -98,7 +98,7 @@ def test_a_bad_float16_step_is_skipped_by_all_replicas_alike(two_replicas, bad_h
 
 
 def test_the_loss_scale_leaves_gradients_as_they_are(two_replicas):
-    """Scaled up before the sum over replicas, down after it: clipping must see the true norm."""
+    """Gradients are scaled up before the sum over replicas and down after it: clipping must see the true norm."""
     data = batches(5, size=16)
 
     def trained(strategy, scale):
@@ -113,7 +113,7 @@ def test_the_loss_scale_leaves_gradients_as_they_are(two_replicas):
     assert all(distance(unscaled, trained(strategy, 2.0**10)) < 1e-5 for strategy in (None, two_replicas))
 
 
-def test_skipped_steps_are_on_record_and_told(tmp_path, monkeypatch, capsys):
+def test_skipped_steps_are_recorded_and_printed(tmp_path, monkeypatch, capsys):
     scaled = keras.optimizers.LossScaleOptimizer
     init = scaled.__init__  # with a scale whose first gradients overflow
     monkeypatch.setattr(

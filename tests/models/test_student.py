@@ -1,4 +1,4 @@
-"""Students of one's own: functions, files, keras.applications; start weights; heads made anew; what ships of them."""
+"""Students from functions, files and keras.applications; start weights, new heads, and what ships."""
 
 import sys
 
@@ -9,7 +9,7 @@ import pytest
 from skd_tf import data, networks
 from skd_tf.config import Config
 from skd_tf.errors import InputError
-from skd_tf.models import deployable, heads, keras_applications, precision
+from skd_tf.models import deployable, heads, keras_applications, precision, preprocessing
 from skd_tf.models.student import StudentSettings, architecture_fingerprint, make_student
 from skd_tf.models.sync_batch_norm import synchronized
 from skd_tf.training import experiment
@@ -74,17 +74,17 @@ def test_a_function_makes_the_student_and_the_seed_its_weights(my_nets, digits, 
     inner = one.get_layer("small")
     expected = inner((images / 255 - np.array(digits.mean)) / np.array(digits.std))
     np.testing.assert_allclose(one(images), expected, atol=1e-5)
-    assert build(digits, student="my_nets:scaled").layers[0].name.startswith("rescaling")  # has its own, gets no other
+    assert build(digits, student="my_nets:scaled").layers[0].name.startswith("rescaling")  # it has a Rescaling already
     assert "Rescaling" not in {
         type(la).__name__ for la in build(digits, student="my_nets:small", student_preprocessing="raw").layers
     }
 
 
-def test_a_layer_of_ones_own_that_keras_knows_is_taken(my_nets, digits):
+def test_a_users_layer_that_keras_knows_is_accepted(my_nets, digits):
     assert build(digits, student="my_nets:known").output_shape == (None, 10)
 
 
-def test_the_fingerprint_is_the_function_not_its_names_or_precision():
+def test_the_fingerprint_depends_on_the_function_not_on_names_or_precision():
     def net(activation="relu", rate=0.1, middle=()):
         layers = [keras.Input((8, 8, 1)), keras.layers.Conv2D(4, 3, activation=activation)]
         layers += [keras.layers.BatchNormalization(), *middle, keras.layers.Dropout(rate)]
@@ -108,7 +108,7 @@ def test_a_student_that_has_changed_is_refused(my_nets, tmp_path):
         experiment.run(config, tmp_path / "run")
 
 
-def test_a_softmax_is_taken_off(my_nets, digits, capsys):
+def test_a_softmax_is_removed(my_nets, digits, capsys):
     keras.utils.set_random_seed(0)
     import my_nets as module
 
@@ -131,7 +131,7 @@ def test_a_softmax_is_taken_off(my_nets, digits, capsys):
         ("narrow", "other classes.*10.*9"),
         ("nothing", "does not return a model.*NoneType"),
         ("missing", "no such function"),
-        # Else found out after the training, when the student is to be written and measured.
+        # Otherwise found only after training, when the student is saved and measured.
         ("unknown", "cannot be saved and loaded again.*register_keras_serializable"),
         ("lambda_", "cannot be saved and loaded again.*Lambda"),
     ],
@@ -143,7 +143,7 @@ def test_a_wrong_function_is_one_line(my_nets, digits, student, words):
         build(digits, student="nobodys_nets:small")
 
 
-def test_a_file_keeps_its_weights_and_gets_a_head_of_the_sets_classes(digits, tmp_path, capsys):
+def test_a_file_keeps_its_weights_and_gets_a_head_for_the_datasets_classes(digits, tmp_path, capsys):
     net = networks.build("cnn_4", input_shape=(8, 8, 1), num_classes=10, seed=3)
     net = deployable.deployable(net, "sphere", radius=6, center=True)
     net.save(tmp_path / "net.keras")
@@ -186,7 +186,7 @@ def test_start_weights(digits, tmp_path, capsys):
             build(digits, student=other, student_checkpoint=str(tmp_path))
 
 
-def test_a_function_goes_the_whole_way_and_starts_again_from_its_workdir(my_nets, tmp_path):
+def test_a_function_trains_ships_and_starts_again_from_its_workdir(my_nets, tmp_path):
     config = Config(student="my_nets:small", loss="cross_entropy", ema_momentum=0.5, **SMALL)
     first = experiment.run(config, tmp_path / "run")
     shipped = keras.models.load_model(tmp_path / "run" / "student.keras")
@@ -207,9 +207,7 @@ def test_a_function_goes_the_whole_way_and_starts_again_from_its_workdir(my_nets
         ("ConvNeXtTiny", "raw"),
     ],
 )
-def test_preprocessing_of_applications_is_kerass(name, kind):
-    from skd_tf.models import preprocessing
-
+def test_preprocessing_of_applications_equals_that_of_keras(name, kind):
     module = keras_applications.names()[name]
     assert preprocessing.preprocessing_kind(module.preprocess_input) == kind
     images = keras.Input((4, 4, 3))

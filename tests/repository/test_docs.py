@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import pathlib
+import pkgutil
 import re
 
 import pytest
@@ -52,16 +53,12 @@ def test_a_page_names_no_flag_that_does_not_exist(page, known_flags):
 
 @each_page
 def test_code_on_a_page_is_python_and_its_names_exist(page):
-    import skd_tf
-
     for language, code in FENCED.findall(page.read_text(encoding="utf-8")):
         if language != "python" or code.startswith("--8<--"):
             continue
         compile(code, page.name, "exec")
-        for dotted in re.findall(r"\bskd_tf((?:\.\w+)+)", code):
-            owner = skd_tf
-            for name in dotted.split(".")[1:]:
-                owner = getattr(owner, name)
+        for dotted in re.findall(r"\bskd_tf(?:\.\w+)+", code):
+            pkgutil.resolve_name(dotted)
 
 
 def test_the_table_of_the_comparison_with_keras_is_its_records():

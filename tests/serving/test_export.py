@@ -1,4 +1,4 @@
-"""Exports: every format runs without skd_tf, gives the student's numbers, holds the student alone, and says what it is."""
+"""Each exported format runs without skd_tf, gives the student's numbers and holds nothing else; the card says so."""
 
 import dataclasses
 import importlib.util
@@ -40,7 +40,7 @@ def exported(calibrated_run, tmp_path_factory):
     return folder, export_student(calibrated_run, folder, formats=names, check_images=300)
 
 
-def test_every_format_is_the_student_and_nothing_more(exported, calibrated_run):
+def test_every_format_holds_the_student_and_nothing_else(exported, calibrated_run):
     folder, rows = exported
     student = loading.load(calibrated_run)
     values = student.count_params()
@@ -71,7 +71,7 @@ def test_the_temperature_and_the_sphere_are_inside(exported, calibrated_run):
     assert [label.decode() for label in out["label"].numpy()] == [str(c) for c in expected.argmax(axis=1)]
 
 
-def test_the_model_card_tells_what_a_stranger_needs(exported, calibrated_run):
+def test_the_model_card_says_what_a_stranger_must_know(exported, calibrated_run):
     card = (exported[0] / "README.md").read_text()
     result = json.loads((calibrated_run / "result.json").read_text())
     for words in (
@@ -145,7 +145,7 @@ def test_classes_may_change_places_in_a_near_tie_and_nowhere_else():
     found = {"logits": live, "probabilities": live, "class_id": np.array([1, 1])}
     found |= {"batch_of_1": live[:1], "batch_of_7": live}
     labels = np.array([0, 1])
-    assert parity_check._compare(half, found, labels, live)["agreement"] == 0.5  # as it is, in the model card
+    assert parity_check._compare(half, found, labels, live)["agreement"] == 0.5  # the model card counts near ties too
     with pytest.raises(parity_check.ExportError, match=r"50\.0000% of the 2 images"):
         parity_check._compare(dataclasses.replace(half, largest_difference=1e-4), found, labels, live)
     with pytest.raises(parity_check.ExportError, match=r" 0\.0000% of the 1 images that are not near ties"):
@@ -153,7 +153,7 @@ def test_classes_may_change_places_in_a_near_tie_and_nowhere_else():
 
 
 def test_a_teacher_inside_is_counted(calibrated_run, tmp_path):
-    """A SavedModel that carries another network's variables along holds too many numbers."""
+    """A SavedModel that also holds another network's variables has too many numbers."""
     student, extra = loading.load(calibrated_run), tf.Variable(tf.zeros([5000]))
     saved_model.save_saved_model(student, tmp_path / "plain", [str(i) for i in range(10)])
     module = tf.saved_model.load(str(tmp_path / "plain"))
@@ -167,7 +167,7 @@ def test_a_teacher_inside_is_counted(calibrated_run, tmp_path):
         )
 
 
-def test_wrong_flags_are_told_first(digits_run, tmp_path, monkeypatch):
+def test_wrong_arguments_are_found_first(digits_run, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="Unknown format"):
         export_student(digits_run, tmp_path / "out", formats=["tflite"])
     with pytest.raises(InputError, match="not finished"):
