@@ -27,12 +27,15 @@ setup(
         "absl-py>=2.5",
         "matplotlib>=3.11",
         "jinja2>=3.1",
+        "filelock>=3.20",
     ],
     extras_require={
         "test": [
             *("pytest>=9.2", "pytest-xdist>=3.8", "ruff>=0.17", "hypothesis>=6.170"),
+            *("import-linter>=2.5", "mypy>=1.18"),
             *("scikit-learn>=1.9", "scipy>=1.17"),  # --tuner=bayesian
             *("ai-edge-litert>=2.3", "onnx>=1.23", "tf2onnx>=1.17", "onnxruntime>=1.32"),  # what an export can be
+            "safetensors>=0.6",  # tools/convert_torch
         ],
         # mkdocs 2 has no plugins and no hooks.
         "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.8,<10", "mkdocstrings[python]>=1.0", "ruff>=0.17"],
@@ -41,7 +44,7 @@ setup(
         "litert": ["ai-edge-litert>=2.3"],  # runs .tflite files; TensorFlow's own interpreter is on its way out
         "bayesian": ["scikit-learn>=1.9", "scipy>=1.17"],  # --tuner=bayesian of skd_tf.tune
         "bench": ["torch>=2.13"],  # tools/benchmarks step, beside PyTorch
-        "convert": ["torch>=2.13"],  # tools/convert_torch, for checkpoints that are not .npz
+        "convert": ["torch>=2.13", "safetensors>=0.6"],  # tools/convert_torch, for checkpoints that are not .npz
     },
     entry_points={
         "console_scripts": [
