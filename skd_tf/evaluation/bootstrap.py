@@ -19,9 +19,9 @@ def intervals(
 ) -> dict[str, list[float]]:
     """95% percentile intervals over resampled examples (Efron 1979).
 
-    Every metric here, each bin of the ECE too, is a mean over examples. A draw is a row of counts, and its metrics are that
-    row times the columns of the examples. The same seed draws the same examples for every model, so the intervals of two
-    models come from the same test splits.
+    Every metric here, each bin of the ECE too, is a mean over examples. A draw is a row of counts, and its metrics are
+    that row times the columns of the examples. The same seed draws the same examples for every model, so the intervals
+    of two models come from the same test splits.
 
     Args:
       logits: `[n, classes]`; their softmax is the probability.

@@ -12,6 +12,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from skd_tf.runtime import compat
+
 LATENCY_BATCH = 1
 THROUGHPUT_BATCH = 128
 _WARM_UP_CALLS = 5
@@ -22,7 +24,7 @@ def flops(model: Any, image_shape: tuple[int, ...]) -> int | None:
     """Floating point operations for one image: 2 for each multiply-add of convolutions and matrix products.
 
     Counted in the graph that TensorFlow runs. As in papers, work proportional to the number of activations (BatchNorm,
-    biases, activation functions, pooling, softmax) is left out. Papers that count a multiply-add as 1 report half of this.
+    biases, activation functions, pooling, softmax) is left out. Papers that count a multiply-add as 1 report half.
 
     Args:
       model: keras.Model or `skd_tf.models.loading.SavedModel`; images `[batch, h, w, c]` to logits.
@@ -42,7 +44,7 @@ def _graph_of(model, image_shape):
     eagerly = tf.config.functions_run_eagerly()
     tf.config.run_functions_eagerly(True)
     try:
-        with tf.__internal__.FuncGraph("flops").as_default() as graph:
+        with compat.empty_graph("flops").as_default() as graph:
             model(tf.zeros([1, *image_shape]), training=False)
     finally:
         tf.config.run_functions_eagerly(eagerly)
@@ -51,10 +53,8 @@ def _graph_of(model, image_shape):
 
 def _inlined_graph_of(model, image_shape):
     """The graph of a model that is not Keras', with its functions inlined."""
-    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
-
     forward = tf.function(functools.partial(model, training=False), autograph=False)
-    return convert_variables_to_constants_v2(forward.get_concrete_function(tf.TensorSpec([1, *image_shape]))).graph
+    return compat.inlined_graph(forward.get_concrete_function(tf.TensorSpec([1, *image_shape])))
 
 
 def _convolution(op):

@@ -99,9 +99,9 @@ def evaluate_models(
       bootstrap_seed: seed of the resampling.
 
     Returns:
-      {"models": [entry of each path], "teacher": entry or None, "dataset", "class_names", "versions", "device"}. An entry
-      has "path", what `final_measurements.measure_model` gives, "calibrated" (the quality at the fitted "temperature"),
-      "parameters", "flops", "file_bytes", "latency_ms", "images_per_second".
+      {"models": [entry of each path], "teacher": entry or None, "dataset", "class_names", "versions", "device"}. An
+      entry has "path", what `final_measurements.measure_model` gives, "calibrated" (the quality at the fitted
+      "temperature"), "parameters", "flops", "file_bytes", "latency_ms", "images_per_second".
 
     Raises:
       InputError: no model is at a path, or it takes other images or has other classes.
@@ -177,8 +177,8 @@ def calibrate(workdir: ModelPath, dataset: Dataset) -> float:
 def measuring_settings(models: Sequence[ModelPath], given: Mapping[str, Any]) -> tuple[DataSettings, str]:
     """The settings to read the test split with, and the teacher's preprocessing.
 
-    Settings that the user gave win over those of the first run among the models. If the user names a dataset, only a run of
-    that dataset counts.
+    Settings that the user gave win over those of the first run among the models. If the user names a dataset, only a
+    run of that dataset counts.
 
     Args:
       models: paths of the models.
@@ -202,7 +202,7 @@ def require_unseen(path: ModelPath, settings: DataSettings) -> None:
     seed = conflicting_data_seed(path, settings.dataset, settings.data_seed)
     if seed is not None:
         raise input_error(
-            f"{path} has trained on most of these test images: {settings.dataset} has no test part, and data_seed draws one",
+            f"{path} has trained on most of these test images: data_seed draws the test part of {settings.dataset}",
             expected=f"--data_seed={seed}, the seed of its run",
             received=f"--data_seed={settings.data_seed}",
             remedy="Evaluate it alone with its own seed, or split the folder into train/ and test/",
@@ -221,8 +221,8 @@ def _warn_of_other_pixels(models, settings, image_size):
             (here, whole), (there, whole_there) = shown(settings), shown(run.pick(DataSettings))
             warn(
                 f"{path} is measured on other pixels than in its run: on the middle {here} of {whole} here, {there} of "
-                f"{whole_there} there (--image_size={run.image_size} --augmentation={run.augmentation}). Evaluate it alone "
-                "and without such flags to measure it as its run did."
+                f"{whole_there} there (--image_size={run.image_size} --augmentation={run.augmentation}). Evaluate it "
+                "alone and without such flags to measure it as its run did."
             )
 
 

@@ -32,8 +32,8 @@ def measure_model(
       bootstrap_seed: seed of the resampling.
 
     Returns:
-      What `metrics.quality` gives, "overconfidence" (mean confidence minus accuracy) and "per_class_accuracy"; with a
-      teacher what `metrics.comparison` gives; "intervals" of `bootstrap.intervals`; "raw", the quality of the raw softmax.
+      What `metrics.quality` gives, "overconfidence" (mean confidence minus accuracy), "per_class_accuracy"; with a
+      teacher what `metrics.comparison` gives; "intervals" of `bootstrap.intervals`; "raw", quality of the raw softmax.
     """
     found: dict[str, Any] = metrics.quality(logits, labels)
     found["overconfidence"] = found["confidence"] - found["accuracy"]
@@ -54,7 +54,7 @@ def measure(
     """Measures the models of a run: teacher, student alone and student, as far as they exist.
 
     Args:
-      logits: {name: `[n, classes]`} whose softmax is the probability. The others are compared with the one named "teacher".
+      logits: {name: `[n, classes]`} whose softmax is the probability. The others are compared with "teacher".
       raw_logits: {name: `[n, classes]`} before the sphere, of the models whose probabilities are taken on one.
       labels: integer `[n]`, all >= 0.
       parameters: {name: number of trainable parameters}.
@@ -86,7 +86,7 @@ def measure(
 
 
 def _shared_edges(norms):
-    """Edges of one histogram for all models, evenly spaced on a log axis: the norms of two networks can differ 100-fold."""
+    """Edges of one histogram for all models, evenly spaced on a log axis: norms of two networks can differ 100-fold."""
     every = np.concatenate(list(norms))
     low, high = max(every.min(), 1e-6), max(every.max(), 2e-6)
     edges = np.geomspace(low * 0.98, high * 1.02, _NORM_BINS + 1)

@@ -1,7 +1,7 @@
 """Metrics of predictions, computed from logits in float64 NumPy. Fractions and nats, no percentages.
 
-If two classes tie, the lower class number comes first, as in argmax. If the softmax of an example's logits is NaN, it counts
-as wrong and agrees with no other prediction, and the mean NLL, Brier score, ECE and confidence are NaN.
+If two classes tie, the lower class number comes first, as in argmax. An example whose softmax is NaN counts as wrong
+and agrees with no other prediction, and the mean NLL, Brier score, ECE and confidence are NaN.
 """
 
 import numpy as np
@@ -22,8 +22,8 @@ def quality(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
       labels: integer `[n]`; -1 means unlabelled and counts only in the norm.
 
     Returns:
-      {"accuracy", "top5_accuracy" (1 for up to five classes), "nll" (nats), "brier" (0 to 2), "ece", "confidence" (mean top
-      probability), "logit_norm" (mean of ||z - mean(z)||_2)}.
+      {"accuracy", "top5_accuracy" (1 for up to five classes), "nll" (nats), "brier" (0 to 2), "ece", "confidence" (mean
+      top probability), "logit_norm" (mean of ||z - mean(z)||_2)}.
 
     Example: two images of two classes, both predicted as class 0 with probability 0.75.
 
@@ -80,7 +80,7 @@ def bin_gaps(confidence: np.ndarray, correct: np.ndarray) -> np.ndarray:
 
 
 def reliability(logits: np.ndarray, labels: np.ndarray) -> list[dict[str, float | None]]:
-    """The reliability diagram: {"count", "confidence", "accuracy"} of each of the 15 bins; None for means of empty bins."""
+    """The reliability diagram: {"count", "confidence", "accuracy"} of each of the 15 bins; None for empty bins."""
     logits, labels = np.asarray(logits, np.float64), np.asarray(labels)
     columns = label_columns(logits[labels >= 0], labels[labels >= 0])
     bins = bin_of(columns["confidence"])
@@ -109,7 +109,7 @@ def norms(logits: np.ndarray) -> np.ndarray:
 def comparison(student_logits: np.ndarray, teacher_logits: np.ndarray) -> dict[str, float]:
     """How close a student is to its teacher; uses no labels.
 
-    agreement_at_5 = mean |top 5 of the student, intersected with the teacher's| / 5;  agreement is the same for the top 1;
+    agreement_at_5 = mean |top 5 of the student and of the teacher, intersected| / 5;  agreement: the same for top 1;
     kl_to_teacher = mean KL(p_t || p_s), nats;  confidence_gap = mean of max p_t - max p_s.
 
     Args:

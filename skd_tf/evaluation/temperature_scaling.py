@@ -73,7 +73,7 @@ def store(
     before: Mapping[str, float],
     after: Mapping[str, float],
 ) -> None:
-    """Writes workdir/calibration.json: the temperature, the digest of its student, validation NLL and ECE before and after.
+    """Writes workdir/calibration.json: the temperature, its student's digest, validation NLL and ECE before and after.
 
     Args:
       workdir: folder of a finished run.

@@ -16,8 +16,8 @@ def data_facts(dataset: data.Dataset) -> dict[str, Any]:
     """What identifies the data of a training, as JSON.
 
     Returns:
-      {"data": [name, version, number of training images, digest of labels], "images": digest of what a step sees besides
-      labels, "images_in": "memory" or "none", as --cache_dataset names them}.
+      {"data": [name, version, number of training images, digest of labels], "images": digest of what a step
+      sees besides labels, "images_in": "memory" or "none", as --cache_dataset names them}.
     """
     labels = data.digest_of(dataset.train.labels)
     return {

@@ -96,8 +96,8 @@ def trusted_config(
 ) -> Config:
     """A recorded `Config` with which the run's data may be read.
 
-    The record may be somebody else's. Code that it names is called, and a download that it asks for is made, only if the
-    user asks for the same.
+    Somebody else may have written the record. Code that it names is called, and a download that it asks for is made,
+    only if the user asks for the same.
 
     Args:
       recorded: the recorded `Config`.

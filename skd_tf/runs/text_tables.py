@@ -85,7 +85,7 @@ def aligned(lines: Sequence[Sequence[str]]) -> str:
 
 
 def _with_intervals(heading, named, shown):
-    """A table of metrics; below each model its intervals and, in the table of quality, its raw and calibrated softmax."""
+    """A table of metrics. Each model is followed by its intervals and, for quality, its raw and calibrated softmax."""
     lines = [[heading, *(column.heading for column in shown)]]
     for name, entry in named:
         lines.append([name, *(column.text(entry) for column in shown)])

@@ -1,4 +1,4 @@
-"""Records that somebody else wrote: code that they name is not run; another program's files are neither read nor removed."""
+"""Somebody else's records: code that they name is not run; another program's files are neither read nor removed."""
 
 import sys
 

@@ -170,7 +170,8 @@ async function show(page, width) {
   const broken = [...page_.images].filter(i => !i.complete || !i.naturalWidth).length;
   const flat = [...page_.querySelectorAll("svg")].filter(s => s.getBoundingClientRect().height < 50).length;
   found.push({page, width, inner: view.innerWidth, scroll: page_.documentElement.scrollWidth, broken, flat,
-              charts: page_.querySelectorAll("svg").length, requests: view.performance.getEntriesByType("resource").length});
+              charts: page_.querySelectorAll("svg").length,
+              requests: view.performance.getEntriesByType("resource").length});
 }
 (async () => {
   for (const page of ["one.html", "all.html"]) for (const width of [375, 1280]) await show(page, width);
@@ -190,7 +191,7 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
 
 @pytest.mark.slow
 def test_a_browser_renders_it_completely(tmp_path):
-    """In headless Chromium: no broken picture, no console error, no request, no horizontal scrolling on phone or desk."""
+    """In headless Chromium: no broken image, console error, request or horizontal scrolling, on phone and desktop."""
     browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if browser is None:
         pytest.skip("no Chromium on this machine (apt-get install chromium)")

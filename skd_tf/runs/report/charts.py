@@ -123,7 +123,7 @@ def confidence_gap(series: Sequence[ChartSeries]) -> str:
 
 
 def per_class(series: Sequence[ChartSeries], names: Sequence[str]) -> str | None:
-    """The accuracy of each class. If there are few, one row per class; if many, each model's classes sorted by accuracy."""
+    """The accuracy of each class: few classes get a row each; many are sorted by accuracy, separately by model."""
     drawn = [model for model in series if "per_class_accuracy" in model.details]
     if not drawn:
         return None

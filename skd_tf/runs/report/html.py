@@ -14,12 +14,13 @@ from skd_tf.runs.report.run_data import ChartSeries, Run
 
 _COLUMNS = columns("accuracy", "nll", "brier", "ece", "confidence", "agreement", "kl_to_teacher", "logit_norm")
 _CALIBRATION_NOTE = (
-    "Accuracy of the images in each bin of confidence (top probability). On the dashed line a model is right as often as its "
-    "confidence says; bars above it mean too little confidence, bars below it too much. Wide bars hold many images."
+    "Accuracy of the images in each bin of confidence (top probability). On the dashed line a model is right as often "
+    "as its confidence says; bars above it mean too little confidence, bars below it too much. "
+    "Wide bars hold many images."
 )
 _SPHERE_NOTE = (
-    "A student trained on the sphere gives every image logits of one norm, the radius R. Its raw norm has no meaning, and "
-    "its raw softmax is not its probability."
+    "A student trained on the sphere gives every image logits of one norm, the radius R. Its raw norm has no meaning, "
+    "and its raw softmax is not its probability."
 )
 _GAP_NOTE = "● accuracy, ◇ mean confidence; the line between them is confidence minus accuracy."
 

@@ -92,7 +92,7 @@ def read(path: str | os.PathLike) -> Run:
 
 
 def chart_series(runs: Sequence[Run]) -> list[ChartSeries]:
-    """The models in the charts: teacher, student alone and student of one run, or the student of each of several runs."""
+    """The models in the charts: teacher, student alone and student of one run, or the students of several runs."""
     if len(runs) > 1:
         labels = zip(_labels(runs), runs, strict=True)
         return [_series(run, "student", label, f"run{i}", run.epochs) for i, (label, run) in enumerate(labels)]
