@@ -10,7 +10,7 @@ from skd_tf.data.settings import DataSettings
 from skd_tf.runs.workdir import require_output
 from skd_tf.runtime import tf_logging
 
-_MODEL = "a workdir, a .keras file or a SavedModel folder; repeat the flag for several"
+_MODEL = "a workdir, a .keras file or a SavedModel folder"
 _TEACHER = "a model to compare with (agreement, KL, confidence gap); takes what --model takes"
 _CALIBRATE = "fit one temperature to each model, a workdir, on the images that its run held out; export applies it"
 
