@@ -75,6 +75,11 @@ def read_all(results, known: dict | None = None) -> dict[Cell, dict]:
     return {cell: read(file_of(cell, results)) for cell in cells if file_of(cell, results).is_file()}
 
 
+def training_seconds(record: dict) -> float:
+    """Seconds of training at the median epoch's pace, so that a pause does not count."""
+    return record["config"]["epochs"] * record["dataset"]["train"] / record["examples_per_second"]
+
+
 def same_cell(cell: Cell, records: dict) -> Cell | None:
     """The recorded cell that is the same training under another name, or None."""
     wanted = settings(definitions.config_of(cell))

@@ -19,9 +19,8 @@ from absl import flags
 
 from experiments.lab import definitions
 from experiments.lab.definitions import Cell
-from experiments.lab.records import file_of, read_all, same_cell, settings
+from experiments.lab.records import file_of, read_all, same_cell, settings, training_seconds
 from experiments.lab.runner import Runner
-from experiments.lab.summaries import training_seconds
 from skd_tf.config.flags import define_flags
 from skd_tf.data.catalog import KNOWN_DATASETS
 from skd_tf.errors import did_you_mean, input_error

@@ -11,6 +11,7 @@ import pathlib
 import statistics
 
 from experiments.lab import definitions
+from experiments.lab.records import training_seconds
 from experiments.lab.statistics import Columns, Estimate, Pool, contrast, pool
 
 NOT_RUN = "not run"
@@ -33,11 +34,6 @@ MEASURES = {  # of a record: its value, and how it is printed
     "logit norm": (lambda r: r["student"]["logit_norm"], "{:.1f}"),
     "minutes": (lambda r: training_seconds(r) / 60, "{:.1f}"),
 }
-
-
-def training_seconds(record: dict) -> float:
-    """Seconds of training at the median epoch's pace, so that a pause does not count."""
-    return record["config"]["epochs"] * record["dataset"]["train"] / record["examples_per_second"]
 
 
 def column(runs: Runs, key: str, measure: str) -> dict[int, float]:
