@@ -57,7 +57,7 @@ def _copy_state(layer, copy):
 
 def graph_of(model: Any) -> Any:
     """The Functional graph of a model; None for a layer, and for a model with its own `call`."""
-    functional = compat.functional_class()
+    functional: Any = compat.functional_class()
     if isinstance(model, keras.Sequential) and type(model).call is keras.Sequential.call:
         return compat.sequential_graph(model)
     return model if isinstance(model, functional) and type(model).call is functional.call else None

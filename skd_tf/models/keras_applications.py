@@ -4,7 +4,6 @@ import contextlib
 import inspect
 import io
 from types import ModuleType
-from typing import Any
 
 import keras
 
@@ -57,16 +56,12 @@ def build(
             received=f"name={name}",
             remedy=did_you_mean(name, {n.lower(): n for n in known}, "Choose a listed name"),
         )
-    options: dict[str, Any] = {
-        "weights": "imagenet" if pretrained else None,
-        "classes": num_classes,
-        "classifier_activation": None,
-    }
-    if input_shape is not None:
-        options["input_shape"] = tuple(input_shape)
+    weights, shape = "imagenet" if pretrained else None, {} if input_shape is None else {"input_shape": input_shape}
     try:
         with contextlib.nullcontext() if download else _without_network(name):
-            network = getattr(known[name], name)(**options)
+            network = getattr(known[name], name)(
+                weights=weights, classes=num_classes, classifier_activation=None, **shape
+            )
     except InputError:
         raise
     except ValueError as error:

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from skd_tf.data import evenly_spaced
 from skd_tf.errors import did_you_mean, input_error
+from skd_tf.models.paths import STUDENT_FILE
 from skd_tf.runtime import tf_logging
 from skd_tf.runtime.console import say
 from skd_tf.serving import saved_model
@@ -107,7 +108,7 @@ FORMATS = {
             1e-4,
         ),
     ),
-    "keras": (ExportFile("student.keras", "keras", lambda student, path, context: student.save(path), 1.0, 1e-4),),
+    "keras": (ExportFile(STUDENT_FILE, "keras", lambda student, path, context: student.save(path), 1.0, 1e-4),),
     "litert": (
         ExportFile("student_float32.tflite", "litert", _float32, 1.0, 1e-4),
         ExportFile("student_float16.tflite", "litert", _float16, 0.999, 0.05, "float16 weights"),
