@@ -1,4 +1,4 @@
-"""Plan: what a search varies, how it chooses values, and what it optimises. Imports neither TensorFlow nor keras-tuner."""
+"""Plan: what a search varies, how it chooses values, what it optimises. Imports neither TensorFlow nor keras-tuner."""
 
 import dataclasses
 import math

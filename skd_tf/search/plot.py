@@ -1,4 +1,4 @@
-"""search.png: the objective over the temperature, with a curve per combination of other values and two marked trials."""
+"""search.png: the objective over the temperature, a curve per combination of other values, best and default marked."""
 
 import itertools
 import math

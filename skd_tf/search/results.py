@@ -1,4 +1,4 @@
-"""The results of a search: trials.csv, trials.jsonl, best.flags, and a summary that compares the best with the default."""
+"""Results of a search: trials.csv, trials.jsonl, best.flags, and a summary that compares the best with the default."""
 
 import csv
 import io

@@ -129,21 +129,12 @@ class TrialRunner:
     def _require_finite_objective(self, metrics):
         name = self._plan.goal.name
         if name not in metrics:
-            raise flag_error(
-                "objective",
-                name,
-                "names no value that this loss logs",
-                f"one of {', '.join(metrics)}",
-                "Choose another",
-            )
+            problem = "names no value that this loss logs"
+            raise flag_error("objective", name, problem, f"one of {', '.join(metrics)}", "Choose another")
         if not math.isfinite(metrics[name]):
+            received, remedy = f"{name}={metrics[name]}", "Lower --learning_rate"
             raise DivergedError(
-                message(
-                    "The objective is not finite",
-                    expected="a finite number",
-                    received=f"{name}={metrics[name]}",
-                    remedy="Lower --learning_rate",
-                )
+                message("The objective is not finite", expected="a finite number", received=received, remedy=remedy)
             )
 
     def _open(self):
@@ -209,6 +200,6 @@ def _out_of_memory(what, error):
 
 
 def _reason(error, folder):
-    """The message of a failure on one line, without sentences that name files in the trial's folder: they are removed."""
+    """The message of a failure on one line, without sentences on files in the trial's folder, which are removed."""
     sentences = " ".join(app.reason(str(error)).split()).split(". ")
     return ". ".join(sentence for sentence in sentences if str(folder) not in sentence)[:500]

@@ -1,4 +1,4 @@
-"""What the tests of the search share: a teacher of the digits, its cache, a Config, its data, the command."""
+"""Shared by the tests of the search: a teacher of the digits, its cache, a Config, its data, and the command."""
 
 import contextlib
 import functools
@@ -12,13 +12,13 @@ from skd_tf import tune
 from skd_tf.config import Config
 from skd_tf.training import experiment
 
-# One device, for the tests' two logical CPUs would be two replicas to --strategy=auto.
+# One device, because --strategy=auto would make two replicas of the tests' two logical CPUs.
 SMALL = {"student": "cnn_2", "epochs": 2, "batch_size": 100, "learning_rate": 0.1, "strategy": "one_device"}
 
 
 @functools.cache
 def temporary():
-    return tempfile.TemporaryDirectory()  # which goes with the process
+    return tempfile.TemporaryDirectory()  # removed when the process ends
 
 
 @functools.cache
@@ -52,7 +52,7 @@ def command(monkeypatch, *arguments):
 
 @contextlib.contextmanager
 def counting(owner, name):
-    """A list with the arguments of every call of a function, which goes on."""
+    """Records the arguments of every call of a function, which still runs."""
     calls, function = [], getattr(owner, name)
 
     def counted(*arguments, **options):
@@ -69,3 +69,10 @@ def counting(owner, name):
 def folder_of(path):
     path.mkdir()
     return path
+
+
+def numbers(record):
+    """The part of a trial's record that is the same in every run of the search."""
+    timed = ("seconds", "examples_per_second", "input_wait_share")
+    runs = [{k: v for k, v in run["metrics"].items() if k not in timed} for run in record["executions"]]
+    return [record["trial"], record["status"], record["values"], record["objective"], runs]

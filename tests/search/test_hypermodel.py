@@ -13,7 +13,7 @@ from tests.search import cases
 
 
 def test_the_hypermodel_in_a_stock_tuner(tmp_path):
-    """keras_tuner.RandomSearch itself; no trial stores the teacher, which runs live here."""
+    """In keras_tuner.RandomSearch, with a teacher that runs live. No trial stores the teacher."""
     import keras_tuner
 
     live = cases.config().replace(teacher_cache_dir="", epochs=1)
@@ -35,7 +35,7 @@ def test_the_hypermodel_in_a_stock_tuner(tmp_path):
 
 
 def test_the_hypermodel_in_hyperband_and_on_data_of_its_users(tmp_path):
-    """Brackets of more epochs than the Config's go on where the shorter ones ended; other images meet the live teacher."""
+    """A longer bracket continues where the shorter one ended. On other images the teacher runs live."""
     import keras_tuner
 
     config, resources = cases.config(), cases.resources()
@@ -63,7 +63,7 @@ def test_the_hypermodel_in_hyperband_and_on_data_of_its_users(tmp_path):
 
 
 def test_the_hypermodel_trains_its_teacher_and_refuses_what_a_search_does(tmp_path):
-    """Its workdir is a text, as a user gives it; the default's loss needs no teacher, a searched one does."""
+    """The workdir is a string, as a user gives it. The default loss needs no teacher, but a searched one does."""
     recipe = {"teacher": "cnn_8", "epochs": 12, "batch_size": 50, "loss": "cross_entropy", "report": False}
     config = Config(**cases.SMALL | recipe)
     hypermodel = tune.DistillationHyperModel(config, ["loss:choice:cross_entropy,spherical"], workdir=str(tmp_path))

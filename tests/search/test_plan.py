@@ -1,4 +1,4 @@
-"""What a search is: its objective, its oracle's draws; and what it says at the end. Nothing is trained here."""
+"""Plan, objective, records, and the values that the oracles draw. No student is trained here."""
 
 import contextlib
 import dataclasses
@@ -10,8 +10,10 @@ import pytest
 
 from skd_tf.config import Config
 from skd_tf.errors import InputError
+from skd_tf.search.oracles import ORACLES, make_oracle
 from skd_tf.search.plan import OBJECTIVES, TUNERS, Plan, parse_objective
 from skd_tf.search.trial_records import TrialRecords, is_disk_full
+from skd_tf.search.tuner import Tuner
 
 CONFIG = Config(teacher_checkpoint="teacher", student="cnn_2")
 TEMPERATURES = "temperature:choice:1,2,4,8,16"
@@ -57,15 +59,15 @@ def test_the_size_of_a_search_and_its_default():
     assert two.default == {"temperature": 4.0, "kd_weight": 0.9}
 
 
-# The oracle, without students.
+# Oracles, without students.
 
 
-class Stopped(BaseException):
-    """As a kill: nothing in the search handles it."""
+class StoppedError(BaseException):
+    """Like a kill: nothing in the search handles it."""
 
 
-class FakeTrials:
-    """What `Trials` does, with a formula in the student's place; stops after so many executions, or before the oracle sees
+class FakeTrialRunner:
+    """A `TrialRunner` with a formula instead of a student. It stops after so many executions, or before the oracle sees
     the end of trial `unseen`."""
 
     def __init__(self, records, executions=None, fail=(), unseen=None):
@@ -73,19 +75,19 @@ class FakeTrials:
 
     def run(self, number):
         if self.left == 0:
-            raise Stopped
+            raise StoppedError
         self.left = None if self.left is None else self.left - 1
         record = self._records.read(number)
         self.ran.append(number)
         value = score(record["values"])
         if number in self.fail:
-            record |= {"status": "failed", "reason": "it was told to"}
+            record |= {"status": "failed", "reason": "the test asked for it"}
         else:
             record |= {"status": "finished", "objective": value, "spread": None, "validation_examples": 500}
             record["executions"] = [{"seed": 0, "seconds": 1.0, "metrics": {"val_accuracy": value}}]
         self._records.write(record)
         if number == self.unseen:
-            raise Stopped
+            raise StoppedError
         return record
 
 
@@ -93,18 +95,15 @@ def score(values):
     return 0.9 - 0.01 * abs(math.log2(values["temperature"]) - 1.3) - 0.05 * (values.get("loss") == "kd")
 
 
-def run_search(folder, plan, executions=None, fail=(), unseen=None):
-    """Runs as far as it may; returns the numbers of the trials that ran."""
-    from skd_tf.search.oracles import make_oracle
-    from skd_tf.search.tuner import Tuner
-
+def fake_search(folder, plan, executions=None, fail=(), unseen=None):
+    """Runs a search to its end or its stop; returns the numbers of the trials that ran."""
     records = TrialRecords(folder, plan)
     records.claim()
-    trials, oracle = FakeTrials(records, executions, fail, unseen), make_oracle(plan)
+    runner, oracle = FakeTrialRunner(records, executions, fail, unseen), make_oracle(plan)
     oracle.begin(records)
-    with contextlib.suppress(Stopped):
-        Tuner(oracle, records, trials).search()
-    return trials.ran
+    with contextlib.suppress(StoppedError):
+        Tuner(oracle, records, runner).search()
+    return runner.ran
 
 
 def drawn(folder, plan):
@@ -118,25 +117,26 @@ SEARCHES = {
 }
 
 
-@pytest.mark.parametrize("tuner", SEARCHES)
-def test_a_search_stopped_anywhere_draws_what_an_uninterrupted_one_draws(tuner, tmp_path):
+def skip_without_its_libraries(tuner):
     if tuner == "bayesian":
         pytest.importorskip("sklearn", reason="the extra skd_tf[bayesian] is not installed")
+
+
+@pytest.mark.parametrize("tuner", SEARCHES)
+def test_a_search_stopped_anywhere_draws_what_an_uninterrupted_one_draws(tuner, tmp_path):
+    skip_without_its_libraries(tuner)
     plan = SEARCHES[tuner]
     fail = (2,)
-    assert run_search(tmp_path / "straight", plan, fail=fail) == list(range(plan.trials))
+    assert fake_search(tmp_path / "straight", plan, fail=fail) == list(range(plan.trials))
     straight = drawn(tmp_path / "straight", plan)
     assert len({json.dumps(values) for values in straight}) == plan.trials
     for stop in range(1, plan.trials, 1 if tuner != "bayesian" else 3):
         folder = tmp_path / f"stopped-{stop}"
-        ran = run_search(folder, plan, executions=stop, fail=fail)
+        ran = fake_search(folder, plan, executions=stop, fail=fail)
         records = TrialRecords(folder, plan)
         assert records.all()[-1]["status"] == "running"  # drawn, and stopped before its end
-        for again in itertools.count():  # and stopped once more after each trial
-            more = run_search(folder, plan, executions=1 if again < 2 else None, fail=fail)
-            ran += more
-            if not more or again >= 2:
-                break
+        for executions in (1, 1, None):  # stopped again after each of two more trials
+            ran += fake_search(folder, plan, executions=executions, fail=fail)
         assert ran == list(range(plan.trials)), stop  # nothing lost, nothing twice
         assert drawn(folder, plan) == straight, stop
     if tuner == "grid":
@@ -147,15 +147,14 @@ def test_a_search_stopped_anywhere_draws_what_an_uninterrupted_one_draws(tuner, 
 
 @pytest.mark.parametrize("tuner", SEARCHES)
 def test_a_trial_whose_end_nobody_saw_keeps_its_place_at_every_later_stop(tuner, tmp_path):
-    if tuner == "bayesian":
-        pytest.importorskip("sklearn", reason="the extra skd_tf[bayesian] is not installed")
+    skip_without_its_libraries(tuner)
     plan = SEARCHES[tuner]
-    run_search(tmp_path / "straight", plan)
+    fake_search(tmp_path / "straight", plan)
     for unseen in range(0, plan.trials - 1, 1 if tuner != "bayesian" else 2):
         folder = tmp_path / f"unseen-{unseen}"
-        ran = run_search(folder, plan, unseen=unseen)
+        ran = fake_search(folder, plan, unseen=unseen)
         for executions in (1, 1, None):
-            ran += run_search(folder, plan, executions=executions)
+            ran += fake_search(folder, plan, executions=executions)
         assert ran == list(range(plan.trials)), unseen
         assert drawn(folder, plan) == drawn(tmp_path / "straight", plan), unseen
 
@@ -163,7 +162,7 @@ def test_a_trial_whose_end_nobody_saw_keeps_its_place_at_every_later_stop(tuner,
 def test_a_seed_is_a_seed_and_the_first_trial_is_the_default(tmp_path):
     plan = SEARCHES["random"]
     for folder, seed in (("one", 0), ("two", 0), ("other", 1)):
-        run_search(tmp_path / folder, dataclasses.replace(plan, search_seed=seed))
+        fake_search(tmp_path / folder, dataclasses.replace(plan, search_seed=seed))
     one, two, other = (
         drawn(tmp_path / folder, dataclasses.replace(plan, search_seed=seed))
         for folder, seed in (("one", 0), ("two", 0), ("other", 1))
@@ -174,16 +173,16 @@ def test_a_seed_is_a_seed_and_the_first_trial_is_the_default(tmp_path):
 
 def test_more_trials_continue_a_search_and_failures_never_stop_it(tmp_path):
     plan = SEARCHES["random"]
-    assert run_search(tmp_path, plan, fail=range(7)) == list(range(7))
+    assert fake_search(tmp_path, plan, fail=range(7)) == list(range(7))
     assert not TrialRecords(tmp_path, plan).ranked()
     more = dataclasses.replace(plan, max_trials=12)
-    assert run_search(tmp_path, more) == list(range(7, 12))
-    assert run_search(tmp_path, plan) == []
+    assert fake_search(tmp_path, more) == list(range(7, 12))
+    assert fake_search(tmp_path, plan) == []
 
 
 def test_another_search_is_refused_and_a_missing_record_is_seen(tmp_path):
     plan = SEARCHES["random"]
-    run_search(tmp_path, plan, executions=3)
+    fake_search(tmp_path, plan, executions=3)
     other = Plan(CONFIG.replace(student="cnn_4"), ("temperature:log:1:8",), tuner="bayesian", objective="val_nll")
     with pytest.raises(InputError) as caught:
         TrialRecords(tmp_path, other).claim()
@@ -193,7 +192,7 @@ def test_another_search_is_refused_and_a_missing_record_is_seen(tmp_path):
     (tmp_path / "teacher_cache").mkdir()
     TrialRecords(tmp_path, anew).claim()
     assert (tmp_path / "teacher_cache").is_dir() and TrialRecords(tmp_path, anew).all() == []
-    run_search(tmp_path / "gap", plan, executions=3)
+    fake_search(tmp_path / "gap", plan, executions=3)
     (tmp_path / "gap" / "trials" / "0001" / "record.json").unlink()
     with pytest.raises(InputError, match="0001"):
         TrialRecords(tmp_path / "gap", plan).all()
@@ -238,6 +237,4 @@ def test_a_full_disk_is_known_through_what_came_from_it():
 
 
 def test_tuners_have_oracles():
-    from skd_tf.search.oracles import ORACLES
-
     assert tuple(ORACLES) == TUNERS and OBJECTIVES["val_accuracy"] == "max"

@@ -1,4 +1,4 @@
-"""The search in processes of its own: killed anywhere, shared by several, and over many trials."""
+"""Searches in separate processes: killed at any moment, shared by several processes, and over many trials."""
 
 import json
 import os
@@ -15,6 +15,7 @@ import pytest
 
 from skd_tf.config import Config
 from skd_tf.training import experiment
+from tests.search.cases import numbers
 
 pytestmark = pytest.mark.slow
 
@@ -58,15 +59,9 @@ def records(folder):
     return [json.loads(path.read_text()) for path in sorted((folder / "trials").glob("*/record.json"))]
 
 
-def numbers(record):
-    timed = ("seconds", "examples_per_second", "input_wait_share")
-    runs = [{k: v for k, v in run["metrics"].items() if k not in timed} for run in record["executions"]]
-    return [record["trial"], record["status"], record["values"], record["objective"], runs]
-
-
 @pytest.fixture(scope="module")
 def straight(teacher, tmp_path_factory):
-    """Its records, and the seconds that it took: kills must come before its end on any machine."""
+    """The records of an undisturbed search, and the seconds it took: kills must come earlier, on any machine."""
     folder, begun = tmp_path_factory.mktemp("straight") / "search", time.monotonic()
     code, out = finish(start(folder, teacher))
     assert code == 0, out
@@ -74,7 +69,7 @@ def straight(teacher, tmp_path_factory):
 
 
 def test_killed_at_random_moments_nothing_is_lost_or_run_twice(straight, teacher, tmp_path):
-    """SIGKILL again and again; the records end as those of an undisturbed search, and no finished one is touched."""
+    """After several SIGKILLs the records equal those of an undisturbed search, and no finished record was touched."""
     (undisturbed, seconds), chance, kills = straight, random.Random(0), 0
     folder, finished_at = tmp_path / "search", {}
     while True:
@@ -88,10 +83,8 @@ def test_killed_at_random_moments_nothing_is_lost_or_run_twice(straight, teacher
         process.wait()
         kills += 1
         for path in (folder / "trials").glob("*/record.json"):
-            if (
-                json.loads(path.read_text())["status"] == "finished"
-                and json.loads(path.read_text())["ended"] is not None
-            ):
+            record = json.loads(path.read_text())
+            if record["status"] == "finished" and record["ended"] is not None:
                 assert finished_at.setdefault(path, path.stat().st_mtime_ns) == path.stat().st_mtime_ns
     code, out = finish(process)
     assert code == 0 and kills, out

@@ -1,4 +1,4 @@
-"""What a search leaves for people: tables, the sentence on the default, pictures. Nothing is trained here."""
+"""The results of a search: tables, the comparison with the default, and pictures. No student is trained here."""
 
 import itertools
 import json
@@ -6,6 +6,7 @@ import json
 import pytest
 
 from skd_tf.config import Config
+from skd_tf.search import plot, results
 from skd_tf.search.plan import Plan
 from skd_tf.search.trial_records import TrialRecords
 
@@ -55,8 +56,6 @@ def _combinations(plan):
     ],
 )
 def test_whether_the_best_beats_the_default(objectives, spreads, words, tmp_path):
-    from skd_tf.search import results
-
     plan = Plan(CONFIG, (TEMPERATURES,), tuner="grid", executions_per_trial=3 if spreads else 1)
     records = fake_records(tmp_path, plan, objectives, spreads)
     ranked = results.write(records)
@@ -69,8 +68,6 @@ def test_whether_the_best_beats_the_default(objectives, spreads, words, tmp_path
 
 
 def test_the_default_may_lie_outside_or_be_beyond_judgement(tmp_path):
-    from skd_tf.search import results
-
     outside = Plan(CONFIG, ("temperature:choice:1,2",))
     records = fake_records(tmp_path / "outside", outside, [0.5, 0.6])
     assert "lies outside the space" in results.verdict(records, records.ranked())
@@ -91,8 +88,6 @@ def test_the_default_may_lie_outside_or_be_beyond_judgement(tmp_path):
     ],
 )
 def test_every_space_has_a_picture(search, tmp_path):
-    from skd_tf.search import plot
-
     plan = Plan(CONFIG, search, executions_per_trial=2)
     records = fake_records(tmp_path, plan, [0.5, None, *(0.6 + 0.001 * i for i in range(30))], [0.01] * 32)
     path = plot.write(records, records.ranked())

@@ -1,4 +1,4 @@
-"""What may be searched: the grammar of --search, and what reads a searched setting."""
+"""The grammar of --search, and which losses and optimizers read a searched setting."""
 
 import dataclasses
 

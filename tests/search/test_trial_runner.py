@@ -35,7 +35,7 @@ def resources():
     return cases.resources()
 
 
-def test_a_search_goes_on_where_files_cannot_be_locked(tmp_path, monkeypatch):
+def test_a_search_continues_if_files_cannot_be_locked(tmp_path, monkeypatch):
     def refuse(number):
         def flock(*_):
             raise OSError(number, os.strerror(number))
@@ -50,7 +50,7 @@ def test_a_search_goes_on_where_files_cannot_be_locked(tmp_path, monkeypatch):
         pass
 
 
-def test_a_second_worker_under_one_id_is_refused_and_a_trial_that_it_comes_too_late_for_is_not_trained_again(
+def test_a_second_worker_with_the_same_id_is_refused_and_a_finished_trial_is_not_trained_again(
     config, resources, tmp_path, monkeypatch
 ):
     plan = Plan(config, ("temperature:choice:1,4",), tuner="grid")
@@ -81,11 +81,11 @@ def test_the_teacher_runs_once_an_epoch_for_the_whole_search(tmp_path):
         run_search(plan, tmp_path / "search")
     passes = [cache for cache, *_ in writes if cache.dtype == np.float16]  # the exact ones are of un-augmented images
     assert len(passes) == config.epochs and len(loads) == 1
-    # By construction: what a search holds has no test split.
+    # A search cannot read the test split, because it never loads it.
     assert experiment.prepare(config, tmp_path, test=False).dataset.test is None
 
 
-# A disk and a memory, which may lack room.
+# A disk or a memory that is too small.
 
 TRAINING = train_student, "train_student"
 
@@ -103,7 +103,7 @@ def test_a_disk_too_small_for_the_cache_fails_no_trial_and_with_room_the_same_co
     assert (
         "error: The disk is too small for the teacher cache" in err and "continue with:\n  python -m skd_tf.tune" in err
     )
-    (path,) = tmp_path.glob("trials/*/record.json")  # the second was not begun
+    (path,) = tmp_path.glob("trials/*/record.json")  # the second trial has not started
     assert json.loads(path.read_text())["status"] == "running"
     assert command(monkeypatch, *flags) == 0
     assert "2 trials finished;" in capsys.readouterr().out
@@ -112,12 +112,18 @@ def test_a_disk_too_small_for_the_cache_fails_no_trial_and_with_room_the_same_co
 @pytest.mark.parametrize(
     ("search", "trained", "failing", "where", "fails"),
     [
-        ("temperature:choice:1,4", None, 1, TRAINING, False),  # all trials take the same memory
+        ("temperature:choice:1,4", None, 1, TRAINING, False),  # all trials need the same memory
         ("batch_size:choice:50,100", None, 100, TRAINING, True),
         ("batch_size:choice:50,100", 50, 100, TRAINING, True),
-        ("batch_size:choice:50,100", 100, 50, TRAINING, False),  # twice as much has fitted
+        ("batch_size:choice:50,100", 100, 50, TRAINING, False),  # a batch twice as large has fitted
         ("student:choice:cnn_2,cnn_4", "cnn_2", "cnn_4", TRAINING, True),
-        ("student:choice:cnn_2,cnn_4", "cnn_2", "cnn_4", (Teacher, "epoch_files"), False),  # in batches of its own
+        (
+            "student:choice:cnn_2,cnn_4",
+            "cnn_2",
+            "cnn_4",
+            (Teacher, "epoch_files"),
+            False,
+        ),  # the teacher's batches do not depend on the search
     ],
 )
 def test_memory_that_runs_out_fails_the_trial_only_where_what_is_searched_may_be_to_blame(

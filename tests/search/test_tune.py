@@ -1,6 +1,7 @@
-"""The search as its user runs it, on real digits: what it leaves, what stops it and what does not."""
+"""The search as a user runs it, on real digits: what it writes, what stops it and what does not."""
 
 import csv
+import dataclasses
 import errno
 import json
 import signal
@@ -17,7 +18,7 @@ from skd_tf.search.run_search import _final_run, run_search
 from skd_tf.search.trial_records import TrialRecords
 from skd_tf.training import checkpoints, experiment, train_student
 from tests.search import cases
-from tests.search.cases import SMALL, command, counting, folder_of
+from tests.search.cases import SMALL, command, counting, folder_of, numbers
 
 GRID = ("temperature:choice:1,4", "kd_weight:choice:0.5,0.9")
 
@@ -41,13 +42,6 @@ def finished(config, resources, tmp_path_factory):
     return plan, folder, ranked, len(trained)
 
 
-def numbers(record):
-    """A record without what may differ between two runs of the same search."""
-    timed = ("seconds", "examples_per_second", "input_wait_share")
-    runs = [{k: v for k, v in run["metrics"].items() if k not in timed} for run in record["executions"]]
-    return [record["trial"], record["status"], record["values"], record["objective"], runs]
-
-
 def test_a_search_leaves_all_it_promises(finished, config):
     plan, folder, ranked, trained = finished
     assert trained == 4
@@ -59,7 +53,7 @@ def test_a_search_leaves_all_it_promises(finished, config):
     assert [float(row["val_accuracy"]) for row in rows] == [r["objective"] for r in TrialRecords(folder, plan).all()]
     assert len((folder / "trials.jsonl").read_text().splitlines()) == 4
     assert (folder / "search.png").read_bytes().startswith(b"\x89PNG")
-    # A finished trial keeps no weights, and nobody keeps the teacher.
+    # A finished trial keeps no weights, and the search keeps no copy of the teacher.
     kept = [
         path.name for path in (folder / "trials").rglob("*") if path.is_file() and not path.name.startswith("events")
     ]
@@ -133,7 +127,7 @@ def test_stopped_in_mid_trial_the_same_search_ends_with_the_same_numbers(finishe
 
     def stop(self, *arguments):
         calls.append(arguments)
-        if len(calls) == 7:  # a trial has four host calls of five steps or less
+        if len(calls) == 7:  # a trial makes four host calls of at most five steps
             raise KeyboardInterrupt
         return run_steps(self, *arguments)
 
@@ -143,13 +137,13 @@ def test_stopped_in_mid_trial_the_same_search_ends_with_the_same_numbers(finishe
         with pytest.raises(KeyboardInterrupt):
             run_search(often, tmp_path, resources=resources)
     assert [record["status"] for record in TrialRecords(tmp_path, often).all()] == ["finished", "running"]
-    (checkpoint,) = tmp_path.rglob("*.ckpt")  # one to resume from, none of the best
+    (checkpoint,) = tmp_path.rglob("*.ckpt")  # the one to resume from, and no best one
     assert checkpoint.name.startswith("step-")
     assert (tmp_path / "trials.csv").is_file()
     capsys.readouterr()
     with counting(train_student, "train_student") as trained:
         run_search(often, tmp_path, resources=resources)
-    assert len(trained) == 3 and "Resuming at step" in capsys.readouterr().out  # what was finished is not run again
+    assert len(trained) == 3 and "Resuming at step" in capsys.readouterr().out  # the finished trial does not run again
     again = [numbers(record) for record in TrialRecords(tmp_path, often).all()]
     assert again == [numbers(record) for record in TrialRecords(folder, plan).all()]
 
@@ -168,7 +162,7 @@ def test_a_loss_without_a_teacher_is_searched_beside_one_with(config, resources,
     plan = Plan(config.replace(loss="cross_entropy"), ("loss:choice:cross_entropy,kd",), tuner="grid")
     ranked = run_search(plan, tmp_path / "search", resources=resources)
     alone = next(record for record in ranked if record["values"]["loss"] == "cross_entropy")
-    without = train_student.SharedResources(resources.dataset, resources.strategy, None)
+    without = dataclasses.replace(resources, teacher=None)
     _, history = train_student.train_student(plan.config_of(alone["values"]), without, folder_of(tmp_path / "alone"))
     assert history["val_accuracy"] == alone["objective"]
 
@@ -184,7 +178,7 @@ def test_each_trial_uses_all_local_devices(config, tmp_path):
     assert mine == pytest.approx(theirs, rel=1e-2)
 
 
-# What stops a trial, and what a search.
+# What stops a trial, and what stops a search.
 
 
 def test_a_trial_that_diverges_is_recorded_and_the_search_goes_on(config, resources, tmp_path, capsys):
@@ -194,8 +188,8 @@ def test_a_trial_that_diverges_is_recorded_and_the_search_goes_on(config, resour
     assert [record["status"] for record in every] == ["failed", "failed", "finished", "failed"]
     assert "diverged" in every[0]["reason"] and str(tmp_path) not in every[0]["reason"]
     assert not list(tmp_path.rglob("*.ckpt"))
-    assert "smaller than a batch" in every[1]["reason"]
-    # It trained on what a failed trial had left.
+    assert "smaller than one batch" in every[1]["reason"]
+    # The failed trials before it have not changed its result.
     _, history = train_student.train_student(
         plan.config_of(ranked[0]["values"]), resources, folder_of(tmp_path / "alone")
     )
@@ -205,7 +199,7 @@ def test_a_trial_that_diverges_is_recorded_and_the_search_goes_on(config, resour
 
 def test_no_trial_that_finishes_is_an_error(config, resources, tmp_path):
     plan = Plan(config, ("batch_size:choice:5000,6000",), tuner="grid")
-    with pytest.raises(InputError, match=r"No trial has finished.*smaller than a batch"):
+    with pytest.raises(InputError, match=r"No trial has finished.*smaller than one batch"):
         run_search(plan, tmp_path, resources=resources)
 
 
