@@ -16,7 +16,7 @@ from skd_tf.evaluation import bootstrap, cost, final_measurements, metrics, temp
 from skd_tf.evaluation.predictor import Predictor
 from skd_tf.models import deployable, loading
 from skd_tf.models.paths import file_of
-from skd_tf.runs import provenance, run_files, text_tables
+from skd_tf.runs import provenance, result_tables, run_files
 from skd_tf.runs.run_record import conflicting_data_seed, recorded_config, run_behind, trusted_config, workdir_of
 from skd_tf.runtime.console import say, warn
 from skd_tf.runtime.files import write_json
@@ -64,7 +64,7 @@ def evaluate_and_print(
         temperatures[path] = calibrate(path, data.load(held_out, data_dir, test=False))
     measuring |= {"teacher_preprocessing": preprocessing, "download": settings.download}
     result = evaluate_models(models, dataset, teacher=teacher, temperatures=temperatures, **measuring)
-    say(text_tables.evaluation_tables(result))
+    say(result_tables.evaluation_tables(result))
     if output:
         write_json(output, result)
         say(f"\nWritten: {output}")

@@ -7,6 +7,6 @@ metrics_log    metrics.jsonl and TensorBoard, one record per epoch
 data_identity  whether the data is still what the run started with
 provenance     package versions, device and source commit of a result
 columns        the metric columns of every table
-text_tables    tables of results as text
+result_tables    tables of results as text
 report         the HTML report
 """

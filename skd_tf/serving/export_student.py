@@ -12,7 +12,7 @@ from skd_tf.config.flags import write_flags
 from skd_tf.errors import input_error
 from skd_tf.evaluation import predictor, temperature_scaling
 from skd_tf.models import deployable, loading
-from skd_tf.runs import run_files, text_tables
+from skd_tf.runs import result_tables, run_files
 from skd_tf.runs.run_record import read_result, trusted_config
 from skd_tf.runtime import atomic_files
 from skd_tf.runtime.console import say
@@ -99,7 +99,7 @@ def export_student(
         )
         (folder / "README.md").write_text(card)
         _require_empty(output)
-    say(f"\n{text_tables.export_table(rows, values)}\n\nWritten: {output}")
+    say(f"\n{result_tables.export_table(rows, values)}\n\nWritten: {output}")
     return rows
 
 

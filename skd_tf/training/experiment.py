@@ -15,7 +15,7 @@ from skd_tf.distillation.distiller import Distiller
 from skd_tf.errors import InputError, input_error
 from skd_tf.evaluation import final_measurements, predictor
 from skd_tf.models import deployable, loading
-from skd_tf.runs import provenance, report, run_files, text_tables
+from skd_tf.runs import provenance, report, result_tables, run_files
 from skd_tf.runs.workdir import Workdir, locked
 from skd_tf.runtime import atomic_files, cluster, replicas
 from skd_tf.runtime.console import Stopwatch, say
@@ -65,7 +65,7 @@ def run(config: Config, workdir: str | os.PathLike, data_dir: str | os.PathLike 
     with locked(workdir):
         folder = Workdir(workdir, config)
         if folder.result is not None:
-            table = text_tables.result_table(folder.result)
+            table = result_tables.result_table(folder.result)
             say(f"{folder.path} is finished:\n\n{table}\n\nResult: {folder / run_files.RESULT}")
             return folder.result
         write_text(folder / run_files.FLAGS, write_flags(config))
@@ -223,5 +223,5 @@ def _write_result(config: Config, folder: Workdir, measured: dict, facts: dict[s
     if config.report:
         written.append(f"Report: {report.write([folder.path], folder / run_files.REPORT)}")
     student = f"Student: {folder / run_files.SAVED_MODEL} and {folder / run_files.STUDENT}"
-    say("\n".join(["", text_tables.result_table(result), "", student, *written]))
+    say("\n".join(["", result_tables.result_table(result), "", student, *written]))
     return result

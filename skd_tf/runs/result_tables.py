@@ -1,0 +1,114 @@
+"""Text tables: the result of a run, the files of an export, and an evaluation."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from skd_tf.runs.columns import columns
+
+_RESULT = columns("accuracy", "nll", "ece", "confidence", "agreement", "parameters")
+_QUALITY = columns("accuracy", "top5_accuracy", "nll", "brier", "ece", "confidence", "overconfidence")
+_BESIDE_TEACHER = columns("agreement", "agreement_at_5", "kl_to_teacher", "confidence_gap")
+_WORST_CLASSES = 5
+_ROLES = {"teacher": "teacher", "student_alone": "student alone", "student": "student distilled"}
+_EXPORT = {  # heading: cell of a file
+    "file": lambda file: file["file"],
+    "kB": lambda file: f"{file['bytes'] / 1e3:,.0f}",
+    "numbers": lambda file: f"{file['stored_values']:,}",
+    "logits differ by": lambda file: f"{file['largest_difference']:.2g}",
+    "probabilities by": lambda file: f"{file['largest_probability_difference']:.2g}",
+    "same class": lambda file: f"{file['agreement']:.2%}",
+    "top-1": lambda file: f"{file['accuracy']:.4f}",
+    "change": lambda file: f"{file['accuracy_change']:+.4f}",
+}
+_COST = {  # heading: cell of a model
+    "logit norm": lambda entry: f"{entry.get('raw', entry)['logit_norm']:.3f}",
+    "on the sphere": lambda entry: f"{entry['logit_norm']:.3f}" if "raw" in entry else "-",
+    "parameters": lambda entry: f"{entry['parameters']:,}",
+    "MFLOPs": lambda entry: f"{entry['flops'] / 1e6:,.3f}" if entry["flops"] else "-",
+    "kB": lambda entry: f"{entry['file_bytes'] / 1e3:,.0f}",
+    "ms at batch 1": lambda entry: _spread(entry.get("latency_ms"), "{:.2f}"),
+    "images/s at batch 128": lambda entry: _spread(entry.get("images_per_second"), "{:,.0f}"),
+}
+
+
+def result_table(result: Mapping[str, Any]) -> str:
+    """The table of a result.json: one line per model, measured on the test split after the last epoch."""
+    names = _ROLES if "teacher" in result else _ROLES | {"student": "student"}
+    lines = [["test split", *(column.heading for column in _RESULT)]]
+    lines += [[names[key], *(column.text(result[key]) for column in _RESULT)] for key in names if key in result]
+    text = aligned(lines)
+    if result.get("radius"):
+        config = result["config"]
+        radius = f"radius {result['radius']:.4g} ({config['radius']})"
+        text += f"\non the sphere of {radius}, temperature {config['temperature']:g}"
+    return text
+
+
+def export_table(files: Sequence[Mapping[str, Any]], student_values: int) -> str:
+    """The table of what `skd_tf.serving.parity_check` found about each exported file.
+
+    Args:
+      files: one record per file.
+      student_values: how many numbers the student consists of.
+    """
+    lines = [list(_EXPORT), *([cell(file) for cell in _EXPORT.values()] for file in files)]
+    return f"{aligned(lines)}\nThe student consists of {student_values:,} numbers."
+
+
+def evaluation_tables(result: Mapping[str, Any]) -> str:
+    """The tables of what `evaluate_models` returned: quality, closeness to the teacher, cost, worst classes."""
+    models = [(entry["path"], entry) for entry in result["models"]]
+    teacher = [("teacher", result["teacher"])] if result["teacher"] else []
+    everyone = models + teacher
+    parts = [_with_intervals(f"{result['dataset']['test_examples']:,} images", everyone, _QUALITY)]
+    if teacher:
+        parts.append(_with_intervals("beside the teacher", models, _BESIDE_TEACHER))
+    costs = [[name, *(cell(entry) for cell in _COST.values())] for name, entry in everyone]
+    parts.append(aligned([["cost", *_COST], *costs]))
+    parts.append("\n".join(_worst_classes(name, entry, result["class_names"]) for name, entry in everyone))
+    return "\n\n".join(parts)
+
+
+def aligned(lines: Sequence[Sequence[str]]) -> str:
+    """Rows of cells as a block of text: the first column aligned left, the others right.
+
+    >>> print(aligned([["model", "top-1"], ["a", "0.5"]]))
+    model  top-1
+    a        0.5
+    """
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    padded = (
+        [line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))]
+        for line in lines
+    )
+    return "\n".join("  ".join(cells).rstrip() for cells in padded)
+
+
+def _with_intervals(heading, named, shown):
+    """A table of metrics. Each model is followed by its intervals and, for quality, its raw and calibrated softmax."""
+    lines = [[heading, *(column.heading for column in shown)]]
+    for name, entry in named:
+        lines.append([name, *(column.text(entry) for column in shown)])
+        if "intervals" in entry:
+            ends = [entry["intervals"].get(column.key) for column in shown]
+            lines.append(["  95%", *("{:.3f} to {:.3f}".format(*pair) if pair else "" for pair in ends)])
+        for label, other in (("  raw softmax", entry.get("raw")), ("  calibrated", entry.get("calibrated"))):
+            if other and shown is _QUALITY:
+                other = other | {"overconfidence": other["confidence"] - other["accuracy"]}
+                label += f", T = {other['temperature']:.3f}" if "temperature" in other else ""
+                lines.append([label, *(column.text(other) for column in shown)])
+    return aligned(lines)
+
+
+def _spread(timed, form):
+    """A median with its quartiles in brackets."""
+    if timed is None:
+        return "-"
+    return f"{form.format(timed['median'])} ({' to '.join(form.format(end) for end in timed['quartiles'])})"
+
+
+def _worst_classes(name, entry, class_names):
+    by_class = zip(entry["per_class_accuracy"], class_names, strict=True)
+    known = sorted((accuracy, label) for accuracy, label in by_class if accuracy is not None)
+    worst = ", ".join(f"{label} {accuracy:.3f}" for accuracy, label in known[:_WORST_CLASSES])
+    return f"{name}: lowest accuracy by class: {worst}"
