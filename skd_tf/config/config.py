@@ -1,11 +1,11 @@
-"""Config: every knob of a run exactly once, with its type, default, unit, help and check.
+"""Config: every setting of a run exactly once, with its type, default, unit, help and check.
 
-The flags (cli.py), the JSON record and the comparison of two runs all follow from these fields.
+The flags (`skd_tf.config.flags`), the JSON record and the comparison of two runs follow from these fields.
 """
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, TypeVar
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from skd_tf.config import grammar, versions
 from skd_tf.config.fields import rules_of, setting, validate
@@ -14,11 +14,14 @@ from skd_tf.losses.names import LOSS_FACTS, LOSS_NAMES
 from skd_tf.networks.names import NETWORK_NAMES
 from skd_tf.runtime import user_code
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
 PRECISIONS = ("float32", "bfloat16", "float16")
 PREPROCESSINGS = ("raw", "unit", "tf", "torch", "caffe", "standard")
 _NETWORK = (
-    f"one of {', '.join(NETWORK_NAMES)}, keras.applications:NAME, or MODULE:FUNCTION of (input_shape, num_classes)"
+    f"one of {', '.join(NETWORK_NAMES)}; keras.applications:NAME; or MODULE:FUNCTION of (input_shape, num_classes)"
 )
 
 
@@ -33,75 +36,92 @@ def _network(name, value):
         return value if value or name == "teacher" else _not_empty(name, value)
     if value.endswith(".keras") and name == "student":
         return value
-    remedy = did_you_mean(value, NETWORK_NAMES, "Take a listed name, or MODULE:FUNCTION for one of your own")
-    raise flag_error(
-        name, value, "is no network", _NETWORK + (", or a .keras file" if name == "student" else ""), remedy
-    )
+    expected = _NETWORK + ("; or a .keras file" if name == "student" else "")
+    remedy = did_you_mean(value, NETWORK_NAMES, "Choose a listed name, or write MODULE:FUNCTION for your own network")
+    raise flag_error(name, value, "is not a network", expected, remedy)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-    """The settings of one run; immutable, checked at construction, in canonical form.
+    """The settings of one run: immutable, checked at construction, each in one canonical form.
+
+    `python -m skd_tf.train --help` describes every setting.
 
     Raises:
-      InputError: one line for the first value that is not what its knob expects.
+      InputError: one line about the first bad value.
+
+    Example:
+      >>> config = Config(student="resnet20", epochs="10", kd_weight="0.9, 0.5 from  epoch 5.0")
+      >>> config.epochs, config.kd_weight
+      (10, '0.9, 0.5 from epoch 5')
+      >>> config.replace(temperature=2).differences(config)
+      ['--temperature: 2.0 -> 4.0']
+      >>> config.replace(epochs=0)
+      Traceback (most recent call last):
+      skd_tf.errors.InputError: --epochs is out of range. Expected a whole number >= 1 and <= 10000. Received --epochs=0. \
+Leave it out for the default, 30.
     """
 
     dataset: str = setting(
         "digits",
-        "digits, a TFDS image classification set (cifar10, imagenet2012, ...), folder:PATH with a folder of JPEG or PNG "
-        "files for each class, in train/ and test/ or split by data_seed, or MODULE:FUNCTION",
+        "the images: digits; a TFDS image classification dataset (cifar10, imagenet2012, ...); folder:PATH with a folder "
+        "of JPEG or PNG files per class, in train/ and test/ or split by data_seed; or MODULE:FUNCTION",
         check=_not_empty,
         heading="Data",
     )
-    download: bool = setting(False, "let TFDS download a set that is not there", affects_result=False)
+    download: bool = setting(False, "let TFDS and Keras download data and weights they lack", affects_result=False)
     data_seed: int = setting(0, "seed of the validation split and the augmentation", low=0, high=2**31 - 1)
-    validation_fraction: float = setting(0.1, "share of the training split held out for validation", low=0, high=0.5)
-    image_size: int = setting(0, "side that images are brought to; 0: the set's own", low=0, unit="pixels")
+    validation_fraction: float = setting(
+        0.1, "fraction of the training split that is held out for validation", low=0, high=0.5
+    )
+    image_size: int = setting(0, "side to resize images to; 0: the dataset's own size", low=0, unit="pixels")
     augmentation: str = setting(
         "auto",
-        "of training images: pad_crop (pad, crop, mirror), resized_crop (a window of area 0.1 to 1 and ratio 3/4 to 4/3, "
-        "mirror), none; auto: pad_crop, of imagenet2012 resized_crop",
+        "how training images are augmented. pad_crop: pad, crop and mirror; resized_crop: crop 0.1 to 1 of the area at a "
+        "ratio of 3/4 to 4/3, resize and mirror; none; auto: resized_crop for imagenet2012, else pad_crop",
         choices=("auto", "pad_crop", "resized_crop", "none"),
     )
     cache_dataset: str = setting(
         "auto",
-        "where decoded images are kept: memory, none (decoded anew each time); auto: in memory where they fit",
+        "where decoded images are kept. memory; none: nowhere, they are decoded again each time; auto: memory if they fit",
         choices=("auto", "memory", "none"),
         affects_result=False,
     )
 
     student: str = setting(
         "resnet8",
-        f"network to train: {_NETWORK}; or a .keras file, with its weights",
+        f"the network to train: {_NETWORK}; or a .keras file, with its weights",
         check=_network,
         heading="Networks",
     )
     student_checkpoint: str = setting(
-        "", "start weights: a workdir, a .keras file or keras.applications:NAME; a head of another size is made anew"
+        "",
+        "initial weights: a workdir, a .keras file or keras.applications:NAME; a head of another size starts from scratch",
     )
     student_preprocessing: str = setting(
         "auto",
-        "put in front of one's own student: raw (nothing), unit (to [0, 1]), tf (to [-1, 1]), torch, caffe (ImageNet's), "
-        "standard (the set's mean and std); auto: standard for a function's network without a layer that scales, else raw",
+        "preprocessing in front of your own student. raw: none; unit: to [0, 1]; tf: to [-1, 1]; torch, caffe: as for their "
+        "ImageNet networks; standard: by the dataset's mean and std; auto: standard for a MODULE:FUNCTION network "
+        "without a scaling layer, else raw",
         choices=("auto", *PREPROCESSINGS),
     )
     student_alone: str = setting(
         "none",
-        "the student without a teacher, for comparison: train, none, or the workdir of such a run",
+        "the same student without a teacher, for comparison. train: train it too; none; or the workdir of such a run",
         check=_not_empty,
     )
     teacher: str = setting(
         "",
-        "network to train as the teacher, named as a student is; or one of ours to check a loaded one against",
+        "the network to train as the teacher, named as a student is; with a loaded teacher, the network to check it "
+        "against",
         check=_network,
     )
     teacher_checkpoint: str = setting(
-        "", "the teacher: a workdir of a run, a .keras file, a SavedModel folder, or keras.applications:NAME"
+        "", "the teacher: the workdir of a run, a .keras file, a SavedModel folder, or keras.applications:NAME"
     )
     teacher_preprocessing: str = setting(
         "auto",
-        "of a loaded teacher that has it not inside, as of a student; auto: raw",
+        "preprocessing in front of a loaded teacher that does not contain its own, as for the student; auto: raw",
         choices=("auto", *PREPROCESSINGS),
     )
     teacher_flagfile: str = setting("", "settings to train the teacher with, in <workdir>/teacher")
@@ -109,84 +129,93 @@ class Config:
     teacher_cache_dir: str = setting(
         "", "folder for the teacher's logits: computed once per augmented image, shared by runs", affects_result=bool
     )
-    teacher_cache_dtype: str = setting("float16", "of the cached training logits", choices=("float16", "float32"))
+    teacher_cache_dtype: str = setting("float16", "dtype of the cached training logits", choices=("float16", "float32"))
     teacher_cache_epochs: int = setting(
         0,
-        "epochs of augmentation that are cached and trained on in turn, by any loss; 0: as many as the run has",
+        "epochs of augmented images to cache; training repeats them, with any loss; 0: as many as the run has",
         low=0,
         unit="epochs",
     )
 
-    loss: str = setting("spherical", "distillation method", choices=LOSS_NAMES, heading="Loss")
-    temperature: float = setting(4.0, "softmax temperature of the distill term", above=0)
+    loss: str = setting("spherical", "the distillation method", choices=LOSS_NAMES, heading="Loss")
+    temperature: float = setting(4.0, "softmax temperature of the distillation term", above=0)
     kd_weight: float | str = setting(
-        0.9, "weight of the distill term", low=0, grammar=grammar.WEIGHT, check=grammar.canonical_weight
+        0.9, "weight of the distillation term", low=0, grammar=grammar.WEIGHT, check=grammar.canonical_weight
     )
     label_weight: float | str | None = setting(
         None,
-        "weight of the label term; none: 1 - kd_weight, which then stays in [0, 1]",
+        "weight of the label term; none: 1 - kd_weight, which requires kd_weight in [0, 1]",
         low=0,
         grammar=grammar.WEIGHT,
         check=grammar.canonical_weight,
     )
     radius: float | str = setting(
         "auto",
-        "L2 norm that logits are projected to; auto: 2 * sqrt(classes)",
+        "L2 norm that logits are projected to; auto: 2 * sqrt(classes); teacher_mean: the mean norm of the teacher's "
+        "logits; teacher_sample: their norm for each image",
         above=0,
         choices=("auto", "teacher_mean", "teacher_sample"),
     )
-    center: bool = setting(True, "subtract each logit vector's mean before projecting")
+    center: bool = setting(True, "subtract the mean of each logit vector before projecting it")
     loss_settings: str = setting(
         "",
-        "what else the loss takes (dkd: alpha, beta)",
+        "further arguments of the loss (dkd: alpha, beta)",
         grammar=grammar.LOSS_SETTINGS,
         check=grammar.canonical_loss_settings,
     )
 
     epochs: int = setting(30, "passes over the training split", low=1, high=10_000, heading="Training")
-    batch_size: int = setting(64, "global, over all replicas", low=1, unit="examples")
-    learning_rate: float = setting(0.05, "global, at its peak", above=0)
+    batch_size: int = setting(64, "global batch size, over all replicas", low=1, unit="examples")
+    learning_rate: float = setting(0.05, "peak learning rate, for the global batch", above=0)
     lr_schedule: str = setting(
-        "cosine", "after the warm-up", grammar=grammar.LR_SCHEDULE, check=grammar.canonical_lr_schedule
+        "cosine", "learning rate after the warm-up", grammar=grammar.LR_SCHEDULE, check=grammar.canonical_lr_schedule
     )
     warmup_epochs: float | None = setting(
         None, "linear warm-up of the learning rate; none: 5% of the run", low=0, unit="epochs"
     )
-    optimizer: str = setting("sgd", "optimizer", choices=("sgd", "adamw"))
-    momentum: float = setting(0.9, "of sgd", low=0, below=1)
-    nesterov: bool = setting(False, "Nesterov's momentum, of sgd")
+    optimizer: str = setting("sgd", "the optimizer", choices=("sgd", "adamw"))
+    momentum: float = setting(0.9, "momentum of sgd", low=0, below=1)
+    nesterov: bool = setting(False, "use Nesterov momentum, with sgd")
     weight_decay: float = setting(5e-4, "sgd: L2, added to the gradient before momentum; adamw: decoupled", low=0)
-    clip_norm: float = setting(0.0, "limit of the gradient's global norm; 0: off", low=0)
+    clip_norm: float = setting(0.0, "maximum of the gradient's global norm; 0: off", low=0)
     ema_momentum: float = setting(
-        0.0, "of a moving average of the student's weights, which is evaluated and exported; 0: off", low=0, below=1
+        0.0,
+        "momentum of a moving average of the student's weights, which is evaluated and exported; 0: off",
+        low=0,
+        below=1,
     )
-    label_smoothing: float = setting(0.0, "share of each label spread over all classes", low=0, below=1)
+    label_smoothing: float = setting(0.0, "fraction of each label that is spread over all classes", low=0, below=1)
     seed: int = setting(0, "seed of the student's initial weights and the shuffle order", low=0, high=2**31 - 1)
 
     strategy: str = setting(
         "auto",
-        "replicas; auto: multi_worker where TF_CONFIG names several workers, mirrored where there are several devices",
+        "which devices train together; auto: multi_worker if TF_CONFIG names several workers, mirrored if there are several "
+        "devices, else one_device",
         choices=("auto", "one_device", "mirrored", "multi_worker"),
         heading="Machine",
     )
     virtual_devices: int = setting(
-        0, "split the first device into so many, to try replicas; 0: leave it as it is", low=0
+        0, "number of devices to split the first one into, to try replicas; 0: do not split it", low=0
     )
     sync_batch_norm: bool = setting(
-        False, "BatchNorm's statistics over the global batch, not each replica's part of it; without XLA then"
+        False, "compute BatchNorm's statistics over the global batch, not per replica; excludes XLA"
     )
-    precision: str = setting("float32", "that the student computes in", choices=PRECISIONS)
-    teacher_precision: str = setting("float32", "that the teacher computes in", choices=PRECISIONS)
-    jit_compile: str = setting("auto", "XLA; auto: by device", choices=("auto", "true", "false"))
-    steps_per_call: int = setting(8, "training steps per host call", low=1, unit="steps", affects_result=False)
+    precision: str = setting("float32", "dtype that the student computes in", choices=PRECISIONS)
+    teacher_precision: str = setting("float32", "dtype that the teacher computes in", choices=PRECISIONS)
+    jit_compile: str = setting("auto", "compile with XLA; auto: on a GPU", choices=("auto", "true", "false"))
+    steps_per_call: int = setting(
+        8, "training steps per call from Python to TensorFlow", low=1, unit="steps", affects_result=False
+    )
     checkpoint_every: str = setting(
         "epoch",
-        "how often to save what a resumed run needs",
+        "how often to save a checkpoint",
         grammar=grammar.INTERVAL,
         check=grammar.canonical_interval,
         affects_result=False,
     )
-    keep_checkpoints: int = setting(2, "newest checkpoints that stay, beside the best one", low=1, affects_result=False)
+    keep_checkpoints: int = setting(
+        2, "number of newest checkpoints to keep, beside the best one", low=1, affects_result=False
+    )
     profile_steps: str = setting(
         "",
         "training steps to trace for TensorBoard's profiler, in <workdir>/tensorboard; the first step is 1",
@@ -196,75 +225,49 @@ class Config:
     )
     report: bool = setting(True, "write report.html at the end", affects_result=False)
     dry_run: bool = setting(False, "print what would run, and stop", affects_result=False)
-    overwrite: bool = setting(False, "begin anew in a workdir that holds another run", affects_result=False)
+    overwrite: bool = setting(False, "restart from scratch in a workdir that holds another run", affects_result=False)
 
-    def __post_init__(self):
-        for field in dataclasses.fields(self):
-            object.__setattr__(self, field.name, validate(field, getattr(self, field.name)))
-        if self.needs_teacher and self.label_weight is None and grammar.parse_weight(self.kd_weight).extremes[1] > 1:
-            remedy = "Lower it, or give --label_weight as well"
-            raise flag_error(
-                "kd_weight",
-                self.kd_weight,
-                "leaves a negative weight to the labels (1 - kd_weight)",
-                "values in [0, 1] where --label_weight is not given",
-                remedy,
-            )
-        if self.label_smoothing and LOSS_FACTS[self.loss].needs_one_class:
-            raise flag_error(
-                "label_smoothing",
-                self.label_smoothing,
-                f"does not go with --loss={self.loss}, which needs one class an image",
-                "0",
-                "Leave it out",
-            )
-        foreign = set(grammar.parse_loss_settings(self.loss_settings)) - set(LOSS_FACTS[self.loss].settings)
-        if foreign:
-            known = ", ".join(LOSS_FACTS[self.loss].settings) or "nothing"
-            raise flag_error(
-                "loss_settings",
-                self.loss_settings,
-                f"names what --loss={self.loss} does not take",
-                f"{known} for this loss",
-                "Leave it out",
-            )
+    def __post_init__(self) -> None:
+        for name, field in FIELDS.items():
+            object.__setattr__(self, name, validate(field, getattr(self, name)))
+        for name, problem, expected, remedy in self._conflicts():
+            raise flag_error(name, getattr(self, name), problem, expected, remedy)
+
+    def _conflicts(self) -> Iterator[tuple[str, str, str, str]]:
+        """(setting, problem, expected, remedy) of each setting that contradicts another one."""
+        loss, facts = f"--loss={self.loss}", LOSS_FACTS[self.loss]
+        if facts.needs_teacher and self.label_weight is None and grammar.parse_weight(self.kd_weight).extremes[1] > 1:
+            problem = "leaves a negative weight for the labels (1 - kd_weight)"
+            expected = "values in [0, 1] without --label_weight"
+            yield "kd_weight", problem, expected, "Lower it, or give --label_weight as well"
+        if self.label_smoothing and facts.needs_one_class:
+            yield "label_smoothing", f"excludes {loss}, which needs one class per image", "0", "Drop one of the two"
+        if grammar.parse_loss_settings(self.loss_settings).keys() - set(facts.settings):
+            known = ", ".join(facts.settings) or "nothing"
+            yield "loss_settings", f"has a name that {loss} does not take", f"{known} for this loss", "Drop it"
         if self.teacher_cache_epochs and not self.teacher_cache_dir:
-            raise flag_error(
-                "teacher_cache_epochs",
-                self.teacher_cache_epochs,
-                "needs a teacher cache",
-                "--teacher_cache_dir beside it",
-                "Add --teacher_cache_dir=DIR",
-            )
+            expected = "--teacher_cache_dir with it"
+            yield "teacher_cache_epochs", "needs a teacher cache", expected, "Add --teacher_cache_dir=DIR"
         if self.sync_batch_norm and self.jit_compile == "true":
-            raise flag_error(
-                "jit_compile",
-                "true",
-                "excludes --sync_batch_norm: XLA compiles no sum over replicas",
-                "auto or false beside --sync_batch_norm",
-                "Leave out one of the two",
-            )
+            problem = "excludes --sync_batch_norm: XLA cannot compile sums over replicas"
+            yield "jit_compile", problem, "auto or false with --sync_batch_norm", "Drop one of the two"
         if self.warmup_epochs is not None and self.warmup_epochs > self.epochs:
-            raise flag_error(
-                "warmup_epochs",
-                self.warmup_epochs,
-                "is longer than the run",
-                f"at most --epochs={self.epochs}",
-                "Shorten the warm-up, or raise --epochs",
-            )
+            expected = f"at most --epochs={self.epochs}"
+            yield "warmup_epochs", "is longer than the run", expected, "Shorten the warm-up, or raise --epochs"
 
     @property
-    def needs_teacher(self):
+    def needs_teacher(self) -> bool:
+        """Whether the loss uses a teacher."""
         return LOSS_FACTS[self.loss].needs_teacher
 
     @property
-    def teacher_source(self):
-        """(flag, value) that says where the teacher comes from: the most specific one given, or None."""
+    def teacher_source(self) -> tuple[str, str] | None:
+        """(flag, value) that says where the teacher comes from, the most specific one given; None without any."""
         sources = ("teacher_checkpoint", "teacher_flagfile", "teacher")
         return next(((name, getattr(self, name)) for name in sources if getattr(self, name)), None)
 
-    def require_teacher(self):
-        """Raises InputError where the loss needs a teacher and no flag says where one comes from."""
+    def require_teacher(self) -> None:
+        """Raises InputError if the loss needs a teacher and no flag says where one comes from."""
         if self.needs_teacher and not self.teacher_source:
             raise input_error(
                 f"--loss={self.loss} needs a teacher",
@@ -273,23 +276,27 @@ class Config:
                 remedy="Add one, or choose --loss=cross_entropy",
             )
 
-    def replace(self, **changes):
-        """A copy with other values, checked as a whole."""
-        names = _names()
+    def replace(self, **changes: Any) -> "Config":
+        """A copy with other values, checked as a whole.
+
+        Raises:
+          InputError: a bad value, or a name that is not a setting.
+        """
         for name, value in changes.items():
-            if name not in names:
-                raise flag_error(
-                    name, value, "is no setting", "a flag of --help", did_you_mean(name, names, "Leave it out")
-                )
+            if name not in FIELDS:
+                remedy = did_you_mean(name, FIELDS, "Drop it")
+                raise flag_error(name, value, "is not a setting", "a flag of --help", remedy)
         return dataclasses.replace(self, **changes)
 
     def pick(self, kind: type[T]) -> T:
-        """The values of the settings that a dataclass names, as an instance of it.
+        """An instance of a dataclass whose fields are named like settings, with their values.
 
-        Rooms below this one take such values in place of a Config.
+        Rooms below `config` take such an instance instead of a Config.
 
         Example:
-          `config.pick(DataSettings)`, with fields dataset, data_seed, ...
+          >>> Pixels = dataclasses.make_dataclass("Pixels", ["dataset", "image_size"])
+          >>> Config(image_size=32).pick(Pixels)
+          Pixels(dataset='digits', image_size=32)
         """
         return kind(**{field.name: getattr(self, field.name) for field in dataclasses.fields(kind)})
 
@@ -299,15 +306,15 @@ class Config:
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> "Config":
-        """Reads the dict of `to_json`, as written by this version or an earlier one.
+        """Reads a dict that `to_json` of this version or an earlier one returned.
 
-        A setting that the writing version did not have takes the value that reproduces what it did (`versions`).
+        A setting that did not exist yet gets the value that reproduces what that version did (`skd_tf.config.versions`).
 
         Raises:
-          InputError: unknown or missing settings, or a record of a later version.
+          InputError: a setting is unknown or missing, or a later version wrote the record.
         """
-        settings, names = versions.upgrade(record), _names()
-        unknown, missing = sorted(settings.keys() - set(names)), [name for name in names if name not in settings]
+        settings = versions.upgrade(record)
+        unknown, missing = sorted(settings.keys() - FIELDS.keys()), [name for name in FIELDS if name not in settings]
         if unknown or missing:
             raise input_error(
                 "The recorded settings do not fit this version of skd_tf",
@@ -317,17 +324,16 @@ class Config:
             )
         return cls(**settings)
 
-    def differences(self, other):
-        """Lines "--flag: this -> other" over the knobs whose value could change a number in the result."""
+    def differences(self, other: "Config") -> list[str]:
+        """Lines "--flag: this -> other", one for each setting whose values could lead to other results."""
         lines = []
-        for field in dataclasses.fields(self):
+        for name, field in FIELDS.items():
             affects = rules_of(field).affects_result
-            mine, theirs = getattr(self, field.name), getattr(other, field.name)
+            mine, theirs = getattr(self, name), getattr(other, name)
             same = affects(mine) == affects(theirs) if callable(affects) else not affects or mine == theirs
             if not same:
-                lines.append(f"--{field.name}: {as_text(mine)} -> {as_text(theirs)}")
+                lines.append(f"--{name}: {as_text(mine)} -> {as_text(theirs)}")
         return lines
 
 
-def _names():
-    return [field.name for field in dataclasses.fields(Config)]
+FIELDS = {field.name: field for field in dataclasses.fields(Config)}

@@ -1,85 +1,90 @@
-"""Knobs: what a setting has besides type and default, and the one check that every value passes through."""
+"""The rules of a setting beside its type and default, and the one check that every value passes."""
 
 import dataclasses
+import operator
 import re
 import sys
 import types
 import typing
+from collections.abc import Callable
+from typing import Any
 
 from skd_tf.errors import as_text, did_you_mean, flag_error
 
 _BOOLEANS = {"true": True, "false": False}
-# A flagfile line is stripped, and what follows " #" or " //" on it would be a comment to a reader.
+# A line of a flagfile is stripped, and to a reader " #" or " //" on it starts a comment.
 _LOST_IN_A_FLAGFILE = re.compile(r"^\s|\s$|\s(#|//)")
 
 
 @dataclasses.dataclass(frozen=True)
 class FieldSpec:
-    """The rules of one setting; its type and default are the dataclass field's own.
+    """The rules of one setting. The dataclass field holds its type and default.
 
     Attributes:
       help: what the setting does, for `--help`.
       choices: the texts that are allowed; with a numeric type, beside numbers.
-      low, above, high, below: numeric limits: >= low, > above, <= high, < below.
-      grammar: what the text may look like, where `check` parses it.
-      check: `(name, value) -> value in canonical form`, raises InputError.
+      low, above, high, below: limits of a number: >= low, > above, <= high, < below.
+      grammar: the form of a text that `check` parses, in words.
+      check: (name, value) -> value in canonical form; raises InputError.
       unit: of the number, for `--help`.
-      heading: opens a section of `--help` with this setting.
-      affects_result: whether another value could change a number that a run reports; or a function of the value that
-        keeps what of it could.
+      heading: of the section of `--help` that starts with this setting.
+      affects_result: whether another value could change a number that a run reports. Or a function: two values with the
+        same result of it lead to the same numbers.
     """
 
     help: str
-    choices: tuple = ()
+    choices: tuple[str, ...] = ()
     low: float | None = None
     above: float | None = None
     high: float | None = None
     below: float | None = None
     grammar: str = ""
-    check: typing.Callable | None = None
+    check: Callable[[str, Any], Any] | None = None
     unit: str = ""
     heading: str = ""
-    affects_result: bool | typing.Callable = True
+    affects_result: bool | Callable[[Any], Any] = True
 
 
-def setting(default, help, **rules):
+def setting(default: Any, help: str, **rules: Any) -> Any:
     """A dataclass field with the rules of a `FieldSpec`."""
-    return dataclasses.field(default=default, metadata={"knob": FieldSpec(help, **rules)})
+    return dataclasses.field(default=default, metadata={"rules": FieldSpec(help, **rules)})
 
 
-def rules_of(field):
-    return field.metadata["knob"]
+def rules_of(field: dataclasses.Field) -> FieldSpec:
+    """The rules of a field made by `setting`."""
+    return field.metadata["rules"]
 
 
-def kinds_of(field):
+def kinds_of(field: dataclasses.Field) -> set[Any]:
     """The types that a field's annotation allows: `float | None` gives {float, NoneType}."""
     return set(typing.get_args(field.type)) or {field.type}
 
 
-def expectation(field):
-    """What a field accepts, in words, from its type and its rules."""
+def expectation(field: dataclasses.Field) -> str:
+    """What a field accepts, in words."""
     rules, kinds = rules_of(field), kinds_of(field)
     if rules.grammar:
         words = [rules.grammar]
     else:
         words = [word for kind, word in _KIND_WORDS.items() if kind in kinds]
         if float in kinds or int in kinds:
-            words = [words[0] + _limits(rules), *words[1:]]
+            limits = " and ".join(f"{sign} {limit}" for sign, _, limit in _limits(rules))
+            words[0] += f" {limits}" * bool(limits) + f" in {rules.unit}" * bool(rules.unit)
         if rules.choices:
             words = [word for word in words if word != _KIND_WORDS[str]]
             words.append("one of " + ", ".join(rules.choices))
     return ", or ".join(words + ["none"] * (types.NoneType in kinds))
 
 
-def validate(field, value):
+def validate(field: dataclasses.Field, value: Any) -> Any:
     """A value of a field in canonical type and form.
 
     Args:
-      field: a dataclass field made by `setting`.
-      value: of the field's type, or the flag's text of it; a whole float passes as an integer.
+      field: made by `setting`.
+      value: of the field's type, or its text in a flag; a whole float passes as an integer.
 
     Raises:
-      InputError: anything else, NaN and infinities among it.
+      InputError: anything else, including NaN and infinities.
     """
     rules, kinds = rules_of(field), kinds_of(field)
     remedy = f"Leave it out for the default, {as_text(field.default) or 'empty'}"
@@ -87,7 +92,7 @@ def validate(field, value):
     def refuse(problem):
         return flag_error(field.name, value, problem, expectation(field), remedy)
 
-    if getattr(value, "shape", None) == ():
+    if getattr(value, "shape", None) == ():  # a numpy scalar
         value = value.item()
     if types.NoneType in kinds and value in (None, "none"):
         return None
@@ -102,7 +107,7 @@ def validate(field, value):
     if number is not None:
         if int in kinds and number != int(number):
             raise refuse("is not a whole number")
-        if not _within(rules, number):
+        if not all(compare(number, limit) for _, compare, limit in _limits(rules)):
             raise refuse("is out of range")
         value = int(number) if int in kinds else float(number) + 0.0  # never -0.0
     elif not (str in kinds and isinstance(value, str)):
@@ -114,9 +119,9 @@ def validate(field, value):
         raise flag_error(
             field.name,
             repr(value),
-            "cannot stand on a line of a flagfile",
-            "printable text without outer spaces, and without # or // after a space",
-            "Rename what it refers to",
+            "does not fit on a line of a flagfile",
+            "printable text that neither starts nor ends with a space and has no # or // after one",
+            "Rename the file or name that it refers to",
         )
     return rules.check(field.name, value) if rules.check else value
 
@@ -125,7 +130,7 @@ _KIND_WORDS = {bool: "true or false", int: "a whole number", float: "a number", 
 
 
 def _number(value):
-    """A finite int or float, also read from text; None for anything else."""
+    """A finite number as int or float, also from text; None for anything else."""
     if isinstance(value, str):
         for kind in (int, float):
             try:
@@ -138,16 +143,8 @@ def _number(value):
     return value if is_number and -largest <= value <= largest else None
 
 
-def _within(rules, number):
-    return (
-        (rules.low is None or number >= rules.low)
-        and (rules.above is None or number > rules.above)
-        and (rules.high is None or number <= rules.high)
-        and (rules.below is None or number < rules.below)
-    )
-
-
 def _limits(rules):
-    limits = {">=": rules.low, ">": rules.above, "<=": rules.high, "<": rules.below}
-    words = " and ".join(f"{sign} {limit}" for sign, limit in limits.items() if limit is not None)
-    return f" {words}" * bool(words) + f" in {rules.unit}" * bool(rules.unit)
+    """(sign, comparison, limit) of each limit of a number."""
+    signs = {">=": (operator.ge, rules.low), ">": (operator.gt, rules.above)}
+    signs |= {"<=": (operator.le, rules.high), "<": (operator.lt, rules.below)}
+    return [(sign, compare, limit) for sign, (compare, limit) in signs.items() if limit is not None]

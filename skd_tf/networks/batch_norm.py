@@ -10,6 +10,8 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from skd_tf.runtime import compat
+
 _KERNEL_DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -54,9 +56,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         E[x^2] - E[x]^2, with an error in the outputs of 2e-4 at mean / std = 10, 0.02 at 100 and 4 at 1000.
         """
         images = len(inputs.shape) == 4 and self.axis in (-1, 3) and inputs.dtype in _KERNEL_DTYPES
-        return (
-            images and not self.renorm and not self.synchronized and tf.__internal__.get_enclosing_xla_context() is None
-        )
+        return images and not self.renorm and not self.synchronized and not compat.inside_xla()
 
     @staticmethod
     def _float32(variable):

@@ -1,4 +1,4 @@
-"""Atomic: a file stands under its name whole and on the disk, or not at all."""
+"""Files that are on the disk under their name whole, or not at all."""
 
 import contextlib
 import errno
@@ -8,21 +8,24 @@ import re
 import secrets
 import shutil
 import time
+from collections.abc import Iterator
+from typing import BinaryIO
 
-_OURS = re.compile(r".+\.[0-9a-f]{8}\.tmp")  # what `_beside` names
+_OURS = re.compile(r".+\.[0-9a-f]{8}\.tmp")  # names that `_beside` makes
 _CANNOT_FLUSH_FOLDERS = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)  # what some file systems answer
+_WINDOWS = not hasattr(os, "O_DIRECTORY")  # it flushes no file opened to read, and opens no folder
 
 
 @contextlib.contextmanager
-def writing(path):
-    """Yields a new binary file that takes the name `path` when the block ends.
+def writing(path: str | os.PathLike) -> Iterator[BinaryIO]:
+    """Yields a new binary file that gets the name `path` when the block ends.
 
-    Until then it has a name of its own beside it, which no other process takes, on whatever machine: several may write the
-    same file at once. Its bytes are on the disk before it is renamed, and its name after. Where the block, the disk or a
-    signal ends it sooner, it is removed, and what was at `path` stays.
+    Until then it has a temporary name beside it, which is unique across processes and machines: several may write the
+    same file at once. Its bytes reach the disk before the rename, and the name after it. If an error or a signal ends the
+    block, the temporary file is removed and what was at `path` stays.
 
     Raises:
-      OSError: a full disk, a folder that cannot be written; `filename` is set.
+      OSError: a full disk, or a folder that cannot be written to; `filename` is set.
     """
     path = pathlib.Path(path)
     temporary = _beside(path)
@@ -37,19 +40,19 @@ def writing(path):
         with contextlib.suppress(OSError):
             temporary.unlink()
         if isinstance(error, OSError) and (error.filename is None or str(error.filename) == str(temporary)):
-            error.filename = str(path)  # a full disk names no file, and the temporary one says nothing to anybody
+            error.filename = str(path)  # a full disk names no file, and the user does not know the temporary one
         raise
 
 
 @contextlib.contextmanager
-def replacing(path):
-    """Yields the path of a file or folder still to be made, which takes the name `path` when the block ends.
+def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """Yields the path of a file or folder to create, which gets the name `path` when the block ends.
 
-    For what a library writes itself: it has the right name already, in a folder of its own beside. As for `writing`, but a
-    folder that was at `path` is removed just before.
+    For files that a library writes: it sees the final name, inside a temporary folder. Otherwise like `writing`, except
+    that a folder at `path` is removed just before the rename.
 
     Raises:
-      OSError: a full disk, a folder that cannot be written; `filename` is set.
+      OSError: a full disk, or a folder that cannot be written to; `filename` is set.
     """
     path = pathlib.Path(path)
     beside = _beside(path)
@@ -66,10 +69,10 @@ def replacing(path):
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def sweep(folder, *, older_than_seconds=0.0):
-    """Removes what our processes that were killed while they wrote have left in a folder, where that can be removed.
+def sweep(folder: str | os.PathLike, *, older_than_seconds: float = 0.0) -> None:
+    """Removes the temporary files that killed processes left in a folder, as far as that is possible.
 
-    A user's own files may lie there too, in a shared cache or a workdir: only names that `writing` and `replacing` give go.
+    Only names that `writing` and `replacing` make are removed: the folder may hold a user's own files.
     """
     for path in pathlib.Path(folder).glob("*.tmp"):
         with contextlib.suppress(OSError):
@@ -77,20 +80,33 @@ def sweep(folder, *, older_than_seconds=0.0):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
+@contextlib.contextmanager
+def naming(path: str | os.PathLike) -> Iterator[None]:
+    """Adds this path to an OSError that names no file."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+
+
 def _beside(path):
     return path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
 
 
 def _flush_all(folder):
-    """Brings the files of a folder to the disk before their names are."""
-    for place, _, names in os.walk(folder):
-        for name in names:
-            with open(os.path.join(place, name), "rb") as file:
+    """Writes the files of a folder to the disk."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with open(path, "r+b" if _WINDOWS else "rb") as file:
                 os.fsync(file.fileno())
 
 
 def _flush_folder(folder):
-    """Makes a rename last through a power cut."""
+    """Makes a rename survive a power cut."""
+    if _WINDOWS:
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -99,14 +115,3 @@ def _flush_folder(folder):
             raise
     finally:
         os.close(descriptor)
-
-
-@contextlib.contextmanager
-def naming(path):
-    """An OSError in which a library names no file is raised with this path."""
-    try:
-        yield
-    except OSError as error:
-        if error.filename is not None:
-            raise
-        raise OSError(error.errno, error.strerror or str(error), str(path)) from error

@@ -1,7 +1,7 @@
-"""Cluster: the processes that train together, and the one of them that decides, writes and prints.
+"""The processes that train together, as TF_CONFIG names them; the chief among them decides, writes and prints.
 
-TF_CONFIG names them. What depends on a file or a clock is decided by the chief, so that no two workers ever take different
-ways: one that waits in a collective for another that does not come waits for ever.
+Only the chief decides what depends on a file or a clock, so that all workers take the same way: a worker that waits in a
+collective for another that never comes waits forever.
 """
 
 import contextlib
@@ -9,13 +9,19 @@ import dataclasses
 import functools
 import json
 import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
 
 from skd_tf.errors import InputError, input_error
+from skd_tf.runtime import compat
 
+T = TypeVar("T")
 _EXPECTED = '{"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker", "index": 0}}'
-_CHUNK = 4096  # bytes of an agreement in one collective
-# TensorFlow's own 10 seconds take a busy worker for a dead one. A process that ends is noticed at once anyway, by its
-# connections; this is for one that freezes.
+_CHUNK = 4096  # bytes that one collective of `agree` sends
+# After TensorFlow's own 10 seconds a busy worker counts as dead. This limit is for a worker that freezes: when a process
+# ends, its connections close and the others notice at once.
 _HEARTBEAT_SECONDS = 60
 
 
@@ -24,35 +30,37 @@ class Member:
     """One process's place among the workers; worker 0 is the chief.
 
     Attributes:
-      jobs: (name, addresses) of TF_CONFIG's cluster, the chief's first.
-      index: among the addresses of all jobs.
+      jobs: (name, addresses) of each job in TF_CONFIG's cluster; the chief's job first.
+      index: of this process among the addresses of all jobs.
     """
 
-    jobs: tuple
+    jobs: tuple[tuple[str, tuple[str, ...]], ...]
     index: int
 
     @property
-    def addresses(self):
+    def addresses(self) -> list[str]:
+        """host:port of every worker."""
         return [address for _, addresses in self.jobs for address in addresses]
 
     @property
-    def workers(self):
+    def workers(self) -> int:
+        """How many workers there are."""
         return len(self.addresses)
 
 
 class WorkerLost(RuntimeError):
-    """Another worker is gone, and with it the training; one line."""
+    """Another worker is gone, and training stops. The message is one line."""
 
 
-def member(strategy, environment=None):
-    """This process's place in the cluster that `--strategy` asks for; None for a process by itself.
+def member(strategy: str, environment: Mapping[str, str] | None = None) -> Member | None:
+    """This process's place in the cluster that `--strategy` asks for; None if it works alone.
 
     Args:
-      strategy: `Config.strategy`. "auto" joins a cluster of several workers; "mirrored" and "one_device" never look.
-      environment: where TF_CONFIG stands; `os.environ` unless given.
+      strategy: as in `Config`. "auto" joins a cluster of two or more workers; "mirrored" and "one_device" join none.
+      environment: holds TF_CONFIG; `os.environ` by default.
 
     Raises:
-      InputError: TF_CONFIG missing under "multi_worker", or malformed.
+      InputError: TF_CONFIG is malformed, or missing with "multi_worker".
     """
     if strategy not in ("auto", "multi_worker"):
         return None
@@ -63,7 +71,7 @@ def member(strategy, environment=None):
         raise input_error(
             "TF_CONFIG is missing",
             expected=f"the environment variable TF_CONFIG={_EXPECTED}",
-            received="nothing",
+            received="no TF_CONFIG",
             remedy="Set it on every worker, or choose another --strategy",
         )
     found = _parse(text)
@@ -81,7 +89,7 @@ def _parse(text):
             for address in addresses if isinstance(addresses, list) else [None]:
                 host, _, port = str(address).rpartition(":")
                 if not (host and port.isdecimal()):
-                    raise ValueError(f"{address} is no host:port")
+                    raise ValueError(f"{address} is not host:port")
         jobs = {job: tuple(cluster[job]) for job in ("chief", "worker") if job in cluster}
         chiefs = len(jobs.get("chief", ()))
         if chiefs > 1:
@@ -97,7 +105,7 @@ def _parse(text):
         problem = f"it lacks {error}" if isinstance(error, KeyError) else error
         raise input_error(
             f"TF_CONFIG is malformed: {problem}",
-            expected=f"{_EXPECTED}",
+            expected=_EXPECTED,
             received=f"TF_CONFIG={text}",
             remedy="Correct it on every worker, or choose --strategy=mirrored",
         ) from error
@@ -105,94 +113,84 @@ def _parse(text):
 
 @dataclasses.dataclass
 class _Joined:
-    """What this process has joined: TensorFlow allows one cluster a process, from its start to its end."""
+    """The cluster that this process has joined. TensorFlow allows one per process."""
 
-    member: Member = Member((("worker", ("here",)),), 0)
-    strategy: object = None
-    broadcast: object = None
-    largest: object = None
+    member: Member = Member((("worker", ("this process",)),), 0)
+    strategy: Any = None
+    sum_bytes: Any = None
+    sum_numbers: Any = None
     deciding: bool = False
 
 
 _joined = _Joined()
 
 
-def join(me, announce=print):
+def join(me: Member, announce: Callable[[str], Any] = print) -> Any:
     """Waits for all workers and connects to them.
 
     Args:
-      me: what `member` found.
+      me: from `member`.
       announce: called with one line before the wait.
 
     Returns:
       A tf.distribute.MultiWorkerMirroredStrategy, the same one at every call.
 
     Raises:
-      InputError: TensorFlow has started before.
-      WorkerLost: some worker never came.
+      InputError: TensorFlow has started already.
+      WorkerLost: a worker never came.
     """
     import tensorflow as tf
 
     if _joined.strategy is None:
         _joined.member = me
-        announce(f"Waiting for all workers: {', '.join(me.addresses)}")
+        everyone = ", ".join(me.addresses)
+        announce(f"Waiting for all workers: {everyone}")
         try:
-            with reporting_lost_workers(f"Not all workers came: {', '.join(me.addresses)}"):
-                _configure_heartbeat(me)
+            with reporting_lost_workers(f"Not all workers came: {everyone}"):
+                compat.configure_heartbeat(me.jobs, _HEARTBEAT_SECONDS)
                 strategy = tf.distribute.MultiWorkerMirroredStrategy()
+        except WorkerLost:
+            raise
         except RuntimeError as error:
-            if isinstance(error, WorkerLost):
-                raise
             raise input_error(
                 f"TensorFlow has already started without the other workers ({error})",
                 expected="a fresh process",
                 received=f"TF_CONFIG with {me.workers} workers",
                 remedy="Call run() before anything else uses TensorFlow",
             ) from error
-        _joined.strategy, _joined.broadcast = strategy, _make_broadcast(strategy)
-        _joined.largest = _make_largest(strategy, me.workers)
+        _joined.strategy = strategy
+        _joined.sum_bytes, _joined.sum_numbers = (_make_sum(strategy, size) for size in (1 + _CHUNK, me.workers))
     return _joined.strategy
 
 
-def _configure_heartbeat(me):
-    """What MultiWorkerMirroredStrategy configures unless it is configured already, with another heartbeat."""
-    from tensorflow.compiler.xla.tsl.protobuf import coordination_config_pb2
-    from tensorflow.python.eager import context
-
-    if context.context().coordination_service is None:
-        context.context().configure_coordination_service(
-            service_type="standalone",
-            service_leader=f"/job:{me.jobs[0][0]}/replica:0/task:0",
-            heartbeat_timeout_in_ms=1000 * _HEARTBEAT_SECONDS,
-            coordinated_jobs=[
-                coordination_config_pb2.CoordinatedJob(name=name, num_tasks=len(addresses))
-                for name, addresses in me.jobs
-            ],
-        )
-
-
-def workers():
+def workers() -> int:
+    """How many workers train together; 1 without a cluster."""
     return _joined.member.workers
 
 
-def any_worker(number):
-    """The largest of all workers' numbers, >= 0 and whole; every worker must ask."""
-    return number if _joined.largest is None else _joined.largest(number)
+def max_over_workers(number: int) -> int:
+    """The largest of all workers' numbers, whole and >= 0; every worker must call it."""
+    if _joined.strategy is None:
+        return number
+    numbers = np.zeros(workers(), np.float32)
+    numbers[_joined.member.index] = number
+    return int(_joined.sum_numbers(numbers).max())
 
 
-def share(work):
-    """This worker's part of a list of which every worker does a part."""
+def share(work: Sequence[T]) -> Sequence[T]:
+    """This worker's part of a list that the workers divide among them."""
     return work[_joined.member.index :: workers()]
 
 
-def is_chief():
+def is_chief() -> bool:
+    """Whether this process is the chief; true without a cluster."""
     return _joined.member.index == 0
 
 
-def chief_only(function):
-    """Makes a function do nothing, and return None, on all workers but the chief; nobody waits for it.
+def chief_only(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorator: only the chief calls the function. The other workers get None at once and do not wait.
 
-    It must hold no collective, and the making of a variable in the strategy's scope is one.
+    The function must not contain a collective; creating a variable in the strategy's scope is one.
     """
 
     @functools.wraps(function)
@@ -202,18 +200,18 @@ def chief_only(function):
     return on_chief
 
 
-def agree(decide):
-    """What the chief's `decide()` returns, on every worker; the others wait for it.
+def agree(decide: Callable[[], Any]) -> Any:
+    """Calls `decide` on the chief and returns its result on every worker; the others wait for it.
 
     Args:
-      decide: called on the chief alone, and there free to agree again; returns something JSON can hold. No collective.
+      decide: returns a value that JSON can hold. It may call `agree` itself, but must not contain a collective.
 
     Raises:
-      InputError: the one that decide() raised, on every worker.
+      InputError: on every worker, if `decide` raised it.
     """
     if _joined.strategy is None or _joined.deciding:
         return decide()
-    value, problem = json.loads(_joined.broadcast(_decided(decide) if is_chief() else ""))
+    value, problem = json.loads(_broadcast(_decided(decide) if is_chief() else ""))
     if problem is not None:
         raise InputError(problem)
     return value
@@ -229,79 +227,57 @@ def _decided(decide):
         _joined.deciding = False
 
 
-def _make_broadcast(strategy):
-    """A function that gives every worker the chief's text, by sums to which only the chief adds something.
+def _broadcast(text):
+    """The chief's text on every worker: a sum to which the others add zeros, in chunks of one fixed shape.
 
-    float32 holds every byte exactly, and is what every device can sum. One shape: a collective cannot change its own.
+    The first value of a chunk is the number of bytes that follow it.
     """
-    import numpy as np
+    content, received, left = text.encode(), b"", 1
+    while left:
+        chunk, content = np.frombuffer(content[:_CHUNK], np.uint8), content[_CHUNK:]
+        sent = np.zeros(1 + _CHUNK, np.float32)
+        sent[0], sent[1 : 1 + len(chunk)] = len(content), chunk
+        summed = _joined.sum_bytes(sent)
+        left = int(summed[0])
+        received += summed[1:].astype(np.uint8).tobytes()
+    return received.rstrip(b"\0").decode()
+
+
+def _make_sum(strategy, size):
+    """A function that sums a float32 `[size]` numpy array over all workers. Every worker must call it.
+
+    Every device can sum float32, which holds bytes and small integers exactly.
+    """
     import tensorflow as tf
 
-    def replica(chunk):
+    local_replicas = strategy.num_replicas_in_sync // workers()
+
+    def replica(values):
         context = tf.distribute.get_replica_context()
-        first = tf.cast(tf.equal(context.replica_id_in_sync_group, 0), tf.float32)
-        return context.all_reduce(tf.distribute.ReduceOp.SUM, first * chunk)
+        first = tf.cast(tf.equal(context.replica_id_in_sync_group % local_replicas, 0), tf.float32)
+        return context.all_reduce(tf.distribute.ReduceOp.SUM, first * values)
 
-    @tf.function(input_signature=[tf.TensorSpec([1 + _CHUNK])], autograph=False)
-    def total(chunk):
-        return strategy.experimental_local_results(strategy.run(replica, (chunk,)))[0]
+    @tf.function(input_signature=[tf.TensorSpec([size])], autograph=False)
+    def total(values):
+        return strategy.experimental_local_results(strategy.run(replica, (values,)))[0]
 
-    def broadcast(text):
-        content, received, left = text.encode(), b"", 1
-        while left:
-            chunk = np.frombuffer(content[:_CHUNK], np.uint8)
-            content = content[_CHUNK:]
-            sent = np.zeros(1 + _CHUNK, np.float32)
-            sent[0], sent[1 : 1 + len(chunk)] = len(content), chunk
-            got = total(tf.constant(sent)).numpy()
-            left = int(got[0])
-            received += got[1:].astype(np.uint8).tobytes()
-        return received.rstrip(b"\0").decode()
-
-    return broadcast
-
-
-def _make_largest(strategy, count):
-    """A function of a worker's number that gives all workers the largest: each adds it at a place of its own."""
-    import numpy as np
-    import tensorflow as tf
-
-    def replica(row):
-        # A tensor of this replica's device: an argument has none, which the sum is then told to go to.
-        return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(row))
-
-    @tf.function(input_signature=[tf.TensorSpec([count])], autograph=False)
-    def total(row):
-        return strategy.experimental_local_results(strategy.run(replica, (row,)))[0]
-
-    def largest(number):
-        row = np.zeros(count, np.float32)
-        row[_joined.member.index] = (
-            number * count / strategy.num_replicas_in_sync
-        )  # every replica of this worker adds it
-        return round(float(total(tf.constant(row)).numpy().max()))
-
-    return largest
+    return lambda values: total(tf.constant(values)).numpy()
 
 
 @contextlib.contextmanager
-def reporting_lost_workers(what="Another worker has stopped, and training with it"):
-    """Turns what TensorFlow raises when a collective cannot end into a `WorkerLost` of one line."""
+def reporting_lost_workers(what: str = "Another worker has stopped, and training with it") -> Iterator[None]:
+    """Turns the error of a collective that cannot finish into a `WorkerLost` of one line."""
     import tensorflow as tf
 
-    gone = (
-        tf.errors.UnavailableError,
-        tf.errors.AbortedError,
-        tf.errors.CancelledError,
-        tf.errors.DeadlineExceededError,
-    )
+    errors = tf.errors
+    gone = errors.UnavailableError, errors.AbortedError, errors.CancelledError, errors.DeadlineExceededError
     try:
         yield
-    except tf.errors.OpError as error:
+    except errors.OpError as error:
         if workers() == 1 or not (isinstance(error, gone) or "ollective ops is aborted" in error.message):
             raise
         lines = [line.strip(" :") for line in error.message.splitlines()]
         reason = next((line.partition("aborted by: ")[2] for line in lines if "aborted by: " in line), lines[0])
         raise WorkerLost(
-            f"{what} ({reason}). Its own output says why. Start the same command on all workers again: it resumes."
+            f"{what} ({reason}). See its output for the cause. To resume, start the same command on all workers again."
         ) from error

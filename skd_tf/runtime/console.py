@@ -1,143 +1,184 @@
-"""Lines on standard output for whoever waits; of several workers the chief alone says them."""
+"""What a run prints: lines, warnings and progress. Only the chief prints, and printing never ends a run."""
 
 import contextlib
+import os
 import sys
 import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Self, TextIO
 
 from skd_tf.runtime.cluster import chief_only
 
 _SHOWN = (("loss", "loss"), ("train", "accuracy"), ("validation", "val_accuracy"), ("agreement", "agreement"))
 _SECONDS_BETWEEN_LINES = 20.0  # in a log
-_SECONDS_BETWEEN_UPDATES = 0.5  # of the one line that a terminal shows
-_live = {"length": 0}  # of the line that the next one on the terminal replaces
+_SECONDS_BETWEEN_UPDATES = 0.5  # on a terminal
+_live = {"length": 0}  # of the progress line on the terminal, which the next line overwrites
 
 
 @chief_only
-def say(text=""):
+def say(text: str = "") -> None:
+    """Prints a line on standard output."""
     _clear()
-    print(text, flush=True)
+    write(text, sys.stdout)
 
 
 @chief_only
-def warn(text):
+def warn(text: str) -> None:
+    """Prints a warning on standard error."""
     _clear()
-    print(f"warning: {text}", file=sys.stderr, flush=True)
+    write(f"warning: {text}", sys.stderr)
+
+
+def write(text: str, stream: TextIO | None, end: str = "\n") -> None:
+    """Prints on every worker, without ever raising an exception.
+
+    Characters that the stream's encoding lacks are printed as escapes. Nothing is printed if the stream is missing
+    or closed, or if its reader is gone.
+    """
+    if stream is None:  # print would take it for standard output
+        return
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        try:
+            print(text, end=end, file=stream, flush=True)
+        except UnicodeEncodeError:
+            encoding = getattr(stream, "encoding", None) or "ascii"
+            print(text.encode(encoding, "backslashreplace").decode(encoding), end=end, file=stream, flush=True)
+        except BrokenPipeError:
+            # The unwritten rest would fail again when Python exits, with exit code 120.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 class Progress:
-    """How far a long piece of work is, how fast it goes, and how long it still takes.
+    """Shows how far a long task is, how fast it runs and how much time is left.
 
-    On a terminal one line that is written over twice a second and vanishes at the end; elsewhere a line every 20 seconds,
-    and none for work that is shorter.
+    On a terminal, one line is updated twice a second and disappears at the end. In a log, a line is added every 20
+    seconds; shorter tasks print nothing.
 
     Args:
-      what: the work, in words.
+      what: the task, in words.
       total: units in all.
       unit: what is counted, in the plural.
       done: units that were done before.
     """
 
-    def __init__(self, what, total, unit, *, done=0):
+    def __init__(self, what: str, total: int, unit: str, *, done: int = 0) -> None:
         self._what, self._total, self._unit, self._before = what, total, unit, done
-        self._start = self._said = time.monotonic()
+        self._start = self._printed = time.monotonic()
 
-    def update(self, done, more=""):
-        """Says a line where one is due; `done` counts from the work's very beginning, `more` stands at the end."""
-        now = time.monotonic()
-        terminal = sys.stdout.isatty()
-        due = now - self._said >= (_SECONDS_BETWEEN_UPDATES if terminal else _SECONDS_BETWEEN_LINES)
-        if not due or done >= self._total:
-            return
-        self._said = now
-        _show(self.line(done, now - self._start) + more, terminal)
+    def update(self, done: int, more: str = "") -> None:
+        """Prints a line if it is time for one.
 
-    def after(self, done):
-        """`update` for a part of the work that begins when `done` units are done."""
+        Args:
+          done: units done in all, with those that were done before.
+          more: the end of the line.
+        """
+        now, terminal = time.monotonic(), _on_terminal()
+        due = now - self._printed >= (_SECONDS_BETWEEN_UPDATES if terminal else _SECONDS_BETWEEN_LINES)
+        if due and done < self._total:
+            self._printed = now
+            _show(self.line(done, now - self._start) + more, terminal)
+
+    def after(self, done: int) -> Callable[[int], None]:
+        """`update` for a part of the task that starts after `done` units; it takes the units done in that part."""
         return lambda more: self.update(done + more)
 
-    def said(self):
-        """Another line has just told how far the work is."""
-        self._said = time.monotonic()
+    def postpone(self) -> None:
+        """Waits the full time until the next line: another one has just reported the progress."""
+        self._printed = time.monotonic()
 
-    def line(self, done, seconds):
+    def line(self, done: int, seconds: float) -> str:
+        """The line to print `seconds` after the start."""
         rate = (done - self._before) / seconds if seconds > 0 else 0.0
         left = f"{duration((self._total - done) / rate)} left" if rate > 0 else "starting"
         pace = f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
         return f"  {self._what}  {done:,}/{self._total:,} {self._unit}  {pace} {self._unit}/s  {left}"
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *failure):
+    def __exit__(self, *failure: object) -> None:
         _clear()
+
+
+def _on_terminal():
+    try:
+        return sys.stdout.isatty()
+    except (AttributeError, ValueError):  # missing or closed
+        return False
 
 
 @chief_only
 def _show(text, terminal):
-    if not terminal:
-        print(text, flush=True)
-        return
     _clear()
-    print(text, end="", flush=True)
-    _live["length"] = len(text)
+    write(text, sys.stdout, end="" if terminal else "\n")
+    _live["length"] = len(text) if terminal else 0
 
 
 def _clear():
     if _live["length"]:
-        print("\r" + " " * _live["length"] + "\r", end="", flush=True)
+        write("\r" + " " * _live["length"] + "\r", sys.stdout, end="")
         _live["length"] = 0
 
 
 class Stopwatch:
-    """Seconds of a run's parts, by their names: `with watch("export"): ...`."""
+    """Adds up the seconds of each part of a run: `with watch("export"): ...`."""
 
-    def __init__(self):
-        self.seconds = {}
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
 
-    def add(self, part, seconds):
+    def add(self, part: str, seconds: float) -> None:
+        """Adds seconds that were measured elsewhere."""
         self.seconds[part] = self.seconds.get(part, 0.0) + seconds
 
     @contextlib.contextmanager
-    def __call__(self, part):
+    def __call__(self, part: str) -> Iterator[None]:
         start = time.monotonic()
         yield
         self.add(part, time.monotonic() - start)
 
 
 class EpochClock:
-    """The seconds of a run over all its interruptions, a line an epoch with those still to come, and more in long epochs.
+    """Measures a run's seconds over all its interruptions. Prints a line per epoch, and more during long epochs.
 
     Args:
       name: what is trained.
       epochs: of the whole run.
       first_step: steps that were done before.
-      steps_per_epoch: steps in one.
+      steps_per_epoch: steps in one epoch.
       before: seconds that the run took before.
     """
 
-    def __init__(self, name, epochs, first_step, steps_per_epoch, *, before):
+    def __init__(self, name: str, epochs: int, first_step: int, steps_per_epoch: int, *, before: float) -> None:
         self._name, self._epochs, self._first_step, self._steps_per_epoch = name, epochs, first_step, steps_per_epoch
         self._before, self._start = before, time.monotonic()
         self._progress = Progress(f"  {name}", epochs * steps_per_epoch, "steps", done=first_step)
 
-    def seconds(self):
+    def seconds(self) -> float:
+        """Seconds that the run has taken in all."""
         return self._before + time.monotonic() - self._start
 
-    def say_step(self, step):
+    def say_step(self, step: int) -> None:
+        """Reports the progress inside an epoch, if it is time for a line."""
         self._progress.update(step, f"  (epoch {step // self._steps_per_epoch + 1}/{self._epochs})")
 
-    def say_epoch(self, epoch, record):
+    def say_epoch(self, epoch: int, record: Mapping[str, Any]) -> None:
+        """Prints the line of a finished epoch, with the measurements in its record."""
         pace = (time.monotonic() - self._start) / (epoch - self._first_step / self._steps_per_epoch)
         shown = "  ".join(f"{label} {record[name]:.3f}" for label, name in _SHOWN if name in record)
         say(
             f"  {self._name} epoch {epoch:>{len(str(self._epochs))}}/{self._epochs}  {shown}  "
             f"{record['examples_per_second']:,.0f} images/s  {duration(pace * (self._epochs - epoch))} left"
         )
-        self._progress.said()
+        self._progress.postpone()
 
 
-def duration(seconds):
-    """Seconds as 4:05 or 1:02:03."""
+def duration(seconds: float) -> str:
+    """Seconds as minutes or hours.
+
+    Example:
+      >>> duration(245), duration(3723)
+      ('4:05', '1:02:03')
+    """
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

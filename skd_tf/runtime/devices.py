@@ -1,27 +1,37 @@
-"""Devices, replicas and the compilation rule, as far as they are known without importing TensorFlow."""
+"""Devices, replicas and the choice of XLA, as far as they are known without importing TensorFlow."""
 
 import os
 import pathlib
+from collections.abc import Iterable, Mapping
 
 from skd_tf.errors import as_text, input_error
+from skd_tf.runtime.cluster import Member
 
 _AUTO_XLA = {
     "CPU": (False, "auto: on a CPU, oneDNN's convolutions were measured faster than XLA's"),
-    "GPU": (True, "auto: on an accelerator, XLA fuses what lies between the convolutions"),
+    "GPU": (True, "auto: on an accelerator, XLA fuses the operations between the convolutions"),
 }
 _NVIDIA = pathlib.Path("/proc/driver/nvidia/gpus")
+_HALF_ARITHMETIC = {"bfloat16": {"avx512_bf16", "amx_bf16"}, "float16": {"avx512_fp16", "amx_fp16"}}  # flags of a CPU
 
 
-def jit_compile_choice(setting, device_type, *, collective=False):
-    """Whether to compile the inner training function with XLA.
+def jit_compile_choice(setting: bool | str, device_type: str, *, collective: bool = False) -> tuple[bool, str]:
+    """Whether XLA compiles the inner training function.
 
     Args:
-      setting: "auto", or true or false as bool or text.
+      setting: "auto", or true or false as a bool or text.
       device_type: "CPU" or "GPU".
       collective: whether the forward pass sums over replicas (`skd_tf.models.sync_batch_norm`), which XLA cannot compile.
 
     Returns:
-      (bool, the reason in words).
+      (whether it does, the reason in words).
+
+    Raises:
+      InputError: another setting, or true with a collective.
+
+    Example:
+      >>> jit_compile_choice("auto", "GPU")
+      (True, 'auto: on an accelerator, XLA fuses the operations between the convolutions')
     """
     text = as_text(setting)
     if collective and text in ("auto", "false"):
@@ -31,7 +41,7 @@ def jit_compile_choice(setting, device_type, *, collective=False):
             "XLA cannot compile a synchronized BatchNorm",
             expected="jit_compile=auto or false with it",
             received="jit_compile=true",
-            remedy="Leave out one of the two",
+            remedy="Drop one of the two",
         )
     if text == "auto":
         return _AUTO_XLA[device_type]
@@ -45,15 +55,19 @@ def jit_compile_choice(setting, device_type, *, collective=False):
     return text == "true", f"jit_compile={text} was asked for"
 
 
-def cpu_count():
-    """CPU cores that this process may use, as of taskset or a container's set; not of a quota of CPU time."""
+def cpu_count() -> int:
+    """CPU cores that this process may use. It respects taskset and a container's set of cores, not a CPU time quota."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def gpu_count(folder=_NVIDIA, environment=None):
+def gpu_count(folder: pathlib.Path = _NVIDIA, environment: Mapping[str, str] | None = None) -> int:
     """NVIDIA GPUs that the driver lists and CUDA_VISIBLE_DEVICES leaves visible.
 
-    TensorFlow uses them only where its CUDA libraries are installed as well (the extra `gpu`).
+    TensorFlow uses them only if its CUDA libraries are installed too (the extra `gpu`).
+
+    Args:
+      folder: in which the driver lists them.
+      environment: holds CUDA_VISIBLE_DEVICES; `os.environ` by default.
     """
     present = len(list(folder.iterdir())) if folder.is_dir() else 0
     visible = (os.environ if environment is None else environment).get("CUDA_VISIBLE_DEVICES")
@@ -62,22 +76,34 @@ def gpu_count(folder=_NVIDIA, environment=None):
     count = 0
     for device in visible.split(","):
         device = device.strip()
-        # CUDA reads the list up to the first entry that names no device.
+        # CUDA reads the list up to the first entry that is not a device.
         if not (device.startswith(("GPU-", "MIG-")) or (device.isdecimal() and int(device) < present)):
             break
         count += 1
     return min(count, present)
 
 
-def replicas(strategy, *, virtual_devices=0, gpus=0, member=None):
-    """(strategy, replicas) that `--strategy` and `--virtual_devices` come to on a machine with so many GPUs.
+def replicas(
+    strategy: str, *, virtual_devices: int = 0, gpus: int = 0, member: Member | None = None
+) -> tuple[str, int]:
+    """The strategy and the number of replicas that `--strategy` and `--virtual_devices` mean on this machine.
 
-    Virtual devices stand in for the first GPU, or for the CPU where there is no GPU.
+    Virtual devices replace the first GPU, or the CPU if there is no GPU.
 
     Args:
       strategy, virtual_devices: as in `Config`.
-      gpus: of this machine; each worker of a cluster is taken to have as many.
-      member: this process's `cluster.Member`, or None.
+      gpus: of this machine; every worker of a cluster is assumed to have as many.
+      member: this process's place in a cluster, or None.
+
+    Returns:
+      ("multi_worker", "mirrored" or "one_device", replicas).
+
+    Raises:
+      InputError: virtual devices in a cluster.
+
+    Example:
+      >>> replicas("auto", gpus=4)
+      ('mirrored', 4)
     """
     if member:
         if virtual_devices:
@@ -93,8 +119,12 @@ def replicas(strategy, *, virtual_devices=0, gpus=0, member=None):
     return ("mirrored", devices) if mirrored else ("one_device", 1)
 
 
-def per_replica_batch(batch_size, replicas):
-    """The share of a global batch that one replica takes; InputError where the replicas do not divide it."""
+def per_replica_batch(batch_size: int, replicas: int) -> int:
+    """Examples of a global batch that each replica gets.
+
+    Raises:
+      InputError: the replicas do not divide the batch.
+    """
     if batch_size < replicas:
         raise input_error(
             "There are more replicas than examples in a batch",
@@ -112,18 +142,21 @@ def per_replica_batch(batch_size, replicas):
     return batch_size // replicas
 
 
-def half_precision_warning(precisions, cpuinfo=pathlib.Path("/proc/cpuinfo")):
-    """A line where a CPU without half precision arithmetic is asked for it, else "".
+def half_precision_warning(precisions: Iterable[str], cpuinfo: pathlib.Path = pathlib.Path("/proc/cpuinfo")) -> str:
+    """A warning if a CPU without half-precision arithmetic has to emulate it, else "".
 
-    Without avx512_bf16 or amx TensorFlow falls back from oneDNN to Eigen's emulation: a resnet20 step took over 20 times as
-    long as in float32 (2 cores of an AMD EPYC with AVX2).
+    Without avx512_bf16 or amx, TensorFlow falls back from oneDNN to Eigen's emulation: a resnet20 step took over 20 times
+    as long as in float32 (2 cores of an AMD EPYC with AVX2).
+
+    Args:
+      precisions: of all networks in the run.
+      cpuinfo: the file in which Linux describes the CPU.
     """
-    halves = sorted({precision for precision in precisions if precision != "float32"})
+    halves = sorted({*precisions} & _HALF_ARITHMETIC.keys())
     if not halves or gpu_count() or not cpuinfo.is_file():
         return ""
-    needed = {"bfloat16": ("avx512_bf16", "amx_bf16"), "float16": ("avx512_fp16", "amx_fp16")}
     flags = next((line.split() for line in cpuinfo.read_text().splitlines() if line.startswith("flags")), [])
-    missing = [half for half in halves if not set(needed[half]) & set(flags)]
+    missing = [half for half in halves if not _HALF_ARITHMETIC[half] & {*flags}]
     if not missing:
         return ""
     return f"this CPU has no {' or '.join(missing)} arithmetic and emulates it, many times slower than float32."

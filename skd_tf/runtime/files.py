@@ -1,4 +1,4 @@
-"""Small files, read and written whole, and locks on folders that several processes share."""
+"""Text and JSON files, and locks on folders that several processes share."""
 
 import contextlib
 import errno
@@ -16,11 +16,11 @@ from skd_tf.errors import input_error
 from skd_tf.runtime import atomic_files, cluster
 from skd_tf.runtime.console import warn
 
-_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # what file systems without locks answer
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # the answers of file systems without locks
 
 
 class LockedError(OSError):
-    """Another process holds the lock; `owner` says which, as "process 123 on HOST"."""
+    """Another process holds the lock. `owner` says which: "process 123 on HOST"."""
 
     def __init__(self, path: pathlib.Path, owner: str) -> None:
         super().__init__(f"{path} is locked by {owner}")
@@ -29,22 +29,22 @@ class LockedError(OSError):
 
 @cluster.chief_only
 def write_text(path: str | os.PathLike, text: str) -> None:
-    """Writes a text file whole or not at all; of several workers only the chief writes."""
+    """Writes a text file whole or not at all. Only the chief writes."""
     with atomic_files.writing(path) as file:
         file.write(text.encode())
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:
-    """Writes a JSON file whole or not at all; of several workers only the chief writes."""
+    """Writes a JSON file whole or not at all. Only the chief writes."""
     write_text(path, json.dumps(value, indent=1) + "\n")
 
 
 def read_json(path: str | os.PathLike, what: str, remedy: str) -> Any:
-    """The JSON in an existing file.
+    """Reads a JSON file, which must exist.
 
     Args:
       path: of the file.
-      what: names the file in the error, as in "The result".
+      what: the file's name in the error, as in "The result".
       remedy: what to do if it is damaged; a sentence.
 
     Raises:
@@ -57,18 +57,18 @@ def read_json(path: str | os.PathLike, what: str, remedy: str) -> Any:
 
 
 def sha256_of_json(facts: Any) -> str:
-    """SHA-256 of a JSON-able value; the order of a dict's keys does not matter."""
+    """SHA-256 of a value that JSON can hold. The order of a dict's keys does not matter."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 @contextlib.contextmanager
 def file_lock(path: pathlib.Path, *, wait: bool, without_locks: str) -> Iterator[None]:
-    """Holds a lock of the operating system on a file. It ends with the process, even if the process is killed.
+    """Holds a file lock of the operating system, which releases it even if the process is killed.
 
     Args:
-      path: of the lock file; it stays, and names its last owner.
-      wait: whether to wait for another owner.
-      without_locks: what to do by hand on a file system that cannot lock; the end of a warning.
+      path: of the lock file. It stays, and says who held the lock last.
+      wait: whether to wait while another process holds the lock.
+      without_locks: what to do by hand on a file system without locks; the end of a warning.
 
     Raises:
       LockedError: another process holds it, and `wait` is false.

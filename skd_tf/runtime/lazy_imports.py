@@ -1,4 +1,4 @@
-"""Packages whose names are imported when they are first used, so that parts of them need no TensorFlow."""
+"""Packages that import their modules at first use, so that some of their modules work without TensorFlow."""
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
@@ -6,11 +6,11 @@ from typing import Any
 
 
 def lazy(package: str, names: Mapping[str, Sequence[str]]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """`__getattr__` and `__dir__` for the `__init__` of a package (PEP 562).
+    """The `__getattr__` and `__dir__` of a package's `__init__` (PEP 562).
 
     Args:
       package: the package's `__name__`.
-      names: {module of the package: public names that it defines}; a module without names is itself public.
+      names: {module of the package: its public names}; a module without names is public itself.
 
     Example:
       `__getattr__, __dir__ = lazy(__name__, {"registry": ["NETWORKS", "build"], "layers": []})`

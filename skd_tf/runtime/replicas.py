@@ -1,27 +1,36 @@
-"""Replicas: the distribution strategy, and the one collective of a training step."""
+"""The distribution strategy, and the one collective of a training step."""
 
 import functools
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import tensorflow as tf
 
 from skd_tf.errors import input_error
-from skd_tf.runtime import cluster, console, devices
+from skd_tf.runtime import cluster, compat, console, devices
 
 
-def make_strategy(strategy: str = "auto", *, virtual_devices: int = 0, batch_size: int | None = None):
-    """The tf.distribute.Strategy that `--strategy`, `--virtual_devices` and TF_CONFIG ask for.
+def make_strategy(
+    strategy: str = "auto", *, virtual_devices: int = 0, batch_size: int | None = None
+) -> tf.distribute.Strategy:
+    """The strategy that `--strategy`, `--virtual_devices` and TF_CONFIG ask for.
 
-    Virtual devices split the first CPU (or GPU) into logical ones; these, and a cluster, come before TensorFlow's start.
+    Virtual devices and a cluster must be set up before TensorFlow starts its devices.
+
+    Args:
+      strategy: as in `Config`.
+      virtual_devices: logical devices to split the first GPU into, or the CPU if there is no GPU; 0 leaves it whole.
+      batch_size: the global batch, checked against the number of replicas; None checks nothing.
 
     Raises:
-      InputError: devices already started otherwise, a global batch that the replicas do not divide, or a bad TF_CONFIG.
-      WorkerLost: some worker of the cluster never came.
+      InputError: the devices have started with other settings, the replicas do not divide the batch, or TF_CONFIG is bad.
+      WorkerLost: a worker of the cluster never came.
     """
     kind, me = device_kind(), cluster.member(strategy)
     if me:
         gpus = len(tf.config.list_physical_devices("GPU"))
         _, count = devices.replicas(strategy, virtual_devices=virtual_devices, gpus=gpus, member=me)
-        _require_divisible(batch_size, count)  # before anyone waits for anyone
+        _require_divisible(batch_size, count)  # before any worker waits
         return cluster.join(me, announce=console.say)
     if virtual_devices:
         _split_device(kind, virtual_devices)
@@ -39,16 +48,17 @@ def _require_divisible(batch_size, count):
 
 @functools.cache
 def _mirrored(names):
-    """One strategy per set of devices: two would number their collectives alike, and TensorFlow mixes them up."""
+    """One strategy per set of devices: two would number their collectives alike, and TensorFlow would mix them up."""
     return tf.distribute.MirroredStrategy(list(names))
 
 
-def device_kind():
+def device_kind() -> str:
+    """ "GPU" if TensorFlow sees one, else "CPU"."""
     return "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
 
 
-def sum_over_replicas(tensors):
-    """Sums each tensor over all replicas, in ONE collective a dtype (replica context).
+def sum_over_replicas(tensors: Iterable[Any]) -> list[tf.Tensor]:
+    """Sums each tensor over all replicas, with one collective per dtype. For replica context.
 
     Packing costs one copy; sixty small collectives cost sixty launches.
     """
@@ -56,7 +66,7 @@ def sum_over_replicas(tensors):
     if context.num_replicas_in_sync == 1:
         return list(tensors)
     tensors = [tf.convert_to_tensor(tensor) for tensor in tensors]
-    summed = [None] * len(tensors)
+    summed: list[Any] = [None] * len(tensors)
     for dtype in {tensor.dtype: None for tensor in tensors}:  # a dict, not a set: same order on every worker
         places = [i for i, tensor in enumerate(tensors) if tensor.dtype == dtype]
         packed = tf.concat([tf.reshape(tensors[i], [-1]) for i in places], axis=0)
@@ -68,16 +78,19 @@ def sum_over_replicas(tensors):
     return summed
 
 
-def call_if(condition, function, gradients, variables):
-    """Calls function(gradients, variables) in replica context where `condition`, the same on all replicas, is true.
+def call_if(
+    condition: Any, function: Callable[[Any, Any], Any], gradients: Sequence[tf.Tensor], variables: Sequence[Any]
+) -> None:
+    """Calls `function(gradients, variables)` in replica context if `condition` is true.
 
-    An update may leave the replica context by itself, which a branch in it does not allow: the branch stands outside.
+    An optimizer may leave the replica context to update variables. It cannot do so inside a branch, so the branch is then
+    built outside of the replica context.
 
     Args:
-      condition: True, or bool `[]`.
-      function: of tensors of this replica and of variables; returns nothing.
-      gradients: list of tensors.
-      variables: list of variables.
+      condition: True, or bool `[]`; the same on all replicas.
+      function: takes this replica's tensors and the variables; returns nothing.
+      gradients: tensors of this replica.
+      variables: keras.Variable each.
     """
 
     def across(strategy, condition, gradients):
@@ -88,7 +101,7 @@ def call_if(condition, function, gradients, variables):
 
     if condition is True:
         function(gradients, variables)
-    elif tf.__internal__.distribute.strategy_supports_no_merge_call():
+    elif compat.may_update_in_branch():
         _cond(condition, lambda: function(gradients, variables))
     else:
         tf.distribute.get_replica_context().merge_call(across, args=(condition, gradients))
@@ -102,10 +115,16 @@ def _cond(condition, function):
     tf.cond(condition, true, lambda: False)
 
 
-def unless_empty(image, sums, statistics, before):
-    """What a replica adds to the batch: `sums` and `statistics`; zeros and those `before` where it got no example.
+def unless_empty(image: tf.Tensor, sums: Sequence[Any], statistics: Sequence[Any], before: Sequence[Any]) -> list[Any]:
+    """What a replica adds to the batch: `sums` and `statistics`, or zeros and `before` if it got no examples.
 
-    Keras' fit() leaves replicas without any where a last batch is smaller than their number.
+    Keras' fit() gives some replicas no examples when the last batch is smaller than their number.
+
+    Args:
+      image: `[examples, h, w, c]` of this replica.
+      sums: tensors that are sums over the examples.
+      statistics: tensors after the step, such as BatchNorm's moving statistics.
+      before: the same tensors before the step.
     """
     if image.shape[0]:
         return [*sums, *statistics]

@@ -1,32 +1,35 @@
-"""Interrupts: SIGTERM and SIGINT end a run where nothing is lost, with exit code 143 or 130."""
+"""SIGTERM and SIGINT stop a run where nothing is lost, with exit code 143 or 130."""
 
 import contextlib
 import signal
 import threading
+from collections.abc import Callable, Iterator
+from typing import Any
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal has ended the work.
+    """A signal has stopped the work.
 
     Args:
-      number: of the signal.
-      what: a sentence on where the work stands, or nothing.
+      number: the signal's number.
+      what: a sentence on what is saved, or nothing.
     """
 
-    def __init__(self, number, what=""):
+    def __init__(self, number: int, what: str = "") -> None:
         super().__init__(what)
         self.signal, self.what = signal.Signals(number), what
 
     @property
-    def exit_code(self):
+    def exit_code(self) -> int:
+        """128 plus the signal's number, as a shell has it."""
         return 128 + self.signal
 
 
 @contextlib.contextmanager
-def raised():
-    """Turns both signals into `Interrupted`, at whatever place the program is."""
+def raised() -> Iterator[None]:
+    """Inside this context, both signals raise `Interrupted` wherever the program is."""
 
     def handle(number, frame):
         raise Interrupted(number)
@@ -36,9 +39,13 @@ def raised():
 
 
 @contextlib.contextmanager
-def deferred():
-    """Only notes the first signal: yields a function that returns its number, or None. A second one does not wait."""
-    received = []
+def deferred() -> Iterator[Callable[[], int | None]]:
+    """Records the first signal; the second one raises `Interrupted`.
+
+    Yields:
+      A function that returns the first signal's number, or None.
+    """
+    received: list[int] = []
 
     def handle(number, frame):
         received.append(number)
@@ -50,11 +57,11 @@ def deferred():
 
 
 @contextlib.contextmanager
-def _handled_by(handle):
-    if threading.current_thread() is not threading.main_thread():  # where Python lets nobody handle signals
+def _handled_by(handle: Callable[[int, Any], None]) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():  # Python handles signals in the main thread only
         yield
         return
-    # What the shell has a background job ignore stays ignored.
+    # A signal that the shell makes a background job ignore stays ignored.
     heard = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, handle) for number in heard}
     try:

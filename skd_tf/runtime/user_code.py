@@ -1,10 +1,12 @@
-"""MODULE:FUNCTION texts: a user's own code, named on the command line."""
+"""A user's own function, given on the command line as MODULE:FUNCTION."""
 
 import importlib
 import importlib.util
 import os
 import re
 import sys
+from collections.abc import Callable
+from typing import Any
 
 from skd_tf.errors import input_error
 
@@ -12,20 +14,26 @@ _REFERENCE = re.compile(r"([A-Za-z_][\w.]*):([A-Za-z_]\w*)")
 APPLICATIONS = "keras.applications"
 
 
-def is_reference(text):
+def is_reference(text: str) -> bool:
+    """Whether a text reads MODULE:FUNCTION."""
     return bool(_REFERENCE.fullmatch(text))
 
 
-def application(text):
-    """The network's name behind keras.applications:NAME, else None."""
+def application(text: str) -> str | None:
+    """NAME in a text that reads keras.applications:NAME, else None."""
     module, _, name = text.partition(":")
     return name if module == APPLICATIONS and name else None
 
 
-def require_module(text, flag):
-    """InputError where the module of MODULE:FUNCTION is not found; runs none of its code (but of packages it lies in)."""
-    module = _REFERENCE.fullmatch(text)[1]
-    _look_in_current_folder()
+def require_module(text: str, flag: str) -> None:
+    """Checks that the module in MODULE:FUNCTION exists. Does not run it, only the packages that contain it.
+
+    Raises:
+      InputError: it does not.
+    """
+    module, _, _ = text.partition(":")
+    if not {"", os.getcwd()} & set(sys.path):  # python -m looks there, a console script does not
+        sys.path.insert(0, os.getcwd())
     try:
         found = importlib.util.find_spec(module)
     except ImportError:
@@ -39,10 +47,14 @@ def require_module(text, flag):
         )
 
 
-def resolve(text, flag):
-    """The function that MODULE:FUNCTION names; InputError where it is not there. Runs the module: it is trusted code."""
+def resolve(text: str, flag: str) -> Callable[..., Any]:
+    """Imports the function that MODULE:FUNCTION names. This runs the module's code, which is trusted.
+
+    Raises:
+      InputError: there is no such module or function.
+    """
     require_module(text, flag)
-    module, name = _REFERENCE.fullmatch(text).groups()
+    module, _, name = text.partition(":")
     function = getattr(importlib.import_module(module), name, None)
     if not callable(function):
         raise input_error(
@@ -52,9 +64,3 @@ def resolve(text, flag):
             remedy="Check the name",
         )
     return function
-
-
-def _look_in_current_folder():
-    """As python -m does; a console script would not."""
-    if not {"", os.getcwd()} & set(sys.path):
-        sys.path.insert(0, os.getcwd())

@@ -142,7 +142,7 @@ def train(
             step_before, step = step, step + steps
             epoch_ends = steps == to_epoch_end
             means = distiller.means.result() if epoch_ends else {}  # waits for the device, so the time is right
-            signal = cluster.any_worker(interrupted() or 0)
+            signal = cluster.max_over_workers(interrupted() or 0)
             saves = interval.due(step, epoch_ends) or step == last_step or signal
             # Asking after every call would wait for the device. Waiting is safe: after a step that is not finite
             # nothing changes any more.
@@ -164,7 +164,7 @@ def train(
                 interval.saved()
             if signal:
                 callbacks.on_interrupt(step, signal)
-        signal = cluster.any_worker(interrupted() or 0)  # it may have come during the last step's records
+        signal = cluster.max_over_workers(interrupted() or 0)  # it may have come during the last step's records
         if signal:
             callbacks.on_interrupt(step, signal)
     profile.switch(step)

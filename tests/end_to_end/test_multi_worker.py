@@ -95,8 +95,8 @@ def test_a_place_in_the_cluster():
         ({"TF_CONFIG": "[1]"}, "malformed"),
         ({"TF_CONFIG": '{"cluster": {"worker": ["a:1"]}}'}, "it lacks 'task'"),
         (tf_config({"ps": ["a:1"], "worker": ["b:1"]}), "jobs other than chief and worker: ps"),
-        (tf_config({"worker": ["a"]}), "a is no host:port"),
-        (tf_config({"worker": "a:1"}), "no host:port"),
+        (tf_config({"worker": ["a"]}), "a is not host:port"),
+        (tf_config({"worker": "a:1"}), "not host:port"),
         (tf_config({"worker": ["a:1", "a:1"]}), "same address"),
         (tf_config({"worker": ["a:1"]}, index=1), "no worker 1"),
         (tf_config({"chief": ["a:1", "b:1"], "worker": ["c:1"]}), "2 chiefs"),
@@ -167,7 +167,7 @@ def test_two_workers_equal_two_replicas(tmp_path, two_replicas):
     for index, fact in enumerate(facts):
         assert fact["replicas"] == 2 and fact["chief"] == (index == 0) and fact["long"]
         assert fact["within"] == 10 and fact["problem"] == "Worker 0 says no."
-        assert fact["written"] == (0 if index == 0 else None)
+        assert fact["written"] == (0 if index == 0 else None) and fact["largest"] == 1
 
 
 def train_flags(workdir, *flags):

@@ -40,8 +40,8 @@ def decisions(index):
         problem = None
     except InputError as error:
         problem = str(error)
-    written = cluster.chief_only(lambda: index)()
-    return {"long": long == "0é" * 5000, "within": within, "problem": problem, "written": written}
+    written, largest = cluster.chief_only(lambda: index)(), cluster.max_over_workers(index)
+    return {"long": long == "0é" * 5000, "within": within, "problem": problem, "written": written, "largest": largest}
 
 
 def refuse(index):

@@ -1,6 +1,8 @@
 """What a waiting user sees: how far, how fast, how long still; sparse in a log, one line on a terminal."""
 
+import io
 import re
+import subprocess
 import sys
 
 import pytest
@@ -51,6 +53,71 @@ def test_on_a_terminal_one_line_is_written_over_and_gone_at_the_end(clock, capsy
     assert out.count("\n") == 1 and "\r" in out
     screen = [re.split(r"\r", line)[-1] for line in out.split("\n")]  # what stays on the screen
     assert screen == ["a line of its own", ""]
+
+
+class Deaf:
+    """A stream that can only write."""
+
+    def __init__(self):
+        self.text = ""
+
+    def write(self, text):
+        self.text += text
+
+
+def closed():
+    stream = io.StringIO()
+    stream.close()
+    return stream
+
+
+def full():
+    stream = io.StringIO()
+    stream.write = lambda text: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+    return stream
+
+
+@pytest.mark.parametrize("stream", [lambda: None, closed, full, Deaf], ids=["missing", "closed", "full", "deaf"])
+def test_no_stream_ends_a_run(clock, monkeypatch, stream):
+    monkeypatch.setattr(sys, "stdout", stream())
+    monkeypatch.setattr(sys, "stderr", stream())
+    with console.Progress("evaluating", 10, "images") as work:
+        clock[0] += 30
+        work.update(5)
+        console.say("said")
+        console.warn("warned")
+    if isinstance(sys.stdout, Deaf):
+        assert sys.stdout.text == "  evaluating  5/10 images  0.17 images/s  0:30 left\nsaid\n"
+        assert sys.stderr.text == "warning: warned\n"
+
+
+@pytest.mark.parametrize(
+    ("encoding", "shown"), [("ascii", "\\u732b \\xe4"), ("latin-1", "\\u732b ä"), ("utf-8", "猫 ä")]
+)
+@pytest.mark.parametrize("terminal", [False, True])
+def test_characters_that_the_encoding_lacks_are_escaped(clock, monkeypatch, encoding, shown, terminal):
+    content = io.BytesIO()
+    stream = io.TextIOWrapper(content, encoding=encoding)
+    stream.isatty = lambda: terminal
+    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setattr(sys, "stderr", stream)
+    with console.Progress("猫 ä", 10, "images") as work:
+        clock[0] += 30
+        work.update(5)
+    console.say("猫 ä")
+    console.warn("猫 ä")
+    printed = content.getvalue().decode(encoding)
+    assert printed.startswith(f"  {shown}  5/10") and f"{shown}\nwarning: {shown}\n" in printed
+
+
+def test_a_reader_that_leaves_does_not_end_a_run():
+    say = "console.say('x' * 9999); print('more', flush=True)"
+    code = f"import sys; from skd_tf.runtime import console; sys.stdin.read(); {say}; sys.exit(7)"
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        process.stdin.close()
+        assert (process.wait(timeout=60), process.stderr.read()) == (7, b"")
 
 
 def test_long_epochs_tell_of_their_steps_and_short_ones_do_not(clock, capsys):

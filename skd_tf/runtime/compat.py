@@ -1,0 +1,151 @@
+"""Private API of Keras and TensorFlow: each use is one function here, so that a new version breaks one place.
+
+The comment of each function names the version it was seen in and, beside its own test in tests/runtime/test_compat.py,
+a test that fails when the API moves. One private method is overridden instead of called:
+`Distiller._maybe_symbolic_build` (keras 3.15.1; tests/distillation/test_keras_fit.py).
+
+TensorFlow and Keras are imported inside the functions: modules that need neither import this one.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+
+def layers_of(layer: Any, *, include_self: bool = True) -> list[Any]:
+    """All layers inside a layer or model, however deeply nested, and itself."""
+    # keras 3.15.1; tests/models/test_precision.py
+    return list(layer._flatten_layers(include_self=include_self))
+
+
+def functional_class() -> type:
+    """The class of models that are built from Keras tensors."""
+    # keras 3.15.1; tests/models/test_fold_batch_norm.py
+    from keras.src.models.functional import Functional
+
+    return Functional
+
+
+def sequential_graph(model: Any) -> Any:
+    """The Functional model inside a Sequential one; None until it is built."""
+    # keras 3.15.1; tests/models/test_fold_batch_norm.py
+    return model._functional
+
+
+def graph_nodes(model: Any) -> list[Any]:
+    """The calls in a Functional model, each with `operation`, `arguments` and `input_tensors`."""
+    # keras 3.15.1; tests/models/test_fold_batch_norm.py
+    return [node for level in model._nodes_by_depth.values() for node in level]
+
+
+def producer(tensor: Any) -> tuple[Any, list[Any]]:
+    """The operation that made a Keras tensor, and the tensors that it was called with."""
+    # keras 3.15.1; tests/models/test_fold_batch_norm.py
+    operation, node, _ = tensor._keras_history
+    return operation, operation._inbound_nodes[node].input_tensors
+
+
+@contextlib.contextmanager
+def replaced_download(download: Callable[..., Any]) -> Iterator[None]:
+    """Inside this context, Keras calls `download(url, ...)` to fetch a file that its cache lacks."""
+    # keras 3.15.1; tests/models/test_student.py
+    from keras.src.utils import file_utils
+
+    before = file_utils.urlretrieve
+    file_utils.urlretrieve = download
+    try:
+        yield
+    finally:
+        file_utils.urlretrieve = before
+
+
+def compiled_metrics(model: Any) -> Any:
+    """The metrics given to `model.compile`, as one metric; None if there are none."""
+    # keras 3.15.1; tests/distillation/test_keras_fit.py
+    return model._compile_metrics
+
+
+def variable_index(optimizer: Any, variable: Any) -> int:
+    """The place of a variable in the lists that an optimizer keeps, one entry per variable."""
+    # keras 3.15.1; tests/distillation/test_optimizers.py
+    return optimizer._get_variable_index(variable)
+
+
+def learning_rate_schedule(optimizer: Any) -> Any:
+    """The object given to an optimizer as its learning rate; `optimizer.learning_rate` is its value."""
+    # keras 3.15.1; tests/search/test_trial_runner.py
+    return optimizer._learning_rate
+
+
+def moving_averages(optimizer: Any) -> list[Any]:
+    """The moving averages of the weights that an optimizer with use_ema=True keeps."""
+    # keras 3.15.1; tests/training/test_ema.py
+    return optimizer._model_variables_moving_average
+
+
+def skip_gradient_sum(optimizer: Any) -> None:
+    """Makes `optimizer.apply` take its gradients as already summed over the replicas.
+
+    Raises:
+      RuntimeError: this Keras sums gradients elsewhere.
+    """
+    # keras 3.15.1; tests/runtime/test_replicas.py
+    if not hasattr(optimizer, "_all_reduce_sum_gradients"):
+        raise RuntimeError("This Keras sums gradients elsewhere: skd_tf needs keras 3.15 or one that is like it.")
+    optimizer._all_reduce_sum_gradients = list
+
+
+def may_update_in_branch() -> bool:
+    """Whether optimizers update variables without leaving the replica context, which a branch of a graph requires."""
+    # tensorflow 2.21.0; tests/runtime/test_replicas.py
+    import tensorflow as tf
+
+    return tf.__internal__.distribute.strategy_supports_no_merge_call()
+
+
+def inside_xla() -> bool:
+    """Whether XLA compiles what is being traced."""
+    # tensorflow 2.21.0; tests/networks/test_batch_norm.py
+    import tensorflow as tf
+
+    return tf.__internal__.get_enclosing_xla_context() is not None
+
+
+def empty_graph(name: str) -> Any:
+    """A graph to trace into; unlike tf.Graph, it can read the variables of eager code."""
+    # tensorflow 2.21.0; tests/evaluation/test_metrics.py
+    import tensorflow as tf
+
+    return tf.__internal__.FuncGraph(name)
+
+
+def inlined_graph(concrete_function: Any) -> Any:
+    """The graph of a tf.function's trace, with the functions that it calls inlined."""
+    # tensorflow 2.21.0; tests/evaluation/test_metrics.py
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    return convert_variables_to_constants_v2(concrete_function).graph
+
+
+def configure_heartbeat(jobs: Sequence[tuple[str, Sequence[str]]], seconds: int) -> None:
+    """Sets how long a worker may be silent before the others take it for dead; works once per process.
+
+    MultiWorkerMirroredStrategy configures the same service with 10 seconds, unless it is configured already.
+
+    Args:
+      jobs: (name, addresses) of each job of the cluster; the leader's first.
+      seconds: the longest silence.
+    """
+    # tensorflow 2.21.0; tests/end_to_end/test_multi_worker.py
+    from tensorflow.compiler.xla.tsl.protobuf import coordination_config_pb2
+    from tensorflow.python.eager import context
+
+    if context.context().coordination_service is None:
+        context.context().configure_coordination_service(
+            service_type="standalone",
+            service_leader=f"/job:{jobs[0][0]}/replica:0/task:0",
+            heartbeat_timeout_in_ms=1000 * seconds,
+            coordinated_jobs=[
+                coordination_config_pb2.CoordinatedJob(name=name, num_tasks=len(addresses)) for name, addresses in jobs
+            ],
+        )
