@@ -8,7 +8,6 @@ from typing import Any
 
 from skd_tf.errors import input_error
 from skd_tf.runs import run_files
-from skd_tf.runs.data_identity import require_same_data
 from skd_tf.runtime.files import read_json, write_json
 from skd_tf.search.plan import Plan
 
@@ -101,6 +100,8 @@ class TrialRecords:
           teacher: the teacher's fingerprint; None if no trial has a teacher.
           facts: `skd_tf.runs.data_identity.data_facts` of the data.
         """
+        from skd_tf.runs.data_identity import require_same_data  # imports TensorFlow, which takes seconds
+
         recorded = self._recorded_plan()
         if teacher and recorded.get("teacher", teacher) != teacher:
             raise input_error(

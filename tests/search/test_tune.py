@@ -5,6 +5,8 @@ import dataclasses
 import errno
 import json
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -261,3 +263,9 @@ def test_errors_of_the_command_come_before_tensorflow_and_touch_nothing(config, 
     assert command(monkeypatch, *flags, "--dry_run") == 0
     assert "Search: 10 trials, random, val_accuracy max" in capsys.readouterr().out
     assert not (tmp_path / "s").exists()
+
+
+def test_the_entry_point_imports_neither_tensorflow_nor_keras_tuner():
+    program = "import sys, skd_tf.tune; print({'tensorflow', 'keras', 'keras_tuner', 'matplotlib'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert done.stdout == "set()\n"
