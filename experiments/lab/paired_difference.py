@@ -41,8 +41,8 @@ def main(flag_values: flags.FlagValues) -> None:
             f"The seeds are 0 to {seeds - 1}", expected="no --seed", received=received, remedy="Leave it out"
         )
     if not config.teacher_checkpoint:  # trained once, for all seeds
-        teacher = experiment.find_teacher(config, folder, data_dir)
-        config = config.replace(teacher_checkpoint=str(teacher), teacher_flagfile="")
+        experiment.prepare(config, folder, data_dir)
+        config = config.replace(teacher_checkpoint=str(folder / "teacher"), teacher_flagfile="")
     results = [
         experiment.run(config.replace(seed=seed), folder / f"seed{seed}", data_dir) for seed in range(flag_values.seeds)
     ]

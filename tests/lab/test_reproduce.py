@@ -317,3 +317,24 @@ def test_a_study_that_is_stopped_and_killed_ends_with_an_undisturbed_ones_record
     for cell, record in expected.items():
         assert {name: found[cell][name] for name in exact} == {name: record[name] for name in exact}, cell.path
     assert json.dumps(list(found.values())).count(str(tmp_path)) == 1 + 2 + 3 * 3  # the names of flagfiles alone
+
+
+@pytest.mark.slow
+def test_a_paired_difference_has_one_teacher_for_all_seeds(tmp_path):
+    (tmp_path / "teacher.flags").write_text(
+        "--dataset=digits\n--student=cnn_4\n--loss=cross_entropy\n--epochs=10\n--learning_rate=0.1\n"
+    )
+    flags = ["--dataset=digits", "--student=cnn_4", "--loss=kd", "--epochs=1", "--noreport", "--seeds=2"]
+    places = [f"--workdir={tmp_path / 'runs'}", f"--output={tmp_path / 'out.json'}"]
+    places.append(f"--teacher_flagfile={tmp_path / 'teacher.flags'}")
+    command = [sys.executable, "-m", "experiments.lab", "paired_difference", *flags, *places]
+    done = subprocess.run(command, cwd=definitions.ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "out.json").read_text())
+    results = [json.loads((tmp_path / f"runs/seed{seed}/result.json").read_text()) for seed in (0, 1)]
+    differences = [r["student"]["accuracy"] - r["student_alone"]["accuracy"] for r in results]
+    assert (
+        record["accuracy"]["differences"] == pytest.approx(differences) and record["teacher"] == results[1]["teacher"]
+    )
+    error = abs(differences[0] - differences[1]) / 2  # of two values
+    assert record["accuracy"]["standard_error"] == pytest.approx(error)
