@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from skd_tf import losses
-from skd_tf.distillation.hyperparameters import number
+from skd_tf.distillation.hyperparameters import number_in_range
 from skd_tf.errors import input_error
 from skd_tf.losses import sphere_geometry
 from skd_tf.losses.terms import distill_term
@@ -62,7 +62,7 @@ class SphericalDistillation(keras.distillation.DistillationLoss):
     """
 
     def __init__(self, temperature: float = 4.0, radius: float | str = "auto", center: bool = True):
-        self.temperature = number("temperature", temperature, above=0.0)
+        self.temperature = number_in_range("temperature", temperature, above=0.0)
         losses.resolve_radius(radius, num_classes=2)
         if radius == "teacher_mean":
             raise input_error(

@@ -1,4 +1,7 @@
-"""What a Distiller takes as x: images, or {"image": ..., "teacher_logits": ...}."""
+"""What a Distiller accepts as x: images, or {"image": ..., "teacher_logits": ...}."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import keras
 import numpy as np
@@ -10,76 +13,97 @@ from skd_tf.errors import InputError, input_error
 from skd_tf.models.sync_batch_norm import counting
 from skd_tf.runtime import replicas
 
-NO_TEACHER = (
-    "No teacher. Expected a teacher model or x = {'image', 'teacher_logits'}. Received neither. Set distiller.teacher."
-)
-READ_ONCE = (
-    "The data can be read only once. Expected arrays or a tf.data.Dataset. Received a generator. "
-    "Call adapt(...) first, with a student that is built."
-)
-NO_RADIUS = "The radius is not known yet. Expected adapt() or fit() before. Received 0. Call adapt()."
 _ADAPT_EXAMPLES = 10_000
+_SLICE = 256  # images at a time from an array
 
 
-def image_of(x):
+def no_teacher() -> InputError:
+    """Neither a teacher nor its logits are there."""
+    return input_error(
+        "No teacher",
+        expected="a teacher model, or x = {'image': ..., 'teacher_logits': ...}",
+        received="neither",
+        remedy="Set distiller.teacher",
+    )
+
+
+def readable_once() -> InputError:
+    """The data must be read before training, but can be read only once."""
+    return input_error(
+        "The data can be read only once",
+        expected="arrays or a tf.data.Dataset",
+        received="a generator",
+        remedy="Build the student, and call adapt(...) first",
+    )
+
+
+def no_radius() -> InputError:
+    """The radius is neither given nor measured."""
+    return input_error(
+        "The radius is not known yet",
+        expected="adapt() or fit() first",
+        received="radius=0",
+        remedy="Call adapt(images)",
+    )
+
+
+def image_of(x: Any) -> Any:
+    """The images in x."""
     return x["image"] if isinstance(x, dict) else x
 
 
-def forward(model, image, *, training=False):
-    """A model's logits, `[batch, classes]`.
+def given_logits(x: Any) -> tf.Tensor | None:
+    """The teacher's logits in x, `[batch, classes]`; None if there are none."""
+    return as_logits(x["teacher_logits"]) if isinstance(x, dict) and "teacher_logits" in x else None
 
-    A ragged batch can leave a replica without examples, and oneDNN's convolutions give an empty batch a wrong shape: there
-    a black image stands in, counts in no statistics over replicas, and its logits are dropped.
+
+def as_logits(output: tf.Tensor) -> tf.Tensor:
+    """A model's output in float32 (or float64): loss, softmax, norms and measurements never use half precision."""
+    return output if output.dtype == tf.float64 else tf.cast(output, tf.float32)
+
+
+def forward(model: keras.Model, image: tf.Tensor, *, training: bool = False) -> tf.Tensor:
+    """A model's logits, `[batch, classes]` float32 or float64.
+
+    A short last batch can leave a replica without examples, and oneDNN's convolutions give an empty batch a wrong shape.
+    Such a replica uses one black image as a placeholder. It does not count in BatchNorm's statistics over replicas, and
+    its logits are dropped.
     """
     context = tf.distribute.get_replica_context()
     if image.shape[0] or context is None or context.num_replicas_in_sync == 1:
         return as_logits(model(image, training=training))
     count = tf.shape(image)[0]
-    stand_in = tf.zeros([1 - tf.minimum(count, 1), *image.shape[1:]], image.dtype)
+    placeholder = tf.zeros([1 - tf.minimum(count, 1), *image.shape[1:]], image.dtype)
     with counting(count > 0):
-        return as_logits(model(tf.concat([image, stand_in], axis=0), training=training))[:count]
+        return as_logits(model(tf.concat([image, placeholder], axis=0), training=training))[:count]
 
 
-def given_logits(x):
-    return as_logits(x["teacher_logits"]) if isinstance(x, dict) and "teacher_logits" in x else None
+def global_batch_size(image: tf.Tensor, replica_count: int, *, equal_parts: bool) -> int | tf.Tensor:
+    """The number of examples on all replicas; call it in replica context.
 
-
-def as_logits(output):
-    """Half precision ends here: loss, softmax, norms and measurements are float32 (float64 stays)."""
-    return output if output.dtype == tf.float64 else tf.cast(output, tf.float32)
-
-
-def global_batch(image, replica_count, *, equal_parts):
-    """Examples in the global batch, in replica context; where replicas may hold unequal parts, by asking all of them."""
+    If the replicas may hold different numbers of examples, this needs a collective.
+    """
     if image.shape[0] is not None and (equal_parts or replica_count == 1):
         return image.shape[0] * replica_count
     return replicas.sum_over_replicas([tf.shape(image)[0]])[0]
 
 
-def batches_of_x(data):
-    if isinstance(data, (np.ndarray, tf.Tensor)):
-        return (data[i : i + 256] for i in range(0, len(data), 256))
-    if isinstance(data, dict):
-        count = len(data["image"])
-        return ({k: v[i : i + 256] for k, v in data.items()} for i in range(0, count, 256))
-    return (batch[0] if isinstance(batch, (tuple, list)) else batch for batch in data)
+def with_class_weight(dataset: tf.data.Dataset, class_weight: dict[int, float]) -> tf.data.Dataset:
+    """Turns batches (x, y) into (x, y, sample_weight) by the class of each label.
 
-
-def weighted_by_class(dataset, class_weight):
-    """Batches (x, y) as (x, y, sample_weight), by the class of each label; what is not listed, -1 for one, has weight 1.
-
-    Keras' own map looks -1 up in a table, which raises on a CPU.
+    Classes that are not listed have weight 1, and so have unlabelled images. Keras' own version looks up -1 in a table,
+    which raises on a CPU.
 
     Raises:
-      InputError: batches without labels, or with sample weights already.
+      InputError: the batches have no labels, or already have sample weights.
     """
     _, y, sample_weight = keras.utils.unpack_x_y_sample_weight(dataset.element_spec)
     if y is None or sample_weight is not None:
         raise input_error(
-            "class_weight cannot be applied",
+            "class_weight cannot be used with this data",
             expected="batches of (x, y)",
-            received=f"{'x alone' if y is None else '(x, y, sample_weight)'}",
-            remedy="Leave class_weight out",
+            received=f"batches of {'x alone' if y is None else '(x, y, sample_weight)'}",
+            remedy="Leave out class_weight",
         )
     listed, values = tf.constant([*class_weight], tf.int64), tf.constant([*class_weight.values()], tf.float32)
 
@@ -90,48 +114,64 @@ def weighted_by_class(dataset, class_weight):
     return dataset.map(weighted).prefetch(tf.data.AUTOTUNE)
 
 
-def one_part(strategy, iterator=None, data_batch=None, *, again=False):
-    """(x, y) of one replica in the first batch of Keras' epoch iterator, or in a batch.
+def first_batch(
+    strategy: tf.distribute.Strategy, iterator: Any = None, data_batch: Any = None, *, reads_again: bool = False
+) -> tuple[Any, Any]:
+    """The first replica's part of a batch.
 
     Args:
       strategy: tf.distribute.Strategy.
-      iterator: Keras' epoch iterator, or None.
+      iterator: Keras' epoch iterator; its first batch is used if `data_batch` is None.
       data_batch: (x, y) or (x, y, sample_weight), or None.
-      again: whether data that can be read only once is refused.
+      reads_again: whether the data must still be complete afterwards.
+
+    Returns:
+      (x, y).
 
     Raises:
-      InputError: a generator, where `again`.
+      InputError: the data comes from a generator although `reads_again`.
     """
     if data_batch is None:
-        if again and hasattr(iterator.data_adapter, "generator"):
-            raise InputError(READ_ONCE)
+        if reads_again and hasattr(iterator.data_adapter, "generator"):
+            raise readable_once()
         data_batch = next(next(iter(iterator))[2])
     x, y, _ = keras.utils.unpack_x_y_sample_weight(data_batch)
     return keras.tree.map_structure(lambda part: strategy.experimental_local_results(part)[0], (x, y))
 
 
-def mean_logit_norm(data, logits_of, *, center):
+def mean_logit_norm(data: Any, logits_of: Callable[[Any], tf.Tensor | None], *, center: bool) -> float:
     """The mean norm of a teacher's logits over the first 10,000 images.
 
     Args:
-      data: batches (x, y) or x, or an array, of un-augmented images in fixed order.
-      logits_of: x -> logits `[batch, classes]`, or None without a teacher.
-      center: whether the mean over classes is taken off first.
+      data: un-augmented images in a fixed order: an array, or batches of (x, y) or x.
+      logits_of: from x to logits `[batch, classes]`, or to None without a teacher.
+      center: whether to subtract the mean over classes first.
 
     Raises:
-      InputError: no teacher, or no data.
+      InputError: there is no teacher, or no data.
     """
-    norms, seen = [], 0
-    for x in batches_of_x(data):
+    norms: list[np.ndarray] = []
+    seen = 0
+    for x in _batches_of_x(data):
         logits = logits_of(x)
         if logits is None:
-            raise InputError(NO_TEACHER)
+            raise no_teacher()
         norms.append(losses.logit_norm(logits, center=center).numpy()[: _ADAPT_EXAMPLES - seen])
         seen += len(norms[-1])
         if seen >= _ADAPT_EXAMPLES:
             break
     if not seen:
         raise input_error(
-            "adapt() got no data", expected="training images", received="0 batches", remedy="Pass the training data"
+            "adapt() got no data", expected="training images", received="0 images", remedy="Pass the training data"
         )
     return np.concatenate(norms).astype(np.float64).mean()
+
+
+def _batches_of_x(data) -> Iterator[Any]:
+    if isinstance(data, (np.ndarray, tf.Tensor, dict)):
+        for start in range(0, len(image_of(data)), _SLICE):
+            part = slice(start, start + _SLICE)
+            yield {name: value[part] for name, value in data.items()} if isinstance(data, dict) else data[part]
+    else:
+        for batch in data:
+            yield batch[0] if isinstance(batch, (tuple, list)) else batch

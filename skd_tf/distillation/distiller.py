@@ -1,67 +1,119 @@
 """Distiller: the keras.Model that trains a student from a teacher, on one device or many."""
 
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
 import keras
 import tensorflow as tf
 
 from skd_tf import losses
 from skd_tf.distillation import batches, optimizers
-from skd_tf.distillation.batches import NO_TEACHER, forward, given_logits, global_batch, image_of, mean_logit_norm
+from skd_tf.distillation.batches import forward, given_logits, image_of
 from skd_tf.distillation.hyperparameters import HyperparametersMixin
 from skd_tf.distillation.mean_metrics import MeanMetrics
 from skd_tf.distillation.multi_step import MultiStepFunction
 from skd_tf.distillation.nonfinite_guard import NonFiniteGuard
 from skd_tf.distillation.objective import Objective, class_numbers
-from skd_tf.errors import InputError, input_error
+from skd_tf.errors import input_error
+from skd_tf.losses.terms import Tensor
 from skd_tf.models import deployable as deploy
 from skd_tf.models import precision
 from skd_tf.models.sync_batch_norm import is_synchronized
-from skd_tf.runtime import devices, replicas
+from skd_tf.runtime import compat, devices, replicas
 
 
 @keras.saving.register_keras_serializable("skd_tf")
 class Distiller(HyperparametersMixin, keras.Model):
-    """Knowledge distillation as a Keras model; its weights are the student's.
+    """Trains a student network from a teacher network: knowledge distillation as a Keras model.
 
-    loss = label_weight * label + kd_weight * distill, per example, summed and divided by the global batch.
+        loss = label_weight * label + kd_weight * distill
 
-    Data is (x, y[, sample_weight]) with y integer labels (-1: unlabelled) or one-hot rows. x is what both nets take, or
-    {"image": ..., "teacher_logits": ...}, whose logits then take the teacher's place. call() and predict() return raw
-    logits; compiled metrics see the logits whose softmax is the probability (projected for a loss on the sphere).
+    Both terms are per example. Their weighted sum is added up over the batch and divided by the global batch size. The
+    default loss, "spherical", with the logits z_s of the student and z_t of the teacher, labels y, temperature T and
+    radius R:
+
+        label   = CE( softmax(project(z_s; R)), y )
+        distill = T^2 * KL( softmax(project(z_t; R) / T) || softmax(project(z_s; R) / T) )
+        project(z; R) = R * (z - mean(z)) / ||z - mean(z)||
+
+    Compile it without a loss, then fit, evaluate, predict and save it like any Keras model. `export` writes the student.
+    The data is `(x, y)` or `(x, y, sample_weight)`, in arrays or a tf.data.Dataset:
+
+        x               the input of both networks; or {"image": input, "teacher_logits": `[batch, classes]`}, whose
+                        logits are used instead of the teacher's
+        y               class numbers, -1 for an image without a label; or one-hot or soft `[batch, classes]`
+        sample_weight   `[batch]`; multiplies the loss of each example
+
+    The output of the model, and of `predict`, is the student's raw logits. Compiled metrics get the logits whose softmax
+    is the student's probability: the raw logits, or with "spherical" the projected ones.
+
+    The weights are those of the student and the four scalars `.temperature`, `.kd_weight`, `.label_weight` and
+    `.radius`. Each of them has `.assign(number)`, which checks the number and does not retrace. The teacher is never
+    updated, even if it is trainable. It is not part of the weights, of saved files or of the summary; set `.teacher`
+    after loading.
 
     Args:
-      student: keras.Model returning raw logits `[batch, classes]`.
-      teacher: the same with any weights; never updated whatever its `trainable` says, and no part of this model's weights,
-        saving, export or summary. None where x carries the logits.
-      loss: a name in `LOSSES`, a row of it, or a callable of the same shape as its functions.
-      temperature: softmax temperature, > 0.
-      kd_weight: weight of the distill term, >= 0.
-      label_weight: weight of the label term, >= 0; None keeps it at 1 - kd_weight. A loss without a distill term always
-        has label weight 1.
-      radius: a number > 0, "auto" = 2 * sqrt(classes), "teacher_mean", or "teacher_sample".
-      center: whether the sphere is centred (the authors' code) or not (the paper's figure).
+      student: network that returns raw logits `[batch, classes]`, without a softmax.
+      teacher: the same for the teacher. None if x contains its logits, or if the loss needs no teacher.
+      loss: a name in `skd_tf.LOSSES`; a `skd_tf.losses.Loss`; or a function
+        `(student_logits, teacher_logits, labels, **settings)` that returns {"label": `[batch]`, "distill": `[batch]`}.
+      temperature: softmax temperature T > 0 of the distill term.
+      kd_weight: weight of the distill term, >= 0; at most 1 if `label_weight` is None.
+      label_weight: weight of the label term, >= 0. None: 1 - kd_weight, also after kd_weight changes. A loss without a
+        distill term always has label weight 1.
+      radius: norm R that the logits are scaled to, if the loss uses one: a number > 0; "auto" = 2 * sqrt(classes), the
+        authors' constant; "teacher_mean", the mean norm of the teacher's logits, measured once by `adapt` or `fit`; or
+        "teacher_sample", each image's own teacher norm.
+      center: whether to subtract the mean over classes before the norm, as in the authors' code. The paper's figure does
+        not.
       label_smoothing: probability spread evenly over all classes in the label term, in [0, 1).
-      loss_settings: numbers for what else the loss takes: {"alpha": 1.0, "beta": 2.0} for "dkd".
+      loss_settings: {name: number} for the loss function's own arguments, such as {"alpha": 1.0, "beta": 2.0} for "dkd".
+      name: of the model.
 
-    `.temperature`, `.kd_weight`, `.label_weight` and `.radius` are variables: assigning never retraces, and refuses
-    what is out of range.
+    Raises:
+      InputError: an unknown loss, a setting that the loss does not have, or a number out of range.
+
+    Example:
+      >>> import keras
+      >>> import numpy as np
+      >>> import skd_tf
+      >>> student = skd_tf.networks.build("cnn_2", input_shape=(8, 8, 1), num_classes=10, seed=0)
+      >>> teacher = skd_tf.networks.build("cnn_4", input_shape=(8, 8, 1), num_classes=10, seed=1)
+      >>> distiller = skd_tf.Distiller(student, teacher, temperature=4.0, kd_weight=0.9)
+      >>> distiller.compile(keras.optimizers.SGD(0.05, momentum=0.9))
+      >>> random = np.random.default_rng(0)
+      >>> images, labels = random.integers(0, 256, [64, 8, 8, 1]), random.integers(0, 10, 64)
+      >>> history = distiller.fit(images, labels, batch_size=16, epochs=2, verbose=0)
+      >>> sorted(history.history)[:4]
+      ['accuracy', 'agreement', 'distill_loss', 'label_loss']
+      >>> distiller.predict(images, verbose=0).shape
+      (64, 10)
+
+      Another temperature, from the next step on:
+
+      >>> distiller.temperature.assign(2.0)
+      <Variable path=temperature, shape=(), dtype=float32, value=2.0>
 
     Reference: Guo et al. 2021, arXiv:2010.07485.
     """
 
+    optimizer: keras.optimizers.Optimizer
+
     def __init__(
         self,
-        student,
-        teacher=None,
-        loss="spherical",
+        student: keras.Model,
+        teacher: keras.Model | None = None,
+        loss: str | losses.Loss | Callable[..., dict] = "spherical",
         *,
-        temperature=4.0,
-        kd_weight=0.9,
-        label_weight=None,
-        radius="auto",
-        center=True,
-        label_smoothing=0.0,
-        loss_settings=None,
-        name="distiller",
+        temperature: float = 4.0,
+        kd_weight: float = 0.9,
+        label_weight: float | None = None,
+        radius: float | str = "auto",
+        center: bool = True,
+        label_smoothing: float = 0.0,
+        loss_settings: dict[str, float] | None = None,
+        name: str = "distiller",
     ):
         super().__init__(name=name)
         self.student = student
@@ -70,42 +122,66 @@ class Distiller(HyperparametersMixin, keras.Model):
         self.means = MeanMetrics(self.objective.mean_names)
         self.guard = NonFiniteGuard(self.objective.mean_names)
         self.built = student.built
-        # A subclassed model has no output_shape: its classes are counted in the first logits.
+        # A subclassed model has no output_shape: the number of classes is known from its first logits.
         self._num_classes = (getattr(student, "output_shape", None) or [None])[-1]
-        self._make_settings(temperature=temperature, kd_weight=kd_weight, label_weight=label_weight, radius=radius)
+        self._make_hyperparameters(
+            temperature=temperature, kd_weight=kd_weight, label_weight=label_weight, radius=radius
+        )
 
     def __setattr__(self, name, value):
-        if name == "teacher":  # past Keras' and TensorFlow's tracking, so that no file ever holds it
-            another = value is not vars(self).get(name)
+        if name == "teacher":  # bypasses the tracking of Keras and TensorFlow, so that no file contains the teacher
+            is_new = value is not vars(self).get(name)
             object.__setattr__(self, name, value)
-            if another and getattr(self, "compiled", False):
-                self._make_steps()  # the traced ones hold the teacher before
+            if is_new and getattr(self, "compiled", False):
+                self._make_step_functions()  # the traced ones contain the previous teacher
         else:
             super().__setattr__(name, value)
 
-    def call(self, inputs, training=False):
+    def call(self, inputs: Any, training: bool = False) -> Tensor:
+        """The student's raw logits, `[batch, classes]` float32 or float64.
+
+        Args:
+          inputs: images, or {"image": images, ...}.
+          training: whether BatchNorm and dropout run in training mode.
+        """
         return forward(self.student, image_of(inputs), training=bool(training))
 
-    def build(self, input_shape=None):
+    def build(self, input_shape: Any = None) -> None:
+        """Builds the student, if it is not built; called by Keras."""
         if not self.student.built:
             self.student.build(input_shape["image"] if isinstance(input_shape, dict) else input_shape)
         self.built = True
 
-    def compile(self, optimizer="sgd", *, metrics=None, jit_compile="auto", schedules=None, **kwargs):
-        """As keras.Model.compile, without a loss: the Distiller has its own.
+    def compile(
+        self,
+        optimizer: str | keras.optimizers.Optimizer = "sgd",
+        *,
+        metrics: list | None = None,
+        jit_compile: str | bool = "auto",
+        schedules: dict[str, Callable[[Tensor], Tensor]] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """As keras.Model.compile, but without a loss: the Distiller has its own.
 
         Args:
-          optimizer: any Keras optimizer; its clipping and its weight decay see the gradient summed over all replicas.
-          metrics: Keras metrics of (y, logits on the student's readout), of the images with a label.
-          jit_compile: True, False, or "auto": by device (`skd_tf.runtime.devices`). Compiles both forwards, loss and gradient, on
-            any number of replicas; the reduction and the optimizer stay outside.
-          schedules: {"kd_weight": f, ...}: any of the four variables is set to f(step) before each step. In a graph nobody
-            checks what f gives; where label_weight is None it follows kd_weight, which then has to stay within [0, 1].
+          optimizer: any Keras optimizer. Its clipping and weight decay get the gradient summed over all replicas.
+          metrics: Keras metrics of (y, logits), for the images that have a label. The softmax of these logits is the
+            student's probability.
+          jit_compile: True, False, or "auto": True on a GPU, False on a CPU or with a synchronized BatchNorm. XLA
+            compiles both forward passes, the loss and the gradient, on any number of replicas. The reduction over
+            replicas and the optimizer stay outside.
+          schedules: {"kd_weight": f, ...} sets any of the four scalars to f(step) before each step. These values are not
+            checked. If `label_weight` is None, it follows kd_weight, which must then stay within [0, 1].
+          **kwargs: the other arguments of keras.Model.compile.
+
+        Raises:
+          InputError: `loss` is given; `label_weight` has a schedule although it follows kd_weight; or `jit_compile` is
+            True with a synchronized BatchNorm.
         """
         if "label_weight" in (schedules or {}) and self._label_follows:
             raise input_error(
                 "label_weight follows kd_weight",
-                expected="no schedule of its own",
+                expected="no schedule for it",
                 received="schedules with label_weight, and label_weight=None",
                 remedy="Construct Distiller(..., label_weight=NUMBER)",
             )
@@ -113,7 +189,7 @@ class Distiller(HyperparametersMixin, keras.Model):
             raise input_error(
                 "compile() takes no loss",
                 expected="none",
-                received="loss=",
+                received=f"loss={kwargs['loss']}",
                 remedy="Construct Distiller(..., loss=...)",
             )
         super().compile(optimizer=optimizer, metrics=metrics, jit_compile=False, **kwargs)
@@ -126,14 +202,14 @@ class Distiller(HyperparametersMixin, keras.Model):
         )
         self.schedules = dict(schedules or {})
         self._build_optimizer()
-        self._make_steps()
+        self._make_step_functions()
 
     def _build_optimizer(self):
         if self.student.built and not self.optimizer.built:
             with self.distribute_strategy.scope():
                 self.optimizer.build(self.student.trainable_variables)
 
-    def _make_steps(self):
+    def _make_step_functions(self):
         step = self._loss_and_gradients
         self._compiled_step = tf.function(step, jit_compile=True, autograph=False) if self.xla else step
         strategy, eager = self.distribute_strategy, self.run_eagerly
@@ -141,80 +217,148 @@ class Distiller(HyperparametersMixin, keras.Model):
         self._train_steps = MultiStepFunction(strategy, self.train_step, **around, eager=eager)
         self._test_steps = MultiStepFunction(strategy, self.test_step, eager=eager)
         self.train_function = self.test_function = None
-        self.traces = 0  # of the training step, on any replica
+        self.traces = 0  # of the training step, counted on each replica
 
-    def fit(self, x=None, y=None, *, class_weight=None, **kwargs):
-        if self._radius_argument in ("teacher_mean", "teacher_sample") and self._radius_is_missing():
-            if hasattr(x, "__next__"):
-                raise InputError(batches.READ_ONCE)
-            self.adapt(x)
-        if class_weight and isinstance(x, tf.data.Dataset):
-            x, class_weight = batches.weighted_by_class(x, class_weight), None
-        return super().fit(x, y, class_weight=class_weight, **kwargs)
-
-    def export(self, filepath, **kwargs):
-        """Exports the student alone: stock layers, readout inside."""
-        return self.deployable().export(filepath, **kwargs)
-
-    def deployable(self):
-        """The student as a stock Keras model whose outputs' softmax are its probabilities."""
-        radius, readout = float(self.radius.numpy()), self.objective.row.readout
-        if readout == "sphere" and not radius:
-            raise InputError(batches.NO_RADIUS)
-        return deploy.deployable(self.student, readout, radius=radius, center=self.objective.center)
-
-    def probability_logits(self, logits):
-        """Raw logits `[batch, classes]` to those whose softmax is the probability (`skd_tf.losses.readout`)."""
-        if tf.executing_eagerly() and self._radius_is_missing():
-            raise InputError(batches.NO_RADIUS)
-        return losses.readout(logits, self.objective.row.readout, self.radius.value, center=self.objective.center)
-
-    def adapt(self, data):
-        """Fixes the radius of "teacher_mean" and "teacher_sample": the mean norm of the teacher's logits.
+    def fit(
+        self, x: Any = None, y: Any = None, *, class_weight: dict[int, float] | None = None, **kwargs: Any
+    ) -> keras.callbacks.History:
+        """As keras.Model.fit. First measures a radius of "teacher_mean" or "teacher_sample" on x, unless `adapt` did.
 
         Args:
-          data: un-augmented training images in fixed order: batches of (x, y) or of x, or an array; 10,000 count at most.
+          x: see the class; an array, a dict of arrays, a tf.data.Dataset of batches, or a generator of batches.
+          y: labels; None if x contains them.
+          class_weight: {class: weight} of the loss. Classes not listed and unlabelled images have weight 1.
+          **kwargs: the other arguments of keras.Model.fit.
+
+        Returns:
+          The history: `.history` is {name: [value per epoch]}.
+
+        Raises:
+          InputError: there is no teacher; the radius must be measured on a generator; or `class_weight` is given with
+            batches that have sample weights.
         """
-        self.radius.assign(mean_logit_norm(data, self._teacher_logits_of, center=self.objective.center))
+        if self._radius_argument in ("teacher_mean", "teacher_sample") and self._radius_is_missing():
+            if hasattr(x, "__next__"):
+                raise batches.readable_once()
+            self.adapt(x)
+        if class_weight and isinstance(x, tf.data.Dataset):
+            x, class_weight = batches.with_class_weight(x, class_weight), None
+        return super().fit(x, y, class_weight=class_weight, **kwargs)
+
+    def export(self, filepath: str | os.PathLike, **kwargs: Any) -> Any:
+        """Writes `deployable()`, the student alone, as a SavedModel.
+
+        Args:
+          filepath: the folder to write.
+          **kwargs: the other arguments of keras.Model.export.
+
+        Raises:
+          InputError: as for `deployable`.
+        """
+        return self.deployable().export(filepath, **kwargs)
+
+    def deployable(self) -> keras.Model:
+        """The student as a Keras model of stock layers; the softmax of its output is the student's probability.
+
+        Returns:
+          A float32 model from images to logits `[batch, classes]`: the raw logits, or with "spherical" the projected
+          ones. Its files load without skd_tf.
+
+        Raises:
+          InputError: the radius is not known yet; or the student is a subclassed model.
+        """
+        radius, readout = float(self.radius.numpy()), self.objective.loss.readout
+        if readout == "sphere" and not radius:
+            raise batches.no_radius()
+        return deploy.deployable(self.student, readout, radius=radius, center=self.objective.center)
+
+    def probability_logits(self, logits: Tensor) -> Tensor:
+        """The logits whose softmax is the student's probability.
+
+        Args:
+          logits: the student's raw logits, `[batch, classes]`.
+
+        Returns:
+          `[batch, classes]`: the raw logits, or with "spherical" the projected ones (`skd_tf.losses.readout`).
+
+        Raises:
+          InputError: the radius is not known yet.
+        """
+        if tf.executing_eagerly() and self._radius_is_missing():
+            raise batches.no_radius()
+        return losses.readout(logits, self.objective.loss.readout, self.radius.value, center=self.objective.center)
+
+    def adapt(self, data: Any) -> "Distiller":
+        """Sets the radius to the mean norm of the teacher's logits, for "teacher_mean" and "teacher_sample".
+
+        The norm is that of the centred logits if `center`. With "teacher_sample", evaluation and export use this mean.
+
+        Args:
+          data: un-augmented training images in a fixed order: an array, or batches of (x, y) or x. At most 10,000 images
+            are used.
+
+        Returns:
+          The Distiller itself.
+
+        Raises:
+          InputError: there is no teacher, or no data.
+        """
+        self.radius.assign(batches.mean_logit_norm(data, self._teacher_logits_of, center=self.objective.center))
         return self
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
+        """The arguments that make this Distiller, without the teacher."""
         return (
             self.objective.get_config()
-            | self._settings_config()
+            | self._hyperparameters_config()
             | {"student": keras.saving.serialize_keras_object(self.student), "name": self.name}
         )
 
-    def get_compile_config(self):
-        """Nothing: a loaded Distiller has no teacher, and is compiled anew."""
+    def get_compile_config(self) -> None:
+        """None: a loaded Distiller has no teacher and must be compiled again."""
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> "Distiller":
+        """A Distiller from the result of `get_config`.
+
+        Args:
+          config: the dict.
+          custom_objects: {name: class or function} that are not registered with Keras.
+        """
         objects = {k: v for k, v in config.items() if isinstance(v, dict)}
         return cls(**config | {k: keras.saving.deserialize_keras_object(v, custom_objects) for k, v in objects.items()})
 
     @property
-    def metrics(self):
-        compiled = self._compile_metrics if self.compiled else None
+    def metrics(self) -> list[keras.metrics.Metric]:
+        """The means of the loss and its measurements, and the compiled metrics if there are any."""
+        compiled = compat.compiled_metrics(self) if self.compiled else None
         return [self.means] if compiled is None else [self.means, compiled]
 
     @property
-    def metrics_names(self):
-        """In the order in which evaluate() lists them: the compiled ones first."""
+    def metrics_names(self) -> list[str]:
+        """The names in the order of the values that evaluate() returns: compiled metrics first."""
         compiled = [metric.name for part in self.metrics[1:] for metric in part.metrics]
         return compiled + sorted(self.means.result().keys() - set(compiled))
 
-    def train_step(self, data):
-        """One update, in replica context: the compiled part, one collective, the optimizer."""
+    def train_step(self, data: Any) -> dict[str, Tensor]:
+        """One update in replica context: the part that XLA compiles, one collective, the optimizer.
+
+        Args:
+          data: this replica's part of a batch, (x, y) or (x, y, sample_weight).
+
+        Returns:
+          {name: mean since the start of the epoch}.
+        """
         self.traces += 1
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         replica_count = tf.distribute.get_replica_context().num_replicas_in_sync
         image, weights = image_of(x), self.student.trainable_variables
-        batch = global_batch(image, replica_count, equal_parts=self._train_steps.in_loop)
+        batch_size = batches.global_batch_size(image, replica_count, equal_parts=self._train_steps.in_loop)
         moving = [variable for variable in self.student.non_trainable_variables if "float" in variable.dtype]
         before = [tf.identity(variable.value) for variable in moving]
-        done = self._compiled_step(image, given_logits(x), y, sample_weight, batch, replica_count)
-        sums, counts, gradients, student_logits = done
+        sums, counts, gradients, student_logits = self._compiled_step(
+            image, given_logits(x), y, sample_weight, batch_size, replica_count
+        )
         local = replicas.unless_empty(image, [*gradients, sums, counts], [v.value for v in moving], before)
         summed = iter(replicas.sum_over_replicas(local))
         gradients = [next(summed) for _ in weights]
@@ -222,15 +366,21 @@ class Distiller(HyperparametersMixin, keras.Model):
         finite = self.guard.check(sums, gradients, self.optimizer, in_loop=self._train_steps.in_loop)
         optimizers.apply_if(finite, self.optimizer, gradients, weights)
         self.means.update_state(*(tf.where(finite, total, tf.zeros_like(total)) for total in (sums, counts)))
-        for variable, value in zip(
-            moving, before, strict=True
-        ):  # averaged every time: saving at any step changes nothing
+        # The moving statistics are averaged over replicas at every step, so saving after any step changes nothing.
+        for variable, value in zip(moving, before, strict=True):
             variable.assign(tf.where(finite, next(summed) / replica_count, value))
         self._update_compiled_metrics(y, student_logits, sample_weight)
         return self.means.result()
 
-    def test_step(self, data):
-        """The loss, where the teacher or its logits are at hand, and the measurements. Changes no weight."""
+    def test_step(self, data: Any) -> dict[str, Tensor]:
+        """Measures one batch in replica context; changes no weight.
+
+        Args:
+          data: this replica's part of a batch, (x, y) or (x, y, sample_weight).
+
+        Returns:
+          {name: mean since the start of the evaluation}; without a teacher or its logits, the loss is not among them.
+        """
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         student_logits = forward(self.student, image_of(x))
         teacher_logits = self._teacher_logits_of(x) if self.objective.needs_teacher else None
@@ -239,21 +389,22 @@ class Distiller(HyperparametersMixin, keras.Model):
         self._update_compiled_metrics(y, student_logits, sample_weight)
         return self.means.result()
 
-    def _loss_and_gradients(self, image, teacher_logits, labels, sample_weight, global_batch, replica_count):
-        """What XLA compiles: both forwards, loss, gradient. A collective cannot stand in here."""
+    def _loss_and_gradients(self, image, teacher_logits, labels, sample_weight, batch_size, replica_count):
+        """What XLA compiles: both forward passes, loss and gradient. XLA cannot compile a collective."""
         if teacher_logits is None and self.objective.needs_teacher:
             teacher_logits = self._teacher_logits_of(image)
             if teacher_logits is None:
-                raise InputError(NO_TEACHER)
+                raise batches.no_teacher()
         weights = [variable.value for variable in self.student.trainable_variables]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(weights)
             student_logits = forward(self.student, image, training=True)
             per_example, sums, counts = self._objective(student_logits, teacher_logits, labels, sample_weight)
-            # By the GLOBAL batch, here and nowhere else: the sum over replicas is then the batch's mean.
-            whole = tf.cast(global_batch, per_example.dtype)
-            loss = tf.reduce_sum(per_example) / whole
-            share = tf.cast(tf.shape(per_example)[0], per_example.dtype) / whole  # not 1 / replicas: some may be empty
+            # The only division by the GLOBAL batch size: the sum over replicas is then the mean over the batch.
+            batch_size = tf.cast(batch_size, per_example.dtype)
+            loss = tf.reduce_sum(per_example) / batch_size
+            # This replica's part of the batch. It is not 1 / replicas: replicas may be empty.
+            share = tf.cast(tf.shape(per_example)[0], per_example.dtype) / batch_size
             for regularizer in self.student.losses:
                 loss += tf.cast(regularizer, loss.dtype) * share
             loss = self.optimizer.scale_loss(loss)
@@ -275,54 +426,69 @@ class Distiller(HyperparametersMixin, keras.Model):
         )
 
     def _teacher_logits_of(self, x):
-        """The given logits or the teacher's own, without a gradient; None where there are neither."""
+        """The logits in x, or else those of the teacher, without a gradient; None if there are neither."""
         logits = given_logits(x)
         if logits is None and self.teacher is not None:
             logits = tf.stop_gradient(forward(self.teacher, image_of(x)))
         return logits
 
     def _update_compiled_metrics(self, y, student_logits, sample_weight):
-        if self._compile_metrics is not None:
+        metrics = compat.compiled_metrics(self)
+        if metrics is not None:
             labelled = class_numbers(y) >= 0
             parts = y, self.probability_logits(student_logits), sample_weight
-            self._compile_metrics.update_state(*(None if part is None else part[labelled] for part in parts))
+            metrics.update_state(*(None if part is None else part[labelled] for part in parts))
 
-    def run_steps(self, iterator, steps):
-        """Makes `steps` updates with global batches from a (distributed) iterator; returns the seconds waited for them."""
+    def run_steps(self, iterator: Iterator, steps: int) -> Tensor | float:
+        """Runs several training steps in one call. It stops early if the loss or a gradient is not finite.
+
+        Args:
+          iterator: of global batches of one static shape; distributed if there are several replicas.
+          steps: how many.
+
+        Returns:
+          Seconds spent waiting for data: a float64 tensor `[]`, or a float if eager.
+        """
         return self._train_steps(iterator, steps)
 
-    def make_train_function(self, force=False):
+    def make_train_function(self, force: bool = False) -> None:
+        """Makes `train_function`; called by Keras."""
         if self.train_function is None or force:
             self.train_function = self._train_steps.keras_function(self.steps_per_execution, self.get_metrics_result)
 
-    def make_test_function(self, force=False):
+    def make_test_function(self, force: bool = False) -> None:
+        """Makes `test_function`; called by Keras."""
         if self.test_function is None or force:
             self.test_function = self._test_steps.keras_function(self.steps_per_execution, self.get_metrics_result)
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        """Makes from a batch what no replica's graph can make: a student's weights, the metrics'; asks for the radius.
+        """Builds from a batch what a replica's graph cannot build: a student's weights and the metrics' variables.
 
-        Keras would average a batch over replicas to learn its shape, which uneven parts do not survive.
+        Keras' own version averages a batch over replicas to find its shape, which fails if their parts differ in size.
+
+        Raises:
+          InputError: the radius is not known yet.
         """
-        metrics = None if self._compile_metrics is None or self._compile_metrics.built else self._compile_metrics
+        metrics = compat.compiled_metrics(self)
+        metrics = None if metrics is None or metrics.built else metrics
         unknown = self._num_classes is None
         if metrics is not None or (unknown and (not self.optimizer.built or self._radius_is_missing())):
-            x, y = batches.one_part(self.distribute_strategy, iterator, data_batch, again=unknown)
+            x, y = batches.first_batch(self.distribute_strategy, iterator, data_batch, reads_again=unknown)
             with self.distribute_strategy.scope():
                 if unknown:
                     self._learn_classes(self.student(image_of(x)[:1]).shape[-1])
                 if metrics is not None:
                     metrics.build(y, tf.zeros([len(y), self._num_classes]))
         if self._radius_is_missing():
-            raise InputError(batches.NO_RADIUS)
+            raise batches.no_radius()
 
     def _assign_schedules(self):
         for name, schedule in self.schedules.items():
             getattr(self, name).assign(schedule(self.optimizer.iterations))
 
     def _learn_classes(self, num_classes):
-        """What a subclassed student tells with its first logits only: it is built, and "auto" has its number."""
+        """The first logits of a subclassed student build it, and give the number of classes that "auto" needs."""
         self._num_classes, self.built = num_classes, True
         self._build_optimizer()
         if not float(self.radius.numpy()):
-            self._fix_radius()
+            self._set_radius()

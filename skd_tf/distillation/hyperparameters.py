@@ -1,8 +1,10 @@
-"""The Distiller's settings as variables: checked when made, assigned at any time without a new trace."""
+"""The Distiller's hyperparameters as variables: checked when assigned, and assigned without retracing."""
 
 import contextlib
 import contextvars
 import math
+from collections.abc import Iterator
+from typing import Any
 
 import keras
 import numpy as np
@@ -12,31 +14,56 @@ from skd_tf import losses
 from skd_tf.errors import input_error
 from skd_tf.losses import sphere_geometry
 
+_restoring = contextvars.ContextVar("restoring", default=False)
+
+
+@contextlib.contextmanager
+def restoring() -> Iterator[None]:
+    """Inside this context, saved values are assigned unchecked and as they are.
+
+    A radius may still be unknown, and no weight follows another.
+    """
+    before = _restoring.set(True)
+    try:
+        yield
+    finally:
+        _restoring.reset(before)
+
 
 class ScalarVariable(keras.Variable):
-    """A float32 scalar that no optimizer touches, checked by `number` wherever it has a value to look at.
+    """A float32 scalar that no optimizer updates. Values assigned outside a graph are checked.
 
     Args:
-      name: of the setting.
-      value: its number; None: not known yet, which is kept as 0.
-      above: what the number has to exceed; None: 0 or more.
-      complement: another Setting that is kept at 1 minus this one, or None.
+      name: of the hyperparameter.
+      value: its number. None: not known yet, which is stored as 0.
+      above: the number must be greater than this. None: it must be at least 0.
+      complement: another ScalarVariable that is kept at 1 minus this one, or None.
     """
 
-    def __init__(self, name, value, *, above=None, complement=None):
+    def __init__(
+        self, name: str, value: Any, *, above: float | None = None, complement: "ScalarVariable | None" = None
+    ):
         self._above, self._complement = above, complement
         value = 0.0 if value is None else self._checked(name, value)
         super().__init__(value, dtype="float32", trainable=False, name=name)
 
     def _checked(self, name, value):
-        return number(name, value, above=self._above, high=math.inf if self._complement is None else 1.0)
+        return number_in_range(name, value, above=self._above, high=math.inf if self._complement is None else 1.0)
 
-    def assign(self, value):
+    def assign(self, value: Any) -> "ScalarVariable":
+        """Sets the value without retracing; a complement follows.
+
+        Args:
+          value: a number, or a scalar array or tensor. The value of a symbolic tensor cannot be checked.
+
+        Raises:
+          InputError: the value is not a finite number, or is out of range.
+        """
         if _restoring.get():
             super().assign(value)
             return self
         if isinstance(value, (int, float, np.number)) or tf.executing_eagerly():
-            value = self._checked(self.name, value)  # float64: 1 minus the float32 of 0.9 is not 0.1
+            value = self._checked(self.name, value)  # a Python float: 1 minus the float32 of 0.9 is not 0.1
         else:
             value = tf.cast(value, tf.float32)
         super().assign(value)
@@ -45,23 +72,13 @@ class ScalarVariable(keras.Variable):
         return self
 
 
-_restoring = contextvars.ContextVar("restoring", default=False)
-
-
-@contextlib.contextmanager
-def restoring():
-    """Inside, saved settings are assigned as they were: a radius not known yet as well, and no weight follows another."""
-    before = _restoring.set(True)
-    try:
-        yield
-    finally:
-        _restoring.reset(before)
-
-
 class HyperparametersMixin:
-    """The four settings of a keras.Model with an `objective` and `_num_classes` (None: not known yet)."""
+    """The four hyperparameters of a keras.Model that has an `objective` and `_num_classes` (None: not known yet)."""
 
-    def _make_settings(self, *, temperature, kd_weight, label_weight, radius):
+    objective: Any
+    _num_classes: int | None
+
+    def _make_hyperparameters(self, *, temperature, kd_weight, label_weight, radius):
         self._radius_argument = radius
         self._label_follows = label_weight is None
         kd_weight, label_weight = resolve_loss_weights(
@@ -72,40 +89,31 @@ class HyperparametersMixin:
         follower = self.label_weight if self._label_follows else None
         self.kd_weight = ScalarVariable("kd_weight", kd_weight, complement=follower)
         self.radius = ScalarVariable("radius", None, above=0.0)
-        self._fix_radius()
+        self._set_radius()
 
-    def assign_settings(self, *, temperature, kd_weight, label_weight, radius):
-        """Puts in force what a Distiller would be made with; label_weight stays None or not, radius per sample or not."""
-        kd_weight, label_weight = resolve_loss_weights(
-            kd_weight, label_weight, needs_teacher=self.objective.needs_teacher
-        )
-        self.temperature.assign(temperature)
-        self.kd_weight.assign(kd_weight)
-        self.label_weight.assign(label_weight)
-        self._radius_argument = radius
-        self._fix_radius()
-
-    def _fix_radius(self):
-        """Puts the radius in force; makes it unknown where it waits for the number of classes or for adapt()."""
-        if self.objective.row.readout == "sphere":
+    def _set_radius(self):
+        """Sets the radius; leaves it unknown if it depends on adapt() or on a number of classes not known yet."""
+        if self.objective.loss.readout == "sphere":
             sphere_geometry.reject_two_classes(self._num_classes, self.objective.center)
         waits = self._radius_argument == "auto" and self._num_classes is None
         radius = "auto" if waits else losses.resolve_radius(self._radius_argument, self._num_classes)
-        with restoring() if isinstance(radius, str) else contextlib.nullcontext():
-            self.radius.assign(0.0 if isinstance(radius, str) else radius)
+        if not isinstance(radius, str):
+            self.radius.assign(radius)
 
-    def load_own_variables(self, store):
+    def load_own_variables(self, store: Any) -> None:
+        """Called by Keras to load a saved file."""
         with restoring():
-            super().load_own_variables(store)
+            super().load_own_variables(store)  # type: ignore[misc]
 
-    def set_weights(self, weights):
+    def set_weights(self, weights: list[np.ndarray]) -> None:
+        """As keras.Model.set_weights; the hyperparameters are set as they are in the list."""
         with restoring():
-            super().set_weights(weights)
+            super().set_weights(weights)  # type: ignore[misc]
 
     def _radius_is_missing(self):
         return self.objective.needs_radius and not float(self.radius.numpy())
 
-    def _settings_config(self):
+    def _hyperparameters_config(self):
         return {
             "temperature": _decimal(self.temperature),
             "kd_weight": _decimal(self.kd_weight),
@@ -114,38 +122,62 @@ class HyperparametersMixin:
         }
 
 
-def _decimal(setting):
-    """The shortest number that is this float32: 0.9, where float() gives 0.8999999761581421 and 1 minus that is not 0.1."""
-    return float(str(setting.numpy()))
+def _decimal(variable):
+    """The shortest number with this float32 value: 0.9, not float()'s 0.8999999761581421, whose complement is not 0.1."""
+    return float(str(variable.numpy()))
 
 
-def resolve_loss_weights(kd_weight, label_weight, *, needs_teacher):
-    """(kd_weight, label_weight) as numbers; a label_weight of None is 1 - kd_weight, and labels alone have weight 1."""
+def resolve_loss_weights(kd_weight: float, label_weight: float | None, *, needs_teacher: bool) -> tuple[float, float]:
+    """The weights of the two loss terms.
+
+    Args:
+      kd_weight: weight of the distill term, >= 0; at most 1 if `label_weight` is None.
+      label_weight: weight of the label term, >= 0. None: 1 - kd_weight.
+      needs_teacher: False gives (0, 1), the weights of a loss without a distill term.
+
+    Returns:
+      (kd_weight, label_weight).
+
+    Raises:
+      InputError: a weight is not a number, or is out of range.
+    """
     if not needs_teacher:
         return 0.0, 1.0
     if label_weight is None:
-        label_weight = 1.0 - number("kd_weight", kd_weight, high=1.0, remedy="Give label_weight as well")
-    return number("kd_weight", kd_weight), number("label_weight", label_weight)
+        label_weight = 1.0 - number_in_range("kd_weight", kd_weight, high=1.0, remedy="Give label_weight as well")
+    return number_in_range("kd_weight", kd_weight), number_in_range("label_weight", label_weight)
 
 
-def finite(name, value, *, remedy="Give a number"):
-    """The value as a float; InputError where it is no finite number."""
+def finite_number(name: str, value: Any, *, remedy: str = "Give a number") -> float:
+    """The value as a float.
+
+    Raises:
+      InputError: it is not a finite number.
+    """
     try:
         is_number = not isinstance(value, (bool, np.bool_)) and math.isfinite(value)
-    except (TypeError, ValueError):  # a text, or several numbers
+    except (TypeError, ValueError):  # text, or several numbers
         is_number = False
     if not is_number:
-        raise input_error(f"{name} is no number", expected="a number", received=f"{name}={value!r}", remedy=f"{remedy}")
+        raise input_error(
+            f"{name} is not a number", expected="a finite number", received=f"{name}={value!r}", remedy=remedy
+        )
     return float(value)
 
 
-def number(name, value, *, above=None, high=math.inf, remedy="Give a number"):
-    """The value as a float; InputError where it is no number within (above or >= 0, high]."""
-    value = finite(name, value, remedy=remedy)
-    low_ok = value > above if above is not None else value >= 0
-    if not (low_ok and value <= high):
-        expected = f"> {above:g}" if above is not None else f">= 0{'' if high == math.inf else f' and <= {high:g}'}"
+def number_in_range(
+    name: str, value: Any, *, above: float | None = None, high: float = math.inf, remedy: str = "Give a number in range"
+) -> float:
+    """The value as a float, which must be greater than `above` (None: at least 0) and at most `high`.
+
+    Raises:
+      InputError: it is not a finite number, or is out of range.
+    """
+    number = finite_number(name, value)
+    if not ((number >= 0 if above is None else number > above) and number <= high):
+        expected = ">= 0" if above is None else f"> {above:g}"
+        expected += "" if high == math.inf else f" and <= {high:g}"
         raise input_error(
-            f"{name} is out of range", expected=f"{expected}", received=f"{name}={value}", remedy=f"{remedy}"
+            f"{name} is out of range", expected=f"a number {expected}", received=f"{name}={number}", remedy=remedy
         )
-    return value
+    return number

@@ -1,4 +1,6 @@
-"""Epoch means of the values a step already has, as one Keras metric."""
+"""Means over an epoch of the values that each step computes, as one Keras metric."""
+
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -6,38 +8,44 @@ import tensorflow as tf
 
 
 class MeanMetrics(keras.metrics.Metric):
-    """Weighted means of several named values, kept in two vectors.
+    """Weighted means of several named values, stored as two vectors: sums and counts.
 
-    A dozen `keras.metrics.Mean` cost two dozen small kernels a step, and their per-replica variables cannot be restored
-    exactly. Here the sums arrive already summed over replicas, in the gradients' own collective, so every replica holds
-    the same totals and a checkpoint taken in mid-epoch restores them bit for bit.
+    A dozen `keras.metrics.Mean` would cost two dozen small kernels per step, and their per-replica variables cannot be
+    restored exactly. Here the sums are already reduced over replicas, in the same collective as the gradients. Every
+    replica holds the same totals, so a checkpoint in the middle of an epoch restores them bit for bit.
+
+    Args:
+      names: of the values, in the order of the vectors given to `update_state`.
     """
 
-    def __init__(self, names, name="step_means"):
+    def __init__(self, names: Sequence[str], name: str = "step_means"):
         super().__init__(name=name)
         self.names = tuple(names)
         self.totals = self._vector("totals")
         self.counts = self._vector("counts")
 
     def _vector(self, name):
-        # float64: a float32 total loses an example in a hundred after 2^24 of them. Not on_read: see above.
+        # float64: after 2^24 examples, a float32 total loses one example in a hundred. Not an on_read variable: those
+        # cannot be restored exactly.
         return keras.Variable(np.zeros(len(self.names)), dtype="float64", trainable=False, name=name)
 
     @property
-    def variables(self):
+    def variables(self) -> list[keras.Variable]:
+        """The totals and the counts, `[names]` float64 each."""
         return [self.totals, self.counts]
 
-    def update_state(self, sums, counts):
-        """Adds `[names]` sums and the number of examples behind each, both over all replicas."""
+    def update_state(self, sums: tf.Tensor, counts: tf.Tensor) -> None:
+        """Adds sums `[names]` and the numbers of examples `[names]` behind them, both over all replicas."""
         self.totals.assign_add(tf.cast(sums, tf.float64))
         self.counts.assign_add(tf.cast(counts, tf.float64))
 
-    def reset_state(self):
+    def reset_state(self) -> None:
+        """Sets totals and counts to zero."""
         for vector in self.variables:
             vector.assign(np.zeros(len(self.names)))
 
-    def result(self):
-        """name -> mean; values that no example contributed to are left out (outside a graph)."""
+    def result(self) -> dict[str, float | tf.Tensor]:
+        """{name: mean}. Outside a graph, values to which no example contributed are left out."""
         if not tf.executing_eagerly():
             means = tf.math.divide_no_nan(self.totals.value, self.counts.value)
             return dict(zip(self.names, tf.unstack(means), strict=True))

@@ -1,4 +1,6 @@
-"""Guard: a step whose loss or gradient is no number changes nothing, and is the last of its loop."""
+"""NonFiniteGuard: skips the update and stops the loop if the loss or a gradient is not finite."""
+
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -8,32 +10,37 @@ from skd_tf.distillation import optimizers
 
 
 class NonFiniteGuard:
-    """Remembers which values of a step were not finite.
+    """Remembers which values of the last step were not finite.
 
-    The step that finds any must then keep what it would change, and the loop around it ends: the state stays the one
-    before that step, however many steps were asked for in one host call, and nobody has to wait for each.
+    The step that finds one skips its update, and the loop stops. The model then keeps the state before that step, however
+    many steps one call from Python asked for, and Python does not have to wait for each step to look.
 
     Args:
-      names: of the sums that `check` gets, in order.
+      names: of the sums given to `check`, in order.
     """
 
-    def __init__(self, names):
+    def __init__(self, names: Sequence[str]):
         self._names = (*names, "gradient")
         self._not_finite = keras.Variable(
             np.zeros(len(self._names)), dtype="float32", trainable=False, name="not_finite"
         )
 
-    def check(self, sums, gradients, optimizer, *, in_loop):
-        """Whether a step may change anything, True or bool `[]` (replica context).
+    def check(
+        self, sums: tf.Tensor, gradients: Sequence[tf.Tensor], optimizer: keras.optimizers.Optimizer, *, in_loop: bool
+    ) -> tf.Tensor | bool:
+        """Whether this step may update anything; call it in replica context.
 
-        float16's loss scaling skips a step by itself, which is no failure; and in Keras' own fit() a step always counts,
-        where a callback may look for NaN.
+        Two cases are not failures. The loss scaling of float16 skips such steps on purpose. In Keras' own fit(), every
+        step counts, because a callback may look for NaN.
 
         Args:
-          sums: `[names]`, like the gradients over all replicas.
-          gradients: tensors of any shapes.
-          optimizer: that is going to apply them.
-          in_loop: whether the step stands in our own loop, which asks `tripped`.
+          sums: `[names]`, summed over all replicas.
+          gradients: tensors of any shapes, summed over all replicas.
+          optimizer: the one that will apply the gradients.
+          in_loop: whether the step runs in our own loop, which asks `tripped` before each step.
+
+        Returns:
+          True or a bool tensor `[]`.
         """
         if optimizers.may_skip(optimizer):
             return optimizer.check_finite(gradients)
@@ -44,13 +51,14 @@ class NonFiniteGuard:
         self._not_finite.assign(tf.cast(tf.logical_not(finite), tf.float32))
         return tf.reduce_all(finite)
 
-    def tripped(self):
-        """Whether the last step was not finite, bool `[]` (cross-replica context)."""
+    def tripped(self) -> tf.Tensor:
+        """Whether the last step found a value that is not finite, bool `[]`; call it in cross-replica context."""
         return tf.reduce_any(self._not_finite.value > 0)
 
-    def found(self):
-        """Names of what was not finite in the last step; empty where all is well."""
+    def found(self) -> list[str]:
+        """Names of the values that were not finite in the last step; empty if all were."""
         return [name for name, bad in zip(self._names, self._not_finite.numpy(), strict=True) if bad]
 
-    def reset(self):
+    def reset(self) -> None:
+        """Forgets what the last step found."""
         self._not_finite.assign(np.zeros(len(self._names)))

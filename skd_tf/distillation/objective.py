@@ -1,53 +1,70 @@
-"""From logits and labels to the loss of each example, and to the values whose epoch means are recorded."""
+"""Objective: from logits and labels to the loss of each example, and to the values whose epoch means are logged."""
 
 import inspect
+from collections.abc import Callable
+from typing import Any
 
 import keras
 import tensorflow as tf
 
 from skd_tf import losses
-from skd_tf.distillation.hyperparameters import finite
-from skd_tf.errors import input_error
+from skd_tf.distillation.hyperparameters import finite_number
+from skd_tf.errors import did_you_mean, input_error
+from skd_tf.losses.terms import Scalar, Tensor
 
 LABEL_MEANS = ("loss", "label_loss", "accuracy", "student_logit_norm")
 TEACHER_MEANS = ("distill_loss", "agreement", "teacher_accuracy", "teacher_logit_norm")
 
 
 class Objective:
-    """A row of `LOSSES` with its settings: label_weight * label + kd_weight * distill, per example.
+    """One loss with its settings.
+
+        loss = label_weight * label + kd_weight * distill        per example
 
     Args:
-      loss: a name in `LOSSES`, a `Loss` row, or a callable of the same shape as the rows' functions.
-      center: whether logit norms, and the sphere, are centred.
+      loss: a name in `LOSSES`, a `Loss`, or a function like theirs.
+      center: whether logit norms, and the sphere, use logits from which the mean over classes is subtracted.
       label_smoothing: probability spread evenly over all classes in the label term, in [0, 1).
-      settings: numbers for the function's further keyword arguments, {name: number}.
+      settings: {name: number} for the loss function's own keyword arguments.
+
+    Raises:
+      InputError: an unknown loss, a setting that the loss does not have, or a value out of range.
     """
 
-    def __init__(self, loss, *, center, label_smoothing, settings=None):
-        self.row = _row(loss)
+    def __init__(
+        self,
+        loss: "str | losses.Loss | Callable[..., dict]",
+        *,
+        center: bool,
+        label_smoothing: float,
+        settings: dict[str, float] | None = None,
+    ):
+        self.loss = _as_loss(loss)
         self.center, self.label_smoothing = bool(center), float(label_smoothing)
         if not 0 <= self.label_smoothing < 1:
             raise input_error(
-                "Label smoothing is a probability",
+                "Label smoothing must be a probability below 1",
                 expected="a number in [0, 1)",
                 received=f"label_smoothing={label_smoothing}",
                 remedy="Try 0.1",
             )
-        self._accepted = set(inspect.signature(self.row.function).parameters)
-        further = self._accepted - {"student_logits", "teacher_logits", "labels", "temperature", "radius", "center"}
-        self.settings = {name: finite(name, value) for name, value in (settings or {}).items()}
-        if not self.settings.keys() <= further:
+        self._accepted = set(inspect.signature(self.loss.function).parameters)
+        own = self._accepted - {"student_logits", "teacher_logits", "labels", "temperature", "radius", "center"}
+        self.settings = {name: finite_number(name, value) for name, value in (settings or {}).items()}
+        if not self.settings.keys() <= own:
             raise input_error(
-                "The loss does not take all of its settings",
-                expected=f"{', '.join(sorted(further)) or 'none'}",
+                "The loss does not have all of these settings",
+                expected=", ".join(sorted(own)) or "none",
                 received=f"loss_settings={self.settings}",
-                remedy="Leave out what is not listed",
+                remedy="Remove the others",
             )
 
-    def get_config(self):
-        """The Distiller's arguments that made it; to be read back, a loss of one's own is registered with Keras."""
-        name = next((name for name, row in losses.LOSSES.items() if row is self.row), None)
-        own = {} if name else self.row._asdict() | {"function": keras.saving.serialize_keras_object(self.row.function)}
+    def get_config(self) -> dict[str, Any]:
+        """The Distiller's arguments that make this objective; a loss function of your own must be registered with Keras."""
+        name = next((name for name, loss in losses.LOSSES.items() if loss is self.loss), None)
+        own = (
+            {} if name else self.loss._asdict() | {"function": keras.saving.serialize_keras_object(self.loss.function)}
+        )
         return {
             "loss": name or own,
             "center": self.center,
@@ -56,88 +73,98 @@ class Objective:
         }
 
     @property
-    def needs_teacher(self):
-        return self.row.needs_teacher
+    def needs_teacher(self) -> bool:
+        """Whether the loss has a distill term."""
+        return self.loss.needs_teacher
 
     @property
-    def needs_radius(self):
-        """Whether a radius changes any value: the loss takes one, or the student is read on the sphere."""
-        return self.row.readout == "sphere" or "radius" in self._accepted
+    def needs_radius(self) -> bool:
+        """Whether the radius changes any value: the loss takes one, or the student's probabilities are on the sphere."""
+        return self.loss.readout == "sphere" or "radius" in self._accepted
 
     @property
-    def mean_names(self):
+    def mean_names(self) -> tuple[str, ...]:
+        """The names of the logged means, in the order of `__call__`'s sums and counts."""
         return LABEL_MEANS + (TEACHER_MEANS if self.needs_teacher else ())
 
     def __call__(
         self,
-        student_logits,
-        teacher_logits,
-        labels,
-        sample_weight=None,
+        student_logits: Tensor,
+        teacher_logits: Tensor | None,
+        labels: Tensor,
+        sample_weight: Tensor | None = None,
         *,
-        temperature,
-        radius,
-        readout_radius,
-        kd_weight,
-        label_weight,
-    ):
-        """Loss and measurements of a batch.
+        temperature: Scalar,
+        radius: Scalar | str,
+        readout_radius: Scalar,
+        kd_weight: Scalar,
+        label_weight: Scalar,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The loss of each example of a batch, and what the batch adds to the logged means.
 
         Args:
           student_logits: `[batch, classes]`.
-          teacher_logits: the same, or None: then there is a label term alone and nothing counts towards "loss".
-          labels: integer `[batch]`, -1 = unlabelled, or one-hot `[batch, classes]`.
-          sample_weight: `[batch]`, `[batch, 1]` or None; multiplies the loss, not the measurements.
-          temperature, radius, kd_weight, label_weight: as in `Distiller`; scalars.
-          readout_radius: a number, also where radius is "teacher_sample".
+          teacher_logits: `[batch, classes]`, or None: then there is only a label term, and no example counts in the mean
+            "loss" of a loss that needs a teacher.
+          labels: class numbers `[batch]`, -1 for unlabelled; or one-hot or soft `[batch, classes]`.
+          sample_weight: `[batch]`, `[batch, 1]` or None; multiplies both terms of the loss, but no other measurement.
+          temperature: as in `Distiller`, a scalar.
+          radius: as in `Distiller`: a scalar or "teacher_sample".
+          readout_radius: the radius for the student's probabilities if there is no teacher: a scalar, even if `radius` is
+            "teacher_sample".
+          kd_weight: as in `Distiller`, a scalar.
+          label_weight: as in `Distiller`, a scalar.
 
         Returns:
-          (loss `[batch]`, sums `[means]`, counts `[means]`) with means in the order of `mean_names`.
+          (loss `[batch]`, sums `[means]`, counts `[means]`), with the means in the order of `mean_names`.
+
+        Raises:
+          InputError: the loss function returns other terms than "label" and, with a teacher, "distill".
         """
-        given = {"temperature": temperature, "radius": radius, "center": self.center} | self.settings
+        distills = self.needs_teacher and teacher_logits is not None
         targets = self._smooth(labels, student_logits)
         if self.needs_teacher and teacher_logits is None:
-            logits = losses.readout(student_logits, self.row.readout, readout_radius, self.center)
+            logits = losses.readout(student_logits, self.loss.readout, readout_radius, self.center)
             terms = losses.cross_entropy(logits, None, targets)
         else:
-            settings = {name: value for name, value in given.items() if name in self._accepted}
-            terms = self.row.function(student_logits, teacher_logits, targets, **settings)
-        wanted = {"label", "distill"} if self.needs_teacher and teacher_logits is not None else {"label"}
+            known = {"temperature": temperature, "radius": radius, "center": self.center} | self.settings
+            settings = {name: value for name, value in known.items() if name in self._accepted}
+            terms = self.loss.function(student_logits, teacher_logits, targets, **settings)
+        wanted = {"label", "distill"} if distills else {"label"}
         if set(terms) != wanted:
             raise input_error(
-                "The loss returns other terms",
-                expected=f"{', '.join(sorted(wanted))}",
-                received=f"{', '.join(sorted(terms))}",
-                remedy="Return a dict with just these, one value an example",
+                "The loss function returns the wrong terms",
+                expected=f"the keys {', '.join(sorted(wanted))}",
+                received=", ".join(sorted(terms)) or "none",
+                remedy="Return a dict with exactly these keys and one value per example",
             )
         if sample_weight is not None:
             weight = tf.reshape(sample_weight, [-1])
             terms = {name: term * tf.cast(weight, term.dtype) for name, term in terms.items()}
         dtype = terms["label"].dtype
         loss = tf.cast(label_weight, dtype) * terms["label"]
-        if "distill" in terms:
+        if distills:
             loss += tf.cast(kd_weight, dtype) * terms["distill"]
 
         classes = class_numbers(labels)
         labelled = tf.cast(classes >= 0, dtype)
         everyone = tf.ones_like(labelled)
         prediction = tf.argmax(student_logits, axis=-1)
-        values = {  # name -> (value, how much the example counts)
+        values = {  # name -> (value, weight in the mean), each [batch]
             "label_loss": (terms["label"], labelled),
             "accuracy": (tf.cast(prediction == classes, dtype) * labelled, labelled),
             "student_logit_norm": (losses.logit_norm(student_logits, center=self.center), everyone),
         }
-        if teacher_logits is not None or not self.needs_teacher:
+        if distills or not self.needs_teacher:
             values["loss"] = (loss, everyone)
-        if teacher_logits is not None and self.needs_teacher:
+        if distills:
             guess = tf.argmax(teacher_logits, axis=-1)
             values |= {
+                "distill_loss": (terms["distill"], everyone),
                 "agreement": (tf.cast(prediction == guess, dtype), everyone),
                 "teacher_accuracy": (tf.cast(guess == classes, dtype) * labelled, labelled),
                 "teacher_logit_norm": (losses.logit_norm(teacher_logits, center=self.center), everyone),
             }
-            if "distill" in terms:
-                values["distill_loss"] = (terms["distill"], everyone)
         absent = (tf.zeros_like(everyone),) * 2
         sums, counts = zip(*(values.get(name, absent) for name in self.mean_names), strict=True)
         sums = tf.reduce_sum(tf.stack([tf.cast(value, dtype) for value in sums]), axis=1)
@@ -146,23 +173,27 @@ class Objective:
     def _smooth(self, labels, logits):
         if not self.label_smoothing:
             return labels
-        # An unlabelled image is a row of zeros, and stays one: it has no label term.
+        # The row of an unlabelled image is all zeros and stays so: it has no label term.
         targets = losses.target_probabilities(labels, logits.shape[-1], logits.dtype)
         spread = tf.reduce_sum(targets, axis=-1, keepdims=True) / logits.shape[-1]
         return (1 - self.label_smoothing) * targets + self.label_smoothing * spread
 
 
-def class_numbers(labels):
-    """Class numbers int64 `[batch]` of labels in any form; -1 for unlabelled."""
+def class_numbers(labels: Tensor) -> Tensor:
+    """The class numbers of labels in any form, int64 `[batch]`; -1 for unlabelled.
+
+    Args:
+      labels: class numbers `[batch]` or `[batch, 1]`, or one-hot or soft `[batch, classes]`; all zeros for unlabelled.
+    """
     if len(labels.shape) == 1 or labels.shape[-1] == 1:
         return tf.cast(tf.reshape(labels, [-1]), tf.int64)
     return tf.where(tf.reduce_any(labels != 0, axis=-1), tf.argmax(labels, axis=-1), -1)
 
 
-def _row(loss):
+def _as_loss(loss):
     if isinstance(loss, losses.Loss):
         return loss
-    if isinstance(loss, dict):  # of get_config
+    if isinstance(loss, dict):  # from get_config
         return losses.Loss(**loss)
     if isinstance(loss, str):
         if loss not in losses.LOSSES:
@@ -170,11 +201,14 @@ def _row(loss):
                 "Unknown loss",
                 expected=f"one of {', '.join(losses.LOSSES)}",
                 received=f"loss={loss}",
-                remedy="Check the name",
+                remedy=did_you_mean(loss, losses.LOSSES, "Choose one of these"),
             )
         return losses.LOSSES[loss]
     if callable(loss):
         return losses.Loss(loss, readout="raw", needs_teacher=True, defaults={})
     raise input_error(
-        "Not a loss", expected="a name, a row of LOSSES or a callable", received=f"loss={loss!r}", remedy="See LOSSES"
+        "This is not a loss",
+        expected="a name, an entry of LOSSES or a function",
+        received=f"loss={loss!r}",
+        remedy="See skd_tf.LOSSES",
     )

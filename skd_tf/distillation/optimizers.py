@@ -1,76 +1,72 @@
-"""Optimizers as the field's recipes mean them."""
+"""Optimizers with the update rules of published training recipes."""
 
 import contextlib
 import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from skd_tf.runtime import replicas
+from skd_tf.runtime import compat, replicas
 
 
 @keras.saving.register_keras_serializable("skd_tf")
 class SGD(keras.optimizers.SGD):
-    """SGD with momentum and L2, as torch.optim.SGD, in which every published recipe here is written.
+    """SGD with momentum and an L2 penalty, with the update rule of torch.optim.SGD.
 
-        g = gradient + l2 * w;   m = momentum * m + g;   w -= lr * (g + momentum * m if nesterov else m)
+        g = gradient + l2 * w
+        m = momentum * m + g
+        w = w - learning_rate * (g + momentum * m if nesterov else m)
 
-    Keras' own differs twice: its weight_decay is decoupled, 1 / (1 - momentum) times weaker, and its velocity holds past
-    learning rates, so a change of rate acts late.
+    All published recipes of this package assume this rule. Keras' own SGD differs in two ways. Its `weight_decay` is
+    decoupled, which makes it 1 / (1 - momentum) times weaker. And its velocity contains past learning rates, so a change
+    of the rate acts late.
 
     Args:
-      learning_rate: number or schedule.
+      learning_rate: a number or a schedule.
       momentum: in [0, 1).
-      nesterov: whether to look ahead.
-      l2: coefficient added to every weight's gradient, after clipping.
-      **kwargs: of keras.optimizers.Optimizer.
+      nesterov: whether to use Nesterov momentum.
+      l2: the penalty's coefficient, for every weight. It is added to the gradient after clipping.
+      **kwargs: the other arguments of keras.optimizers.Optimizer.
+
+    Example:
+      The weight is 1 and its gradient 0.5. The first step is 0.1 * (0.5 + 0.2 * 1):
+
+      >>> import keras
+      >>> from skd_tf.distillation import optimizers
+      >>> weight = keras.Variable([1.0])
+      >>> optimizers.SGD(0.1, momentum=0.9, l2=0.2).apply([keras.ops.array([0.5])], [weight])
+      >>> print(weight.numpy().round(3))
+      [0.93]
     """
 
-    def __init__(self, learning_rate=0.05, momentum=0.9, nesterov=False, l2=0.0, **kwargs):
+    def __init__(
+        self, learning_rate: Any = 0.05, momentum: float = 0.9, nesterov: bool = False, l2: float = 0.0, **kwargs: Any
+    ):
         super().__init__(learning_rate=learning_rate, momentum=float(momentum), nesterov=nesterov, **kwargs)
-        # A variable, so that another coefficient is no new trace; 0 costs nothing.
-        self.l2 = tf.Variable(float(l2), trainable=False, name="l2") if l2 else None
+        self.l2 = float(l2)
 
-    def assign_decay(self, l2):
-        """Another coefficient; from or to 0 takes another optimizer."""
-        if bool(l2) != (self.l2 is not None):
-            raise ValueError(f"An optimizer is made with or without L2. Received l2={l2}.")
-        if l2:
-            self.l2.assign(l2)
-
-    def update_step(self, gradient, variable, learning_rate):
+    def update_step(self, gradient: tf.Tensor, variable: keras.Variable, learning_rate: tf.Tensor) -> None:
+        """Updates one variable; called by Keras."""
         step = keras.ops.cast(gradient, variable.dtype)
-        if self.l2 is not None:
+        if self.l2:
             step = step + keras.ops.cast(self.l2, variable.dtype) * variable
         if self.momentum:
-            velocity = self.momentums[self._get_variable_index(variable)]
+            velocity = self.momentums[compat.variable_index(self, variable)]
             self.assign(velocity, self.momentum * velocity + step)
             step = step + self.momentum * velocity if self.nesterov else velocity
         self.assign_sub(variable, keras.ops.cast(learning_rate, variable.dtype) * step)
 
-    def get_config(self):
-        return super().get_config() | {"l2": 0.0 if self.l2 is None else float(self.l2.numpy())}
-
-
-@keras.saving.register_keras_serializable("skd_tf")
-class AdamW(keras.optimizers.AdamW):
-    """keras.optimizers.AdamW with its weight decay in a variable, so that another one is no new trace."""
-
-    def __init__(self, learning_rate=0.001, weight_decay=0.004, **kwargs):
-        super().__init__(learning_rate=learning_rate, weight_decay=weight_decay, **kwargs)
-        self.weight_decay = tf.Variable(float(weight_decay), trainable=False, name="weight_decay")
-
-    def assign_decay(self, weight_decay):
-        self.weight_decay.assign(weight_decay)
-
-    def get_config(self):
-        return super().get_config() | {"weight_decay": float(self.weight_decay.numpy())}
+    def get_config(self) -> dict[str, Any]:
+        """The arguments that make this optimizer again."""
+        return super().get_config() | {"l2": self.l2}
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerSettings:
-    """Which optimizer, and its numbers; each as the flag of the same name."""
+    """The optimizer and its numbers; the flags of the same names describe them."""
 
     optimizer: str = "sgd"
     momentum: float = 0.9
@@ -80,29 +76,31 @@ class OptimizerSettings:
     ema_momentum: float = 0.0
 
 
-def make_optimizer(settings, learning_rate):
-    """The Keras optimizer of some `OptimizerSettings`; clips by the global norm of the gradient summed over replicas."""
-    options = {"global_clipnorm": settings.clip_norm or None}
+def make_optimizer(settings: OptimizerSettings, learning_rate: Any) -> keras.optimizers.Optimizer:
+    """The Keras optimizer that the settings describe.
+
+    Args:
+      settings: `optimizer` is "sgd" or "adamw". With `clip_norm` > 0, the gradient is clipped to this global norm, after it
+        was summed over replicas.
+      learning_rate: a number or a schedule, such as `skd_tf.schedules.Table`.
+    """
+    options: dict[str, Any] = {"global_clipnorm": settings.clip_norm or None}
     if settings.ema_momentum:
         options |= {"use_ema": True, "ema_momentum": settings.ema_momentum}
     if settings.optimizer == "adamw":
-        return AdamW(learning_rate, settings.weight_decay, **options)
+        return keras.optimizers.AdamW(learning_rate, settings.weight_decay, **options)
     return SGD(learning_rate, settings.momentum, settings.nesterov, settings.weight_decay, **options)
 
 
 @contextlib.contextmanager
-def averaged(distiller):
-    """The student has the moving average of its weights inside, where its optimizer keeps one; afterwards its own again.
+def averaged(distiller: keras.Model) -> Iterator[None]:
+    """Inside this context, the student has the moving average of its weights, if its optimizer keeps one.
 
-        average = momentum * average + (1 - momentum) * weights after each step; the first step's weights begin it
+        average = momentum * average + (1 - momentum) * weights        after each step; it starts at the first step's weights
 
-    BatchNorm's moving statistics are averages already, and stay.
+    BatchNorm's moving statistics are averages already and do not change.
     """
-    optimizer = getattr(distiller.optimizer, "inner_optimizer", distiller.optimizer)
-    if not optimizer.use_ema:
-        yield
-        return
-    weights = distiller.student.trainable_variables
+    weights = distiller.student.trainable_variables if _updating(distiller.optimizer).use_ema else []
     before = [np.array(weight.numpy()) for weight in weights]
     take_average(distiller)
     try:
@@ -112,42 +110,43 @@ def averaged(distiller):
             weight.assign(value)
 
 
-def take_average(distiller):
-    """Gives the student the moving average of its weights, where its optimizer keeps one, for good."""
-    optimizer = getattr(distiller.optimizer, "inner_optimizer", distiller.optimizer)
+def take_average(distiller: keras.Model) -> None:
+    """Replaces the student's weights by their moving average for good, if its optimizer keeps one."""
+    optimizer = _updating(distiller.optimizer)
     if optimizer.use_ema:
-        averages = optimizer._model_variables_moving_average
+        averages = compat.moving_averages(optimizer)
         for weight, average in zip(distiller.student.trainable_variables, averages, strict=True):
             weight.assign(average.numpy())
 
 
-def assign_settings(optimizer, rates, weight_decay):
-    """Other numbers for an optimizer of `make_optimizer` with a `Table` of as many rates; nothing is traced again."""
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
-    optimizer._learning_rate.assign(rates)
-    optimizer.assign_decay(weight_decay)
-
-
-def may_skip(optimizer):
-    """Whether an optimizer skips steps whose gradient is not finite: float16's loss scaling does."""
+def may_skip(optimizer: keras.optimizers.Optimizer) -> bool:
+    """Whether the optimizer skips steps whose gradient is not finite, as the loss scaling of float16 does."""
     return isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
 
 
-def apply_if(finite, optimizer, gradients, variables):
-    """Applies gradients where `finite`, True or bool `[]`, in replica context.
+def apply_if(
+    finite: tf.Tensor | bool,
+    optimizer: keras.optimizers.Optimizer,
+    gradients: Sequence[tf.Tensor],
+    variables: Sequence[keras.Variable],
+) -> None:
+    """Applies the gradients if `finite`, which is True or bool `[]`; call it in replica context.
 
-    Loss scaling is called in any case: it skips the same steps by itself, and lowers its scale then.
+    Loss scaling is always called. It skips the same steps, and must lower its scale then.
     """
     replicas.call_if(True if may_skip(optimizer) else finite, optimizer.apply, gradients, variables)
 
 
-def take_gradients_as_summed(optimizer):
-    """Keras sums gradients over replicas inside apply(), after clipping them. Ours arrive summed, so that clipping, loss
-    scaling and weight decay see what one replica would see."""
-    for part in (optimizer, getattr(optimizer, "inner_optimizer", None)):
-        if part is not None:
-            if not hasattr(part, "_all_reduce_sum_gradients"):
-                raise RuntimeError(
-                    "This Keras sums gradients elsewhere: skd_tf needs keras 3.15 or one that is like it."
-                )
-            part._all_reduce_sum_gradients = list
+def take_gradients_as_summed(optimizer: keras.optimizers.Optimizer) -> None:
+    """Makes the optimizer take gradients that are already summed over replicas.
+
+    Keras sums them inside apply(), after clipping. With gradients summed before, clipping, loss scaling and weight decay
+    work as they would on one replica.
+    """
+    compat.skip_gradient_sum(optimizer)
+    compat.skip_gradient_sum(_updating(optimizer))
+
+
+def _updating(optimizer):
+    """The optimizer that updates the weights, inside any loss scaling."""
+    return getattr(optimizer, "inner_optimizer", optimizer)

@@ -188,7 +188,7 @@ def _export(student: keras.Model, folder: Workdir, class_names: tuple[str, ...])
 
 def _facts(config: Config, resources: SharedResources, distiller: Distiller) -> dict[str, Any]:
     """What result.json says of the run beside the measurements."""
-    on_sphere = distiller.objective.row.readout == "sphere"
+    on_sphere = distiller.objective.loss.readout == "sphere"
     return {
         "radius": float(distiller.radius.numpy()) if on_sphere else None,
         "class_names": list(resources.dataset.class_names),

@@ -226,6 +226,6 @@ def _in_force(distiller: Distiller, rate: float, means: dict[str, float]) -> dic
     """The settings of an epoch's last update, and on the sphere R / ||z_s||, the scale of its gradient."""
     values = {"learning_rate": float(rate)}
     values |= {name: float(getattr(distiller, name).numpy()) for name in ("kd_weight", "label_weight")}
-    if distiller.objective.row.readout == "sphere":
+    if distiller.objective.loss.readout == "sphere":
         values["radius_over_student_norm"] = float(distiller.radius.numpy()) / max(means["student_logit_norm"], 1e-30)
     return values

@@ -152,7 +152,7 @@ def _announce(config: Config, resources: SharedResources, distiller: Distiller, 
         f"({distiller.xla_reason})."
     )
     authors = {
-        name: value for name, value in distiller.objective.row.defaults.items() if getattr(config, name) != value
+        name: value for name, value in distiller.objective.loss.defaults.items() if getattr(config, name) != value
     }
     if authors:
         ours = (f"--{name}={as_text(getattr(config, name))} (theirs: {value})" for name, value in authors.items())
@@ -160,7 +160,7 @@ def _announce(config: Config, resources: SharedResources, distiller: Distiller, 
     slow = devices.half_precision_warning((config.precision, config.teacher_precision))
     if slow:
         warn(slow)
-    if distiller.objective.row.readout == "sphere":
+    if distiller.objective.loss.readout == "sphere":
         _announce_sphere(config, distiller, dataset.num_classes)
 
 

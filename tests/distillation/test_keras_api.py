@@ -119,8 +119,6 @@ def test_a_radius_that_is_given_is_not_replaced_when_the_classes_are_known():
     distiller.compile("sgd")
     distiller.evaluate(images, labels, verbose=0)
     assert float(distiller.radius.numpy()) == 7.0
-    distiller.assign_settings(temperature=2.0, kd_weight=0.5, label_weight=None, radius="auto")
-    assert float(distiller.radius.numpy()) == pytest.approx(2 * CLASSES**0.5)
 
 
 def test_data_that_can_be_read_once_is_not_spent_on_measuring():
@@ -140,18 +138,16 @@ def test_settings_are_checked_when_assigned():
         distiller.kd_weight.assign(2.0)  # its label weight would be -1
     for make in (float, np.float32, np.asarray, tf.constant, lambda value: keras.Variable(value, trainable=False)):
         for setting, value in ((distiller.temperature, 0.0), (distiller.temperature, -1.0), (distiller.radius, 0.0)):
-            with pytest.raises(InputError, match=rf"{setting.name} .*Expected > 0\. "):
+            with pytest.raises(InputError, match=rf"{setting.name} .*Expected a number > 0\. "):
                 setting.assign(make(value))
         with pytest.raises(InputError, match=r"kd_weight .*<= 1"):
             distiller.kd_weight.assign(make(1.5))
         distiller.temperature.assign(make(2.5))
         assert float(distiller.temperature.numpy()) == 2.5
     for value in ("2", True, None, [1.0], tf.constant([1.0, 2.0]), float("nan")):
-        with pytest.raises(InputError, match="temperature is no number"):
+        with pytest.raises(InputError, match="temperature is not a number"):
             distiller.temperature.assign(value)
-    with pytest.raises(InputError, match=r"temperature .*Expected > 0\. "):
-        distiller.assign_settings(temperature=0.0, kd_weight=0.9, label_weight=None, radius="auto")
-    with pytest.raises(InputError, match="no number"):
+    with pytest.raises(InputError, match="kd_weight is not a number"):
         Distiller(conv_net(), kd_weight="0.9, 0.5 from epoch 2", loss="kd")
 
 

@@ -15,7 +15,7 @@ from skd_tf.training.checkpoints import Checkpoints, state_of
 from tests.helpers.nets import batches, distance, make_distiller, run, weights_of
 
 MOMENTUM = 0.75
-adamw = functools.partial(optimizers.AdamW, 0.01, 0.01, use_ema=True, ema_momentum=MOMENTUM)
+adamw = functools.partial(keras.optimizers.AdamW, 0.01, 0.01, use_ema=True, ema_momentum=MOMENTUM)
 sgd = functools.partial(optimizers.SGD, 0.05, 0.9, use_ema=True, ema_momentum=MOMENTUM)
 
 
