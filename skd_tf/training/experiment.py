@@ -43,14 +43,14 @@ def run(config: Config, workdir: str | os.PathLike, data_dir: str | os.PathLike 
       InputError: settings, data, teacher or workdir are wrong.
       WorkerLost: another worker stopped; the same call on all workers resumes.
 
-    Example:
+    Examples:
       >>> import tempfile, skd_tf
       >>> config = skd_tf.Config(student="cnn_2", loss="cross_entropy", epochs=1, strategy="one_device", report=False)
-      >>> with tempfile.TemporaryDirectory() as folder:
-      ...     result = skd_tf.run(config, folder)  # doctest: +ELLIPSIS
-      The last ...
+      >>> with tempfile.TemporaryDirectory() as folder:  # doctest: +ELLIPSIS
+      ...     result = skd_tf.run(config, folder)
+      Each epoch ...
       >>> result["student"]["parameters"]
-      178
+      152
     """
     config.require_teacher()
     if config.dry_run:
