@@ -8,7 +8,7 @@ from typing import Any
 
 from skd_tf.config import Config, flags
 from skd_tf.errors import as_text
-from skd_tf.runs import run_files, text_tables
+from skd_tf.runs import result_tables, run_files
 from skd_tf.runtime.files import write_text
 from skd_tf.search.plan import Plan
 from skd_tf.search.trial_records import FAILED, TrialRecord, TrialRecords
@@ -69,7 +69,7 @@ def summary(records: TrialRecords, ranked: list[TrialRecord]) -> str:
     counts = f"{len(ranked)} trials finished" + f", {failed} failed" * bool(failed)
     executions = f"{plan.executions_per_trial} execution{'s' * (plan.executions_per_trial > 1)} each"
     how = f"{counts}; {executions}, validation split, last epoch"
-    return f"{text_tables.aligned(lines)}\n{how}.\n{verdict(records, ranked)}"
+    return f"{result_tables.aligned(lines)}\n{how}.\n{verdict(records, ranked)}"
 
 
 def verdict(records: TrialRecords, ranked: list[TrialRecord]) -> str:
