@@ -82,7 +82,7 @@ def cells(*studies: Study) -> list[Cell]:
             for name, path in study.teachers.items()
         ]
         base = (study.file(study.base),) if study.base else ()
-        trained = [(NO_PAIR, (), row, path) for row, path in study.alone.items()]
+        trained: list[tuple] = [(NO_PAIR, (), row, path) for row, path in study.alone.items()]
         trained += [
             (p, (study.file(f),), row, path) for p, f in study.pairs.items() for row, path in study.rows.items()
         ]

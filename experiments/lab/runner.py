@@ -85,7 +85,8 @@ class Runner:
         Raises:
           Interrupted: by a signal, after the running cells have saved their state and ended.
         """
-        waiting, jobs, failed = list(cells), [], 0
+        waiting, failed = list(cells), 0
+        jobs: list[_Job] = []
         with signals.deferred() as interrupted:
             try:
                 while waiting or jobs:

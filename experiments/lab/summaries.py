@@ -144,20 +144,19 @@ class Grid:
 
     def value(self, runs: Runs, measure: str, row: str, name: str) -> float | None:
         """What seed 0 of a row has in a column, or None."""
-        if name == OWN_BEST:
-            name = self.best(runs, row)
-        values = column(runs, self.cells[row].get(name, ""), measure)
-        return values.get(0)
+        place = self.best(runs, row) if name == OWN_BEST else name
+        return column(runs, self.cells[row].get(place, ""), measure).get(0)
 
     def best(self, runs: Runs, row: str) -> str | None:
         """The column with the highest held-out accuracy."""
-        found = {name: self.value(runs, HELD_OUT, row, name) for name in self.cells[row]}
-        return max((name for name in found if found[name] is not None), key=found.get, default=None)
+        values = {name: self.value(runs, HELD_OUT, row, name) for name in self.cells[row]}
+        found = {name: value for name, value in values.items() if value is not None}
+        return max(found, key=lambda name: found[name], default=None)
 
     def difference(self, runs: Runs, measure: str, row: str, other: str, name: str) -> Estimate | None:
         """row - other in a column, in points, without an interval."""
-        values = [self.value(runs, measure, which, name) for which in (row, other)]
-        return None if None in values else Estimate(values[0] - values[1], None, 1)
+        ours, theirs = (self.value(runs, measure, which, name) for which in (row, other))
+        return None if ours is None or theirs is None else Estimate(ours - theirs, None, 1)
 
     def text(self, runs: Runs) -> str:
         """The grid in Markdown."""
@@ -204,7 +203,7 @@ def markdown(head: list[str], rows: list[list[str]]) -> str:
 
 def runs_of(records: dict) -> Runs:
     """All runs by entry and seed: {cell: record}, and the students of experiments/lab/jax in the form of records."""
-    found = collections.defaultdict(dict)
+    found: Runs = collections.defaultdict(dict)
     for cell, record in records.items():
         found[cell.path.rpartition("/")[0]][cell.seed] = record
     for folder in ("gpu_students", "gpu_students_seeds"):

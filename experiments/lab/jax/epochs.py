@@ -163,7 +163,7 @@ def save(target: os.PathLike, model, state, about: dict) -> None:
     print(f"Written: {target}", flush=True)
 
 
-def assign(model, source: os.PathLike) -> dict:
+def assign(model, source: str | os.PathLike) -> dict:
     """Gives a network the weights of a .npz, and returns the `about` of `save`."""
     with opened(source, "about") as values:
         shapes = {name: values[name].shape for name in values if name != "about"}
@@ -181,7 +181,7 @@ def assign(model, source: os.PathLike) -> dict:
         return json.loads(str(values["about"]))
 
 
-def opened(path: os.PathLike, *names: str):
+def opened(path: str | os.PathLike, *names: str):
     """An open .npz of numbers and text that holds arrays with these names; InputError otherwise."""
     try:
         found = np.load(path, allow_pickle=False)
