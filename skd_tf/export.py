@@ -6,7 +6,7 @@ from absl import flags
 
 from skd_tf.config import app
 from skd_tf.config.flags import config_from, define_flags
-from skd_tf.runtime import tf_logging
+from skd_tf.runtime import console, tf_logging
 
 _FORMAT = "what to write: saved_model, keras, litert (float32, float16 and int8) or onnx; repeat the flag for several"
 _CHECK_IMAGES = "number of test images to compare each file on, at most"
@@ -40,7 +40,7 @@ def main(flag_values: flags.FlagValues) -> int | None:
             download=config_from(flag_values).download,
         )
     except ExportError as error:
-        print(f"error: {error} Nothing was written.", file=sys.stderr)
+        console.write(f"error: {error} Nothing was written.", sys.stderr)
         return 1
     return None
 

@@ -6,7 +6,7 @@ from absl import flags
 
 from skd_tf.config import app
 from skd_tf.config.flags import config_from
-from skd_tf.runtime import cluster, tf_logging
+from skd_tf.runtime import cluster, console, tf_logging
 
 
 def main(flag_values: flags.FlagValues) -> int:
@@ -16,7 +16,7 @@ def main(flag_values: flags.FlagValues) -> int:
     if config.dry_run:
         from skd_tf.training import dry_run
 
-        print(dry_run.describe(config, workdir, data_dir))
+        console.say(dry_run.describe(config, workdir, data_dir))
         return 0
     tf_logging.import_tensorflow()
     from skd_tf.training import experiment
@@ -24,7 +24,7 @@ def main(flag_values: flags.FlagValues) -> int:
     try:
         experiment.run(config, workdir, data_dir)
     except cluster.WorkerLost as error:
-        print("error:", error, file=sys.stderr)
+        console.write(f"error: {error}", sys.stderr)
         return 1
     return 0
 

@@ -8,6 +8,7 @@ from absl import flags
 from skd_tf.config import Config, app
 from skd_tf.config.flags import config_from, define_flags
 from skd_tf.errors import EnvironmentFailure
+from skd_tf.runtime import console
 from skd_tf.search.plan import OBJECTIVE_GRAMMAR, TUNERS, Plan
 from skd_tf.search.run_search import describe, run_search
 from skd_tf.search.space import GRAMMAR
@@ -39,13 +40,13 @@ def main(flag_values):
     names = ("tuner", "objective", "max_trials", "search_seed", "executions_per_trial")
     plan = Plan(config, tuple(flag_values.search), **{name: flag_values[name].value for name in names})
     if config.dry_run:
-        print(describe(plan, flag_values.workdir, flag_values.data_dir))
+        console.say(describe(plan, flag_values.workdir, flag_values.data_dir))
         return 0
     try:
         run_search(plan, flag_values.workdir, flag_values.data_dir, final_run=flag_values.final_run)
     except EnvironmentFailure as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        print(f"The trials are kept. Fix the cause, then continue with:\n  {app.command_line()}", file=sys.stderr)
+        console.write(f"error: {' '.join(str(error).split())}", sys.stderr)
+        console.write(f"The trials are kept. Fix the cause, then continue with:\n  {app.command_line()}", sys.stderr)
         return 1
     return 0
 

@@ -6,97 +6,119 @@ import pathlib
 import shlex
 import sys
 import textwrap
+from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from absl import flags
 
 from skd_tf.config import flagfile
+from skd_tf.config.config import FIELDS
 from skd_tf.config.fields import expectation, kinds_of, rules_of
-from skd_tf.config.flags import FIELDS, PLACES, define_flags, is_setting, parse
+from skd_tf.config.flags import PLACES, define_flags, is_setting, parse
 from skd_tf.errors import InputError, as_text, input_error
-from skd_tf.runtime import devices, signals
+from skd_tf.runtime import console, devices, signals
 
 _HELP = {"--help", "-help", "-h", "--helpfull", "--helpshort"}
+# What TensorFlow adds to the message of an error in a graph.
+_NOISE = ("Graph execution error", "Detected at node", "<stack traces", 'File "', "[[", "Hint:", "[Op:")
 
 
-def run(main, *, description, define=define_flags, required=("workdir",), positional=None):
-    """Runs an entry point: parses sys.argv, calls main, exits.
+def run(
+    main: Callable[[flags.FlagValues], int | None],
+    *,
+    description: str,
+    define: Callable[[flags.FlagValues], object] = define_flags,
+    required: Sequence[str] = ("workdir",),
+    positional: str | Sequence[str] | None = None,
+) -> NoReturn:
+    """Runs an entry point: parses sys.argv, calls main and exits.
 
-    Bad input, wherever it is found, is one line "error: ..." on stderr and exit code 2, without a traceback.
+    Bad input becomes one line "error: ..." on stderr and exit code 2, without a traceback, wherever it is found.
 
     Args:
-      main: called with the parsed FlagValues; returns the exit code, None for 0.
+      main: called with the parsed FlagValues; returns the exit code, or None for 0.
       description: what the command does, for --help.
-      define: called with the FlagValues to define its flags on; `define_flags` and more.
+      define: defines the command's flags on a FlagValues; calls `define_flags` for those of Config.
       required: names of flags that must be given.
-      positional: the flag that takes the arguments which are no flags, None where there are none.
+      positional: the multi flag that takes the arguments that are not flags, or a sequence of flags that take one each;
+        None refuses them.
     """
-    # TensorFlow's notes at start-up are not about the user's job; without a GPU even its "errors" say just that.
+    _open_standard_streams()
+    # TensorFlow's start-up notes are not about the user's job. Without a GPU, even its "errors" only say so.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1" if devices.gpu_count() else "3")
-    # TensorFlow turns oneDNN off by itself on CPUs without AVX512-VNNI: a resnet20 step then takes three times as long.
+    # On CPUs without AVX512-VNNI TensorFlow turns oneDNN off, which makes a resnet20 step take three times as long.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     flag_values = flags.FlagValues()
     define(flag_values)
     try:
         if _HELP & set(sys.argv[1:]):
-            print(help_text(flag_values, description, required))
+            console.say(help_text(flag_values, description, required))
             sys.exit(0)
         parse(sys.argv[1:], flag_values, positional)
         for name in required:
             if not flag_values[name].value:
-                expected = flag_values[name].help
-                raise input_error(
-                    f"--{name} is missing", expected=f"{expected}", received="nothing", remedy=f"Add --{name}=.."
-                )
+                expected, remedy = flag_values[name].help, f"Add --{name}=.."
+                raise input_error(f"--{name} is missing", expected=expected, received="nothing", remedy=remedy)
         with signals.raised():
             code = main(flag_values)
         sys.exit(code)
     except signals.Interrupted as error:
         what = f"stopped by {error.signal.name}. {error.what}".strip()
-        print(f"\n{what}\nTo go on, start the same command again:\n  {command_line()}", file=sys.stderr)
+        console.write(f"\n{what}\nTo resume, start the same command again:\n  {command_line()}", sys.stderr)
         sys.exit(error.exit_code)
     except InputError as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
-        sys.exit(2)
+        _exit(2, str(error))
     except OSError as error:  # a full disk, a read-only folder: the machine's state, not a fault of the program
-        where = f" Received {error.filename}." if error.filename else ""
-        print(f"error: {error.strerror or error}.{where}", file=sys.stderr)
-        sys.exit(1)
+        _exit(1, f"{error.strerror or error}." + (f" Received {error.filename}." if error.filename else ""))
     except Exception as error:
-        if not _is_of_the_machine(error):
+        if not isinstance(error, _environment_errors()):
             raise
-        print(f"error: {reason(error.message)[:500]}", file=sys.stderr)
-        sys.exit(1)
+        _exit(1, reason(getattr(error, "message", ""))[:500])
 
 
-def _is_of_the_machine(error):
-    """Whether TensorFlow tells of a file that is gone, damaged or refused, or of a full disk or memory."""
+def _exit(code: int, message: str) -> NoReturn:
+    console.write(f"error: {' '.join(message.split())}", sys.stderr)
+    sys.exit(code)
+
+
+def _environment_errors():
+    """TensorFlow's exceptions about a missing, damaged or forbidden file, a full disk or too little memory."""
     tensorflow = sys.modules.get("tensorflow")
     names = "NotFoundError", "DataLossError", "PermissionDeniedError", "ResourceExhaustedError"
-    return tensorflow is not None and isinstance(error, tuple(getattr(tensorflow.errors, name) for name in names))
+    return tuple(getattr(tensorflow.errors, name) for name in names) if tensorflow else ()
 
 
-def reason(message):
-    """What TensorFlow says of an error, without where in a graph it came up."""
+def _open_standard_streams():
+    """Opens closed file descriptors 0 to 2 on the null device. A file opened later would get TensorFlow's C++ notes."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number
+
+
+def reason(message: str) -> str:
+    """TensorFlow's message of an error, without the place in the graph."""
     lines = [line.strip() for line in message.splitlines()]
-    noise = "Graph execution error", "Detected at node", "<stack traces", 'File "', "[[", "Hint:", "[Op:"
-    said = [line for line in lines if line and not line.startswith(noise)]
-    return " ".join(said or lines)
+    return " ".join([line for line in lines if line and not line.startswith(_NOISE)] or lines)
 
 
-def command_line():
-    """The command of this process, as a user would type it to go on: without --overwrite, which would begin anew."""
+def command_line() -> str:
+    """This process's command as a user would type it to resume: without --overwrite, which would restart from scratch."""
     arguments = [argument for argument in sys.argv[1:] if argument.lstrip("-").partition("=")[0] != "overwrite"]
-    with contextlib.suppress(InputError):  # a flagfile that is gone by now
+    with contextlib.suppress(InputError):  # a flagfile may be gone by now
         if any(argument.lstrip("-").partition("=")[0] == "overwrite" for argument, _ in flagfile.expand(arguments)):
-            arguments.append("--nooverwrite")  # over the flagfile that has it
+            arguments.append("--nooverwrite")  # overrides the flagfile
     return f"{_program_name()} {shlex.join(arguments)}"
 
 
-def help_text(flag_values, description, required=()):
-    """The text of --help: sections, defaults, units and what each flag accepts."""
+def help_text(flag_values: flags.FlagValues, description: str, required: Sequence[str] = ()) -> str:
+    """The text of --help: sections, and of each flag its default, its unit and what it accepts."""
     needed = "".join(f" --{name}=..." for name in required)
     lines = [f"usage: {_program_name()}{needed} [--flagfile=FILE] [--flag=value ...]", "", description, ""]
-    lines += ["  --flagfile=FILE", "      flags read from a file, at this place: a later flag rules"]
+    lines += _help_lines(
+        "--flagfile=FILE", "reads flags from a file, at this place: a later flag overrides an earlier one"
+    )
     places = [name for name in PLACES if name in flag_values]
     own = [name for name in flag_values if not is_setting(name, flag_values) and name not in PLACES]
     for name in places + own:

@@ -88,6 +88,14 @@ Leave it out for the default, 30.
         affects_result=False,
     )
 
+    data_rules: int = setting(
+        2,
+        "rules by which files become splits and pixels. 2: docs/data.md; 1: those of skd_tf 0.1, with which its runs go on",
+        low=1,
+        high=2,
+        affects_result=False,
+    )
+
     student: str = setting(
         "resnet8",
         f"the network to train: {_NETWORK}; or a .keras file, with its weights",

@@ -1,7 +1,8 @@
-"""Flagfiles: expanding --flagfile, includes among it, into the flags they hold."""
+"""Expands --flagfile into the flags that the file and its includes hold."""
 
 import pathlib
 import re
+from collections.abc import Iterable, Iterator
 
 from skd_tf.errors import input_error
 
@@ -9,21 +10,20 @@ _DIRECTIVE = re.compile(r"--?flagfile(?:=(.*))?", re.DOTALL)
 _TRAILING_COMMENT = re.compile(r"\s(#|//)")
 
 
-def expand(arguments):
-    """Replaces every --flagfile by the flags in it, at its place: of two flags the later one rules.
+def expand(arguments: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Replaces every --flagfile by the flags in it, in place: a later flag overrides an earlier one.
 
-    The format is absl's: a flag a line, comments on lines of their own after # or //. An included path is
-    read from the current folder, as absl does, or else from the including file's folder, so that a run can
-    start anywhere.
+    The format is absl's: one flag per line, and comments after # or // on lines of their own. An included path is
+    relative to the current folder, as in absl, or else to the including file's folder, so that a run can start anywhere.
 
     Args:
       arguments: the command line without the program's name.
 
     Yields:
-      (argument, where it stands; "" for the command line).
+      (argument, its place as "FILE line NUMBER", "" on the command line).
 
     Raises:
-      InputError: a file that cannot be read or includes itself, or a line that is no flag.
+      InputError: a file cannot be read or includes itself, or a line is not a flag.
     """
     arguments = iter(arguments)
     for argument in arguments:
@@ -32,7 +32,7 @@ def expand(arguments):
             yield argument, ""
             continue
         path = next(arguments, "") if directive[1] is None else directive[1]
-        if path:  # an empty one takes back nothing and adds nothing, as in absl
+        if path:  # an empty one changes nothing, as in absl
             yield from _read(path, None, ())
 
 
@@ -43,7 +43,7 @@ def _read(path, folder, including):
     if found.resolve() in including:
         raise input_error(
             "A flagfile includes itself",
-            expected="includes without a circle",
+            expected="no circular include",
             received=f"--flagfile={path} in {including[-1].name}",
             remedy="Remove that line",
         )
@@ -67,9 +67,7 @@ def _read(path, folder, including):
             continue
         problem = _problem(line)
         if problem:
-            raise input_error(
-                f"{problem[0]} in {where}", expected="--flag=value", received=f"{line}", remedy=f"{problem[1]}"
-            )
+            raise input_error(f"{problem[0]} in {where}", expected="--flag=value", received=line, remedy=problem[1])
         yield line, where
 
 
@@ -77,7 +75,7 @@ def _problem(line):
     if _TRAILING_COMMENT.search(line):
         return "A comment follows a flag", "Put the comment on a line of its own"
     if not line.startswith("-"):
-        return "A line is no flag", "Begin it with -- or, for a comment, with #"
+        return "A line is not a flag", "Start it with --, or with # if it is a comment"
     if "=" not in line and len(line.split()) > 1:
         return "A flag lacks its =", f"Write {'='.join(line.split(maxsplit=1))}"
     return None

@@ -1,82 +1,94 @@
-"""Config <-> absl flags, and the one wrapper around every entry point.
+"""Config to absl flags and back.
 
-Every flag is derived from a field of Config, and Config alone checks values: absl only takes the line apart.
-Each entry point has a FlagValues of its own, so importing one from another, or running it with `python -m`,
-defines nothing twice.
+Each flag is derived from a field of Config, which alone checks values: absl only splits the command line. Each entry
+point has its own FlagValues, so that one can be imported from another, or run with `python -m`, without defining a flag
+twice.
 """
 
-import dataclasses
 import os
 import sys
+from collections.abc import Iterable, Sequence
 
 from absl import flags
 
-from skd_tf.config import Config, flagfile
+from skd_tf.config import flagfile
+from skd_tf.config.config import FIELDS, Config
 from skd_tf.config.fields import kinds_of, rules_of
 from skd_tf.errors import InputError, as_text, did_you_mean, input_error
 
-FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 PLACES = {
-    "workdir": "the folder that the run writes to, and resumes from",
-    "data_dir": "the TFDS data folder; TFDS' own default unless given",
+    "workdir": "the folder that the run writes to and resumes from",
+    "data_dir": "the TFDS data folder; TFDS' own by default",
 }
-_OF_ONE_START = (
-    "dry_run",
-    "overwrite",
-)  # what a command does, not what a run is: no file that repeats a run holds them
-_HELP = {"--help", "-help", "-h", "--helpfull", "--helpshort"}
+_COMMAND_ONLY = ("dry_run", "overwrite")  # they belong to one start of a run; a file that repeats the run lacks them
 
 
-def define_flags(flag_values, names=(*PLACES, *FIELDS)):
+class SettingFlag(flags.Flag):
+    """The flag of a field of Config. A flag of the same name that an entry point defines itself is none."""
+
+
+def define_flags(flag_values: flags.FlagValues, names: Iterable[str] = (*PLACES, *FIELDS)) -> None:
     """Defines flags for fields of Config and for the places.
 
-    absl holds the texts and None for what was not given; `config_from` makes a Config of them.
+    absl holds their texts, and None for each that was not given; `config_from` turns them into a Config.
 
     Args:
-      flag_values: the entry point's own absl FlagValues; its own flags are defined on it beside these.
+      flag_values: of one entry point, which defines its own flags on it as well.
       names: which fields and places; all by default.
     """
     for name in names:
-        help = PLACES[name] if name in PLACES else rules_of(FIELDS[name]).help
-        boolean = name in FIELDS and bool in kinds_of(FIELDS[name])
-        parser, serializer = flags.ArgumentParser(), flags.ArgumentSerializer()
-        flags.DEFINE(parser, name, None, help, flag_values, serializer, boolean=boolean)
+        if name in PLACES:
+            flags.DEFINE_string(name, None, PLACES[name], flag_values)
+            continue
+        parser: flags.ArgumentParser[str] = flags.ArgumentParser()
+        serializer: flags.ArgumentSerializer[str] = flags.ArgumentSerializer()
+        help, boolean = rules_of(FIELDS[name]).help, bool in kinds_of(FIELDS[name])
+        flags.DEFINE_flag(SettingFlag(parser, serializer, name, None, help, boolean=boolean), flag_values)
 
 
-def explicit_names(flag_values):
+def is_setting(name: str, flag_values: flags.FlagValues) -> bool:
+    """Whether there is a flag of this name and it sets a field of Config."""
+    return name in flag_values and isinstance(flag_values[name], SettingFlag)
+
+
+def explicit_names(flag_values: flags.FlagValues) -> set[str]:
     """The Config fields that were given on the command line or in a flagfile."""
     return {name for name in FIELDS if is_setting(name, flag_values) and flag_values[name].present}
 
 
-def is_setting(name, flag_values):
-    """Whether a flag is that field of Config, and not a flag of the entry point's own that shares its name."""
-    return name in flag_values and name in FIELDS and flag_values[name].help == rules_of(FIELDS[name]).help
-
-
-def config_from(flag_values, base=None):
-    """The Config that the parsed flags describe.
+def config_from(flag_values: flags.FlagValues, base: Config | None = None) -> Config:
+    """The Config that parsed flags describe.
 
     Args:
-      flag_values: parsed flags.
-      base: a Config with the values of what was not given; the defaults unless given.
+      flag_values: parsed.
+      base: gives the values of what was not given; the defaults unless given.
 
     Raises:
-      InputError: a value that is not what its knob expects.
+      InputError: a bad value.
     """
-    changes = {name: flag_values[name].value for name in FIELDS if name in explicit_names(flag_values)}
-    return Config(**changes) if base is None else base.replace(**changes)
+    return (base or Config()).replace(**{name: flag_values[name].value for name in explicit_names(flag_values)})
 
 
-def parse(arguments, flag_values, positional=None):
-    """Parses a command line, without the program's name, into flag_values; InputError for what is amiss.
+def parse(
+    arguments: Sequence[str], flag_values: flags.FlagValues, positional: str | Sequence[str] | None = None
+) -> None:
+    """Parses a command line into flag_values.
 
-    `positional` names the multi flag that takes the arguments which are no flags.
+    Args:
+      arguments: without the program's name.
+      flag_values: with the flags defined.
+      positional: the multi flag that takes the arguments that are not flags, or a sequence of flags that take one each;
+        None refuses them.
+
+    Raises:
+      InputError: an unknown flag, a flag without its value, or an argument that is not a flag.
     """
-    pairs = [(_at_home(argument), where) for argument, where in flagfile.expand(arguments)]
-    strange = [argument for argument, _ in pairs if any("\ud800" <= letter <= "\udfff" for letter in argument)]
-    if strange:  # bytes of a file's name that are no UTF-8: TensorFlow takes no such name
+    pairs = [(_with_home(argument), where) for argument, where in flagfile.expand(arguments)]
+    undecoded = [argument for argument, _ in pairs if any("\ud800" <= letter <= "\udfff" for letter in argument)]
+    if undecoded:  # bytes of a file's name that are not UTF-8; TensorFlow takes no such name
+        received = repr(undecoded[0])
         raise input_error(
-            "An argument is no UTF-8", expected="text", received=f"{strange[0]!r}", remedy="Rename the file or folder"
+            "An argument is not UTF-8", expected="text", received=received, remedy="Rename the file or folder"
         )
     try:
         leftovers = flag_values([sys.argv[0] or "skd_tf", *(argument for argument, _ in pairs)])[1:]
@@ -84,46 +96,49 @@ def parse(arguments, flag_values, positional=None):
         names = [*flag_values, *(f"no{known}" for known in flag_values if flag_values[known].boolean)]
         places = {argument.lstrip("-").partition("=")[0]: where for argument, where in pairs}
         where = f" in {places[error.flagname]}" if places.get(error.flagname) else ""
-        remedy = did_you_mean(f"--{error.flagname}", [f"--{known}" for known in names], "See --help for all.")
         raise input_error(
             f"Unknown flag{where}",
             expected="a flag of this command",
             received=f"--{error.flagname}",
-            remedy=f"{remedy}",
+            remedy=did_you_mean(f"--{error.flagname}", [f"--{known}" for known in names], "See --help for all"),
         ) from error
     except (flags.Error, ValueError) as error:
         raise InputError(f"{error}. Expected --flag=value. See --help.") from error
-    if leftovers and positional:
-        flag_values[positional].value = [*(flag_values[positional].value or []), *leftovers]
-    elif leftovers:
+    if isinstance(positional, str):
+        flag_values[positional].value = [*(flag_values[positional].value or []), *leftovers] or None
+        return
+    for name in positional or ():
+        if leftovers and not flag_values[name].present:
+            flag_values[name].value = leftovers.pop(0)
+    if leftovers:
         raise input_error(
-            "An argument is no flag",
-            expected="--flag=value only",
-            received=f"{leftovers[0]}",
-            remedy="Join it to its flag with =, and quote what holds spaces",
+            "An argument is not a flag",
+            expected="--flag=value",
+            received=leftovers[0],
+            remedy="Join it to its flag with =, and quote it if it has spaces",
         )
 
 
-def _at_home(argument):
-    """--flag=~/PATH with the user's folder, which a shell puts in only where a word begins with ~, and no flagfile does."""
+def _with_home(argument):
+    """Expands --flag=~/PATH. A shell expands ~ only at the start of a word, and in a flagfile there is no shell."""
     name, _, value = argument.partition("=")
     return f"{name}={os.path.expanduser(value)}" if value.startswith("~/") else argument
 
 
-def read_flagfile(path, base=None):
-    """The settings in a flagfile.
+def read_flagfile(path: str | os.PathLike, base: Config | None = None) -> tuple[Config, set[str]]:
+    """The settings in a flagfile and the flagfiles that it includes.
 
-    --workdir and --data_dir in it, which say where and not what, are left to the run that reads it.
+    It may give --workdir and --data_dir; they are ignored.
 
     Args:
-      path: the flagfile; what it includes is read too.
-      base: a Config with the values of what the file does not give; the defaults unless given.
+      path: of the flagfile.
+      base: gives the values of what the file does not give; the defaults unless given.
 
     Returns:
-      (Config, the set of names that the file gives).
+      (Config, the names of the fields that the file gives).
 
     Raises:
-      InputError: an unreadable file, an unknown flag, a bad value.
+      InputError: an unreadable file, an unknown flag or a bad value.
     """
     flag_values = flags.FlagValues()
     define_flags(flag_values)
@@ -131,13 +146,15 @@ def read_flagfile(path, base=None):
     return config_from(flag_values, base), explicit_names(flag_values)
 
 
-def write_flags(config):
-    """The text of a flagfile that repeats a run: a line for each knob not at its default, but for --dry_run, --overwrite."""
+def write_flags(config: Config) -> str:
+    """The text of a flagfile that repeats a run: a line per setting that is not at its default.
+
+    It leaves out --dry_run and --overwrite.
+    """
     lines = []
     for name, field in FIELDS.items():
         value = getattr(config, name)
-        if value != field.default and name not in _OF_ONE_START:
-            lines.append(
-                f"--{'' if value else 'no'}{name}" if bool in kinds_of(field) else f"--{name}={as_text(value)}"
-            )
-    return "".join(f"{line}\n" for line in lines)
+        if value != field.default and name not in _COMMAND_ONLY:
+            boolean = bool in kinds_of(field)
+            lines.append(f"--{'' if value else 'no'}{name}\n" if boolean else f"--{name}={as_text(value)}\n")
+    return "".join(lines)

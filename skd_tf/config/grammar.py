@@ -1,11 +1,11 @@
-"""The small languages of text settings: text -> structure, and structure -> its one canonical text.
+"""The grammars of text settings: text to structure, and structure to its one canonical text.
 
-Epochs count from 0, so "0.5 from epoch 60" rules the 61st epoch and every later one; they may be fractions.
+Epochs count from 0 and may be fractions: "0.5 from epoch 60" holds from the 61st epoch on.
 """
 
 import itertools
 import re
-import typing
+from typing import Any, NamedTuple
 
 from skd_tf.errors import as_text, did_you_mean, flag_error
 
@@ -27,24 +27,26 @@ _STEP_RANGE = re.compile(r"(\d+) ?, ?(\d+)")
 _INTERVAL = re.compile(rf"{_NUMBER} ?(steps?|seconds?|s|)")
 
 
-class StepwiseWeight(typing.NamedTuple):
+class StepwiseWeight(NamedTuple):
     """A weight that is values[i] from epochs[i] on; epochs[0] is 0."""
 
-    epochs: tuple
-    values: tuple
+    epochs: tuple[float, ...]
+    values: tuple[float, ...]
 
     @property
-    def extremes(self):
+    def extremes(self) -> tuple[float, float]:
+        """The smallest and the largest value."""
         return min(self.values), max(self.values)
 
     @property
-    def text(self):
+    def text(self) -> str:
+        """The canonical text."""
         rest = [f", {_short(v)} from epoch {_short(e)}" for e, v in zip(self.epochs[1:], self.values[1:], strict=True)]
         return _short(self.values[0]) + "".join(rest)
 
 
-class RampWeight(typing.NamedTuple):
-    """A weight that goes from `first` to `last` within `epochs`, and stays there."""
+class RampWeight(NamedTuple):
+    """A weight that goes from `first` to `last` in the first `epochs` epochs, and stays there."""
 
     shape: str
     first: float
@@ -52,30 +54,33 @@ class RampWeight(typing.NamedTuple):
     epochs: float
 
     @property
-    def extremes(self):
+    def extremes(self) -> tuple[float, float]:
+        """The smallest and the largest value."""
         return min(self.first, self.last), max(self.first, self.last)
 
     @property
-    def text(self):
+    def text(self) -> str:
+        """The canonical text."""
         return f"{self.shape} {_short(self.first)} to {_short(self.last)} over {_short(self.epochs)} epochs"
 
 
-class RateSchedule(typing.NamedTuple):
-    """A learning rate schedule: its kind, and multistep's milestones with the factor at each."""
+class RateSchedule(NamedTuple):
+    """A learning rate schedule: its kind; for multistep the epochs at which the rate is multiplied by a factor."""
 
     kind: str
-    epochs: tuple = ()
+    epochs: tuple[float, ...] = ()
     factor: float = 0.1
 
     @property
-    def text(self):
+    def text(self) -> str:
+        """The canonical text."""
         if self.kind != "multistep":
             return self.kind
         factor = "" if self.factor == 0.1 else f":{_short(self.factor)}"
         return f"multistep:{','.join(map(_short, self.epochs))}{factor}"
 
 
-def parse_weight(value, name="weight"):
+def parse_weight(value: float | str, name: str = "weight") -> StepwiseWeight | RampWeight:
     """Reads a loss weight, constant or scheduled.
 
     Args:
@@ -83,33 +88,37 @@ def parse_weight(value, name="weight"):
       name: of the setting, for the error.
 
     Returns:
-      `StepwiseWeight` (one step for a constant) or `RampWeight`.
+      A `StepwiseWeight`, with one step for a constant, or a `RampWeight`.
 
     Raises:
-      InputError: text outside the grammar, or epochs that do not rise.
+      InputError: the text does not follow the grammar, or the epochs do not increase.
+
+    Example:
+      >>> parse_weight("0.9, 0.5 from epoch 60")
+      StepwiseWeight(epochs=(0.0, 60.0), values=(0.9, 0.5))
     """
     remedy = f"Write for example --{name}=0.9"
     text = _plain(value)
     ramp = _RAMP.fullmatch(text)
     if ramp:
-        first, last, epochs = map(float, ramp.groups()[1:])
-        if not 0 < epochs < float("inf") or max(first, last) == float("inf"):
-            raise flag_error(name, value, "has a ramp of no length or to infinity", WEIGHT, remedy)
-        return RampWeight(ramp[1], first, last, epochs)
-    first, *rest = [piece.strip() for piece in text.split(",")]
-    steps = [_STEP.fullmatch(piece) for piece in rest]
-    if not re.fullmatch(_NUMBER, first) or not all(steps):
+        result = RampWeight(ramp[1], float(ramp[2]), float(ramp[3]), float(ramp[4]))
+        if not 0 < result.epochs < float("inf") or result.extremes[1] == float("inf"):
+            raise flag_error(name, value, "has a ramp without length or to infinity", WEIGHT, remedy)
+        return result
+    constant, *rest = [piece.strip() for piece in text.split(",")]
+    steps = [step for step in map(_STEP.fullmatch, rest) if step]
+    if not re.fullmatch(_NUMBER, constant) or len(steps) < len(rest):
         raise flag_error(name, value, "is not a weight", WEIGHT, remedy)
-    values = (float(first), *(float(step[1]) for step in steps))
+    values = (float(constant), *(float(step[1]) for step in steps))
     epochs = (0.0, *(float(step[2]) for step in steps))
     if max(values + epochs) == float("inf"):
         raise flag_error(name, value, "is infinite", WEIGHT, remedy)
-    _check_rising(name, value, epochs, WEIGHT)
+    _check_increasing(name, value, epochs, WEIGHT)
     return StepwiseWeight(epochs, values)
 
 
-def parse_lr_schedule(value, name="lr_schedule"):
-    """Reads a learning rate schedule in the grammar `LR_SCHEDULE`; InputError for anything else."""
+def parse_lr_schedule(value: str, name: str = "lr_schedule") -> RateSchedule:
+    """Reads text in the grammar `LR_SCHEDULE`. Raises InputError for anything else."""
     text = _plain(value)
     smooth = ("constant", "cosine", "linear")
     if text in smooth:
@@ -122,22 +131,22 @@ def parse_lr_schedule(value, name="lr_schedule"):
     factor = float(match.groups()[-1] or 0.1)
     if not 0 < factor < float("inf") or max(epochs) == float("inf"):
         raise flag_error(name, value, "has a factor or an epoch out of range", LR_SCHEDULE, "Give finite numbers > 0")
-    _check_rising(name, value, (0.0, *epochs), LR_SCHEDULE)
+    _check_increasing(name, value, (0.0, *epochs), LR_SCHEDULE)
     return RateSchedule("multistep", epochs, factor)
 
 
-def parse_loss_settings(value, name="loss_settings"):
-    """Reads `LOSS_SETTINGS` text into {name: number}, in alphabetic order; InputError for anything else."""
+def parse_loss_settings(value: str, name: str = "loss_settings") -> dict[str, float]:
+    """Reads text in the grammar `LOSS_SETTINGS` into {name: number}, sorted. Raises InputError for anything else."""
     matches = [_SETTING.fullmatch(piece.strip()) for piece in _plain(value).split(",")] if value else []
     settings = {match[1]: float(match[2]) for match in matches if match}
     if len(settings) != len(matches) or float("inf") in settings.values():
         remedy = f'Write for example --{name}="beta=2", each name once'
-        raise flag_error(name, value, "is not understood", LOSS_SETTINGS, remedy)
+        raise flag_error(name, value, "is not a list of loss settings", LOSS_SETTINGS, remedy)
     return dict(sorted(settings.items()))
 
 
-def parse_interval(value, name="checkpoint_every"):
-    """Reads `INTERVAL` text into (count, "epoch" | "steps" | "seconds")."""
+def parse_interval(value: str, name: str = "checkpoint_every") -> tuple[float, str]:
+    """Reads text in the grammar `INTERVAL` into (count, "epoch", "steps" or "seconds"). Raises InputError otherwise."""
     text = _plain(value)
     if text == "epoch":
         return 1, "epoch"
@@ -149,35 +158,44 @@ def parse_interval(value, name="checkpoint_every"):
     return (int(count) if unit == "steps" else count), unit
 
 
-def parse_step_range(value, name="profile_steps"):
-    """Reads `STEP_RANGE` text into (first, last) step, counted from 1; None for an empty one."""
+def parse_step_range(value: str, name: str = "profile_steps") -> tuple[int, int] | None:
+    """Reads text in the grammar `STEP_RANGE` into (first, last); None if it is empty. Raises InputError otherwise."""
     text = _plain(value)
+    if not text:
+        return None
     match = _STEP_RANGE.fullmatch(text)
-    if text and not (match and 1 <= int(match[1]) <= int(match[2])):
-        raise flag_error(name, value, "is no range of steps", STEP_RANGE, f"Write for example --{name}=100,110")
-    return (int(match[1]), int(match[2])) if text else None
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise flag_error(name, value, "is not a range of steps", STEP_RANGE, f"Write for example --{name}=100,110")
+    return int(match[1]), int(match[2])
 
 
-def canonical_weight(name, value):
-    """A constant as a float, a schedule as its canonical text."""
+# The canonical form of each, as `FieldSpec.check` wants it.
+
+
+def canonical_weight(name: str, value: Any) -> float | str:
+    """A constant as a float, a schedule as text."""
     parsed = parse_weight(value, name)
     return parsed.values[0] if isinstance(parsed, StepwiseWeight) and len(parsed.values) == 1 else parsed.text
 
 
-def canonical_lr_schedule(name, value):
+def canonical_lr_schedule(name: str, value: str) -> str:
+    """As in "multistep:150,180"."""
     return parse_lr_schedule(value, name).text
 
 
-def canonical_loss_settings(name, value):
+def canonical_loss_settings(name: str, value: str) -> str:
+    """As in "alpha=1, beta=2"."""
     return ", ".join(f"{setting}={_short(number)}" for setting, number in parse_loss_settings(value, name).items())
 
 
-def canonical_interval(name, value):
+def canonical_interval(name: str, value: str) -> str:
+    """As in "epoch" or "100 steps"."""
     count, unit = parse_interval(value, name)
     return "epoch" if unit == "epoch" else f"{_short(count)} {unit}"
 
 
-def canonical_step_range(name, value):
+def canonical_step_range(name: str, value: str) -> str:
+    """As in "100,110"."""
     return ",".join(map(str, parse_step_range(value, name) or ()))
 
 
@@ -189,8 +207,7 @@ def _short(number):
     return as_text(number).removesuffix(".0")
 
 
-def _check_rising(name, value, epochs, grammar):
+def _check_increasing(name, value, epochs, grammar):
     if any(later <= earlier for earlier, later in itertools.pairwise(epochs)):
-        raise flag_error(
-            name, value, "has epochs that do not rise", grammar, "Put them in order, each > 0 and given once"
-        )
+        remedy = "Put them in order, each > 0 and given once"
+        raise flag_error(name, value, "has epochs that do not increase", grammar, remedy)

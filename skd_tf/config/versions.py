@@ -1,7 +1,7 @@
-"""Settings recorded by earlier versions, read as those versions meant them.
+"""Reads settings that an earlier version recorded as that version meant them.
 
-A record (config.json, result.json, search.json) holds its version. A setting that is younger than the record takes the
-value that reproduces what was done before it existed, which need not be the default of today.
+Each record (config.json, result.json, search.json) holds its version. A setting that is newer than the record gets the
+value that reproduces what was done before it existed, which may differ from its default.
 """
 
 from collections.abc import Mapping
@@ -9,24 +9,32 @@ from typing import Any
 
 from skd_tf.errors import input_error
 
-VERSION = 1  # raise it with every line of BEFORE
+VERSION = 2  # increment it with every entry of BEFORE
 
-# {setting: (version that introduced it, value that reproduces what earlier versions did)}; one line per setting.
-# Records of skd_tf 0.1.0 have no version: they are version 1.
-BEFORE: dict[str, tuple[int, Any]] = {}
+# {setting: (version that introduced it, value that reproduces what earlier versions did)}.
+# Records of skd_tf 0.1.0 hold no version. They are version 1.
+BEFORE: dict[str, tuple[int, Any]] = {"data_rules": (2, 1)}
 
 
 def upgrade(record: Mapping[str, Any], before: Mapping[str, tuple[int, Any]] = BEFORE) -> dict[str, Any]:
-    """The settings in a record of any version, as a dict without its "version".
+    """The settings in a record of this version or an earlier one, without its "version".
+
+    Args:
+      record: from `Config.to_json`.
+      before: as `BEFORE`.
 
     Raises:
-      InputError: the record was written by a later version.
+      InputError: a later version wrote the record.
+
+    Example:
+      >>> upgrade({"epochs": 30}, before={"nesterov": (2, False)})
+      {'nesterov': False, 'epochs': 30}
     """
     settings = dict(record)
     version = settings.pop("version", 1)
     if not isinstance(version, int) or version > VERSION:
         raise input_error(
-            "The settings were recorded by a later version of skd_tf",
+            "A later version of skd_tf recorded the settings",
             expected=f"version {VERSION} or earlier",
             received=f"version={version}",
             remedy="Update skd_tf, or choose another folder",

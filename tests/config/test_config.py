@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from skd_tf.config import Config
+from skd_tf.config import Config, versions
 from skd_tf.config.fields import rules_of
 from skd_tf.errors import InputError
 
@@ -65,7 +65,7 @@ def _refusal(**settings):
         ("dataset", "", "a name", "for its default"),
         ("dataset", 7, "text", "the default, digits"),
         ("teacher_checkpoint", "a\nb", "printable text", "Rename"),
-        ("teacher_checkpoint", "runs/a #1", "without # or //", "Rename"),
+        ("teacher_checkpoint", "runs/a #1", "no # or //", "Rename"),
         ("warmup_epochs", 31, "at most --epochs=30", "Shorten the warm-up"),
     ],
 )
@@ -196,17 +196,35 @@ def test_differences_name_what_could_change_a_number_and_nothing_else():
     assert {field.name for field in fields if not rules_of(field).affects_result} == set(silent)
 
 
-def test_every_default_passes_its_own_check_and_every_knob_has_help():
+def test_every_default_passes_its_own_check_and_every_setting_has_help():
     config = Config()
     for field in dataclasses.fields(Config):
         assert getattr(config, field.name) == field.default
         assert len(rules_of(field).help) > 5
 
 
-def test_config_needs_neither_tensorflow_nor_keras():
-    code = (
-        "import sys; from skd_tf.config import Config, flags; from skd_tf.training import dry_run; "
-        "dry_run.describe(Config(teacher='resnet20')); "
-        "assert not {'tensorflow', 'keras', 'tensorflow_datasets'} & set(sys.modules), 'imported'"
-    )
+def test_an_earlier_version_is_read_as_it_was_meant():
+    before = {"nesterov": (2, True), "seed": (1, 7)}  # introduced by version 2 and 1
+    assert versions.upgrade({"version": 1, "epochs": 3}, before) == {"epochs": 3, "nesterov": True}
+    assert versions.upgrade({"epochs": 3, "nesterov": False}, before) == {"epochs": 3, "nesterov": False}
+    with pytest.raises(InputError, match="A later version of skd_tf"):
+        versions.upgrade({"version": versions.VERSION + 1})
+
+
+def test_a_dataclass_gets_the_settings_that_its_fields_name():
+    kind = dataclasses.make_dataclass("Kind", ["epochs", "radius"])
+    assert Config(epochs=5, radius=2).pick(kind) == kind(5, 2.0)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import skd_tf.config.app",
+        "import skd_tf.runtime.compat, skd_tf.runtime.console, skd_tf.runtime.devices, skd_tf.runtime.files",
+        "from skd_tf.config import Config; from skd_tf.training import dry_run; "
+        "dry_run.describe(Config(teacher='resnet20'))",
+    ],
+)
+def test_what_needs_no_tensorflow_does_not_import_it(code):
+    code += "; import sys; assert not {'tensorflow', 'keras', 'tensorflow_datasets'} & set(sys.modules), 'imported'"
     subprocess.run([sys.executable, "-c", code], check=True)

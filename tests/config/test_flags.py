@@ -14,7 +14,16 @@ from hypothesis import strategies as st
 
 from skd_tf.config import Config, app
 from skd_tf.config.fields import kinds_of, rules_of
-from skd_tf.config.flags import PLACES, config_from, define_flags, explicit_names, parse, read_flagfile, write_flags
+from skd_tf.config.flags import (
+    FIELDS,
+    PLACES,
+    config_from,
+    define_flags,
+    explicit_names,
+    parse,
+    read_flagfile,
+    write_flags,
+)
 from skd_tf.errors import InputError
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
@@ -148,7 +157,7 @@ def test_a_flagfile_read_for_its_settings_leaves_the_places_to_the_reader(tmp_pa
     [
         ("--epochs=5  # quick\n", "A comment follows a flag in .*a.flags line 1.*a line of its own"),
         ("\n--dataset=digits // small\n", "A comment follows a flag in .*line 2"),
-        ("epochs=5\n", "A line is no flag in .*line 1.*Received epochs=5"),
+        ("epochs=5\n", "A line is not a flag in .*line 1.*Received epochs=5"),
         ("--epochs 5\n", "lacks its = in .*line 1.*Write --epochs=5"),
         ("--seed=1\n--epoch=5\n", r"Unknown flag in .*a.flags line 2.*Did you mean --epochs\?"),
         ("--flagfile=a.flags\n", "includes itself"),
@@ -269,6 +278,22 @@ def test_an_entry_point_runs_with_flags_of_its_own(program, module):
     )
     assert (finished.stdout, finished.stderr) == ("2 False ['a', 'b'] 3 w\n", "")
     assert finished.returncode == 5
+
+
+def test_a_flag_of_a_command_may_share_the_name_of_a_setting():
+    flag_values = flags.FlagValues()
+    define_flags(flag_values, ("seed",))
+    flags.DEFINE_string("radius", "1", rules_of(FIELDS["radius"]).help, flag_values=flag_values)
+    parse(["--radius=2", "--seed=3"], flag_values)
+    assert explicit_names(flag_values) == {"seed"} and config_from(flag_values) == Config(seed=3)
+
+
+def test_closed_standard_streams_stay_free_of_other_files(program, tmp_path):
+    """A file with descriptor 2 would get what TensorFlow's C++ code logs."""
+    code = "import os; from skd_tf.config import app; app._open_standard_streams(); "
+    code += f"file = open({str(tmp_path / 'file')!r}, 'w'); print('free', file=file); sys = file.fileno(); assert sys > 2, sys"
+    subprocess.run(f'{sys.executable} -c "{code}" <&- >&- 2>&-', shell=True, check=True)
+    assert (tmp_path / "file").read_text() == "free\n"
 
 
 def test_help_lists_every_flag_quickly(program):

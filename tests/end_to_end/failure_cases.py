@@ -304,7 +304,7 @@ ROWS = {
         r"train split.*Expected examples. Received none",
         2,
     ),
-    "a path that is no UTF-8": (lambda p: {"workdir": f"{p.folder}/r\udce4um"}, r"no UTF-8.*Rename", 2),
+    "a path that is no UTF-8": (lambda p: {"workdir": f"{p.folder}/r\udce4um"}, r"not UTF-8.*Rename", 2),
     "labels out of range": (lambda p: {"dataset": "bad_data:eleven_labels"}, r"labels.*from 0 to 9.*0 to 10", 2),
     "labels below -1": (lambda p: {"dataset": "bad_data:negative_labels"}, r"labels.*from 0 to 9.*-2 to 7", 2),
     "a dataset smaller than a batch": (

@@ -1,6 +1,7 @@
 """A file is there whole or not at all, whatever ends its writing; what was there before stays until then."""
 
 import errno
+import fcntl
 import os
 import time
 
@@ -74,6 +75,25 @@ def test_a_file_system_that_flushes_no_folders_will_do_and_a_broken_one_will_not
     answer(errno.EIO)
     with pytest.raises(OSError, match="Input/output error"), atomic_files.writing(tmp_path / "file"):
         pass
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_on_windows_no_folder_is_opened_and_no_read_only_file_flushed(tmp_path, monkeypatch, kind):
+    def fsync(descriptor):
+        assert fcntl.fcntl(descriptor, fcntl.F_GETFL) & (os.O_RDWR | os.O_WRONLY)
+
+    def open_unless_folder(path, *arguments, open=os.open, **options):
+        assert path != tmp_path
+        return open(path, *arguments, **options)
+
+    monkeypatch.setattr(atomic_files, "_WINDOWS", True)
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "open", open_unless_folder)
+    with atomic_files.replacing(tmp_path / "made") as path:
+        if kind == "folder":
+            path.mkdir()
+        (path / "inside" if kind == "folder" else path).write_text("text")
+    assert names(tmp_path) == ["made"]
 
 
 def test_a_sweep_takes_what_was_abandoned_and_nothing_else(tmp_path):
