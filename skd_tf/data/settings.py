@@ -14,6 +14,7 @@ class DataSettings:
     image_size: int = 0
     augmentation: str = "auto"
     cache_dataset: str = "auto"
+    data_rules: int = 2
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,7 @@ import os
 import pathlib
 from typing import Any
 
-from skd_tf.config import Config
+from skd_tf.config import Config, versions
 from skd_tf.data import folder_index
 from skd_tf.data.catalog import is_code
 from skd_tf.errors import InputError, input_error
@@ -54,6 +54,27 @@ def recorded_config(path: str | os.PathLike) -> Config | None:
     if record is None:
         return None
     return Config.from_json({name: value for name, value in record.items() if name != "resolved"})
+
+
+def with_recorded_rules(config: Config, before: Config | None) -> Config:
+    """The settings with which a run or search goes on: earlier versions' rules stay those that it started with.
+
+    A setting that is newer than the run keeps the value that reproduces what was done then, unless the user gives
+    another value than the default.
+
+    Args:
+      config: the settings of today's command.
+      before: the recorded settings; None for a new run.
+    """
+    if before is None or config.overwrite:
+        return config
+    defaults = Config()
+    kept = {
+        name: value
+        for name, (_, value) in versions.BEFORE.items()
+        if getattr(before, name) == value and getattr(config, name) == getattr(defaults, name) != value
+    }
+    return config.replace(**kept)
 
 
 def workdir_of(model: str | os.PathLike) -> pathlib.Path:

@@ -3,11 +3,12 @@
 TensorFlow and keras-tuner take seconds to import, so they are imported after all checks that do not need them.
 """
 
+import dataclasses
 import os
 from typing import TYPE_CHECKING
 
 from skd_tf.errors import EnvironmentFailure, input_error, message
-from skd_tf.runs.run_record import recorded_config
+from skd_tf.runs.run_record import recorded_config, with_recorded_rules
 from skd_tf.runs.workdir import locked
 from skd_tf.runtime import cluster, tf_logging
 from skd_tf.runtime.console import say
@@ -57,8 +58,8 @@ def run_search(
     from skd_tf.search.trial_runner import TrialRunner
     from skd_tf.search.tuner import Tuner
 
-    records = TrialRecords(workdir, plan)
-    runner, oracle = TrialRunner(records, data_dir, resources), make_oracle(plan)
+    records = TrialRecords(workdir, _continued(plan, workdir))
+    runner, oracle = TrialRunner(records, data_dir, resources), make_oracle(records.plan)
     try:
         if role == "worker":
             Tuner(oracle, records, runner).search()
@@ -85,6 +86,12 @@ def describe(plan: Plan, workdir: str | os.PathLike, data_dir: str | None = None
     search = f"Search: {plan.trials} trials, {plan.tuner}, {plan.goal.name} {plan.goal.direction}"
     run = dry_run.describe(plan.config, workdir, data_dir)
     return "\n".join([run, search, *(f"  {dimension.text}" for dimension in plan.space)])
+
+
+def _continued(plan, workdir):
+    """The plan with which the search in a folder goes on: rules of earlier versions stay."""
+    before = TrialRecords(workdir, plan).recorded_config()
+    return dataclasses.replace(plan, config=with_recorded_rules(plan.config, before))
 
 
 def process_role() -> str:

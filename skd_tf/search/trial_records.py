@@ -6,6 +6,7 @@ import pathlib
 import shutil
 from typing import Any
 
+from skd_tf.config import Config
 from skd_tf.errors import input_error
 from skd_tf.runs import run_files
 from skd_tf.runtime.files import read_json, write_json
@@ -80,6 +81,10 @@ class TrialRecords:
                 received="; ".join(differences),
                 remedy=_OTHER_WORKDIR,
             )
+
+    def recorded_config(self) -> Config | None:
+        """The settings that the search in this folder started with; None for a new search."""
+        return Config.from_json(self._recorded_plan()["config"]) if self._plan_file.is_file() else None
 
     def _recorded_plan(self):
         """The content of search.json; InputError if it is damaged or of another program."""

@@ -10,7 +10,7 @@ from skd_tf.data.settings import DataSettings
 from skd_tf.errors import as_text
 from skd_tf.losses import sphere_geometry
 from skd_tf.losses.names import LOSS_FACTS
-from skd_tf.runs.run_record import read_result, recorded_config, settings_record
+from skd_tf.runs.run_record import read_result, recorded_config, settings_record, with_recorded_rules
 from skd_tf.runs.workdir import refuse_differences
 from skd_tf.runtime import cluster, devices
 from skd_tf.training import preflight
@@ -32,6 +32,7 @@ def describe(
         replicas do not divide the global batch, or it is larger than the training split; TF_CONFIG is malformed.
     """
     preflight.check_files(config)
+    config = with_recorded_rules(config, recorded_config(workdir) if workdir else None)
     preflight.check_dataset(config, data_dir)
     sizes = preflight.dataset_sizes(config, data_dir)
     preflight.check_classes(config, sizes)

@@ -16,6 +16,7 @@ from skd_tf.errors import InputError, input_error
 from skd_tf.evaluation import final_measurements, predictor
 from skd_tf.models import deployable, loading
 from skd_tf.runs import provenance, report, result_tables, run_files
+from skd_tf.runs.run_record import recorded_config, with_recorded_rules
 from skd_tf.runs.workdir import Workdir, locked
 from skd_tf.runtime import atomic_files, cluster, replicas
 from skd_tf.runtime.console import Stopwatch, say
@@ -61,6 +62,7 @@ def run(config: Config, workdir: str | os.PathLike, data_dir: str | os.PathLike 
             remedy="Call skd_tf.training.dry_run.describe(config, workdir), or python -m skd_tf.train --dry_run",
         )
     preflight.check_files(config)
+    config = with_recorded_rules(config, recorded_config(workdir))
     strategy = make_strategy(config)  # all workers join before the chief does anything alone
     with locked(workdir):
         folder = Workdir(workdir, config)

@@ -1,0 +1,26 @@
+"""A run of an earlier version goes on with the rules that it started with."""
+
+import json
+import pathlib
+
+from skd_tf.config import Config, versions
+from skd_tf.runs.run_record import recorded_config, with_recorded_rules
+
+OLD = pathlib.Path(__file__).parents[1] / "old_runs" / "0.1.0" / "interrupted"
+
+
+def test_rules_of_a_record_win_over_the_default_only(tmp_path):
+    old = recorded_config(OLD)
+    assert old.data_rules == 1 and Config().data_rules == 2
+    assert with_recorded_rules(Config(), None) == Config()
+    continued = with_recorded_rules(Config(), old)
+    assert continued.data_rules == 1
+    # The next version 2 record of that run holds rules 1, and so does the run after it.
+    again = Config.from_json(json.loads(json.dumps(continued.to_json())))
+    assert with_recorded_rules(Config(), again).data_rules == 1
+    assert with_recorded_rules(Config(overwrite=True), old).data_rules == 2
+    assert with_recorded_rules(Config(), Config()) == Config()
+
+
+def test_every_rule_of_earlier_versions_differs_from_the_default():
+    assert all(getattr(Config(), name) != value for name, (_, value) in versions.BEFORE.items())
