@@ -28,7 +28,7 @@ def input_error(problem: str, *, expected: object, received: object, remedy: str
       received: what came instead, usually `name=value`.
       remedy: what to do; a sentence, or a question.
 
-    Example:
+    Examples:
       >>> print(input_error("The batch is empty", expected="at least 1", received="batch_size=0", remedy="Raise it"))
       The batch is empty. Expected at least 1. Received batch_size=0. Raise it.
     """

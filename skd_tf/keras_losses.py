@@ -51,7 +51,7 @@ class SphericalDistillation(keras.distillation.DistillationLoss):
     Raises:
       InputError: a temperature or radius outside these; when called, a centred sphere of two classes.
 
-    Example:
+    Examples:
       >>> import numpy as np
       >>> from skd_tf.keras_losses import SphericalDistillation
       >>> loss = SphericalDistillation(temperature=4.0, radius=3.0)

@@ -32,7 +32,7 @@ def warmup_steps(config: Config, steps_per_epoch: int) -> int:
       config: `warmup_epochs` and `epochs` are used.
       steps_per_epoch: full global batches per epoch.
 
-    Example:
+    Examples:
       >>> from skd_tf import Config, schedules
       >>> schedules.warmup_steps(Config(epochs=40), steps_per_epoch=100)
       200
@@ -59,7 +59,7 @@ def learning_rate(config: Config, steps_per_epoch: int) -> np.ndarray:
     Returns:
       `[epochs * steps_per_epoch]` float64.
 
-    Example:
+    Examples:
       >>> from skd_tf import Config, schedules
       >>> config = Config(epochs=3, learning_rate=0.8, lr_schedule="linear", warmup_epochs=1)
       >>> print(schedules.learning_rate(config, steps_per_epoch=2).round(3))
@@ -96,7 +96,7 @@ def loss_weight(spec: float | str, steps_per_epoch: int, total_steps: int) -> np
     Raises:
       InputError: text outside the grammar.
 
-    Example:
+    Examples:
       >>> from skd_tf import schedules
       >>> print(schedules.loss_weight("0.9, 0.5 from epoch 2", steps_per_epoch=2, total_steps=6))
       [0.9 0.9 0.9 0.9 0.5 0.5]

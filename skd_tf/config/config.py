@@ -50,7 +50,7 @@ class Config:
     Raises:
       InputError: one line about the first bad value.
 
-    Example:
+    Examples:
       >>> config = Config(student="resnet20", epochs="10", kd_weight="0.9, 0.5 from  epoch 5.0")
       >>> config.epochs, config.kd_weight
       (10, '0.9, 0.5 from epoch 5')
@@ -301,7 +301,7 @@ Leave it out for the default, 30.
 
         Rooms below `config` take such an instance instead of a Config.
 
-        Example:
+        Examples:
           >>> Pixels = dataclasses.make_dataclass("Pixels", ["dataset", "image_size"])
           >>> Config(image_size=32).pick(Pixels)
           Pixels(dataset='digits', image_size=32)

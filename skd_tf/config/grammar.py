@@ -93,7 +93,7 @@ def parse_weight(value: float | str, name: str = "weight") -> StepwiseWeight | R
     Raises:
       InputError: the text does not follow the grammar, or the epochs do not increase.
 
-    Example:
+    Examples:
       >>> parse_weight("0.9, 0.5 from epoch 60")
       StepwiseWeight(epochs=(0.0, 60.0), values=(0.9, 0.5))
     """

@@ -26,7 +26,7 @@ def upgrade(record: Mapping[str, Any], before: Mapping[str, tuple[int, Any]] = B
     Raises:
       InputError: a later version wrote the record.
 
-    Example:
+    Examples:
       >>> upgrade({"epochs": 30}, before={"nesterov": (2, False)})
       {'nesterov': False, 'epochs': 30}
     """

@@ -18,7 +18,7 @@ def evenly_spaced(count: int, most: int) -> np.ndarray:
     Returns:
       int64 `[min(count, most)]`, ascending, from the first row to the last.
 
-    Example:
+    Examples:
       >>> evenly_spaced(9, 3)
       array([0, 4, 8])
     """

@@ -33,7 +33,7 @@ def load(settings: DataSettings, data_dir: str | None = None, *, test: bool = Tr
       InputError: the dataset is unknown or not prepared, is not for image classification, has images of several sizes,
         or has a test split without labels.
 
-    Example:
+    Examples:
       >>> digits = load(DataSettings(dataset="digits", validation_fraction=0.1))
       >>> digits.image_shape, len(digits.train), len(digits.validation), len(digits.test)
       ((8, 8, 1), 808, 90, 899)

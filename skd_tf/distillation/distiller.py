@@ -74,7 +74,7 @@ class Distiller(HyperparametersMixin, keras.Model):
     Raises:
       InputError: an unknown loss, a setting that the loss does not have, or a number out of range.
 
-    Example:
+    Examples:
       >>> import keras
       >>> import numpy as np
       >>> import skd_tf

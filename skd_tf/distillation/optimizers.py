@@ -31,7 +31,7 @@ class SGD(keras.optimizers.SGD):
       l2: the penalty's coefficient, for every weight. It is added to the gradient after clipping.
       **kwargs: the other arguments of keras.optimizers.Optimizer.
 
-    Example:
+    Examples:
       The weight is 1 and its gradient 0.5. The first step is 0.1 * (0.5 + 0.2 * 1):
 
       >>> import keras

@@ -33,7 +33,7 @@ def cross_entropy(student_logits: Tensor, teacher_logits: Tensor | None, labels:
     Raises:
       InputError: soft labels with another number of classes.
 
-    Example:
+    Examples:
       >>> from skd_tf import losses
       >>> terms = losses.cross_entropy([[2.0, 1.0, 0.0]], None, [0])
       >>> {name: round(float(term[0]), 3) for name, term in terms.items()}
@@ -59,7 +59,7 @@ def kd(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, *, temper
     Raises:
       InputError: teacher or labels with another number of classes.
 
-    Example:
+    Examples:
       >>> from skd_tf import losses
       >>> terms = losses.kd([[2.0, 1.0, 0.0]], [[3.0, 1.0, 0.0]], [0], temperature=4.0)
       >>> {name: round(float(term[0]), 3) for name, term in terms.items()}
@@ -93,7 +93,7 @@ def logit_standardization(
     Raises:
       InputError: teacher or labels with another number of classes.
 
-    Example:
+    Examples:
       >>> from skd_tf import losses
       >>> terms = losses.logit_standardization([[2.0, 1.0, 0.0]], [[3.0, 1.0, 0.0]], [0], temperature=2.0)
       >>> {name: round(float(term[0]), 3) for name, term in terms.items()}
@@ -139,7 +139,7 @@ def dkd(
       InputError: one-hot or soft labels, as the loss needs one class per example; or a teacher with another number of
         classes.
 
-    Example:
+    Examples:
       >>> from skd_tf import losses
       >>> terms = losses.dkd([[2.0, 1.0, 0.0]], [[3.0, 1.0, 0.5]], [0], temperature=4.0, alpha=1.0, beta=8.0)
       >>> {name: round(float(term[0]), 3) for name, term in terms.items()}
@@ -197,7 +197,7 @@ def dist(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, *, temp
     Raises:
       InputError: teacher or labels with another number of classes.
 
-    Example:
+    Examples:
       >>> from skd_tf import losses
       >>> student, teacher = [[2.0, 1.0, 0.0], [0.5, 0.0, 1.0]], [[3.0, 1.0, 0.0], [0.0, 0.0, 4.0]]
       >>> terms = losses.dist(student, teacher, [0, 2], temperature=4.0)

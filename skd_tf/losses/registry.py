@@ -19,7 +19,7 @@ class Loss(NamedTuple):
       defaults: the authors' settings, by the names of Config's fields. Without "label_weight" that weight is
         1 - kd_weight.
 
-    Example:
+    Examples:
       >>> from skd_tf import losses
       >>> losses.LOSSES["dist"].defaults
       {'temperature': 4.0, 'kd_weight': 2.0, 'label_weight': 1.0}

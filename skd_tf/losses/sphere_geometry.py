@@ -27,7 +27,7 @@ def reject_two_classes(num_classes: int | None, center: bool) -> None:
 def auto_radius(num_classes: int) -> float:
     """The authors' radius, R = 2 sqrt(C): their code scales standardized logits by m = 2 (arXiv:2010.07485).
 
-    Example:
+    Examples:
       >>> auto_radius(100)
       20.0
     """
@@ -39,7 +39,7 @@ def top_probability(num_classes: int, radius: float, temperature: float) -> floa
 
         1 / (1 + (C - 1) exp(-R sqrt(C / (C - 1)) / T))
 
-    Example:
+    Examples:
       >>> round(top_probability(100, radius=10.0, temperature=4.0), 3)
       0.111
     """
@@ -73,7 +73,7 @@ def second_minimum_radius(
     Returns:
       The radius R.
 
-    Example:
+    Examples:
       >>> round(second_minimum_radius(10), 1)
       9.5
       >>> round(second_minimum_radius(10, temperature=4.0, kd_weight=0.9, label_weight=0.1), 1)

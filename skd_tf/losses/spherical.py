@@ -53,7 +53,7 @@ def project(logits: Tensor, radius: Scalar, *, center: bool = True) -> Tensor:
     Raises:
       InputError: `radius` is a name.
 
-    Example:
+    Examples:
       >>> from skd_tf import losses
       >>> print(losses.project([[4.0, 1.0, 1.0]], radius=6.0).numpy().round(3))
       [[ 4.899 -2.449 -2.449]]
@@ -84,7 +84,7 @@ def logit_norm(logits: Tensor, *, center: bool = True) -> Tensor:
     Returns:
       `[batch]` float32 or float64. It is a measurement: do not differentiate it.
 
-    Example:
+    Examples:
       >>> from skd_tf import losses
       >>> print(losses.logit_norm([[4.0, 1.0, 1.0]]).numpy().round(3))
       [2.449]
@@ -131,7 +131,7 @@ def spherical_kd(
     Raises:
       InputError: any other name for the radius, or shapes that do not match.
 
-    Example:
+    Examples:
       The norm of the logits does not matter: 10 times the student's logits give the same loss.
 
       >>> import numpy as np
@@ -166,7 +166,7 @@ def on_one_sphere(
     Raises:
       InputError: any other name for the radius, or shapes that do not match.
 
-    Example:
+    Examples:
       >>> from skd_tf import losses
       >>> student, teacher = losses.on_one_sphere([[2.0, 0.0]], [[-3.0, 3.0]], "teacher_sample")
       >>> print(student.numpy().round(3), teacher.numpy().round(3))
@@ -201,7 +201,7 @@ def readout(logits: Tensor, kind: str, radius: Scalar | None = None, center: boo
     Raises:
       InputError: an unknown kind.
 
-    Example:
+    Examples:
       >>> from skd_tf import losses
       >>> for kind in losses.READOUTS:
       ...     print(losses.readout([[4.0, 1.0, 1.0]], kind, radius=6.0).numpy().round(3))
@@ -231,7 +231,7 @@ def resolve_radius(radius: float | str, num_classes: int) -> float | str:
     Raises:
       InputError: anything else.
 
-    Example:
+    Examples:
       >>> from skd_tf import losses
       >>> losses.resolve_radius("auto", num_classes=100)
       20.0

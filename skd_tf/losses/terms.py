@@ -63,7 +63,7 @@ def target_probabilities(labels: Tensor, num_classes: int, dtype: str = "float32
     Raises:
       InputError: soft labels whose width is not `num_classes`.
 
-    Example:
+    Examples:
       >>> from skd_tf import losses
       >>> print(losses.target_probabilities([2, -1, 3], num_classes=3).numpy())
       [[ 0.  0.  1.]

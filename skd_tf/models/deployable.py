@@ -48,7 +48,7 @@ def deployable(student: keras.Model, readout: str, *, radius: Any, center: bool)
     Raises:
       InputError: the student is not a Functional or Sequential model.
 
-    Example:
+    Examples:
       >>> from skd_tf import networks
       >>> student = networks.build("cnn_2", input_shape=(8, 8, 1), num_classes=10)
       >>> model = deployable(student, "sphere", radius=6.0, center=True)

@@ -94,7 +94,7 @@ def build(
     Raises:
       InputError: a name, shape, number, normalisation or option that the network does not support.
 
-    Example:
+    Examples:
       >>> from skd_tf import networks
       >>> network = networks.build("resnet8", input_shape=(32, 32, 3), num_classes=100, seed=0)
       >>> network.name, network.output_shape, network.count_params()

@@ -175,7 +175,7 @@ class EpochClock:
 def duration(seconds: float) -> str:
     """Seconds as minutes or hours.
 
-    Example:
+    Examples:
       >>> duration(245), duration(3723)
       ('4:05', '1:02:03')
     """

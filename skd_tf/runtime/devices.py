@@ -29,7 +29,7 @@ def jit_compile_choice(setting: bool | str, device_type: str, *, collective: boo
     Raises:
       InputError: another setting, or true with a collective.
 
-    Example:
+    Examples:
       >>> jit_compile_choice("auto", "GPU")
       (True, 'auto: on an accelerator, XLA fuses the operations between the convolutions')
     """
@@ -101,7 +101,7 @@ def replicas(
     Raises:
       InputError: virtual devices in a cluster.
 
-    Example:
+    Examples:
       >>> replicas("auto", gpus=4)
       ('mirrored', 4)
     """

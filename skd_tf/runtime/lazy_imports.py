@@ -12,7 +12,7 @@ def lazy(package: str, names: Mapping[str, Sequence[str]]) -> tuple[Callable[[st
       package: the package's `__name__`.
       names: {module of the package: its public names}; a module without names is public itself.
 
-    Example:
+    Examples:
       `__getattr__, __dir__ = lazy(__name__, {"registry": ["NETWORKS", "build"], "layers": []})`
     """
     homes = {name: module for module, defined in names.items() for name in defined or [module]}

@@ -116,7 +116,7 @@ def prepare(
       strategy: the replicas; `make_strategy(config)` unless given.
     """
     strategy = strategy or make_strategy(config)
-    teacher = _find_teacher(config, pathlib.Path(folder), data_dir)
+    teacher = find_teacher(config, pathlib.Path(folder), data_dir)
     dataset = data.load(config.pick(data.DataSettings), str(data_dir) if data_dir else None, test=test)
     return SharedResources(dataset, strategy, open_teacher(teacher, config, dataset, strategy) if teacher else None)
 
@@ -126,7 +126,7 @@ def make_strategy(config: Config) -> tf.distribute.Strategy:
     return replicas.make_strategy(config.strategy, virtual_devices=config.virtual_devices, batch_size=config.batch_size)
 
 
-def _find_teacher(config: Config, folder: pathlib.Path, data_dir) -> str | pathlib.Path | None:
+def find_teacher(config: Config, folder: pathlib.Path, data_dir) -> str | pathlib.Path | None:
     """Path of the teacher, which is trained in folder/teacher if need be. None for a loss without a teacher."""
     if not config.needs_teacher:
         return None
