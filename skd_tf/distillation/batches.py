@@ -65,9 +65,9 @@ def as_logits(output: tf.Tensor) -> tf.Tensor:
 def forward(model: keras.Model, image: tf.Tensor, *, training: bool = False) -> tf.Tensor:
     """A model's logits, `[batch, classes]` float32 or float64.
 
-    A short last batch can leave a replica without examples, and oneDNN's convolutions give an empty batch a wrong shape.
-    Such a replica uses one black image as a placeholder. It does not count in BatchNorm's statistics over replicas, and
-    its logits are dropped.
+    A short last batch can leave a replica without examples, and oneDNN's convolutions give an empty batch a wrong
+    shape. Such a replica uses one black image as a placeholder. It does not count in BatchNorm's statistics over
+    replicas, and its logits are dropped.
     """
     context = tf.distribute.get_replica_context()
     if image.shape[0] or context is None or context.num_replicas_in_sync == 1:

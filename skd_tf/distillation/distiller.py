@@ -14,7 +14,7 @@ from skd_tf.distillation.hyperparameters import HyperparametersMixin
 from skd_tf.distillation.mean_metrics import MeanMetrics
 from skd_tf.distillation.multi_step import MultiStepFunction
 from skd_tf.distillation.nonfinite_guard import NonFiniteGuard
-from skd_tf.distillation.objective import Objective, class_numbers
+from skd_tf.distillation.objective import LossLike, Objective, class_numbers
 from skd_tf.errors import input_error
 from skd_tf.losses.terms import Tensor
 from skd_tf.models import deployable as deploy
@@ -37,16 +37,16 @@ class Distiller(HyperparametersMixin, keras.Model):
         distill = T^2 * KL( softmax(project(z_t; R) / T) || softmax(project(z_s; R) / T) )
         project(z; R) = R * (z - mean(z)) / ||z - mean(z)||
 
-    Compile it without a loss, then fit, evaluate, predict and save it like any Keras model. `export` writes the student.
-    The data is `(x, y)` or `(x, y, sample_weight)`, in arrays or a tf.data.Dataset:
+    Compile it without a loss, then fit, evaluate, predict and save it like any Keras model. `export` writes the
+    student. The data is `(x, y)` or `(x, y, sample_weight)`, in arrays or a tf.data.Dataset:
 
         x               the input of both networks; or {"image": input, "teacher_logits": `[batch, classes]`}, whose
                         logits are used instead of the teacher's
         y               class numbers, -1 for an image without a label; or one-hot or soft `[batch, classes]`
         sample_weight   `[batch]`; multiplies the loss of each example
 
-    The output of the model, and of `predict`, is the student's raw logits. Compiled metrics get the logits whose softmax
-    is the student's probability: the raw logits, or with "spherical" the projected ones.
+    The output of the model, and of `predict`, is the student's raw logits. Compiled metrics get the logits whose
+    softmax is the student's probability: the raw logits, or with "spherical" the projected ones.
 
     The weights are those of the student and the four scalars `.temperature`, `.kd_weight`, `.label_weight` and
     `.radius`. Each of them has `.assign(number)`, which checks the number and does not retrace. The teacher is never
@@ -65,10 +65,10 @@ class Distiller(HyperparametersMixin, keras.Model):
       radius: norm R that the logits are scaled to, if the loss uses one: a number > 0; "auto" = 2 * sqrt(classes), the
         authors' constant; "teacher_mean", the mean norm of the teacher's logits, measured once by `adapt` or `fit`; or
         "teacher_sample", each image's own teacher norm.
-      center: whether to subtract the mean over classes before the norm, as in the authors' code. The paper's figure does
-        not.
+      center: whether to subtract the mean over classes before the norm, as in the authors' code. The paper's figure
+        does not.
       label_smoothing: probability spread evenly over all classes in the label term, in [0, 1).
-      loss_settings: {name: number} for the loss function's own arguments, such as {"alpha": 1.0, "beta": 2.0} for "dkd".
+      loss_settings: {name: number} for the loss function's own arguments, such as {"beta": 2.0} for "dkd".
       name: of the model.
 
     Raises:
@@ -104,7 +104,7 @@ class Distiller(HyperparametersMixin, keras.Model):
         self,
         student: keras.Model,
         teacher: keras.Model | None = None,
-        loss: str | losses.Loss | Callable[..., dict] = "spherical",
+        loss: LossLike = "spherical",
         *,
         temperature: float = 4.0,
         kd_weight: float = 0.9,
@@ -170,8 +170,8 @@ class Distiller(HyperparametersMixin, keras.Model):
           jit_compile: True, False, or "auto": True on a GPU, False on a CPU or with a synchronized BatchNorm. XLA
             compiles both forward passes, the loss and the gradient, on any number of replicas. The reduction over
             replicas and the optimizer stay outside.
-          schedules: {"kd_weight": f, ...} sets any of the four scalars to f(step) before each step. These values are not
-            checked. If `label_weight` is None, it follows kd_weight, which must then stay within [0, 1].
+          schedules: {"kd_weight": f, ...} sets any of the four scalars to f(step) before each step. These values are
+            not checked. If `label_weight` is None, it follows kd_weight, which must then stay within [0, 1].
           **kwargs: the other arguments of keras.Model.compile.
 
         Raises:
@@ -294,8 +294,8 @@ class Distiller(HyperparametersMixin, keras.Model):
         The norm is that of the centred logits if `center`. With "teacher_sample", evaluation and export use this mean.
 
         Args:
-          data: un-augmented training images in a fixed order: an array, or batches of (x, y) or x. At most 10,000 images
-            are used.
+          data: un-augmented training images in a fixed order: an array, or batches of (x, y) or x. At most 10,000
+            images are used.
 
         Returns:
           The Distiller itself.

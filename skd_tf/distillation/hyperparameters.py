@@ -123,7 +123,7 @@ class HyperparametersMixin:
 
 
 def _decimal(variable):
-    """The shortest number with this float32 value: 0.9, not float()'s 0.8999999761581421, whose complement is not 0.1."""
+    """The shortest number with this float32 value: 0.9 instead of 0.8999999761581421, whose complement is not 0.1."""
     return float(str(variable.numpy()))
 
 
@@ -148,7 +148,7 @@ def resolve_loss_weights(kd_weight: float, label_weight: float | None, *, needs_
     return number_in_range("kd_weight", kd_weight), number_in_range("label_weight", label_weight)
 
 
-def finite_number(name: str, value: Any, *, remedy: str = "Give a number") -> float:
+def finite_number(name: str, value: Any) -> float:
     """The value as a float.
 
     Raises:
@@ -160,7 +160,7 @@ def finite_number(name: str, value: Any, *, remedy: str = "Give a number") -> fl
         is_number = False
     if not is_number:
         raise input_error(
-            f"{name} is not a number", expected="a finite number", received=f"{name}={value!r}", remedy=remedy
+            f"{name} is not a number", expected="a finite number", received=f"{name}={value!r}", remedy="Give a number"
         )
     return float(value)
 

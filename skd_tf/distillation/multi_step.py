@@ -12,8 +12,8 @@ import tensorflow as tf
 class MultiStepFunction:
     """Takes global batches from an iterator and runs one step in replica context for each.
 
-    The number of steps is a tensor, so every number uses the same graph. k calls of one step give the same result as one
-    call of k steps, bit for bit.
+    The number of steps is a tensor, so every number uses the same graph. k calls of one step give the same result as
+    one call of k steps, bit for bit.
 
     Args:
       strategy: tf.distribute.Strategy.

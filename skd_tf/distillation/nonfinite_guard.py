@@ -12,8 +12,8 @@ from skd_tf.distillation import optimizers
 class NonFiniteGuard:
     """Remembers which values of the last step were not finite.
 
-    The step that finds one skips its update, and the loop stops. The model then keeps the state before that step, however
-    many steps one call from Python asked for, and Python does not have to wait for each step to look.
+    The step that finds one skips its update, and the loop stops. The model then keeps the state before that step,
+    however many steps one call from Python asked for, and Python does not have to wait for each step to look.
 
     Args:
       names: of the sums given to `check`, in order.

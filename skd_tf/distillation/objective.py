@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 import tensorflow as tf
@@ -11,6 +11,8 @@ from skd_tf import losses
 from skd_tf.distillation.hyperparameters import finite_number
 from skd_tf.errors import did_you_mean, input_error
 from skd_tf.losses.terms import Scalar, Tensor
+
+LossLike: TypeAlias = str | losses.Loss | Callable[..., dict]
 
 LABEL_MEANS = ("loss", "label_loss", "accuracy", "student_logit_norm")
 TEACHER_MEANS = ("distill_loss", "agreement", "teacher_accuracy", "teacher_logit_norm")
@@ -32,12 +34,7 @@ class Objective:
     """
 
     def __init__(
-        self,
-        loss: "str | losses.Loss | Callable[..., dict]",
-        *,
-        center: bool,
-        label_smoothing: float,
-        settings: dict[str, float] | None = None,
+        self, loss: LossLike, *, center: bool, label_smoothing: float, settings: dict[str, float] | None = None
     ):
         self.loss = _as_loss(loss)
         self.center, self.label_smoothing = bool(center), float(label_smoothing)
@@ -60,7 +57,7 @@ class Objective:
             )
 
     def get_config(self) -> dict[str, Any]:
-        """The Distiller's arguments that make this objective; a loss function of your own must be registered with Keras."""
+        """The Distiller's arguments that make this objective; your own loss function must be registered with Keras."""
         name = next((name for name, loss in losses.LOSSES.items() if loss is self.loss), None)
         own = (
             {} if name else self.loss._asdict() | {"function": keras.saving.serialize_keras_object(self.loss.function)}
@@ -79,7 +76,7 @@ class Objective:
 
     @property
     def needs_radius(self) -> bool:
-        """Whether the radius changes any value: the loss takes one, or the student's probabilities are on the sphere."""
+        """Whether the radius changes any value: the loss takes one, or probabilities are taken on the sphere."""
         return self.loss.readout == "sphere" or "radius" in self._accepted
 
     @property
@@ -104,14 +101,14 @@ class Objective:
 
         Args:
           student_logits: `[batch, classes]`.
-          teacher_logits: `[batch, classes]`, or None: then there is only a label term, and no example counts in the mean
-            "loss" of a loss that needs a teacher.
+          teacher_logits: `[batch, classes]`, or None: then there is only a label term, and no example counts in the
+            mean "loss" of a loss that needs a teacher.
           labels: class numbers `[batch]`, -1 for unlabelled; or one-hot or soft `[batch, classes]`.
           sample_weight: `[batch]`, `[batch, 1]` or None; multiplies both terms of the loss, but no other measurement.
           temperature: as in `Distiller`, a scalar.
           radius: as in `Distiller`: a scalar or "teacher_sample".
-          readout_radius: the radius for the student's probabilities if there is no teacher: a scalar, even if `radius` is
-            "teacher_sample".
+          readout_radius: the radius for the student's probabilities if there is no teacher: a scalar, even if `radius`
+            is "teacher_sample".
           kd_weight: as in `Distiller`, a scalar.
           label_weight: as in `Distiller`, a scalar.
 

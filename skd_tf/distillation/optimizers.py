@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -21,8 +21,8 @@ class SGD(keras.optimizers.SGD):
         w = w - learning_rate * (g + momentum * m if nesterov else m)
 
     All published recipes of this package assume this rule. Keras' own SGD differs in two ways. Its `weight_decay` is
-    decoupled, which makes it 1 / (1 - momentum) times weaker. And its velocity contains past learning rates, so a change
-    of the rate acts late.
+    decoupled, which makes it 1 / (1 - momentum) times weaker. And its velocity contains past learning rates, so a
+    change of the rate acts late.
 
     Args:
       learning_rate: a number or a schedule.
@@ -80,8 +80,8 @@ def make_optimizer(settings: OptimizerSettings, learning_rate: Any) -> keras.opt
     """The Keras optimizer that the settings describe.
 
     Args:
-      settings: `optimizer` is "sgd" or "adamw". With `clip_norm` > 0, the gradient is clipped to this global norm, after it
-        was summed over replicas.
+      settings: `optimizer` is "sgd" or "adamw". With `clip_norm` > 0, the gradient is clipped to this global norm,
+        after it was summed over replicas.
       learning_rate: a number or a schedule, such as `skd_tf.schedules.Table`.
     """
     options: dict[str, Any] = {"global_clipnorm": settings.clip_norm or None}
@@ -96,9 +96,10 @@ def make_optimizer(settings: OptimizerSettings, learning_rate: Any) -> keras.opt
 def averaged(distiller: keras.Model) -> Iterator[None]:
     """Inside this context, the student has the moving average of its weights, if its optimizer keeps one.
 
-        average = momentum * average + (1 - momentum) * weights        after each step; it starts at the first step's weights
+        average = momentum * average + (1 - momentum) * weights
 
-    BatchNorm's moving statistics are averages already and do not change.
+    The average is updated after each step and starts at the weights after the first step. BatchNorm's moving
+    statistics are averages already and do not change.
     """
     weights = distiller.student.trainable_variables if _updating(distiller.optimizer).use_ema else []
     before = [np.array(weight.numpy()) for weight in weights]
@@ -124,12 +125,7 @@ def may_skip(optimizer: keras.optimizers.Optimizer) -> bool:
     return isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
 
 
-def apply_if(
-    finite: tf.Tensor | bool,
-    optimizer: keras.optimizers.Optimizer,
-    gradients: Sequence[tf.Tensor],
-    variables: Sequence[keras.Variable],
-) -> None:
+def apply_if(finite: tf.Tensor | bool, optimizer: keras.optimizers.Optimizer, gradients: list, variables: list) -> None:
     """Applies the gradients if `finite`, which is True or bool `[]`; call it in replica context.
 
     Loss scaling is always called. It skips the same steps, and must lower its scale then.
@@ -140,8 +136,8 @@ def apply_if(
 def take_gradients_as_summed(optimizer: keras.optimizers.Optimizer) -> None:
     """Makes the optimizer take gradients that are already summed over replicas.
 
-    Keras sums them inside apply(), after clipping. With gradients summed before, clipping, loss scaling and weight decay
-    work as they would on one replica.
+    Keras sums them inside apply(), after clipping. With gradients summed before, clipping, loss scaling and weight
+    decay work as they would on one replica.
     """
     compat.skip_gradient_sum(optimizer)
     compat.skip_gradient_sum(_updating(optimizer))
