@@ -1,4 +1,4 @@
-"""The command line: flags from Config, flagfiles, round trips, one-line errors."""
+"""The command line: flags from Config, flagfiles, round trips and one-line errors."""
 
 import dataclasses
 import pathlib
@@ -37,7 +37,7 @@ CONTRACT = [
     *("checkpoint_every", "keep_checkpoints", "dry_run", "overwrite", "sync_batch_norm"),
     *("teacher_cache_dir", "teacher_cache_dtype", "teacher_cache_epochs"),
     *("augmentation", "cache_dataset", "student_checkpoint", "student_preprocessing", "teacher_preprocessing"),
-    *("ema_momentum", "profile_steps", "report"),
+    *("ema_momentum", "profile_steps", "report", "data_rules"),
 ]
 PROGRAM = """
     import sys
@@ -65,7 +65,7 @@ PROGRAM = """
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory):
-    """Runs an entry point of its own in a process and gives the finished process."""
+    """Runs a separate entry point in a process and returns the finished process."""
     folder = tmp_path_factory.mktemp("program")
     (folder / "program.py").write_text(textwrap.dedent(PROGRAM))
 
@@ -127,7 +127,7 @@ def test_an_entry_point_can_take_some_of_the_flags():
         _parsed("--epochs=3", names=("batch_size",))
 
 
-def test_a_later_flag_rules_and_a_flagfile_stands_where_it_is_named(tmp_path):
+def test_a_later_flag_overrides_and_a_flagfile_counts_where_it_is_named(tmp_path):
     path = _write(tmp_path / "a.flags", "# a comment\n// another\n\n  --epochs=7\n--seed=2\n")
     assert config_from(_parsed(f"--flagfile={path}", "--epochs=8")) == Config(epochs=8, seed=2)
     assert config_from(_parsed("--epochs=8", "--flagfile", str(path))) == Config(epochs=7, seed=2)
@@ -146,7 +146,7 @@ def test_flagfiles_compose_by_include_from_any_folder(tmp_path, monkeypatch):
     assert read_flagfile(far)[0] == config
 
 
-def test_a_flagfile_read_for_its_settings_leaves_the_places_to_the_reader(tmp_path):
+def test_read_flagfile_ignores_workdir_and_data_dir(tmp_path):
     path = _write(tmp_path / "t.flags", "--workdir=runs/t\n--data_dir=data\n--loss=cross_entropy\n--nodownload\n")
     config, names = read_flagfile(path, base=Config(epochs=4))
     assert config == Config(loss="cross_entropy", epochs=4) and names == {"loss", "download"}
@@ -173,7 +173,7 @@ def test_a_bad_flagfile_is_one_line_that_says_where(tmp_path, text, message):
 
 
 def _values(field):
-    """Any values that a field could take."""
+    """All values that a field could have."""
     rules, kinds = rules_of(field), kinds_of(field)
     if bool in kinds:
         return st.booleans()
@@ -202,8 +202,8 @@ def _values(field):
 
 @settings(deadline=None, max_examples=150, database=None)
 @given(st.fixed_dictionaries({}, optional={field.name: _values(field) for field in dataclasses.fields(Config)}))
-def test_what_write_flags_writes_is_read_back_equal(tmp_path_factory, values):
-    for name in list(values):  # keep the rest of a draw when one of its texts is refused
+def test_written_flags_are_read_back_equal(tmp_path_factory, values):
+    for name in list(values):  # drop the values that are refused, keep the others
         try:
             Config(**{name: values[name], "label_weight": 1, "epochs": 10_000})
         except InputError:
@@ -215,7 +215,7 @@ def test_what_write_flags_writes_is_read_back_equal(tmp_path_factory, values):
     path = tmp_path_factory.getbasetemp() / "written.flags"
     path.write_text(write_flags(config), encoding="utf-8")
     again, names = read_flagfile(path)
-    repeated = config.replace(overwrite=False, dry_run=False)  # a repeated run is neither begun anew nor only described
+    repeated = config.replace(overwrite=False, dry_run=False)  # which write_flags leaves out
     assert again == repeated
     assert names == {
         field.name for field in dataclasses.fields(Config) if getattr(repeated, field.name) != field.default
@@ -224,7 +224,7 @@ def test_what_write_flags_writes_is_read_back_equal(tmp_path_factory, values):
 
 
 def test_a_home_folder_is_found_behind_a_flag_and_in_a_flagfile(tmp_path, monkeypatch):
-    """A shell replaces ~ at the start of a word only."""
+    """A shell expands ~ at the start of a word only."""
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "some.flags").write_text("--teacher_checkpoint=~/teacher\n--student_alone=~other\n")
     flag_values = flags.FlagValues()
@@ -235,8 +235,8 @@ def test_a_home_folder_is_found_behind_a_flag_and_in_a_flagfile(tmp_path, monkey
     assert config.student_alone == "~other"
 
 
-def test_the_command_that_goes_on_does_not_begin_anew(tmp_path, monkeypatch):
-    """Nor where a flagfile holds --overwrite."""
+def test_the_command_to_resume_does_not_restart_from_scratch(tmp_path, monkeypatch):
+    """Nor if a flagfile holds --overwrite."""
     file = tmp_path / "some.flags"
     file.write_text("--epochs=2\n")
     monkeypatch.setattr(sys, "argv", ["skd-train", f"--flagfile={file}", "--overwrite", "--workdir=w"])

@@ -1,4 +1,4 @@
-"""A file is there whole or not at all, whatever ends its writing; what was there before stays until then."""
+"""A file is written whole or not at all, whatever interrupts it; what was there before stays until then."""
 
 import errno
 import fcntl
@@ -15,7 +15,7 @@ def names(folder):
 
 
 @pytest.mark.parametrize("end", [ValueError, KeyboardInterrupt, OSError(errno.ENOSPC, "No space left on device")])
-def test_what_ends_in_the_middle_leaves_the_file_before(tmp_path, end):
+def test_an_interrupted_write_keeps_the_previous_file(tmp_path, end):
     path = tmp_path / "a b ä.json"
     with atomic_files.writing(path) as file:
         file.write(b"before")
@@ -28,20 +28,20 @@ def test_what_ends_in_the_middle_leaves_the_file_before(tmp_path, end):
     assert not isinstance(caught.value, OSError) or caught.value.filename == str(path)
 
 
-def test_two_writers_of_one_file_do_not_meet(tmp_path):
+def test_two_processes_may_write_the_same_file(tmp_path):
     with atomic_files.writing(tmp_path / "file") as one, atomic_files.writing(tmp_path / "file") as other:
         one.write(b"one" * 1000)
         other.write(b"other")
     assert (tmp_path / "file").read_bytes() == b"one" * 1000 and names(tmp_path) == ["file"]
 
 
-def test_a_folder_that_is_not_there_is_named_as_the_file_that_was_asked_for(tmp_path):
+def test_the_error_about_a_missing_folder_names_the_requested_file(tmp_path):
     with pytest.raises(FileNotFoundError) as caught, atomic_files.writing(tmp_path / "none" / "file"):
         pass
     assert caught.value.filename == str(tmp_path / "none" / "file")
 
 
-def test_the_file_has_the_rights_that_the_umask_leaves(tmp_path):
+def test_the_file_gets_the_permissions_that_the_umask_leaves(tmp_path):
     for umask, mode in ((0o022, 0o644), (0o077, 0o600)):
         before = os.umask(umask)
         try:
@@ -52,7 +52,7 @@ def test_the_file_has_the_rights_that_the_umask_leaves(tmp_path):
         assert (tmp_path / "file").stat().st_mode & 0o777 == mode
 
 
-def test_the_bytes_are_flushed_before_the_name_and_the_name_after(tmp_path, monkeypatch):
+def test_the_bytes_are_flushed_before_the_rename_and_the_folder_after_it(tmp_path, monkeypatch):
     done, fsync, replace = [], os.fsync, os.replace
     monkeypatch.setattr(os, "fsync", lambda fd: done.append(os.readlink(f"/proc/self/fd/{fd}")) or fsync(fd))
     monkeypatch.setattr(os, "replace", lambda one, other: done.append("renamed") or replace(one, other))
@@ -61,7 +61,7 @@ def test_the_bytes_are_flushed_before_the_name_and_the_name_after(tmp_path, monk
     assert done[0].startswith(f"{tmp_path}/file.") and done[1:] == ["renamed", str(tmp_path)]
 
 
-def test_a_file_system_that_flushes_no_folders_will_do_and_a_broken_one_will_not(tmp_path, monkeypatch):
+def test_a_file_system_may_refuse_to_flush_folders_but_not_fail_to(tmp_path, monkeypatch):
     def answer(number):
         def fsync(descriptor):
             if os.path.isdir(f"/proc/self/fd/{descriptor}"):
@@ -96,7 +96,7 @@ def test_on_windows_no_folder_is_opened_and_no_read_only_file_flushed(tmp_path, 
     assert names(tmp_path) == ["made"]
 
 
-def test_a_sweep_takes_what_was_abandoned_and_nothing_else(tmp_path):
+def test_a_sweep_removes_abandoned_files_and_nothing_else(tmp_path):
     others = ["notes.tmp", "old.json", "results.0123abcz.tmp"]
     for name, age in (("old.json.0123abcd.tmp", 100), ("new.json.0123abcd.tmp", 0), *((name, 100) for name in others)):
         (tmp_path / name).write_text("")
@@ -109,7 +109,7 @@ def test_a_sweep_takes_what_was_abandoned_and_nothing_else(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])
-def test_what_a_library_writes_is_there_whole_or_not_at_all(tmp_path, kind):
+def test_what_a_library_writes_is_written_whole_or_not_at_all(tmp_path, kind):
     path = tmp_path / "model.keras"
 
     def write(place, text):
@@ -131,7 +131,7 @@ def test_what_a_library_writes_is_there_whole_or_not_at_all(tmp_path, kind):
     with atomic_files.replacing(path) as place:
         write(place, "after")
     assert text() == "after" and names(tmp_path) == [path.name]
-    (tmp_path / "model.keras.0123abcd.tmp").mkdir()  # of a process that was killed
+    (tmp_path / "model.keras.0123abcd.tmp").mkdir()  # left by a killed process
     (tmp_path / "model.keras.0123abcd.tmp" / "half").touch()
     atomic_files.sweep(tmp_path)
     assert names(tmp_path) == [path.name]

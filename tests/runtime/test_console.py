@@ -1,4 +1,4 @@
-"""What a waiting user sees: how far, how fast, how long still; sparse in a log, one line on a terminal."""
+"""Progress on a terminal and in a log, the seconds of a run, and streams that cannot print."""
 
 import io
 import re
@@ -18,7 +18,7 @@ def clock(monkeypatch):
     return now
 
 
-def test_in_a_log_lines_are_sparse_and_true(clock, capsys):
+def test_a_log_gets_a_line_every_20_seconds(clock, capsys):
     with console.Progress("teacher pass", 1000, "images", done=200) as work:
         for done in range(200, 1001, 4):
             work.update(done)
@@ -33,14 +33,14 @@ def test_in_a_log_lines_are_sparse_and_true(clock, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_a_part_counts_from_the_whole(clock, capsys):
+def test_a_part_of_a_task_reports_the_whole_task(clock, capsys):
     work = console.Progress("pass", 100, "images")
     clock[0] += 30
     work.after(50)(10)
     assert "60/100 images" in capsys.readouterr().out
 
 
-def test_on_a_terminal_one_line_is_written_over_and_gone_at_the_end(clock, capsys, monkeypatch):
+def test_on_a_terminal_one_line_is_overwritten_and_disappears(clock, capsys, monkeypatch):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     with console.Progress("evaluating", 10, "images") as work:
         for done in range(1, 9):
@@ -120,7 +120,7 @@ def test_a_reader_that_leaves_does_not_end_a_run():
         assert (process.wait(timeout=60), process.stderr.read()) == (7, b"")
 
 
-def test_long_epochs_tell_of_their_steps_and_short_ones_do_not(clock, capsys):
+def test_long_epochs_report_their_steps_and_short_ones_do_not(clock, capsys):
     long = console.EpochClock("resnet", 2, 0, 100, before=0.0)
     for step in range(1, 201):
         clock[0] += 1.0

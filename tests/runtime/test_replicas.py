@@ -1,4 +1,4 @@
-"""Two replicas equal one: weights, losses, metrics; and fail to when the loss is scaled wrongly."""
+"""Two replicas equal one in weights, losses and metrics, and a wrongly scaled loss makes them differ."""
 
 import keras
 import numpy as np
@@ -20,7 +20,7 @@ def trained(strategy, data, **settings):
     return distiller, run(distiller, data, steps_per_call=5)
 
 
-# Float32 training amplifies rounding: 1e-5 is what 5 steps leave of the different order of two sums, 1e-3 what 20 do.
+# Float32 training amplifies the rounding of two orders of a sum: to 1e-5 in 5 steps and to 1e-3 in 20.
 @pytest.mark.parametrize(("steps", "tolerance", "jit_compile"), [(5, 1e-5, True), (20, 1e-3, False)])
 def test_two_replicas_equal_one(two_replicas, jit_compile, steps, tolerance):
     data = batches(steps, size=16)
@@ -29,7 +29,7 @@ def test_two_replicas_equal_one(two_replicas, jit_compile, steps, tolerance):
     assert two.distribute_strategy.num_replicas_in_sync == 2
     assert distance(weights_of(one.student), weights_of(two.student)) < tolerance
     assert two_means == pytest.approx(one_means, rel=10 * tolerance)
-    assert two.traces == 2  # one a replica
+    assert two.traces == 2  # one per replica
 
 
 def test_in_float64_the_two_agree_to_rounding(two_replicas):
@@ -41,7 +41,7 @@ def test_in_float64_the_two_agree_to_rounding(two_replicas):
 
 @pytest.mark.parametrize("factor", [0.5, 2.0])
 def test_a_wrong_scale_of_the_loss_is_seen(two_replicas, monkeypatch, factor):
-    """The check above is no check if halving or doubling the loss on replicas passes it."""
+    """The tests above prove nothing if they pass with half or twice the loss on replicas."""
     data = batches(5, size=16)
     one, _ = trained(None, data)
     two = make_distiller(two_replicas)
@@ -73,7 +73,7 @@ def test_a_regularizer_counts_once(two_replicas):
 
 @pytest.mark.parametrize("clip", [{"global_clipnorm": 1.5}, {"clipnorm": 0.5}])
 def test_clipping_sees_the_summed_gradient(two_replicas, clip):
-    """At norms that clip some steps and some not: were all clipped, a gradient twice as long would pass."""
+    """At norms that clip some steps only: if all were clipped, a gradient twice as long would pass."""
     data = batches(5, size=16)
 
     def optimizer():
@@ -89,7 +89,7 @@ def test_clipping_sees_the_summed_gradient(two_replicas, clip):
 
 
 def test_moving_statistics_are_the_mean_over_replicas_at_every_step(two_replicas):
-    """Against each replica's half-batch statistics worked out by hand."""
+    """Against the statistics of each replica's half batch, computed by hand."""
     ((images, labels),) = batches(1, size=16)
     two = make_distiller(two_replicas, batch_norm=True, optimizer=lambda: keras.optimizers.SGD(0.0))
     run(two, [(images, labels)])
@@ -105,7 +105,7 @@ def test_moving_statistics_are_the_mean_over_replicas_at_every_step(two_replicas
 
 
 def trained_by_hand(data, replica_count, learning_rate, momentum):
-    """Weights after SGD where each replica normalises its own rows, written out on one device without a strategy."""
+    """Weights after SGD in which each replica normalises its own rows, written out on one device without a strategy."""
     student, teacher = (conv_net(seed, batch_norm=True, dtype="float64") for seed in (1, 2))
     moving, weights = student.non_trainable_variables, student.trainable_variables
     velocities = [np.zeros(w.shape) for w in weights]
@@ -131,7 +131,7 @@ def trained_by_hand(data, replica_count, learning_rate, momentum):
 
 @pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_batch_norm_equals_statistics_of_each_replica_by_hand(two_replicas, jit_compile):
-    """Float64, so that nothing but rounding is left after eight steps: the settings of 0.9 and 0.1 are float32 variables."""
+    """In float64 only the rounding of 0.9 and 0.1, which are float32 variables, is left after eight steps."""
     data = batches(8, size=16, dtype="float64")
     two = make_distiller(two_replicas, batch_norm=True, dtype="float64", jit_compile=jit_compile)
     run(two, data, steps_per_call=3)
@@ -166,7 +166,7 @@ def test_xla_and_synchronized_batch_norm_exclude_each_other(two_replicas):
 
 
 def test_a_prediction_does_not_depend_on_the_order_of_rows(two_replicas):
-    """Replicas with moving statistics of their own would disagree by 0.2 here."""
+    """Replicas with their own moving statistics would disagree by 0.2 here."""
     two = make_distiller(two_replicas, batch_norm=True)
     run(two, batches(10, size=16))
     ((images, _),) = batches(1, size=16, seed=7)
@@ -191,7 +191,7 @@ def test_saving_at_any_step_changes_nothing(two_replicas, tmp_path):
 
 
 def test_a_replica_without_examples_keeps_all_finite(two_replicas):
-    """17 examples in batches of 8 leave one, and a replica without any: a mean over nothing is 0 / 0."""
+    """17 examples in batches of 8 leave one, so one replica gets none: a mean over nothing is 0 / 0."""
     ((images, labels),) = batches(1, size=17)
     two = make_distiller(two_replicas, batch_norm=True)
     history = two.fit(images, labels, batch_size=8, verbose=0, shuffle=False).history
@@ -199,7 +199,7 @@ def test_a_replica_without_examples_keeps_all_finite(two_replicas):
 
 
 def test_keras_fit_and_evaluate_on_two_replicas_equal_one(two_replicas):
-    """A ragged last batch included: 21 examples in batches of 8 leave 5, 3 on one replica and 2 on the other."""
+    """With a ragged last batch: 21 examples in batches of 8 leave 5, 3 on one replica and 2 on the other."""
     ((images, labels),) = batches(1, size=21)
     histories, evaluations, weights = [], [], []
     for strategy in (None, two_replicas):
@@ -220,7 +220,7 @@ def test_keras_fit_and_evaluate_on_two_replicas_equal_one(two_replicas):
 
 
 def test_a_regularizer_counts_once_where_a_replica_has_no_example(two_replicas):
-    """17 examples in batches of 8 leave one: half of the regularizer would go with the empty replica."""
+    """17 examples in batches of 8 leave one: half of the regularizer would be lost with the empty replica."""
     ((images, labels),) = batches(1, size=17)
     weights = {}
     for factor in (0.0, 1.0):
