@@ -53,6 +53,7 @@ setup(
             "skd-tune = skd_tf.tune:cli_main",
             "skd-export = skd_tf.export:cli_main",
             "skd-report = skd_tf.report:cli_main",
+            "skd-predict = skd_tf.predict:cli_main",
         ]
     },
 )

@@ -7,6 +7,7 @@
 
     python -m skd_tf.train      trains a student from a teacher, exports and measures it
     python -m skd_tf.evaluate   measures finished models on a test split
+    python -m skd_tf.predict    classifies the images of a folder
     python -m skd_tf.export     writes the student of a run for serving
     python -m skd_tf.report     shows finished runs on one page
     python -m skd_tf.tune       searches temperature and other settings

@@ -1,0 +1,128 @@
+"""The image files of any folder, read one after the other and brought to a model's size."""
+
+import os
+import pathlib
+import re
+from collections import Counter
+from collections.abc import Iterator
+
+import numpy as np
+import tensorflow as tf
+
+from skd_tf.config.app import reason
+from skd_tf.data import image_ops
+from skd_tf.errors import input_error
+
+# Files that are images to a user. Those that TensorFlow cannot decode are listed as unreadable.
+_IMAGES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".jxl", ".tif", ".tiff", ".heic", ".heif")
+_NOT_FOLDERS = ("__MACOSX",)  # what macOS puts into archives
+_PLACE = re.compile(r"\{\{.*?\}\}|\[Op:\w+\] name:|\[Op:\w+\]")  # where in TensorFlow an error occurred
+
+
+def find(place: str | os.PathLike) -> tuple[pathlib.Path, list[str], Counter[str]]:
+    """The image files in a folder and its subfolders, by the ends of their names.
+
+    Hidden files and folders are skipped. Links are followed, but no folder is read twice.
+
+    Args:
+      place: a folder, or one image.
+
+    Returns:
+      (folder, sorted paths of the images relative to it, number of other files by suffix).
+
+    Raises:
+      InputError: there is no such folder, or no image in it.
+    """
+    root = pathlib.Path(place)
+    if root.is_file():
+        return root.parent, [root.name], Counter()
+    if not root.is_dir():
+        raise input_error(
+            "There is no such folder", expected="a folder of images", received=f"--images={place}", remedy="Check it"
+        )
+    images, seen = [], {os.path.realpath(root)}
+    others: Counter[str] = Counter()
+    for folder, subfolders, files in os.walk(root, followlinks=True):
+        subfolders[:] = [name for name in sorted(subfolders) if _is_new(os.path.join(folder, name), name, seen)]
+        for name in files:
+            suffix = os.path.splitext(name)[1].lower()
+            if suffix in _IMAGES and not name.startswith("."):
+                images.append(os.path.relpath(os.path.join(folder, name), root))
+            elif not name.startswith("."):
+                others[suffix or "no suffix"] += 1
+    if not images:
+        found = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(3))
+        raise input_error(
+            "The folder has no images",
+            expected=f"files that end in {', '.join(_IMAGES[:9])}",
+            received=f"--images={place} with {found or 'no files'}",
+            remedy="Check the path",
+        )
+    return root, sorted(images), others
+
+
+def _is_new(path, name, seen):
+    real = os.path.realpath(path)
+    if name.startswith(".") or name in _NOT_FOLDERS or real in seen:
+        return False
+    seen.add(real)
+    return True
+
+
+def batches(
+    root: pathlib.Path, names: list[str], shape: tuple[int, int, int], resize: int, batch_size: int
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Reads images in order and brings them to one size; skips those that cannot be decoded.
+
+    The image is scaled, bilinear and with an antialias filter where it shrinks, until it covers `resize` times the shape
+    over its shorter side. Then its centre is cut out. An image that has the shape already stays as it is.
+
+    Args:
+      root: their folder.
+      names: relative to it.
+      shape: (height, width, channels) of the model's images.
+      resize: shorter side before the cut, in pixels.
+      batch_size: images in a batch, at most.
+
+    Yields:
+      (row in `names` `[n]`, uint8 images `[n, height, width, channels]`, their (height, width) in the file `[n, 2]`).
+    """
+
+    def read(row, path):
+        image = image_ops.decode(tf.io.read_file(path), shape[2])
+        return row, _fit(image, shape, resize), tf.shape(image)[:2]
+
+    with tf.device("CPU"):
+        stream = tf.data.Dataset.from_tensor_slices((np.arange(len(names)), _encoded(root, names)))
+        stream = stream.map(read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).ignore_errors()
+        yield from stream.batch(batch_size).prefetch(1).as_numpy_iterator()
+
+
+def _fit(image, shape, resize):
+    height, width = shape[:2]
+    if height == width:
+        fitted = image_ops.fit(image, shape, resize)
+    else:
+        across = resize / min(height, width)
+        size = tf.cast(tf.shape(image)[:2], tf.float32)
+        scale = tf.reduce_max(tf.constant([height * across, width * across]) / size)
+        fitted = image_ops.resized(image, tf.cast(tf.round(size * scale), tf.int32))
+        fitted = tf.ensure_shape(tf.image.resize_with_crop_or_pad(fitted, height, width), shape)
+    if resize != min(height, width):
+        return fitted
+    same = tf.reduce_all(tf.shape(image)[:2] == [height, width])
+    return tf.cond(same, lambda: tf.ensure_shape(image, shape), lambda: fitted)
+
+
+def problem_of(root: pathlib.Path, name: str) -> str:
+    """Why an image cannot be decoded, in one line."""
+    try:
+        image_ops.decode(tf.io.read_file(_encoded(root, [name])[0]))
+    except (tf.errors.OpError, OSError, ValueError) as error:
+        text = reason(getattr(error, "message", str(error)))
+        return " ".join(_PLACE.sub("", text).split())[:200]
+    return "it does not decode to the model's channels"
+
+
+def _encoded(root, names):
+    return [os.fsencode(os.path.join(root, name)) for name in names]  # as bytes: a name need not be UTF-8

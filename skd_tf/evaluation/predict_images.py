@@ -1,0 +1,220 @@
+"""The classes that a finished model gives to the images of a folder, as a CSV file; what skd_tf.predict does."""
+
+import csv
+import io
+import os
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
+
+from skd_tf.data.catalog import size_and_resize
+from skd_tf.data.settings import DataSettings
+from skd_tf.errors import flag_error, input_error
+from skd_tf.evaluation import image_files, metrics, temperature_scaling
+from skd_tf.evaluation.predictor import BATCH_SIZE, Predictor
+from skd_tf.models import loading
+from skd_tf.models.paths import is_saved_model
+from skd_tf.runs import run_files
+from skd_tf.runs.run_record import read_result, run_behind, workdir_of
+from skd_tf.runtime import atomic_files
+from skd_tf.runtime.console import Progress, say, warn
+
+_NAMED = 10  # unreadable files that are named on the screen; the CSV file names all
+_HEADER = ("file", "class", "class_id", "probability", "problem")
+
+
+class Answer(NamedTuple):
+    """What the model says about one file: probabilities `[classes]`, or None and the problem."""
+
+    file: str
+    probabilities: np.ndarray | None
+    problem: str = ""
+
+
+def predict_images(
+    model: str | os.PathLike,
+    images: str | os.PathLike,
+    output: str | os.PathLike,
+    *,
+    calibrated: bool = True,
+    image_size: int = 0,
+    resize: int = 0,
+) -> list[str]:
+    """Classifies the image files in a folder and writes a CSV file with a line per file, in the order of their names.
+
+    The columns are "file" (relative to the folder), "class", "class_id", "probability" (of that class), "problem" (why
+    the file could not be read; the other columns are then empty) and "p_CLASS" for each class.
+
+    Images get the size that the model's run gave them: their shorter side is scaled and their centre cut out.
+
+    Args:
+      model: a finished workdir, a `.keras` file or a SavedModel folder.
+      images: a folder, or one image.
+      output: the CSV file. It appears complete or not at all.
+      calibrated: whether to apply the temperature that evaluate --calibrate left in the model's workdir.
+      image_size: side of the images, for a model that takes any size and is not in a workdir.
+      resize: shorter side before the centre crop; 0: as in the model's run, or the size that the model takes.
+
+    Returns:
+      The files that could not be read, relative to the folder.
+
+    Raises:
+      InputError: there is no model or no image, no image can be read, or the images' size is not known.
+    """
+    root, names, others = image_files.find(images)
+    loaded = loading.load(model)
+    shape, side = _pixels(model, loaded, image_size, resize)
+    class_names = _class_names(model, loaded.output_shape[-1])
+    temperature = _temperature(model) if calibrated else 1.0
+    if others:
+        count = ", ".join(f"{number} {suffix}" for suffix, number in others.most_common())
+        say(f"Not images by their names, and left out: {count}.")
+    how = f"shorter side to {side} pixels, then the middle {shape[0]}x{shape[1]}"
+    say(f"{len(names):,} images for a model of {shape[0]}x{shape[1]} pixels; other sizes: {how}.")
+    unreadable = []
+    with atomic_files.writing(output) as file:
+        _write(file, [*_HEADER, *(f"p_{name}" for name in class_names)])
+        for answer in _answers(loaded, root, names, shape, side, temperature):
+            _write(file, _row(answer, class_names))
+            if answer.probabilities is None:
+                unreadable.append(answer)
+        _report(unreadable, len(names))
+    say(f"Written: {output}, with {len(names) - len(unreadable):,} of {len(names):,} images classified.")
+    return [answer.file for answer in unreadable]
+
+
+def _answers(loaded, root, names, shape, side, temperature) -> Iterator[Answer]:
+    """The `Answer` of each file, in order."""
+    predictor = Predictor(loaded, min(BATCH_SIZE, len(names)))
+    given, others, kind = 0, 0, None
+    with Progress("classifying", len(names), "images") as progress:
+        for rows, images, sizes in image_files.batches(root, names, shape, side, predictor.batch_size):
+            outputs = predictor(images, on_progress=lambda done: None)
+            if kind is None:
+                kind = _kind_of(outputs)
+            probabilities = _probabilities(outputs, kind, temperature)
+            for row, probability in zip(rows, probabilities, strict=True):
+                yield from (_unread(root, name) for name in names[given:row])
+                known = np.isfinite(probability).all()
+                yield Answer(names[row], probability) if known else Answer(names[row], None, "the output is not finite")
+                given = row + 1
+            others += int((sizes != shape[:2]).any(axis=1).sum())
+            progress.update(given)
+    yield from (_unread(root, name) for name in names[given:])
+    if others:
+        say(f"{others:,} images had another size than {shape[0]}x{shape[1]} and were resized.")
+
+
+def _kind_of(outputs):
+    is_softmax = (outputs >= 0).all() and np.abs(outputs.sum(axis=1) - 1).max() < 1e-2
+    if is_softmax:
+        warn("The model's outputs sum to 1: they are taken as probabilities.")
+    return "probabilities" if is_softmax else "logits"
+
+
+def _probabilities(outputs, kind, temperature):
+    if kind == "probabilities":
+        outputs = np.log(np.maximum(outputs.astype(np.float64), np.finfo(np.float64).tiny))
+    return np.exp(metrics.log_softmax(np.asarray(outputs, np.float64) / temperature))
+
+
+def _unread(root, name):
+    return Answer(name, None, image_files.problem_of(root, name))
+
+
+def _row(answer: Answer, class_names: Sequence[str]) -> list[Any]:
+    file = pathlib.PurePath(answer.file).as_posix()
+    if answer.probabilities is None:
+        return [file, "", "", "", answer.problem, *("" for _ in class_names)]
+    best = int(answer.probabilities.argmax())
+    numbers = [f"{number:.6g}" for number in answer.probabilities]
+    return [file, class_names[best], best, numbers[best], "", *numbers]
+
+
+def _write(file: BinaryIO, cells: Sequence[Any]) -> None:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(cells)
+    file.write(text.getvalue().encode("utf-8", "backslashreplace"))
+
+
+def _report(unreadable: Sequence[Answer], count: int) -> None:
+    """Warns of unreadable files; InputError if there are no others."""
+    if len(unreadable) == count:
+        first = unreadable[0]
+        raise input_error(
+            "No image can be read",
+            expected="files that TensorFlow decodes: JPEG, PNG, BMP, GIF",
+            received=f"{count} others, {first.file} first: {first.problem}",
+            remedy="Convert them",
+        )
+    for answer in unreadable[:_NAMED]:
+        warn(f"Not classified: {answer.file}: {answer.problem}")
+    if len(unreadable) > _NAMED:
+        warn(f"Not classified: {len(unreadable) - _NAMED:,} more files. The column problem says why.")
+
+
+def _pixels(path, loaded, image_size, resize) -> tuple[tuple[int, int, int], int]:
+    """((height, width, channels) of the model's images, shorter side before the centre crop)."""
+    taken = loaded.input_shape
+    if not isinstance(taken, tuple) or len(taken) != 4 or taken[3] not in (1, 3):
+        raise input_error(
+            "The model takes other inputs",
+            expected="images with 1 or 3 channels",
+            received=f"{taken} from {path}",
+            remedy="Choose another model",
+        )
+    run = run_behind(path)
+    size, shorter = size_and_resize(run.pick(DataSettings)) if run else (0, 0)
+    height, width = (number or image_size or size for number in taken[1:3])
+    if not height or not width:
+        problem = f"is needed: {path} takes images of any size"
+        raise flag_error("image_size", image_size, problem, "pixels", "Give the size that it was trained on")
+    if image_size and (height, width) != (image_size, image_size):
+        expected = f"0 or the model's own, {height}x{width}"
+        raise flag_error("image_size", image_size, "is not the size that the model takes", expected, "Omit it")
+    least = min(height, width)
+    side = resize or (shorter if size and size == height == width else least)
+    if side < least:
+        raise flag_error("resize", resize, "is smaller than the model's images", f"at least {least}", "Raise it")
+    return (height, width, taken[3]), side
+
+
+def _temperature(path) -> float:
+    workdir = workdir_of(path)
+    record = temperature_scaling.stored(workdir) if run_behind(path) else None
+    if not record:
+        return 1.0
+    say(f"Temperature {record['temperature']:.4f}, from {workdir / run_files.CALIBRATION}.")
+    return record["temperature"]
+
+
+def _class_names(path, count: int) -> list[str]:
+    """The names of the model's classes: of its run, or of the SavedModel itself or beside it; else numbers."""
+    result = read_result(workdir_of(path)) if run_behind(path) else None
+    beside = pathlib.Path(path) if is_saved_model(path) else pathlib.Path(path).parent / run_files.SAVED_MODEL
+    names = list((result or {}).get("class_names", ())) or _names_in_saved_model(beside, count)
+    if len(names) == count:
+        return [str(name) for name in names]
+    say(f"{path} does not name its classes: they are numbered from 0.")
+    return [str(number) for number in range(count)]
+
+
+def _names_in_saved_model(folder: pathlib.Path, count: int) -> list[str]:
+    """The class names that `skd_tf.serving.saved_model` writes into the graph of a SavedModel, or []."""
+    if not is_saved_model(folder):
+        return []
+    message = saved_model_pb2.SavedModel()
+    message.ParseFromString((folder / "saved_model.pb").read_bytes())
+    for graph in message.meta_graphs:
+        for function in graph.graph_def.library.function:
+            for node in function.node_def:
+                value = node.attr["value"].tensor
+                if node.op == "Const" and value.dtype == tf.string.as_datatype_enum:
+                    names = tf.make_ndarray(value)
+                    if names.shape == (count,):
+                        return [name.decode() for name in names]
+    return []
