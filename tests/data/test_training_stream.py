@@ -12,20 +12,16 @@ from skd_tf.config import Config
 from skd_tf.data.augmentation import Augmentation, augment_batch, draw_table
 from skd_tf.errors import InputError
 from tests.helpers import images as helpers
-from tests.helpers.images import equal, image_set
+from tests.helpers.images import equal, images_in, load, write_tfds
 
 STEPS = 20  # an epoch of 808 training digits at batch 40
+CONFIG = Config(batch_size=40)
 stream = functools.partial(helpers.stream, steps=STEPS)
 
 
 @pytest.fixture(scope="module")
-def digits():
-    return data.load(data.DataSettings())
-
-
-def test_digits_have_no_originals_to_crop():
-    with pytest.raises(InputError, match=r"no larger originals.*resized_crop"):
-        data.load(data.DataSettings(augmentation="resized_crop"))
+def whole(digits):
+    return stream(digits, CONFIG)
 
 
 def test_digits_are_whole_and_split_by_data_seed_alone(digits):
@@ -33,68 +29,51 @@ def test_digits_are_whole_and_split_by_data_seed_alone(digits):
     assert digits.image_shape == (8, 8, 1) and digits.num_classes == 10
     assert digits.train.images.dtype == np.uint8 and digits.train.images.max() == 255
     assert sorted([*digits.train.index, *digits.validation.index]) == list(range(898))
-    other_seed, other_data_seed = (
-        data.load(Config(**seed).pick(data.DataSettings)) for seed in ({"seed": 7}, {"data_seed": 7})
-    )
-    assert np.array_equal(other_seed.validation.index, digits.validation.index)
-    assert not np.array_equal(other_data_seed.validation.index, digits.validation.index)
-    whole = data.load(data.DataSettings(validation_fraction=0), test=False)
-    assert whole.validation is None and whole.test is None and len(whole.train) == 898
-
-
-def test_recorded_mean_and_std_are_those_of_the_training_pixels(digits):
-    pixels = data.load(data.DataSettings(validation_fraction=0)).train.images / 255
+    assert np.array_equal(load(seed=7).validation.index, digits.validation.index)
+    assert not np.array_equal(load(data_seed=7).validation.index, digits.validation.index)
+    everything = load(validation_fraction=0, test=False)
+    assert everything.validation is None and everything.test is None and len(everything.train) == 898
+    pixels = everything.train.images / 255
     assert digits.mean == pytest.approx([pixels.mean()], abs=1e-3)
     assert digits.std == pytest.approx([pixels.std()], abs=1e-3)
 
 
-def test_a_stream_starts_at_any_step(digits):
-    config = Config(batch_size=40)
-    whole = stream(digits, config)
+def test_a_stream_starts_at_any_step(digits, whole):
     assert len(whole) == 2 * STEPS
     for first in (1, STEPS - 1, STEPS, STEPS + 7):
-        assert equal(stream(digits, config, first_step=first), whole[first:])
-    assert equal(stream(digits, config, first_step=3, last_step=9), whole[3:9])
+        assert equal(stream(digits, CONFIG, first_step=first), whole[first:])
+    assert equal(stream(digits, CONFIG, first_step=3, last_step=9), whole[3:9])
 
 
-def test_replicas_divide_the_same_global_batches(digits):
-    config = Config(batch_size=40)
-    whole = stream(digits, config, last_step=5)
-    parts = stream(digits, config, last_step=5, shards=4)
-    second_worker = stream(digits, config, last_step=5, shards=4, shard_range=range(2, 4))
-    for step, (images, labels) in enumerate(whole):
+def test_replicas_divide_the_same_global_batches(digits, whole):
+    parts = stream(digits, CONFIG, last_step=5, shards=4)
+    second_worker = stream(digits, CONFIG, last_step=5, shards=4, shard_range=range(2, 4))
+    for step, batch in enumerate(whole[:5]):
         mine = parts[4 * step : 4 * step + 4]
-        assert np.array_equal(np.concatenate([i for i, _ in mine]), images)
-        assert np.array_equal(np.concatenate([j for _, j in mine]), labels)
+        assert equal([np.concatenate(part) for part in zip(*mine, strict=True)], batch)
         assert equal(second_worker[2 * step : 2 * step + 2], mine[2:])
 
 
 def test_each_epoch_has_each_example_at_most_once_and_its_own_order(digits):
     plain = dataclasses.replace(digits, augmentation=Augmentation(pad=0, flip=False))
-    config = Config(batch_size=40)
     known = {image.tobytes(): i for i, image in enumerate(digits.train.images)}
-    batches = stream(plain, config)
-    epochs = batches[:STEPS], batches[STEPS:]
-    orders = [[known[image.tobytes()] for images, _ in epoch for image in images] for epoch in epochs]
-    for order in orders:
-        assert len(order) == len(set(order)) == 800
-    assert orders[0] != orders[1]
-    labels = [label for _, batch in batches[:STEPS] for label in batch]
-    assert labels == list(digits.train.labels[orders[0]])
+    images, labels = (np.concatenate(part) for part in zip(*stream(plain, CONFIG), strict=True))
+    first, second = np.array([known[image.tobytes()] for image in images]).reshape(2, -1)
+    assert len(first) == len(set(first)) == len(set(second)) == 800
+    assert not np.array_equal(first, second)
+    assert np.array_equal(labels[:800], digits.train.labels[first])
 
 
-def test_seed_changes_the_order_and_data_seed_the_pixels(digits):
-    def epoch(**seeds):
-        return stream(digits, Config(batch_size=40, **seeds), last_step=STEPS)
+def test_seed_changes_the_order_and_data_seed_the_pixels(digits, whole):
+    def labels(batches):
+        return [label for _, labels in batches for label in labels]
 
-    base, seed, data_seed = epoch(), epoch(seed=1), epoch(data_seed=1)
-    assert not all(np.array_equal(a[1], b[1]) for a, b in zip(base, seed, strict=True))
-    assert all(np.array_equal(a[1], b[1]) for a, b in zip(base, data_seed, strict=True))
+    base = whole[:STEPS]
+    seed, data_seed = (stream(digits, CONFIG.replace(**{s: 1}), last_step=STEPS) for s in ("seed", "data_seed"))
+    assert labels(seed) != labels(base) == labels(data_seed)
     assert not equal(base, data_seed)
-
     # Another order drops another eight images; the pixels of all others stay.
-    one, other = (image_set(np.concatenate([images for images, _ in batches])) for batches in (base, seed))
-    assert len(one & other) >= 780
+    assert len(images_in(base) & images_in(seed)) >= 780
 
 
 @pytest.mark.parametrize(("pad", "flip"), [(2, True), (1, False), (0, True)])
@@ -133,7 +112,8 @@ def test_draws_are_uniform():
     [
         ({"dataset": "no_such_set"}, ["Unknown dataset", "no_such_set", "cifar10", "--data_dir"]),
         ({"dataset": "cifar10"}, ["not prepared", "--data_dir", "--download"]),
-        ({"dataset": "digits", "image_size": 16}, ["8x8", "--image_size"]),
+        ({"image_size": 16}, ["8x8", "--image_size"]),
+        ({"augmentation": "resized_crop"}, ["no larger originals", "resized_crop"]),
     ],
 )
 def test_errors_name_what_to_do(settings, words, tmp_path):
@@ -143,53 +123,29 @@ def test_errors_name_what_to_do(settings, words, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def prepared(tmp_path_factory):
     """A TFDS folder with two prepared datasets: "even" has one image size, "mixed" several."""
-    import tensorflow_datasets as tfds
-
-    folder = str(tmp_path_factory.mktemp("tfds"))
-    random = np.random.default_rng(0)
-
-    def prepare(name, shape, sizes):
-        def info(builder):
-            features = {
-                "image": tfds.features.Image(shape=shape),
-                "label": tfds.features.ClassLabel(names=["cat", "dog"]),
-            }
-            return tfds.core.DatasetInfo(
-                builder=builder, features=tfds.features.FeaturesDict(features), supervised_keys=("image", "label")
-            )
-
-        def examples(builder, split, count):
-            for i in range(count):
-                size = (*sizes[i % len(sizes)], 3)
-                yield i, {"image": random.integers(0, 256, size, np.uint8), "label": i % 2}
-
-        def splits(builder, _):
-            return {"train": examples(builder, "train", 40), "test": examples(builder, "test", 9)}
-
-        members = {"VERSION": tfds.core.Version("1.0.0"), "_info": info, "_split_generators": splits}
-        members |= {"_generate_examples": examples, "name": name}
-        builder = type(name.title(), (tfds.core.GeneratorBasedBuilder,), members, skip_registration=True)
-        builder(data_dir=folder).download_and_prepare()
-
-    prepare("even", (12, 10, 3), [(12, 10)])
-    prepare("mixed", (None, None, 3), [(12, 10), (9, 20)])
+    folder, random = str(tmp_path_factory.mktemp("tfds")), np.random.default_rng(0)
+    for name, shape, sizes in (("even", (12, 10, 3), [(12, 10)]), ("mixed", (None, None, 3), [(12, 10), (9, 20)])):
+        splits = {
+            part: [(random.integers(0, 256, (*sizes[i % len(sizes)], 3), np.uint8), i % 2) for i in range(count)]
+            for part, count in (("train", 40), ("test", 9))
+        }
+        write_tfds(folder, name, splits, class_names=["cat", "dog"], shape=shape)
     return folder
 
 
-def test_facts_of_any_tfds_dataset(made):
-    even = data.load(data.DataSettings(dataset="even", validation_fraction=0.25), made)
+def test_facts_of_any_tfds_dataset(prepared):
+    even, again = (load("even", prepared, validation_fraction=0.25) for _ in range(2))
     assert even.image_shape == (12, 10, 3) and even.class_names == ("cat", "dog") and even.version == "1.0.0"
     assert (len(even.train), len(even.validation), len(even.test)) == (30, 10, 9)
     assert sorted(np.bincount(np.concatenate([even.train.labels, even.validation.labels]))) == [20, 20]
     pixels = even.train.images.reshape(-1, 3) / 255
     assert even.mean == pytest.approx(pixels.mean(0), abs=1e-3) and even.std == pytest.approx(pixels.std(0), abs=1e-3)
-    again = data.load(data.DataSettings(dataset="even", validation_fraction=0.25), made)
     assert np.array_equal(even.train.images, again.train.images)  # the same order each time
 
 
-def test_images_of_several_sizes_need_a_size(made):
+def test_images_of_several_sizes_need_a_size(prepared):
     with pytest.raises(InputError, match=r"several sizes.*--image_size"):
-        data.load(data.DataSettings(dataset="mixed"), made)
-    assert data.load(data.DataSettings(dataset="mixed", image_size=8), made).image_shape == (8, 8, 3)
+        load("mixed", prepared)
+    assert load("mixed", prepared, image_size=8).image_shape == (8, 8, 3)
