@@ -11,17 +11,8 @@ from skd_tf import data
 from skd_tf.config import Config
 from skd_tf.data import augmentation, image_ops
 from skd_tf.errors import InputError
-from tests.helpers.images import (
-    CLASSES,
-    equal,
-    image_set,
-    images_in,
-    load,
-    make_folder,
-    stream,
-    write_image,
-    write_tfds,
-)
+from tests.helpers import images
+from tests.helpers.images import equal, image_set, images_in, load, make_folder, stream
 
 PLAIN = pytest.param({"augmentation": "none"}, marks=pytest.mark.slow)
 
@@ -62,7 +53,7 @@ def imagenet(tmp_path_factory):
     splits = {part: [(smooth_image(i), 7 * i) for i in range(n)] for part, n in (("train", 30), ("validation", 7))}
     splits["test"] = [(smooth_image(i), -1) for i in range(5)]
     facts = {"class_names": [f"n{i:04d}" for i in range(1000)], "version": "5.1.0", "encoding_format": "jpeg"}
-    write_tfds(folder, "imagenet2012", splits, shards=4, **facts)
+    images.write_tfds(folder, "imagenet2012", splits, shards=4, **facts)
     assert len(list(folder.glob("**/*train.tfrecord*"))) == 4
     return str(folder)
 
@@ -160,16 +151,16 @@ def test_a_folder_of_images_trains_and_exports(tmp_path):
     from skd_tf.training import experiment
 
     for part, count in (("train", 24), ("test", 6)):
-        for number, name in enumerate(CLASSES):
+        for number, name in enumerate(images.CLASSES):
             for i in range(count):
                 y, x = np.mgrid[: 30 + i, : 40 - i % 7]
                 image = np.stack([(y * x * (number + 1)) % 256, x * 5 % 256, 0 * x + 60 * number], axis=-1)
-                write_image(tmp_path / "set" / part / name / f"{i}.jpg", image.astype(np.uint8))
+                images.write_image(tmp_path / "set" / part / name / f"{i}.jpg", image.astype(np.uint8))
     settings = {"dataset": f"folder:{tmp_path / 'set'}", "image_size": 16, "augmentation": "resized_crop"}
     settings |= {"epochs": 6, "batch_size": 12, "learning_rate": 0.05, "validation_fraction": 0.25}
     settings |= {"strategy": "one_device", "report": False}
     alone = experiment.run(Config(student="cnn_16", loss="cross_entropy", **settings), tmp_path / "teacher")
-    assert alone["student"]["accuracy"] > 0.8 and alone["class_names"] == list(CLASSES)
+    assert alone["student"]["accuracy"] > 0.8 and alone["class_names"] == list(images.CLASSES)
     config = Config(student="cnn_4", teacher_checkpoint=str(tmp_path / "teacher"), loss="kd", **settings)
     live = experiment.run(config, tmp_path / "live")
     cache = {"teacher_cache_dir": str(tmp_path / "cache"), "teacher_cache_dtype": "float32"}
@@ -177,4 +168,4 @@ def test_a_folder_of_images_trains_and_exports(tmp_path):
     assert cached["student"]["nll"] == pytest.approx(live["student"]["nll"], rel=1e-3)
     served = tf.saved_model.load(str(tmp_path / "live" / "saved_model")).signatures["serving_default"]
     labels = served(images=tf.zeros([1, 16, 16, 3], tf.uint8))["label"].numpy()
-    assert labels[0].decode() in CLASSES
+    assert labels[0].decode() in images.CLASSES

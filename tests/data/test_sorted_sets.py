@@ -17,12 +17,12 @@ CLASSES = 10
 
 
 @pytest.fixture
-def dataset():
+def dataset(digits):
     """1,000 images sorted by class, a hundred of each; every pixel is the label."""
     labels = np.repeat(np.arange(CLASSES, dtype=np.int32), 100)
     images = np.tile(labels.astype(np.uint8)[:, None, None, None], [1, 8, 8, 1])
     train = data.Split(images, labels, np.arange(len(labels)))
-    return dataclasses.replace(data.load(data.DataSettings(), test=False), train=train, validation=None)
+    return dataclasses.replace(digits, train=train, validation=None)
 
 
 def shares(images):
@@ -34,9 +34,7 @@ def test_rows_are_in_order_distinct_and_evenly_spaced(count):
     rows = data.evenly_spaced(count, 1000)
     assert len(rows) == min(count, 1000) and list(rows[:1]) == [0][:count] and list(rows[-1:]) == [count - 1][:count]
     gaps = np.diff(rows)
-    assert (gaps >= 1).all() and (not len(gaps) or gaps.max() - gaps.min() <= 1)
-    if count <= 1000:
-        assert list(rows) == list(range(count))
+    assert (gaps >= 1).all() and (not len(gaps) or np.ptp(gaps) <= 1)
 
 
 def test_mean_and_std_are_measured_on_all_classes(dataset, monkeypatch):
@@ -47,13 +45,12 @@ def test_mean_and_std_are_measured_on_all_classes(dataset, monkeypatch):
 
 def test_a_radius_is_measured_on_all_classes(dataset, monkeypatch):
     monkeypatch.setattr(train_student, "_ADAPT_EXAMPLES", 100)
-    seen = {}
-    distiller = types.SimpleNamespace(objective=types.SimpleNamespace(needs_teacher=True), adapt=seen.update)
-    distiller.radius = types.SimpleNamespace(assign=lambda value: None, numpy=lambda: 1.0)
-    always = types.SimpleNamespace(logits=lambda images: images[:, 0, 0].astype(np.float32))
-    train_student.adapt_radius(
-        distiller, Config(radius="teacher_mean"), train_student.SharedResources(dataset, None, always)
-    )
+    seen, fake = {}, types.SimpleNamespace
+    radius = fake(assign=lambda value: None, numpy=lambda: 1.0)
+    distiller = fake(objective=fake(needs_teacher=True), adapt=seen.update, radius=radius)
+    always = fake(logits=lambda images: images[:, 0, 0].astype(np.float32))
+    shared = train_student.SharedResources(dataset, None, always)
+    train_student.adapt_radius(distiller, Config(radius="teacher_mean"), shared)
     assert shares(seen["image"]) == pytest.approx([0.1] * CLASSES)
     assert np.array_equal(seen["teacher_logits"].numpy()[:, 0], seen["image"][:, 0, 0, 0])
 
