@@ -34,13 +34,13 @@ def terms(name, settings, student, teacher, labels):
 
 
 def gradients(name, settings, student, teacher, labels):
-    """The gradient of each term, summed over the batch, with respect to the student's logits."""
-    student = tf.convert_to_tensor(student)
+    """The gradient of each term, summed over the batch, with respect to the student's logits. The teacher gets none."""
+    student, teacher = tf.convert_to_tensor(student), tf.convert_to_tensor(teacher)
     with tf.GradientTape(persistent=True) as tape:
-        tape.watch(student)
-        sums = LOSSES[name].function(student, teacher, labels, **settings)
-        sums = {term: tf.reduce_sum(value) for term, value in sums.items()}
-    return {term: tape.gradient(value, student).numpy() for term, value in sums.items()}
+        tape.watch([student, teacher])
+        result = LOSSES[name].function(student, teacher, labels, **settings)
+    assert all(tape.gradient(value, teacher) is None for value in result.values())
+    return {term: tape.gradient(value, student).numpy() for term, value in result.items()}
 
 
 def assert_terms_close(first, second, **tolerance):

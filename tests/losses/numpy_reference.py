@@ -33,14 +33,10 @@ def project(logits, radius, center=True):
 
 def label_terms(logits, labels):
     """-log p_y; -sum_c y_c log p_c for soft labels; 0 where the label is -1."""
-    terms = []
-    for row, label in zip(np.asarray(logits, "float64"), np.asarray(labels), strict=True):
-        log_probabilities = log_softmax(row)
-        if np.ndim(label) == 1:
-            terms.append(-np.sum(label * log_probabilities))
-        else:
-            terms.append(0.0 if label == -1 else -log_probabilities[label])
-    return np.array(terms)
+    log_p = [log_softmax(row) for row in np.asarray(logits, "float64")]
+    if np.ndim(labels) == 2:
+        return np.array([-np.sum(soft * row) for soft, row in zip(labels, log_p, strict=True)])
+    return np.array([0.0 if label == -1 else -row[label] for label, row in zip(labels, log_p, strict=True)])
 
 
 def _distill_terms(student, teacher, temperature):
@@ -75,17 +71,16 @@ def logit_standardization(student, teacher, labels, temperature):
 
 
 def dkd(student, teacher, labels, temperature, alpha, beta):
-    distill = []
-    for s, t, label in zip(student, teacher, labels, strict=True):
+    distill = np.zeros(len(labels))
+    for i, label in enumerate(labels):
         if label == -1:
-            distill.append(0.0)
             continue
-        s, t = np.asarray(s, "float64") / temperature, np.asarray(t, "float64") / temperature
+        s, t = (np.asarray(logits[i], "float64") / temperature for logits in (student, teacher))
         p_s, p_t = softmax(s)[label], softmax(t)[label]
         target = p_t * np.log(p_t / p_s) + (1 - p_t) * np.log((1 - p_t) / (1 - p_s))
         others = kl(np.delete(t, label), np.delete(s, label))
-        distill.append(temperature**2 * (alpha * target + beta * others))
-    return {"label": label_terms(student, labels), "distill": np.array(distill)}
+        distill[i] = temperature**2 * (alpha * target + beta * others)
+    return {"label": label_terms(student, labels), "distill": distill}
 
 
 def correlation(a, b):
