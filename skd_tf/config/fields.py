@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from skd_tf.errors import as_text, did_you_mean, flag_error
+from skd_tf.runtime.local_paths import require_local
 
 _BOOLEANS = {"true": True, "false": False}
 # A line of a flagfile is stripped, and to a reader " #" or " //" on it starts a comment.
@@ -123,6 +124,8 @@ def validate(field: dataclasses.Field, value: Any) -> Any:
             "printable text that neither starts nor ends with a space and has no # or // after one",
             "Rename the file or name that it refers to",
         )
+    elif not rules.choices:
+        require_local(value, field.name)  # no setting takes a URL
     return rules.check(field.name, value) if rules.check else value
 
 

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from skd_tf.errors import input_error
+from skd_tf.runtime.local_paths import require_local
 
 _DIRECTIVE = re.compile(r"--?flagfile(?:=(.*))?", re.DOTALL)
 _TRAILING_COMMENT = re.compile(r"\s(#|//)")
@@ -37,6 +38,7 @@ def expand(arguments: Iterable[str]) -> Iterator[tuple[str, str]]:
 
 
 def _read(path, folder, including):
+    require_local(path, "flagfile")
     found = pathlib.Path(path.strip()).expanduser()
     if folder is not None and not found.exists():
         found = folder / found

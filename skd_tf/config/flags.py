@@ -15,6 +15,7 @@ from skd_tf.config import flagfile
 from skd_tf.config.config import FIELDS, Config
 from skd_tf.config.fields import kinds_of, rules_of
 from skd_tf.errors import InputError, as_text, did_you_mean, input_error
+from skd_tf.runtime.local_paths import TFDS_SCHEMES, require_local
 
 PLACES = {
     "workdir": "the folder that the run writes to and resumes from",
@@ -106,10 +107,11 @@ def parse(
         raise InputError(f"{error}. Expected --flag=value. See --help.") from error
     if isinstance(positional, str):
         flag_values[positional].value = [*(flag_values[positional].value or []), *leftovers] or None
-        return
-    for name in positional or ():
-        if leftovers and not flag_values[name].present:
-            flag_values[name].value = leftovers.pop(0)
+        leftovers = []
+    else:
+        for name in positional or ():
+            if leftovers and not flag_values[name].present:
+                flag_values[name].value = leftovers.pop(0)
     if leftovers:
         raise input_error(
             "An argument is not a flag",
@@ -117,6 +119,11 @@ def parse(
             received=leftovers[0],
             remedy="Join it to its flag with =, and quote it if it has spaces",
         )
+    for name in flag_values:
+        values = flag_values[name].value
+        for value in values if isinstance(values, list) else [values]:
+            if isinstance(value, str):
+                require_local(value, name, schemes=TFDS_SCHEMES if name == "data_dir" else ())
 
 
 def _with_home(argument):

@@ -18,6 +18,7 @@ import numpy as np
 from skd_tf.errors import EnvironmentFailure, input_error, message
 from skd_tf.runtime import atomic_files
 from skd_tf.runtime.files import sha256_of_json, write_json
+from skd_tf.runtime.local_paths import require_local
 
 HEADER_BYTES = 1024  # a multiple of every dtype's size, so tf.data can skip it as a whole number of records
 _FORMAT = 1
@@ -35,6 +36,7 @@ class TeacherCache:
     """
 
     def __init__(self, folder: str | os.PathLike, dtype: str, say: Callable[[str], object]) -> None:
+        require_local(folder, "teacher_cache_dir")
         self.folder, self.dtype, self._say = pathlib.Path(folder), np.dtype(dtype), say
         self._verified: set[pathlib.Path] = set()
         try:

@@ -16,6 +16,7 @@ from skd_tf.data.memory_budget import keeps_in_memory
 from skd_tf.data.settings import DataSettings
 from skd_tf.errors import input_error
 from skd_tf.runtime.console import say
+from skd_tf.runtime.local_paths import TFDS_SCHEMES, require_local, scheme_of
 
 
 def read(settings: DataSettings, data_dir: str | None, names: Sequence[str]) -> Source:
@@ -70,6 +71,8 @@ def _damage_as_input_error(settings, builder, split):
 
 
 def _prepared(tfds, settings, data_dir):
+    if data_dir:
+        require_local(data_dir, "data_dir", schemes=TFDS_SCHEMES)
     where = f"--data_dir={data_dir}" if data_dir else "TFDS' default folder (no --data_dir given)"
     try:
         builder = tfds.builder(settings.dataset, data_dir=data_dir)
@@ -80,6 +83,15 @@ def _prepared(tfds, settings, data_dir):
             expected=f"one of {known}, another TFDS image classification dataset, folder:PATH or MODULE:FUNCTION",
             received=f"dataset={settings.dataset}",
             remedy=f"Check the name and {where}",
+        ) from error
+    except Exception as error:
+        if not scheme_of(str(data_dir or "")):
+            raise
+        raise input_error(
+            "TFDS cannot read its data folder",
+            expected="a bucket that this machine may list",
+            received=f"--data_dir={data_dir}: {' '.join(str(error).split())[:300]}",
+            remedy="Check the bucket, the network and the credentials, or copy the folder to a local disk",
         ) from error
     if not builder.is_prepared():
         if not settings.download:

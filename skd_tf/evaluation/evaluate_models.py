@@ -20,6 +20,7 @@ from skd_tf.runs import provenance, result_tables, run_files
 from skd_tf.runs.run_record import conflicting_data_seed, recorded_config, run_behind, trusted_config, workdir_of
 from skd_tf.runtime.console import say, warn
 from skd_tf.runtime.files import write_json
+from skd_tf.runtime.local_paths import require_local
 
 ModelPath = str | os.PathLike
 
@@ -51,6 +52,8 @@ def evaluate_and_print(
     Raises:
       InputError: a model has trained on the test images, no model is at a path, or there is nothing to calibrate on.
     """
+    if output:
+        require_local(output, "output")
     settings, preprocessing = measuring_settings(models, given)
     for path in (*models, *([teacher] if teacher else [])):
         require_unseen(path, settings)

@@ -12,6 +12,7 @@ import tensorflow as tf
 from skd_tf.config.app import reason
 from skd_tf.data import image_ops
 from skd_tf.errors import input_error
+from skd_tf.runtime.local_paths import require_local
 
 # Files that are images to a user. Those that TensorFlow cannot decode are listed as unreadable.
 _IMAGES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".jxl", ".tif", ".tiff", ".heic", ".heif")
@@ -33,6 +34,7 @@ def find(place: str | os.PathLike) -> tuple[pathlib.Path, list[str], Counter[str
     Raises:
       InputError: there is no such folder, or no image in it.
     """
+    require_local(place, "images")
     root = pathlib.Path(place)
     if root.is_file():
         return root.parent, [root.name], Counter()

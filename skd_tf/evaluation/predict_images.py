@@ -22,6 +22,7 @@ from skd_tf.runs import run_files
 from skd_tf.runs.run_record import read_result, run_behind, workdir_of
 from skd_tf.runtime import atomic_files
 from skd_tf.runtime.console import Progress, say, warn
+from skd_tf.runtime.local_paths import require_local
 
 _NAMED = 10  # unreadable files that are named on the screen; the CSV file names all
 _HEADER = ("file", "class", "class_id", "probability", "problem")
@@ -65,6 +66,7 @@ def predict_images(
     Raises:
       InputError: there is no model or no image, no image can be read, or the images' size is not known.
     """
+    require_local(output, "output")
     root, names, others = image_files.find(images)
     loaded = loading.load(model)
     shape, side = _pixels(model, loaded, image_size, resize)

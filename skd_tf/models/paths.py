@@ -8,6 +8,7 @@ import zipfile
 
 from skd_tf.errors import input_error
 from skd_tf.runtime import user_code
+from skd_tf.runtime.local_paths import require_local
 
 STUDENT_FILE = "student.keras"  # in a workdir, and in an export
 
@@ -18,6 +19,7 @@ def keras_file(path: str | os.PathLike) -> pathlib.Path:
     Raises:
       InputError: no such file.
     """
+    require_local(path, "model")
     path = pathlib.Path(path)
     file = path / STUDENT_FILE if path.is_dir() else path
     if file.suffix != ".keras" or not file.is_file():

@@ -10,6 +10,7 @@ from skd_tf.data.catalog import is_code
 from skd_tf.errors import InputError, input_error
 from skd_tf.runs import run_files
 from skd_tf.runtime.files import read_json
+from skd_tf.runtime.local_paths import require_local
 
 # Every version records these settings, and no other program does.
 _SETTINGS = {"dataset", "student", "loss", "temperature", "kd_weight", "data_seed"}
@@ -21,6 +22,7 @@ def settings_record(path: str | os.PathLike) -> dict[str, Any] | None:
     Raises:
       InputError: the file is damaged, or another program wrote it.
     """
+    require_local(path, "workdir")
     file = pathlib.Path(path) / run_files.CONFIG
     if not file.is_file():
         return None
@@ -97,6 +99,7 @@ def read_result(path: str | os.PathLike) -> dict[str, Any] | None:
     Raises:
       InputError: the file is damaged, or is not a run's result.
     """
+    require_local(path, "workdir")
     file = pathlib.Path(path) / run_files.RESULT
     if not file.is_file():
         return None

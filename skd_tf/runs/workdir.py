@@ -13,6 +13,7 @@ from skd_tf.runs import run_files
 from skd_tf.runs.run_record import holds_run, read_result, recorded_config, settings_record
 from skd_tf.runtime import cluster
 from skd_tf.runtime.files import LockedError, file_lock, write_json
+from skd_tf.runtime.local_paths import require_local
 
 
 class Workdir:
@@ -31,6 +32,7 @@ class Workdir:
     """
 
     def __init__(self, path: str | os.PathLike, config: Config) -> None:
+        require_local(path, "workdir")
         self.path = pathlib.Path(path)
         chief = Config.from_json(cluster.agree(lambda: self._claim(config)))
         if chief.differences(config):
@@ -107,6 +109,7 @@ def require_output(output: str | os.PathLike, *, replaceable: str = "") -> pathl
     Raises:
       InputError: the folder does not exist, or the file is another one that a run keeps in its workdir.
     """
+    require_local(output, "output")
     output = pathlib.Path(output)
     if not output.absolute().parent.is_dir():
         raise input_error(
@@ -145,6 +148,7 @@ def locked(path: str | os.PathLike) -> Iterator[None]:
     Raises:
       InputError: another run uses the folder, or it cannot be written.
     """
+    require_local(path, "workdir")
     with contextlib.ExitStack() as held:
         cluster.agree(lambda: _lock(pathlib.Path(path), held))
         yield

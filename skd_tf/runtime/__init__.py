@@ -2,6 +2,7 @@
 
 atomic_files  files that are written whole or not at all
 files         text and JSON files, and locks on folders that several processes share
+local_paths   refuses URLs where folders and files are expected
 console       lines, warnings and progress
 signals       SIGTERM and SIGINT, at once or after the running step
 cluster       the processes that train together; the chief decides, writes and prints

@@ -10,6 +10,7 @@ from skd_tf.config import Config
 from skd_tf.errors import input_error
 from skd_tf.runs import run_files
 from skd_tf.runtime.files import read_json, write_json
+from skd_tf.runtime.local_paths import require_local
 from skd_tf.search.plan import Plan
 
 # The JSON of a record.json: "trial" (its number), "status", "values" (of the searched settings), "started" and "ended"
@@ -35,6 +36,7 @@ class TrialRecords:
     """
 
     def __init__(self, folder: str | os.PathLike, plan: Plan) -> None:
+        require_local(folder, "workdir")
         self.folder, self.plan = pathlib.Path(folder), plan
         self._plan_file = self.folder / "search.json"
 

@@ -17,6 +17,7 @@ from skd_tf.runs.run_record import read_result, trusted_config
 from skd_tf.runtime import atomic_files
 from skd_tf.runtime.console import say
 from skd_tf.runtime.files import read_json
+from skd_tf.runtime.local_paths import require_local
 from skd_tf.serving import formats as known_formats
 from skd_tf.serving import model_card, parity_check
 
@@ -52,6 +53,7 @@ def export_student(
       ExportError: a file differs from the live student.
     """
     files = known_formats.files_of(formats)
+    require_local(output, "output")
     workdir, output = pathlib.Path(workdir), pathlib.Path(output)
     result, details = _finished_result(workdir), workdir / run_files.MEASUREMENTS
     remedy = "Remove it and result.json: the run's command then measures again."

@@ -1,0 +1,47 @@
+"""Paths are folders and files that the operating system knows; a URL is refused before it becomes a local folder."""
+
+import os
+import re
+from collections.abc import Iterable
+
+from skd_tf.errors import flag_error
+
+TFDS_SCHEMES = ("gs",)  # that TFDS reads a --data_dir from; TensorFlow's wheel has no other file system
+_URL = re.compile(r"(?:folder:)?([A-Za-z][A-Za-z0-9+.-]*)://")
+_COLLAPSED_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")  # pathlib.Path("gs://bucket") is gs:/bucket
+_REMEDY = (
+    "Mount the bucket (gcsfuse, mount-s3, rclone mount), or use a local folder and mirror it after each checkpoint: "
+    "docs/scale.md has a script"
+)
+
+
+def scheme_of(path: str | os.PathLike) -> str:
+    """The scheme of a URL, in lower case; "" for a path.
+
+    Example:
+      >>> scheme_of("gs://bucket/run"), scheme_of("folder:s3://photos"), scheme_of("runs/gs:/x"), scheme_of("m.nets:small")
+      ('gs', 's3', '', '')
+    """
+    pattern = _URL if isinstance(path, str) else _COLLAPSED_URL
+    match = pattern.match(os.fspath(path).strip())
+    return match[1].lower() if match else ""
+
+
+def require_local(path: str | os.PathLike, name: str, *, schemes: Iterable[str] = ()) -> None:
+    """Refuses a URL.
+
+    Args:
+      path: what the user gave.
+      name: the flag or argument that it was given as.
+      schemes: of the URLs that are allowed.
+
+    Raises:
+      InputError: it is a URL of another scheme.
+    """
+    scheme = scheme_of(path)
+    if not scheme or scheme in schemes:
+        return
+    if scheme == "file":
+        raise flag_error(name, path, "is a URL", "a path", "Leave out file://")
+    allowed = "".join(f" or {known}://" for known in schemes)
+    raise flag_error(name, path, "is a URL, not a folder or file", f"a path{allowed}", _REMEDY)
