@@ -20,10 +20,7 @@ _SLICE = 256  # images at a time from an array
 def no_teacher() -> InputError:
     """Neither a teacher nor its logits are there."""
     return input_error(
-        "No teacher",
-        expected="a teacher model, or x = {'image': ..., 'teacher_logits': ...}",
-        received="neither",
-        remedy="Set distiller.teacher",
+        "No teacher", expected="a teacher, or x with teacher_logits", received="neither", remedy="Set distiller.teacher"
     )
 
 
@@ -33,17 +30,14 @@ def readable_once() -> InputError:
         "The data can be read only once",
         expected="arrays or a tf.data.Dataset",
         received="a generator",
-        remedy="Build the student, and call adapt(...) first",
+        remedy="Build the student and call adapt() first",
     )
 
 
 def no_radius() -> InputError:
     """The radius is neither given nor measured."""
     return input_error(
-        "The radius is not known yet",
-        expected="adapt() or fit() first",
-        received="radius=0",
-        remedy="Call adapt(images)",
+        "The radius is not known yet", expected="adapt() or fit() first", received="radius=0", remedy="Call adapt()"
     )
 
 
@@ -100,10 +94,10 @@ def with_class_weight(dataset: tf.data.Dataset, class_weight: dict[int, float]) 
     _, y, sample_weight = keras.utils.unpack_x_y_sample_weight(dataset.element_spec)
     if y is None or sample_weight is not None:
         raise input_error(
-            "class_weight cannot be used with this data",
+            "class_weight does not fit the data",
             expected="batches of (x, y)",
-            received=f"batches of {'x alone' if y is None else '(x, y, sample_weight)'}",
-            remedy="Leave out class_weight",
+            received="x alone" if y is None else "(x, y, sample_weight)",
+            remedy="Leave it out",
         )
     listed, values = tf.constant([*class_weight], tf.int64), tf.constant([*class_weight.values()], tf.float32)
 

@@ -29,9 +29,9 @@ class Distiller(HyperparametersMixin, keras.Model):
 
         loss = label_weight * label + kd_weight * distill
 
-    Both terms are per example. Their weighted sum is added up over the batch and divided by the global batch size. The
-    default loss, "spherical", with the logits z_s of the student and z_t of the teacher, labels y, temperature T and
-    radius R:
+    Both terms are per example. The loss of a batch is the sum over its examples, divided by the global batch size. The
+    default loss is "spherical". With the logits z_s of the student and z_t of the teacher, labels y, temperature T and
+    radius R, its terms are:
 
         label   = CE( softmax(project(z_s; R)), y )
         distill = T^2 * KL( softmax(project(z_t; R) / T) || softmax(project(z_s; R) / T) )

@@ -40,7 +40,7 @@ class Objective:
         self.center, self.label_smoothing = bool(center), float(label_smoothing)
         if not 0 <= self.label_smoothing < 1:
             raise input_error(
-                "Label smoothing must be a probability below 1",
+                "Label smoothing is out of range",
                 expected="a number in [0, 1)",
                 received=f"label_smoothing={label_smoothing}",
                 remedy="Try 0.1",
@@ -205,7 +205,7 @@ def _as_loss(loss):
         return losses.Loss(loss, readout="raw", needs_teacher=True, defaults={})
     raise input_error(
         "This is not a loss",
-        expected="a name, an entry of LOSSES or a function",
+        expected="a name, a Loss or a function",
         received=f"loss={loss!r}",
         remedy="See skd_tf.LOSSES",
     )

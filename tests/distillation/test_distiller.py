@@ -1,4 +1,4 @@
-"""The Distiller against one step by hand, and against itself by other routes: XLA, graph calls, logits, weights."""
+"""One step of the Distiller against numpy and plain TensorFlow, and variants that must give equal results."""
 
 import keras
 import numpy as np
@@ -21,7 +21,14 @@ def sphere(z, radius):
     return radius * z / np.linalg.norm(z, axis=1, keepdims=True)
 
 
-def spherical_by_hand(student, teacher, labels, *, temperature, radius, kd_weight, label_weight):
+def logits_of(distiller, images):
+    return [model(images).numpy() for model in (distiller.student, distiller.teacher)]
+
+
+def spherical_by_hand(
+    student, teacher, labels, *, temperature=4.0, radius=2 * CLASSES**0.5, kd_weight=0.9, label_weight=0.1
+):
+    """(loss, label term, distill term), each `[batch]` float64; by default with the Distiller's hyperparameters."""
     student, teacher = sphere(student.astype(np.float64), radius), sphere(teacher.astype(np.float64), radius)
     p, q = log_softmax(teacher / temperature), log_softmax(student / temperature)
     distill = temperature**2 * (np.exp(p) * (p - q)).sum(1)
@@ -32,14 +39,15 @@ def spherical_by_hand(student, teacher, labels, *, temperature, radius, kd_weigh
 @pytest.mark.parametrize("jit_compile", [False, True])
 @pytest.mark.parametrize("weights", [{"kd_weight": 0.7}, {"kd_weight": 2.0, "label_weight": 0.5}])
 def test_one_step_equals_plain_tensorflow_and_numpy(jit_compile, weights):
-    """loss by float64 numpy; the update by a tape over plain TensorFlow operations."""
+    """The loss against float64 numpy; the update against a tape over plain TensorFlow operations."""
     ((images, labels),) = batches(1)
     distiller = make_distiller(jit_compile=jit_compile, temperature=3.0, radius=7.0, **weights)
     student, teacher = conv_net(1), conv_net(2)
     student_logits, teacher_logits = student(images).numpy(), teacher(images).numpy()
     kd, label = weights["kd_weight"], weights.get("label_weight", 1 - weights["kd_weight"])
-    settings = {"temperature": 3.0, "radius": 7.0, "kd_weight": kd, "label_weight": label}
-    loss, label_loss, distill_loss = spherical_by_hand(student_logits, teacher_logits, labels, **settings)
+    loss, label_loss, distill_loss = spherical_by_hand(
+        student_logits, teacher_logits, labels, temperature=3.0, radius=7.0, kd_weight=kd, label_weight=label
+    )
 
     with tf.GradientTape() as tape:
         z = student(images, training=True)
@@ -71,12 +79,8 @@ def test_one_step_equals_plain_tensorflow_and_numpy(jit_compile, weights):
 def test_logged_values_are_means_over_the_epoch():
     data = batches(3)
     distiller = make_distiller(optimizer=lambda: keras.optimizers.SGD(0.0))
-    means, total = run(distiller, data), 0.0
-    for images, labels in data:
-        logits = conv_net(1)(images).numpy(), conv_net(2)(images).numpy()
-        settings = {"temperature": 4.0, "radius": 2 * CLASSES**0.5, "kd_weight": 0.9, "label_weight": 0.1}
-        total += spherical_by_hand(*logits, labels, **settings)[0].mean()
-    assert means["loss"] == pytest.approx(total / 3, rel=1e-5)
+    expected = [spherical_by_hand(*logits_of(distiller, images), labels)[0].mean() for images, labels in data]
+    assert run(distiller, data)["loss"] == pytest.approx(np.mean(expected), rel=1e-5)
 
 
 def test_xla_and_plain_steps_agree():
@@ -90,7 +94,7 @@ def test_xla_and_plain_steps_agree():
 @pytest.mark.parametrize(
     ("replicas", "jit_compile"), [(1, False), pytest.param(1, True, marks=pytest.mark.slow), (2, False)]
 )
-def test_any_number_of_steps_a_call_is_the_same_bit_for_bit(replicas, jit_compile, two_replicas):
+def test_the_number_of_steps_per_call_changes_no_bit(replicas, jit_compile, two_replicas):
     data, results = batches(7), []
     for steps_per_call in (1, 3, 8):
         distiller = make_distiller(two_replicas if replicas == 2 else None, batch_norm=True, jit_compile=jit_compile)
@@ -100,15 +104,16 @@ def test_any_number_of_steps_a_call_is_the_same_bit_for_bit(replicas, jit_compil
     assert all(np.array_equal(results[0], other) for other in results[1:])
 
 
-def test_settings_change_without_a_new_trace():
+def test_hyperparameters_change_without_retracing():
     distiller, data = make_distiller(), batches(1)
     run(distiller, data)
     for name, value in (("temperature", 2.0), ("kd_weight", 0.4), ("radius", 9.0)):
         getattr(distiller, name).assign(value)
     assert float(distiller.label_weight.numpy()) == pytest.approx(0.6)  # follows kd_weight
-    logits = [model(data[0][0]).numpy() for model in (distiller.student, distiller.teacher)]
-    settings = {"temperature": 2.0, "radius": 9.0, "kd_weight": 0.4, "label_weight": 0.6}
-    expected = spherical_by_hand(*logits, data[0][1], **settings)[0].mean()
+    logits = logits_of(distiller, data[0][0])
+    expected = spherical_by_hand(*logits, data[0][1], temperature=2.0, radius=9.0, kd_weight=0.4, label_weight=0.6)[
+        0
+    ].mean()
     distiller.means.reset_state()
     assert run(distiller, data)["loss"] == pytest.approx(expected, rel=1e-5)
     distiller.optimizer.learning_rate.assign(0.001)
@@ -120,11 +125,9 @@ def test_schedules_set_the_weights_before_each_step():
     data, table = batches(1) * 4, tf.constant([0.9, 0.5, 0.1, 0.1])
     distiller = make_distiller()
     distiller.compile(keras.optimizers.SGD(0.0), schedules={"kd_weight": lambda step: tf.gather(table, step)})
-    logits = [model(data[0][0]).numpy() for model in (distiller.student, distiller.teacher)]
-    settings = {"temperature": 4.0, "radius": 2 * CLASSES**0.5}
+    logits = logits_of(distiller, data[0][0])
     expected = [
-        spherical_by_hand(*logits, data[0][1], kd_weight=w, label_weight=1 - w, **settings)[0].mean()
-        for w in table.numpy()
+        spherical_by_hand(*logits, data[0][1], kd_weight=w, label_weight=1 - w)[0].mean() for w in table.numpy()
     ]
     assert run(distiller, data, steps_per_call=4)["loss"] == pytest.approx(np.mean(expected), rel=1e-5)
 
@@ -148,8 +151,7 @@ def test_the_teacher_never_changes_and_is_invisible(tmp_path):
     assert all(np.array_equal(a, b) for a, b in zip(before, teacher.get_weights(), strict=True))
     assert teacher.trainable
     assert [id(w) for w in distiller.trainable_weights] == [id(w) for w in distiller.student.trainable_weights]
-    mine = {id(w) for w in distiller.weights}
-    assert not mine & {id(w) for w in teacher.weights}
+    assert not {id(w) for w in distiller.weights} & {id(w) for w in teacher.weights}
     distiller.save(tmp_path / "distiller.keras")
     loaded = keras.models.load_model(tmp_path / "distiller.keras")
     assert loaded.teacher is None
@@ -162,7 +164,7 @@ def test_the_teacher_never_changes_and_is_invisible(tmp_path):
     loaded.fit(*batches(1)[0], verbose=0)
 
 
-def test_logits_in_x_take_the_teachers_place():
+def test_logits_in_x_are_used_instead_of_the_teachers():
     ((images, labels),) = batches(1)
     live, given = make_distiller(), make_distiller()
     logits = live.teacher(images).numpy()
@@ -189,12 +191,11 @@ def test_teacher_mean_radius_is_measured_once_over_the_first_ten_thousand():
 
 
 def test_sample_weights_and_unlabelled_examples():
-    """A weight of 0 equals leaving the example out of the loss; label -1 leaves the distill term alone."""
+    """The weight multiplies the example's loss; an example with label -1 has only its distill term."""
     ((images, labels),) = batches(1)
     weighted, unlabelled = make_distiller(kd_weight=0.5), make_distiller(kd_weight=0.5)
-    logits = [model(images).numpy() for model in (weighted.student, weighted.teacher)]
-    settings = {"temperature": 4.0, "radius": 2 * CLASSES**0.5, "kd_weight": 0.5, "label_weight": 0.5}
-    loss, _, distill = spherical_by_hand(*logits, labels, **settings)
+    logits = logits_of(weighted, images)
+    loss, _, distill = spherical_by_hand(*logits, labels, kd_weight=0.5, label_weight=0.5)
     weights = np.arange(8) / 4
     history = weighted.fit(images, labels, sample_weight=weights, verbose=0, shuffle=False).history
     assert history["loss"][0] == pytest.approx((loss * weights).sum() / 8, rel=1e-5)
@@ -211,7 +212,7 @@ def test_label_smoothing_and_a_plain_baseline():
     assert run(distiller, [(images, labels)])["loss"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_compiled_metrics_see_the_sphere_and_predict_the_raw_logits():
+def test_compiled_metrics_get_the_sphere_and_predict_gives_raw_logits():
     ((images, labels),) = batches(1)
     distiller = make_distiller(radius=6.0)
     distiller.compile("sgd", metrics=[keras.metrics.SparseCategoricalCrossentropy(from_logits=True, name="nll")])
@@ -220,13 +221,13 @@ def test_compiled_metrics_see_the_sphere_and_predict_the_raw_logits():
     nll = -log_softmax(sphere(logits.astype(np.float64), 6.0))[np.arange(8), labels].mean()
     result = distiller.evaluate(images, labels, verbose=0, return_dict=True)
     assert result["nll"] == pytest.approx(nll, rel=1e-5) == result["label_loss"]
-    distiller.teacher = None  # evaluation goes on without the teacher, with what can be known
+    distiller.teacher = None  # evaluation needs no teacher; it leaves out what cannot be computed
     blind = distiller.evaluate(images, labels, verbose=0, return_dict=True)
     assert blind["accuracy"] == result["accuracy"] and blind["label_loss"] == pytest.approx(result["label_loss"])
     assert "distill_loss" not in blind and "loss" not in blind
 
 
-def test_evaluation_counts_a_ragged_last_batch_once_and_moves_nothing():
+def test_evaluation_counts_a_short_last_batch_once_and_changes_no_weight():
     ((images, labels),) = batches(1, size=11)
     distiller = make_distiller(batch_norm=True)
     before = weights_of(distiller.student)
@@ -236,17 +237,16 @@ def test_evaluation_counts_a_ragged_last_batch_once_and_moves_nothing():
     assert np.array_equal(before, weights_of(distiller.student))
 
 
-def test_a_loss_of_ones_own():
+def test_your_own_loss_function():
     def squared(student_logits, teacher_logits, labels, *, temperature):
         gap = tf.reduce_mean(tf.square(student_logits - teacher_logits), -1) / temperature
         return {"label": losses.cross_entropy(student_logits, None, labels)["label"], "distill": gap}
 
     ((images, labels),) = batches(1)
     distiller = make_distiller(loss=squared, temperature=2.0, kd_weight=1.0)
-    student, teacher = (model(images).numpy() for model in (distiller.student, distiller.teacher))
-    assert run(distiller, [(images, labels)])["loss"] == pytest.approx(
-        np.square(student - teacher).mean() / 2, rel=1e-5
-    )
+    student, teacher = logits_of(distiller, images)
+    expected = np.square(student - teacher).mean() / 2
+    assert run(distiller, [(images, labels)])["loss"] == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -260,7 +260,7 @@ def test_a_loss_of_ones_own():
         ({"label_smoothing": 1.0}, ["label_smoothing", "[0, 1)"]),
     ],
 )
-def test_bad_settings_are_one_line(settings, words):
+def test_bad_arguments_give_one_line(settings, words):
     with pytest.raises(InputError) as caught:
         Distiller(conv_net(), conv_net(), **settings)
     assert all(word in str(caught.value) for word in words) and "\n" not in str(caught.value)

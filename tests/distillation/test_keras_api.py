@@ -1,4 +1,4 @@
-"""The Distiller as a Keras citizen: subclassed students, saving, and errors before anything is lost."""
+"""The Distiller in Keras' API: subclassed students, saving, and errors that come before any training."""
 
 import contextlib
 
@@ -17,7 +17,7 @@ from tests.helpers.nets import CLASSES, batches, conv_net, distance, make_distil
 class Subclassed(keras.Model):
     def __init__(self):
         super().__init__()
-        # Without an Input, as most are written: no weight is there before the first images.
+        # Without an Input, as most people write it: it has no weights before the first images.
         self.net = keras.Sequential([type(layer).from_config(layer.get_config()) for layer in conv_net(1).layers])
 
     def call(self, images, training=False):
@@ -39,7 +39,7 @@ def test_a_subclassed_student_trains_as_the_functional_one_inside_it():
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_subclassed_student_takes_metrics_on_any_number_of_replicas(count, two_replicas):
-    """Unbuilt, so that its weights, the optimizer's and the metrics' are all made by fit."""
+    """The student is not built: fit creates its weights, the optimizer's and the metrics' variables."""
     ((images, labels),) = batches(1, size=16)
     histories, weights = [], []
     for make_student in (lambda: conv_net(1), Subclassed):
@@ -56,7 +56,7 @@ def test_a_subclassed_student_takes_metrics_on_any_number_of_replicas(count, two
 
 
 @pytest.mark.parametrize("loss", ["kd", LOSSES["spherical"]])
-def test_a_saved_distiller_comes_back_with_its_settings(loss, tmp_path):
+def test_a_loaded_distiller_has_the_saved_arguments(loss, tmp_path):
     ((images, labels),) = batches(1)
     distiller = make_distiller(loss=loss, temperature=3.0, kd_weight=0.6, radius=5.0, center=False, label_smoothing=0.1)
     distiller.save(tmp_path / "d.keras")
@@ -76,12 +76,12 @@ def test_a_measured_radius_survives_saving(tmp_path):
     assert float(loaded.radius.numpy()) == float(distiller.radius.numpy()) > 0
 
 
-def test_nothing_is_exported_on_a_sphere_of_unknown_radius():
+def test_export_needs_a_known_radius():
     with pytest.raises(InputError, match="adapt"):
         make_distiller(radius="teacher_mean").deployable()
 
 
-def test_no_step_is_made_on_a_sphere_of_unknown_radius():
+def test_steps_need_a_known_radius():
     ((images, labels),) = batches(1)
     distiller = make_distiller(radius="teacher_mean")
     for step in (distiller.evaluate, distiller.train_on_batch, distiller.test_on_batch):
@@ -92,7 +92,7 @@ def test_no_step_is_made_on_a_sphere_of_unknown_radius():
     expected = make_distiller(radius=float(distiller.adapt(images).radius.numpy()))
     for step in ("evaluate", "test_on_batch", "train_on_batch"):
         assert getattr(distiller, step)(images, labels) == pytest.approx(getattr(expected, step)(images, labels)), step
-    # A loss without a sphere has no use for one, so nothing has to be measured.
+    # A loss that does not use the radius needs no measurement.
     make_distiller(loss="kd", radius="teacher_mean").evaluate(images, labels, verbose=0)
 
 
@@ -121,7 +121,7 @@ def test_a_radius_that_is_given_is_not_replaced_when_the_classes_are_known():
     assert float(distiller.radius.numpy()) == 7.0
 
 
-def test_data_that_can_be_read_once_is_not_spent_on_measuring():
+def test_a_generator_is_not_used_up_by_measuring():
     distiller = make_distiller(radius="teacher_mean")
     with pytest.raises(InputError, match="only once"):
         distiller.fit((batch for batch in batches(3)), verbose=0)
@@ -132,14 +132,14 @@ def test_data_that_can_be_read_once_is_not_spent_on_measuring():
             step((batch for batch in batches(3)), verbose=0)
 
 
-def test_settings_are_checked_when_assigned():
+def test_hyperparameters_are_checked_when_assigned():
     distiller = make_distiller()
     with pytest.raises(InputError, match="kd_weight"):
-        distiller.kd_weight.assign(2.0)  # its label weight would be -1
+        distiller.kd_weight.assign(2.0)  # the label weight would be -1
     for make in (float, np.float32, np.asarray, tf.constant, lambda value: keras.Variable(value, trainable=False)):
-        for setting, value in ((distiller.temperature, 0.0), (distiller.temperature, -1.0), (distiller.radius, 0.0)):
-            with pytest.raises(InputError, match=rf"{setting.name} .*Expected a number > 0\. "):
-                setting.assign(make(value))
+        for variable, value in ((distiller.temperature, 0.0), (distiller.temperature, -1.0), (distiller.radius, 0.0)):
+            with pytest.raises(InputError, match=rf"{variable.name} .*Expected a number > 0\. "):
+                variable.assign(make(value))
         with pytest.raises(InputError, match=r"kd_weight .*<= 1"):
             distiller.kd_weight.assign(make(1.5))
         distiller.temperature.assign(make(2.5))
@@ -151,7 +151,7 @@ def test_settings_are_checked_when_assigned():
         Distiller(conv_net(), kd_weight="0.9, 0.5 from epoch 2", loss="kd")
 
 
-def test_a_label_weight_that_follows_is_the_constructors():
+def test_a_label_weight_that_follows_is_exactly_the_constructors():
     distiller = make_distiller(kd_weight=0.9)
     expected = distiller.label_weight.numpy()
     assert expected == np.float32(0.1)
@@ -161,10 +161,10 @@ def test_a_label_weight_that_follows_is_the_constructors():
     assert Distiller.from_config(distiller.get_config()).label_weight.numpy() == expected
 
 
-def test_saved_settings_come_back_as_they_were(tmp_path):
-    """A label weight of its own, and a radius not yet measured: by file, by weights and by checkpoint."""
-    made = {"radius": "teacher_mean", "kd_weight": 0.9}
-    distiller = make_distiller(**made)
+def test_saved_hyperparameters_are_restored_exactly(tmp_path):
+    """An assigned label weight and an unmeasured radius, restored by model file, weights file, list and checkpoint."""
+    arguments = {"radius": "teacher_mean", "kd_weight": 0.9}
+    distiller = make_distiller(**arguments)
     distiller.label_weight.assign(0.25)
     distiller.save(tmp_path / "d.keras")
     distiller.save_weights(tmp_path / "d.weights.h5")
@@ -173,7 +173,7 @@ def test_saved_settings_come_back_as_they_were(tmp_path):
     files.wait()
 
     def loaded(restore):
-        other = make_distiller(**made | {"kd_weight": 0.3, "temperature": 2.0})
+        other = make_distiller(**arguments | {"kd_weight": 0.3, "temperature": 2.0})
         other.radius.assign(5.0)
         restore(other)
         return other
@@ -186,7 +186,7 @@ def test_saved_settings_come_back_as_they_were(tmp_path):
     ):
         found = [float(getattr(other, name).numpy()) for name in ("temperature", "kd_weight", "label_weight", "radius")]
         assert found == [4.0, np.float32(0.9), 0.25, 0.0]
-    other.kd_weight.assign(0.5)  # follows again
+    other.kd_weight.assign(0.5)  # the label weight follows again
     assert float(other.label_weight.numpy()) == 0.5
 
 

@@ -1,4 +1,4 @@
-"""What a Keras user does with a Distiller, each by its numbers: data, weights, callbacks, metrics, summary, saving."""
+"""What Keras users do with a Distiller, checked by numbers: data, weights, callbacks, metrics, summary, saving."""
 
 import io
 
@@ -22,7 +22,7 @@ def untrained():
 
 
 def fitted(epochs=1, *, data=(IMAGES, LABELS), **fit_settings):
-    """A Distiller trained over the images in order, with its history."""
+    """A Distiller trained on the images in order, and its history."""
     distiller = untrained()
     history = distiller.fit(*data, epochs=epochs, **FIT | fit_settings).history
     return distiller, history
@@ -32,7 +32,7 @@ def same(one, other, limit=1e-6):
     return distance(weights_of(one.student), weights_of(other.student)) < limit
 
 
-def test_arrays_and_tf_data_train_alike_and_validate_as_evaluate_says():
+def test_arrays_and_tf_data_train_alike_and_validation_equals_evaluate():
     from_arrays, history = fitted(epochs=2, validation_data=(TEST_IMAGES, TEST_LABELS))
     dataset = tf.data.Dataset.from_tensor_slices((IMAGES, LABELS)).batch(8)
     test = tf.data.Dataset.from_tensor_slices((TEST_IMAGES, TEST_LABELS)).batch(4)
@@ -62,10 +62,8 @@ def test_class_weights_are_sample_weights_by_class():
 
 
 def test_unlabelled_images_have_weight_one_beside_class_weights():
-    labels, class_weight = (
-        np.where(np.arange(24) % 3, LABELS, -1),
-        {0: 0.5, 1: 2.0, 3: 0.0},
-    )  # 2, 4 and -1 are not listed
+    labels = np.where(np.arange(24) % 3, LABELS, -1)
+    class_weight = {0: 0.5, 1: 2.0, 3: 0.0}  # 2, 4 and -1 are not listed
     weights = np.array([class_weight.get(label, 1.0) for label in labels], "float32")
     by_sample, history = fitted(data=(IMAGES, labels), sample_weight=weights)
     for y in (labels, labels[:, None], np.eye(CLASSES)[labels] * (labels >= 0)[:, None]):
@@ -78,16 +76,19 @@ def test_unlabelled_images_have_weight_one_beside_class_weights():
         by_class.fit(dataset.map(lambda x, y: (x, y, y[:, 0])), class_weight=class_weight, verbose=0)
 
 
-def test_sample_weights_of_one_column_are_those_of_none():
+def test_sample_weights_may_be_a_column_or_part_of_tf_data():
     weights = np.linspace(0, 2, len(LABELS)).astype("float32")
     flat, history = fitted(sample_weight=weights)
     column, other = fitted(sample_weight=weights[:, None])
+    in_dataset = untrained()
+    in_dataset.fit(tf.data.Dataset.from_tensor_slices((IMAGES, LABELS, weights)).batch(8), verbose=0)
     assert same(flat, column) and other["loss"] == pytest.approx(history["loss"], rel=1e-6)
+    assert same(flat, in_dataset)
 
 
 @pytest.mark.parametrize("one_hot", [False, True])
 def test_compiled_metrics_leave_out_unlabelled_images(one_hot):
-    """As if these rows were not there, in a batch with none labelled as well."""
+    """The metrics are those of the labelled images alone; one batch has no labelled image."""
     labelled = np.arange(11) >= 5
     y = np.where(labelled, TEST_LABELS, -1)
     y = np.eye(CLASSES, dtype="float32")[y] * labelled[:, None] if one_hot else y
@@ -104,14 +105,6 @@ def test_compiled_metrics_leave_out_unlabelled_images(one_hot):
     history = distiller.fit(TEST_IMAGES, y, sample_weight=weights, **options).history
     for name in ("accuracy", "nll", "weighted_nll"):
         assert seen[name] == pytest.approx(expected[name], rel=1e-5) == history[name][0], name
-
-
-def test_sample_weights_in_tf_data_equal_those_beside_arrays():
-    weights = np.linspace(0, 2, len(LABELS)).astype("float32")
-    arrays, _ = fitted(sample_weight=weights)
-    in_dataset = untrained()
-    in_dataset.fit(tf.data.Dataset.from_tensor_slices((IMAGES, LABELS, weights)).batch(8), verbose=0)
-    assert same(arrays, in_dataset)
 
 
 def test_weighted_metrics_are_weighted_and_the_others_are_not():
@@ -155,7 +148,7 @@ def test_early_stopping_stops_and_restores_the_best_weights():
     assert same(distiller, fitted(epochs=1)[0])
 
 
-def test_reduce_lr_on_plateau_reaches_the_optimizer_without_a_new_trace():
+def test_reduce_lr_on_plateau_reaches_the_optimizer_without_retracing():
     reduce = keras.callbacks.ReduceLROnPlateau("loss", mode="max", patience=1, factor=0.1, min_delta=0)
     distiller, history = fitted(epochs=3, callbacks=[reduce])
     assert history["learning_rate"] == pytest.approx([0.01, 0.01, 0.001])
@@ -184,7 +177,7 @@ def test_train_on_batch_is_a_step_of_fit():
     assert logs["loss"] == pytest.approx(fit.means.result()["loss"], rel=1e-6)
 
 
-def test_predict_is_the_students_raw_logits_whatever_the_batches():
+def test_predict_gives_the_students_raw_logits_for_any_batches():
     distiller = make_distiller(batch_norm=True)
     expected = distiller.student(TEST_IMAGES, training=False).numpy()
     for data in (TEST_IMAGES, tf.data.Dataset.from_tensor_slices(TEST_IMAGES).batch(3)):
@@ -244,8 +237,8 @@ def functional():
 
 
 @pytest.mark.parametrize("make_student", [conv_net, functional, Subclassed])
-def test_students_of_every_kind_are_saved_loaded_and_trained_on(make_student, tmp_path):
-    """The loss is a row of one's own: its readout has to come back too."""
+def test_students_of_every_kind_are_saved_loaded_and_trained_further(make_student, tmp_path):
+    """The loss is your own `Loss` with probabilities on the sphere: loading must restore this too."""
     distiller = Distiller(make_student(), conv_net(2), Loss(own_loss, "sphere", True, {}), temperature=2.0)
     distiller.compile(keras.optimizers.SGD(0.05), jit_compile=False)
     distiller.fit(IMAGES, LABELS, **FIT)
@@ -256,7 +249,7 @@ def test_students_of_every_kind_are_saved_loaded_and_trained_on(make_student, tm
         loaded.probability_logits(np.eye(CLASSES)), distiller.probability_logits(np.eye(CLASSES))
     )
     loaded.teacher = distiller.teacher
-    for model in (distiller, loaded):  # plain SGD, and compiled anew: no state of an optimizer differs
+    for model in (distiller, loaded):  # plain SGD, compiled again: both optimizers have the same state
         model.compile(keras.optimizers.SGD(0.05), jit_compile=False)
         model.fit(IMAGES, LABELS, **FIT)
     assert same(distiller, loaded)

@@ -1,4 +1,4 @@
-"""Steps: the time waited for input."""
+"""MultiStepFunction: the time spent waiting for data."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from skd_tf.distillation.multi_step import MultiStepFunction
 
-# Makes 4 steps from input that is there at once, on one core; prints the seconds waited and those in all.
+# Runs 4 steps on one core with data that is ready at once; prints the seconds spent waiting and the total.
 ON_ONE_CORE = """
 import os, time
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
@@ -20,7 +20,6 @@ import numpy as np
 import tensorflow as tf
 from skd_tf import networks
 from skd_tf.distillation import optimizers
-from skd_tf.config import Config
 from skd_tf.distillation.distiller import Distiller
 
 net = networks.build("resnet8", input_shape=(32, 32, 3), num_classes=10, mean=(0.5,) * 3, std=(0.5,) * 3)
@@ -35,8 +34,8 @@ print(waited, time.perf_counter() - start)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="cores are given to a process by Linux' call")
-def test_a_step_does_not_count_as_waiting_where_one_thread_does_both():
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can restrict a process to one core")
+def test_a_step_on_the_only_core_does_not_count_as_waiting():
     run = subprocess.run([sys.executable, "-c", ON_ONE_CORE], capture_output=True, text=True, check=True)
     waited, seconds = map(float, run.stdout.split())
     assert waited < 0.2 * seconds, (waited, seconds)

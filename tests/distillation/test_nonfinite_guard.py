@@ -1,4 +1,4 @@
-"""A step whose loss or gradient is no number: it changes nothing, it is the last, and everybody knows which it was."""
+"""A step whose loss or gradient is not finite: it skips its update, stops the loop, and is the same on all replicas."""
 
 import numpy as np
 import pytest
@@ -7,30 +7,30 @@ from skd_tf.training.checkpoints import state_of
 from tests.helpers.nets import batches, make_distiller, run, weights_of
 
 
-def poisoned(count, at, value=np.nan):
+def with_nan(count, at):
     data = batches(count, size=16)
-    data[at][0][3] = value
+    data[at][0][3] = np.nan
     return data
 
 
-def numbers_of(distiller):
+def values_of(distiller):
     return {name: variable.numpy().copy() for name, variable in state_of(distiller).items()}
 
 
 @pytest.mark.parametrize(("steps_per_call", "jit_compile"), [(1, False), (4, False), (8, True)])
-def test_the_state_stays_that_before_the_step(steps_per_call, jit_compile):
+def test_the_state_before_the_step_is_kept(steps_per_call, jit_compile):
     bad, good = (make_distiller(None, batch_norm=True, jit_compile=jit_compile) for _ in range(2))
-    run(bad, poisoned(8, at=5), steps_per_call=steps_per_call)
+    run(bad, with_nan(8, at=5), steps_per_call=steps_per_call)
     run(good, batches(8, size=16)[:5], steps_per_call=1)
     assert {"label_loss", "distill_loss", "loss", "gradient"} <= {*bad.guard.found()} and not good.guard.found()
-    states = numbers_of(bad), numbers_of(good)
+    states = values_of(bad), values_of(good)
     assert all(np.array_equal(states[0][name], states[1][name]) for name in states[1])
     assert int(bad.optimizer.iterations) == 5
 
 
 def test_on_two_replicas_one_bad_image_stops_both(two_replicas):
     bad, good = (make_distiller(two_replicas, batch_norm=True) for _ in range(2))
-    run(bad, poisoned(6, at=3), steps_per_call=3)
+    run(bad, with_nan(6, at=3), steps_per_call=3)
     run(good, batches(6, size=16)[:3], steps_per_call=3)
     assert bad.guard.found() and np.array_equal(weights_of(bad.student), weights_of(good.student))
     for variable in state_of(bad).values():

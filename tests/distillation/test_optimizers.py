@@ -1,4 +1,4 @@
-"""SGD is torch.optim.SGD: by a float64 oracle over 20 steps with a changing rate."""
+"""SGD against the update rule of torch.optim.SGD in float64, over 20 steps with a changing rate; AdamW and clipping."""
 
 import keras
 import numpy as np
@@ -11,7 +11,7 @@ from skd_tf.distillation import optimizers
 
 
 def sgd_by_hand(weights, gradients, rates, momentum, nesterov, decay):
-    """torch.optim.SGD's documented update."""
+    """The update rule in torch.optim.SGD's documentation."""
     w, buffer = weights.astype(np.float64), np.zeros_like(weights, np.float64)
     for gradient, rate in zip(gradients, rates, strict=True):
         g = gradient + decay * w
@@ -27,7 +27,7 @@ def test_sgd_over_twenty_steps(nesterov, momentum):
     start, gradients = random.normal(size=[4, 3]), random.normal(size=[20, 4, 3])
     config = Config(learning_rate=0.1, momentum=momentum, nesterov=nesterov, weight_decay=0.05, epochs=2)
     rates = schedules.learning_rate(config, 10)
-    assert rates[-1] < rates[2]  # the rate changes under way, which is where Keras' own SGD differs
+    assert rates[-1] < rates[2]  # Keras' own SGD differs when the rate changes
     variable = keras.Variable(start, dtype="float64")
     optimizer = optimizers.make_optimizer(config.pick(optimizers.OptimizerSettings), schedules.Table(rates))
     for gradient in gradients:

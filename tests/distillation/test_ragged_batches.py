@@ -1,4 +1,4 @@
-"""A last batch smaller than the number of replicas: those without examples change nothing."""
+"""A last batch smaller than the number of replicas: replicas without examples change nothing."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from tests.helpers.nets import batches, distance, make_distiller, weights_of
 
 
 def test_synchronized_batch_norm_on_replicas_without_examples_equals_one_replica(two_replicas):
-    """17 examples in batches of 8 leave one, for one of the two; weights and moving statistics, in float64."""
+    """The last batch of 17 examples in batches of 8 has one, so one replica of two is empty. Computed in float64."""
     ((images, labels),) = batches(1, size=17, dtype="float64")
     one = make_distiller(batch_norm=True, dtype="float64")
     two = make_distiller(two_replicas, batch_norm=True, dtype="float64", synchronize=True)

@@ -1,4 +1,4 @@
-"""Training is PyTorch's: steps of a resnet8 by this package and by a plain loop, from equal weights, on equal batches."""
+"""Training a resnet8 equals a plain PyTorch loop that starts from the same weights and gets the same batches."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ _PIXELS = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
 
 
 class TrainedNet(torch_nets.Net):
-    """Of what is in `state` already; its BatchNorms take the batch's statistics."""
+    """A network with the parameters in `state`, whose BatchNorm layers use the statistics of the batch."""
 
     def bn(self, x, name):
         parts = (self.state[f"{name}.{part}"] for part in ("running_mean", "running_var", "weight", "bias"))
@@ -33,10 +33,10 @@ def resnet8(net, images):
 
 
 def by_torch(config, state, images, taught, labels, rates):
-    """Losses of the steps and the weights after them."""
+    """The loss of every step, and the weights after the last."""
 
-    def readout(z):
-        """On the sphere as the authors project: m = 2 is R = 2 sqrt(C)."""
+    def projected(z):
+        """Logits on the sphere, as in the authors' code: their m = 2 is R = 2 sqrt(C). Unchanged for plain KD."""
         if config.loss == "kd":
             return z
         return 2 * F.layer_norm(z, [_CLASSES]) if config.center else 2 * _CLASSES**0.5 * F.normalize(z, dim=1)
@@ -48,7 +48,7 @@ def by_torch(config, state, images, taught, labels, rates):
     losses = []
     for x, t, y, rate in zip(images, taught, labels, rates, strict=True):
         optimizer.param_groups[0]["lr"] = float(rate)
-        z, t = readout(resnet8(net, torch.tensor(x))), readout(torch.tensor(t))
+        z, t = projected(resnet8(net, torch.tensor(x))), projected(torch.tensor(t))
         distill = F.kl_div((z / _T).log_softmax(1), (t / _T).softmax(1), reduction="batchmean") * _T**2
         loss = 0.1 * F.cross_entropy(z, torch.tensor(y)) + 0.9 * distill
         optimizer.zero_grad()
@@ -92,14 +92,14 @@ def test_steps_are_those_of_pytorch(settings):
     def error(weights):
         return distance(weights, ours(true)) / distance(ours(net.state), ours(true))
 
-    # Rounding grows from step to step: what PyTorch's own float32 loses against its float64 is the measure.
+    # Rounding errors grow with every step. The limit is the error of PyTorch's float32 against its float64.
     assert error(student) < 2 * error(ours(expected)) < 0.2
     np.testing.assert_allclose(history, true_losses, rtol=1e-4)
     assert np.ptp(true_losses) > 0.1
 
 
 def ours(state):
-    """This package's network with PyTorch's weights."""
+    """This package's network with the weights of PyTorch's."""
     tensors = {name: value.float().numpy() for name, value in state.items()}
     converted = convert(tensors, "resnet8", input_size=32, **_PIXELS)
     network = networks.build("resnet8", input_shape=(32, 32, 3), num_classes=_CLASSES, **_PIXELS)
@@ -112,11 +112,6 @@ def doubled(state):
 
 
 def distance(one, other):
-    """Over the weights that are learned."""
-    return (
-        sum(
-            np.sum((a.numpy() - b.numpy()) ** 2)
-            for a, b in zip(one.trainable_variables, other.trainable_variables, strict=True)
-        )
-        ** 0.5
-    )
+    """The Euclidean distance between the trainable weights of two networks."""
+    pairs = zip(one.trainable_variables, other.trainable_variables, strict=True)
+    return sum(np.sum((a.numpy() - b.numpy()) ** 2) for a, b in pairs) ** 0.5

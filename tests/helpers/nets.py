@@ -1,7 +1,10 @@
-"""Small nets and data that several tests share."""
+"""Small networks, data and Distillers that several tests share."""
+
+import contextlib
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from skd_tf.distillation.distiller import Distiller
 from skd_tf.models.sync_batch_norm import synchronized
@@ -10,7 +13,7 @@ CLASSES = 5
 
 
 def conv_net(seed=0, *, batch_norm=False, dtype="float32", name=None):
-    """Two convolutions and a head; BatchNorm-free unless asked for."""
+    """Two convolutions and a linear layer; BatchNorm is optional."""
     init = [keras.initializers.HeNormal(seed=1000 * seed + i) for i in range(3)]
     layers = [keras.Input([6, 6, 2], dtype=dtype)]
     for i, width in enumerate((4, 6)):
@@ -18,12 +21,13 @@ def conv_net(seed=0, *, batch_norm=False, dtype="float32", name=None):
         if batch_norm:
             layers.append(keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5, dtype=dtype))
         layers.append(keras.layers.ReLU(dtype=dtype))
-    layers += [keras.layers.GlobalAveragePooling2D(dtype=dtype)]
-    layers += [keras.layers.Dense(CLASSES, kernel_initializer=init[2], dtype=dtype)]
+    layers.append(keras.layers.GlobalAveragePooling2D(dtype=dtype))
+    layers.append(keras.layers.Dense(CLASSES, kernel_initializer=init[2], dtype=dtype))
     return keras.Sequential(layers, name=name)
 
 
 def batches(count=3, size=8, seed=0, dtype="float32"):
+    """`count` batches of (images `[size, 6, 6, 2]`, class numbers `[size]`)."""
     random = np.random.default_rng(seed)
     return [
         (random.normal(size=[size, 6, 6, 2]).astype(dtype), random.integers(0, CLASSES, size).astype("int32"))
@@ -32,6 +36,7 @@ def batches(count=3, size=8, seed=0, dtype="float32"):
 
 
 def weights_of(model):
+    """All weights in one float64 vector."""
     return np.concatenate([np.asarray(w).ravel() for w in model.get_weights()]).astype(np.float64)
 
 
@@ -50,13 +55,9 @@ def make_distiller(
     jit_compile=False,
     **settings,
 ):
-    import contextlib
-
+    """A compiled Distiller of two `conv_net`s; `settings` are its arguments, `optimizer` is called to make one."""
     with strategy.scope() if strategy else contextlib.nullcontext():
-        student, teacher = (
-            conv_net(1, batch_norm=batch_norm, dtype=dtype),
-            conv_net(2, batch_norm=batch_norm, dtype=dtype),
-        )
+        student, teacher = (conv_net(seed, batch_norm=batch_norm, dtype=dtype) for seed in (1, 2))
         distiller = Distiller(synchronized(student) if synchronize else student, teacher, **settings)
         distiller.compile(
             optimizer() if optimizer else keras.optimizers.SGD(0.05, momentum=0.9), jit_compile=jit_compile
@@ -65,9 +66,7 @@ def make_distiller(
 
 
 def run(distiller, data, *, steps_per_call=1):
-    """Trains over batches in order by the Distiller's own step function; returns the epoch means."""
-    import tensorflow as tf
-
+    """Trains on the batches in order with `run_steps`; returns the means over them."""
     images, labels = (np.concatenate([batch[i] for batch in data]) for i in (0, 1))
     strategy = distiller.distribute_strategy
     dataset = tf.data.Dataset.from_tensor_slices((images, labels))
