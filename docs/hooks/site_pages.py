@@ -1,6 +1,6 @@
 """Hook of mkdocs.yml: writes the pages of the site that come from code and from the texts of the repository.
 
-index, contributing, changelog    README.md, CONTRIBUTING.md, CHANGELOG.md
+index, contributing, changelog, security    README.md, CONTRIBUTING.md, CHANGELOG.md, SECURITY.md
 flags                             the fields of skd_tf.config.Config and the other flags of each command
 api                               the public names; mkdocstrings renders their docstrings
 """
@@ -20,8 +20,14 @@ from skd_tf.config.flags import FIELDS, PLACES, define_flags
 from skd_tf.errors import as_text
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-TEXTS = {"index.md": "README.md", "contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md"}
-COMMANDS = ("train", "evaluate", "tune", "export", "report")
+TEXTS = {
+    "index.md": "README.md",
+    "contributing.md": "CONTRIBUTING.md",
+    "changelog.md": "CHANGELOG.md",
+    "security.md": "SECURITY.md",
+}
+INCLUDED = {"experiments/README.md": "studies/index.md"}  # a text that a page of docs/ shows
+COMMANDS = ("train", "evaluate", "predict", "tune", "export", "report")
 API = {  # heading: dotted names under it
     "Distilling": (
         "skd_tf.distillation.distiller.Distiller",
@@ -60,11 +66,12 @@ OPTIONS = {
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Appends the pages of docs/ that the nav omits to the guide."""
-    guide = next(section["Guide"] for section in config.nav if "Guide" in section)
-    named = {page for section in guide for page in section.values()}
+    """Appends the pages of docs/ that the nav omits to the how-to guides."""
+    sections = [pages for section in config.nav for pages in section.values() if isinstance(pages, list)]
+    named = {page for pages in sections for entry in pages for page in entry.values()}
     found = sorted(path.name for path in pathlib.Path(config.docs_dir).glob("*.md"))
-    guide += [name for name in found if name not in named]
+    guides = next(section["How-to"] for section in config.nav if "How-to" in section)
+    guides += [name for name in found if name not in named]
     return config
 
 
@@ -77,17 +84,18 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def adapted(source: str) -> str:
-    """A text of the repository for the site: links to pages keep working, other relative links become plain text."""
+    """A text of the repository for the site: links to pages and images of docs/ keep working, others become text."""
 
     def link(match):
         words, target = match.groups()
         if re.match(r"https?:|#|mailto:", target):
             return match[0]
-        inside = {file: name for name, file in TEXTS.items()}
+        inside = {file: name for name, file in TEXTS.items()} | INCLUDED
         page = inside.get(target, target.removeprefix("docs/") if target.startswith("docs/") else "")
         return f"[{words}]({page})" if page else f"{words} (`{target}`)"
 
-    return re.sub(r"(?<!!)\[([^\]\n]+)\]\(([^)\s]+)\)", link, (ROOT / source).read_text(encoding="utf-8"))
+    text = re.sub(r"(!\[[^\]\n]*\]\()docs/", r"\1", (ROOT / source).read_text(encoding="utf-8"))
+    return re.sub(r"(?<!!)\[([^\]\n]+)\]\(([^)\s]+)\)", link, text)
 
 
 def flag_reference() -> str:
