@@ -1,4 +1,4 @@
-"""Two logical CPUs stand in for two accelerators; no test sees a GPU or the network."""
+"""Two logical CPUs stand in for two accelerators. No test sees a GPU or the network."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as the commands set it
 
 import pytest
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has its background jobs ignore it
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -28,14 +28,20 @@ def two_replicas():
 
 
 @pytest.fixture(scope="session")
-def digits_run(tmp_path_factory):
-    """The folder of a finished run on digits: a small student distilled on the sphere, its teacher beside it."""
-    from skd_tf.config import Config
-    from skd_tf.training import experiment
+def digits_teacher(tmp_path_factory):
+    """The workdir of a trained teacher of digits."""
+    from tests.helpers import runs
 
-    folder = tmp_path_factory.mktemp("digits_run")
-    shared = {"batch_size": 32, "learning_rate": 0.1, "strategy": "one_device", "report": False}
-    experiment.run(Config(student="cnn_8", loss="cross_entropy", epochs=10, **shared), folder / "teacher")
-    settings = shared | {"teacher_checkpoint": str(folder / "teacher"), "report": True}
-    experiment.run(Config(student="cnn_4", epochs=25, **settings), folder / "run")
-    return folder / "run"
+    folder = tmp_path_factory.mktemp("digits") / "teacher"
+    assert runs.train(folder, student="cnn_8", epochs=10, batch_size=32)["student"]["accuracy"] > 0.5
+    return folder
+
+
+@pytest.fixture(scope="session")
+def digits_run(digits_teacher):
+    """The workdir of a finished run: a small student distilled on the sphere from `digits_teacher`."""
+    from tests.helpers import runs
+
+    settings = {"student": "cnn_4", "epochs": 25, "batch_size": 32, "teacher_checkpoint": str(digits_teacher)}
+    runs.train(digits_teacher.parent / "run", runs.SMALL, **settings)
+    return digits_teacher.parent / "run"

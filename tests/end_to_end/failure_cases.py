@@ -1,337 +1,227 @@
-"""What may go wrong on a user's machine, each done for real: what is done, what the one line says, the exit code."""
+"""What may go wrong on a user's machine, each done for real: a function that does it, and a table of all cases."""
 
 import contextlib
 import errno
-import json
 import os
-import pathlib
 import shutil
-import typing
 
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
-import tensorflow_datasets as tfds
 
 from skd_tf import networks
 from skd_tf.models import deployable
 from skd_tf.runs import workdir
 from skd_tf.training import run_callbacks
 from skd_tf.training.checkpoints import Checkpoints, _read
+from tests.helpers.images import make_folder, write_tfds
 from tests.helpers.permissions import bound_by_permissions
 
-# Of the run in `Place.finished`, beside those that all runs here have.
-FINISHED = {"epochs": 12, "batch_size": 50}
 
-
-class Place(typing.NamedTuple):
-    """Where something is to go wrong.
+class Place(contextlib.ExitStack):
+    """Where something goes wrong; on exit it is undone.
 
     Attributes:
       finished: the workdir of a finished run, which nothing may change.
-      folder: an empty one.
-      during: what is undone when the run that goes wrong has ended.
+      folder: an empty folder.
     """
 
-    finished: pathlib.Path
-    folder: pathlib.Path
-    during: contextlib.ExitStack
+    def __init__(self, finished, folder):
+        super().__init__()
+        self.finished, self.folder, self.run = finished, folder, folder / "run"
 
-    @property
-    def distilling(self):
-        return {"loss": "kd", "teacher_checkpoint": self.finished}
+    def patch(self, owner, name, value):
+        self.enter_context(pytest.MonkeyPatch.context()).setattr(owner, name, value)
 
-
-def read_only(place, name):
-    folder = place.folder / name
-    folder.mkdir(exist_ok=True)
-    folder.chmod(0o555)
-    place.during.callback(folder.chmod, 0o755)
-    place.during.enter_context(bound_by_permissions())
-    return folder
+    def flags(self, text):
+        return [flag.format(folder=self.folder, finished=self.finished) for flag in text.split()]
 
 
-def under_a_file(place):
+def nothing(place):
+    pass
+
+
+def a_file_in_the_way(place):
     (place.folder / "file").write_text("")
-    return place.folder / "file" / "below"
 
 
-def full_disk(place, name):
-    """What has `name` in its path finds no room on the disk."""
-    real, patch = os.fsync, place.during.enter_context(pytest.MonkeyPatch.context())
+def read_only(place):
+    (place.folder / "cache").mkdir(exist_ok=True)
+    (place.folder / "cache").chmod(0o555)
+    place.callback((place.folder / "cache").chmod, 0o755)
+    place.enter_context(bound_by_permissions())
 
-    def fsync(descriptor):
-        if name in os.readlink(f"/proc/self/fd/{descriptor}"):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        real(descriptor)
 
-    patch.setattr(os, "fsync", fsync)
-    return {}
+def no_room(*_, **__):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def full_disk(name):
+    """Files with `name` in their path find no room."""
+    real = os.fsync
+
+    def full(place):
+        where = "/proc/self/fd/{}".format
+        place.patch(os, "fsync", lambda file: no_room() if name in os.readlink(where(file)) else real(file))
+
+    return full
 
 
 def full_disk_for_keras(place):
-    """Keras finds no room for its file, and does not say which."""
-
-    def save(model, path, **options):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    place.during.enter_context(pytest.MonkeyPatch.context()).setattr(keras.Model, "save", save)
-    return {}
+    """Keras does not say which file finds no room."""
+    place.patch(keras.Model, "save", no_room)
 
 
 def small_disk(place):
-    usage = shutil.disk_usage(place.folder)
-    patch = place.during.enter_context(pytest.MonkeyPatch.context())
-    patch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
-    return place.distilling | {"teacher_cache_dir": place.folder / "cache"}
+    usage = shutil.disk_usage(place.folder)._replace(free=1000)
+    place.patch(shutil, "disk_usage", lambda path: usage)
 
 
 def second_run(place):
-    place.during.enter_context(workdir.locked(place.folder / "run"))
-    return {}
+    place.enter_context(workdir.locked(place.run))
 
 
-def copied(place, *without):
-    """The finished run in the new run's place, some files left out."""
-    shutil.copytree(place.finished, place.folder / "run", ignore=shutil.ignore_patterns(*without))
-    return dict(FINISHED)
+def copied(place):
+    """The run's workdir is that of the finished run, without its result."""
+    shutil.copytree(place.finished, place.run, ignore=shutil.ignore_patterns("result.json"))
+    return Checkpoints(place.run / "checkpoints", keep=9)
 
 
-def damaged(place, name):
-    flags = copied(place)
-    (place.folder / "run" / name).write_text('{"half')
-    return flags
+def damaged(name):
+    def damage(place):
+        copied(place)
+        (place.run / name).write_text('{"half')
+
+    return damage
 
 
 def foreign_checkpoint(place):
-    flags = copied(place, "result.json")
     arrays = {"student/0000": np.zeros([3, 3, 1, 7], np.float32)}
-    Checkpoints(place.folder / "run" / "checkpoints", keep=9).write(arrays, "step-999999999.ckpt", 999999999, {})
-    return flags
+    copied(place).write(arrays, "step-999999999.ckpt", 999999999, {})
 
 
 def older_checkpoint(place):
-    """Without what tells whether the records of the epochs done are whole."""
-    flags = copied(place, "result.json")
-    kept = Checkpoints(place.folder / "run" / "checkpoints", keep=9)
-    arrays, facts = _read(kept.paths()[-1])
+    """It lacks the digest that shows whether the records of the finished epochs are complete."""
+    checkpoints = copied(place)
+    arrays, facts = _read(checkpoints.paths()[-1])
     facts["extra"].pop("records")
-    kept.write(arrays, "step-999999999.ckpt", facts["step"], facts["extra"])
-    return flags
+    checkpoints.write(arrays, "step-999999999.ckpt", facts["step"], facts["extra"])
 
 
 def lost_records(place):
-    flags = copied(place, "result.json")
-    for file in (place.folder / "run").rglob("metrics.jsonl"):
+    copied(place)
+    for file in place.run.rglob("metrics.jsonl"):
         file.write_text("".join(file.read_text().splitlines(keepends=True)[1:]))
-    return flags
 
 
-def teacher_file(place, content):
-    file = place.folder / "teacher.keras"
-    file.write_bytes(content)
-    return place.distilling | {"teacher_checkpoint": file}
+def truncated_teacher(place):
+    (place.folder / "teacher.keras").write_bytes((place.finished / "student.keras").read_bytes()[:-2000])
 
 
-def other_classes(place):
-    file = place.folder / "teacher.keras"
-    deployable.stock_copy(networks.build("cnn_2", input_shape=(8, 8, 1), num_classes=7)).save(file)
-    return place.distilling | {"teacher_checkpoint": file}
+def no_teacher(place):
+    (place.folder / "teacher.keras").write_bytes(b"no model")
 
 
-def image_folder(place, *, dogs, content=None):
-    """Sixteen pictures of cats and so many files of dogs in each part, with a content of their own or none."""
-    for part in ("train", "test"):
-        for name, count in (("cat", 16), ("dog", dogs)):
-            (place.folder / part / name).mkdir(parents=True)
-            for i in range(count):
-                image = tf.io.encode_png(np.full([8, 8, 3], 15 * i, np.uint8)).numpy()
-                (place.folder / part / name / f"{i}.png").write_bytes(content if content and name == "dog" else image)
-    return {"dataset": f"folder:{place.folder}", "batch_size": 4, "validation_fraction": 0}
+def teacher_of_7_classes(place):
+    net = networks.build("cnn_2", input_shape=(8, 8, 1), num_classes=7)
+    deployable.stock_copy(net).save(place.folder / "teacher.keras")
+
+
+def images(place):
+    return make_folder(place.folder / "images")
+
+
+def corrupted_images(place):
+    for file in images(place).glob("train/dog/*"):
+        file.write_bytes(b"\x89PNG no more")
+
+
+def empty_class(place):
+    for file in images(place).glob("*/dog/*"):
+        file.unlink()
 
 
 def vanishing_images(place):
-    """They are gone when the first epoch ends, and back after the run."""
-    flags = image_folder(place, dogs=16)
+    """They vanish when the first epoch ends, and are back after the run."""
+    train, gone = images(place) / "train", place.folder / "gone"
     original = run_callbacks.RunCallbacks.on_epoch_end
 
-    def hooked(self, *arguments):
+    def on_epoch_end(self, *arguments):
         original(self, *arguments)
-        if (place.folder / "train").is_dir():
-            (place.folder / "train").rename(place.folder / "gone")
-            place.during.callback((place.folder / "gone").rename, place.folder / "train")
+        if train.is_dir():
+            train.rename(gone)
+            place.callback(gone.rename, train)
 
-    place.during.enter_context(pytest.MonkeyPatch.context()).setattr(run_callbacks.RunCallbacks, "on_epoch_end", hooked)
-    return flags | {"cache_dataset": "none", "epochs": 40}
+    place.patch(run_callbacks.RunCallbacks, "on_epoch_end", on_epoch_end)
 
 
 def broken_tfrecord(place):
-    features = tfds.features.FeaturesDict(
-        {"image": tfds.features.Image(shape=(8, 8, 1)), "label": tfds.features.ClassLabel(num_classes=10)}
-    )
-    examples = [(i, {"image": np.full([8, 8, 1], i, np.uint8), "label": i % 10}) for i in range(60)]
-    tfds.dataset_builders.store_as_tfds_dataset(
-        name="tiny",
-        version="1.0.0",
-        features=features,
-        split_datasets={"train": examples, "test": examples},
-        data_dir=place.folder,
-        disable_shuffling=True,
-    )
-    info = place.folder / "tiny" / "1.0.0" / "dataset_info.json"
-    supervised = {"tuple": {"items": [{"featureKey": "image"}, {"featureKey": "label"}]}}
-    info.write_text(json.dumps(json.loads(info.read_text()) | {"supervisedKeys": supervised}))
+    examples = [(np.full([8, 8, 1], i, np.uint8), i % 10) for i in range(60)]
+    parts = {"train": examples, "test": examples}
+    write_tfds(place.folder, "tiny", parts, class_names=list("0123456789"), shape=(8, 8, 1))
     (file,) = place.folder.rglob("*train.tfrecord*")
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 0xFF
     file.write_bytes(content)
-    return {"dataset": "tiny", "data_dir": place.folder, "batch_size": 10}
 
 
-# what is wrong -> (what is done: Place -> flags, what the line says, exit code)
-ROWS = {
-    "a workdir that cannot be made": (
-        lambda p: {"workdir": under_a_file(p)},
-        r"workdir cannot be written \(Not a directory",
-        2,
-    ),
-    "a read-only workdir": (
-        lambda p: {"workdir": read_only(p, "run")},
-        r"workdir cannot be written \(Permission denied",
-        2,
-    ),
-    "a workdir in a read-only folder": (
-        lambda p: {"workdir": read_only(p, "above") / "run"},
-        r"workdir cannot be written \(Permission denied",
-        2,
-    ),
-    "a full disk at a checkpoint": (
-        lambda p: full_disk(p, ".ckpt"),
-        r"checkpoint of step \d+ cannot be written \(No space left.*Earlier checkpoints",
+BAD = "--dataset=tests.helpers.bad_data:"
+IMAGES = "--dataset=folder:{folder}/images --batch_size=4 --validation_fraction=0"
+FINISHED = "--epochs=12 --batch_size=50"
+TEACHER = "--loss=kd --teacher_checkpoint="
+CACHE = TEACHER + "{finished} --teacher_cache_dir={folder}/"
+SECOND_RUN = rf"Another run has this workdir.*in use by process {os.getpid()} on .*Wait for its end"
+OTHER_NETWORK = r"is a checkpoint of another network or optimizer.*Use another --workdir"
+OTHER_IMAGES = r"takes other images.*\(8, 8, 3\).*\(8, 8, 1\)"
+
+# Exit code, what is done, the run's flags, what the command's last line says.
+CASES = [
+    (2, a_file_in_the_way, "--workdir={folder}/file/below", r"workdir cannot be written \(Not a directory"),
+    (2, read_only, "--workdir={folder}/cache", r"workdir cannot be written \(Permission denied"),
+    (2, read_only, "--workdir={folder}/cache/below", r"workdir cannot be written \(Permission denied"),
+    (2, nothing, "--workdir={folder}/r\udce4um", r"not UTF-8.*Rename"),
+    (2, second_run, "", SECOND_RUN),
+    # No room for a checkpoint, an epoch's record, the result, the student, the cache.
+    (1, full_disk(".ckpt"), "", r"checkpoint of step \d+ cannot be written \(No space left.*Earlier checkpoints"),
+    (1, full_disk("metrics.jsonl"), "", r"No space left.*metrics\.jsonl"),
+    (1, full_disk("result.json"), "", r"No space left on device.*run/result\.json\.$"),
+    (1, full_disk_for_keras, "", r"No space left on device.*run/student\.keras\.$"),
+    (2, full_disk(".logits"), CACHE + "cache", r"teacher cache cannot be written \(No space left"),
+    (2, small_disk, CACHE + "cache", r"disk is too small for the teacher cache"),
+    (2, a_file_in_the_way, CACHE + "file/below", r"teacher cache cannot be written \(Not a directory"),
+    (2, read_only, CACHE + "cache", r"teacher cache cannot be written \(Permission denied"),
+    # The workdir holds another run, or is damaged.
+    (2, copied, FINISHED + " --learning_rate=0.2", r"other settings.*--learning_rate: 0.1 -> 0.2.*--overwrite"),
+    (2, damaged("config.json"), FINISHED, r"record of settings is damaged.*Choose another folder"),
+    (2, damaged("result.json"), FINISHED, r"result is damaged.*Remove it"),
+    (2, foreign_checkpoint, FINISHED, OTHER_NETWORK),
+    (2, older_checkpoint, FINISHED, r"checkpoint was written by another version.*digest of metrics"),
+    (2, lost_records, FINISHED, r"records of the epochs done are lost.*metrics\.jsonl and in.*Restore one"),
+    # The data are missing or damaged.
+    (2, nothing, "--dataset=cifar10 --data_dir={folder}/gone", r"cifar10 is not prepared.*Point --data_dir at"),
+    (2, nothing, "--dataset=folder:{folder}/gone", r"no such folder.*Check the path"),
+    (
         1,
-    ),
-    "a full disk at an epoch's record": (lambda p: full_disk(p, "metrics.jsonl"), r"No space left.*metrics\.jsonl", 1),
-    "a full disk at the result": (
-        lambda p: full_disk(p, "result.json"),
-        r"No space left on device.*run/result\.json\.$",
-        1,
-    ),
-    "a full disk at the student": (full_disk_for_keras, r"No space left on device.*run/student\.keras\.$", 1),
-    "a full disk for the teacher cache": (
-        lambda p: full_disk(p, ".logits") | p.distilling | {"teacher_cache_dir": p.folder / "cache"},
-        r"teacher cache cannot be written \(No space left",
-        2,
-    ),
-    "a disk too small for the teacher cache": (small_disk, r"disk is too small for the teacher cache", 2),
-    "an unwritable cache": (
-        lambda p: p.distilling | {"teacher_cache_dir": under_a_file(p)},
-        r"teacher cache cannot be written \(Not a directory",
-        2,
-    ),
-    "a read-only cache": (
-        lambda p: p.distilling | {"teacher_cache_dir": read_only(p, "cache")},
-        r"teacher cache cannot be written \(Permission denied",
-        2,
-    ),
-    "a second run in one workdir": (
-        second_run,
-        rf"Another run has this workdir.*in use by process {os.getpid()} on .*Wait for its end",
-        2,
-    ),
-    "a run of other settings in the workdir": (
-        lambda p: copied(p) | {"learning_rate": 0.2},
-        r"run with other settings.*--learning_rate: 0.1 -> 0.2.*--overwrite",
-        2,
-    ),
-    "damaged settings": (
-        lambda p: damaged(p, "config.json"),
-        r"record of settings is damaged.*Choose another folder",
-        2,
-    ),
-    "a damaged result": (lambda p: damaged(p, "result.json"), r"result is damaged.*Remove it", 2),
-    "a checkpoint of another network": (
-        foreign_checkpoint,
-        r"is a checkpoint of another network or optimizer.*Use another --workdir",
-        2,
-    ),
-    "a checkpoint of another version": (older_checkpoint, r"checkpoint was written by another version.*digest of metrics", 2),
-    "records that are lost": (
-        lost_records,
-        r"records of the epochs done are lost.*metrics\.jsonl and in.*Restore one",
-        2,
-    ),
-    "a data directory that is gone": (
-        lambda p: {"dataset": "cifar10", "data_dir": p.folder / "gone"},
-        r"cifar10 is not prepared.*Point --data_dir at",
-        2,
-    ),
-    "a folder of images that is gone": (
-        lambda p: {"dataset": f"folder:{p.folder}/gone"},
-        r"no such folder.*Check the path",
-        2,
-    ),
-    "images that vanish in mid-run": (
         vanishing_images,
-        r"^error: /\S+/train/(cat|dog)/\d+\.png; No such file or directory$",
-        1,
+        IMAGES + " --cache_dataset=none --epochs=40",
+        r"^error: /\S+/train/\w+/\d+\.\w+; No such file",
     ),
-    "a corrupted TFRecord": (broken_tfrecord, r"tiny.*damaged|tiny.*cannot be read", 2),
-    "corrupted images": (
-        lambda p: image_folder(p, dogs=4, content=b"\x89PNG no more"),
-        r"Too many files of the train split do not decode: 4 of 20",
-        2,
-    ),
-    "an empty class": (lambda p: image_folder(p, dogs=0), r"A class has no images.*dog", 2),
-    "images of another dtype": (lambda p: {"dataset": "bad_data:floats"}, r"train split.*uint8.*float32", 2),
-    "images without a channel": (
-        lambda p: {"dataset": "bad_data:flat"},
-        r"train split.*\[n, h, w, c\].*\(200, 8, 8\)",
-        2,
-    ),
-    "images of other channels in the test split": (
-        lambda p: {"dataset": "bad_data:coloured_test"},
-        r"test split.*images \(8, 8, 1\) as in train.*\(8, 8, 3\)",
-        2,
-    ),
-    "fewer labels than images": (
-        lambda p: {"dataset": "bad_data:few_labels"},
-        r"train split.*one label per image.*200 images and 150 labels",
-        2,
-    ),
-    "a split without examples": (
-        lambda p: {"dataset": "bad_data:nothing"},
-        r"train split.*Expected examples. Received none",
-        2,
-    ),
-    "a path that is no UTF-8": (lambda p: {"workdir": f"{p.folder}/r\udce4um"}, r"not UTF-8.*Rename", 2),
-    "labels out of range": (lambda p: {"dataset": "bad_data:eleven_labels"}, r"labels.*from 0 to 9.*0 to 10", 2),
-    "labels below -1": (lambda p: {"dataset": "bad_data:negative_labels"}, r"labels.*from 0 to 9.*-2 to 7", 2),
-    "a dataset smaller than a batch": (
-        lambda p: {"dataset": "bad_data:few"},
-        r"training split is smaller than one batch. Expected at least 100",
-        2,
-    ),
-    "a teacher of other channels": (
-        lambda p: p.distilling | {"dataset": "bad_data:colours"},
-        r"takes other images.*\(8, 8, 3\).*\(8, 8, 1\)",
-        2,
-    ),
-    "a student of other channels": (
-        lambda p: {"dataset": "bad_data:colours", "student": p.finished / "student.keras"},
-        r"takes other images.*\(8, 8, 3\).*\(8, 8, 1\)",
-        2,
-    ),
-    "a teacher of other classes": (other_classes, r"has other classes. Expected 10.*Received 7", 2),
-    "a truncated teacher": (
-        lambda p: teacher_file(p, (p.finished / "student.keras").read_bytes()[:-2000]),
-        r"model is damaged|does not load",
-        2,
-    ),
-    "a teacher that is none": (lambda p: teacher_file(p, b"no model"), r"model is damaged|does not load", 2),
-    "a teacher that is not there": (
-        lambda p: p.distilling | {"teacher_checkpoint": p.folder / "gone"},
-        r"No model there.*gone",
-        2,
-    ),
-}
+    (2, corrupted_images, IMAGES, r"Too many files of the train split do not decode: 8 of 24"),
+    (2, empty_class, IMAGES, r"A class has no images.*dog"),
+    (2, broken_tfrecord, "--dataset=tiny --data_dir={folder} --batch_size=10", r"tiny.*damaged|tiny.*cannot be read"),
+    (2, nothing, BAD + "floats", r"train split.*uint8.*float32"),
+    (2, nothing, BAD + "flat", r"train split.*\[n, h, w, c\].*\(200, 8, 8\)"),
+    (2, nothing, BAD + "coloured_test", r"test split.*images \(8, 8, 1\) as in train.*\(8, 8, 3\)"),
+    (2, nothing, BAD + "few_labels", r"train split.*one label per image.*200 images and 150 labels"),
+    (2, nothing, BAD + "nothing", r"train split.*Expected examples. Received none"),
+    (2, nothing, BAD + "eleven_labels", r"labels.*from 0 to 9.*0 to 10"),
+    (2, nothing, BAD + "negative_labels", r"labels.*from 0 to 9.*-2 to 7"),
+    (2, nothing, BAD + "few", r"training split is smaller than one batch. Expected at least 100"),
+    # The teacher or the student does not fit.
+    (2, nothing, BAD + "colours " + TEACHER + "{finished}", OTHER_IMAGES),
+    (2, nothing, BAD + "colours --student={finished}/student.keras", OTHER_IMAGES),
+    (2, nothing, TEACHER + "{folder}/gone", r"No model there.*gone"),
+    (2, teacher_of_7_classes, TEACHER + "{folder}/teacher.keras", r"has other classes. Expected 10.*Received 7"),
+    (2, truncated_teacher, TEACHER + "{folder}/teacher.keras", r"model is damaged|does not load"),
+    (2, no_teacher, TEACHER + "{folder}/teacher.keras", r"model is damaged|does not load"),
+]

@@ -1,79 +1,53 @@
 """What may go wrong on a user's machine: one line that says what to do, an exit code, and no harm to earlier files."""
 
-import contextlib
 import hashlib
-import json
 import os
-import pathlib
 import re
 import socket
-import sys
 
 import pytest
 
 from skd_tf import evaluate, export, train
-from skd_tf.config import Config
-from skd_tf.training import experiment
 from skd_tf.training.checkpoints import Checkpoints
-from tests.end_to_end.failure_cases import FINISHED, ROWS, Place, full_disk, image_folder, read_only
+from tests.end_to_end.failure_cases import CACHE, CASES, FINISHED, IMAGES, Place, full_disk, images, nothing, read_only
+from tests.helpers import runs
+from tests.helpers.commands import exit_code
 
-SETTINGS = {
-    "student": "cnn_2",
-    "loss": "cross_entropy",
-    "epochs": 2,
-    "batch_size": 100,
-    "learning_rate": 0.1,
-    "strategy": "one_device",
-    "report": False,
-}
+SETTINGS = [*runs.as_flags(runs.SMALL), "--loss=cross_entropy", "--epochs=2", "--noreport"]
+NAMES = [flags if do_it is nothing else do_it.__name__ for _, do_it, flags, _ in CASES]
+
+
+@pytest.fixture
+def run(capsys):
+    """Runs a command, or else the training command, in this process: (exit code, what it prints on stderr)."""
+
+    def run(*flags, command=train):
+        settings = SETTINGS if command is train else ()
+        return exit_code(command.cli_main, *settings, *flags), capsys.readouterr().err
+
+    return run
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished") / "a räum"  # a space, and more than ASCII
-    experiment.run(Config(**SETTINGS | FINISHED), folder)
+    assert exit_code(train.cli_main, *SETTINGS, *FINISHED.split(), f"--workdir={folder}") == 0
     return folder
-
-
-@pytest.fixture
-def command(capsys, monkeypatch):
-    """Runs a command in this process: (exit code, what it prints on stderr)."""
-
-    def command(module, *flags):
-        monkeypatch.setattr(sys, "argv", [module.__name__, *flags])
-        with pytest.raises(SystemExit) as end:
-            module.cli_main()
-        return end.value.code or 0, capsys.readouterr().err
-
-    return command
-
-
-@pytest.fixture
-def run(command):
-    """Runs the training command with the settings above, and others."""
-
-    def run(**settings):
-        given = [f"--{name}={value}" for name, value in (SETTINGS | settings).items() if name != "report"]
-        return command(train, *given, "--noreport")
-
-    return run
 
 
 def fingerprints(folder):
     return {path: hashlib.sha256(path.read_bytes()).digest() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("name", ROWS)
-def test_what_goes_wrong_is_one_line_and_harms_nothing(name, finished, tmp_path, run, monkeypatch):
-    monkeypatch.syspath_prepend(str(pathlib.Path(__file__).parents[1] / "helpers"))
-    do_it, message, expected_code = ROWS[name]
+@pytest.mark.parametrize(("code", "do_it", "flags", "message"), CASES, ids=NAMES)
+def test_what_goes_wrong_is_one_line_and_harms_nothing(code, do_it, flags, message, finished, tmp_path, run):
     before = fingerprints(finished)
-    with contextlib.ExitStack() as during:
-        flags = {"workdir": tmp_path / "run"} | do_it(Place(finished, tmp_path, during))
+    with Place(finished, tmp_path) as place:
+        do_it(place)
         harmed = fingerprints(tmp_path)
-        code, errors = run(**flags)
+        ended, errors = run(f"--workdir={place.run}", *place.flags(flags))
     last = errors.strip().splitlines()[-1]
-    assert code == expected_code and "Traceback" not in errors, errors
+    assert ended == code and "Traceback" not in errors, errors
     assert last.startswith("error: ") and (code == 1 or ("Expected" in last and "Received" in last))
     assert re.search(message, last), last
     assert fingerprints(finished) == before and harmed.items() <= fingerprints(tmp_path).items()
@@ -81,54 +55,51 @@ def test_what_goes_wrong_is_one_line_and_harms_nothing(name, finished, tmp_path,
 
 
 def test_damaged_checkpoints_are_named_and_the_one_before_is_used(tmp_path, run):
-    assert run(workdir=tmp_path)[0] == 0
-    before = json.loads((tmp_path / "result.json").read_text())["student"]
+    assert run(f"--workdir={tmp_path}")[0] == 0
+    before = runs.student_of(tmp_path)
     (tmp_path / "result.json").unlink()
     newest = Checkpoints(tmp_path / "checkpoints").paths()[-1]
     newest.write_bytes(newest.read_bytes()[:-100])
-    code, errors = run(workdir=tmp_path)
+    code, errors = run(f"--workdir={tmp_path}")
     assert code == 0 and f"warning: Checkpoint {newest.name} is damaged" in errors
-    assert json.loads((tmp_path / "result.json").read_text())["student"] == before
+    assert runs.student_of(tmp_path) == before
     assert newest.is_file() and newest.with_name(newest.name + ".damaged").is_file()
 
 
-def test_after_a_full_disk_the_same_command_goes_on_and_a_whole_cache_may_be_read_only(finished, tmp_path, run):
-    flags = {"loss": "kd", "teacher_checkpoint": finished, "teacher_cache_dir": tmp_path / "cache"}
-    with contextlib.ExitStack() as during:
-        full_disk(Place(finished, tmp_path, during), ".logits")
-        assert run(**flags, workdir=tmp_path / "run")[0] == 2
-    assert run(**flags, workdir=tmp_path / "run")[0] == 0
+def test_a_run_resumes_after_a_full_disk_and_a_complete_cache_may_be_read_only(finished, tmp_path, run):
+    def code(do_it, workdir):
+        with Place(finished, tmp_path) as place:
+            do_it(place)
+            return run(f"--workdir={tmp_path / workdir}", *place.flags(CACHE + "cache"))[0]
+
+    assert code(full_disk(".logits"), "run") == 2 and code(nothing, "run") == 0
     abandoned = tmp_path / "cache" / "index.json.0123abcd.tmp"
     abandoned.write_text("")
     os.utime(abandoned, (0, 0))
-    with contextlib.ExitStack() as during:
-        read_only(Place(finished, tmp_path, during), "cache")
-        code, errors = run(**flags, workdir=tmp_path / "other")
-    assert code == 0, errors
+    assert code(read_only, "other") == 0
 
 
 def test_paths_with_spaces_and_other_letters(finished, tmp_path, run):
-    folder = tmp_path / "gemischte Wäsche 2" / "日本"
-    distilling = {"loss": "kd", "teacher_checkpoint": finished, "teacher_cache_dir": folder / "cache"}
-    code, errors = run(workdir=folder / "run", student_alone="train", **distilling)
+    place = Place(finished, tmp_path / "gemischte Wäsche 2" / "日本")
+    code, errors = run(f"--workdir={place.run}", "--student_alone=train", *place.flags(CACHE + "cache"))
     assert code == 0, errors
-    assert (folder / "run" / "saved_model" / "saved_model.pb").is_file()
-    images = image_folder(Place(finished, folder / "Bilder, größer", None), dogs=16)
-    code, errors = run(workdir=folder / "images", **images | {"epochs": 1})
+    assert (place.run / "saved_model" / "saved_model.pb").is_file()
+    images(place)
+    code, errors = run(f"--workdir={place.folder}/of images", "--epochs=1", *place.flags(IMAGES))
     assert code == 0, errors
 
 
-def test_nothing_asks_the_network(finished, tmp_path, run, command, monkeypatch):
+def test_nothing_asks_the_network(finished, tmp_path, run, monkeypatch):
     def refuse(*arguments, **_):
         pytest.fail(f"asked the network: {arguments[1:]}")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    distilling = {"loss": "kd", "teacher_checkpoint": finished, "teacher_cache_dir": tmp_path / "cache"}
-    assert run(workdir=tmp_path / "run", **distilling)[0] == 0
+    workdir = f"--workdir={tmp_path / 'run'}"
+    assert run(workdir, *Place(finished, tmp_path).flags(CACHE + "cache"))[0] == 0
     models = f"--model={tmp_path / 'run'}", f"--teacher={finished}", "--dataset=digits", "--notiming"
-    assert command(evaluate, *models)[0] == 0
+    assert run(*models, command=evaluate)[0] == 0
     files = "--format=keras", f"--output={tmp_path / 'out'}", "--check_images=10"
-    assert command(export, f"--workdir={tmp_path / 'run'}", *files)[0] == 0
-    code, errors = run(workdir=tmp_path / "other", dataset="cifar10", data_dir=tmp_path)
+    assert run(workdir, *files, command=export)[0] == 0
+    code, errors = run(f"--workdir={tmp_path / 'other'}", "--dataset=cifar10", f"--data_dir={tmp_path}")
     assert code == 2 and "add --download" in errors

@@ -5,7 +5,7 @@ python killed_run.py KIND N --flag=value ...
     step          a host call has ended
     half          half of a checkpoint's bytes are written
     checkpoint    all of them are, to a temporary name
-    renamed       it has its name, and the older ones are not yet gone
+    renamed       it has its name, and the older ones still exist
     half cache, cache, half text        the same of teacher logits, and of records, settings and results
     half row      half of an epoch's line in metrics.jsonl is written
 """
@@ -16,7 +16,7 @@ import pathlib
 import signal
 import sys
 
-_ONE_HEADER = 1024  # bytes: what is no longer counts as a file's body
+_ONE_HEADER = 1024  # bytes: anything longer counts as a file's body
 
 kind, moments_left = sys.argv[1], [None] * int(sys.argv[2])
 del sys.argv[1:3]
@@ -29,7 +29,7 @@ def count_down():
 
 
 class HalfWritten:
-    """A file in which each write of more than `least` bytes has a moment when half is on its way to the disk."""
+    """A file that counts a moment in each write of more than `least` bytes: half of them are on their way to disk."""
 
     def __init__(self, file, least):
         self._file, self._least = file, least
@@ -55,28 +55,23 @@ def in_files(suffixes, moment, least=_ONE_HEADER):
 
     @contextlib.contextmanager
     def writing(path):
-        seen = pathlib.Path(path).suffix in suffixes
+        seen = moment if pathlib.Path(path).suffix in suffixes else None
         with original(path) as file:
-            yield HalfWritten(file, least) if seen and moment == "half" else file
-            if seen and moment == "whole":
+            yield HalfWritten(file, least) if seen == "half" else file
+            if seen == "whole":
                 file.flush()
                 count_down()
-        if seen and moment == "renamed":
+        if seen == "renamed":
             count_down()
 
     atomic_files.writing = writing
 
 
 def after_steps():
-    from skd_tf.training import run_callbacks
+    from skd_tf.training.run_callbacks import RunCallbacks
 
-    original = run_callbacks.RunCallbacks.on_call
-
-    def counted(self, step):
-        count_down()
-        original(self, step)
-
-    run_callbacks.RunCallbacks.on_call = counted
+    original = RunCallbacks.on_call
+    RunCallbacks.on_call = lambda self, step: (count_down(), original(self, step))
 
 
 def in_rows():

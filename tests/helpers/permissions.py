@@ -1,4 +1,4 @@
-"""Permissions that bind root too, for tests that run as it."""
+"""Permissions that also bind root, for tests that run as root."""
 
 import contextlib
 import ctypes
@@ -14,7 +14,7 @@ class _Capabilities(ctypes.Structure):
 
 @contextlib.contextmanager
 def bound_by_permissions():
-    """Permissions hold for this thread and those it starts, root's too: CAP_DAC_OVERRIDE and _READ_SEARCH are laid down."""
+    """Binds this thread and those it starts, even as root: takes CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH away."""
     libc, header = ctypes.CDLL(None, use_errno=True), (ctypes.c_uint32 * 2)(0x20080522, 0)
     sets = (_Capabilities * 2)()
 
