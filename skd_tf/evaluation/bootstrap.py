@@ -19,8 +19,8 @@ def intervals(
 ) -> dict[str, list[float]]:
     """95% percentile intervals over resampled examples (Efron 1979).
 
-    Every metric here, each bin of the ECE too, is a mean over examples. A draw is a row of counts, and its metrics are
-    that row times the columns of the examples. The same seed draws the same examples for every model, so the intervals
+    A draw is a row of counts. A metric that is a mean over examples, as each bin of the ECE is, is that row times the
+    column of the examples; the metrics over classes follow from the weighted hits of each class. The same seed draws the same examples for every model, so the intervals
     of two models come from the same test splits.
 
     Args:
@@ -31,30 +31,33 @@ def intervals(
       seed: seed of the draws.
 
     Returns:
-      {name: [low, high]} of accuracy, top5_accuracy, nll, brier, confidence and ece; with a teacher also of what
-      `metrics.comparison` gives.
+      {name: [low, high]} of accuracy, top5_accuracy, nll, brier, confidence, ece and what `metrics.over_classes` gives;
+      with a teacher also of what `metrics.comparison` gives.
     """
     labels = np.asarray(labels)
     labelled = labels >= 0
     logits = np.asarray(logits, np.float64)[labelled]
-    columns = metrics.label_columns(logits, labels[labelled])
+    labels = labels[labelled]
+    columns = metrics.label_columns(logits, labels)
     gaps = metrics.bin_gaps(columns["confidence"], columns["accuracy"])
     if teacher_logits is not None:
         columns |= metrics.comparison_columns(logits, np.asarray(teacher_logits, np.float64)[labelled])
     examples = np.column_stack([*columns.values(), gaps])
-    means = _resampled_means(examples, samples, np.random.Generator(np.random.Philox(seed)))
+    blocks, of_classes = [], []
+    for counts in _draws(len(examples), samples, np.random.Generator(np.random.Philox(seed))):
+        blocks.append(counts @ examples / len(examples))
+        of_classes.append(metrics.of_class_counts(*metrics.class_counts(logits, labels, counts)))
+    means = np.concatenate(blocks)
     found = dict(zip(columns, means.T, strict=False))
+    found |= {name: np.concatenate([draw[name] for draw in of_classes]) for name in of_classes[0]}
     found["ece"] = np.abs(means[:, len(columns) :]).sum(axis=1)
     tails = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
     return {name: [float(end) for end in np.quantile(values, tails)] for name, values in found.items()}
 
 
-def _resampled_means(examples, samples, random):
-    """`[samples, columns]`: the mean of each column over each draw."""
-    count = len(examples)
-    block, means = max(1, _BLOCK_SIZE // count), []
+def _draws(count, samples, random):
+    """Blocks of rows of counts, `[rows, count]`: how often each draw has each example."""
+    block = max(1, _BLOCK_SIZE // count)
     for start in range(0, samples, block):
         rows = min(block, samples - start)
-        counts = np.stack([np.bincount(random.integers(0, count, count), minlength=count) for _ in range(rows)])
-        means.append(counts @ examples / count)
-    return np.concatenate(means)
+        yield np.stack([np.bincount(random.integers(0, count, count), minlength=count) for _ in range(rows)])

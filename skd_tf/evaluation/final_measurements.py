@@ -32,10 +32,10 @@ def measure_model(
       bootstrap_seed: seed of the resampling.
 
     Returns:
-      What `metrics.quality` gives, "overconfidence" (mean confidence minus accuracy), "per_class_accuracy"; with a
+      What `metrics.quality` and `metrics.over_classes` give, "overconfidence" (mean confidence minus accuracy), "per_class_accuracy"; with a
       teacher what `metrics.comparison` gives; "intervals" of `bootstrap.intervals`; "raw", quality of the raw softmax.
     """
-    found: dict[str, Any] = metrics.quality(logits, labels)
+    found: dict[str, Any] = metrics.quality(logits, labels) | metrics.over_classes(logits, labels)
     found["overconfidence"] = found["confidence"] - found["accuracy"]
     found["per_class_accuracy"] = metrics.per_class_accuracy(logits, labels)
     if teacher_logits is not None:
@@ -60,8 +60,8 @@ def measure(
       parameters: {name: number of trainable parameters}.
 
     Returns:
-      (results, details), two dicts by name. A result, for result.json, has what `metrics.quality` and
-      `metrics.comparison` give, with the "logit_norm" of the raw logits (on a sphere every norm is the radius), and
+      (results, details), two dicts by name. A result, for result.json, has what `metrics.quality`,
+      `metrics.over_classes` and `metrics.comparison` give, with the "logit_norm" of the raw logits (on a sphere every norm is the radius), and
       "parameters". Details, for measurements.json, are "reliability", "per_class_accuracy", "intervals" and "norms" (a
       histogram); for a student on a sphere also "raw" and "raw_reliability", those of its raw softmax.
     """

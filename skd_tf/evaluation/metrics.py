@@ -99,6 +99,57 @@ def per_class_accuracy(logits: np.ndarray, labels: np.ndarray) -> list[float | N
     return [float(correct[labels == c].mean()) if (labels == c).any() else None for c in range(logits.shape[1])]
 
 
+def over_classes(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Metrics in which every class counts the same, however many examples it has.
+
+    recall_c = hits_c / examples_c;  F1_c = 2 hits_c / (examples_c + predictions_c);  only classes with examples count.
+
+    Args:
+      logits: `[n, classes]`.
+      labels: integer `[n]`; -1 means unlabelled and counts nowhere.
+
+    Returns:
+      {"balanced_accuracy" (mean recall), "macro_f1" (mean F1), "worst_class_recall" (lowest recall)}.
+
+    Example: class 0 has three images, all right; class 1 has one, which is wrong.
+
+      >>> logits = np.array([[2.0, 1.0]] * 4)
+      >>> {name: round(value, 3) for name, value in over_classes(logits, [0, 0, 0, 1]).items()}
+      {'balanced_accuracy': 0.5, 'macro_f1': 0.429, 'worst_class_recall': 0.0}
+    """
+    labels = np.asarray(labels)
+    logits, labels = np.asarray(logits)[labels >= 0], labels[labels >= 0]
+    counts = class_counts(logits, labels, np.ones([1, len(labels)]))
+    return {name: float(value[0]) for name, value in of_class_counts(*counts).items()}
+
+
+def class_counts(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, ...]:
+    """(hits, examples, predictions) of each class, each `[draws, classes]`.
+
+    Args:
+      logits: `[n, classes]`.
+      labels: integer `[n]`, all >= 0.
+      weights: `[draws, n]`, how often each example counts.
+    """
+    classes, predicted = np.shape(logits)[1], np.argmax(logits, axis=1)
+    defined = _defined(log_softmax(logits))
+    hit = defined & (predicted == labels)
+    rows = (labels, weights * hit), (labels, weights), (predicted, weights * defined)
+    return tuple(np.stack([np.bincount(of, row, minlength=classes) for row in draws]) for of, draws in rows)
+
+
+def of_class_counts(hits: np.ndarray, examples: np.ndarray, predictions: np.ndarray) -> dict[str, np.ndarray]:
+    """`over_classes` of each draw `[draws]`, from what `class_counts` returns."""
+    present = examples > 0
+    recall = np.where(present, hits / np.maximum(examples, 1), np.nan)
+    f1 = np.where(present, 2 * hits / np.maximum(examples + predictions, 1), np.nan)
+    return {
+        "balanced_accuracy": np.nanmean(recall, axis=1),
+        "macro_f1": np.nanmean(f1, axis=1),
+        "worst_class_recall": np.nanmin(recall, axis=1),
+    }
+
+
 def norms(logits: np.ndarray) -> np.ndarray:
     """||z - mean(z)||_2 of each example, `[n]` float64."""
     logits = np.asarray(logits, np.float64)

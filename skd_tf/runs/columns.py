@@ -20,6 +20,9 @@ class Column(NamedTuple):
 _COLUMNS = (
     Column("top-1", "accuracy", "{:.4f}"),
     Column("top-5", "top5_accuracy", "{:.4f}"),
+    Column("balanced accuracy", "balanced_accuracy", "{:.4f}"),
+    Column("macro F1", "macro_f1", "{:.4f}"),
+    Column("worst class's recall", "worst_class_recall", "{:.4f}"),
     Column("NLL", "nll", "{:.4f}"),
     Column("Brier", "brier", "{:.4f}"),
     Column("ECE", "ece", "{:.4f}"),

@@ -7,6 +7,7 @@ from skd_tf.runs.columns import columns
 
 _RESULT = columns("accuracy", "nll", "ece", "confidence", "agreement", "parameters")
 _QUALITY = columns("accuracy", "top5_accuracy", "nll", "brier", "ece", "confidence", "overconfidence")
+_OVER_CLASSES = columns("balanced_accuracy", "macro_f1", "worst_class_recall")
 _BESIDE_TEACHER = columns("agreement", "agreement_at_5", "kl_to_teacher", "confidence_gap")
 _WORST_CLASSES = 5
 _ROLES = {"teacher": "teacher", "student_alone": "student alone", "student": "student distilled"}
@@ -61,6 +62,7 @@ def evaluation_tables(result: Mapping[str, Any]) -> str:
     teacher = [("teacher", result["teacher"])] if result["teacher"] else []
     everyone = models + teacher
     parts = [_with_intervals(f"{result['dataset']['test_examples']:,} images", everyone, _QUALITY)]
+    parts.append(_with_intervals("every class counts the same", everyone, _OVER_CLASSES))
     if teacher:
         parts.append(_with_intervals("beside the teacher", models, _BESIDE_TEACHER))
     costs = [[name, *(cell(entry) for cell in _COST.values())] for name, entry in everyone]

@@ -137,6 +137,8 @@ class RunCallbacks:
                 logits = distiller.probability_logits(self._validate(validation.images))
             quality = metrics.quality(logits, validation.labels)
             record |= {f"val_{name}": quality[name] for name in ("accuracy", "nll", "ece")}
+            of_classes = metrics.over_classes(logits, validation.labels)
+            record |= {f"val_{name}": value for name, value in of_classes.items()}
             self._checkpoints.save_best(distiller, step, quality["accuracy"], self._extra())
         if optimizers.may_skip(distiller.optimizer):  # learning rate and loss weights follow updates, not steps
             record["skipped_steps"] = step - updates

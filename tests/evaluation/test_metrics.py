@@ -26,37 +26,59 @@ def top(row, count):
     return sorted(range(len(row)), key=lambda c: (-row[c], c))[:count]
 
 
-def test_quality_is_the_loop_over_images(sample):
-    student, _, labels = sample
+def both(student, labels, teacher):
+    quality = metrics.quality(student, labels) | metrics.over_classes(student, labels)
+    return quality | metrics.comparison(student, teacher)
+
+
+def test_quality_and_closeness_to_the_teacher_are_the_loops_over_images(sample):
+    student, teacher, labels = sample
     rows = [softmax(row) for row in student]
+    images, pairs = list(zip(rows, labels, strict=True)), list(zip(student, teacher, strict=True))
     bins = [[] for _ in range(15)]
-    for p, y in zip(rows, labels, strict=True):
+    for p, y in images:
         bins[max(0, math.ceil(p.max() * 15) - 1)].append((float(p.argmax() == y), p.max()))
+    recalls = [np.mean([p.argmax() == c for p, y in images if y == c]) for c in range(8)]
+    f1 = [
+        2 * sum(p.argmax() == y == c for p, y in images) / sum(int(p.argmax() == c) + int(y == c) for p, y in images)
+        for c in range(8)
+    ]
     expected = {
-        "accuracy": np.mean([p.argmax() == y for p, y in zip(rows, labels, strict=True)]),
-        "top5_accuracy": np.mean([y in top(row, 5) for row, y in zip(student, labels, strict=True)]),
-        "nll": np.mean([-math.log(p[y]) for p, y in zip(rows, labels, strict=True)]),
-        "brier": np.mean([sum((p[c] - (c == y)) ** 2 for c in range(8)) for p, y in zip(rows, labels, strict=True)]),
+        "accuracy": np.mean([p.argmax() == y for p, y in images]),
+        "top5_accuracy": np.mean([y in top(p, 5) for p, y in images]),
+        "nll": np.mean([-math.log(p[y]) for p, y in images]),
+        "brier": np.mean([sum((p[c] - (c == y)) ** 2 for c in range(8)) for p, y in images]),
         "ece": sum(abs(sum(hit - sure for hit, sure in bin)) for bin in bins) / len(labels),
         "confidence": np.mean([p.max() for p in rows]),
         "logit_norm": np.mean([np.linalg.norm(row - row.mean()) for row in student]),
+        "balanced_accuracy": np.mean(recalls),
+        "worst_class_recall": min(recalls),
+        "macro_f1": np.mean(f1),
+        "agreement": np.mean([s.argmax() == t.argmax() for s, t in pairs]),
+        "agreement_at_5": np.mean([len(set(top(s, 5)) & set(top(t, 5))) / 5 for s, t in pairs]),
+        "kl_to_teacher": np.mean([kl(t, s) for s, t in pairs]),
+        "confidence_gap": np.mean([softmax(t).max() - softmax(s).max() for s, t in pairs]),
     }
-    measured = metrics.quality(student.astype("float32"), labels)
-    assert measured.keys() == expected.keys()
-    for name, value in expected.items():
-        assert measured[name] == pytest.approx(value, rel=1e-5), name
+    assert both(student.astype("float32"), labels, teacher) == pytest.approx(expected, rel=1e-5)
+    assert both(student, labels, teacher + 100.0) == pytest.approx(expected)
     assert metrics.quality(student + 100.0, labels)["nll"] == pytest.approx(expected["nll"])  # invariant to a shift
+    perfect = {"agreement": 1, "agreement_at_5": 1, "kl_to_teacher": 0, "confidence_gap": 0}
+    assert metrics.comparison(teacher, teacher + 3.0) == pytest.approx(perfect, abs=1e-12)
+    diagram = metrics.reliability(student, labels)
+    assert [bin["count"] for bin in diagram] == [len(bin) for bin in bins]
+    for found, bin in zip(diagram, bins, strict=True):
+        if bin:
+            assert [found["accuracy"], found["confidence"]] == pytest.approx(np.mean(bin, axis=0))
 
 
 def test_quality_against_numbers_by_hand():
     logits = np.log([[0.7, 0.2, 0.1], [0.5, 0.3, 0.2], [0.1, 0.1, 0.8], [0.25, 0.5, 0.25]])
     labels = np.array([0, 1, 2, -1])
     measured = metrics.quality(logits + 5, labels)
-    assert measured["accuracy"] == pytest.approx(2 / 3)
-    assert measured["nll"] == pytest.approx(-np.log([0.7, 0.3, 0.8]).mean())
-    assert measured["confidence"] == pytest.approx((0.7 + 0.5 + 0.8) / 3)
     # Each of the three is in a bin of its own: |1 - 0.7|, |0 - 0.5|, |1 - 0.8|.
-    assert measured["ece"] == pytest.approx((0.3 + 0.5 + 0.2) / 3)
+    expected = {"accuracy": 2 / 3, "confidence": (0.7 + 0.5 + 0.8) / 3, "ece": (0.3 + 0.5 + 0.2) / 3}
+    expected["nll"] = -np.log([0.7, 0.3, 0.8]).mean()
+    assert {name: measured[name] for name in expected} == pytest.approx(expected)
 
 
 def test_ties_unlabelled_rows_and_few_classes():
@@ -84,65 +106,37 @@ def test_a_nan_prediction_is_wrong_and_agrees_with_none(bad):
     assert metrics.quality(np.array([[0.0, -math.inf]]), [0])["accuracy"] == 1.0
 
 
-def test_closeness_to_the_teacher_is_the_loop_over_images(sample):
-    student, teacher, _ = sample
-    pairs = list(zip(student, teacher, strict=True))
-    expected = {
-        "agreement": np.mean([s.argmax() == t.argmax() for s, t in pairs]),
-        "agreement_at_5": np.mean([len(set(top(s, 5)) & set(top(t, 5))) / 5 for s, t in pairs]),
-        "kl_to_teacher": np.mean([kl(t, s) for s, t in pairs]),
-        "confidence_gap": np.mean([softmax(t).max() - softmax(s).max() for s, t in pairs]),
-    }
-    measured = metrics.comparison(student, teacher)
-    for name, value in expected.items():
-        assert measured[name] == pytest.approx(value), name
-    perfect = {"agreement": 1, "agreement_at_5": 1, "kl_to_teacher": 0, "confidence_gap": 0}
-    assert metrics.comparison(teacher, teacher + 3.0) == pytest.approx(perfect, abs=1e-12)
-
-
-def test_the_reliability_diagram_adds_up_to_the_ece(sample):
-    student, _, labels = sample
-    diagram = metrics.reliability(student, labels)
-    assert sum(bin["count"] for bin in diagram) == len(labels)
-    filled = [bin for bin in diagram if bin["count"]]
-    total = sum(bin["count"] * abs(bin["accuracy"] - bin["confidence"]) for bin in filled) / len(labels)
-    assert total == pytest.approx(metrics.quality(student, labels)["ece"])
-    assert all(i / 15 < bin["confidence"] <= (i + 1) / 15 for i, bin in enumerate(diagram) if bin["count"])
-
-
 def test_bootstrap_intervals_are_those_of_resampled_splits(sample):
     student, teacher, labels = sample
     found = bootstrap.intervals(student, labels, teacher, samples=600, seed=3)
-    quality = metrics.quality(student, labels) | metrics.comparison(student, teacher)
-    random = np.random.default_rng(7)  # other draws, by plain indexing
-    draws = []
-    for _ in range(300):
-        rows = random.integers(0, len(labels), len(labels))
-        draws.append(metrics.quality(student[rows], labels[rows]) | metrics.comparison(student[rows], teacher[rows]))
+    quality = both(student, labels, teacher)
+    rows = np.random.default_rng(7).integers(0, len(labels), [300, len(labels)])  # other draws, by plain indexing
+    draws = [both(student[row], labels[row], teacher[row]) for row in rows]
     assert set(found) == set(quality) - {"logit_norm"}
     for name, (low, high) in found.items():
         values = np.array([draw[name] for draw in draws])
         assert np.quantile(values, [0.025, 0.975]) == pytest.approx([low, high], abs=0.6 * values.std()), name
-    assert found["accuracy"][0] < quality["accuracy"] < found["accuracy"][1]
-    # The normal approximation of a share, p +- 1.96 sqrt(p (1 - p) / n).
-    p = quality["accuracy"]
-    assert found["accuracy"][1] - found["accuracy"][0] == pytest.approx(3.92 * math.sqrt(p * (1 - p) / 400), rel=0.15)
+    (low, high), p = found["accuracy"], quality["accuracy"]
+    assert low < p < high
+    # The normal approximation of a proportion, p +- 1.96 sqrt(p (1 - p) / n).
+    assert high - low == pytest.approx(3.92 * math.sqrt(p * (1 - p) / 400), rel=0.15)
     again = [bootstrap.intervals(student, labels, samples=20, seed=seed) for seed in (3, 3, 4)]
     assert again[0] == again[1] != again[2]
 
 
 def test_a_known_temperature_is_recovered(sample):
-    _, logits, _ = sample
-    random = np.random.default_rng(1)
-    labels = np.array([random.choice(8, p=softmax(row)) for row in np.repeat(logits, 20, axis=0)])
-    logits = np.repeat(logits, 20, axis=0)
-    fitted = temperature_scaling.fit_temperature(2.5 * logits, labels)
+    random, logits, fit = (
+        np.random.default_rng(1),
+        np.repeat(sample[1], 20, axis=0),
+        temperature_scaling.fit_temperature,
+    )
+    labels = np.array([random.choice(8, p=softmax(row)) for row in logits])
+    fitted = fit(2.5 * logits, labels)
     assert fitted == pytest.approx(2.5, rel=0.06)  # labels drawn from softmax(logits): any other scale is wrong
-    nll = lambda t: metrics.quality(2.5 * logits / t, labels)["nll"]  # noqa: E731
-    assert nll(fitted) < min(nll(1.01 * fitted), nll(fitted / 1.01))
-    assert temperature_scaling.fit_temperature(5 * logits, labels) == pytest.approx(2 * fitted, rel=1e-6)
-    few = temperature_scaling.fit_temperature(2.5 * logits[:49], labels[:49])
-    assert temperature_scaling.fit_temperature(2.5 * logits[:50], [*labels[:49], -1]) == pytest.approx(few)
+    below, best, above = (metrics.quality(2.5 * logits / (s * fitted), labels)["nll"] for s in (0.99, 1, 1.01))
+    assert best < min(below, above)
+    assert fit(5 * logits, labels) == pytest.approx(2 * fitted, rel=1e-6)
+    assert fit(2.5 * logits[:50], [*labels[:49], -1]) == pytest.approx(fit(2.5 * logits[:49], labels[:49]))
 
 
 @pytest.mark.parametrize("labels", [[0, 1], [1, 0], [-1, -1]])
@@ -154,15 +148,10 @@ def test_there_is_no_temperature_without_a_minimum(labels):
 def test_operations_against_the_layers_by_hand():
     net = conv_net(1)  # two 3x3 convolutions on 6x6 pixels, 2 -> 4 -> 6 channels, and a head of 6 x 5
     assert cost.flops(net, (6, 6, 2)) == 2 * (36 * 9 * 2 * 4 + 36 * 9 * 4 * 6 + 6 * 5)
-    grouped = keras.Sequential(
-        [
-            keras.Input([8, 8, 4]),
-            keras.layers.Conv2D(8, 3, strides=2, padding="same", groups=2, use_bias=False),
-            keras.layers.DepthwiseConv2D(3, padding="valid"),
-            keras.layers.Flatten(),
-            keras.layers.Dense(3),
-        ]
-    )
+    layers = keras.layers
+    parts = [layers.Conv2D(8, 3, strides=2, padding="same", groups=2, use_bias=False)]
+    parts += [layers.DepthwiseConv2D(3, padding="valid"), layers.Flatten(), layers.Dense(3)]
+    grouped = keras.Sequential([keras.Input([8, 8, 4]), *parts])
     expected = 4 * 4 * 8 * 9 * 2 + 2 * 2 * 8 * 9 + 2 * 2 * 8 * 3
     assert cost.flops(grouped, (8, 8, 4)) == 2 * expected
 
@@ -178,8 +167,7 @@ def test_operations_agree_with_tensorflow_and_the_literature():
 
 
 def test_timing_has_medians_with_quartiles():
-    images = np.zeros([3, 6, 6, 2], np.uint8)
-    timed = cost.timing(conv_net(1), images, seconds=0.05)
+    timed = cost.timing(conv_net(1), np.zeros([3, 6, 6, 2], np.uint8), seconds=0.05)
     assert timed["latency_ms"]["batch"] == 1 and timed["images_per_second"]["batch"] == 128
     for row in timed.values():
         low, high = row["quartiles"]
@@ -189,9 +177,8 @@ def test_timing_has_medians_with_quartiles():
 def test_measurements_hold_raw_and_spherical_quality(sample):
     student, teacher, labels = sample
     sphere = 6 * student / np.linalg.norm(student - student.mean(axis=1, keepdims=True), axis=1, keepdims=True)
-    rows, details = final_measurements.measure(
-        {"teacher": teacher, "student": sphere}, {"student": student}, labels, {"teacher": 9, "student": 3}
-    )
+    logits, parameters = {"teacher": teacher, "student": sphere}, {"teacher": 9, "student": 3}
+    rows, details = final_measurements.measure(logits, {"student": student}, labels, parameters)
     assert rows["student"]["nll"] == metrics.quality(sphere, labels)["nll"]
     assert details["student"]["raw"] == metrics.quality(student, labels)
     assert rows["student"]["logit_norm"] == pytest.approx(metrics.norms(student).mean())  # not the sphere's radius

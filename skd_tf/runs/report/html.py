@@ -12,7 +12,10 @@ from skd_tf.runs.columns import columns
 from skd_tf.runs.report import charts, run_data
 from skd_tf.runs.report.run_data import ChartSeries, Run
 
-_COLUMNS = columns("accuracy", "nll", "brier", "ece", "confidence", "agreement", "kl_to_teacher", "logit_norm")
+_COLUMNS = columns(
+    *("accuracy", "balanced_accuracy", "macro_f1", "worst_class_recall", "nll", "brier", "ece", "confidence"),
+    *("agreement", "kl_to_teacher", "logit_norm"),
+)
 _CALIBRATION_NOTE = (
     "Accuracy of the images in each bin of confidence (top probability). On the dashed line a model is right as often "
     "as its confidence says; bars above it mean too little confidence, bars below it too much. "
