@@ -12,8 +12,6 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-import numpy as np
-
 from skd_tf.errors import InputError, input_error
 from skd_tf.runtime import compat
 
@@ -172,9 +170,8 @@ def max_over_workers(number: int) -> int:
     """The largest of all workers' numbers, whole and >= 0; every worker must call it."""
     if _joined.strategy is None:
         return number
-    numbers = np.zeros(workers(), np.float32)
-    numbers[_joined.member.index] = number
-    return int(_joined.sum_numbers(numbers).max())
+    mine = _joined.member.index
+    return int(max(_joined.sum_numbers([number if index == mine else 0 for index in range(workers())])))
 
 
 def share(work: Sequence[T]) -> Sequence[T]:
@@ -228,23 +225,20 @@ def _decided(decide):
 
 
 def _broadcast(text):
-    """The chief's text on every worker: a sum to which the others add zeros, in chunks of one fixed shape.
+    """The chief's text on every worker: a sum to which the others add zeros, in chunks of one fixed size.
 
-    The first value of a chunk is the number of bytes that follow it.
+    Before each chunk goes the number of bytes that follow it.
     """
     content, received, left = text.encode(), b"", 1
     while left:
-        chunk, content = np.frombuffer(content[:_CHUNK], np.uint8), content[_CHUNK:]
-        sent = np.zeros(1 + _CHUNK, np.float32)
-        sent[0], sent[1 : 1 + len(chunk)] = len(content), chunk
-        summed = _joined.sum_bytes(sent)
-        left = int(summed[0])
-        received += summed[1:].astype(np.uint8).tobytes()
+        chunk, content = content[:_CHUNK].ljust(_CHUNK, b"\0"), content[_CHUNK:]
+        left, *summed = _joined.sum_bytes([len(content), *chunk])
+        received += bytes(map(int, summed))
     return received.rstrip(b"\0").decode()
 
 
 def _make_sum(strategy, size):
-    """A function that sums a float32 `[size]` numpy array over all workers. Every worker must call it.
+    """A function that sums a list of `size` numbers over all workers. Every worker must call it.
 
     Every device can sum float32, which holds bytes and small integers exactly.
     """
@@ -261,7 +255,7 @@ def _make_sum(strategy, size):
     def total(values):
         return strategy.experimental_local_results(strategy.run(replica, (values,)))[0]
 
-    return lambda values: total(tf.constant(values)).numpy()
+    return lambda values: total(tf.constant(values, tf.float32)).numpy().tolist()
 
 
 @contextlib.contextmanager
