@@ -1,0 +1,55 @@
+"""README.md stays short, and its numbers are those of the records and of the pages that it links to."""
+
+import json
+import pathlib
+import re
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "experiments" / "results"
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def rows(text, start):
+    """The cells of each line of the first table after `start`, without its header."""
+    table = re.search(r"(?:^\|.*\n)+", text[text.index(start) :], re.MULTILINE)[0]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
+
+
+def test_it_has_at_most_700_words_and_100_lines():
+    assert len(TEXT.split()) <= 700 and len(TEXT.splitlines()) <= 100
+
+
+def test_every_link_and_picture_exists():
+    targets = re.findall(r"\]\(([^)\s]+)\)", TEXT)
+    assert [target for target in targets if not target.startswith("https:") and not (ROOT / target).is_file()] == []
+
+
+def test_the_results_are_those_of_the_page_of_evidence():
+    evidence = (ROOT / "experiments/README.md").read_text(encoding="utf-8")
+    summary = {tuple(cells[:2]): cells[2:] for cells in rows(evidence, "<!-- table: summary -->")}
+    results = rows(TEXT, "## Does it help?")
+    assert len(results) == 3
+    for pair, epochs, *numbers in results:
+        alone, kd, skd, dist, _, minus_kd, minus_best = summary[pair, epochs]
+        minus_dist = minus_best.removesuffix(" (DIST)") if minus_best.endswith("(DIST)") else dist
+        assert numbers == [*(cell.split()[0] for cell in (alone, kd, skd)), minus_kd, minus_dist]
+
+
+def test_the_comparison_with_keras_is_its_records():
+    digits = json.loads((RESULTS / "digits/keras_distillation.json").read_text())["rows"]
+    steps = json.loads((RESULTS / "benchmarks/step.json").read_text())["contenders"]
+    keras, ours = digits["keras.distillation, its default loss"], digits['skd_tf, loss="spherical"']
+    keras_kd, ours_kd = digits["keras.distillation, loss=KLDivergence()"], digits['skd_tf, loss="kd"']
+    ms = {name: f"{step['median_ms']:.0f} ms" for name, step in steps.items()}
+    table = {cells[0]: cells[1:] for cells in rows(TEXT, "## Why not")}
+    assert table["top-1 on digits, default loss"] == [
+        f"{keras['accuracy']:.2f} (loss as an instance: {keras_kd['accuracy']:.2f})",
+        f'{ours["accuracy"]:.2f} (`loss="kd"`: {ours_kd["accuracy"]:.2f})',
+    ]
+    assert table["training step, live teacher"] == [ms["keras.distillation bfloat16"], ms["ours live bfloat16"]]
+    assert table["training step, cached teacher logits"] == ["no cache", ms["ours cached bfloat16"]]
+    assert table["a saved file holds"] == [
+        f"{keras['saved']:,} parameters, the teacher's too",
+        f"{ours['saved']}, the student's",
+    ]
+    assert f"PyTorch takes {ms['PyTorch channels_last bfloat16']}." in TEXT
