@@ -4,6 +4,7 @@ The flags (`skd_tf.config.flags`), the JSON record and the comparison of two run
 """
 
 import dataclasses
+import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -41,6 +42,14 @@ def _network(name, value):
     raise flag_error(name, value, "is not a network", expected, remedy)
 
 
+def _pattern(name, value):
+    try:
+        re.compile(value)
+    except re.error as error:
+        raise flag_error(name, value, f"does not parse ({error})", "a regular expression", "Correct it") from error
+    return value
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
     """The settings of one run: immutable, checked at construction, each in one canonical form.
@@ -73,6 +82,18 @@ Leave it out for the default, 30.
     data_seed: int = setting(0, "seed of the validation split and the augmentation", low=0, high=2**31 - 1)
     validation_fraction: float = setting(
         0.1, "fraction of the training split that is held out for validation", low=0, high=0.5
+    )
+    validation_split: str = setting(
+        "stratified",
+        "how the validation images are drawn. stratified: from each class in proportion, and never its last training "
+        "image; uniform: without regard to classes",
+        choices=("stratified", "uniform"),
+    )
+    group: str = setting(
+        "",
+        "regular expression for file names, as ^(patient[0-9]+)_ or ^(.*)_frame: images with equal matches stay on one side "
+        "of every split that is drawn",
+        check=_pattern,
     )
     image_size: int = setting(0, "side to resize images to; 0: the dataset's own size", low=0, unit="pixels")
     augmentation: str = setting(

@@ -13,7 +13,7 @@ VERSION = 2  # increment it with every entry of BEFORE
 
 # {setting: (version that introduced it, value that reproduces what earlier versions did)}.
 # Records of skd_tf 0.1.0 hold no version. They are version 1.
-BEFORE: dict[str, tuple[int, Any]] = {"data_rules": (2, 1)}
+BEFORE: dict[str, tuple[int, Any]] = {"data_rules": (2, 1), "validation_split": (2, "uniform"), "group": (2, "")}
 
 
 def upgrade(record: Mapping[str, Any], before: Mapping[str, tuple[int, Any]] = BEFORE) -> dict[str, Any]:

@@ -64,6 +64,8 @@ class Dataset:
       augmentation: of the training images.
       train: may contain unlabelled examples.
       validation, test: all examples are labelled; None without such a split.
+      key_name: stands for the name in the identity of the data; without the path of a folder, which may be a copy.
+      png_bits: bits that hold the brightest value of the set's 16-bit PNGs; None without such files.
     """
 
     name: str
@@ -75,6 +77,11 @@ class Dataset:
     train: Split
     validation: Split | None
     test: Split | None
+    key_name: str = ""
+    png_bits: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "key_name", self.key_name or self.name)
 
     @property
     def num_classes(self) -> int:
@@ -88,7 +95,10 @@ class Dataset:
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """What a reader returns: the splits by name, and mean, std, pad and flip if the source itself knows them."""
+    """What a reader returns: the splits by name, and mean, std, pad and flip if the source itself knows them.
+
+    `groups` are {split: int `[n]`} by the position in the source's split, which `Split.index` holds. `key_name` and `png_bits` are as in `Dataset`. A "validation" split is there only if the source has one of its own.
+    """
 
     version: str
     class_names: tuple[str, ...]
@@ -97,3 +107,6 @@ class Source:
     std: tuple[float, ...] | None = None
     pad: int | None = None
     flip: bool | None = None
+    key_name: str = ""
+    png_bits: int | None = None
+    groups: dict[str, np.ndarray] | None = None

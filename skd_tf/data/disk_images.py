@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -15,8 +16,30 @@ from skd_tf.runtime.files import sha256_of_json
 RECORD_FRAME = 16  # bytes around a TFRecord: length, its checksum, the checksum of the content
 
 
-class FileImages:
-    """Encoded images, one per file.
+class EncodedImages:
+    """Images in files, decoded one at a time. `facts` identify their content and can be written as JSON."""
+
+    facts: Any
+
+    def encoded(self, row: tf.Tensor) -> tf.Tensor:
+        """The bytes of the image at one row, a scalar int64 tensor."""
+        raise NotImplementedError
+
+    def decode(self, row: tf.Tensor, channels: int) -> tf.Tensor:
+        """The whole image at one row, uint8 `[height, width, channels]`."""
+        return image_ops.decode(self.encoded(row), channels)
+
+    def decode_window(
+        self, row: tf.Tensor, draws: tf.Tensor, augmentation: ResizedCrop, shape: tuple[int, int, int]
+    ) -> tf.Tensor:
+        """The window that `draws` choose of the image at one row, resized to `shape`."""
+        encoded = self.encoded(row)
+        window = image_ops.random_window(image_ops.size_of(encoded), draws, augmentation)
+        return image_ops.decode_window(encoded, window, shape)
+
+
+class FileImages(EncodedImages):
+    """Encoded images, one per file, decoded by the rules of skd_tf 0.1.
 
     Args:
       paths: paths of the files.
@@ -26,14 +49,61 @@ class FileImages:
     def __init__(self, paths: Iterable[str], facts: Any) -> None:
         self.facts = facts
         with tf.device("CPU"):
-            self._paths = tf.constant([*paths])
+            self._paths = tf.constant([os.fsencode(path) for path in paths])  # as bytes: a name need not be UTF-8
 
     def encoded(self, row: tf.Tensor) -> tf.Tensor:
         """The bytes of the image at one row, a scalar int64 tensor."""
         return tf.io.read_file(tf.gather(self._paths, row))
 
 
-class TFRecordImages:
+class UprightFileImages(FileImages):
+    """Encoded images, one per file, decoded by `image_ops.decode_file`.
+
+    Args:
+      paths: paths of the files.
+      facts: identify the content of the files; can be written as JSON.
+      orientation: int `[n]`, of EXIF.
+      deep: bool `[n]`, which files are 16-bit PNGs.
+      bits: that hold the brightest value of the set's 16-bit images, 8 to 16.
+    """
+
+    def __init__(
+        self, paths: Iterable[str], facts: Any, orientation: np.ndarray, deep: np.ndarray, bits: int = 16
+    ) -> None:
+        super().__init__(paths, facts)
+        self._bits = bits
+        with tf.device("CPU"):
+            self._orientation, self._deep = tf.constant(orientation, tf.int32), tf.constant(deep, tf.bool)
+
+    def decode(self, row: tf.Tensor, channels: int) -> tf.Tensor:
+        """The whole image at one row, uint8 `[height, width, channels]`."""
+        orientation, deep = tf.gather(self._orientation, row), tf.gather(self._deep, row)
+        return image_ops.decode_file(self.encoded(row), channels, orientation, deep, self._bits)
+
+    def decode_window(
+        self, row: tf.Tensor, draws: tf.Tensor, augmentation: ResizedCrop, shape: tuple[int, int, int]
+    ) -> tf.Tensor:
+        """The window that `draws` choose of the image at one row, resized to `shape`; of a JPEG only it is decoded."""
+        encoded, orientation = self.encoded(row), tf.gather(self._orientation, row)
+
+        def of_jpeg():
+            stored = tf.io.extract_jpeg_shape(encoded)[:2]
+            size = tf.where(orientation >= 5, stored[::-1], stored)
+            window = image_ops.random_window(size, draws, augmentation)
+            window = image_ops.stored_window(window, size, orientation)
+            image = tf.io.decode_and_crop_jpeg(encoded, window, channels=shape[-1], dct_method="INTEGER_ACCURATE")
+            return image_ops.upright(image, orientation)
+
+        def of_other():
+            image = self.decode(row, shape[-1])
+            top, left, height, width = tf.unstack(image_ops.random_window(tf.shape(image)[:2], draws, augmentation))
+            return image[top : top + height, left : left + width]
+
+        window = tf.cond(tf.io.is_jpeg(encoded), of_jpeg, of_other)
+        return tf.ensure_shape(image_ops.resized(window, shape[:2]), shape)
+
+
+class TFRecordImages(EncodedImages):
     """Encoded images in TFRecord shards. Each record is read by its offset and its checksum is verified.
 
     Args:
@@ -76,9 +146,7 @@ class DiskImages:
 
     dtype = np.dtype(np.uint8)
 
-    def __init__(
-        self, store: FileImages | TFRecordImages, rows: np.ndarray, shape: tuple[int, int, int], resize: int = 0
-    ) -> None:
+    def __init__(self, store: EncodedImages, rows: np.ndarray, shape: tuple[int, int, int], resize: int = 0) -> None:
         self._store, self._rows, self._size, self._resize = store, np.asarray(rows, np.int64), shape, resize
 
     def __len__(self) -> int:
@@ -108,9 +176,7 @@ class DiskImages:
         row = tf.gather(self._store_rows, row)
         if not isinstance(augmentation, ResizedCrop):
             return self._decode(row)
-        encoded = self._store.encoded(row)
-        window = image_ops.random_window(image_ops.size_of(encoded), draws[:2], augmentation)
-        image = image_ops.decode_window(encoded, window, self._size)
+        image = self._store.decode_window(row, draws[:2], augmentation, self._size)
         return tf.cond(draws[2] % 2 == 1, lambda: tf.reverse(image, [1]), lambda: image) if augmentation.flip else image
 
     def digest(self) -> str:
@@ -121,7 +187,7 @@ class DiskImages:
         )
 
     def _decode(self, store_row):
-        image = image_ops.decode(self._store.encoded(store_row), self._size[-1])
+        image = self._store.decode(store_row, self._size[-1])
         return image_ops.fit(image, self._size, self._resize)
 
     @functools.cached_property

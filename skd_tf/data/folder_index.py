@@ -1,18 +1,21 @@
 """Folders of images with one folder per class: found and split by file names alone, without TensorFlow."""
 
+import itertools
 import os
 import pathlib
 import typing
+from collections import Counter
 
 import numpy as np
 
+from skd_tf.data import folder_parts, folder_walk, grouping, hold_out
 from skd_tf.data.catalog import FOLDER
-from skd_tf.errors import input_error
+from skd_tf.data.folder_parts import shown
+from skd_tf.errors import InputError, input_error
 
 _TEST_FRACTION = 0.2  # of each class, if the folder has no test part
 _UNLABELLED = "-1"
-_SUFFIXES = (".jpg", ".jpeg", ".png")
-_PARTS = {"train": ("train", "training"), "test": ("test", "val", "validation")}
+_PARTS = ("train", "validation", "test")
 
 
 class ImageFolder(typing.NamedTuple):
@@ -21,30 +24,35 @@ class ImageFolder(typing.NamedTuple):
     Attributes:
       root: its path.
       class_names: in alphabetical order, which is the order of the labels.
-      splits: {"train", "test"} -> sorted list of (path, label); label -1 is unlabelled.
-      other_files: files whose names do not end as JPEG or PNG files do; hidden files are ignored.
+      splits: {"train", "test" and, if the folder has one, "validation"} -> list of (path, label); label -1 is unlabelled.
+      notes: what the user must know about the folder; texts without a period.
+      groups: {split: group of each of its images}; None without --group.
     """
 
     root: pathlib.Path
     class_names: tuple[str, ...]
     splits: dict[str, list[tuple[str, int]]]
-    other_files: tuple[str, ...]
+    notes: tuple[str, ...]
+    groups: dict[str, list[str]] | None = None
 
 
-def find(dataset: str, data_seed: int) -> ImageFolder:
+def find(dataset: str, data_seed: int, data_rules: int = 2, group: str = "") -> ImageFolder:
     """The `ImageFolder` that a dataset's name stands for.
 
         PATH/train/CLASS/*.jpg and PATH/test/CLASS/*.jpg (or val), or PATH/CLASS/*.jpg, split by data_seed
 
-    Images in subfolders of a class folder belong to that class. A class folder named -1 holds unlabelled images.
+    Common spellings of train, validation and test are known (`skd_tf.data.folder_parts`). Images in subfolders of a
+    class folder belong to that class. A class folder named -1 holds unlabelled images.
 
     Args:
       dataset: "folder:PATH".
       data_seed: if the folder has no test part, decides which fifth of each class is the test split.
+      data_rules: as the flag of that name; 1 reads the folder as skd_tf 0.1 did.
+      group: as the flag of that name; searched in the path below the class folder.
 
     Raises:
-      InputError: there is no such folder, it has fewer than two classes, a class has no images, or the test part has
-        classes that the training part lacks.
+      InputError: there is no such folder, it has fewer than two classes, a class has no images, a part has no class
+        folders, or the test part has classes that the training part lacks.
     """
     root = _root(dataset)
     if not root.is_dir():
@@ -54,71 +62,170 @@ def find(dataset: str, data_seed: int) -> ImageFolder:
             received=f"--dataset={dataset}",
             remedy="Check the path",
         )
-    parts = {part: next((root / n for n in names if (root / n).is_dir()), None) for part, names in _PARTS.items()}
-    if (parts["train"] is None) != (parts["test"] is None):
-        raise input_error(
-            "The folder has one part only",
-            expected="train/ and test/ (or val/), or neither",
-            received=parts["train"] or parts["test"],
-            remedy="Add the other part, or pass this one as the folder: it is then split",
-        )
-    other_files: list[str] = []
-    folders = {part: folder for part, folder in parts.items() if folder} or {"train": root}
-    found = {part: _classes(folder, other_files) for part, folder in folders.items()}
+    if data_rules == 1:
+        parts = folder_parts.find_parts_of_earlier_versions(root)
+        others: Counter[str] = Counter()
+        folders = parts or {"train": root}
+        found = {part: folder_walk.classes_of_earlier_versions(folder, others) for part, folder in folders.items()}
+        notes = _others_note(others, "")
+    else:
+        parts = folder_parts.find_parts(root, folder_parts.visible_folders(root))
+        folders = parts or {"train": root}
+        walk = folder_walk.FolderWalk(root)
+        found = {part: walk.classes(folder) for part, folder in folders.items()}
+        walk.finish()
+        notes = _others_note(walk.others, walk.first_other) + _notes(root, parts, folders, found, walk)
+    found = {part: found[part] for part in _PARTS if part in found}
     class_names = tuple(sorted(found["train"].keys() - {_UNLABELLED}))
-    if len(class_names) < 2:
-        raise input_error(
-            "The folder has too few classes",
-            expected="at least two folders of JPEG or PNG files, one per class",
-            received=f"{', '.join(class_names) or 'none'} in {folders['train']}",
-            remedy="Check the path",
-        )
-    unknown = sorted(found.get("test", {}).keys() - {*class_names, _UNLABELLED})
-    if unknown:
-        raise input_error(
-            "The test part has classes that are not trained on",
-            expected=f"the classes {_shown(class_names)}",
-            received=_shown(unknown),
-            remedy="Rename or remove these folders",
-        )
+    _check_classes(root, folders, found, class_names)
     if "test" not in found:
-        found["train"], found["test"] = _split(found["train"], class_names, data_seed)
+        if group:
+            found["train"], found["test"] = _split_groups(root, found["train"], class_names, data_seed, group)
+        else:
+            found["train"], found["test"] = _split(found["train"], class_names, data_seed)
     labels = {name: label for label, name in enumerate(class_names)} | {_UNLABELLED: -1}
     splits = {
         part: [(path, labels[name]) for name in sorted(files) for path in files[name]] for part, files in found.items()
     }
-    return ImageFolder(root, class_names, splits, tuple(other_files))
+    groups = None
+    if group:
+        every = [[path for path, _ in files] for files in splits.values()]
+        places = {part: folders.get(part, root) for part in splits}
+        below = [_below_class(places[part], path) for part, paths in zip(splits, every, strict=True) for path in paths]
+        names = iter(grouping.group_names(below, group))
+        groups = {part: list(itertools.islice(names, len(paths))) for part, paths in zip(splits, every, strict=True)}
+    return ImageFolder(root, class_names, splits, tuple(notes), groups)
+
+
+def _below_class(folder, path):
+    """The path of an image below its class folder, with / between its parts."""
+    return "/".join(pathlib.Path(os.path.relpath(path, folder)).parts[1:])
+
+
+def _split_groups(root, classes, class_names, data_seed, group):
+    """Moves about a fifth of each class to a test split, whole groups only."""
+    files = [(path, label) for label, name in enumerate(class_names) for path in classes[name]]
+    files += [(path, -1) for path in classes.get(_UNLABELLED, ())]
+    names = grouping.group_names((_below_class(root, path) for path, _ in files), group)
+    random = np.random.Generator(np.random.Philox(np.random.SeedSequence((data_seed, 1))))
+    labels, groups = np.array([label for _, label in files]), grouping.numbered({"train": names})["train"]
+    rows = hold_out.held_out_rows(labels, _TEST_FRACTION, random, groups=groups)
+    held_out = {files[row][0] for row in rows}
+    parts = {
+        name: ([p for p in paths if p not in held_out], [p for p in paths if p in held_out])
+        for name, paths in classes.items()
+    }
+    return {name: part[0] for name, part in parts.items()}, {name: part[1] for name, part in parts.items() if part[1]}
 
 
 def draws_test_split(dataset: str) -> bool:
     """Whether a dataset is a folder without a test part, so that data_seed decides which images are the test split."""
-    return dataset.startswith(FOLDER) and not any((_root(dataset) / name).is_dir() for name in _PARTS["test"])
+    root = _root(dataset)
+    if not dataset.startswith(FOLDER) or not root.is_dir():
+        return dataset.startswith(FOLDER)
+    try:
+        return not folder_parts.find_parts(root, folder_parts.visible_folders(root))
+    except InputError:  # whoever reads the folder reports it
+        return False
 
 
 def _root(dataset):
     return pathlib.Path(dataset.removeprefix(FOLDER)).expanduser()
 
 
-def _classes(folder, other_files):
-    """{class: sorted paths of its images}; appends all other files to `other_files`."""
-    classes = {}
-    for entry in sorted(folder.iterdir()):
-        if not entry.is_dir() or entry.name.startswith("."):
-            continue
-        paths = classes[entry.name] = []
-        for place, folders, names in os.walk(entry, followlinks=True):
-            folders.sort()
-            for name in sorted(name for name in names if not name.startswith(".")):
-                path = os.path.join(place, name)
-                (paths if name.lower().endswith(_SUFFIXES) else other_files).append(path)
-        if not paths:
+def _check_classes(root, folders, found, class_names):
+    for part, classes in found.items():
+        folder = folders[part]
+        if not classes or (part != "train" and not any(classes.values())):
+            loose = folder_walk.loose_images(folder)
+            received = f"{len(loose)} images without a class folder" if loose else "no images"
+            _refuse_part(root, part, folder, received)
+    for part, classes in found.items():
+        folder = folders[part]
+        for name, paths in classes.items():
+            if not paths:
+                raise input_error(
+                    "A class has no images",
+                    expected=f"files that end in {', '.join(folder_walk.SUFFIXES)} in every class folder",
+                    received=folder / name,
+                    remedy="Remove it, or convert its files",
+                )
+        unknown = sorted(classes.keys() - {*class_names, _UNLABELLED})
+        if unknown and part != "train":
             raise input_error(
-                "A class has no images",
-                expected="JPEG or PNG files in every class folder",
-                received=entry,
-                remedy="Remove it",
+                f"The {part} part has classes that are not trained on",
+                expected=f"the classes {shown(class_names)}",
+                received=shown(unknown),
+                remedy="Rename or remove these folders",
             )
-    return classes
+    if len(class_names) < 2:
+        inside = folder_parts.visible_folders(folders["train"])
+        deeper = inside[0] if len(inside) == 1 and len(folder_parts.visible_folders(inside[0])) > 1 else None
+        raise input_error(
+            "The folder has too few classes",
+            expected="at least two folders of images, one per class",
+            received=f"{', '.join(class_names) or 'none'} in {folders['train']}",
+            remedy=f"Did you mean {deeper}?" if deeper else "Check the path",
+        )
+
+
+def _refuse_part(root, part, folder, received):
+    if part == "train" and folder == root:
+        raise input_error(
+            "The folder has too few classes",
+            expected="at least two folders of images, one per class",
+            received=f"{received} in {folder}",
+            remedy="Put the images of each class into a folder of its own",
+        )
+    raise input_error(
+        f"The {part} part has no class folders",
+        expected=f"{folder}/CLASS/ with the images of each class",
+        received=received,
+        remedy="Sort the images into class folders, or remove the folder: then a fifth of each class is the test split",
+    )
+
+
+def _notes(root, parts, folders, found, walk):
+    """What the user must know of a folder that is used."""
+    notes = []
+    if parts:
+        used = {folder if folder.parent == root else folder.parent for folder in parts.values()}
+        unused = [folder.name for folder in folder_parts.visible_folders(root) if folder not in used]
+        if unused:
+            notes.append(f"Not used, beside {shown(sorted(f.name for f in used))}: the folders {shown(unused)}")
+        if folder_parts.part_of(parts["test"].name)[0] == "validation":
+            notes.append(f"There is no test folder: {parts['test']} is the test split")
+    for folder in dict.fromkeys([*folders.values(), root]):
+        loose = folder_walk.loose_images(folder)
+        if loose:
+            notes.append(
+                f"Not used: {len(loose)} images in {folder} itself, outside the class folders ({loose[0]} ...)"
+            )
+    alike = folder_walk.nested_alike(folders["train"])
+    if alike:
+        notes.append(
+            f"All class folders in {folders['train']} have the same subfolders ({alike}). The classes are the outer "
+            "folders; if the inner ones are the classes or the splits, swap the levels"
+        )
+    folded = Counter(" ".join(name.casefold().split()) for name in found["train"])
+    doubled = [name for name in sorted(found["train"]) if folded[" ".join(name.casefold().split())] > 1]
+    if doubled:
+        notes.append(f"Class names that differ only in case or spaces are different classes: {shown(doubled)}")
+    if walk.links:
+        notes.append(
+            f"Not followed: {len(walk.links)} links to folders that are read anyway or lie around them "
+            f"({shown(walk.links, 3)})"
+        )
+    return notes
+
+
+def _others_note(others, first):
+    if not others:
+        return []
+    counts = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(6))
+    more = f" and {len(others) - 6} more kinds" if len(others) > 6 else ""
+    example = f" ({os.path.basename(first)} ...)" if first else ""
+    return [f"Skipped {sum(others.values())} other files, which are not read as images: {counts}{more}{example}"]
 
 
 def _split(classes, class_names, data_seed):
@@ -138,7 +245,3 @@ def _split(classes, class_names, data_seed):
         train[name] = [path for i, path in enumerate(classes[name]) if i not in held_out]
         test[name] = [path for i, path in enumerate(classes[name]) if i in held_out]
     return train, test
-
-
-def _shown(names, most=8):
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -1,37 +1,45 @@
 """A user's own data: --dataset=MODULE:FUNCTION."""
 
 import dataclasses
+import itertools
 import operator
+import os
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
 
-from skd_tf.data import image_ops
+from skd_tf.data import grouping, image_ops
 from skd_tf.data.catalog import augmentation_of, fixed_shape
 from skd_tf.data.dataset import Source, Split
-from skd_tf.data.folder_source import splits_of_files
+from skd_tf.data.file_splits import FileSplits
+from skd_tf.data.folder_parts import shown
 from skd_tf.data.memory_budget import keeps_in_memory
 from skd_tf.data.settings import DataSettings
 from skd_tf.errors import input_error
 from skd_tf.runtime import user_code
+from skd_tf.runtime.console import warn
 
 _REQUIRED = ("class_names", "train")
-_OPTIONAL = ("test", "version", "mean", "std", "pad", "flip")
+_OPTIONAL = ("test", "groups", "version", "mean", "std", "pad", "flip")
 
 
 def read(settings: DataSettings, data_dir: str | None, names: Sequence[str]) -> Source:
     """The `Source` of a user's function.
 
         function(data_dir) -> {"class_names": [...], "train": split, "test": split, "version": "1",
-                               "mean": [...], "std": [...], "pad": pixels, "flip": bool}
+                               "mean": [...], "std": [...], "pad": pixels, "flip": bool, "groups": [...]}
 
     A split is one of
       * (images, labels): images uint8 `[n, h, w, c]`, labels integer `[n]` with -1 for unlabelled;
-      * (paths, labels): a list of paths of JPEG and PNG files, which stay on disk if they do not fit in memory;
+      * (paths, labels): a list of paths of image files, which stay on disk if they do not fit in memory;
       * a finite tf.data.Dataset of (image uint8 `[h, w, c]`, label) in a fixed order.
     mean and std are of pixels scaled to [0, 1], one number per channel; give both or neither. pad is the zero padding
-    before the random crop. class_names and train are required, test only if the test split is read.
+    before the random crop. class_names and train are required, test only if the test split is read. Labels may also be
+    whole floats, True and False for two classes, a column `[n, 1]`, or one-hot rows `[n, classes]`.
+    groups has one integer or text per training example; examples of one group are never split between training and
+    validation.
 
     Raises:
       InputError: the function returns anything else.
@@ -45,7 +53,7 @@ def read(settings: DataSettings, data_dir: str | None, names: Sequence[str]) -> 
             received=f"{sorted(spec) if isinstance(spec, dict) else type(spec).__name__} from {settings.dataset}",
             remedy="Change what it returns",
         )
-    class_names = tuple(str(name) for name in spec["class_names"])
+    class_names = _checked_names(settings, spec["class_names"])
     images, labels = {}, {}
     for name in names:
         images[name], unchecked = _unpacked(settings, name, spec[name])
@@ -54,14 +62,57 @@ def read(settings: DataSettings, data_dir: str | None, names: Sequence[str]) -> 
             received = f"{len(images[name])} images and {len(labels[name])} labels"
             raise _error(settings, f"{name} split", "one label per image", received)
     if all(isinstance(part, list) for part in images.values()):
-        splits = splits_of_files(settings, images, labels)
+        root = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for part in images.values() for path in part])
+        files = FileSplits(settings, root, images, class_names)
+        splits, png_bits = files.read(labels), files.png_bits
     else:
         splits = {name: _array_split(settings, name, images[name], labels[name]) for name in names}
-        shapes = {name: split.images.shape[1:] for name, split in splits.items()}
+        png_bits, shapes = None, {name: split.images.shape[1:] for name, split in splits.items()}
         if len(set(shapes.values())) > 1:
             raise _error(settings, "test split", f"images {shapes['train']} as in train", shapes["test"])
     facts = _checked_facts(settings, spec, splits["train"].images.shape[-1])
-    return Source(str(spec.get("version", "1")), class_names, splits, **facts)
+    groups = _groups(settings, spec, images)
+    return Source(str(spec.get("version", "1")), class_names, splits, **facts, png_bits=png_bits, groups=groups)
+
+
+def _groups(settings, spec, images):
+    """{split: group of each example as a number}: the function's groups, or those of --group; None without either."""
+    if spec.get("groups") is None:
+        if not settings.group:
+            return None
+        if not all(isinstance(part, list) for part in images.values()):
+            raise _error(settings, "train split", "paths of files with --group, or its own groups entry", "arrays")
+        names = {name: [os.path.basename(path) for path in part] for name, part in images.items()}
+        found = iter(grouping.group_names([name for part in names.values() for name in part], settings.group))
+        return grouping.numbered({name: list(itertools.islice(found, len(part))) for name, part in names.items()})
+    if settings.group:
+        raise _error(settings, "groups entry", "no --group beside it", f"--group={settings.group}")
+    groups = np.asarray(spec["groups"])
+    if groups.shape != (len(images["train"]),) or groups.dtype.kind not in "iuUSO":
+        expected = f"{len(images['train'])} integers or texts, one per training example"
+        raise _error(settings, "groups entry", expected, f"{groups.dtype} of shape {groups.shape}")
+    return grouping.numbered({"train": groups.astype(str)})
+
+
+def _checked_names(settings, names):
+    """The class names as texts: given as texts, bytes or whole numbers, no two of them equal."""
+    texts = []
+    for name in names:
+        if isinstance(name, bytes | np.bytes_):
+            name = bytes(name).decode("utf-8", "replace")
+        if isinstance(name, bool | np.bool_) or not isinstance(name, str | int | np.integer) or not str(name).strip():
+            raise _error(settings, "class_names entry", "texts that are not empty, or whole numbers", f"{name!r}")
+        texts.append(str(name))
+    doubled = sorted(name for name, count in Counter(texts).items() if count > 1)
+    if doubled:
+        raise _error(settings, "class_names entry", "each name once", f"more than one {shown(doubled)}")
+    if len(texts) < 2:
+        raise _error(settings, "class_names entry", "at least two names", f"{texts}")
+    folded = Counter(" ".join(name.casefold().split()) for name in texts)
+    alike = [name for name in texts if folded[" ".join(name.casefold().split())] > 1]
+    if alike:
+        warn(f"Class names that differ only in case or spaces are different classes: {shown(alike)}.")
+    return tuple(texts)
 
 
 def _floats(values):
@@ -147,11 +198,29 @@ def _array_split(settings, name, images, labels):
 def _checked_labels(settings, name, labels, classes):
     if not labels.size:
         raise _error(settings, f"{name} split", "examples", "none")
-    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer) or labels.min() < -1 or labels.max() >= classes:
+    labels = _as_integers(labels, classes)
+    valid = labels.ndim == 1 and np.issubdtype(labels.dtype, np.integer)
+    if not valid or labels.min() < -1 or labels.max() >= classes:
         expected = f"integer labels [n] from 0 to {classes - 1}, or -1 for unlabelled"
-        received = f"{labels.dtype} of shape {labels.shape}, {labels.min()} to {labels.max()}"
+        number = np.issubdtype(labels.dtype, np.number) or labels.dtype == bool
+        extent = f", {labels.min()} to {labels.max()}" if number else f", such as {labels.flat[0]!r}"
+        received = f"{labels.dtype} of shape {labels.shape}{extent}"
         raise _error(settings, f"{name} split", expected, received)
     return labels.astype(np.int32)
+
+
+def _as_integers(labels, classes):
+    """Labels in another form that has only one meaning as integers `[n]`; all others unchanged."""
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.dtype == bool and (labels.ndim == 2 or classes == 2):
+        labels = labels.astype(np.int64)
+    if np.issubdtype(labels.dtype, np.floating) and (labels == np.round(labels)).all():
+        labels = labels.astype(np.int64)
+    one_hot = labels.ndim == 2 and labels.shape[1] == classes and np.issubdtype(labels.dtype, np.integer)
+    if one_hot and ((labels == 0) | (labels == 1)).all() and (labels.sum(axis=1) == 1).all():
+        labels = labels.argmax(axis=1)
+    return labels
 
 
 def _error(settings, part, expected, received):

@@ -16,6 +16,71 @@ def decode(encoded: tf.Tensor, channels: int = 0) -> tf.Tensor:
     return image
 
 
+def decode_file(encoded: tf.Tensor, channels: int, orientation: tf.Tensor, deep: tf.Tensor, bits: int) -> tf.Tensor:
+    """The bytes of an image file to upright uint8 `[height, width, channels]`.
+
+    JPEG is decoded with the accurate transform, as Pillow does. The bytes of a 16-bit PNG become value / 2^(bits - 8).
+
+    Args:
+      encoded: a JPEG, PNG, WebP, BMP or GIF file; of a GIF the first frame is taken.
+      channels: 1 or 3.
+      orientation: int32 scalar, of EXIF.
+      deep: bool scalar, whether it is a 16-bit PNG.
+      bits: that hold the brightest value of the set's 16-bit images, 8 to 16.
+    """
+
+    def other():
+        return tf.cond(deep, lambda: _decode_deep(encoded, channels, bits), lambda: decode(encoded, channels))
+
+    image = tf.cond(tf.io.is_jpeg(encoded), lambda: _decode_jpeg(encoded, channels), other)
+    image.set_shape([None, None, channels])
+    return upright(image, orientation)
+
+
+def _decode_jpeg(encoded, channels):
+    return tf.io.decode_jpeg(encoded, channels=channels, dct_method="INTEGER_ACCURATE")
+
+
+def _decode_deep(encoded, channels, bits):
+    values = tf.cast(tf.io.decode_png(encoded, channels=channels, dtype=tf.uint16), tf.int32)
+    return tf.cast(tf.minimum(values // 2 ** (bits - 8), 255), tf.uint8)
+
+
+def upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
+    """An image `[height, width, channels]` as EXIF's orientation 1 to 8 says that it is shown."""
+    shape = [None, None, image.shape[-1]]
+
+    def turned():
+        turned = tf.cond(orientation >= 5, lambda: tf.transpose(image, [1, 0, 2]), lambda: image)
+        upside_down, mirrored = _flips(orientation)
+        turned = tf.cond(upside_down, lambda: tf.reverse(turned, [0]), lambda: turned)
+        return tf.cond(mirrored, lambda: tf.reverse(turned, [1]), lambda: turned)
+
+    image = tf.cond(orientation == 1, lambda: image, turned)
+    return tf.ensure_shape(image, shape)
+
+
+def stored_window(window: tf.Tensor, size: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
+    """The window of the stored image that becomes `window` of the upright one.
+
+    Args:
+      window: int32 `[4]`: top, left, height, width.
+      size: int32 `[2]`: height and width of the upright image.
+      orientation: of EXIF.
+    """
+    top, left, height, width = tf.unstack(window)
+    upside_down, mirrored = _flips(orientation)
+    top = tf.where(upside_down, size[0] - top - height, top)
+    left = tf.where(mirrored, size[1] - left - width, left)
+    transposed = tf.stack([left, top, width, height])
+    return tf.where(orientation >= 5, transposed, tf.stack([top, left, height, width]))
+
+
+def _flips(orientation):
+    """(whether the rows are reversed, whether the columns are), after the transposition of orientations 5 to 8."""
+    return tf.reduce_any(orientation == [3, 4, 7, 8]), tf.reduce_any(orientation == [2, 3, 6, 7])
+
+
 def fit(image: tf.Tensor, shape: tuple[int, int, int], resize: int = 0) -> tf.Tensor:
     """Resizes the shorter side of an image and crops its centre to `shape`.
 

@@ -5,12 +5,13 @@ import pathlib
 
 import numpy as np
 
-from skd_tf.data import folder_source, function_source, tfds_source
+from skd_tf.data import folder_source, function_source, grouping, hold_out, tfds_source
 from skd_tf.data.augmentation import Augmentation, ResizedCrop
 from skd_tf.data.catalog import KNOWN_DATASETS, augmentation_of, source_kind
 from skd_tf.data.dataset import Dataset, Source, Split, evenly_spaced
 from skd_tf.data.settings import DataSettings
 from skd_tf.errors import flag_error, input_error
+from skd_tf.runtime.console import warn
 
 _ASSETS = pathlib.Path(__file__).with_name("assets")
 _MEASURED = 10_000  # images from which mean and std are computed
@@ -26,8 +27,8 @@ def load(settings: DataSettings, data_dir: str | None = None, *, test: bool = Tr
       test: whether to read the test split (a hyperparameter search must not see it).
 
     Returns:
-      A `Dataset`. `validation` is drawn from the labelled training examples and depends on data_seed alone; `test` is
-      the labelled part of the test split.
+      A `Dataset`. `validation` is the source's own validation part, or drawn from the labelled training examples, which
+      depends on data_seed alone; `test` is the labelled part of the test split.
 
     Raises:
       InputError: the dataset is unknown or not prepared, is not for image classification, has images of several sizes,
@@ -38,6 +39,7 @@ def load(settings: DataSettings, data_dir: str | None = None, *, test: bool = Tr
       >>> digits.image_shape, len(digits.train), len(digits.validation), len(digits.test)
       ((8, 8, 1), 808, 90, 899)
     """
+    grouping.check(settings.dataset, settings.group)
     read = _READERS[source_kind(settings.dataset)]
     source = read(settings, data_dir, ("train", "test") if test else ("train",))
     test_split = source.splits["test"].labelled() if test else None
@@ -48,10 +50,32 @@ def load(settings: DataSettings, data_dir: str | None = None, *, test: bool = Tr
             received=f"{len(source.splits['test'])} unlabelled images from {settings.dataset}",
             remedy="Add a test split with labels",
         )
-    train, validation = _hold_out(source.splits["train"], settings.validation_fraction, settings.data_seed)
+    train, validation = source.splits["train"], source.splits.get("validation")
+    if validation is None:
+        train, validation = _hold_out(train, settings, source.groups)
+    else:
+        validation = validation.labelled() if (validation.labels >= 0).any() else None
+    if source.groups:
+        grouping.warn_of_shared(source.groups)
+    for name, split in (("training", train), ("validation", validation), ("test", test_split)):
+        missing = split and hold_out.missing_classes(split.labels, source.class_names)
+        if missing:
+            warn(f"{settings.dataset}: no {name} image of {missing}.")
     mean, std = (source.mean, source.std) if source.mean and source.std else _pixel_statistics(train.images)
     how = _augmentation(settings, source, train.images.shape)
-    return Dataset(settings.dataset, source.version, source.class_names, mean, std, how, train, validation, test_split)
+    return Dataset(
+        settings.dataset,
+        source.version,
+        source.class_names,
+        mean,
+        std,
+        how,
+        train,
+        validation,
+        test_split,
+        key_name=source.key_name,
+        png_bits=source.png_bits,
+    )
 
 
 def _augmentation(settings, source, shape):
@@ -64,16 +88,12 @@ def _augmentation(settings, source, shape):
     return Augmentation(pad=max(1, height // 8) if source.pad is None else source.pad, flip=flip)
 
 
-def _hold_out(split, fraction, data_seed):
-    """(training part, validation part or None) of a split."""
-    labelled = split.labels >= 0
-    held_out = round(int(labelled.sum()) * fraction)
-    if not held_out:
+def _hold_out(split, settings, groups=None):
+    """(training part, validation part or None) of a split. Groups that are held out take their unlabelled images along."""
+    rows = hold_out.validation_rows(split.labels, settings, groups and groups["train"][split.index])
+    if not len(rows):
         return split, None
-    order = np.random.Generator(np.random.Philox(data_seed)).permutation(len(split))
-    chosen = order[labelled[order]][:held_out]
-    kept = np.setdiff1d(np.arange(len(split)), chosen)
-    return split.take(kept), split.take(np.sort(chosen))
+    return split.take(np.setdiff1d(np.arange(len(split)), rows)), split.take(rows).labelled()
 
 
 def _pixel_statistics(images):

@@ -11,6 +11,8 @@ class DataSettings:
     download: bool = False
     data_seed: int = 0
     validation_fraction: float = 0.1
+    validation_split: str = "stratified"
+    group: str = ""
     image_size: int = 0
     augmentation: str = "auto"
     cache_dataset: str = "auto"

@@ -21,7 +21,7 @@ def data_facts(dataset: data.Dataset) -> dict[str, Any]:
     """
     labels = data.digest_of(dataset.train.labels)
     return {
-        "data": [dataset.name, str(dataset.version), len(dataset.train), labels],
+        "data": [dataset.key_name, str(dataset.version), len(dataset.train), labels],
         "images": _digest_of_images(dataset),
         "images_in": "memory" if isinstance(dataset.train.images, np.ndarray) else "none",
     }

@@ -88,9 +88,9 @@ def _data(config: Config, sizes: Sizes | None) -> list[str]:
     if sizes is None:
         return ["examples       unknown until it is loaded", "steps          unknown until it is loaded", *images]
     held_out, steps = sizes.held_out(config.validation_fraction), _steps_per_epoch(config, sizes)
-    train = sizes.train - held_out
+    train, validation = sizes.train - held_out, held_out if sizes.validation is None else sizes.validation
     return [
-        f"examples       {train} to train, {held_out} to validate, {sizes.test} to test",
+        f"examples       {train} to train, {validation} to validate, {sizes.test} to test",
         f"classes        {sizes.num_classes or 'unknown until it is loaded'}",
         f"steps          {steps} per epoch, {steps * config.epochs} in all",
         f"dropped        {train - steps * config.batch_size} examples per epoch, the last short batch",

@@ -11,7 +11,7 @@ from skd_tf.runs.run_record import recorded_config
 # What a nested teacher takes from the run that it serves: its data and its machine.
 _SHARED_WITH_TEACHER = (
     *("dataset", "download", "data_seed", "validation_fraction", "image_size", "augmentation", "cache_dataset"),
-    "data_rules",
+    *("data_rules", "validation_split", "group"),
     *("strategy", "virtual_devices", "jit_compile", "steps_per_call", "checkpoint_every", "keep_checkpoints"),
     *("overwrite", "report"),
 )

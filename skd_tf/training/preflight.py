@@ -6,15 +6,18 @@ import os
 import pathlib
 import re
 
+import numpy as np
+
 from skd_tf.config import Config
-from skd_tf.data import folder_index
+from skd_tf.data import folder_index, grouping, hold_out
 from skd_tf.data.catalog import known_of, source_kind
+from skd_tf.data.settings import DataSettings
 from skd_tf.errors import input_error
 from skd_tf.losses import sphere_geometry
 from skd_tf.losses.names import LOSS_FACTS
 from skd_tf.models import paths
 from skd_tf.networks.names import NETWORK_NAMES
-from skd_tf.runtime import user_code
+from skd_tf.runtime import local_paths, user_code
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,15 +29,22 @@ class Sizes:
       test: labelled test examples.
       num_classes: None if unknown.
       unlabelled: training examples without a label; none of them is held out.
+      validation: labelled examples of the dataset's own validation part; None: they are held out of the training split.
+      drawn: training examples that are held out, if their labels and groups are known; None: the fraction of them.
     """
 
     train: int
     test: int
     num_classes: int | None
     unlabelled: int = 0
+    validation: int | None = None
+    drawn: int | None = None
 
     def held_out(self, validation_fraction: float) -> int:
-        return round((self.train - self.unlabelled) * validation_fraction)
+        """Training examples that become the validation split."""
+        if self.drawn is not None:
+            return self.drawn
+        return 0 if self.validation is not None else round((self.train - self.unlabelled) * validation_fraction)
 
 
 def check_files(config: Config) -> None:
@@ -72,12 +82,13 @@ def check_dataset(config: Config, data_dir: str | os.PathLike | None) -> None:
     Raises:
       InputError: it does not.
     """
+    grouping.check(config.dataset, config.group)
     kind = source_kind(config.dataset)
     if kind == "folder":
-        folder_index.find(config.dataset, config.data_seed)
+        folder_index.find(config.dataset, config.data_seed, config.data_rules, config.group)
     elif kind == "function":
         user_code.require_module(config.dataset, "dataset")
-    elif kind == "tfds" and not config.download and not tfds_records(config.dataset, data_dir):
+    elif kind == "tfds" and not (config.download or _is_remote(data_dir) or tfds_records(config.dataset, data_dir)):
         hint = "" if known_of(config.dataset) else " Check the name as well."
         raise input_error(
             f"Dataset {config.dataset} is not prepared",
@@ -117,10 +128,20 @@ def dataset_sizes(config: Config, data_dir: str | os.PathLike | None = None) -> 
     """
     kind = source_kind(config.dataset)
     if kind == "folder":
-        folder = folder_index.find(config.dataset, config.data_seed)
-        labels = {name: [label for _, label in folder.splits[name]] for name in ("train", "test")}
-        test = len(labels["test"]) - labels["test"].count(-1)
-        return Sizes(len(labels["train"]), test, len(folder.class_names), labels["train"].count(-1))
+        folder = folder_index.find(config.dataset, config.data_seed, config.data_rules, config.group)
+        labels = {name: [label for _, label in files] for name, files in folder.splits.items()}
+        labelled = {name: len(found) - found.count(-1) for name, found in labels.items()}
+        unlabelled = labels["train"].count(-1)
+        groups = folder.groups and grouping.numbered(folder.groups)["train"]
+        drawn = hold_out.validation_rows(np.array(labels["train"]), config.pick(DataSettings), groups)
+        return Sizes(
+            train=len(labels["train"]),
+            test=labelled["test"],
+            num_classes=len(folder.class_names),
+            unlabelled=unlabelled,
+            validation=labelled.get("validation"),
+            drawn=None if "validation" in labelled else len(drawn),
+        )
     known = known_of(config.dataset)
     records = tfds_records(config.dataset, data_dir) if kind == "tfds" else []
     if not records:
@@ -141,12 +162,19 @@ def dataset_sizes(config: Config, data_dir: str | os.PathLike | None = None) -> 
         ) from error
 
 
+def _is_remote(data_dir):
+    """Whether the TFDS folder is a URL, which only TFDS can list."""
+    return bool(local_paths.scheme_of(str(data_dir or os.environ.get("TFDS_DATA_DIR") or "")))
+
+
 def tfds_folder(data_dir: str | os.PathLike | None) -> pathlib.Path:
     return pathlib.Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
 
 
 def tfds_records(name: str, data_dir: str | os.PathLike | None) -> list[pathlib.Path]:
     """TFDS' records (dataset_info.json) of a prepared set: of the pinned version, else of all, the newest last."""
+    if _is_remote(data_dir):
+        return []
     name, _, version = name.partition(":")
     records = (tfds_folder(data_dir) / name).glob(f"**/{version or '*'}/dataset_info.json")
     return sorted(records, key=lambda path: [int(number) for number in re.findall(r"\d+", path.parent.name)])

@@ -105,7 +105,7 @@ class Teacher:
         train = self._dataset.train
         shape = len(train), self._dataset.num_classes
         shared = self._identity | {
-            "dataset": [self._dataset.name, self._dataset.version, data.digest_of(train.images)],
+            "dataset": [self._dataset.key_name, self._dataset.version, data.digest_of(train.images)],
             "index": data.digest_of(train.index),
             "augmentation": [augmentation.VERSION, *self._dataset.augmentation],
             "data_seed": self._config.data_seed,
@@ -154,11 +154,11 @@ def open_teacher(
     Raises:
       InputError: its logits are not finite, or its accuracy is at chance level.
     """
-    seed = conflicting_data_seed(path, config.dataset, config.data_seed)
+    seed = conflicting_data_seed(path, config.dataset, config.data_seed, config.group)
     if seed is not None:
         warn(
-            f"the teacher {path} was trained with --data_seed={seed}, so it has seen most of the test and validation "
-            f"images that this run draws from {dataset.name}. Its accuracy here is too high."
+            f"the teacher {path} was trained with --data_seed={seed} (or another --group), so it has seen most of the test "
+            f"and validation images that this run draws from {dataset.name}. Its accuracy here is too high."
         )
     teacher = Teacher(path, config, dataset, strategy)
     if cluster.workers() > 1:

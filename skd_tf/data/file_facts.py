@@ -1,0 +1,174 @@
+"""What is known of each image file: size, content hash, shape, orientation. Read once and kept; without TensorFlow.
+
+The facts of a folder's files are kept in the user's cache folder ($XDG_CACHE_HOME or ~/.cache, in skd_tf/files). A file's
+facts are used again while its size and modification time are the same; otherwise the file is read and hashed again.
+"""
+
+import contextlib
+import hashlib
+import os
+import pathlib
+import stat
+import time
+import zipfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from skd_tf.data.image_header import read_header
+from skd_tf.runtime import atomic_files
+from skd_tf.runtime.console import Progress
+
+_FORMAT = 1  # of the kept files; raise it when a field changes its meaning
+_UNUSED_DAYS = 180  # after which the facts of a folder are removed
+_CLOCK_NS = 2_000_000_000  # the coarsest clock of a file system
+_READERS = 16  # threads
+UNREADABLE, UNTRIED, DECODES, DAMAGED = range(4)  # values of "state"
+FACTS = np.dtype(
+    [
+        ("size", np.int64),
+        ("mtime_ns", np.int64),
+        ("sha256", "V32"),
+        ("height", np.int32),  # as stored, before the orientation is applied
+        ("width", np.int32),
+        ("grey", np.bool_),
+        ("orientation", np.uint8),
+        ("deep", np.bool_),  # 16 bits per channel
+        ("peak", np.int32),  # the largest value of a deep image; -1: unknown
+        ("state", np.uint8),
+    ]
+)
+
+
+class FileFacts:
+    """The facts of some files below a folder.
+
+    Args:
+      root: the folder; the files' identity is relative to it.
+      paths: of the files.
+
+    Attributes:
+      rows: `FACTS` `[n]`, in the order of `paths`.
+      problems: {place in `paths`: why the file cannot be read}.
+      read: number of files that were read now; the facts of the others were kept.
+    """
+
+    def __init__(self, root: str | os.PathLike, paths: Sequence[str]) -> None:
+        self._root, self._names = os.path.abspath(root), [os.path.relpath(path, root) for path in paths]
+        self.rows, self.problems, self.read = np.zeros(len(paths), FACTS), {}, 0
+        self._kept_names, self._kept, saved = _load(_place(self._root))
+        place = {name: row for row, name in enumerate(self._kept_names)}
+        self.rows["orientation"] = 1
+        missing = []
+        for row, (name, path) in enumerate(zip(self._names, paths, strict=True)):
+            kept = place.get(name)
+            try:
+                status = os.stat(path)
+                if not stat.S_ISREG(status.st_mode):
+                    self.problems[row] = "it is not a regular file"
+                elif kept is not None and self._kept[kept]["state"] == UNREADABLE:
+                    missing.append(row)  # read it again to say what is wrong
+                elif kept is not None and _unchanged(self._kept[kept], status, saved):
+                    self.rows[row] = self._kept[kept]
+                else:
+                    missing.append(row)
+            except OSError as error:
+                dead = os.path.islink(path) and not os.path.exists(path)
+                self.problems[row] = "the link leads nowhere" if dead else f"it cannot be read ({error.strerror})"
+        self._read(missing, paths)
+
+    def _read(self, missing, paths):
+        known = {fact["sha256"].tobytes(): fact for fact in self._kept}
+        with Progress("reading", len(missing), "files") as progress, ThreadPoolExecutor(_READERS) as pool:
+            for done, (row, found) in enumerate(
+                zip(missing, pool.map(_facts_of, [paths[r] for r in missing]), strict=True)
+            ):
+                facts, problem = found
+                before = known.get(facts["sha256"].tobytes())
+                if before is not None and facts["state"] == UNTRIED:  # moved, copied or touched: the content is known
+                    facts["state"], facts["peak"] = before["state"], before["peak"]
+                self.rows[row] = facts
+                if problem:
+                    self.problems[row] = problem
+                progress.update(done + 1)
+        self.read = len(missing)
+        if missing:
+            self.save()
+
+    def save(self) -> None:
+        """Keeps the facts for later processes; a cache folder that cannot be written is no problem."""
+        facts = dict(zip(self._kept_names, self._kept, strict=True)) | dict(zip(self._names, self.rows, strict=True))
+        rows = np.fromiter(facts.values(), FACTS, len(facts))
+        names = "\0".join(facts).encode("utf-8", "surrogateescape")
+        place = _place(self._root)
+        with contextlib.suppress(OSError):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            _remove_unused(place.parent)
+            with atomic_files.writing(place) as file:
+                np.savez(file, names=np.frombuffer(names, np.uint8), facts=rows.view(np.uint8))
+
+    def identity(self) -> str:
+        """SHA-256 of the files' names relative to the folder, and of their content."""
+        digest = hashlib.sha256()
+        for name, row in zip(self._names, self.rows, strict=True):
+            digest.update(
+                name.replace(os.sep, "/").encode("utf-8", "surrogateescape") + b"\0" + row["sha256"].tobytes()
+            )
+        return digest.hexdigest()
+
+    def hashes(self) -> list[bytes]:
+        """The content hash of each file; empty for one that cannot be read."""
+        return [row["sha256"].tobytes() if row["size"] else b"" for row in self.rows]
+
+
+def _unchanged(kept, status, saved):
+    """Whether size and time are the same. The time of a file that was new when its facts were saved proves nothing."""
+    same = kept["size"] == status.st_size and kept["mtime_ns"] == status.st_mtime_ns
+    return same and status.st_mtime_ns < saved - _CLOCK_NS
+
+
+def _facts_of(path):
+    """(facts of one file, what is wrong with it or None)."""
+    facts = np.zeros((), FACTS)
+    facts["orientation"], facts["peak"], problem = 1, -1, None
+    try:
+        with open(path, "rb") as file:
+            status = os.fstat(file.fileno())
+            content = file.read()
+        facts["size"], facts["mtime_ns"] = status.st_size, status.st_mtime_ns
+        facts["sha256"] = np.void(hashlib.sha256(content).digest())
+        header = read_header(content) if content else None
+        if header is None:
+            problem = "it is empty"
+        else:
+            facts["height"], facts["width"], facts["grey"] = header.height, header.width, header.grey
+            facts["orientation"], facts["deep"], facts["state"] = header.orientation, header.bits == 16, UNTRIED
+    except OSError as error:
+        problem = f"it cannot be read ({error.strerror})"
+    except ValueError as error:
+        problem = str(error)
+    return facts, problem
+
+
+def _place(root):
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return pathlib.Path(cache, "skd_tf", "files", f"{hashlib.sha256(os.fsencode(root)).hexdigest()[:32]}-{_FORMAT}.npz")
+
+
+def _load(place):
+    """(names, facts) that were kept, and when; none if they are missing or damaged."""
+    with contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        with np.load(place, allow_pickle=False) as kept:
+            text = kept["names"].tobytes().decode("utf-8", "surrogateescape")
+            names, facts = text.split("\0") if text else [], kept["facts"].view(FACTS)
+        if len(names) == len(facts):
+            return names, facts, place.stat().st_mtime_ns
+    return [], np.zeros(0, FACTS), 0
+
+
+def _remove_unused(folder):
+    for path in folder.glob("*.npz"):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > _UNUSED_DAYS * 86_400:
+                path.unlink()

@@ -1,0 +1,285 @@
+"""Splits of image files: which files decode, what shape and depth they share, and their pixels in memory or on disk."""
+
+import functools
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from skd_tf.data import image_ops
+from skd_tf.data.catalog import fixed_shape
+from skd_tf.data.dataset import Split
+from skd_tf.data.disk_images import DiskImages, FileImages, UprightFileImages
+from skd_tf.data.file_facts import DAMAGED, DECODES, UNREADABLE, UNTRIED, FileFacts
+from skd_tf.data.folder_parts import shown
+from skd_tf.data.memory_budget import keeps_in_memory
+from skd_tf.data.settings import DataSettings
+from skd_tf.errors import input_error
+from skd_tf.runtime.console import warn
+
+# Part of the identity of images on disk: raise it when the same files would give other pixels.
+DECODING_VERSION = 2
+
+_MOST_UNREADABLE = 0.01  # fraction of a split's files, but always
+_FEW_UNREADABLE = 5  # files
+_NAMED = 10  # unreadable files that are named, one per line
+_BATCH = 32
+
+
+class FileSplits:
+    """The files of a data set.
+
+    Args:
+      settings: a `DataSettings`.
+      root: folder of the data set.
+      paths: {split: paths of its files}, also of splits that are not read.
+      class_names: in the order of the labels.
+
+    Attributes:
+      png_bits: bits that hold the brightest value of the training part's 16-bit PNGs; None if no file that was read is
+        one.
+    """
+
+    def __init__(
+        self,
+        settings: DataSettings,
+        root: str | os.PathLike,
+        paths: Mapping[str, Sequence[str]],
+        class_names: Sequence[str],
+    ) -> None:
+        self._settings, self._root, self._paths, self._class_names = settings, root, paths, class_names
+        self.png_bits: int | None = None
+        self._facts: dict[str, FileFacts] = {}
+
+    def read(self, labels: Mapping[str, np.ndarray]) -> dict[str, Split]:
+        """Splits, decoded into memory if they fit. Unreadable files are reported and skipped.
+
+        Args:
+          labels: {split: int32 `[n]`} of the splits to read.
+
+        Raises:
+          InputError: too many of a split's files cannot be read, a class is left without one, or images differ in size
+            and there is no --image_size.
+        """
+        for name in labels:
+            self._facts[name] = self._facts_of(name)
+        self._find_bits(labels)
+        shape, resize = self._shape(labels)
+        counts = [len(labels[name]) for name in labels]
+        in_memory = keeps_in_memory(self._settings, counts, shape)
+        splits = {}
+        for name in labels:
+            facts = self._facts[name]
+            if in_memory:
+                rows, images = self._decoded(name, shape, resize)
+            else:
+                self._try(name, UNTRIED)
+                rows = np.flatnonzero(facts.rows["state"] == DECODES)
+                images = DiskImages(self._store(name), rows, shape, resize)
+            self._report_unreadable(name, labels[name])
+            # The index counts all listed files, so skipping one does not change how the others are augmented.
+            splits[name] = Split(images, labels[name][rows], rows.astype(np.int64))
+        self._report_equal_content(labels)
+        return splits
+
+    def _facts_of(self, name):
+        facts = FileFacts(self._root, self._paths[name])
+        if self._settings.data_rules == 1:
+            _as_in_earlier_versions(facts, self._paths[name])
+        return facts
+
+    def _find_bits(self, names):
+        """Finds what the 16-bit PNGs of the training part hold, and says so."""
+        deep = {name: self._facts[name].rows["deep"] for name in names}
+        if not any(flags.any() for flags in deep.values()):
+            return
+        for name in {*names, "train"}:
+            self._facts.setdefault(name, self._facts_of(name))
+            self._measure_deep(name)
+        peaks = {name: facts.rows["peak"][facts.rows["deep"]] for name, facts in self._facts.items()}
+        brightest = int(peaks["train"].max(initial=-1))
+        self.png_bits = max(8, brightest.bit_length()) if brightest >= 0 else 16
+        count, total = sum(int(flags.sum()) for flags in deep.values()), sum(map(len, deep.values()))
+        found = f"the brightest training value is {brightest}" if brightest >= 0 else "none of them is for training"
+        over = sum(int((peaks[name] >= 2**self.png_bits).sum()) for name in names)
+        clipped = f" {over} images have brighter pixels, which become 255." if over else ""
+        warn(
+            f"{count} of {total} images are 16-bit PNGs, and {found}: all are read as {self.png_bits}-bit images, value / "
+            f"{2 ** (self.png_bits - 8)}.{clipped}"
+        )
+
+    def _measure_deep(self, name):
+        """Decodes the 16-bit PNGs of a split whose brightest value is unknown."""
+        facts = self._facts[name]
+        rows = np.flatnonzero(facts.rows["deep"] & (facts.rows["peak"] < 0) & (facts.rows["state"] != DAMAGED))
+
+        def peak_of(row, path):
+            values = tf.io.decode_png(tf.io.read_file(path), dtype=tf.uint16)
+            return row, tf.reduce_max(tf.cast(values, tf.int32))
+
+        for row, peak in _stream(rows, peak_of, self._paths[name]).as_numpy_iterator():
+            facts.rows["peak"][row] = peak
+        damaged = rows[facts.rows["peak"][rows] < 0]
+        facts.rows["state"][damaged] = DAMAGED
+        if len(rows):
+            facts.save()
+
+    def _shape(self, names):
+        """(shape of all images, shorter side before the centre crop)."""
+        found = self._sizes(names)
+        if not self._settings.image_size and len(np.unique(found, axis=0)) > 1:
+            for name in names:  # a damaged file may say any size
+                self._try(name, UNTRIED)
+            found = self._sizes(names)
+        grey = [self._facts[name].rows["grey"][self._usable(name)] for name in names]
+        channels = 1 if all(flags.all() for flags in grey) else 3
+        same = len(found) > 0 and (found == found[0]).all()
+        height, width = found[0].tolist() if same else (None, None)
+        if not len(found):
+            for name in names:
+                self._report_unreadable(name, None)
+        return fixed_shape(self._settings, (height, width, channels))
+
+    def _sizes(self, names):
+        """(height, width) `[n, 2]` of the upright images that may be readable."""
+        sizes = []
+        for name in names:
+            rows = self._facts[name].rows[self._usable(name)]
+            size = np.stack([rows["height"], rows["width"]], axis=1)
+            sizes.append(np.where((rows["orientation"] >= 5)[:, None], size[:, ::-1], size))
+        return np.concatenate(sizes)
+
+    def _usable(self, name):
+        state = self._facts[name].rows["state"]
+        return (state == UNTRIED) | (state == DECODES)
+
+    def _store(self, name):
+        facts, paths = self._facts[name], self._paths[name]
+        if self._settings.data_rules == 1:
+            return FileImages(paths, _identity_of_earlier_versions(paths))
+        identity = {"decoding": DECODING_VERSION, "files": facts.identity(), "png_bits": self.png_bits}
+        return UprightFileImages(paths, identity, facts.rows["orientation"], facts.rows["deep"], self.png_bits or 16)
+
+    def _try(self, name, state):
+        """Decodes the files in a state, to know which are damaged."""
+        facts, store = self._facts[name], self._store(name)
+        rows = np.flatnonzero(facts.rows["state"] == state)
+        found = np.zeros(len(facts.rows), bool)
+        stream = _stream(rows, lambda row: (row, tf.shape(store.decode(row, 3))))
+        for row, _ in stream.as_numpy_iterator():
+            found[row] = True
+        self._mark(name, rows, found)
+
+    def _mark(self, name, rows, found):
+        facts = self._facts[name]
+        before = facts.rows["state"][rows].copy()
+        facts.rows["state"][rows] = np.where(found[rows], DECODES, DAMAGED)
+        if (before != facts.rows["state"][rows]).any() and self._settings.data_rules != 1:
+            facts.save()
+
+    def _decoded(self, name, shape, resize):
+        """(rows that decode, their images as one array): each file is decoded once."""
+        store, rows = self._store(name), np.flatnonzero(self._usable(name))
+        images, found = np.empty([len(rows), *shape], np.uint8), np.zeros(len(self._facts[name].rows), bool)
+        place = np.zeros(len(found), np.int64)
+        place[rows] = np.arange(len(rows))
+        decode = functools.partial(_fitted, store, shape, resize)
+        for batch_rows, batch in _stream(rows, decode).batch(_BATCH).as_numpy_iterator():
+            images[place[batch_rows]], found[batch_rows] = batch, True
+        self._mark(name, rows, found)
+        kept = np.flatnonzero(found[rows])
+        for new, old in enumerate(kept.tolist()):  # in place: a copy would need the memory twice
+            if new != old:
+                images[new] = images[old]
+        return rows[kept], images[: len(kept)]
+
+    def _report_unreadable(self, name, labels):
+        facts, paths = self._facts[name], self._paths[name]
+        rows = np.flatnonzero(~self._usable(name))
+        unreadable = [(paths[row], facts.problems.get(row, "it does not decode")) for row in rows.tolist()]
+        most = max(_MOST_UNREADABLE * len(paths), _FEW_UNREADABLE)
+        if len(unreadable) > most or len(unreadable) == len(paths):
+            raise input_error(
+                f"Too many files of the {name} split do not decode: {len(unreadable)} of {len(paths)}",
+                expected=f"images, at most {most:.0f} of them damaged",
+                received="; ".join(f"{path}: {problem}" for path, problem in unreadable[:3]) + " ..." * (len(rows) > 3),
+                remedy="Repair or remove them",
+            )
+        if labels is not None:
+            emptied = sorted({*labels.tolist()} - {*labels[self._usable(name)].tolist()})
+            if emptied:
+                raise input_error(
+                    f"Classes have no readable image in the {name} split",
+                    expected="at least one image of each class that decodes",
+                    received=shown("unlabelled" if label < 0 else self._class_names[label] for label in emptied),
+                    remedy="Repair or replace their files",
+                )
+        for path, problem in unreadable[:_NAMED]:
+            warn(f"Skipped {path}: {problem}.")
+        if len(unreadable) > _NAMED:
+            warn(f"Skipped {len(unreadable) - _NAMED} more files of the {name} split that do not decode.")
+
+    def _report_equal_content(self, labels):
+        """Says which pictures are in two splits, or under two labels of one."""
+        hashes = {name: self._facts[name].hashes() for name in labels}
+        names = [name for name in ("train", "validation", "test") if name in labels]
+        for place, one in enumerate(names):
+            known = dict(zip(hashes[one], self._paths[one], strict=True))
+            for other in names[place + 1 :]:
+                pairs = [
+                    (known[found], path)
+                    for found, path in zip(hashes[other], self._paths[other], strict=True)
+                    if found and found in known
+                ]
+                if pairs:
+                    warn(
+                        f"{len(pairs)} files of the {other} split have the same content as files of the {one} split "
+                        f"({pairs[0][1]} is {pairs[0][0]}), so what is measured there is too good."
+                    )
+            twice = {pair for pair in zip(hashes[one], labels[one].tolist(), strict=True) if pair[0] and pair[1] >= 0}
+            several = [found for found, count in Counter(found for found, _ in twice).items() if count > 1]
+            if several:
+                warn(
+                    f"{len(several)} pictures of the {one} split are in several classes, one of them {known[several[0]]}."
+                )
+
+
+def _fitted(store, shape, resize, row):
+    return row, image_ops.fit(store.decode(row, shape[-1]), shape, resize)
+
+
+def _stream(rows, function, paths=None):
+    """A stream of `function` of each row (and its path); leaves out the rows for which it fails."""
+    columns = (rows,) if paths is None else (rows, [os.fsencode(paths[row]) for row in rows.tolist()])
+    if not len(rows):
+        columns = (np.zeros(0, np.int64),) if paths is None else (np.zeros(0, np.int64), np.zeros(0, "S1"))
+    stream = tf.data.Dataset.from_tensor_slices(columns if len(columns) > 1 else columns[0])
+    return stream.map(function, num_parallel_calls=tf.data.AUTOTUNE, deterministic=False).ignore_errors()
+
+
+def _as_in_earlier_versions(facts, paths):
+    """skd_tf 0.1 knew no orientation and no depth, and took what TensorFlow decodes."""
+    facts.rows["orientation"], facts.rows["deep"] = 1, False
+    for row in np.flatnonzero((facts.rows["state"] == UNREADABLE) & (facts.rows["size"] > 0)).tolist():
+        if "animated" in facts.problems.get(row, ""):
+            continue
+        try:
+            shape = image_ops.decode(tf.io.read_file(os.fsencode(paths[row]))).shape
+        except tf.errors.OpError:
+            continue
+        facts.rows["height"][row], facts.rows["width"][row] = shape[:2]
+        facts.rows["grey"][row], facts.rows["state"][row] = shape[2] == 1, DECODES
+
+
+def _identity_of_earlier_versions(paths):
+    """SHA-256 over paths, sizes and modification times."""
+    digest = hashlib.sha256()
+    for path in paths:
+        if os.path.exists(path):
+            facts = os.stat(path)
+            line = f"{os.path.abspath(path)}\0{facts.st_size}\0{facts.st_mtime_ns}\n"
+            digest.update(line.encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
