@@ -25,23 +25,25 @@ def main(folder):
         distiller = make_distiller(strategy, dtype="float64", **settings)
         facts[name] = run(distiller, data, steps_per_call=5)
         np.save(folder / f"{name}-{index}.npy", weights_of(distiller.student))
-        if index == 0:  # on one worker alone: a prediction must wait for nobody
+        if index == 0:  # only on this worker: a prediction must not wait for the others
             np.save(folder / f"{name}-logits.npy", Predictor(distiller)(data[0][0]))
     (folder / f"facts-{index}.json").write_text(json.dumps(facts))
-    cluster.agree(lambda: None)  # nobody leaves before all are done
+    cluster.agree(lambda: None)  # no worker leaves before all are done
 
 
 def decisions(index):
     """What the workers agree on: the chief's value or error, a text of several chunks, an agreement within another."""
-    long = cluster.agree(lambda: f"{index}é" * 5000)
-    within = cluster.agree(lambda: cluster.agree(lambda: index) + 10)
+    facts = {
+        "long": cluster.agree(lambda: f"{index}é" * 5000) == "0é" * 5000,
+        "within": cluster.agree(lambda: cluster.agree(lambda: index) + 10),
+        "written": cluster.chief_only(lambda: index)(),
+        "largest": cluster.max_over_workers(index),
+    }
     try:
         cluster.agree(lambda: refuse(index))
-        problem = None
     except InputError as error:
-        problem = str(error)
-    written, largest = cluster.chief_only(lambda: index)(), cluster.max_over_workers(index)
-    return {"long": long == "0é" * 5000, "within": within, "problem": problem, "written": written, "largest": largest}
+        facts["problem"] = str(error)
+    return facts
 
 
 def refuse(index):

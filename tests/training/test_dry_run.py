@@ -11,29 +11,37 @@ from skd_tf.runtime import devices
 from skd_tf.training import dry_run
 
 
-def _prepare(folder, name, version, train, classes, tests=None):
+def prepare(folder, name, version, train, classes, **tests):
+    """TFDS' record of a prepared dataset: the lengths of each part's shards, and two labels as in CIFAR-100."""
     record = folder / name / version
     record.mkdir(parents=True)
-    parts = {"train": train} | (tests or {"test": ["10"]})
-    splits = [{"name": part, "shardLengths": lengths} for part, lengths in parts.items()]
+    parts = {"train": train} | (tests or {"test": [10]})
+    splits = [{"name": part, "shardLengths": [str(n) for n in lengths]} for part, lengths in parts.items()]
     keys = {"tuple": {"items": [{"featureKey": "image"}, {"featureKey": "label"}]}}
     (record / "dataset_info.json").write_text(json.dumps({"splits": splits, "supervisedKeys": keys}))
-    # The coarse label comes first, as in CIFAR-100.
-    labels = {"coarse_label": 2, "label": classes}
-    features = {"image": {}} | {name: {"classLabel": {"numClasses": str(count)}} for name, count in labels.items()}
+    counts = {"coarse_label": 2, "label": classes}  # the coarse label comes first
+    features = {"image": {}} | {name: {"classLabel": {"numClasses": str(n)}} for name, n in counts.items()}
     (record / "features.json").write_text(json.dumps({"featuresDict": {"features": features}}))
     return record
 
 
-def _lines(config, **places):
+def describe(workdir=None, data_dir=None, **settings):
+    return dry_run.describe(Config(**settings), workdir, data_dir)
+
+
+def lines(**settings):
     """The dry run's lines as {first word: rest}, settings left out."""
-    lines = [line.split(maxsplit=1) for line in dry_run.describe(config, **places).splitlines()]
-    return {line[0]: line[-1] for line in lines if not line[0].startswith(("--", "*"))}
+    pairs = [line.split(maxsplit=1) for line in describe(**settings).splitlines()]
+    return {pair[0]: pair[-1] for pair in pairs if not pair[0].startswith(("--", "*"))}
 
 
-@pytest.mark.parametrize(
-    ("strategy", "virtual_devices", "gpus", "expected"),
-    [
+def refused(words, **settings):
+    with pytest.raises(InputError, match=words):
+        describe(**settings)
+
+
+def test_replicas():
+    for strategy, virtual_devices, gpus, expected in (
         ("auto", 0, 0, ("one_device", 1)),
         ("auto", 1, 0, ("one_device", 1)),
         ("auto", 2, 0, ("mirrored", 2)),
@@ -41,10 +49,8 @@ def _lines(config, **places):
         ("auto", 2, 2, ("mirrored", 3)),
         ("mirrored", 0, 0, ("mirrored", 1)),
         ("one_device", 4, 2, ("one_device", 1)),
-    ],
-)
-def test_replicas(strategy, virtual_devices, gpus, expected):
-    assert devices.replicas(strategy, virtual_devices=virtual_devices, gpus=gpus) == expected
+    ):
+        assert devices.replicas(strategy, virtual_devices=virtual_devices, gpus=gpus) == expected
 
 
 def test_gpus_are_those_of_the_driver_that_cuda_leaves_visible(tmp_path):
@@ -68,85 +74,79 @@ def test_xla_is_chosen_by_device_unless_asked_for():
 
 def test_the_digits_run_is_counted_by_hand(monkeypatch):
     monkeypatch.setattr(devices, "gpu_count", lambda: 0)
-    lines = _lines(Config(teacher="resnet20", epochs=20, temperature=2), workdir="runs/x")
-    assert lines["examples"] == "808 to train, 90 to validate, 899 to test"  # 90 of 898 held out
-    assert lines["steps"] == "12 per epoch, 240 in all"
-    assert lines["dropped"] == "40 examples per epoch, the last short batch"
-    assert lines["warm-up"] == "5% of the run, 12 steps"
-    assert lines["batch"] == "64 global, 64 per replica"
-    assert lines["XLA"].startswith("off (auto")
-    assert lines["radius"].startswith("6.3246 ")  # 2 * sqrt(10)
-    assert lines["teacher"] == "--teacher=resnet20"
-    assert "runs/x" in lines
+    found = lines(teacher="resnet20", epochs=20, temperature=2, workdir="runs/x")
+    expected = {
+        "examples": "808 to train, 90 to validate, 899 to test",  # 90 of 898 held out
+        "steps": "12 per epoch, 240 in all",
+        "dropped": "40 examples per epoch, the last short batch",
+        "warm-up": "5% of the run, 12 steps",
+        "batch": "64 global, 64 per replica",
+        "teacher": "--teacher=resnet20",
+    }
+    assert {name: found[name] for name in expected} == expected and "runs/x" in found
+    assert found["XLA"].startswith("off (auto") and found["radius"].startswith("6.3246 ")  # 2 * sqrt(10)
 
 
 def test_changed_settings_are_marked():
-    text = dry_run.describe(Config(epochs=5))
+    text = describe(epochs=5)
     assert "  * --epochs=5\n" in text and "    --temperature=4.0\n" in text
 
 
 def test_replicas_share_the_batch_or_the_run_is_refused(monkeypatch):
     monkeypatch.setattr(devices, "gpu_count", lambda: 0)
-    lines = _lines(Config(virtual_devices=4))
-    assert lines["batch"] == "64 global, 16 per replica" and lines["strategy"] == "mirrored, replicas: 4"
-    with pytest.raises(InputError, match=r"Expected a multiple of 3\. Received --batch_size=64"):
-        dry_run.describe(Config(virtual_devices=3))
+    found = lines(virtual_devices=4)
+    assert found["batch"] == "64 global, 16 per replica" and found["strategy"] == "mirrored, replicas: 4"
+    refused(r"Expected a multiple of 3\. Received --batch_size=64", virtual_devices=3)
 
 
 def test_a_batch_beyond_the_training_split_is_refused():
-    assert _lines(Config(batch_size=808))["steps"] == "1 per epoch, 30 in all"
-    with pytest.raises(InputError, match="at least 809 training examples"):
-        dry_run.describe(Config(batch_size=809))
+    assert lines(batch_size=808)["steps"] == "1 per epoch, 30 in all"
+    refused("at least 809 training examples", batch_size=809)
 
 
 def test_a_prepared_set_is_read_from_its_newest_record(tmp_path):
-    _prepare(tmp_path, "flowers", "9.0.0", ["7"], 5)
-    newest = _prepare(tmp_path, "flowers", "10.1.0", ["1000", "1000"], 25)
-    lines = _lines(Config(dataset="flowers", validation_fraction=0.25), data_dir=tmp_path)
-    assert lines["examples"] == "1500 to train, 500 to validate, 10 to test"
-    assert lines["classes"] == "25" and lines["radius"].startswith("10.0000 ")
-    older = Config(dataset="flowers:9.0.0", batch_size=7, validation_fraction=0)
-    assert _lines(older, data_dir=tmp_path)["examples"] == "7 to train, 0 to validate, 10 to test"
-    with pytest.raises(InputError, match=r"flowers:8\.0\.0 is not prepared"):
-        dry_run.describe(Config(dataset="flowers:8.0.0"), data_dir=tmp_path)
+    prepare(tmp_path, "flowers", "9.0.0", [7], 5)
+    newest = prepare(tmp_path, "flowers", "10.1.0", [1000, 1000], 25)
+    flowers = {"dataset": "flowers", "data_dir": tmp_path}
+    found = lines(**flowers, validation_fraction=0.25)
+    assert found["examples"] == "1500 to train, 500 to validate, 10 to test"
+    assert found["classes"] == "25" and found["radius"].startswith("10.0000 ")
+    older = lines(dataset="flowers:9.0.0", data_dir=tmp_path, batch_size=7, validation_fraction=0)
+    assert older["examples"] == "7 to train, 0 to validate, 10 to test"
+    refused(r"flowers:8\.0\.0 is not prepared", dataset="flowers:8.0.0", data_dir=tmp_path)
     (newest / "dataset_info.json").write_text("{}")
-    with pytest.raises(InputError, match="damaged"):
-        dry_run.describe(Config(dataset="flowers"), data_dir=tmp_path)
+    refused("damaged", **flowers)
 
 
 def test_a_pinned_version_of_a_known_set_keeps_what_is_known(tmp_path):
-    lines = _lines(Config(dataset="imagenet2012:5.1.0", download=True), data_dir=tmp_path)
-    assert (lines["images"], lines["augmentation"], lines["classes"]) == ("224x224", "resized_crop", "1000")
-    _prepare(tmp_path, "imagenet2012", "5.1.0", ["1281167"], 1000, {"test": ["100000"], "validation": ["50000"]})
-    for name in ("imagenet2012", "imagenet2012:5.1.0"):
-        assert _lines(Config(dataset=name), data_dir=tmp_path)["examples"].endswith(", 50000 to test")
+    name, pinned = "imagenet2012", "imagenet2012:5.1.0"
+    found = lines(dataset=pinned, download=True, data_dir=tmp_path)
+    assert (found["images"], found["augmentation"], found["classes"]) == ("224x224", "resized_crop", "1000")
+    prepare(tmp_path, name, "5.1.0", [1281167], 1000, test=[100000], validation=[50000])
+    for dataset in (name, pinned):
+        assert lines(dataset=dataset, data_dir=tmp_path)["examples"].endswith(", 50000 to test")
 
 
-def test_a_set_that_is_not_there_is_an_error_unless_it_may_be_fetched(tmp_path):
+def test_a_set_that_is_not_there_is_an_error_unless_it_may_be_downloaded(tmp_path):
     for name in ("cifar100", "flowers"):
-        with pytest.raises(InputError, match=r"not prepared.*--download"):
-            dry_run.describe(Config(dataset=name), data_dir=tmp_path)
-    lines = _lines(Config(dataset="cifar100", download=True), data_dir=tmp_path)
-    assert lines["examples"] == "45000 to train, 5000 to validate, 10000 to test"
-    lines = _lines(Config(dataset="flowers", download=True), data_dir=tmp_path)
-    assert "unknown" in lines["examples"] and "unknown" in lines["steps"]
+        refused(r"not prepared.*--download", dataset=name, data_dir=tmp_path)
+    known, unknown = (lines(dataset=name, download=True, data_dir=tmp_path) for name in ("cifar100", "flowers"))
+    assert known["examples"] == "45000 to train, 5000 to validate, 10000 to test"
+    assert "unknown" in unknown["examples"] and "unknown" in unknown["steps"]
 
 
 def test_a_folder_is_counted_by_its_files(tmp_path):
     for part, count in (("train", 70), ("test", 3)):
         for name in ("cat", "dog"):
-            folder = tmp_path / part / name
-            folder.mkdir(parents=True)
+            (tmp_path / part / name).mkdir(parents=True)
             for i in range(count):
-                (folder / f"{i}.jpg").write_text("")
-    config = Config(dataset=f"folder:{tmp_path}", augmentation="resized_crop", image_size=160, center=False)
-    lines = _lines(config)
-    assert lines["examples"] == "126 to train, 14 to validate, 6 to test" and lines["classes"] == "2"
-    assert lines["images"] == "160x160" and lines["augmentation"] == "resized_crop"
-    with pytest.raises(InputError, match="Two classes"):  # of cats and dogs there is no centred sphere
-        dry_run.describe(config.replace(center=True))
-    with pytest.raises(InputError, match="no such folder"):
-        dry_run.describe(Config(dataset=f"folder:{tmp_path / 'typo'}"))
+                (tmp_path / part / name / f"{i}.jpg").write_text("")
+    settings = {"dataset": f"folder:{tmp_path}", "augmentation": "resized_crop", "image_size": 160}
+    found = lines(**settings, center=False)
+    assert found["examples"] == "126 to train, 14 to validate, 6 to test" and found["classes"] == "2"
+    assert found["images"] == "160x160" and found["augmentation"] == "resized_crop"
+    refused("Two classes", **settings, center=True)  # their centred sphere has only two points
+    refused("no such folder", dataset=f"folder:{tmp_path / 'typo'}")
 
 
 @pytest.mark.parametrize(
@@ -162,42 +162,43 @@ def test_a_folder_is_counted_by_its_files(tmp_path):
         ({"dataset": "typo:data", "teacher": "resnet8"}, "no module typo"),
     ],
 )
-def test_what_is_not_there_is_told_before_anything_starts(settings, words):
-    with pytest.raises(InputError, match=words):
-        dry_run.describe(Config(**settings))
+def test_a_missing_file_or_module_is_found_before_anything_starts(settings, words):
+    refused(words, **settings)
 
 
 def test_a_workdir_agrees_or_is_refused(tmp_path):
-    config = Config(teacher="resnet8")
-    assert dry_run.describe(config, workdir=tmp_path).endswith(str(tmp_path))
-    (tmp_path / "config.json").write_text(json.dumps(config.to_json()))
+    settings = {"teacher": "resnet8", "workdir": tmp_path}
+    assert describe(**settings).endswith(str(tmp_path))
+    record = Config(teacher="resnet8").to_json()
+    (tmp_path / "config.json").write_text(json.dumps(record))
     (tmp_path / "metrics.jsonl").write_text("")
-    assert "would resume" in dry_run.describe(config, workdir=tmp_path)
-    with pytest.raises(InputError, match=r"--epochs: 30 -> 5.*--overwrite"):
-        dry_run.describe(config.replace(epochs=5), workdir=tmp_path)
-    assert "restarted from scratch" in dry_run.describe(config.replace(epochs=5, overwrite=True), workdir=tmp_path)
-    (tmp_path / "result.json").write_text(json.dumps({"config": config.to_json(), "student": {}}))
-    assert "finished" in dry_run.describe(config, workdir=tmp_path)
+    assert "would resume" in describe(**settings)
+    refused(r"--epochs: 30 -> 5.*--overwrite", **settings, epochs=5)
+    assert "restarted from scratch" in describe(**settings, epochs=5, overwrite=True)
+    (tmp_path / "result.json").write_text(json.dumps({"config": record, "student": {}}))
+    assert "finished" in describe(**settings)
 
 
 def test_milestones_that_the_run_never_reaches_are_named():
-    config = Config(epochs=5, lr_schedule="multistep:3,5,180")
-    assert "never reached: epoch 5, 180" in _lines(config)["learning"]
+    found = lines(epochs=5, lr_schedule="multistep:3,5,180")
+    assert "never reached: epoch 5, 180" in found["learning"]
 
 
 def test_the_known_sets_are_consistent():
     for known in KNOWN_DATASETS.values():
-        channels = known.image_shape[2]
-        assert len(known.mean) == len(known.std) == channels
+        assert len(known.mean) == len(known.std) == known.image_shape[2]
         assert all(0 < mean < 1 for mean in known.mean) and all(0 < std < 0.5 for std in known.std)
         assert 0 < known.pad <= known.image_shape[0] // 4
 
 
-def test_half_precision_that_a_cpu_only_emulates_is_said(tmp_path):
+def test_half_precision_that_a_cpu_only_emulates_is_a_warning(tmp_path):
     cpuinfo = tmp_path / "cpuinfo"
-    cpuinfo.write_text("processor : 0\nflags : fpu avx avx2\n")
-    assert "no bfloat16 arithmetic" in devices.half_precision_warning(("bfloat16", "float32"), cpuinfo)
-    assert devices.half_precision_warning(("float32", "float32"), cpuinfo) == ""
-    cpuinfo.write_text("flags : fpu avx2 avx512_bf16\n")
-    assert devices.half_precision_warning(("bfloat16", "float32"), cpuinfo) == ""
-    assert "no float16" in devices.half_precision_warning(("bfloat16", "float16"), cpuinfo)
+    for flags, precisions, warning in (
+        ("avx avx2", ("bfloat16", "float32"), "no bfloat16 arithmetic"),
+        ("avx avx2", ("float32", "float32"), ""),
+        ("avx2 avx512_bf16", ("bfloat16", "float32"), ""),
+        ("avx2 avx512_bf16", ("bfloat16", "float16"), "no float16"),
+    ):
+        cpuinfo.write_text(f"processor : 0\nflags : fpu {flags}\n")
+        found = devices.half_precision_warning(precisions, cpuinfo)
+        assert warning in found and bool(warning) == bool(found)

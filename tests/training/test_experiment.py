@@ -16,7 +16,7 @@ from tests.helpers.runs import ALONE, SMALL, checkpoint_arrays, numbers, read_js
 @pytest.fixture(scope="module")
 def small(digits_teacher):
     """Settings of a small distillation."""
-    return SMALL | {"teacher_checkpoint": str(digits_teacher)}
+    return SMALL | {"teacher_checkpoint": str(digits_teacher), "report": False}
 
 
 @pytest.fixture(scope="module")
