@@ -10,6 +10,9 @@ def split(count=200, dtype="uint8", channels=1, labels=10):
     return random.integers(0, 255, [count, 8, 8, channels]).astype(dtype), np.arange(count) % labels
 
 
+IMAGES, LABELS = split()
+
+
 def dataset(train=None, test=None, **options):
     return {"class_names": NAMES, "train": train or split(**options), "test": test or split(**options)}
 
@@ -31,18 +34,15 @@ def few(data_dir):
 
 
 def flat(data_dir):
-    images, labels = split()
-    return dataset((images[..., 0], labels), (images[..., 0], labels))
+    return dataset((IMAGES[..., 0], LABELS), (IMAGES[..., 0], LABELS))
 
 
 def few_labels(data_dir):
-    images, labels = split()
-    return dataset((images, labels[:150]))
+    return dataset((IMAGES, LABELS[:150]))
 
 
 def nothing(data_dir):
-    images, labels = split()
-    return dataset((images[:0], labels[:0]))
+    return dataset((IMAGES[:0], LABELS[:0]))
 
 
 def coloured_test(data_dir):
@@ -50,5 +50,4 @@ def coloured_test(data_dir):
 
 
 def negative_labels(data_dir):
-    images, labels = split()
-    return dataset((images, labels - 2))
+    return dataset((IMAGES, LABELS - 2))

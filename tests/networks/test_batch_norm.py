@@ -110,9 +110,9 @@ def test_it_equals_keras_layer_over_several_steps_and_in_inference(shape, option
 def test_a_single_pixel_has_variance_zero(jit_compile):
     """The kernel's n / (n - 1) is undefined there."""
     _, layer = layer_pair()
-    images, direction = images_and_direction(shape=(1, 1, 1, 6))
-    (outputs, *_), moving = by_hand(layer, images, direction)
-    found = step_of(layer, training=True, jit_compile=jit_compile)(images, direction)
+    given = images_and_direction(shape=(1, 1, 1, 6))
+    (outputs, *_), moving = by_hand(layer, *given)
+    found = step_of(layer, training=True, jit_compile=jit_compile)(*given)
     np.testing.assert_allclose(found[0], outputs, rtol=1e-3)  # 1 / sqrt(epsilon) times the rounding of the images
     assert_close([layer.moving_mean, layer.moving_variance], moving, 1e-6)
 
