@@ -32,13 +32,17 @@ def images_for(model, count=3):
 
 
 def relative_difference(one, other):
-    """Relative to the largest distance of a logit from its row's mean."""
+    """Relative to the largest distance of a logit from the mean of its image's logits."""
     one, other = np.asarray(one, "float64"), np.asarray(other, "float64")
     return np.abs(one - other).max() / np.abs(one - one.mean(-1, keepdims=True)).max()
 
 
-def folded_names(folded):
-    return {layer.name for layer in folded._flatten_layers() if isinstance(layer, layers.Identity)}
+def folded(model, expected):
+    """The folded model, which has `expected` folds and gives the same outputs."""
+    found, images = fold_batch_norm(model), images_for(model)
+    assert found.folding == expected and type(found) is type(model) and found.name == model.name
+    assert relative_difference(model(images), found(images)) < 1e-5
+    return found
 
 
 def every_case(dtype):
@@ -49,9 +53,8 @@ def every_case(dtype):
         scaled = layers.Rescaling(1 / 255)(images)
         x = layers.BatchNormalization(name="no_nothing_before")(scaled)
         x = layers.BatchNormalization(name="yes_conv")(layers.Conv2D(6, 3, strides=2, use_bias=False)(x))
-        x = layers.BatchNormalization(name="yes_depthwise", scale=False)(
-            layers.DepthwiseConv2D(3, depth_multiplier=2)(x)
-        )
+        x = layers.DepthwiseConv2D(3, depth_multiplier=2)(x)
+        x = layers.BatchNormalization(name="yes_depthwise", scale=False)(x)
         x = layers.BatchNormalization(name="yes_separable", center=False)(layers.SeparableConv2D(8, 1)(x))
         x = FusedBatchNormalization(name="yes_grouped", axis=3)(layers.Conv2D(8, 1, groups=2)(x))
         x = layers.BatchNormalization(name="no_activation")(layers.Conv2D(8, 1, activation="relu")(x))
@@ -77,12 +80,12 @@ def every_case(dtype):
 def test_it_folds_what_it_can_and_changes_nothing(dtype, tolerance):
     model = with_random_statistics(every_case(dtype))
     before, calls = weights_of(model), [len(layer._inbound_nodes) for layer in model._flatten_layers()]
-    folded = fold_batch_norm(model)
+    found, images = fold_batch_norm(model), images_for(model)
     names = {layer.name for layer in model._flatten_layers() if isinstance(layer, layers.BatchNormalization)}
-    assert folded_names(folded) == {name for name in names if name.startswith("yes")}
-    assert folded.folding == (6, len(names)) and folded.name == model.name
-    images = images_for(model)
-    for one, other in zip(model(images), folded(images), strict=True):
+    without = {layer.name for layer in found._flatten_layers() if isinstance(layer, layers.Identity)}
+    assert without == {name for name in names if name.startswith("yes")}
+    assert found.folding == (6, len(names)) and found.name == model.name
+    for one, other in zip(model(images), found(images), strict=True):
         assert other.dtype == dtype and relative_difference(one, other) < tolerance
     np.testing.assert_array_equal(weights_of(model), before)
     assert [len(layer._inbound_nodes) for layer in model._flatten_layers()] == calls
@@ -90,31 +93,18 @@ def test_it_folds_what_it_can_and_changes_nothing(dtype, tolerance):
 
 @pytest.mark.parametrize(("name", "expected"), [("resnet8", (9, 9)), ("wrn_16_1", (6, 13)), ("cnn_4", (2, 2))])
 def test_our_networks(name, expected):
-    model = with_random_statistics(networks.build(name, input_shape=(16, 16, 3), num_classes=10))
-    folded = fold_batch_norm(model)
-    assert folded.folding == expected
-    assert relative_difference(model(images_for(model)), folded(images_for(model))) < 1e-5
+    folded(with_random_statistics(networks.build(name, input_shape=(16, 16, 3), num_classes=10)), expected)
 
 
-@pytest.mark.parametrize(
-    ("make", "expected"),
-    [
-        ("MobileNetV2", (52, 52)),
-        pytest.param("ResNet50", (53, 53), marks=pytest.mark.slow),
-        pytest.param("EfficientNetB0", (49, 49), marks=pytest.mark.slow),
-        pytest.param("DenseNet121", (59, 121), marks=pytest.mark.slow),
-        pytest.param("ResNet50V2", (32, 49), marks=pytest.mark.slow),
-    ],
-)
+APPLICATIONS = {"ResNet50": (53, 53), "EfficientNetB0": (49, 49), "DenseNet121": (59, 121), "ResNet50V2": (32, 49)}
+SLOW = [pytest.param(*item, marks=pytest.mark.slow) for item in APPLICATIONS.items()]
+
+
+@pytest.mark.parametrize(("make", "expected"), [("MobileNetV2", (52, 52)), *SLOW])
 def test_keras_applications(make, expected):
-    options = {"alpha": 0.35} if make == "MobileNetV2" else {}
-    made = getattr(keras.applications, make)(
-        weights=None, input_shape=(32, 32, 3), classes=10, classifier_activation=None, **options
-    )
-    model = with_random_statistics(made)
-    folded = fold_batch_norm(model)
-    assert folded.folding == expected
-    assert relative_difference(model(images_for(model)), folded(images_for(model))) < 1e-5
+    options = {"weights": None, "input_shape": (32, 32, 3), "classes": 10, "classifier_activation": None}
+    options |= {"alpha": 0.35} if make == "MobileNetV2" else {}
+    folded(with_random_statistics(getattr(keras.applications, make)(**options)), expected)
 
 
 def sequential():
@@ -123,12 +113,11 @@ def sequential():
 
 
 def test_a_sequential_model_and_one_inside_another():
-    inner = sequential()
-    images = keras.Input([6, 6, 3])
-    for model in (inner, keras.Model(images, inner(layers.Rescaling(0.01)(images)))):
-        folded = fold_batch_norm(model)
-        assert folded.folding == (1, 1) and type(folded) is type(model)
-        assert relative_difference(model(images_for(model)), folded(images_for(model))) < 1e-5
+    """The outer one has an adapted Normalization: layers keep what they derive from their weights."""
+    inner, images, normalise = sequential(), keras.Input([6, 6, 3]), layers.Normalization()
+    normalise.adapt(np.random.default_rng(0).normal(100.0, 50.0, [50, 6, 6, 3]))
+    for model in (inner, keras.Model(images, inner(normalise(images)))):
+        folded(model, (1, 1))
 
 
 def test_a_model_without_a_graph_or_without_folds_is_returned_unchanged():
@@ -147,29 +136,19 @@ def test_a_model_without_a_graph_or_without_folds_is_returned_unchanged():
         assert fold_batch_norm(model) is model and not hasattr(model, "folding")
 
 
-def test_layers_keep_what_they_derive_from_their_weights():
-    """Here an adapted Normalization."""
-    normalise = layers.Normalization()
-    normalise.adapt(np.random.default_rng(0).normal(100.0, 50.0, [50, 6, 6, 3]))
-    images = keras.Input([6, 6, 3])
-    model = keras.Model(images, sequential()(normalise(images)))
-    assert relative_difference(model(images_for(model)), fold_batch_norm(model)(images_for(model))) < 1e-5
-
-
 @pytest.mark.parametrize(("teacher_precision", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.03)])
 def test_a_teacher_is_folded_when_it_is_loaded(tmp_path, teacher_precision, tolerance):
     model = with_random_statistics(networks.build("resnet8", input_shape=(16, 16, 3), num_classes=10))
-    model.save(tmp_path / "teacher.keras")
+    file, images = tmp_path / "teacher.keras", images_for(model)
+    model.save(file)
     train = types.SimpleNamespace(images=np.zeros([8, 16, 16, 3], np.uint8))
     facts = {"num_classes": 10, "image_shape": (16, 16, 3), "name": "images", "mean": (0.5,) * 3, "std": (0.2,) * 3}
     dataset = types.SimpleNamespace(train=train, **facts)
-    teacher = loading.load_teacher(
-        tmp_path / "teacher.keras", name="resnet8", dataset=dataset, teacher_precision=teacher_precision
-    )
+    teacher = loading.load_teacher(file, name="resnet8", dataset=dataset, teacher_precision=teacher_precision)
     assert teacher.folding == (9, 9)
     assert loading.parameter_count(teacher) == loading.parameter_count(model)
-    outputs = keras.ops.cast(teacher(images_for(model)), "float32")
-    assert relative_difference(model(images_for(model)), outputs) < tolerance
+    outputs = keras.ops.cast(teacher(images), "float32")
+    assert relative_difference(model(images), outputs) < tolerance
     teacher.save(tmp_path / "folded.keras")
-    loaded = keras.ops.cast(keras.models.load_model(tmp_path / "folded.keras")(images_for(model)), "float32")
-    np.testing.assert_array_equal(loaded, outputs)
+    loaded = keras.models.load_model(tmp_path / "folded.keras")
+    np.testing.assert_array_equal(keras.ops.cast(loaded(images), "float32"), outputs)

@@ -1,6 +1,7 @@
 """Half precision: networks compute in it; weights, losses and metrics stay float32; all replicas skip a bad step."""
 
 import contextlib
+import functools
 import json
 
 import keras
@@ -8,13 +9,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from skd_tf.config import Config
 from skd_tf.distillation.distiller import Distiller
 from skd_tf.models import precision
-from skd_tf.training import experiment
 from tests.helpers.nets import batches, conv_net, distance, run, weights_of
-
-HALF = ("bfloat16", "float16")
+from tests.helpers.runs import train
 
 
 def distiller_in(student_precision, teacher_precision="float32", strategy=None, *, batch_norm=True, jit_compile=False):
@@ -27,24 +25,23 @@ def distiller_in(student_precision, teacher_precision="float32", strategy=None, 
     return distiller
 
 
-@pytest.mark.parametrize(
-    ("student", "teacher"), [(half, "float32") for half in HALF] + [("float32", half) for half in HALF]
-)
+@pytest.mark.parametrize(("student", "teacher"), [("bfloat16", "float16"), ("float16", "float32")])
 def test_each_network_computes_in_its_own_precision_and_everything_else_in_float32(student, teacher, monkeypatch):
-    seen, objective, inner = [], Distiller._objective, Distiller._loss_and_gradients
+    seen = []
 
-    def spy(self, student_logits, teacher_logits, *rest):
-        found = objective(self, student_logits, teacher_logits, *rest)
-        seen.extend([student_logits, teacher_logits, *found])
-        return found
+    def spied(name, tensors):
+        """Notes some of a method's arguments and results."""
+        method = getattr(Distiller, name)
 
-    def spy_on_gradients(self, *arguments):
-        found = inner(self, *arguments)
-        seen.extend(found[2])
-        return found
+        def spy(self, *arguments):
+            found = method(self, *arguments)
+            seen.extend(tensors(arguments, found))
+            return found
 
-    monkeypatch.setattr(Distiller, "_objective", spy)
-    monkeypatch.setattr(Distiller, "_loss_and_gradients", spy_on_gradients)
+        monkeypatch.setattr(Distiller, name, spy)
+
+    spied("_objective", lambda arguments, found: [*arguments[:2], *found])  # the logits, the losses
+    spied("_loss_and_gradients", lambda _, found: found[2])
     distiller = distiller_in(student, teacher)
     for model, expected in ((distiller.student, student), (distiller.teacher, teacher)):
         assert {layer.compute_dtype for layer in model.layers} == {expected}
@@ -55,10 +52,11 @@ def test_each_network_computes_in_its_own_precision_and_everything_else_in_float
     assert {v.dtype for v in distiller.optimizer.variables if "float" in v.dtype} == {"float32"}
 
 
+SLOW_HALF = pytest.param("float16", 0.001, marks=pytest.mark.slow)
+
+
 # 8 and 11 bits of mantissa: an error of 0.4% and 0.05% in every activation.
-@pytest.mark.parametrize(
-    ("half", "tolerance"), [("bfloat16", 0.01), pytest.param("float16", 0.001, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize(("half", "tolerance"), [("bfloat16", 0.01), SLOW_HALF])
 def test_training_stays_near_float32(half, tolerance, two_replicas):
     data = batches(10, size=16)
     for strategy in (None, two_replicas):
@@ -76,25 +74,26 @@ def test_a_bad_float16_step_is_skipped_by_all_replicas_alike(two_replicas, bad_h
     distiller = distiller_in("float16", strategy=two_replicas, jit_compile=jit_compile)
     run(distiller, [good])
 
-    def state():
-        """Weights, BatchNorm's moving statistics, momentum and step count of every replica."""
-        inner = distiller.optimizer.inner_optimizer
-        variables = [*distiller.student.variables, *inner.momentums, inner.iterations]
+    def copies(*variables):
+        """The values in every replica."""
         return [copy.numpy() for v in variables for copy in two_replicas.experimental_local_results(v.value)]
 
-    def scales():
-        copies = two_replicas.experimental_local_results(distiller.optimizer.dynamic_scale.value)
-        return [float(copy) for copy in copies]
+    def state():
+        """Weights, BatchNorm's moving statistics, momentum and step count, and the loss scales."""
+        inner = distiller.optimizer.inner_optimizer
+        values = copies(*distiller.student.variables, *inner.momentums, inner.iterations)
+        return values, copies(distiller.optimizer.dynamic_scale)
 
-    before, scale, means = state(), scales(), distiller.means.result()
-    assert scale[0] == scale[1]
+    (before, (scale, other)), means = state(), distiller.means.result()
+    assert scale == other
     run(distiller, [bad])
-    assert scales() == [scale[0] / 2] * 2
-    assert all(np.array_equal(one, other) for one, other in zip(before, state(), strict=True))
+    same, scales = state()
+    assert scales == [scale / 2] * 2 and all(np.array_equal(*pair) for pair in zip(before, same, strict=True))
     assert distiller.means.result() == means and np.isfinite(means["loss"])
     run(distiller, [after])
-    assert not any(np.array_equal(one, other) for one, other in zip(before, state(), strict=True))
-    assert all(np.isfinite(value).all() for value in state()) and scales() == [scale[0] / 2] * 2
+    changed, scales = state()
+    assert scales == [scale / 2] * 2 and not any(np.array_equal(*pair) for pair in zip(before, changed, strict=True))
+    assert all(np.isfinite(value).all() for value in changed)
 
 
 def test_the_loss_scale_leaves_gradients_as_they_are(two_replicas):
@@ -115,12 +114,9 @@ def test_the_loss_scale_leaves_gradients_as_they_are(two_replicas):
 
 def test_skipped_steps_are_recorded_and_printed(tmp_path, monkeypatch, capsys):
     scaled = keras.optimizers.LossScaleOptimizer
-    init = scaled.__init__  # with a scale whose first gradients overflow
-    monkeypatch.setattr(
-        scaled, "__init__", lambda *args, **options: init(*args, **options | {"initial_scale": 2.0**40})
-    )
-    config = Config(student="cnn_2", loss="cross_entropy", precision="float16", epochs=1, batch_size=8)
-    experiment.run(config.replace(strategy="one_device"), tmp_path)
+    overflowing = functools.partialmethod(scaled.__init__, initial_scale=2.0**40)  # the first gradients overflow
+    monkeypatch.setattr(scaled, "__init__", overflowing)
+    train(tmp_path, precision="float16", epochs=1, batch_size=8)
     (row,) = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert 0 < row["skipped_steps"] < row["step"]
     words = f"skipped {row['skipped_steps']} of {row['step']} steps"

@@ -5,6 +5,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+from keras.src.utils import file_utils
 
 from skd_tf import data, networks
 from skd_tf.config import Config
@@ -13,8 +14,9 @@ from skd_tf.models import deployable, heads, keras_applications, precision, prep
 from skd_tf.models.student import StudentSettings, architecture_fingerprint, make_student
 from skd_tf.models.sync_batch_norm import synchronized
 from skd_tf.training import experiment
+from tests.helpers.runs import ALONE
 
-SMALL = {"epochs": 2, "batch_size": 100, "learning_rate": 0.1, "strategy": "one_device", "report": False}
+SMALL = ALONE | {"epochs": 2}
 
 
 @pytest.fixture(scope="module")
@@ -22,42 +24,35 @@ def digits():
     return data.load(data.DataSettings())
 
 
-@pytest.fixture
-def my_nets(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / "my_nets.py").write_text(
-        """
-import keras
-def small(shape, classes, *, scale=False, activation=None, width=4):
+MY_NETS = """
+import functools, keras
+def small(shape, classes, *, scale=False, activation=None, end=()):
     layers = [keras.Input(shape)] + [keras.layers.Rescaling(1 / 255)] * scale
-    layers += [keras.layers.Conv2D(width, 3, strides=2, activation="relu"), keras.layers.GlobalAveragePooling2D()]
-    return keras.Sequential([*layers, keras.layers.Dense(classes, activation=activation, name="head")], name="small")
-def scaled(shape, classes):
-    return small(shape, classes, scale=True)
-def softmaxed(shape, classes):
-    return small(shape, classes, activation="softmax", scale=True)
-def narrow(shape, classes):
-    return small(shape, classes - 1)
-def nothing(shape, classes):
-    return None
+    layers += [keras.layers.Conv2D(4, 3, strides=2, activation="relu"), keras.layers.GlobalAveragePooling2D()]
+    layers += [keras.layers.Dense(classes, activation=activation, name="head"), *end]
+    return keras.Sequential(layers, name="small")
+scaled = functools.partial(small, scale=True)
+softmaxed = functools.partial(scaled, activation="softmax")
 class Unknown(keras.layers.Layer):
     def call(self, x):
         return 2 * x
 @keras.saving.register_keras_serializable("my_nets")
 class Known(Unknown):
     pass
-def with_layer(layer, shape, classes):
-    return keras.Sequential([small(shape, classes, scale=True), layer])
-def unknown(shape, classes):
-    return with_layer(Unknown(), shape, classes)
-def known(shape, classes):
-    return with_layer(Known(), shape, classes)
-def lambda_(shape, classes):
-    return with_layer(keras.layers.Lambda(lambda x: 2 * x), shape, classes)
+narrow = lambda shape, classes: small(shape, classes - 1)
+nothing = lambda shape, classes: None
+unknown = lambda *facts: scaled(*facts, end=[Unknown()])
+known = lambda *facts: scaled(*facts, end=[Known()])
+lambda_ = lambda *facts: scaled(*facts, end=[keras.layers.Lambda(lambda x: 2 * x)])
 """
-    )
-    sys.modules.pop("my_nets", None)
-    yield
+
+
+@pytest.fixture
+def my_nets(tmp_path, monkeypatch):
+    """The file of the module my_nets."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "my_nets.py").write_text(MY_NETS)
+    yield tmp_path / "my_nets.py"
     sys.modules.pop("my_nets", None)
 
 
@@ -65,23 +60,34 @@ def build(digits, **settings):
     return make_student(StudentSettings(**settings), digits)
 
 
+def cnn_4(num_classes=10, height=8):
+    return networks.build("cnn_4", input_shape=(height, 8, 1), num_classes=num_classes, seed=3)
+
+
+def on_sphere(model):
+    """As a workdir holds it."""
+    return deployable.deployable(model, "sphere", radius=6, center=True)
+
+
+def equal(one, other):
+    """True for each weight of two networks that is the same in both."""
+    return [np.array_equal(a, b) for a, b in zip(one.get_weights(), other.get_weights(), strict=True)]
+
+
+def kinds(model):
+    return {type(layer).__name__ for layer in model.layers}
+
+
 def test_a_function_makes_the_student_and_the_seed_its_weights(my_nets, digits, capsys):
     one, again, other = (build(digits, student="my_nets:small", seed=seed) for seed in (0, 0, 1))
-    assert all(np.array_equal(a, b) for a, b in zip(one.get_weights(), again.get_weights(), strict=True))
-    assert not np.array_equal(one.get_weights()[0], other.get_weights()[0])
+    assert all(equal(one, again)) and not equal(one, other)[0]
     assert "is given digits's mean and std" in capsys.readouterr().out
     images = digits.train.images[:5].astype("float32")
-    inner = one.get_layer("small")
-    expected = inner((images / 255 - np.array(digits.mean)) / np.array(digits.std))
+    expected = one.get_layer("small")((images / 255 - np.array(digits.mean)) / np.array(digits.std))
     np.testing.assert_allclose(one(images), expected, atol=1e-5)
     assert build(digits, student="my_nets:scaled").layers[0].name.startswith("rescaling")  # it has a Rescaling already
-    assert "Rescaling" not in {
-        type(la).__name__ for la in build(digits, student="my_nets:small", student_preprocessing="raw").layers
-    }
-
-
-def test_a_users_layer_that_keras_knows_is_accepted(my_nets, digits):
-    assert build(digits, student="my_nets:known").output_shape == (None, 10)
+    assert "Rescaling" not in kinds(build(digits, student="my_nets:small", student_preprocessing="raw"))
+    assert build(digits, student="my_nets:known").output_shape == (None, 10)  # Keras knows its layer
 
 
 def test_the_fingerprint_depends_on_the_function_not_on_names_or_precision():
@@ -91,21 +97,10 @@ def test_the_fingerprint_depends_on_the_function_not_on_names_or_precision():
         layers += [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(10)]
         return keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Rescaling(1 / 255), keras.Sequential(layers)])
 
-    same = net(), synchronized(net()), precision.set_precision(net(), "bfloat16")
-    assert {architecture_fingerprint(one) for one in same} == {architecture_fingerprint(net())}
+    same = net(), net(), synchronized(net()), precision.set_precision(net(), "bfloat16")
     others = net("tanh"), net(rate=0.2), net(middle=[keras.layers.ReLU()])
-    assert len({architecture_fingerprint(one) for one in (net(), *others)}) == 4
-
-
-def test_a_student_that_has_changed_is_refused(my_nets, tmp_path):
-    config = Config(student="my_nets:small", loss="cross_entropy", **SMALL)
-    experiment.run(config, tmp_path / "run")
-    (tmp_path / "run" / "result.json").unlink()
-    file = tmp_path / "my_nets.py"
-    file.write_text(file.read_text().replace('activation="relu"', 'activation="tanh"'))
-    sys.modules.pop("my_nets")
-    with pytest.raises(InputError, match="student has changed since this run began"):
-        experiment.run(config, tmp_path / "run")
+    prints = [architecture_fingerprint(one) for one in (*same, *others)]
+    assert len(set(prints[:4])) == 1 and len(set(prints)) == 4
 
 
 def test_a_softmax_is_removed(my_nets, digits, capsys):
@@ -117,100 +112,91 @@ def test_a_softmax_is_removed(my_nets, digits, capsys):
     logits = build(digits, student="my_nets:softmaxed")
     assert "softmax" in capsys.readouterr().out
     np.testing.assert_allclose(keras.ops.softmax(logits(images)), probabilities(images), atol=1e-6)
+    plain = module.small(digits.image_shape, 10)
     for end in (keras.layers.Softmax(), keras.layers.Activation("softmax")):
-        net = keras.Sequential([module.small(digits.image_shape, 10), end])
-        stripped, found = heads.without_softmax(net)
+        stripped, found = heads.without_softmax(keras.Sequential([plain, end]))
         assert found
-        np.testing.assert_allclose(stripped(images), net.layers[0](images), atol=1e-6)
-    assert heads.without_softmax(module.small(digits.image_shape, 10))[1] is False
+        np.testing.assert_allclose(stripped(images), plain(images), atol=1e-6)
+    assert heads.without_softmax(plain)[1] is False
 
 
 @pytest.mark.parametrize(
     ("student", "words"),
     [
-        ("narrow", "other classes.*10.*9"),
-        ("nothing", "does not return a model.*NoneType"),
-        ("missing", "no such function"),
+        ("my_nets:narrow", "other classes.*10.*9"),
+        ("my_nets:nothing", "does not return a model.*NoneType"),
+        ("my_nets:missing", "no such function"),
         # Otherwise found only after training, when the student is saved and measured.
-        ("unknown", "cannot be saved and loaded again.*register_keras_serializable"),
-        ("lambda_", "cannot be saved and loaded again.*Lambda"),
+        ("my_nets:unknown", "cannot be saved and loaded again.*register_keras_serializable"),
+        ("my_nets:lambda_", "cannot be saved and loaded again.*Lambda"),
+        ("unknown_nets:small", "no module"),
+        ("nowhere.keras", "No model there"),
     ],
 )
-def test_a_wrong_function_is_one_line(my_nets, digits, student, words):
+def test_a_wrong_student_is_one_line(my_nets, digits, student, words):
     with pytest.raises(InputError, match=words):
-        build(digits, student=f"my_nets:{student}")
-    with pytest.raises(InputError, match="no module"):
-        build(digits, student="nobodys_nets:small")
+        build(digits, student=student)
 
 
 def test_a_file_keeps_its_weights_and_gets_a_head_for_the_datasets_classes(digits, tmp_path, capsys):
-    net = networks.build("cnn_4", input_shape=(8, 8, 1), num_classes=10, seed=3)
-    net = deployable.deployable(net, "sphere", radius=6, center=True)
-    net.save(tmp_path / "net.keras")
+    net, seven, path = on_sphere(cnn_4()), deployable.stock_copy(cnn_4(7)), str(tmp_path / "net.keras")
+    net.save(path)
     images = digits.train.images[:5].astype("float32")
-    loaded = build(digits, student=str(tmp_path / "net.keras"))
-    raw = deployable.without_sphere(net)
-    np.testing.assert_allclose(loaded(images), raw(images), atol=1e-5)  # raw logits, not those on the sphere
-    seven = deployable.stock_copy(networks.build("cnn_4", input_shape=(8, 8, 1), num_classes=7, seed=3))
-    seven.save(tmp_path / "seven.keras")
-    anew = build(digits, student=str(tmp_path / "seven.keras"))
-    said = capsys.readouterr().out
-    assert "head logits" in said and "7 classes" in said and anew.output_shape == (None, 10)
-    pairs = list(zip(seven.get_weights(), anew.get_weights(), strict=True))
-    assert all(np.array_equal(a, b) for a, b in pairs[:-2]) and pairs[-2][1].std() > 0.01
-    wide = deployable.stock_copy(networks.build("cnn_4", input_shape=(9, 8, 1), num_classes=10))
-    wide.save(tmp_path / "wide.keras")
+    raw = deployable.without_sphere(net)(images)
+    np.testing.assert_allclose(build(digits, student=path)(images), raw, atol=1e-5)  # not the logits on the sphere
+    seven.save(path)
+    fresh = build(digits, student=path)
+    out = capsys.readouterr().out
+    assert "head logits" in out and "7 classes" in out and fresh.output_shape == (None, 10)
+    assert all(equal(fresh, seven)[:-2]) and fresh.get_weights()[-2].std() > 0.01
+    deployable.stock_copy(cnn_4(height=9)).save(path)
     with pytest.raises(InputError, match=r"other images.*\(8, 8, 1\).*\(9, 8, 1\)"):
-        build(digits, student=str(tmp_path / "wide.keras"))
-    with pytest.raises(InputError, match="No model there"):
-        build(digits, student=str(tmp_path / "nowhere.keras"))
+        build(digits, student=path)
 
 
 def test_start_weights(digits, tmp_path, capsys):
-    ten, seven = (networks.build("cnn_4", input_shape=(8, 8, 1), num_classes=n, seed=3) for n in (10, 7))
-    deployable.deployable(ten, "sphere", radius=6, center=True).save(
-        tmp_path / "student.keras"
-    )  # as a workdir holds it
+    ten, seven = cnn_4(), cnn_4(7)
+    on_sphere(ten).save(tmp_path / "student.keras")
     deployable.stock_copy(seven).save(tmp_path / "seven.keras")
-    same = build(digits, student="cnn_4", student_checkpoint=str(tmp_path))
-    assert all(np.array_equal(a, b) for a, b in zip(same.get_weights(), ten.get_weights(), strict=True))
-    fresh = build(digits, student="cnn_4")
-    anew = build(digits, student="cnn_4", student_checkpoint=str(tmp_path / "seven.keras"))
-    said = capsys.readouterr().out
-    assert "head logits is new: 7 classes there, 10 here" in said
-    for mine, start, begun in zip(anew.get_weights()[:-2], seven.get_weights(), fresh.get_weights(), strict=False):
-        assert np.array_equal(mine, start)
-        assert np.array_equal(anew.get_weights()[-1], fresh.get_weights()[-1]) and begun.shape == mine.shape
+    assert all(equal(build(digits, student="cnn_4", student_checkpoint=str(tmp_path)), ten))
+    mine = build(digits, student="cnn_4", student_checkpoint=str(tmp_path / "seven.keras"))
+    assert "head logits is new: 7 classes there, 10 here" in capsys.readouterr().out
+    assert all(equal(mine, seven)[:-2]) and all(equal(mine, build(digits, student="cnn_4"))[-2:])
     for other, words in (("cnn_8", "of shape"), ("resnet8", "another network")):
         with pytest.raises(InputError, match=words):
             build(digits, student=other, student_checkpoint=str(tmp_path))
 
 
-def test_a_function_trains_ships_and_starts_again_from_its_workdir(my_nets, tmp_path):
-    config = Config(student="my_nets:small", loss="cross_entropy", ema_momentum=0.5, **SMALL)
-    first = experiment.run(config, tmp_path / "run")
-    shipped = keras.models.load_model(tmp_path / "run" / "student.keras")
-    assert first["student"]["parameters"] == 4 * 10 + 5 * 10 and shipped.input_shape == (None, 8, 8, 1)
-    again = experiment.run(config.replace(student_checkpoint=str(tmp_path / "run")), tmp_path / "again")
-    assert again["student"]["nll"] < first["student"]["nll"]
-    file = experiment.run(config.replace(student=str(tmp_path / "run" / "student.keras")), tmp_path / "file")
-    assert file["student"]["nll"] == pytest.approx(again["student"]["nll"], rel=1e-4)
+def test_a_function_trains_ships_and_starts_again_from_its_workdir_but_must_not_change(my_nets, tmp_path):
+    config = Config(**SMALL | {"student": "my_nets:small"}, ema_momentum=0.5)
+    run, shipped = tmp_path / "run", tmp_path / "run" / "student.keras"
+    first = experiment.run(config, run)["student"]
+    assert first["parameters"] == 4 * 10 + 5 * 10
+    assert keras.models.load_model(shipped).input_shape == (None, 8, 8, 1)
+    again = experiment.run(config.replace(student_checkpoint=str(run)), tmp_path / "again")["student"]
+    assert again["nll"] < first["nll"]
+    file = experiment.run(config.replace(student=str(shipped)), tmp_path / "file")["student"]
+    assert file["nll"] == pytest.approx(again["nll"], rel=1e-4)
+    (run / "result.json").unlink()
+    my_nets.write_text(MY_NETS.replace('activation="relu"', 'activation="tanh"'))
+    sys.modules.pop("my_nets")
+    with pytest.raises(InputError, match="student has changed since this run began"):
+        experiment.run(config, run)
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"),
-    [
-        ("MobileNetV2", "tf"),
-        ("ResNet50", "caffe"),
-        ("EfficientNetB0", "raw"),
-        ("DenseNet121", "torch"),
-        ("ConvNeXtTiny", "raw"),
-    ],
-)
+KINDS = {
+    "MobileNetV2": "tf",
+    "ResNet50": "caffe",
+    "DenseNet121": "torch",
+    "EfficientNetB0": "raw",
+    "ConvNeXtTiny": "raw",
+}
+
+
+@pytest.mark.parametrize(("name", "kind"), KINDS.items())
 def test_preprocessing_of_applications_equals_that_of_keras(name, kind):
-    module = keras_applications.names()[name]
+    module, images = keras_applications.names()[name], keras.Input((4, 4, 3))
     assert preprocessing.preprocessing_kind(module.preprocess_input) == kind
-    images = keras.Input((4, 4, 3))
     pixels = np.random.default_rng(0).integers(0, 256, [2, 4, 4, 3]).astype("float32")
     if kind != "raw":
         mine = keras.Model(images, preprocessing.preprocess(images, kind))(pixels)
@@ -224,8 +210,7 @@ def test_an_application_as_a_student(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, [2, 32, 32, 3]).astype("float32")
     expected = bare(keras.applications.mobilenet_v2.preprocess_input(pixels.copy()))
     np.testing.assert_allclose(net(pixels), expected, atol=1e-5)
-    stock = deployable.deployable(net, "sphere", radius=5, center=True)
-    stock.save(tmp_path / "net.keras")
+    on_sphere(net).save(tmp_path / "net.keras")
     assert keras.models.load_model(tmp_path / "net.keras", safe_mode=True).output_shape == (None, 7)
 
 
@@ -233,8 +218,6 @@ def test_applications_without_weights_are_one_line(monkeypatch, tmp_path):
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     with pytest.raises(InputError, match=r"^The weights of .* not on this machine.*mobilenet_v2_weights.*--download"):
         keras_applications.build("MobileNetV2", pretrained=True)
-    from keras.src.utils import file_utils
-
     assert file_utils.urlretrieve.__module__ == "urllib.request"  # put back
     with pytest.raises(InputError, match="Did you mean resnet50"):
         keras_applications.build("ResNt50")
