@@ -8,8 +8,13 @@ catalog          dataset names, and the datasets whose numbers are known in adva
 loading          load(settings) -> Dataset: reads a source, holds out the validation split, measures mean and std
 dataset          Dataset, Split and Source
 tfds_source      any TFDS image classification dataset
-folder_source    a folder of JPEG and PNG files
+folder_source    a folder of image files
 folder_index     the files of such a folder, split by their names; without TensorFlow
+folder_parts     which folders are the training, validation and test parts; without TensorFlow
+folder_walk      which files are images, and which links are followed; without TensorFlow
+file_splits      splits of image files, in memory or on disk
+file_facts       size, content hash, shape and orientation of each file, kept between processes; without TensorFlow
+image_header     what the first bytes of an image file say; without TensorFlow
 function_source  a user's own function
 disk_images      images that stay encoded on disk and are decoded on demand
 image_ops        decodes, resizes and crops one image

@@ -29,6 +29,10 @@ class EncodedImages:
         """The whole image at one row, uint8 `[height, width, channels]`."""
         return image_ops.decode(self.encoded(row), channels)
 
+    def fitted(self, row: tf.Tensor, shape: tuple[int, int, int], resize: int) -> tf.Tensor:
+        """The image at one row, resized and cropped by `image_ops.fit`."""
+        return image_ops.fit(self.decode(row, shape[-1]), shape, resize)
+
     def decode_window(
         self, row: tf.Tensor, draws: tf.Tensor, augmentation: ResizedCrop, shape: tuple[int, int, int]
     ) -> tf.Tensor:
@@ -79,6 +83,10 @@ class UprightFileImages(FileImages):
         """The whole image at one row, uint8 `[height, width, channels]`."""
         orientation, deep = tf.gather(self._orientation, row), tf.gather(self._deep, row)
         return image_ops.decode_file(self.encoded(row), channels, orientation, deep, self._bits)
+
+    def fitted(self, row: tf.Tensor, shape: tuple[int, int, int], resize: int) -> tf.Tensor:
+        """The image at one row, resized and cropped by `image_ops.fit`."""
+        return image_ops.fit(self.decode(row, shape[-1]), shape, resize, exact=True)
 
     def decode_window(
         self, row: tf.Tensor, draws: tf.Tensor, augmentation: ResizedCrop, shape: tuple[int, int, int]
@@ -187,8 +195,7 @@ class DiskImages:
         )
 
     def _decode(self, store_row):
-        image = self._store.decode(store_row, self._size[-1])
-        return image_ops.fit(image, self._size, self._resize)
+        return self._store.fitted(store_row, self._size, self._resize)
 
     @functools.cached_property
     def _store_rows(self):

@@ -248,7 +248,7 @@ class FileSplits:
 
 
 def _fitted(store, shape, resize, row):
-    return row, image_ops.fit(store.decode(row, shape[-1]), shape, resize)
+    return row, store.fitted(row, shape, resize)
 
 
 def _stream(rows, function, paths=None):

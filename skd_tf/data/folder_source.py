@@ -27,7 +27,7 @@ def read(settings: DataSettings, data_dir: str | None, names: Sequence[str]) -> 
     counts = ", ".join(f"{len(split)} {name} images" for name, split in splits.items())
     say(f"{folder.root}: {len(folder.class_names)} classes, {counts}.")
     key_name = settings.dataset if settings.data_rules == 1 else "folder"
-    groups = folder.groups and grouping.numbered(folder.groups)
+    groups = grouping.numbered(folder.groups) if folder.groups else None
     return Source(
         _version(folder), folder.class_names, splits, key_name=key_name, png_bits=files.png_bits, groups=groups
     )

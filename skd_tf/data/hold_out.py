@@ -20,8 +20,8 @@ def held_out_rows(
 ) -> np.ndarray:
     """The rows to hold out of training, ascending.
 
-    Stratified: each class gives its share, rounded so that the sum is `fraction` of all labelled rows, but never its last
-    training row. Otherwise rows are drawn without regard to classes.
+    Stratified: each class gives its share, rounded up or down so that the sum is `fraction` of all labelled rows, but never
+    its last training row. Otherwise rows are drawn without regard to classes.
 
     With groups, whole groups are drawn in random order. One is taken if that brings the held-out part closer to its
     target: the share of each class if stratified, else the share of all. The last training rows of a class stay too.

@@ -68,7 +68,7 @@ def export_student(
             remedy="Leave it out",
         )
     loaded = data.load(config.pick(data.DataSettings), data_dir)
-    student, temperature = loading.load(workdir), None
+    student, temperature = deployable.at_inference(loading.load(workdir)), None
     loading.check_fits(student, loaded, workdir)
     record = temperature_scaling.stored(workdir) if calibrated else None
     if record:
@@ -98,6 +98,7 @@ def export_student(
             student_values=values,
             check_images=len(images),
             temperature=temperature,
+            png_bits=loaded.png_bits,
         )
         (folder / "README.md").write_text(card)
         _require_empty(output)

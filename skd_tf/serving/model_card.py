@@ -8,6 +8,7 @@ import jinja2
 
 from skd_tf.runs.columns import columns
 from skd_tf.serving.formats import ExportFile
+from skd_tf.serving.input_pixels import input_pixels
 
 _MODELS = {"teacher": "teacher", "student_alone": "the same student alone", "student": "this student"}
 _COLUMNS = columns("accuracy", "nll", "ece", "confidence", "agreement", "parameters")
@@ -25,6 +26,7 @@ def model_card(
     student_values: int,
     check_images: int,
     temperature: float | None,
+    png_bits: int | None = None,
 ) -> str:
     """The text of README.md.
 
@@ -39,6 +41,7 @@ def model_card(
       student_values: how many numbers the student has.
       check_images: how many images the files were compared on.
       temperature: the temperature inside the files, or None.
+      png_bits: bits that hold the brightest value of the data's 16-bit PNGs; None without such files.
     """
     template = importlib.resources.files(__package__).joinpath("model_card.md").read_text()
     details = measurements.get("models", {})
@@ -60,4 +63,5 @@ def model_card(
         image_shape=image_shape,
         student_values=student_values,
         check_images=check_images,
+        pixels=input_pixels(settings, image_shape, png_bits),
     )

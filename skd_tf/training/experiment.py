@@ -206,10 +206,11 @@ def _details(resources: SharedResources, measured: dict, watch: Stopwatch) -> di
     """The content of measurements.json, which the report draws."""
     dataset: Dataset = resources.dataset
     sizes = {"train": len(dataset.train), "test": len(dataset.test or ())}
+    pixels = {} if dataset.png_bits is None else {"png_bits": dataset.png_bits}
     details = {
         "models": measured,
         "seconds": watch.seconds,
-        "dataset": {"name": dataset.name, "version": dataset.version} | sizes,
+        "dataset": {"name": dataset.name, "version": dataset.version} | sizes | pixels,
     }
     if resources.teacher:
         details["teacher"] = {"name": resources.teacher.facts["name"], "path": str(resources.teacher.path)}

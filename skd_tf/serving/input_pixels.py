@@ -1,0 +1,69 @@
+"""How a picture becomes the student's input, in words and in two lines of Pillow, for the model card."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from skd_tf.data.catalog import size_and_resize, source_kind
+from skd_tf.data.settings import DataSettings
+
+
+class InputPixels(NamedTuple):
+    """What the model card says.
+
+    Attributes:
+      text: in words, one paragraph.
+      code: two lines that make `image`, uint8 `[height, width, channels]`, from `path`; empty if the data are arrays of
+        the right size.
+    """
+
+    text: str
+    code: str
+
+
+def input_pixels(settings: Mapping[str, Any], image_shape: tuple[int, int, int], png_bits: int | None) -> InputPixels:
+    """The `InputPixels` of a run.
+
+    Args:
+      settings: of the run, by name.
+      image_shape: (height, width, channels) of the student's images.
+      png_bits: bits that hold the brightest value of the data's 16-bit PNGs; None without such files.
+    """
+    names = [field.name for field in dataclasses.fields(DataSettings)]
+    size, resize = size_and_resize(DataSettings(**{name: settings[name] for name in names if name in settings}))
+    height, width, channels = image_shape
+    kind = source_kind(settings["dataset"])
+    if kind == "digits" or (kind == "tfds" and not resize):
+        text = f"The data were arrays of {height}x{width} pixels with {channels} channels, used as they are."
+        return InputPixels(text, "")
+    upright = settings["data_rules"] != 1 and kind != "tfds"
+    mode = "L" if channels == 1 else "RGB"
+    steps = [
+        "An image file is decoded"
+        + (", turned as its EXIF orientation says" if upright else ", without EXIF orientation"),
+        f"and brought to {'one grey channel' if channels == 1 else 'RGB'}; transparency is dropped.",
+    ]
+    opened = "ImageOps.exif_transpose(Image.open(path))" if upright else "Image.open(path)"
+    if resize:
+        steps.append(
+            f"Its shorter side is scaled to {resize} pixels, bilinear with an antialias filter where it shrinks, and the "
+            f"middle {size}x{size} is cut out: nothing is stretched."
+        )
+        code = (
+            f'photo = {opened}.convert("{mode}"); w, h = (round(side * {resize} / min(photo.size)) for side in photo.size)\n'
+            f"image = numpy.asarray(photo.resize((w, h), Image.Resampling.BILINEAR))"
+            f"[(h - {size}) // 2 :, (w - {size}) // 2 :][:{size}, :{size}]"
+        )
+    else:
+        steps.append(f"All files had {height}x{width} pixels: nothing is resized or cropped.")
+        code = f'photo = {opened}.convert("{mode}")\nimage = numpy.asarray(photo)'
+    code += f".reshape({height}, {width}, 1)" if channels == 1 else ""
+    if png_bits is not None:
+        steps.append(f"A value v of a 16-bit PNG becomes v // {2 ** (png_bits - 8)}, at most 255, before that.")
+    if kind == "function":
+        steps.append("An array that the data function returned took the place of the decoded file.")
+    if upright:
+        steps.append("With Pillow, equal to one grey level:")
+    else:
+        steps.append("With Pillow, equal to a few grey levels, since JPEG files are decoded with a faster transform:")
+    return InputPixels(" ".join(steps), code)

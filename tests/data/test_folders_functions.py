@@ -1,0 +1,95 @@
+"""Labels and class names of data functions: what has one meaning is read, all else is refused in one line."""
+
+import sys
+
+import numpy as np
+import pytest
+
+from skd_tf import data
+from skd_tf.errors import InputError
+
+LABELS = np.arange(12) % 3
+
+
+@pytest.fixture
+def function(tmp_path, monkeypatch):
+    """A function that loads a dataset with these entries."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "given_data.py").write_text("spec = {}\ndef load(data_dir):\n    return dict(spec)\n")
+    monkeypatch.delitem(sys.modules, "given_data", raising=False)
+
+    def load(labels=LABELS, names=("a", "b", "c"), count=12):
+        import given_data
+
+        images = np.zeros([count, 4, 4, 1], np.uint8)
+        given_data.spec = {"class_names": names, "train": (images, labels), "test": (images, labels)}
+        return data.load(data.DataSettings(dataset="given_data:load", validation_fraction=0))
+
+    yield load
+    sys.modules.pop("given_data", None)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        LABELS.astype(np.float64),
+        LABELS[:, None],
+        np.eye(3)[LABELS],
+        np.eye(3, dtype=bool)[LABELS],
+        np.eye(3, dtype=np.uint8)[LABELS],
+        LABELS.astype(np.uint8),
+        LABELS.tolist(),
+    ],
+)
+def test_labels_with_one_meaning_are_read(function, labels):
+    dataset = function(labels)
+    assert dataset.train.labels.dtype == np.int32 and np.array_equal(dataset.train.labels, LABELS)
+
+
+def test_true_and_false_are_two_classes(function):
+    assert function(LABELS == 1, names=("no", "yes")).train.labels.tolist() == (LABELS == 1).astype(int).tolist()
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (LABELS * 0.5, "float64"),
+        (np.where(LABELS == 1, np.nan, LABELS), "nan"),
+        (LABELS == 1, "bool"),  # with three classes
+        (np.eye(3)[LABELS] * 0.9 + 0.03, r"\(12, 3\)"),
+        (np.eye(3)[LABELS] + np.eye(3)[LABELS - 1], r"\(12, 3\)"),
+        (np.eye(4)[LABELS], r"\(12, 4\)"),
+        (np.array(["a", "b", "c"])[LABELS], "such as .*'a'"),
+        (np.array([None] * 12), "object"),
+        (LABELS + 1, "from 0 to 2"),
+    ],
+)
+def test_other_labels_are_refused(function, labels, words):
+    with pytest.raises(InputError, match=words) as caught:
+        function(labels)
+    assert "\n" not in str(caught.value)
+
+
+def test_class_names_become_texts(function, capsys):
+    assert function(names=[3, np.int64(5), b"caf\xc3\xa9"]).class_names == ("3", "5", "café")
+    assert function(names=np.array(["a", "b", "c"])).class_names == ("a", "b", "c")
+    assert "differ only in case" not in capsys.readouterr().err
+    assert function(names=["cat", "Cat", "dog"]).num_classes == 3
+    assert "differ only in case or spaces are different classes: cat, Cat" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["a", "b", "a"], "more than one a"),
+        ([1, "1", 2], "more than one 1"),
+        (["a", "", "c"], "not empty"),
+        (["a", None, "c"], "None"),
+        (["a", 1.5, "c"], "1.5"),
+        (["a", True, "c"], "True"),
+        (["a"], "at least two"),
+    ],
+)
+def test_other_class_names_are_refused(function, names, words):
+    with pytest.raises(InputError, match=words):
+        function(names=names)
