@@ -16,6 +16,7 @@ from skd_tf.search.run_search import run_search
 from skd_tf.search.trial_records import TrialRecords
 from skd_tf.serving.export_student import export_student
 from skd_tf.training import dry_run
+from tests.helpers.commands import exit_code
 
 CALLED = "a strange function was called"
 
@@ -43,29 +44,25 @@ def foreign_run(folder, **settings):
     return folder
 
 
-@pytest.mark.parametrize("command", ["evaluate", "export"])
+def readers_of(run):
+    """The two commands that take a dataset from a run's record, each with its flags."""
+    out = run.parent / "out"
+    return {evaluate.cli_main: [f"--model={run}"], export.cli_main: [f"--workdir={run}", f"--output={out}"]}
+
+
 @pytest.mark.parametrize("dataset", ["strange:load", "kubric:strange/config"])
-def test_code_is_not_run_because_a_record_names_it(command, dataset, strange, tmp_path, monkeypatch, capsys):
-    run = foreign_run(tmp_path / "run", dataset=dataset)
-    module, flags = {
-        "evaluate": (evaluate, [f"--model={run}"]),
-        "export": (export, [f"--workdir={run}", f"--output={tmp_path / 'out'}"]),
-    }[command]
-
-    def ended(*more):
-        monkeypatch.setattr(sys, "argv", [command, *flags, *more])
-        with pytest.raises(SystemExit) as end:
-            module.cli_main()
-        assert end.value.code == 2
-        return capsys.readouterr().err
-
-    for named in ([], ["--download"]):
-        assert f"Expected --dataset={dataset} from you" in ended(*named)
-    assert not strange.exists() and not (tmp_path / "out").exists()
-    if dataset == "strange:load":  # the user names it
-        with pytest.raises(RuntimeError, match=CALLED):
-            ended(f"--dataset={dataset}")
-        assert strange.read_text() == "imported called "
+def test_code_is_not_run_because_a_record_names_it(dataset, strange, tmp_path, capsys):
+    for main, flags in readers_of(foreign_run(tmp_path / "run", dataset=dataset)).items():
+        for more in ([], ["--download"]):
+            assert exit_code(main, *flags, *more) == 2
+            assert f"Expected --dataset={dataset} from you" in capsys.readouterr().err
+        assert not strange.exists() and not (tmp_path / "out").exists()
+        if dataset == "strange:load":  # the user names it
+            with pytest.raises(RuntimeError, match=CALLED):
+                exit_code(main, *flags, f"--dataset={dataset}")
+            assert strange.read_text() == "imported called "
+            del sys.modules["strange"]
+            strange.unlink()
 
 
 def test_an_export_takes_no_other_dataset_than_the_runs(tmp_path):
@@ -81,37 +78,29 @@ def test_a_record_alone_does_not_download(asked, tmp_path, monkeypatch):
     def load(config, *_, **__):
         raise Seen(config.download)
 
-    run = foreign_run(tmp_path / "run", dataset="cifar10", download=True)
     monkeypatch.setattr(data, "load", load)
-    for module, flags in (
-        (evaluate, [f"--model={run}"]),
-        (evaluate, [f"--model={run}", "--dataset=cifar10"]),
-        (export, [f"--workdir={run}", f"--output={tmp_path / 'out'}"]),
-    ):
-        monkeypatch.setattr(sys, "argv", ["command", *flags, *["--download"] * asked])
+    readers = readers_of(foreign_run(tmp_path / "run", dataset="cifar10", download=True))
+    named = (evaluate.cli_main, [*readers[evaluate.cli_main], "--dataset=cifar10"])
+    for main, flags in (*readers.items(), named):
         with pytest.raises(Seen, match=str(asked)):
-            module.cli_main()
+            exit_code(main, *flags, *["--download"] * asked)
 
 
-@pytest.mark.parametrize(
-    "values", [{"temperature": 4.0, "student": "strange:load"}, {"student": "strange:load"}, [], "x"]
-)
-def test_a_trials_record_names_only_values_of_its_search(values, strange, tmp_path):
+@pytest.mark.parametrize("more", [{"temperature": 4.0}, {}, [], "x"])
+def test_a_trials_record_names_only_values_of_its_search(more, strange, tmp_path):
     """Otherwise a continued search would train a stranger's network."""
-    teacher = tmp_path / "teacher.keras"
+    teacher, begun = tmp_path / "teacher.keras", {"trial": 0, "status": "running"}
+    values = more | {"student": "strange:load"} if isinstance(more, dict) else more
     teacher.touch()
-    plan = Plan(Config(teacher_checkpoint=str(teacher)), ("temperature:log:1:16",), max_trials=2)
-    listed = Plan(Config(teacher_checkpoint=str(teacher)), ("student:choice:cnn_2,cnn_4",), max_trials=2)
-    for name, searched in (("one", plan), ("other", listed)):
-        records = TrialRecords(tmp_path / name, searched)
+    for search in ("temperature:log:1:16", "student:choice:cnn_2,cnn_4"):
+        folder, plan = tmp_path / search[:7], Plan(Config(teacher_checkpoint=str(teacher)), (search,), max_trials=2)
+        records = TrialRecords(folder, plan)
         records.claim()
-        records.write(
-            {"trial": 0, "status": "running", "values": values, "started": 0, "ended": None, "executions": []}
-        )
+        records.write(begun | {"values": values, "started": 0, "ended": None, "executions": []})
         with pytest.raises(InputError, match="A record belongs to another search"):
-            run_search(searched, tmp_path / name)
+            run_search(plan, folder)
     assert not strange.exists()
-    known = {"trial": 0, "status": "running", "values": {"student": "cnn_4"}}
+    known = begun | {"values": {"student": "cnn_4"}}
     records.write(known)
     assert records.all() == [known]
 
@@ -129,6 +118,8 @@ def files_of(folder):
 
 
 OVERWRITING = Config(loss="cross_entropy", overwrite=True)
+SETTINGS = OVERWRITING.to_json()
+OLDER = {name: value for name, value in SETTINGS.items() if name != "ema_momentum"} | {"gone": 1}
 
 
 @pytest.mark.parametrize("settings", ['{"model_type": "bert"}', '{"dataset": "x", "loss": "y"}', "[1]", "// {}", "{"])
@@ -142,18 +133,10 @@ def test_overwrite_removes_nothing_of_another_program(settings, tmp_path):
     assert files_of(tmp_path) == before
 
 
-def of_an_older_version():
-    return {name: value for name, value in OVERWRITING.to_json().items() if name != "ema_momentum"} | {"gone": 1}
-
-
-@pytest.mark.parametrize(
-    "settings", [OVERWRITING.to_json(), OVERWRITING.to_json() | {"resolved": {"radius": 1.0}}, of_an_older_version()]
-)
-@pytest.mark.parametrize(
-    "left", [["checkpoints/1.ckpt", "flags.txt", "student.keras", "result.json"], ["report.html"], []]
-)
+@pytest.mark.parametrize("settings", [SETTINGS, SETTINGS | {"resolved": {"radius": 1.0}}, OLDER])
+@pytest.mark.parametrize("left", ["checkpoints/1.ckpt flags.txt student.keras result.json", "report.html", ""])
 def test_overwrite_clears_a_run_in_every_state(settings, left, tmp_path):
-    fill(tmp_path, "mine.txt", "teacher/student.keras", *left)
+    fill(tmp_path, "mine.txt", "teacher/student.keras", *left.split())
     write_json(tmp_path / "config.json", settings)
     assert "restarted from scratch" in dry_run.describe(OVERWRITING, tmp_path)
     Workdir(tmp_path, OVERWRITING)
@@ -161,39 +144,35 @@ def test_overwrite_clears_a_run_in_every_state(settings, left, tmp_path):
     assert found == {"config.json", "mine.txt", "teacher/student.keras"}
 
 
-def test_overwrite_removes_nothing_in_a_folder_that_is_not_a_searchs(tmp_path):
-    fill(tmp_path, "trials/1/notes", "tensorboard/x", "final/x")
+@pytest.mark.parametrize("text", ['{"query": "cats"}', "{", "[]"])
+def test_overwrite_removes_nothing_in_a_folder_that_is_not_a_searchs(text, tmp_path):
     plan = Plan(Config(teacher_checkpoint="teacher", overwrite=True), ("temperature:log:1:16",))
-    for text in ('{"query": "cats"}', "{", "[]"):
-        (tmp_path / "search.json").write_text(text)
-        before = files_of(tmp_path)
-        with pytest.raises(InputError, match=r"not belong to a search|damaged.*choose another --workdir"):
-            TrialRecords(tmp_path, plan).claim()
-        assert files_of(tmp_path) == before
+    (tmp_path / "search.json").write_text(text)
+    before = fill(tmp_path, "trials/1/notes", "tensorboard/x", "final/x")
+    with pytest.raises(InputError, match=r"not belong to a search|damaged.*choose another --workdir"):
+        TrialRecords(tmp_path, plan).claim()
+    assert files_of(tmp_path) == before
 
 
-@pytest.mark.parametrize("module, flag", [(evaluate, "--model"), (skd_tf.report, "--run")])
-@pytest.mark.parametrize("name", ["result.json", "config.json", "metrics.jsonl", "student.keras"])
-def test_no_command_writes_over_a_runs_own_files(module, flag, name, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(("module", "flag"), [(evaluate, "--model"), (skd_tf.report, "--run")])
+def test_no_command_writes_over_a_runs_own_files(module, flag, tmp_path, monkeypatch, capsys):
     run = foreign_run(tmp_path / "run")
     before = fill(run, "metrics.jsonl", "student.keras")
     monkeypatch.chdir(run)
-    for output in (name, run / name, f"../run/{name}"):
-        monkeypatch.setattr(sys, "argv", ["command", f"{flag}={run}", f"--output={output}"])
-        with pytest.raises(SystemExit) as end:
-            module.cli_main()
-        assert end.value.code == 2 and "a file of the run" in capsys.readouterr().err
+    for name in ("result.json", "config.json", "metrics.jsonl", "student.keras"):
+        for output in (name, run / name, f"../run/{name}"):
+            assert exit_code(module.cli_main, f"{flag}={run}", f"--output={output}") == 2
+            assert "a file of the run" in capsys.readouterr().err
+        require_output(tmp_path / name)  # not a run's folder
     assert files_of(run) == before
     require_output(run / "evaluation.json")
-    require_output(tmp_path / name)  # not a run's folder
 
 
 @pytest.mark.parametrize(
     "result", [{"models": [], "teacher": None, "class_names": []}, [], {"config": {}, "student": None}]
 )
 def test_every_reader_refuses_a_result_that_is_not_a_runs(result, tmp_path):
-    config = Config(loss="cross_entropy")
-    run = foreign_run(tmp_path / "run", loss="cross_entropy")
+    config, run = Config(loss="cross_entropy"), foreign_run(tmp_path / "run", loss="cross_entropy")
     fill(run, "metrics.jsonl")
     write_json(run / "result.json", result)
     for read in (

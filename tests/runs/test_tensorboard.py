@@ -1,21 +1,16 @@
 """What TensorBoard finds in a run: scalars, HParams, and a trace if --profile_steps asks for one."""
 
-import json
-
 import pytest
 
 from skd_tf.config import Config
 from skd_tf.errors import InputError
-from skd_tf.training import experiment
-
-SMALL = {"student": "cnn_2", "epochs": 3, "batch_size": 100, "loss": "cross_entropy"}
-SMALL |= {"strategy": "one_device", "report": False}
+from tests.helpers.runs import numbers, train
 
 
 @pytest.fixture(scope="module")
 def traced(tmp_path_factory):
     folder = tmp_path_factory.mktemp("traced")
-    experiment.run(Config(profile_steps="10,13", **SMALL), folder)
+    train(folder, profile_steps="10,13")
     return folder
 
 
@@ -33,32 +28,25 @@ def test_scalars_and_hparams(traced):
         return plugin_data_pb2.HParamsPluginData.FromString(content)
 
     start = hparams("session_start_info").session_start_info
-    assert start.hparams["learning_rate"].number_value == 0.05 and start.hparams["student"].string_value == "cnn_2"
+    assert start.hparams["learning_rate"].number_value == 0.1 and start.hparams["student"].string_value == "cnn_2"
     assert {"epochs", "temperature", "seed"} < set(start.hparams) < set(Config().to_json()) - {"report", "overwrite"}
-    assert {
-        info.name.tag for info in hparams("experiment").experiment.metric_infos
-    } <= tags  # every column of the table has values
+    columns = {info.name.tag for info in hparams("experiment").experiment.metric_infos}
+    assert columns <= tags  # every column of the table has values
 
 
 def test_a_trace_is_written_and_changes_no_number(traced, tmp_path):
     (trace,) = (traced / "tensorboard" / "plugins" / "profile").rglob("*.xplane.pb")
     assert trace.stat().st_size > 1000 and b"EagerKernelExecute" in trace.read_bytes()
-    experiment.run(Config(**SMALL), tmp_path)
-    rows = [[json.loads(line) for line in (folder / "metrics.jsonl").open()] for folder in (traced, tmp_path)]
-    for one, other in zip(*rows, strict=True):
-        for name in ("loss", "accuracy", "val_nll", "student_logit_norm"):
-            assert one[name] == other[name], name
+    train(tmp_path)
+    assert numbers(traced) == numbers(tmp_path)
     assert not (tmp_path / "tensorboard" / "plugins").exists()
 
 
-@pytest.mark.parametrize("value", ["3", "5,2", "0,4", "a,b", "1,2,3"])
-def test_a_bad_range_is_an_input_error(value):
-    with pytest.raises(InputError, match="1 <= A <= B"):
-        Config(profile_steps=value)
+def test_a_bad_range_is_refused_before_the_first_step(tmp_path):
+    for value in ("3", "5,2", "0,4", "a,b", "1,2,3"):
+        with pytest.raises(InputError, match="1 <= A <= B"):
+            Config(profile_steps=value)
     assert Config(profile_steps=" 3 , 9").profile_steps == "3,9"
-
-
-def test_a_range_beyond_the_run_is_refused_before_the_first_step(tmp_path):
     with pytest.raises(InputError, match="steps 1 to 24"):
-        experiment.run(Config(profile_steps="20,25", **SMALL), tmp_path)
+        train(tmp_path, profile_steps="20,25")
     assert not list((tmp_path / "checkpoints").glob("*.ckpt"))
