@@ -23,7 +23,8 @@ def define(flag_values: flags.FlagValues) -> None:
     flags.DEFINE_bool("timing", True, "measure latency and throughput on this machine", flag_values=flag_values)
     flags.DEFINE_integer("bootstrap", 1000, "resampled test splits for intervals; 0: none", 0, flag_values=flag_values)
     flags.DEFINE_integer("bootstrap_seed", 0, "seed of the resampling", 0, flag_values=flag_values)
-    names = [field.name for field in dataclasses.fields(DataSettings) if field.name != "validation_fraction"]
+    unread = ("validation_fraction", "validation_split")
+    names = [field.name for field in dataclasses.fields(DataSettings) if field.name not in unread]
     define_flags(flag_values, ("data_dir", *names, "teacher_preprocessing"))
 
 

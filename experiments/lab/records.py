@@ -9,7 +9,7 @@ import pathlib
 
 from experiments.lab import definitions
 from experiments.lab.definitions import Cell
-from skd_tf.config import Config
+from skd_tf.config import Config, versions
 from skd_tf.config.fields import rules_of
 from skd_tf.errors import InputError, as_text, input_error
 from skd_tf.runtime.files import write_json
@@ -38,8 +38,8 @@ def settings(config: Config) -> dict:
 
 
 def differences(recorded: dict, wanted: dict) -> list[str]:
-    """Lines "--flag: recorded -> wanted". A setting newer than a record counts as its default there."""
-    defaults = settings(Config())
+    """Lines "--flag: recorded -> wanted". A setting newer than a record has the value there that reproduces it."""
+    defaults = settings(Config()) | {name: value for name, (_, value) in versions.BEFORE.items()}
     lines = [f"--{name}: {as_text(value)} -> no such setting" for name, value in recorded.items() if name not in wanted]
     for name, value in wanted.items():
         before = recorded.get(name, defaults[name])

@@ -59,7 +59,8 @@ def evaluate_and_print(
         require_unseen(path, settings)
     runs = {str(path): _run_to_calibrate(path, settings) for path in models} if calibrated else {}
     say(f"Test split of {settings.dataset}")
-    dataset = data.load(settings, data_dir)
+    # The training split is read only to measure its mean and std.
+    dataset = data.load(settings, data_dir, train=preprocessing == "standard" and teacher is not None)
     _warn_of_other_pixels(models, settings, dataset.image_shape[0])
     temperatures = {}
     for path, run in runs.items():
@@ -202,12 +203,14 @@ def measuring_settings(models: Sequence[ModelPath], given: Mapping[str, Any]) ->
 
 def require_unseen(path: ModelPath, settings: DataSettings) -> None:
     """InputError if the run that trained a model has trained on the images that it would be tested on."""
-    seed = conflicting_data_seed(path, settings.dataset, settings.data_seed)
+    seed = conflicting_data_seed(path, settings.dataset, settings.data_seed, settings.group)
     if seed is not None:
+        run = run_behind(path)
+        group = f" --group={run.group}" if run and run.group != settings.group else ""
         raise input_error(
             f"{path} has trained on most of these test images: data_seed draws the test part of {settings.dataset}",
-            expected=f"--data_seed={seed}, the seed of its run",
-            received=f"--data_seed={settings.data_seed}",
+            expected=f"--data_seed={seed}{group}, the {'settings' if group else 'seed'} of its run",
+            received=f"--data_seed={settings.data_seed}{f' --group={settings.group}' if group else ''}",
             remedy="Evaluate it alone with its own seed, or split the folder into train/ and test/",
         )
 

@@ -1,23 +1,22 @@
 """The image files of any folder, read one after the other and brought to a model's size."""
 
+import functools
 import os
 import pathlib
-import re
 from collections import Counter
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from skd_tf.config.app import reason
-from skd_tf.data import image_ops
+from skd_tf.data import image_header, image_ops
 from skd_tf.errors import input_error
 from skd_tf.runtime.local_paths import require_local
 
 # Files that are images to a user. Those that TensorFlow cannot decode are listed as unreadable.
 _IMAGES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".jxl", ".tif", ".tiff", ".heic", ".heif")
 _NOT_FOLDERS = ("__MACOSX",)  # what macOS puts into archives
-_PLACE = re.compile(r"\{\{.*?\}\}|\[Op:\w+\] name:|\[Op:\w+\]")  # where in TensorFlow an error occurred
 
 
 def find(place: str | os.PathLike) -> tuple[pathlib.Path, list[str], Counter[str]]:
@@ -71,8 +70,20 @@ def _is_new(path, name, seen):
     return True
 
 
+class PixelRules(NamedTuple):
+    """How a file becomes pixels; see docs/data.md.
+
+    Attributes:
+      upright: whether the EXIF orientation is applied and files are decoded by today's rules, not by those of skd_tf 0.1.
+      bits: that hold the brightest value of 16-bit PNGs, 8 to 16.
+    """
+
+    upright: bool = True
+    bits: int = 16
+
+
 def batches(
-    root: pathlib.Path, names: list[str], shape: tuple[int, int, int], resize: int, batch_size: int
+    root: pathlib.Path, names: list[str], shape: tuple[int, int, int], resize: int, batch_size: int, rules: PixelRules
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Reads images in order and brings them to one size; skips those that cannot be decoded.
 
@@ -85,14 +96,15 @@ def batches(
       shape: (height, width, channels) of the model's images.
       resize: shorter side before the cut, in pixels.
       batch_size: images in a batch, at most.
+      rules: how they are decoded.
 
     Yields:
       (row in `names` `[n]`, uint8 images `[n, height, width, channels]`, their (height, width) in the file `[n, 2]`).
     """
 
     def read(row, path):
-        image = image_ops.decode(tf.io.read_file(path), shape[2])
-        return row, _fit(image, shape, resize), tf.shape(image)[:2]
+        image = _decode(tf.io.read_file(path), shape[2], rules)
+        return row, _fit(image, shape, resize, rules), tf.shape(image)[:2]
 
     with tf.device("CPU"):
         stream = tf.data.Dataset.from_tensor_slices((np.arange(len(names)), _encoded(root, names)))
@@ -100,10 +112,31 @@ def batches(
         yield from stream.batch(batch_size).prefetch(1).as_numpy_iterator()
 
 
-def _fit(image, shape, resize):
+def _decode(encoded, channels, rules):
+    facts = tf.numpy_function(functools.partial(_facts, rules.upright), [encoded], (tf.int32, tf.bool))
+    orientation, deep = (tf.ensure_shape(fact, []) for fact in facts)
+    with tf.control_dependencies([orientation]):  # refuses an animated WebP, with which the decoder would crash
+        encoded = tf.identity(encoded)
+    if rules.upright:
+        return image_ops.decode_file(encoded, channels, orientation, deep, rules.bits)
+    return image_ops.decode(encoded, channels)
+
+
+def _facts(strict, encoded):
+    """(EXIF orientation, whether it is a 16-bit PNG) of a file; ValueError for one that is not read."""
+    try:
+        header = image_header.read_header(encoded)
+    except ValueError as error:
+        if strict or "animated" in str(error):
+            raise
+        return np.int32(1), np.bool_(False)
+    return np.int32(header.orientation), np.bool_(header.bits == 16)
+
+
+def _fit(image, shape, resize, rules):
     height, width = shape[:2]
     if height == width:
-        fitted = image_ops.fit(image, shape, resize)
+        fitted = image_ops.fit(image, shape, resize, exact=rules.upright)
     else:
         across = resize / min(height, width)
         size = tf.cast(tf.shape(image)[:2], tf.float32)
@@ -116,14 +149,18 @@ def _fit(image, shape, resize):
     return tf.cond(same, lambda: tf.ensure_shape(image, shape), lambda: fitted)
 
 
-def problem_of(root: pathlib.Path, name: str) -> str:
-    """Why an image cannot be decoded, in one line."""
+def problem_of(root: pathlib.Path, name: str, rules: PixelRules) -> str:
+    """Why an image cannot be decoded, in words."""
     try:
-        image_ops.decode(tf.io.read_file(_encoded(root, [name])[0]))
-    except (tf.errors.OpError, OSError, ValueError) as error:
-        text = reason(getattr(error, "message", str(error)))
-        return " ".join(_PLACE.sub("", text).split())[:200]
-    return "it does not decode to the model's channels"
+        content = (root / name).read_bytes()
+        if not content:
+            return "it is empty"
+        _facts(rules.upright, content)
+    except OSError as error:
+        return f"it cannot be read ({error.strerror})"
+    except ValueError as error:
+        return str(error)
+    return "it does not decode"
 
 
 def _encoded(root, names):

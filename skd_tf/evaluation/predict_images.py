@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from skd_tf.data.catalog import size_and_resize
+from skd_tf.data.catalog import size_and_resize, source_kind
 from skd_tf.data.settings import DataSettings
 from skd_tf.errors import flag_error, input_error
 from skd_tf.evaluation import image_files, metrics, temperature_scaling
@@ -22,6 +22,7 @@ from skd_tf.runs import run_files
 from skd_tf.runs.run_record import read_result, run_behind, workdir_of
 from skd_tf.runtime import atomic_files
 from skd_tf.runtime.console import Progress, say, warn
+from skd_tf.runtime.files import read_json
 from skd_tf.runtime.local_paths import require_local
 
 _NAMED = 10  # unreadable files that are named on the screen; the CSV file names all
@@ -71,7 +72,7 @@ def predict_images(
     loaded = loading.load(model)
     shape, side = _pixels(model, loaded, image_size, resize)
     class_names = _class_names(model, loaded.output_shape[-1])
-    temperature = _temperature(model) if calibrated else 1.0
+    temperature, rules = _temperature(model) if calibrated else 1.0, _rules(model)
     if others:
         count = ", ".join(f"{number} {suffix}" for suffix, number in others.most_common())
         say(f"Not images by their names, and left out: {count}.")
@@ -80,7 +81,7 @@ def predict_images(
     unreadable = []
     with atomic_files.writing(output) as file:
         _write(file, [*_HEADER, *(f"p_{name}" for name in class_names)])
-        for answer in _answers(loaded, root, names, shape, side, temperature):
+        for answer in _answers(loaded, root, names, shape, side, rules, temperature):
             _write(file, _row(answer, class_names))
             if answer.probabilities is None:
                 unreadable.append(answer)
@@ -89,24 +90,24 @@ def predict_images(
     return [answer.file for answer in unreadable]
 
 
-def _answers(loaded, root, names, shape, side, temperature) -> Iterator[Answer]:
+def _answers(loaded, root, names, shape, side, rules, temperature) -> Iterator[Answer]:
     """The `Answer` of each file, in order."""
     predictor = Predictor(loaded, min(BATCH_SIZE, len(names)))
     given, others, kind = 0, 0, None
     with Progress("classifying", len(names), "images") as progress:
-        for rows, images, sizes in image_files.batches(root, names, shape, side, predictor.batch_size):
+        for rows, images, sizes in image_files.batches(root, names, shape, side, predictor.batch_size, rules):
             outputs = predictor(images, on_progress=lambda done: None)
             if kind is None:
                 kind = _kind_of(outputs)
             probabilities = _probabilities(outputs, kind, temperature)
             for row, probability in zip(rows, probabilities, strict=True):
-                yield from (_unread(root, name) for name in names[given:row])
+                yield from (_unread(root, name, rules) for name in names[given:row])
                 known = np.isfinite(probability).all()
                 yield Answer(names[row], probability) if known else Answer(names[row], None, "the output is not finite")
                 given = row + 1
             others += int((sizes != shape[:2]).any(axis=1).sum())
             progress.update(given)
-    yield from (_unread(root, name) for name in names[given:])
+    yield from (_unread(root, name, rules) for name in names[given:])
     if others:
         say(f"{others:,} images had another size than {shape[0]}x{shape[1]} and were resized.")
 
@@ -124,8 +125,8 @@ def _probabilities(outputs, kind, temperature):
     return np.exp(metrics.log_softmax(np.asarray(outputs, np.float64) / temperature))
 
 
-def _unread(root, name):
-    return Answer(name, None, image_files.problem_of(root, name))
+def _unread(root, name, rules):
+    return Answer(name, None, image_files.problem_of(root, name, rules))
 
 
 def _row(answer: Answer, class_names: Sequence[str]) -> list[Any]:
@@ -149,7 +150,7 @@ def _report(unreadable: Sequence[Answer], count: int) -> None:
         first = unreadable[0]
         raise input_error(
             "No image can be read",
-            expected="files that TensorFlow decodes: JPEG, PNG, BMP, GIF",
+            expected="JPEG, PNG, WebP, BMP or GIF files",
             received=f"{count} others, {first.file} first: {first.problem}",
             remedy="Convert them",
         )
@@ -183,6 +184,16 @@ def _pixels(path, loaded, image_size, resize) -> tuple[tuple[int, int, int], int
     if side < least:
         raise flag_error("resize", resize, "is smaller than the model's images", f"at least {least}", "Raise it")
     return (height, width, taken[3]), side
+
+
+def _rules(path) -> image_files.PixelRules:
+    """How the model's run decodes files; of a model without a run, how a new one would."""
+    run, details = run_behind(path), workdir_of(path) / run_files.MEASUREMENTS
+    if run is None or source_kind(run.dataset) not in ("folder", "function"):
+        return image_files.PixelRules()
+    remedy = "Remove it and result.json: the run's command then measures again."
+    record = read_json(details, "The file of measurements", remedy) if details.is_file() else {}
+    return image_files.PixelRules(run.data_rules != 1, record.get("dataset", {}).get("png_bits", 16))
 
 
 def _temperature(path) -> float:

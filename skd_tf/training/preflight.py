@@ -132,7 +132,7 @@ def dataset_sizes(config: Config, data_dir: str | os.PathLike | None = None) -> 
         labels = {name: [label for _, label in files] for name, files in folder.splits.items()}
         labelled = {name: len(found) - found.count(-1) for name, found in labels.items()}
         unlabelled = labels["train"].count(-1)
-        groups = folder.groups and grouping.numbered(folder.groups)["train"]
+        groups = grouping.numbered(folder.groups)["train"] if folder.groups else None
         drawn = hold_out.validation_rows(np.array(labels["train"]), config.pick(DataSettings), groups)
         return Sizes(
             train=len(labels["train"]),

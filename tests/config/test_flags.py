@@ -37,7 +37,7 @@ CONTRACT = [
     *("checkpoint_every", "keep_checkpoints", "dry_run", "overwrite", "sync_batch_norm"),
     *("teacher_cache_dir", "teacher_cache_dtype", "teacher_cache_epochs"),
     *("augmentation", "cache_dataset", "student_checkpoint", "student_preprocessing", "teacher_preprocessing"),
-    *("ema_momentum", "profile_steps", "report", "data_rules"),
+    *("ema_momentum", "profile_steps", "report", "data_rules", "validation_split", "group"),
 ]
 PROGRAM = """
     import sys
