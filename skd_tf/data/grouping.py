@@ -62,7 +62,7 @@ def numbered(groups: Mapping[str, Sequence]) -> dict[str, np.ndarray]:
 
 def warn_of_shared(groups: Mapping[str, np.ndarray]) -> None:
     """Warns of groups that the dataset itself has on both sides of a split."""
-    for name in groups.keys() - {"train"}:
+    for name in groups.keys() - {"train"} if "train" in groups else ():
         shared = np.intersect1d(groups["train"], groups[name])
         if len(shared):
             images = int(np.isin(groups[name], shared).sum())

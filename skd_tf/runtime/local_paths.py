@@ -11,7 +11,7 @@ _URL = re.compile(r"(?:folder:)?([A-Za-z][A-Za-z0-9+.-]*)://")
 _COLLAPSED_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")  # pathlib.Path("gs://bucket") is gs:/bucket
 _REMEDY = (
     "Mount the bucket (gcsfuse, mount-s3, rclone mount), or use a local folder and mirror it after each checkpoint: "
-    "docs/scale.md has a script"
+    "docs/buckets.md has a script"
 )
 
 

@@ -65,7 +65,7 @@ def test_every_path_of_every_command(tmp_path, monkeypatch, capsys, module, argu
         module.cli_main()
     error = capsys.readouterr().err
     assert ended.value.code == 2 and error.startswith(f"error: --{name} is a URL"), error
-    assert error.count("\n") == 1 and ("docs/scale.md" in error or "Leave out file://" in error)
+    assert error.count("\n") == 1 and ("docs/buckets.md" in error or "Leave out file://" in error)
     assert [path.name for path in tmp_path.iterdir()] == ["outer.flags"]
 
 
