@@ -1,23 +1,24 @@
 """The documentation agrees with the code: flags, code blocks, generated tables and pages."""
 
-import importlib.util
 import json
 import pathlib
 import pkgutil
 import re
 
+import numpy as np
 import pytest
 
 from skd_tf.config import flags
 from skd_tf.config.fields import rules_of
 from skd_tf.errors import InputError, as_text
+from tests.helpers.commands import load_source
 from tools.benchmarks.__main__ import COMMANDS
 from tools.benchmarks.compare_keras_distillation import with_table
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+RESULTS = ROOT / "experiments" / "results"
 FENCED = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-each_page = pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
 # Flags of pip, docker, mkdocs, saved_model_cli, TensorFlow Serving and TensorBoard.
 OTHERS = {
     *("editable", "quiet", "help", "no-cache-dir", "strict", "rm", "dir"),
@@ -25,11 +26,10 @@ OTHERS = {
 }
 
 
-def load(path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def site_pages():
+    pytest.importorskip("mkdocs", reason="pip install -e '.[docs]'")
+    return load_source(ROOT / "docs" / "hooks" / "site_pages.py")
 
 
 @pytest.fixture(scope="module")
@@ -45,41 +45,34 @@ def known_flags():
     return names
 
 
-@each_page
-def test_a_page_names_no_flag_that_does_not_exist(page, known_flags):
-    named = set(re.findall(r"(?<![\w-])--(?:\[no\])?([a-z][a-z_-]+)", page.read_text(encoding="utf-8")))
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_flags_and_code_on_a_page_exist(page, known_flags):
+    text = page.read_text(encoding="utf-8")
+    named = set(re.findall(r"(?<![\w-])--(?:\[no\])?([a-z][a-z_-]+)", text))
     assert sorted(named - known_flags) == []
-
-
-@each_page
-def test_code_on_a_page_is_python_and_its_names_exist(page):
-    for language, code in FENCED.findall(page.read_text(encoding="utf-8")):
-        if language != "python" or code.startswith("--8<--"):
-            continue
-        compile(code, page.name, "exec")
-        for dotted in re.findall(r"\bskd_tf(?:\.\w+)+", code):
-            pkgutil.resolve_name(dotted)
+    for language, code in FENCED.findall(text):
+        if language == "python" and not code.startswith("--8<--"):
+            compile(code, page.name, "exec")
+            for dotted in re.findall(r"\bskd_tf(?:\.\w+)+", code):
+                pkgutil.resolve_name(dotted)
 
 
 def test_the_table_of_the_comparison_with_keras_is_its_records():
-    record = json.loads((ROOT / "experiments" / "results" / "digits" / "keras_distillation.json").read_text())
+    record = json.loads((RESULTS / "digits/keras_distillation.json").read_text())
     page = (ROOT / "docs" / "migrating.md").read_text(encoding="utf-8")
     assert with_table(page, record) == page
     changed = record | {"teacher": record["teacher"] / 2}
     assert with_table(with_table(page, changed), record) == page != with_table(page, changed)
     with pytest.raises(InputError, match="place"):
         with_table("# Another page", record)
-    rows = record["rows"]
-    same = ("keras.distillation, loss=KLDivergence()", "keras.io's example", 'skd_tf, loss="kd"')
+    rows, same = record["rows"], ("keras.distillation, loss=KLDivergence()", "keras.io's example", 'skd_tf, loss="kd"')
     assert all(rows[name]["distance"] < 1e-4 for name in same[:2])  # as the page says
-    assert max(rows[name]["accuracy"] for name in same) - min(rows[name]["accuracy"] for name in same) < 0.02
+    assert np.ptp([rows[name]["accuracy"] for name in same]) < 0.02
     assert rows["keras.distillation, its default loss"]["accuracy"] < rows["student alone"]["accuracy"] - 0.1
 
 
-def test_the_flag_reference_has_every_knob():
-    pytest.importorskip("mkdocs", reason="pip install -e '.[docs]'")
-    pages = load(ROOT / "docs" / "hooks" / "site_pages.py")
-    rows = pages.flag_reference().splitlines()
+def test_the_flag_reference_has_every_setting(site_pages):
+    rows = site_pages.flag_reference().splitlines()
     for name, field in flags.FIELDS.items():
         (row,) = (row for row in rows if f'id="{name}"' in row)
         assert " ".join(rules_of(field).help.split())[:20] in row
@@ -87,20 +80,15 @@ def test_the_flag_reference_has_every_knob():
     assert any(row.startswith("| `--search`") for row in rows)
 
 
-def test_links_to_the_repository_become_links_of_the_site(tmp_path, monkeypatch):
-    pytest.importorskip("mkdocs", reason="pip install -e '.[docs]'")
-    pages = load(ROOT / "docs" / "hooks" / "site_pages.py")
-    monkeypatch.setattr(pages, "ROOT", tmp_path)
-    links = "[a](docs/keras.md) [b](CONTRIBUTING.md) [c](LICENSE) [d](https://example.org) [e](#map) ![f](x.png)"
-    (tmp_path / "README.md").write_text(links)
-    assert pages.adapted("README.md") == (
-        "[a](keras.md) [b](contributing.md) c (`LICENSE`) [d](https://example.org) [e](#map) ![f](x.png)"
-    )
+def test_links_to_the_repository_become_links_of_the_site(site_pages, tmp_path, monkeypatch):
+    monkeypatch.setattr(site_pages, "ROOT", tmp_path)
+    links = "[a]({}) [b]({}) {} [d](https://example.org) [e](#map) ![f](x.png)"
+    (tmp_path / "README.md").write_text(links.format("docs/keras.md", "CONTRIBUTING.md", "[c](LICENSE)"))
+    assert site_pages.adapted("README.md") == links.format("keras.md", "contributing.md", "c (`LICENSE`)")
 
 
-def test_scale_is_reckoned_from_its_records():
-    page = (ROOT / "docs/scale.md").read_text(encoding="utf-8")
-    benchmarks = ROOT / "experiments/results/benchmarks"
+def test_the_numbers_on_the_scale_page_follow_from_the_records():
+    page, benchmarks = (ROOT / "docs/scale.md").read_text(encoding="utf-8"), RESULTS / "benchmarks"
     parts = json.loads((benchmarks / "imagenet.json").read_text())["parts"]
     for name, row in parts.items():
         unit = "MB" if "MB_per_second" in row else "images"
@@ -111,15 +99,10 @@ def test_scale_is_reckoned_from_its_records():
     assert f"{first:.1f} times its size while it trains, {second:.1f} where one epoch follows" in page
     tables = memory["stream's tables, bytes an image"]
     assert f"{tables:.0f} bytes measured in the stream" in page
-    views, forward, step, accelerators = (
-        1.28e6 * 100,
-        23.0e9,
-        10.9e9,
-        8 * 50e12,
-    )  # operations an image; a second, assumed
-    student, teacher = (
-        parts[name]["images_per_second"] for name in ("step of resnet18, logits given", "pass of resnet152")
-    )
+    # Operations an image; a second of eight accelerators, assumed.
+    views, forward, step, accelerators = 1.28e6 * 100, 23.0e9, 10.9e9, 8 * 50e12
+    names = ("step of resnet18, logits given", "pass of resnet152")
+    student, teacher = (parts[name]["images_per_second"] for name in names)
     images, logits = accelerators / step, 1.28e6 * 1000 * 2
     seconds_of_check = 100 * logits / 1e6 / parts["check of logits"]["MB_per_second"]
     hours = {operations: views * operations / accelerators / 3600 for operations in (step, forward)}

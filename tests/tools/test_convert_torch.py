@@ -3,6 +3,7 @@
 import argparse
 import pathlib
 import pickle
+import re
 import subprocess
 import sys
 
@@ -21,21 +22,37 @@ from tools.convert_torch import layer_names, state_dict
 from tools.convert_torch.convert import convert, fill
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_RESNET8 = ((1, 1, 1), "downsample", "fc")
 
 
-def random_model(arch, size=32, channels=3, seed=1, **options):
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
+def random_model(arch="resnet8", size=32, channels=3, **options):
     model = networks.build(arch, input_shape=(size, size, channels), num_classes=7, **options)
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(1)
     model.set_weights([generator.uniform(0.5, 1.5, weight.shape) for weight in model.get_weights()])
     return model
 
 
-def tiny_state(**options):
-    return state_of(random_model("resnet8", **options), resnet_modules((1, 1, 1), "downsample", "fc"))
+def resnet8_state(**options):
+    return state_of(random_model(**options), resnet_modules(*_RESNET8))
 
 
-def converted(state, arch, size=32):
-    return convert(state, arch, mean=_MEAN, std=_STD, input_size=size)
+def converted(state, arch):
+    return convert(state, arch, mean=_MEAN, std=_STD, input_size=32)
+
+
+def require_weights(model, weights):
+    for mine, its in zip(model.get_weights(), weights, strict=True):
+        np.testing.assert_array_equal(mine, its)
+
+
+def require_refusal(path, words):
+    with pytest.raises(InputError, match=words) as error:
+        state_dict.read(path)
+    assert "weights_only" not in str(error.value)  # PyTorch's own advice is to switch it off
 
 
 def run(*arguments):
@@ -52,7 +69,7 @@ def test_every_network_of_the_field_has_names():
 @pytest.mark.parametrize(
     ("arch", "options", "modules"),
     [
-        ("resnet8", {}, resnet_modules((1, 1, 1), "downsample", "fc")),
+        ("resnet8", {}, resnet_modules(*_RESNET8)),
         ("resnet8x4", {}, resnet_modules((1, 1, 1), "shortcut", "linear")),
         ("resnet20", {"shortcut": "pad"}, resnet_modules((3, 3, 3), "", "linear")),
         ("resnet18", {}, resnet_modules((2, 2, 2, 2), "downsample", "fc")),
@@ -68,21 +85,15 @@ def test_a_models_own_weights_come_back_to_the_last_bit(arch, options, modules):
     weights, state = model.get_weights(), state_of(model, modules)
     model.set_weights([np.full_like(weight, -1) for weight in weights])
     fill(model, state)
-    for mine, its in zip(model.get_weights(), weights, strict=True):
-        np.testing.assert_array_equal(mine, its)
+    require_weights(model, weights)
 
 
 @pytest.mark.parametrize(("shortcut", "tensors"), [("projection", 47), ("pad", 37)])
 def test_the_kind_of_shortcut_is_recognised(shortcut, tensors):
-    state = tiny_state(shortcut=shortcut)
+    state = resnet8_state(shortcut=shortcut)
     model = converted(state, "resnet8")
     assert sum(not name.endswith("num_batches_tracked") for name in state) == tensors == len(model.weights)
-    assert model.name == "resnet8"
     assert ("stage2_block1_shortcut_conv" in [layer.name for layer in model.layers]) == (shortcut == "projection")
-
-
-def slow(*values):
-    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 _BASIC = {"blocks": (1, 1, 1), "shortcut": "downsample", "head": "fc"}
@@ -109,12 +120,10 @@ def test_logits_are_those_of_pytorch(arch, forward, arguments, tmp_path):
 
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)).astype("float32")
     normalised = (torch.tensor(images) / 255 - torch.tensor(_MEAN)) / torch.tensor(_STD)
-    net = torch_nets.Net()
+    net, path = torch_nets.Net(), tmp_path / "net.pth"
     with torch.no_grad():
         logits = getattr(torch_nets, forward)(net, normalised.permute(0, 3, 1, 2), 5, **arguments).numpy()
-    path = tmp_path / "net.pth"
     torch.save({"epoch": 3, "state_dict": {f"module.{name}": tensor for name, tensor in net.state.items()}}, path)
-
     model = converted(state_dict.read(path), arch)
     np.testing.assert_allclose(model(images), logits, atol=1e-4 * max(1, np.abs(logits).max()), rtol=0)
     assert np.abs(logits[0] - logits[1]).max() > 0.01 * np.abs(logits).max()  # the images matter to them
@@ -127,48 +136,39 @@ def test_wrappers_and_half_precision(wrapper, tmp_path):
     torch.save({wrapper: state, "optimizer": {"lr": 0.1}} if wrapper else state, tmp_path / "net.pth")
     tensors = state_dict.read(tmp_path / "net.pth")
     np.testing.assert_array_equal(tensors["a.weight"], np.array([0.5, 3.0], "float32"))
-    assert tensors["a.weight"].dtype == "float32"
-    assert tensors["n"] == 4
+    assert tensors["a.weight"].dtype == "float32" and tensors["n"] == 4
 
 
 def test_a_teacher_file_from_npz_alone(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)  # importing it is an error
-    model = random_model("resnet8", channels=1, size=16)
-    state = state_of(model, resnet_modules((1, 1, 1), "downsample", "fc"))
+    model = random_model(channels=1, size=16)
+    state = state_of(model, resnet_modules(*_RESNET8))
     np.savez(tmp_path / "in.npz", **{f"module.{name}": array for name, array in state.items()})
     files = [f"--in={tmp_path}/in.npz", f"--out={tmp_path}/out.keras", "--arch=resnet8"]
     run(*files, "--mean=0.5", "--std=0.25", "--input_size=16")
-
     teacher = keras.models.load_model(tmp_path / "out.keras")
-    assert teacher.name == "resnet8"
-    assert teacher.input_shape == (None, 16, 16, 1)
+    assert teacher.name == "resnet8" and teacher.input_shape == (None, 16, 16, 1)
     assert {type(layer).__module__.split(".")[0] for layer in teacher.layers} == {"keras"}
     images = np.random.default_rng(0).uniform(0, 255, (2, 16, 16, 1)).astype("float32")
     np.testing.assert_allclose(teacher(images), model((images / 255 - 0.5) / 0.25), rtol=1e-4)
-    said = capsys.readouterr().out
-    assert "7 classes, 47 tensors used, 9 num_batches_tracked ignored" in said
-    assert "mean 0.5, std 0.25, given" in said
-
+    out = capsys.readouterr().out
+    assert "7 classes, 47 tensors used, 9 num_batches_tracked ignored" in out and "mean 0.5, std 0.25, given" in out
     with pytest.raises(InputError, match=r"Expected 1 finite numbers"):  # akamaster's and RepDistiller's have three
         run(*files, "--input_size=16")
 
 
 def test_the_default_normalisation_is_the_sources():
-    sources = {
-        "akamaster": layer_names.source_of(layer_names.FAMILIES["resnet56"], ["conv1.weight", "linear.weight"]),
-        "RepDistiller and mdistiller": layer_names.source_of(
-            layer_names.FAMILIES["resnet56"], ["layer2.0.downsample.0.weight"]
-        ),
-        "torchvision": layer_names.source_of(layer_names.FAMILIES["resnet18"], []),
-    }
-    assert [source.name for source in sources.values()] == list(sources)
-    assert [source.mean[0] for source in sources.values()] == [0.485, 0.5071, 0.485]
-    assert [source.std[0] for source in sources.values()] == [0.229, 0.2675, 0.229]
-    assert [source.input_size for source in sources.values()] == [32, 32, 224]
+    for arch, tensors, expected in (
+        ("resnet56", ["conv1.weight", "linear.weight"], ("akamaster", 0.485, 0.229, 32)),
+        ("resnet56", ["layer2.0.downsample.0.weight"], ("RepDistiller and mdistiller", 0.5071, 0.2675, 32)),
+        ("resnet18", [], ("torchvision", 0.485, 0.229, 224)),
+    ):
+        found = layer_names.source_of(layer_names.FAMILIES[arch], tensors)
+        assert (found.name, found.mean[0], found.std[0], found.input_size) == expected
 
 
 def test_a_default_for_other_classes_is_a_warning(tmp_path, capsys):
-    np.savez(tmp_path / "in.npz", **tiny_state())
+    np.savez(tmp_path / "in.npz", **resnet8_state())
     run("--arch=resnet8", f"--in={tmp_path}/in.npz", f"--out={tmp_path}/out.keras")
     out, err = capsys.readouterr()
     assert "RepDistiller and mdistiller are for 100 classes, this network has 7" in err
@@ -178,8 +178,7 @@ def test_a_default_for_other_classes_is_a_warning(tmp_path, capsys):
 def test_safetensors_with_bfloat16_and_damage(tmp_path, monkeypatch):
     numpy_format = pytest.importorskip("safetensors.numpy")
     bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
-    path = tmp_path / "net.safetensors"
-    kernel = np.arange(6, dtype="float32").reshape(2, 3)
+    path, kernel = tmp_path / "net.safetensors", np.arange(6, dtype="float32").reshape(2, 3)
     state = {"module.a.weight": kernel, "module.b": kernel.astype(bfloat16), "module.n": np.array(4)}
     numpy_format.save_file(state, path)
     tensors = state_dict.read(path)
@@ -188,27 +187,22 @@ def test_safetensors_with_bfloat16_and_damage(tmp_path, monkeypatch):
         np.testing.assert_array_equal(tensors[name], kernel)
     assert tensors["n"] == 4
     path.write_bytes(path.read_bytes()[:-5])
-    with pytest.raises(InputError, match="does not load"):
-        state_dict.read(path)
+    require_refusal(path, "does not load")
     monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
-    with pytest.raises(InputError, match="Install safetensors"):
-        state_dict.read(path)
+    require_refusal(path, "Install safetensors")
 
 
 def test_every_tensor_that_does_not_fit_is_named():
-    model = random_model("resnet8")
-    weights, whole = model.get_weights(), state_of(model, resnet_modules((1, 1, 1), "downsample", "fc"))
+    model = random_model()
+    weights, whole = model.get_weights(), state_of(model, resnet_modules(*_RESNET8))
     state = {name: array + 1 for name, array in whole.items() if name != "layer1.0.bn2.running_var"}
     state["layer3.0.conv2.weight"] = np.zeros((64, 64, 1, 1), "float32")
     state["layer4.0.conv1.weight"] = np.zeros((3, 2), "float32")
-    with pytest.raises(InputError) as error:
+    unfit = "1 missing: layer1.0.bn2.running_var 16; 1 unknown: layer4.0.conv1.weight 3,2; "
+    unfit += "1 of another shape: layer3.0.conv2.weight 64,64,1,1 not 64,64,3,3."
+    with pytest.raises(InputError, match=re.escape(unfit)):
         fill(model, state)
-    assert "1 missing: layer1.0.bn2.running_var 16;" in str(error.value)
-    assert "1 unknown: layer4.0.conv1.weight 3,2;" in str(error.value)
-    assert "1 of another shape: layer3.0.conv2.weight 64,64,1,1 not 64,64,3,3." in str(error.value)
-    for mine, its in zip(model.get_weights(), weights, strict=True):
-        np.testing.assert_array_equal(mine, its)
-
+    require_weights(model, weights)
     with pytest.raises(InputError, match=r"resnet14\. .* 30 missing: .*layer3\.1\.conv2\.weight 64,64,3,3\. Check"):
         converted(whole, "resnet14")
     with pytest.raises(InputError, match=r"No fc\.weight in .* 2 axes\. Received .*conv1\.weight"):
@@ -230,9 +224,7 @@ def test_files_that_could_run_code_are_refused(tmp_path):
         ("object.npz", "without objects"),
         ("missing.pth", "No checkpoint there"),
     ):
-        with pytest.raises(InputError, match=found) as error:
-            state_dict.read(tmp_path / name)
-        assert "weights_only" not in str(error.value)  # PyTorch's own advice is to switch it off
+        require_refusal(tmp_path / name, found)
 
 
 def test_damaged_files_are_one_line(tmp_path):
@@ -243,8 +235,7 @@ def test_damaged_files_are_one_line(tmp_path):
     np.save(tmp_path / "one.npy", np.zeros(3))
     (tmp_path / "one.npy").rename(tmp_path / "one.npz")
     for name in ("cut.npz", "text.npz", "one.npz"):
-        with pytest.raises(InputError, match=r"not an \.npz"):
-            state_dict.read(tmp_path / name)
+        require_refusal(tmp_path / name, r"not an \.npz")
 
 
 @pytest.mark.parametrize(
@@ -265,10 +256,9 @@ def test_wrong_flags_are_one_line(change, error):
 
 
 def test_the_command_ends_with_one_line_and_2(tmp_path):
+    options = ["--arch=resnet8", f"--in={tmp_path}/none.npz", f"--out={tmp_path}/out.keras"]
+    program = [sys.executable, "-m", "tools.convert_torch", *options]
     root = pathlib.Path(__file__).resolve().parents[2]
-    arguments = ["--arch=resnet8", f"--in={tmp_path}/none.npz", f"--out={tmp_path}/out.keras"]
-    tool = [sys.executable, "-m", "tools.convert_torch", *arguments]
-    done = subprocess.run(tool, cwd=root, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (2, "")
+    done = subprocess.run(program, cwd=root, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert done.stderr.startswith("error: No checkpoint there.")
-    assert done.stderr.count("\n") == 1

@@ -22,10 +22,8 @@ class Net:
         return F.conv2d(x, weight, bias, stride, size // 2, groups=groups)
 
     def bn(self, x, name):
-        scale, shift, mean = (
-            self._get(f"{name}.{part}", x.shape[1:2], centre, 0.1)
-            for part, centre in (("weight", 1), ("bias", 0), ("running_mean", 0))
-        )
+        centres = {"weight": 1, "bias": 0, "running_mean": 0}
+        scale, shift, mean = (self._get(f"{name}.{part}", x.shape[1:2], c, 0.1) for part, c in centres.items())
         variance = self._get(f"{name}.running_var", x.shape[1:2], 0.5, 0.1).abs_()
         self.state[f"{name}.num_batches_tracked"] = torch.tensor(7)
         return F.batch_norm(x, mean, variance, scale, shift, eps=1e-5)
@@ -73,9 +71,8 @@ def wide_resnet(net, x, classes, *, blocks, widen):
             active = F.relu(net.bn(x, f"{name}.bn1"))
             out = F.relu(net.conv_bn(active, f"{name}.conv1", f"{name}.bn2", width, 3, stride))
             same = x.shape[1] == width
-            x = net.conv(out, f"{name}.conv2", width, 3) + (
-                x if same else net.conv(active, f"{name}.convShortcut", width, 1, stride)
-            )
+            x = x if same else net.conv(active, f"{name}.convShortcut", width, 1, stride)
+            x = net.conv(out, f"{name}.conv2", width, 3) + x
     return net.head(F.relu(net.bn(x, "bn1")), "fc", classes)
 
 

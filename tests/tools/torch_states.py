@@ -7,13 +7,8 @@ _PARTS = [f"{kind}{number}" for kind in ("conv", "bn") for number in (1, 2, 3, 4
 
 
 def resnet_modules(blocks, shortcut, head):
-    yield from (
-        ("stem_conv", "conv1"),
-        ("stem_bn", "bn1"),
-        ("head_conv", "conv2"),
-        ("head_bn", "bn2"),
-        ("logits", head),
-    )
+    ends = {"stem_conv": "conv1", "stem_bn": "bn1", "head_conv": "conv2", "head_bn": "bn2", "logits": head}
+    yield from ends.items()
     for stage, count in enumerate(blocks, start=1):
         for block in range(count):
             here, there = f"stage{stage}_block{block + 1}", f"layer{stage}.{block}"
