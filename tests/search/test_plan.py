@@ -14,6 +14,7 @@ from skd_tf.search.oracles import ORACLES, make_oracle
 from skd_tf.search.plan import OBJECTIVES, TUNERS, Plan, parse_objective
 from skd_tf.search.trial_records import TrialRecords, is_disk_full
 from skd_tf.search.tuner import Tuner
+from tests.search.cases import one_line_with
 
 CONFIG = Config(teacher_checkpoint="teacher", student="cnn_2")
 TEMPERATURES = "temperature:choice:1,2,4,8,16"
@@ -22,12 +23,9 @@ TEMPERATURES = "temperature:choice:1,2,4,8,16"
 def test_the_objective_and_its_direction():
     assert parse_objective("val_accuracy").direction == "max" and parse_objective("val_nll").direction == "min"
     assert parse_objective("val_accuracy:min").sign == 1.0 == -parse_objective("val_accuracy").sign
-    for text, words in (
-        ("val_acc", "Did you mean val_accuracy"),
-        ("kd_weight", "has no direction"),
-        ("loss:up", "has no direction"),
-    ):
-        with pytest.raises(InputError, match=words):
+    refused = {"val_acc": "Did you mean val_accuracy", "kd_weight": "has no direction", "loss:up": "has no direction"}
+    for text, words in refused.items():
+        with one_line_with(words):
             parse_objective(text)
 
 
@@ -45,9 +43,8 @@ def test_the_objective_and_its_direction():
     ],
 )
 def test_a_bad_plan_is_one_line(options, words):
-    with pytest.raises(InputError) as caught:
+    with one_line_with(words):
         Plan(**{"config": CONFIG, "search": (TEMPERATURES,)} | options)
-    assert words in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_the_size_of_a_search_and_its_default():
@@ -70,15 +67,14 @@ class FakeTrialRunner:
     """A `TrialRunner` with a formula instead of a student. It stops after so many executions, or before the oracle sees
     the end of trial `unseen`."""
 
-    def __init__(self, records, executions=None, fail=(), unseen=None):
-        self._records, self.left, self.fail, self.unseen, self.ran = records, executions, fail, unseen, []
+    def __init__(self, records, executions, fail, unseen):
+        self._records, self.executions, self.fail, self.unseen, self.ran = records, executions, fail, unseen, []
 
     def run(self, number):
-        if self.left == 0:
+        if len(self.ran) == self.executions:
             raise StoppedError
-        self.left = None if self.left is None else self.left - 1
-        record = self._records.read(number)
         self.ran.append(number)
+        record = self._records.read(number)
         value = score(record["values"])
         if number in self.fail:
             record |= {"status": "failed", "reason": "the test asked for it"}
@@ -95,7 +91,7 @@ def score(values):
     return 0.9 - 0.01 * abs(math.log2(values["temperature"]) - 1.3) - 0.05 * (values.get("loss") == "kd")
 
 
-def fake_search(folder, plan, executions=None, fail=(), unseen=None):
+def fake_search(folder, plan, *, executions=None, fail=(), unseen=None):
     """Runs a search to its end or its stop; returns the numbers of the trials that ran."""
     records = TrialRecords(folder, plan)
     records.claim()
@@ -117,56 +113,38 @@ SEARCHES = {
 }
 
 
-def skip_without_its_libraries(tuner):
-    if tuner == "bayesian":
-        pytest.importorskip("sklearn", reason="the extra skd_tf[bayesian] is not installed")
-
-
 @pytest.mark.parametrize("tuner", SEARCHES)
 def test_a_search_stopped_anywhere_draws_what_an_uninterrupted_one_draws(tuner, tmp_path):
-    skip_without_its_libraries(tuner)
-    plan = SEARCHES[tuner]
-    fail = (2,)
-    assert fake_search(tmp_path / "straight", plan, fail=fail) == list(range(plan.trials))
-    straight = drawn(tmp_path / "straight", plan)
-    assert len({json.dumps(values) for values in straight}) == plan.trials
-    for stop in range(1, plan.trials, 1 if tuner != "bayesian" else 3):
-        folder = tmp_path / f"stopped-{stop}"
-        ran = fake_search(folder, plan, executions=stop, fail=fail)
-        records = TrialRecords(folder, plan)
-        assert records.all()[-1]["status"] == "running"  # drawn, and stopped before its end
-        for executions in (1, 1, None):  # stopped again after each of two more trials
-            ran += fake_search(folder, plan, executions=executions, fail=fail)
-        assert ran == list(range(plan.trials)), stop  # nothing lost, nothing twice
-        assert drawn(folder, plan) == straight, stop
-    if tuner == "grid":
-        assert {(v["temperature"], v["loss"]) for v in straight} == set(
-            itertools.product((1.0, 2.51984, 6.3496, 16.0), ("spherical", "kd"))
-        )
-
-
-@pytest.mark.parametrize("tuner", SEARCHES)
-def test_a_trial_whose_end_nobody_saw_keeps_its_place_at_every_later_stop(tuner, tmp_path):
-    skip_without_its_libraries(tuner)
-    plan = SEARCHES[tuner]
-    fake_search(tmp_path / "straight", plan)
-    for unseen in range(0, plan.trials - 1, 1 if tuner != "bayesian" else 2):
-        folder = tmp_path / f"unseen-{unseen}"
-        ran = fake_search(folder, plan, unseen=unseen)
+    """Stopped before a trial, or after its end and before the oracle has seen it; then after each of two more trials."""
+    if tuner == "bayesian":
+        pytest.importorskip("sklearn", reason="the extra skd_tf[bayesian] is not installed")
+    plan, straight, step = SEARCHES[tuner], tmp_path / "straight", 3 if tuner == "bayesian" else 1
+    every = list(range(plan.trials))
+    assert fake_search(straight, plan, fail=(2,)) == every
+    expected = drawn(straight, plan)
+    assert len({json.dumps(values) for values in expected}) == plan.trials
+    stops = [("executions", n) for n in every[1::step]] + [("unseen", n) for n in every[:-1:step]]
+    for kind, number in stops:
+        folder = tmp_path / f"{kind}-{number}"
+        ran = fake_search(folder, plan, fail=(2,), **{kind: number})
+        if kind == "executions":
+            assert TrialRecords(folder, plan).all()[-1]["status"] == "running"  # drawn, and stopped before its end
         for executions in (1, 1, None):
-            ran += fake_search(folder, plan, executions=executions)
-        assert ran == list(range(plan.trials)), unseen
-        assert drawn(folder, plan) == drawn(tmp_path / "straight", plan), unseen
+            ran += fake_search(folder, plan, executions=executions, fail=(2,))
+        assert ran == every, (kind, number)  # nothing lost, nothing twice
+        assert drawn(folder, plan) == expected, (kind, number)
+    if tuner == "grid":
+        points = itertools.product((1.0, 2.51984, 6.3496, 16.0), ("spherical", "kd"))
+        assert {(v["temperature"], v["loss"]) for v in expected} == set(points)
 
 
 def test_a_seed_is_a_seed_and_the_first_trial_is_the_default(tmp_path):
-    plan = SEARCHES["random"]
-    for folder, seed in (("one", 0), ("two", 0), ("other", 1)):
-        fake_search(tmp_path / folder, dataclasses.replace(plan, search_seed=seed))
-    one, two, other = (
-        drawn(tmp_path / folder, dataclasses.replace(plan, search_seed=seed))
-        for folder, seed in (("one", 0), ("two", 0), ("other", 1))
-    )
+    draws = []
+    for number, seed in enumerate((0, 0, 1)):
+        plan = dataclasses.replace(SEARCHES["random"], search_seed=seed)
+        fake_search(tmp_path / str(number), plan)
+        draws.append(drawn(tmp_path / str(number), plan))
+    one, two, other = draws
     assert one == two != other
     assert one[0] == other[0] == {"temperature": 4.0, "loss": "spherical"}
 
@@ -180,29 +158,32 @@ def test_more_trials_continue_a_search_and_failures_never_stop_it(tmp_path):
     assert fake_search(tmp_path, plan) == []
 
 
-def test_another_search_is_refused_and_a_missing_record_is_seen(tmp_path):
+def test_another_search_is_refused(tmp_path):
     plan = SEARCHES["random"]
     fake_search(tmp_path, plan, executions=3)
     other = Plan(CONFIG.replace(student="cnn_4"), ("temperature:log:1:8",), tuner="bayesian", objective="val_nll")
-    with pytest.raises(InputError) as caught:
+    changes = ("--student: cnn_2 -> cnn_4", "--tuner: random -> bayesian", "val_accuracy:max -> val_nll:min")
+    with one_line_with("--overwrite", *changes):
         TrialRecords(tmp_path, other).claim()
-    for words in ("--student: cnn_2 -> cnn_4", "--tuner: random -> bayesian", "val_accuracy:max -> val_nll:min"):
-        assert words in str(caught.value) and "--overwrite" in str(caught.value)
-    anew = dataclasses.replace(other, config=other.config.replace(overwrite=True))
+    fresh = TrialRecords(tmp_path, dataclasses.replace(other, config=other.config.replace(overwrite=True)))
     (tmp_path / "teacher_cache").mkdir()
-    TrialRecords(tmp_path, anew).claim()
-    assert (tmp_path / "teacher_cache").is_dir() and TrialRecords(tmp_path, anew).all() == []
-    fake_search(tmp_path / "gap", plan, executions=3)
-    (tmp_path / "gap" / "trials" / "0001" / "record.json").unlink()
-    with pytest.raises(InputError, match="0001"):
-        TrialRecords(tmp_path / "gap", plan).all()
-    (tmp_path / "gap" / "trials" / "0001" / "record.json").write_text("{")
-    with pytest.raises(InputError, match="damaged"):
-        TrialRecords(tmp_path / "gap", plan).all()
+    fresh.claim()
+    assert (tmp_path / "teacher_cache").is_dir() and fresh.all() == []
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.json").write_text("{}")
     with pytest.raises(InputError, match="does not belong to a search"):
         TrialRecords(tmp_path / "run", plan).claim()
+
+
+def test_a_missing_or_damaged_record_is_seen(tmp_path):
+    plan, record = SEARCHES["random"], tmp_path / "trials" / "0001" / "record.json"
+    fake_search(tmp_path, plan, executions=3)
+    record.unlink()
+    with pytest.raises(InputError, match="0001"):
+        TrialRecords(tmp_path, plan).all()
+    record.write_text("{")
+    with pytest.raises(InputError, match="damaged"):
+        TrialRecords(tmp_path, plan).all()
 
 
 def test_a_search_goes_on_with_its_own_teacher_and_data_only(tmp_path):
@@ -215,24 +196,19 @@ def test_a_search_goes_on_with_its_own_teacher_and_data_only(tmp_path):
     records.claim()
     with pytest.raises(InputError, match="The teacher has changed"):
         records.require_same_inputs("another", facts)
-    changes = [
+    for change, words in (
         ({"data": ["folder:x", "1", 91, "a"]}, "The data has changed since this search"),
         ({"images": "c"}, "mean, std"),
         ({"images": "c", "images_in": "none"}, "--cache_dataset=memory"),
-    ]
-    for change, words in changes:
+    ):
         with pytest.raises(InputError, match=words):
             records.require_same_inputs("teacher", facts | change)
 
 
 def test_a_full_disk_is_known_through_what_came_from_it():
-    try:
-        try:
-            raise OSError(28, "No space left on device")
-        except OSError as error:
-            raise InputError("The workdir cannot be written.") from error
-    except InputError as error:
-        assert is_disk_full(error)
+    error = InputError("The workdir cannot be written.")
+    error.__cause__ = OSError(28, "No space left on device")
+    assert is_disk_full(error)
     assert not is_disk_full(InputError("Another thing.")) and not is_disk_full(OSError(13, "Permission denied"))
 
 

@@ -19,21 +19,11 @@ def fake_records(folder, plan, objectives, spreads=None):
     records.claim()
     spreads = spreads or [None] * len(objectives)
     for number, (values, objective, spread) in enumerate(zip(_combinations(plan), objectives, spreads, strict=False)):
+        record = {"trial": number, "status": "finished", "values": values, "reason": "", "validation_examples": 1000}
+        record |= {"started": 2 * number, "ended": 2 * number + 1, "objective": objective, "spread": spread}
         metrics = {"val_accuracy": objective, "step": 8}
-        records.write(
-            {
-                "trial": number,
-                "status": "failed" if objective is None else "finished",
-                "values": values,
-                "started": 2 * number,
-                "ended": 2 * number + 1,
-                "executions": [{"seed": 0, "seconds": 1.0, "metrics": metrics}],
-                "objective": objective,
-                "spread": spread,
-                "reason": "loss=nan" if objective is None else "",
-                "validation_examples": 1000,
-            }
-        )
+        record["executions"] = [{"seed": 0, "seconds": 1.0, "metrics": metrics}]
+        records.write(record | ({"status": "failed", "reason": "loss=nan"} if objective is None else {}))
     return records
 
 
@@ -69,12 +59,11 @@ def test_whether_the_best_beats_the_default(objectives, spreads, words, tmp_path
 
 def test_the_default_may_lie_outside_or_be_beyond_judgement(tmp_path):
     outside = Plan(CONFIG, ("temperature:choice:1,2",))
-    records = fake_records(tmp_path / "outside", outside, [0.5, 0.6])
-    assert "lies outside the space" in results.verdict(records, records.ranked())
     by_nll = Plan(CONFIG, ("temperature:choice:1,4",), objective="val_nll")
-    records = fake_records(tmp_path / "nll", by_nll, [0.5, 0.6])
-    assert records.ranked()[0]["objective"] == 0.5
-    assert "use --executions_per_trial=3" in results.verdict(records, records.ranked())
+    for plan, best, words in ((outside, 0.6, "lies outside the space"), (by_nll, 0.5, "use --executions_per_trial=3")):
+        records = fake_records(tmp_path / words[:4], plan, [0.5, 0.6])
+        assert records.ranked()[0]["objective"] == best
+        assert words in results.verdict(records, records.ranked())
 
 
 @pytest.mark.parametrize(

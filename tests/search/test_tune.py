@@ -3,10 +3,8 @@
 import csv
 import dataclasses
 import errno
-import json
+import itertools
 import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -19,20 +17,11 @@ from skd_tf.search.plan import OBJECTIVES, Plan
 from skd_tf.search.run_search import _final_run, run_search
 from skd_tf.search.trial_records import TrialRecords
 from skd_tf.training import checkpoints, experiment, train_student
-from tests.search import cases
-from tests.search.cases import SMALL, command, counting, folder_of, numbers
+from tests.helpers.commands import exit_code, python
+from tests.helpers.runs import as_flags, read_json
+from tests.search.cases import SMALL, counting, folder_of, numbers
 
 GRID = ("temperature:choice:1,4", "kd_weight:choice:0.5,0.9")
-
-
-@pytest.fixture(scope="module")
-def config():
-    return cases.config()
-
-
-@pytest.fixture(scope="module")
-def resources():
-    return cases.resources()
 
 
 @pytest.fixture(scope="module")
@@ -44,32 +33,32 @@ def finished(config, resources, tmp_path_factory):
     return plan, folder, ranked, len(trained)
 
 
-def test_a_search_leaves_all_it_promises(finished, config):
+def records_of(plan, folder):
+    return TrialRecords(folder, plan).all()
+
+
+def accuracy_alone(plan, values, resources, folder):
+    """The validation accuracy of one trial's settings outside the search."""
+    _, history = train_student.train_student(plan.config_of(values), resources, folder_of(folder))
+    return history["val_accuracy"]
+
+
+def test_a_search_leaves_all_it_promises(finished):
     plan, folder, ranked, trained = finished
-    assert trained == 4
-    assert [record["objective"] for record in ranked] == sorted((r["objective"] for r in ranked), reverse=True)
+    objectives = [record["objective"] for record in ranked]
+    assert trained == 4 and objectives == sorted(objectives, reverse=True)
     with open(folder / "trials.csv") as file:
         rows = list(csv.DictReader(file))
     pairs = {(row["temperature"], row["kd_weight"]) for row in rows}
     assert pairs == {(t, w) for t in ("1.0", "4.0") for w in ("0.5", "0.9")}
-    assert [float(row["val_accuracy"]) for row in rows] == [r["objective"] for r in TrialRecords(folder, plan).all()]
+    assert [float(row["val_accuracy"]) for row in rows] == [r["objective"] for r in records_of(plan, folder)]
     assert len((folder / "trials.jsonl").read_text().splitlines()) == 4
     assert (folder / "search.png").read_bytes().startswith(b"\x89PNG")
     # A finished trial keeps no weights, and the search keeps no copy of the teacher.
-    kept = [
-        path.name for path in (folder / "trials").rglob("*") if path.is_file() and not path.name.startswith("events")
-    ]
-    assert set(kept) == {"record.json", "config.json", "metrics.jsonl"}
-    student_bytes = 4 * sum(np.prod(v.shape) for v in _build(config).variables)
-    assert not list(folder.rglob("*.keras")) and not list(folder.rglob("*.ckpt")) and student_bytes > 0
-    logged = set(ranked[0]["executions"][0]["metrics"]) - {"epoch", "step"}
-    assert logged == set(OBJECTIVES)
-
-
-def _build(config):
-    from skd_tf import networks
-
-    return networks.build(config.student, input_shape=(8, 8, 1), num_classes=10)
+    kept = {path.name.partition(".tfevents")[0] for path in (folder / "trials").rglob("*") if path.is_file()}
+    assert kept == {"record.json", "config.json", "metrics.jsonl", "events.out"}
+    assert not list(folder.rglob("*.keras")) and not list(folder.rglob("*.ckpt"))
+    assert set(ranked[0]["executions"][0]["metrics"]) - {"epoch", "step"} == set(OBJECTIVES)
 
 
 def test_the_best_flagfile_repeats_the_best_to_the_last_digit(finished, tmp_path):
@@ -81,26 +70,24 @@ def test_the_best_flagfile_repeats_the_best_to_the_last_digit(finished, tmp_path
 
 
 def test_tensorboard_shows_the_same(finished):
-    from tensorboard.backend.event_processing import event_accumulator
-    from tensorboard.plugins.hparams import plugin_data_pb2
-    from tensorboard.util import tensor_util
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+    from tensorboard.util.tensor_util import make_ndarray
 
     def read(path):
-        reader = event_accumulator.EventAccumulator(str(path))
-        reader.Reload()
+        reader = EventAccumulator(str(path)).Reload()
         content = {tag: reader.SummaryMetadata(tag).plugin_data.content for tag in reader.PluginTagToContent("hparams")}
-        return reader, {tag: plugin_data_pb2.HParamsPluginData.FromString(value) for tag, value in content.items()}
+        return reader, {tag.rpartition("/")[2]: HParamsPluginData.FromString(value) for tag, value in content.items()}
 
     plan, folder, _, _ = finished
-    _, parts = read(folder / "tensorboard" / "space")
-    experiment_ = parts["_hparams_/experiment"].experiment
-    assert [info.name for info in experiment_.hparam_infos] == plan.names
-    assert experiment_.metric_infos[0].name.tag == "val_accuracy"
-    for record in TrialRecords(folder, plan).all():
+    space = read(folder / "tensorboard" / "space")[1]["experiment"].experiment
+    assert [info.name for info in space.hparam_infos] == plan.names
+    assert space.metric_infos[0].name.tag == "val_accuracy"
+    for record in records_of(plan, folder):
         reader, parts = read(folder / "tensorboard" / f"{record['trial']:04d}" / "seed-0")
-        start = parts["_hparams_/session_start_info"].session_start_info
+        start = parts["session_start_info"].session_start_info
         assert {name: value.number_value for name, value in start.hparams.items()} == record["values"]
-        value = tensor_util.make_ndarray(reader.Tensors("val_accuracy")[-1].tensor_proto)
+        value = make_ndarray(reader.Tensors("val_accuracy")[-1].tensor_proto)
         assert value == pytest.approx(record["objective"])
 
 
@@ -113,50 +100,44 @@ def test_the_same_command_again_runs_nothing_and_says_the_same(finished, resourc
     out = capsys.readouterr().out
     assert "4 trials finished" in out and "best.flags" in out
     run_search(plan, folder, resources=resources, final_run=True)
-    final = json.loads((folder / "final" / "result.json").read_text())
+    final = read_json(folder / "final" / "result.json")
     assert final["config"]["validation_fraction"] == 0 and 0 <= final["student"]["accuracy"] <= 1
     assert final["config"]["temperature"] == ranked[0]["values"]["temperature"]
     better = ranked[0] | {"values": ranked[0]["values"] | {"temperature": 7.0}}
-    with pytest.raises(
-        InputError, match=r"final run in this workdir has other settings.*--temperature.*Remove that folder"
-    ):
+    words = r"final run in this workdir has other settings.*--temperature.*Remove that folder"
+    with pytest.raises(InputError, match=words):
         _final_run(TrialRecords(folder, plan), better, None)
 
 
 def test_stopped_in_mid_trial_the_same_search_ends_with_the_same_numbers(finished, resources, tmp_path, capsys):
     plan, folder, _, _ = finished
-    calls, run_steps = [], Distiller.run_steps
+    calls, run_steps = itertools.count(1), Distiller.run_steps
 
     def stop(self, *arguments):
-        calls.append(arguments)
-        if len(calls) == 7:  # a trial makes four host calls of at most five steps
+        if next(calls) == 7:  # a trial makes four host calls of at most five steps
             raise KeyboardInterrupt
         return run_steps(self, *arguments)
 
     often = Plan(plan.config.replace(checkpoint_every="5 steps"), GRID, tuner="grid")
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Distiller, "run_steps", stop)
-        with pytest.raises(KeyboardInterrupt):
-            run_search(often, tmp_path, resources=resources)
-    assert [record["status"] for record in TrialRecords(tmp_path, often).all()] == ["finished", "running"]
+        run_search(often, tmp_path, resources=resources)
+    assert [record["status"] for record in records_of(often, tmp_path)] == ["finished", "running"]
     (checkpoint,) = tmp_path.rglob("*.ckpt")  # the one to resume from, and no best one
-    assert checkpoint.name.startswith("step-")
-    assert (tmp_path / "trials.csv").is_file()
+    assert checkpoint.name.startswith("step-") and (tmp_path / "trials.csv").is_file()
     capsys.readouterr()
     with counting(train_student, "train_student") as trained:
         run_search(often, tmp_path, resources=resources)
     assert len(trained) == 3 and "Resuming at step" in capsys.readouterr().out  # the finished trial does not run again
-    again = [numbers(record) for record in TrialRecords(tmp_path, often).all()]
-    assert again == [numbers(record) for record in TrialRecords(folder, plan).all()]
+    assert list(map(numbers, records_of(often, tmp_path))) == list(map(numbers, records_of(plan, folder)))
 
 
 def test_several_seeds_a_trial_give_mean_and_spread(config, resources, tmp_path, capsys):
-    plan = Plan(config, ("temperature:choice:1,4",), tuner="grid", executions_per_trial=2)
-    ranked = run_search(plan, tmp_path, resources=resources)
-    for record in ranked:
-        values = [run["metrics"]["val_accuracy"] for run in record["executions"]]
-        assert [run["seed"] for run in record["executions"]] == [0, 1]
-        assert record["objective"] == np.mean(values) and record["spread"] == pytest.approx(np.std(values, ddof=1))
+    plan = Plan(config, ("temperature:log:1:16",), max_trials=1, executions_per_trial=2)
+    (record,) = run_search(plan, tmp_path, resources=resources)
+    values = [run["metrics"]["val_accuracy"] for run in record["executions"]]
+    assert [run["seed"] for run in record["executions"]] == [0, 1]
+    assert record["objective"] == np.mean(values) and record["spread"] == pytest.approx(np.std(values, ddof=1))
     assert "2 executions each" in capsys.readouterr().out
 
 
@@ -165,8 +146,7 @@ def test_a_loss_without_a_teacher_is_searched_beside_one_with(config, resources,
     ranked = run_search(plan, tmp_path / "search", resources=resources)
     alone = next(record for record in ranked if record["values"]["loss"] == "cross_entropy")
     without = dataclasses.replace(resources, teacher=None)
-    _, history = train_student.train_student(plan.config_of(alone["values"]), without, folder_of(tmp_path / "alone"))
-    assert history["val_accuracy"] == alone["objective"]
+    assert accuracy_alone(plan, alone["values"], without, tmp_path / "alone") == alone["objective"]
 
 
 @pytest.mark.slow
@@ -186,16 +166,12 @@ def test_each_trial_uses_all_local_devices(config, tmp_path):
 def test_a_trial_that_diverges_is_recorded_and_the_search_goes_on(config, resources, tmp_path, capsys):
     plan = Plan(config, ("learning_rate:choice:1e30,0.1", "batch_size:choice:100,5000"), tuner="grid")
     ranked = run_search(plan, tmp_path, resources=resources)
-    every = TrialRecords(tmp_path, plan).all()
+    every = records_of(plan, tmp_path)
     assert [record["status"] for record in every] == ["failed", "failed", "finished", "failed"]
     assert "diverged" in every[0]["reason"] and str(tmp_path) not in every[0]["reason"]
-    assert not list(tmp_path.rglob("*.ckpt"))
-    assert "smaller than one batch" in every[1]["reason"]
+    assert "smaller than one batch" in every[1]["reason"] and not list(tmp_path.rglob("*.ckpt"))
     # The failed trials before it have not changed its result.
-    _, history = train_student.train_student(
-        plan.config_of(ranked[0]["values"]), resources, folder_of(tmp_path / "alone")
-    )
-    assert history["val_accuracy"] == ranked[0]["objective"]
+    assert accuracy_alone(plan, ranked[0]["values"], resources, tmp_path / "alone") == ranked[0]["objective"]
     assert "1 trials finished, 3 failed" in capsys.readouterr().out
 
 
@@ -208,23 +184,18 @@ def test_no_trial_that_finishes_is_an_error(config, resources, tmp_path):
 def test_a_search_has_a_teacher_cache_of_its_own_unless_one_is_given(config, tmp_path, monkeypatch):
     plans = []
     monkeypatch.setattr(tune, "run_search", lambda plan, *_, **__: plans.append(plan))
-    flags = [
-        f"--teacher_checkpoint={config.teacher_checkpoint}",
-        f"--workdir={tmp_path}",
-        "--search=temperature:choice:1,4",
-    ]
+    flags = [f"--teacher_checkpoint={config.teacher_checkpoint}", f"--workdir={tmp_path}"]
     for more in ([], ["--teacher_cache_epochs=2"], ["--teacher_cache_dir=mine"], ["--teacher_cache_dir="]):
-        assert command(monkeypatch, *flags, *more) == 0
+        assert exit_code(tune.cli_main, *flags, "--search=temperature:choice:1,4", *more) == 0
     own = str(tmp_path / "teacher_cache")
     assert [plan.config.teacher_cache_dir for plan in plans] == [own, own, "mine", ""]
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, OSError(errno.ENOSPC, "No space left on device")])
 def test_ctrl_c_and_a_full_disk_end_with_the_command_that_goes_on(stop, config, tmp_path, monkeypatch, capsys):
-    flags = [f"--{name}={getattr(config, name)}" for name in (*SMALL, "teacher_checkpoint", "teacher_cache_dir")]
-    full = isinstance(stop, OSError)
+    flags = as_flags({name: getattr(config, name) for name in (*SMALL, "teacher_checkpoint", "teacher_cache_dir")})
     flags += [f"--workdir={tmp_path / 'a search'}", "--search=temperature:log:1:16", "--max_trials=1"]
-    write = checkpoints.Checkpoints.write
+    full, write = isinstance(stop, OSError), checkpoints.Checkpoints.write
 
     def fail(self, *arguments):
         if full:
@@ -234,38 +205,34 @@ def test_ctrl_c_and_a_full_disk_end_with_the_command_that_goes_on(stop, config, 
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoints.Checkpoints, "write", fail)
-        code = command(patch, *flags, "--overwrite")
+        assert exit_code(tune.cli_main, *flags, "--overwrite") == (1 if full else 130)
     err = capsys.readouterr().err
-    assert code == (1 if full else 130)
-    assert (
-        "python -m skd_tf.tune" in err and "--overwrite" not in err and "'--workdir=" in err and "Traceback" not in err
-    )
-    assert command(monkeypatch, *flags) == 0
-    out = capsys.readouterr().out
-    assert "Trial 1 of 1, resumed" in out
+    assert "python -m skd_tf.tune" in err and "'--workdir=" in err
+    assert "--overwrite" not in err and "Traceback" not in err
+    assert exit_code(tune.cli_main, *flags) == 0
+    assert "Trial 1 of 1, resumed" in capsys.readouterr().out
 
 
 def test_errors_of_the_command_come_before_tensorflow_and_touch_nothing(config, tmp_path, monkeypatch, capsys):
     flags = [f"--workdir={tmp_path / 's'}", "--search=temperature:log:1:16"]
     flags += [f"--teacher_checkpoint={config.teacher_checkpoint}"]
     for wrong, words in (
-        (["--teacher_checkpoint=nowhere"], "No model there"),
-        (["--tuner=magic"], "--tuner has an unknown value"),
-        (["--validation_fraction=0"], "never sees the test split"),
-        (["--objective=speed"], "names no value that a run logs"),
+        ("--teacher_checkpoint=nowhere", "No model there"),
+        ("--tuner=magic", "--tuner has an unknown value"),
+        ("--validation_fraction=0", "never sees the test split"),
+        ("--objective=speed", "names no value that a run logs"),
     ):
-        assert command(monkeypatch, *flags, *wrong) == 2
+        assert exit_code(tune.cli_main, *flags, wrong) == 2
         assert words in capsys.readouterr().err
     with monkeypatch.context() as patch:
         patch.setenv("KERASTUNER_TUNER_ID", "chief")
-        assert command(patch, *flags) == 2
-        assert "KERASTUNER_ORACLE_IP" in capsys.readouterr().err
-    assert command(monkeypatch, *flags, "--dry_run") == 0
+        assert exit_code(tune.cli_main, *flags) == 2
+    assert "KERASTUNER_ORACLE_IP" in capsys.readouterr().err
+    assert exit_code(tune.cli_main, *flags, "--dry_run") == 0
     assert "Search: 10 trials, random, val_accuracy max" in capsys.readouterr().out
     assert not (tmp_path / "s").exists()
 
 
 def test_the_entry_point_imports_neither_tensorflow_nor_keras_tuner():
     program = "import sys, skd_tf.tune; print({'tensorflow', 'keras', 'keras_tuner', 'matplotlib'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
-    assert done.stdout == "set()\n"
+    assert python("-c", program) == "set()\n"
