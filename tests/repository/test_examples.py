@@ -1,8 +1,7 @@
 """The examples run unchanged, on small data."""
 
-import importlib.util
+import functools
 import pathlib
-import sys
 
 import keras
 import numpy as np
@@ -12,51 +11,33 @@ import tensorflow as tf
 import skd_tf
 from skd_tf import data
 from skd_tf.config import app
+from skd_tf.runs.run_record import recorded_config
+from tests.helpers.commands import exit_code, load_source
 
 EXAMPLES = pathlib.Path(__file__).resolve().parents[2] / "examples"
 
 
 def example(name):
-    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_source(EXAMPLES / f"{name}.py")
 
 
 def test_a_keras_model_and_a_folder_of_images(tmp_path):
-    random = np.random.default_rng(0)
-    images, labels = [], []
-    for label, name in enumerate(("blue", "green", "red")):
-        (tmp_path / "images" / name).mkdir(parents=True)
-        for number in range(20):
-            image = random.integers(0, 128, (12, 12, 3), dtype=np.uint8)
-            image[..., 2 - label] += 60  # blue, green and red, with much noise
-            keras.utils.save_img(tmp_path / "images" / name / f"{number}.png", image, scale=False)
-            images.append(image)
-            labels.append(label)
+    folder, labels = tmp_path / "images", np.repeat([0, 1, 2], 20)
+    images = np.random.default_rng(0).integers(0, 128, (60, 12, 12, 3), dtype=np.uint8)
+    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+        image[..., 2 - label] += 60  # blue, green and red, with much noise
+        file = folder / ("blue", "green", "red")[label] / f"{number:02}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        keras.utils.save_img(file, image, scale=False)
     layers = keras.layers
-    teacher = keras.Sequential(
-        [
-            keras.Input([12, 12, 3]),
-            layers.Rescaling(1 / 64, -1),
-            layers.Conv2D(16, 3, activation="relu"),
-            layers.GlobalAveragePooling2D(),
-            layers.Dense(3, activation="softmax"),
-        ]
-    )
+    parts = [layers.Rescaling(1 / 64, -1), layers.Conv2D(16, 3, activation="relu"), layers.GlobalAveragePooling2D()]
+    teacher = keras.Sequential([keras.Input([12, 12, 3]), *parts, layers.Dense(3, activation="softmax")])
     teacher.compile(keras.optimizers.Adam(0.03), loss="sparse_categorical_crossentropy")
-    teacher.fit(np.array(images, "float32"), np.array(labels), epochs=15, verbose=0)
+    teacher.fit(images.astype("float32"), labels, epochs=15, verbose=0)
     teacher.save(tmp_path / "big.keras")
-    result = example("own_model_and_images").main(
-        [
-            f"--teacher={tmp_path}/big.keras",
-            f"--images={tmp_path}/images",
-            f"--output={tmp_path}/small",
-            "--student=cnn_4",
-            "--epochs=8",
-            "--batch_size=8",
-        ]
-    )
+    flags = [f"--teacher={tmp_path}/big.keras", f"--images={folder}", f"--output={tmp_path}/small"]
+    flags += ["--student=cnn_4", "--epochs=8", "--batch_size=8"]
+    result = example("own_model_and_images").main(flags)
     assert result["teacher_accuracy"] > 0.9 and result["accuracy"] > 0.6
     loaded = tf.saved_model.load(f"{tmp_path}/small")
     served = loaded.serve(tf.constant(images, tf.float32)).numpy()
@@ -77,7 +58,6 @@ def test_the_teachers_softmax_is_cut_off():
 def test_the_fields_protocol_on_digits(tmp_path, monkeypatch, capsys):
     """The CIFAR-100 recipes on digits, with one epoch and a given teacher."""
     monkeypatch.chdir(EXAMPLES.parent)
-    settings = {"dataset": "digits", "epochs": 1, "batch_size": 128, "lr_schedule": "cosine"}
     digits = data.load(data.DataSettings(dataset="digits"))
     net = {"input_shape": digits.image_shape, "num_classes": 10, "mean": digits.mean, "std": digits.std}
     teacher = skd_tf.networks.build("cnn_16", **net)
@@ -85,36 +65,20 @@ def test_the_fields_protocol_on_digits(tmp_path, monkeypatch, capsys):
     teacher.compile(keras.optimizers.Adam(0.01), loss=loss)
     teacher.fit(digits.train.images, digits.train.labels, epochs=5, verbose=0)
     teacher.save(tmp_path / "teacher.keras")
-    given = [f"--{name}={value}" for name, value in settings.items()]
-    arguments = [
-        f"--workdir={tmp_path}/runs",
-        f"--teacher_checkpoint={tmp_path}/teacher.keras",
-        "--student=cnn_2",
-        "--methods=dkd",
-        "--seeds=2",
-        "--noreport",
-    ]
-    monkeypatch.setattr(sys, "argv", ["field_protocol.py", *arguments, *given])
+    flags = [f"--workdir={tmp_path}/runs", f"--teacher_checkpoint={tmp_path}/teacher.keras", "--student=cnn_2"]
+    flags += ["--methods=dkd", "--seeds=2", "--noreport", "--dataset=digits", "--epochs=1", "--batch_size=128"]
     protocol = example("field_protocol")
-    with pytest.raises(SystemExit) as stopped:
-        app.run(protocol.main, description="", define=protocol.define)
-    assert stopped.value.code in (0, None)
+    main = functools.partial(app.run, protocol.main, description="", define=protocol.define)
+    assert exit_code(main, *flags, "--lr_schedule=cosine") == 0
     rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if line.startswith("| dkd")]
-    results = [
-        skd_tf.run(config_of(tmp_path / "runs" / f"dkd{seed}"), tmp_path / "runs" / f"dkd{seed}") for seed in (0, 1)
-    ]
+    runs = [tmp_path / "runs" / f"dkd{seed}" for seed in (0, 1)]
+    results = [skd_tf.run(recorded_config(run), run) for run in runs]
     accuracies = [result["student"]["accuracy"] for result in results]
     assert float(rows[0][1]) == pytest.approx(np.mean(accuracies), abs=1e-4) and int(rows[0][3]) == 2
     config = results[1]["config"]
     assert config["seed"] == 1 and config["kd_weight"] == "linear 0 to 1 over 20 epochs"
     assert config["loss_settings"] == "beta=2"
     assert config["weight_decay"] == 5e-4 and config["validation_fraction"] == 0  # of the CIFAR-100 recipe
-
-
-def config_of(workdir):
-    from skd_tf.runs.run_record import recorded_config
-
-    return recorded_config(workdir)
 
 
 def test_a_loss_of_ones_own_equals_its_formula_and_trains():
