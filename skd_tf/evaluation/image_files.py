@@ -102,35 +102,46 @@ def batches(
       (row in `names` `[n]`, uint8 images `[n, height, width, channels]`, their (height, width) in the file `[n, 2]`).
     """
 
-    def read(row, path):
-        image = _decode(tf.io.read_file(path), shape[2], rules)
+    def opened(row, path):
+        kinds = (tf.string, tf.int32, tf.bool)
+        facts = tf.numpy_function(functools.partial(_opened, rules.upright), [path], kinds)
+        return row, *(tf.ensure_shape(fact, []) for fact in facts)
+
+    def decoded(row, encoded, orientation, deep):
+        if rules.upright:
+            image = image_ops.decode_file(encoded, shape[2], orientation, deep, rules.bits)
+        else:
+            image = image_ops.decode(encoded, shape[2])
         return row, _fit(image, shape, resize, rules), tf.shape(image)[:2]
 
     with tf.device("CPU"):
         stream = tf.data.Dataset.from_tensor_slices((np.arange(len(names)), _encoded(root, names)))
-        stream = stream.map(read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).ignore_errors()
+        stream = stream.map(opened, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        # A file that is not read must not reach the decoder, which crashes on an animated WebP.
+        stream = stream.filter(lambda row, encoded, orientation, deep: orientation > 0)
+        stream = stream.map(decoded, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).ignore_errors()
         yield from stream.batch(batch_size).prefetch(1).as_numpy_iterator()
 
 
-def _decode(encoded, channels, rules):
-    facts = tf.numpy_function(functools.partial(_facts, rules.upright), [encoded], (tf.int32, tf.bool))
-    orientation, deep = (tf.ensure_shape(fact, []) for fact in facts)
-    with tf.control_dependencies([orientation]):  # refuses an animated WebP, with which the decoder would crash
-        encoded = tf.identity(encoded)
-    if rules.upright:
-        return image_ops.decode_file(encoded, channels, orientation, deep, rules.bits)
-    return image_ops.decode(encoded, channels)
-
-
-def _facts(strict, encoded):
-    """(EXIF orientation, whether it is a 16-bit PNG) of a file; ValueError for one that is not read."""
+def _opened(strict, path):
+    """(content, EXIF orientation, whether it is a 16-bit PNG) of a file; orientation 0: it is not read."""
     try:
-        header = image_header.read_header(encoded)
+        content = pathlib.Path(os.fsdecode(path)).read_bytes()
+        orientation, deep = _facts(strict, content)
+    except (OSError, ValueError):
+        return b"", np.int32(0), np.bool_(False)
+    return content, np.int32(orientation), np.bool_(deep)
+
+
+def _facts(strict, content):
+    """(EXIF orientation, whether it is a 16-bit PNG); ValueError for a file that is not read."""
+    try:
+        header = image_header.read_header(content)
     except ValueError as error:
         if strict or "animated" in str(error):
             raise
-        return np.int32(1), np.bool_(False)
-    return np.int32(header.orientation), np.bool_(header.bits == 16)
+        return 1, False
+    return header.orientation, header.bits == 16
 
 
 def _fit(image, shape, resize, rules):

@@ -17,7 +17,7 @@ from skd_tf.errors import flag_error, input_error
 from skd_tf.evaluation import image_files, metrics, temperature_scaling
 from skd_tf.evaluation.predictor import BATCH_SIZE, Predictor
 from skd_tf.models import loading
-from skd_tf.models.paths import is_saved_model
+from skd_tf.models.paths import STUDENT_FILE, is_saved_model
 from skd_tf.runs import run_files
 from skd_tf.runs.run_record import read_result, run_behind, workdir_of
 from skd_tf.runtime import atomic_files
@@ -109,7 +109,7 @@ def _answers(loaded, root, names, shape, side, rules, temperature) -> Iterator[A
             progress.update(given)
     yield from (_unread(root, name, rules) for name in names[given:])
     if others:
-        say(f"{others:,} images had another size than {shape[0]}x{shape[1]} and were resized.")
+        say(f"Images of another size than {shape[0]}x{shape[1]}, which were resized: {others:,}.")
 
 
 def _kind_of(outputs):
@@ -208,8 +208,11 @@ def _temperature(path) -> float:
 def _class_names(path, count: int) -> list[str]:
     """The names of the model's classes: of its run, or of the SavedModel itself or beside it; else numbers."""
     result = read_result(workdir_of(path)) if run_behind(path) else None
-    beside = pathlib.Path(path) if is_saved_model(path) else pathlib.Path(path).parent / run_files.SAVED_MODEL
-    names = list((result or {}).get("class_names", ())) or _names_in_saved_model(beside, count)
+    names = list((result or {}).get("class_names", ()))
+    if not names and is_saved_model(path):
+        names = _names_in_saved_model(pathlib.Path(path), count)
+    elif not names and pathlib.Path(path).name == STUDENT_FILE:  # of an export, which may hold both
+        names = _names_in_saved_model(pathlib.Path(path).with_name(run_files.SAVED_MODEL), count)
     if len(names) == count:
         return [str(name) for name in names]
     say(f"{path} does not name its classes: they are numbered from 0.")

@@ -202,11 +202,11 @@ def test_a_model_of_any_size_needs_one(tmp_path):
 
 
 def test_the_classes_of_a_saved_model_are_named(tmp_path):
-    model = saved(tmp_path / "net.keras", (8, 8, 3))
+    model = saved(tmp_path / "student.keras", (8, 8, 3))
     names = ["cat", "dog, or wolf", "Äal"]
     save_saved_model(model, tmp_path / "saved_model", names)
     write_image(tmp_path / "pictures" / "ä,1.png", random_image(0, 8, 8))
-    for path in ("saved_model", "net.keras"):  # the SavedModel beside an exported .keras file has the names
+    for path in ("saved_model", "student.keras"):  # an export's SavedModel has the names for its .keras file too
         predict_images(tmp_path / path, tmp_path / "pictures", tmp_path / "answers.csv")
         (row,) = rows(tmp_path / "answers.csv")
         assert list(row)[5:] == [f"p_{name}" for name in names] and row["file"] == "ä,1.png"
