@@ -78,6 +78,8 @@ def small_disk(place):
 
 
 def second_run(place):
+    place.run.mkdir()
+    (place.run / ".lock").write_text("process 1 on a machine that is gone")
     place.enter_context(workdir.locked(place.run))
 
 
@@ -172,6 +174,7 @@ TEACHER = "--loss=kd --teacher_checkpoint="
 CACHE = TEACHER + "{finished} --teacher_cache_dir={folder}/"
 SECOND_RUN = rf"Another run has this workdir.*in use by process {os.getpid()} on .*Wait for its end"
 OTHER_NETWORK = r"is a checkpoint of another network or optimizer.*Use another --workdir"
+VANISHED = r"^error: /\S+/train/\w+/\d+\.\w+; No such file or directory$"
 OTHER_IMAGES = r"takes other images.*\(8, 8, 3\).*\(8, 8, 1\)"
 
 # Exit code, what is done, the run's flags, what the command's last line says.
@@ -200,12 +203,7 @@ CASES = [
     # The data are missing or damaged.
     (2, nothing, "--dataset=cifar10 --data_dir={folder}/gone", r"cifar10 is not prepared.*Point --data_dir at"),
     (2, nothing, "--dataset=folder:{folder}/gone", r"no such folder.*Check the path"),
-    (
-        1,
-        vanishing_images,
-        IMAGES + " --cache_dataset=none --epochs=40",
-        r"^error: /\S+/train/\w+/\d+\.\w+; No such file",
-    ),
+    (1, vanishing_images, IMAGES + " --cache_dataset=none --epochs=40", VANISHED),
     (2, corrupted_images, IMAGES, r"Too many files of the train split do not decode: 8 of 24"),
     (2, empty_class, IMAGES, r"A class has no images.*dog"),
     (2, broken_tfrecord, "--dataset=tiny --data_dir={folder} --batch_size=10", r"tiny.*damaged|tiny.*cannot be read"),

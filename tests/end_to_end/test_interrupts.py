@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import unittest.mock
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from skd_tf.runs.workdir import locked
 from skd_tf.runtime.signals import Interrupted
 from skd_tf.training import run_callbacks
 from skd_tf.training.checkpoints import Checkpoints, _read
+from tests.end_to_end.failure_cases import Place, full_disk
 from tests.helpers import images, runs
 from tests.helpers.runs import assert_same_run, train
 
@@ -38,12 +40,12 @@ def straight(tmp_path_factory):
 # A hook of the loop, its step, the signal that it gets there; the step that is saved, the exit code.
 SIGNALS = [
     ("save", 8, signal.SIGINT, 11, 130),
-    ("on_call", 16, signal.SIGTERM, 19, 143),
+    ("on_call", 19, signal.SIGTERM, 22, 143),
     ("on_epoch_end", 24, signal.SIGTERM, 24, 143),
 ]
 
 
-def test_a_signal_saves_and_the_same_run_resumes(straight, tmp_path, monkeypatch, capsys):
+def test_after_a_signal_the_run_resumes_from_a_whole_checkpoint(straight, tmp_path, monkeypatch, capsys):
     for hook, at, number, saved, code in SIGNALS:
         before, original = signal.getsignal(number), getattr(run_callbacks.RunCallbacks, hook)
 
@@ -52,67 +54,50 @@ def test_a_signal_saves_and_the_same_run_resumes(straight, tmp_path, monkeypatch
             if step == at:
                 signal.raise_signal(number)
 
-        with (
-            monkeypatch.context() as during,
-            pytest.raises(Interrupted, match=f"Step {saved} of 24 is saved") as caught,
-        ):
-            during.setattr(run_callbacks.RunCallbacks, hook, hooked)
+        with monkeypatch.context() as patch, pytest.raises(Interrupted, match=f"Step {saved} of 24 is saved") as caught:
+            patch.setattr(run_callbacks.RunCallbacks, hook, hooked)
             train(tmp_path, SETTINGS)
         assert caught.value.exit_code == code and not (tmp_path / "result.json").exists()
         assert signal.getsignal(number) is before
+    newest = Checkpoints(tmp_path / "checkpoints").paths()[-1]
+    newest.write_bytes(newest.read_bytes()[:-100])
     train(tmp_path, SETTINGS)
-    assert re.findall(r"Resuming at step (\d+)", capsys.readouterr().out) == ["11", "19", "24"]
+    printed = capsys.readouterr()
+    assert re.findall(r"Resuming at step (\d+)", printed.out) == ["11", "22", "22"]
+    assert f"warning: Checkpoint {newest.name} is damaged" in printed.err
+    assert newest.is_file() and newest.with_name(newest.name + ".damaged").is_file()
     assert_same_run(tmp_path, straight)
 
 
-def test_one_run_at_a_time_in_a_workdir(tmp_path):
-    (tmp_path / ".lock").write_text("process 1 on a machine that is gone")
-    with locked(tmp_path), pytest.raises(InputError, match=rf"Another run has this workdir.*process {os.getpid()} on "):
-        train(tmp_path, SETTINGS)
-    with locked(tmp_path):  # the run before has ended, however it ended
-        pass
-
-
 def test_a_file_system_without_locks_is_a_warning_and_another_error_is_an_error(tmp_path, monkeypatch, capsys):
-    def refuse(number):
-        def flock(*_):
-            raise OSError(number, os.strerror(number))
-
-        monkeypatch.setattr(fcntl, "flock", flock)
-
+    flock = unittest.mock.Mock()
+    monkeypatch.setattr(fcntl, "flock", flock)
     for number in (errno.ENOLCK, errno.ENOTSUP):
-        refuse(number)
+        flock.side_effect = OSError(number, os.strerror(number))
         with locked(tmp_path), locked(tmp_path):
             warnings = capsys.readouterr().err.splitlines()
         assert len(warnings) == 2
         assert warnings[0].startswith(f"warning: {tmp_path} is on a file system without locks")
-    refuse(errno.EIO)
+    flock.side_effect = OSError(errno.EIO, os.strerror(errno.EIO))
     with pytest.raises(InputError, match="workdir cannot be written"), locked(tmp_path):
         pass
 
 
-def test_a_full_disk_loses_nothing(straight, tmp_path, monkeypatch):
-    real, written = Checkpoints._write, []
-
-    def full(self, arrays, name, step, extra):
-        if len(written) == 2:
-            (self.folder / "half.tmp").write_bytes(b"half")
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder / "half.tmp"))
-        written.append(name)
-        real(self, arrays, name, step, extra)
-
+def test_a_full_disk_loses_nothing(straight, tmp_path):
+    checkpoints = tmp_path / "checkpoints"
     expected = r"The checkpoint of step \d+ cannot be written \(No space left"
-    with monkeypatch.context() as during, pytest.raises(OSError, match=expected) as caught:
-        during.setattr(Checkpoints, "_write", full)
+    with Place(straight, tmp_path) as place, pytest.raises(OSError, match=expected) as caught:
+        full_disk("step-00000001")(place)
         train(tmp_path, SETTINGS, checkpoint_every="3 steps")
-    assert caught.value.filename == str(tmp_path / "checkpoints")
-    assert {path.name for path in (tmp_path / "checkpoints").glob("*.ckpt")} == {*written}
+    assert caught.value.filename == str(checkpoints)
+    names = sorted(path.name for path in checkpoints.glob("*.ckpt"))
+    assert names == ["best-000000008.ckpt", "step-000000006.ckpt", "step-000000009.ckpt"]
     train(tmp_path, SETTINGS)
     assert_same_run(tmp_path, straight)
 
 
 def test_a_step_that_is_not_finite_is_left_for_a_post_mortem(tmp_path):
-    settings = SETTINGS | {"learning_rate": 1e20, "lr_schedule": "constant", "warmup_epochs": 0.0}
+    settings = SETTINGS | {"learning_rate": 1e10, "lr_schedule": "constant", "warmup_epochs": 0.0}
     expected = r"diverged at step \d+ of 24 \(epoch 1 of 3\).*gradient.*last checkpoint stays"
     with pytest.raises(DivergedError, match=expected) as caught:
         train(tmp_path, settings)
@@ -141,23 +126,12 @@ VARIANTS = {
     "replicas": ["--strategy=mirrored", "--virtual_devices=2", "--ema_momentum=0.9"],
     "adamw": [CACHE, "--optimizer=adamw", "--learning_rate=0.01", "--ema_momentum=0.9"],
 }
-POSITIONS = {
-    ("cache", "step"): range(1, 11),
-    ("cache", "half"): (1, 4, 8, 12),
-    ("cache", "checkpoint"): (1, 5, 9),
-    ("cache", "renamed"): range(2, 12, 2),
-    ("cache", "half cache"): (1, 2, 4, 6, 8),
-    ("cache", "cache"): (1, 3, 5, 7, 8),
-    ("cache", "half row"): (1, 4),
-    ("cache", "half text"): (1, 3, 5, 6),
-    ("replicas", "step"): (3, 10),
-    ("replicas", "half"): (3,),
-    ("replicas", "checkpoint"): (5,),
-    ("replicas", "renamed"): (8,),
-    ("adamw", "step"): (5,),
-    ("adamw", "half"): (7,),
-}
-MOMENTS = [pytest.param(*key, n, marks=pytest.mark.slow) for key, counts in POSITIONS.items() for n in counts]
+CACHED = {"step": range(1, 11), "half": (1, 4, 8, 12), "checkpoint": (1, 5, 9), "renamed": range(2, 12, 2)}
+CACHED |= {"half cache": (1, 2, 4, 6, 8), "cache": (1, 3, 5, 7, 8), "half row": (1, 4), "half text": (1, 3, 5, 6)}
+REPLICAS = {"step": (3, 10), "half": (3,), "checkpoint": (5,), "renamed": (8,)}
+POSITIONS = {"cache": CACHED, "replicas": REPLICAS, "adamw": {"step": (5,), "half": (7,)}}
+MOMENTS = [(variant, kind, n) for variant, kinds in POSITIONS.items() for kind, counts in kinds.items() for n in counts]
+MOMENTS = [("live", "step", 6), *(pytest.param(*moment, marks=pytest.mark.slow) for moment in MOMENTS)]
 
 
 def command(folder, teacher, variant, *program):
@@ -182,7 +156,7 @@ def uninterrupted(digits_teacher, tmp_path_factory):
     return run
 
 
-@pytest.mark.parametrize(("variant", "kind", "count"), [("live", "step", 6), *MOMENTS])
+@pytest.mark.parametrize(("variant", "kind", "count"), MOMENTS)
 def test_killed_anywhere_the_same_command_ends_alike(uninterrupted, digits_teacher, tmp_path, variant, kind, count):
     killer = str(ROOT / "tests" / "helpers" / "killed_run.py")
     killed = command(tmp_path, digits_teacher, variant, killer, kind, str(count))
@@ -197,27 +171,17 @@ def test_killed_anywhere_the_same_command_ends_alike(uninterrupted, digits_teach
 
 
 @pytest.mark.slow
-def test_a_stopped_command_says_how_to_resume(tmp_path):
+def test_a_stopped_command_says_how_to_resume_and_frees_its_workdir(tmp_path):
     command = [sys.executable, "-u", "-m", "skd_tf.train", *FLAGS, "--loss=cross_entropy", "--epochs=4000"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     process = subprocess.Popen([*command, f"--workdir={tmp_path}"], **pipes)
     while "epoch    3/" not in process.stdout.readline():
         pass
+    with pytest.raises(InputError, match=f"process {process.pid} on "), locked(tmp_path):
+        pass
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 143 and "Traceback" not in errors
     assert "stopped by SIGTERM. Step " in errors and f"--workdir={tmp_path}" in errors.splitlines()[-1]
-
-
-@pytest.mark.slow
-def test_a_lock_ends_with_its_owner(tmp_path):
-    program = "import sys, time; from skd_tf.runs.workdir import locked"
-    program += "\nwith locked(sys.argv[1]): print('held', flush=True); time.sleep(60)"
-    owner = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, text=True)
-    assert owner.stdout.readline() == "held\n"
-    with pytest.raises(InputError, match=f"process {owner.pid} on "), locked(tmp_path):
-        pass
-    owner.kill()
-    owner.wait()
     with locked(tmp_path):
         pass

@@ -2,8 +2,8 @@
 
 import pytest
 
-from tests.end_to_end.test_multi_worker import CNN_8, Workers, kill_one, train, train_flags
-from tests.helpers.runs import as_flags, assert_same_run
+from tests.end_to_end.test_multi_worker import CNN_8, assert_killed_run_resumes, train
+from tests.helpers.runs import as_flags
 
 pytestmark = pytest.mark.slow
 
@@ -35,10 +35,5 @@ def uninterrupted(flags, tmp_path_factory):
     ("victim", "words"), [(0, "to compute"), (1, "teacher pass"), (0, "epoch  6/20"), (1, "epoch 13/20")]
 )
 def test_killed_with_cache_and_average_the_same_command_ends_alike(uninterrupted, flags, tmp_path, victim, words):
-    workdir = tmp_path / "run"
-    kill_one(Workers(*train_flags(workdir, *flags(tmp_path))), victim, words)
-    assert not (workdir / "result.json").exists()
-    again = train(workdir, *flags(tmp_path))
-    assert again.printed("Resuming at step") or not words.startswith("epoch")
-    assert_same_run(workdir, uninterrupted / "run")
+    assert_killed_run_resumes(tmp_path / "run", flags(tmp_path), uninterrupted / "run", victim, words)
     assert logit_files(tmp_path) == logit_files(uninterrupted) != {}

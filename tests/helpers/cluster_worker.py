@@ -33,17 +33,14 @@ def main(folder):
 
 def decisions(index):
     """What the workers agree on: the chief's value or error, a text of several chunks, an agreement within another."""
-    facts = {
-        "long": cluster.agree(lambda: f"{index}é" * 5000) == "0é" * 5000,
-        "within": cluster.agree(lambda: cluster.agree(lambda: index) + 10),
-        "written": cluster.chief_only(lambda: index)(),
-        "largest": cluster.max_over_workers(index),
-    }
+    long = cluster.agree(lambda: f"{index}é" * 5000) == "0é" * 5000
+    within = cluster.agree(lambda: cluster.agree(lambda: index) + 10)
+    written, largest = cluster.chief_only(lambda: index)(), cluster.max_over_workers(index)
     try:
         cluster.agree(lambda: refuse(index))
     except InputError as error:
-        facts["problem"] = str(error)
-    return facts
+        problem = str(error)
+    return {"long": long, "within": within, "problem": problem, "written": written, "largest": largest}
 
 
 def refuse(index):

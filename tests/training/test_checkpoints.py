@@ -3,12 +3,12 @@
 import errno
 import functools
 import pathlib
+import unittest.mock
 
 import numpy as np
 import pytest
 
 from skd_tf.distillation import optimizers
-from skd_tf.errors import InputError
 from skd_tf.training.checkpoints import Checkpoints, state_of
 from tests.helpers.nets import batches, make_distiller, run, weights_of
 
@@ -49,21 +49,18 @@ def test_the_state_is_that_of_the_student_and_its_optimizer():
 
 
 def test_damaged_files_are_named_and_passed_over(tmp_path):
-    distiller, files = make_distiller(), Checkpoints(tmp_path, keep=3)
-    states = []
+    distiller, files, states = make_distiller(), Checkpoints(tmp_path, keep=3), []
     for step in (1, 2, 3):
         run(distiller, batches(1))
         save(files, distiller, step)
         states.append(weights_of(distiller.student))
-    oldest, middle, newest = files.paths()
-    content = bytearray(newest.read_bytes())
-    content[len(content) // 2] ^= 1
-    newest.write_bytes(content)
-    middle.write_bytes(middle.read_bytes()[:-100])
+    oldest, *damaged = files.paths()
+    for path in damaged:
+        path.write_bytes(path.read_bytes()[:-100])
     warnings = []
     assert files.restore(distiller, warnings.append)[0] == 1
     assert np.array_equal(weights_of(distiller.student), states[0])
-    assert newest.name in warnings[0] and middle.name in warnings[1]
+    assert len(warnings) == 2 and damaged[1].name in warnings[0] and damaged[0].name in warnings[1]
     oldest.unlink()
     assert files.restore(distiller, warnings.append) is None
 
@@ -72,12 +69,8 @@ def test_damaged_files_are_named_and_passed_over(tmp_path):
 def test_what_cannot_be_read_at_the_moment_is_not_damaged(tmp_path, monkeypatch, refusal):
     distiller, files = make_distiller(), Checkpoints(tmp_path)
     save(files, distiller, 7)
-
-    def refuse(path):
-        raise refusal
-
-    with monkeypatch.context() as during, pytest.raises(type(refusal)):
-        during.setattr(pathlib.Path, "read_bytes", refuse)
+    with monkeypatch.context() as patch, pytest.raises(type(refusal)):
+        patch.setattr(pathlib.Path, "read_bytes", unittest.mock.Mock(side_effect=refusal))
         files.restore(distiller, pytest.fail)
     assert files.restore(distiller, pytest.fail)[0] == 7
 
@@ -90,9 +83,3 @@ def test_old_ones_go_and_unfinished_ones_do_not_count(tmp_path):
     assert [path.name for path in files.paths()] == ["step-000000010.ckpt", "step-000000015.ckpt"]
     assert files.restore(distiller, pytest.fail)[0] == 15
     assert not list(tmp_path.glob("*.tmp"))
-
-
-def test_another_network_is_refused(tmp_path):
-    save(Checkpoints(tmp_path), make_distiller(), 1)
-    with pytest.raises(InputError, match="another network or optimizer"):
-        Checkpoints(tmp_path).restore(make_distiller(batch_norm=True), pytest.fail)

@@ -149,21 +149,18 @@ def test_a_folder_is_counted_by_its_files(tmp_path):
     refused("no such folder", dataset=f"folder:{tmp_path / 'typo'}")
 
 
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        ({"teacher_checkpoint": "typo.keras"}, "No model there.*typo.keras"),
-        ({"teacher_flagfile": "typo.flags"}, "typo.flags"),
-        ({"teacher": "typo:net"}, "no module typo.*--teacher=typo:net"),
-        ({"student": "typo.keras", "teacher": "resnet8"}, "No model there.*typo.keras"),
-        ({"student": "typo:net", "teacher": "resnet8"}, "no module typo"),
-        ({"student_checkpoint": "typo", "teacher": "resnet8"}, "No model there.*typo"),
-        ({"student_alone": "typo", "teacher": "resnet8"}, "No model there.*typo"),
-        ({"dataset": "typo:data", "teacher": "resnet8"}, "no module typo"),
-    ],
-)
-def test_a_missing_file_or_module_is_found_before_anything_starts(settings, words):
-    refused(words, **settings)
+def test_a_missing_file_or_module_is_found_before_anything_starts():
+    refused("No model there.*typo.keras", teacher_checkpoint="typo.keras")
+    refused("typo.flags", teacher_flagfile="typo.flags")
+    refused("no module typo.*--teacher=typo:net", teacher="typo:net")
+    for words, settings in (
+        ("No model there.*typo.keras", {"student": "typo.keras"}),
+        ("no module typo", {"student": "typo:net"}),
+        ("No model there.*typo", {"student_checkpoint": "typo"}),
+        ("No model there.*typo", {"student_alone": "typo"}),
+        ("no module typo", {"dataset": "typo:data"}),
+    ):
+        refused(words, teacher="resnet8", **settings)
 
 
 def test_a_workdir_agrees_or_is_refused(tmp_path):

@@ -111,10 +111,8 @@ def test_errors_come_before_anything_is_trained(small, tmp_path):
     for i, (settings, words) in enumerate(
         [
             ({"teacher_checkpoint": ""}, "needs a teacher"),
-            ({"teacher_checkpoint": str(tmp_path / "nowhere")}, "No model there"),
             ({"teacher": "resnet8"}, "another network"),
             ({"batch_size": 4000}, "smaller than one batch"),
-            ({"student_alone": str(tmp_path / "nobody")}, "No model there"),
             ({"student_alone": teacher}, "--student: cnn_8 -> cnn_2"),
             ({"dry_run": True}, r"run\(\) trains"),
         ]
