@@ -45,8 +45,8 @@ def test_what_goes_wrong_is_one_line_and_harms_nothing(code, do_it, flags, messa
         do_it(place)
         harmed = fingerprints(tmp_path)
         ended, errors = run(f"--workdir={place.run}", *place.flags(flags))
-    last = errors.strip().splitlines()[-1]
     assert ended == code and "Traceback" not in errors, errors
+    last = errors.strip().splitlines()[-1]
     assert last.startswith("error: ") and (code == 1 or ("Expected" in last and "Received" in last))
     assert re.search(message, last), last
     after = fingerprints(tmp_path)
