@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 from skd_tf.config import Config, versions
@@ -58,7 +59,7 @@ def recorded_config(path: str | os.PathLike) -> Config | None:
     return Config.from_json({name: value for name, value in record.items() if name != "resolved"})
 
 
-def with_recorded_rules(config: Config, before: Config | None) -> Config:
+def with_recorded_rules(config: Config, recorded: Callable[[], Config | None]) -> Config:
     """The settings with which a run or search goes on: earlier versions' rules stay those that it started with.
 
     A setting that is newer than the run keeps the value that reproduces what was done then, unless the user gives
@@ -66,9 +67,11 @@ def with_recorded_rules(config: Config, before: Config | None) -> Config:
 
     Args:
       config: the settings of today's command.
-      before: the recorded settings; None for a new run.
+      recorded: reads the recorded settings, or None for a new run. With --overwrite it is not called: a record that
+        this version cannot read is about to be removed.
     """
-    if before is None or config.overwrite:
+    before = None if config.overwrite else recorded()
+    if before is None:
         return config
     defaults = Config()
     kept = {

@@ -90,8 +90,8 @@ def describe(plan: Plan, workdir: str | os.PathLike, data_dir: str | None = None
 
 def _continued(plan, workdir):
     """The plan with which the search in a folder goes on: rules of earlier versions stay."""
-    before = TrialRecords(workdir, plan).recorded_config()
-    return dataclasses.replace(plan, config=with_recorded_rules(plan.config, before))
+    records = TrialRecords(workdir, plan)
+    return dataclasses.replace(plan, config=with_recorded_rules(plan.config, records.recorded_config))
 
 
 def process_role() -> str:

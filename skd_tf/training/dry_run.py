@@ -32,7 +32,7 @@ def describe(
         replicas do not divide the global batch, or it is larger than the training split; TF_CONFIG is malformed.
     """
     preflight.check_files(config)
-    config = with_recorded_rules(config, recorded_config(workdir) if workdir else None)
+    config = with_recorded_rules(config, lambda: recorded_config(workdir) if workdir else None)
     preflight.check_dataset(config, data_dir)
     sizes = preflight.dataset_sizes(config, data_dir)
     preflight.check_classes(config, sizes)
