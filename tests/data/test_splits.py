@@ -269,7 +269,7 @@ def test_earlier_runs_keep_uniform_and_a_teacher_shares_the_split():
     old = {name: value for name, value in Config().to_json().items() if name not in ("validation_split", "group")}
     before = Config.from_json({name: value for name, value in old.items() if name != "data_rules"} | {"version": 1})
     assert (before.validation_split, before.group) == ("uniform", "")
-    assert with_recorded_rules(Config(), before).validation_split == "uniform"
+    assert with_recorded_rules(Config(), lambda: before).validation_split == "uniform"
     config = Config(teacher="cnn_2", validation_split="uniform", group="a", dataset="folder:x")
     teacher = nested_runs.teacher_config(config)
     assert (teacher.validation_split, teacher.group) == ("uniform", "a")

@@ -12,14 +12,14 @@ OLD = pathlib.Path(__file__).parents[1] / "old_runs" / "0.1.0" / "interrupted"
 def test_rules_of_a_record_win_over_the_default_only(tmp_path):
     old = recorded_config(OLD)
     assert old.data_rules == 1 and Config().data_rules == 2
-    assert with_recorded_rules(Config(), None) == Config()
-    continued = with_recorded_rules(Config(), old)
+    assert with_recorded_rules(Config(), lambda: None) == Config()
+    continued = with_recorded_rules(Config(), lambda: old)
     assert continued.data_rules == 1
     # The next version 2 record of that run holds rules 1, and so does the run after it.
     again = Config.from_json(json.loads(json.dumps(continued.to_json())))
-    assert with_recorded_rules(Config(), again).data_rules == 1
-    assert with_recorded_rules(Config(overwrite=True), old).data_rules == 2
-    assert with_recorded_rules(Config(), Config()) == Config()
+    assert with_recorded_rules(Config(), lambda: again).data_rules == 1
+    assert with_recorded_rules(Config(overwrite=True), lambda: old).data_rules == 2
+    assert with_recorded_rules(Config(), lambda: Config()) == Config()
 
 
 def test_every_rule_of_earlier_versions_differs_from_the_default():
