@@ -3,6 +3,7 @@
 import dataclasses
 import shutil
 
+import keras
 import numpy as np
 import pytest
 
@@ -75,7 +76,9 @@ def test_a_changed_teacher_is_refused_and_overwrite_restarts(small, tmp_path):
     resolved = read_json(run / "config.json")["resolved"]
     assert resolved["radius"] == pytest.approx(2 * 10**0.5) and resolved["replicas"] == 1 and resolved["xla_reason"]
     result_file.rename(tmp_path / "result.json")
-    shutil.copy(run / "student.keras", copy / "student.keras")  # as if it were trained again in place
+    changed = keras.models.load_model(copy / "student.keras", compile=False)
+    changed.set_weights([1.01 * weight for weight in changed.get_weights()])
+    changed.save(copy / "student.keras")  # as if it were trained again in place
     with pytest.raises(InputError, match="teacher has changed"):
         train(run, settings)
     (tmp_path / "result.json").rename(result_file)
