@@ -3,7 +3,10 @@
     distiller.py         Distiller: compile, fit, evaluate, predict, save and export as in Keras
     objective.py         Objective: from logits and labels to the loss of each example and the logged means
     hyperparameters.py   temperature, loss weights and radius as variables, checked when assigned
-    batches.py           what a Distiller accepts as x; sample weights from class weights; the teacher's mean norm
+    guarded_models.py    checks of the two models and the data, before anything is trained
+    inputs.py            the structure of x and y that a Distiller accepts
+    labels.py            checks of labels on the host
+    batches.py           a model's logits; sample weights from class weights; the teacher's mean norm
     mean_metrics.py      MeanMetrics: the means over an epoch, exact across checkpoints
     multi_step.py        MultiStepFunction: many training steps in one call from Python
     nonfinite_guard.py   NonFiniteGuard: skips the update and stops the loop if the loss or a gradient is not finite

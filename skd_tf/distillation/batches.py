@@ -1,4 +1,4 @@
-"""What a Distiller accepts as x: images, or {"image": ..., "teacher_logits": ...}."""
+"""From what a Distiller is given to what a step computes with: logits, batch sizes, weights, the teacher's mean norm."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -8,8 +8,11 @@ import numpy as np
 import tensorflow as tf
 
 from skd_tf import losses
+from skd_tf.distillation.hyperparameters import number_in_range
+from skd_tf.distillation.inputs import TEACHER_LOGITS, image_of
 from skd_tf.distillation.objective import class_numbers
 from skd_tf.errors import InputError, input_error
+from skd_tf.models import interface
 from skd_tf.models.sync_batch_norm import counting
 from skd_tf.runtime import replicas
 
@@ -41,14 +44,9 @@ def no_radius() -> InputError:
     )
 
 
-def image_of(x: Any) -> Any:
-    """The images in x."""
-    return x["image"] if isinstance(x, dict) else x
-
-
 def given_logits(x: Any) -> tf.Tensor | None:
     """The teacher's logits in x, `[batch, classes]`; None if there are none."""
-    return as_logits(x["teacher_logits"]) if isinstance(x, dict) and "teacher_logits" in x else None
+    return as_logits(x[TEACHER_LOGITS]) if isinstance(x, dict) and TEACHER_LOGITS in x else None
 
 
 def as_logits(output: tf.Tensor) -> tf.Tensor:
@@ -56,20 +54,24 @@ def as_logits(output: tf.Tensor) -> tf.Tensor:
     return output if output.dtype == tf.float64 else tf.cast(output, tf.float32)
 
 
-def forward(model: keras.Model, image: tf.Tensor, *, training: bool = False) -> tf.Tensor:
+def forward(model: Any, image: tf.Tensor, *, training: bool = False, who: str = "student") -> tf.Tensor:
     """A model's logits, `[batch, classes]` float32 or float64.
 
     A short last batch can leave a replica without examples, and oneDNN's convolutions give an empty batch a wrong
     shape. Such a replica uses one black image as a placeholder. It does not count in BatchNorm's statistics over
     replicas, and its logits are dropped.
     """
+
+    def logits_of(image):
+        return as_logits(interface.logits_in(interface.call(model, image, training=training), who))
+
     context = tf.distribute.get_replica_context()
     if image.shape[0] or context is None or context.num_replicas_in_sync == 1:
-        return as_logits(model(image, training=training))
+        return logits_of(image)
     count = tf.shape(image)[0]
     placeholder = tf.zeros([1 - tf.minimum(count, 1), *image.shape[1:]], image.dtype)
     with counting(count > 0):
-        return as_logits(model(tf.concat([image, placeholder], axis=0), training=training))[:count]
+        return logits_of(tf.concat([image, placeholder], axis=0))[:count]
 
 
 def global_batch_size(image: tf.Tensor, replica_count: int, *, equal_parts: bool) -> int | tf.Tensor:
@@ -80,6 +82,20 @@ def global_batch_size(image: tf.Tensor, replica_count: int, *, equal_parts: bool
     if image.shape[0] is not None and (equal_parts or replica_count == 1):
         return image.shape[0] * replica_count
     return replicas.sum_over_replicas([tf.shape(image)[0]])[0]
+
+
+def check_class_weight(class_weight: dict[int, float], num_classes: int | None) -> None:
+    """Raises `InputError` if a key is not a class, or a weight is not a number >= 0."""
+    for key, weight in class_weight.items():
+        whole = isinstance(key, (int, np.integer)) and key >= 0
+        if not whole or (num_classes is not None and key >= num_classes):
+            raise input_error(
+                "class_weight has a class that does not exist",
+                expected=f"class numbers from 0 to {num_classes - 1 if num_classes else 'classes - 1'}",
+                received=f"class_weight[{key!r}]={weight}",
+                remedy="Remove it",
+            )
+        number_in_range(f"class_weight[{key}]", weight)
 
 
 def with_class_weight(dataset: tf.data.Dataset, class_weight: dict[int, float]) -> tf.data.Dataset:
@@ -162,6 +178,7 @@ def mean_logit_norm(data: Any, logits_of: Callable[[Any], tf.Tensor | None], *, 
 
 
 def _batches_of_x(data) -> Iterator[Any]:
+    data = data[0] if isinstance(data, (list, tuple)) and len(data) == 1 else data
     if isinstance(data, (np.ndarray, tf.Tensor, dict)):
         for start in range(0, len(image_of(data)), _SLICE):
             part = slice(start, start + _SLICE)

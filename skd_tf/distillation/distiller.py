@@ -8,9 +8,11 @@ import keras
 import tensorflow as tf
 
 from skd_tf import losses
-from skd_tf.distillation import batches, optimizers
-from skd_tf.distillation.batches import forward, given_logits, image_of
+from skd_tf.distillation import batches, inputs, labels, optimizers
+from skd_tf.distillation.batches import forward, given_logits
+from skd_tf.distillation.guarded_models import GuardedModelsMixin
 from skd_tf.distillation.hyperparameters import HyperparametersMixin
+from skd_tf.distillation.inputs import image_of
 from skd_tf.distillation.mean_metrics import MeanMetrics
 from skd_tf.distillation.multi_step import MultiStepFunction
 from skd_tf.distillation.nonfinite_guard import NonFiniteGuard
@@ -18,13 +20,14 @@ from skd_tf.distillation.objective import LossLike, Objective, class_numbers
 from skd_tf.errors import input_error
 from skd_tf.losses.terms import Tensor
 from skd_tf.models import deployable as deploy
-from skd_tf.models import precision
+from skd_tf.models import interface, precision
 from skd_tf.models.sync_batch_norm import is_synchronized
 from skd_tf.runtime import compat, devices, replicas
+from skd_tf.serving import live_check
 
 
 @keras.saving.register_keras_serializable("skd_tf")
-class Distiller(HyperparametersMixin, keras.Model):
+class Distiller(GuardedModelsMixin, HyperparametersMixin, keras.Model):
     """Trains a student network from a teacher network: knowledge distillation as a Keras model.
 
         loss = label_weight * label + kd_weight * distill
@@ -41,7 +44,7 @@ class Distiller(HyperparametersMixin, keras.Model):
     student. The data is `(x, y)` or `(x, y, sample_weight)`, in arrays or a tf.data.Dataset:
 
         x               the input of both networks; or {"image": input, "teacher_logits": `[batch, classes]`}, whose
-                        logits are used instead of the teacher's
+                        logits are used instead of the teacher's; "image" may also be the name of the student's input
         y               class numbers, -1 for an image without a label; or one-hot or soft `[batch, classes]`
         sample_weight   `[batch]`; multiplies the loss of each example
 
@@ -54,8 +57,9 @@ class Distiller(HyperparametersMixin, keras.Model):
     after loading.
 
     Args:
-      student: network that returns raw logits `[batch, classes]`, without a softmax.
-      teacher: the same for the teacher. None if x contains its logits, or if the loss needs no teacher.
+      student: network that returns raw logits `[batch, classes]`, without a softmax. The logits may be the only entry of
+        a dict or list, the entry "logits" of a dict, or `[batch, 1, 1, classes]`.
+      teacher: the same for the teacher, or a keras.layers.TFSMLayer. A softmax at its end is undone, with a warning. None if x contains its logits, or if the loss needs no teacher.
       loss: a name in `skd_tf.LOSSES`; a `skd_tf.losses.Loss`; or a function
         `(student_logits, teacher_logits, labels, **settings)` that returns {"label": `[batch]`, "distill": `[batch]`}.
       temperature: softmax temperature T > 0 of the distill term.
@@ -72,7 +76,8 @@ class Distiller(HyperparametersMixin, keras.Model):
       name: of the model.
 
     Raises:
-      InputError: an unknown loss, a setting that the loss does not have, or a number out of range.
+      InputError: an unknown loss, a setting that the loss does not have, a number out of range, or a student or teacher
+        that is not a model with raw logits as its output.
 
     Examples:
       >>> import keras
@@ -116,14 +121,13 @@ class Distiller(HyperparametersMixin, keras.Model):
         name: str = "distiller",
     ):
         super().__init__(name=name)
+        self._num_classes = self._checked_student(student)
         self.student = student
         self.teacher = teacher
         self.objective = Objective(loss, center=center, label_smoothing=label_smoothing, settings=loss_settings)
         self.means = MeanMetrics(self.objective.mean_names)
         self.guard = NonFiniteGuard(self.objective.mean_names)
         self.built = student.built
-        # A subclassed model has no output_shape: the number of classes is known from its first logits.
-        self._num_classes = (getattr(student, "output_shape", None) or [None])[-1]
         self._make_hyperparameters(
             temperature=temperature, kd_weight=kd_weight, label_weight=label_weight, radius=radius
         )
@@ -131,6 +135,8 @@ class Distiller(HyperparametersMixin, keras.Model):
     def __setattr__(self, name, value):
         if name == "teacher":  # bypasses the tracking of Keras and TensorFlow, so that no file contains the teacher
             is_new = value is not vars(self).get(name)
+            if is_new:
+                self._check_teacher(value)
             object.__setattr__(self, name, value)
             if is_new and getattr(self, "compiled", False):
                 self._make_step_functions()  # the traced ones contain the previous teacher
@@ -149,7 +155,7 @@ class Distiller(HyperparametersMixin, keras.Model):
     def build(self, input_shape: Any = None) -> None:
         """Builds the student, if it is not built; called by Keras."""
         if not self.student.built:
-            self.student.build(input_shape["image"] if isinstance(input_shape, dict) else input_shape)
+            self.student.build(image_of(input_shape) if isinstance(input_shape, dict) else input_shape)
         self.built = True
 
     def compile(
@@ -191,6 +197,13 @@ class Distiller(HyperparametersMixin, keras.Model):
                 expected="none",
                 received=f"loss={kwargs['loss']}",
                 remedy="Construct Distiller(..., loss=...)",
+            )
+        if kwargs.get("loss_weights") is not None:
+            raise input_error(
+                "compile() takes no loss_weights",
+                expected="none",
+                received=f"loss_weights={kwargs['loss_weights']}",
+                remedy="Construct Distiller(..., kd_weight=..., label_weight=...)",
             )
         super().compile(optimizer=optimizer, metrics=metrics, jit_compile=False, **kwargs)
         if precision.computes_in_float16(self.student) and not optimizers.may_skip(self.optimizer):
@@ -234,28 +247,64 @@ class Distiller(HyperparametersMixin, keras.Model):
           The history: `.history` is {name: [value per epoch]}.
 
         Raises:
-          InputError: there is no teacher; the radius must be measured on a generator; or `class_weight` is given with
-            batches that have sample weights.
+          InputError: there is no teacher; the structure of x is another one; a label does not exist; the radius must be
+            measured on a generator; or `class_weight` has a class that does not exist, or is given with batches that
+            have sample weights.
         """
+        x, y = self._checked_data(x, y)
+        if kwargs.get("validation_data") is not None:
+            kwargs["validation_data"] = self._checked_validation(kwargs["validation_data"])
+        if class_weight:
+            batches.check_class_weight(class_weight, self._num_classes)
         if self._radius_argument in ("teacher_mean", "teacher_sample") and self._radius_is_missing():
             if hasattr(x, "__next__"):
                 raise batches.readable_once()
             self.adapt(x)
         if class_weight and isinstance(x, tf.data.Dataset):
             x, class_weight = batches.with_class_weight(x, class_weight), None
-        return super().fit(x, y, class_weight=class_weight, **kwargs)
+        with self._clear_label_errors():
+            return super().fit(x, y, class_weight=class_weight, **kwargs)
 
-    def export(self, filepath: str | os.PathLike, **kwargs: Any) -> Any:
-        """Writes `deployable()`, the student alone, as a SavedModel.
+    def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """As keras.Model.evaluate.
+
+        Args:
+          x, y: as for `fit`.
+          *args, **kwargs: the other arguments of keras.Model.evaluate.
+
+        Raises:
+          InputError: as for `fit`.
+        """
+        if not kwargs.get("_use_cached_eval_dataset"):  # otherwise called by fit, which has checked the data
+            x, y = self._checked_data(x, y)
+        with self._clear_label_errors():
+            return super().evaluate(x, y, *args, **kwargs)
+
+    def export(self, filepath: str | os.PathLike, *, images: Any = None, **kwargs: Any) -> Any:
+        """Writes `deployable()`, the student alone, as a SavedModel, and checks that it gives the live student's logits.
 
         Args:
           filepath: the folder to write.
-          **kwargs: the other arguments of keras.Model.export.
+          images: a few images `[n, h, w, c]` to compare on; None generates random pixels.
+          **kwargs: the other arguments of keras.Model.export. Only a SavedModel with the default signature is run for
+            the comparison; with others, the model is compared before it is written.
 
         Raises:
           InputError: as for `deployable`.
+          ExportError: the export differs from the live student, or from itself in a second call.
         """
-        return self.deployable().export(filepath, **kwargs)
+        model, bound = self.deployable(), live_check.bound_of(self.student)
+        images = live_check.generated_images(model) if images is None else images
+
+        def live(images):
+            return self.probability_logits(self(tf.constant(images)))
+
+        live_check.require_same_answers(model, live, images, name="deployable()", bound=bound)
+        result = model.export(filepath, **kwargs)
+        if kwargs.get("format", "tf_saved_model") == "tf_saved_model" and kwargs.get("input_signature") is None:
+            answers = live_check.served(filepath)
+            live_check.require_same_answers(answers, live, images, name=str(filepath), bound=bound)
+        return result
 
     def deployable(self) -> keras.Model:
         """The student as a Keras model of stock layers; the softmax of its output is the student's probability.
@@ -303,7 +352,12 @@ class Distiller(HyperparametersMixin, keras.Model):
         Raises:
           InputError: there is no teacher, or no data.
         """
-        self.radius.assign(batches.mean_logit_norm(data, self._teacher_logits_of, center=self.objective.center))
+
+        def logits_of(x):
+            self._inspect_teacher(x)
+            return self._teacher_logits_of(x)
+
+        self.radius.assign(batches.mean_logit_norm(data, logits_of, center=self.objective.center))
         return self
 
     def get_config(self) -> dict[str, Any]:
@@ -351,15 +405,21 @@ class Distiller(HyperparametersMixin, keras.Model):
         """
         self.traces += 1
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        y = labels.as_numbers(y)
         replica_count = tf.distribute.get_replica_context().num_replicas_in_sync
         image, weights = image_of(x), self.student.trainable_variables
         batch_size = batches.global_batch_size(image, replica_count, equal_parts=self._train_steps.in_loop)
         moving = [variable for variable in self.student.non_trainable_variables if "float" in variable.dtype]
         before = [tf.identity(variable.value) for variable in moving]
-        sums, counts, gradients, student_logits = self._compiled_step(
-            image, given_logits(x), y, sample_weight, batch_size, replica_count
-        )
-        local = replicas.unless_empty(image, [*gradients, sums, counts], [v.value for v in moving], before)
+        with compat.assigned_variables(self.student, moving) as is_assigned:
+            sums, counts, gradients, student_logits = self._compiled_step(
+                image, given_logits(x), y, sample_weight, batch_size, replica_count
+            )
+        # Frozen weights are not assigned by the forward pass. Averaging them would cost time, and would round them.
+        assigned = is_assigned()
+        moving, before = ([part for part, yes in zip(p, assigned, strict=True) if yes] for p in (moving, before))
+        after = [variable.value for variable in moving]
+        local = replicas.unless_empty(image, [*gradients, sums, counts], after, before)
         summed = iter(replicas.sum_over_replicas(local))
         gradients = [next(summed) for _ in weights]
         sums, counts = next(summed), next(summed)
@@ -368,7 +428,8 @@ class Distiller(HyperparametersMixin, keras.Model):
         self.means.update_state(*(tf.where(finite, total, tf.zeros_like(total)) for total in (sums, counts)))
         # The moving statistics are averaged over replicas at every step, so saving after any step changes nothing.
         for variable, value in zip(moving, before, strict=True):
-            variable.assign(tf.where(finite, next(summed) / replica_count, value))
+            mean = next(summed) / replica_count if replica_count > 1 else next(summed)
+            variable.assign(tf.where(finite, mean, value))
         self._update_compiled_metrics(y, student_logits, sample_weight)
         return self.means.result()
 
@@ -382,6 +443,7 @@ class Distiller(HyperparametersMixin, keras.Model):
           {name: mean since the start of the evaluation}; without a teacher or its logits, the loss is not among them.
         """
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        y = labels.as_numbers(y)
         student_logits = forward(self.student, image_of(x))
         teacher_logits = self._teacher_logits_of(x) if self.objective.needs_teacher else None
         _, sums, counts = self._objective(student_logits, teacher_logits, y, sample_weight)
@@ -429,7 +491,7 @@ class Distiller(HyperparametersMixin, keras.Model):
         """The logits in x, or else those of the teacher, without a gradient; None if there are neither."""
         logits = given_logits(x)
         if logits is None and self.teacher is not None:
-            logits = tf.stop_gradient(forward(self.teacher, image_of(x)))
+            logits = tf.stop_gradient(self._teacher_forward(image_of(x)))
         return logits
 
     def _update_compiled_metrics(self, y, student_logits, sample_weight):
@@ -454,12 +516,20 @@ class Distiller(HyperparametersMixin, keras.Model):
     def make_train_function(self, force: bool = False) -> None:
         """Makes `train_function`; called by Keras."""
         if self.train_function is None or force:
-            self.train_function = self._train_steps.keras_function(self.steps_per_execution, self.get_metrics_result)
+            self.train_function = self._keras_function(self._train_steps)
 
     def make_test_function(self, force: bool = False) -> None:
         """Makes `test_function`; called by Keras."""
         if self.test_function is None or force:
-            self.test_function = self._test_steps.keras_function(self.steps_per_execution, self.get_metrics_result)
+            self.test_function = self._keras_function(self._test_steps)
+
+    def _keras_function(self, steps):
+        return steps.keras_function(
+            self.steps_per_execution,
+            self.get_metrics_result,
+            inspect=self._inspect_once,
+            is_inspected=lambda: self._inspected,
+        )
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         """Builds from a batch what a replica's graph cannot build: a student's weights and the metrics' variables.
@@ -469,6 +539,9 @@ class Distiller(HyperparametersMixin, keras.Model):
         Raises:
           InputError: the radius is not known yet.
         """
+        self._inspected = False
+        if data_batch is not None:
+            self._inspect_once(data_batch)
         metrics = compat.compiled_metrics(self)
         metrics = None if metrics is None or metrics.built else metrics
         unknown = self._num_classes is None
@@ -476,8 +549,9 @@ class Distiller(HyperparametersMixin, keras.Model):
             x, y = batches.first_batch(self.distribute_strategy, iterator, data_batch, reads_again=unknown)
             with self.distribute_strategy.scope():
                 if unknown:
-                    self._learn_classes(self.student(image_of(x)[:1]).shape[-1])
+                    self._learn_classes(forward(self.student, image_of(x)[:1]).shape[-1])
                 if metrics is not None:
+                    inputs.check_batch(x, y, names=interface.input_names(self.student), num_classes=self._num_classes)
                     metrics.build(y, tf.zeros([len(y), self._num_classes]))
         if self._radius_is_missing():
             raise batches.no_radius()

@@ -1,13 +1,27 @@
 """Means over an epoch of the values that each step computes, as one Keras metric."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from skd_tf.runtime import compat
 
-class MeanMetrics(keras.metrics.Metric):
+# Those that a callback with mode="auto" may monitor. A logit norm is neither good nor bad.
+_DIRECTIONS = {
+    "accuracy": "up",
+    "agreement": "up",
+    "teacher_accuracy": "up",
+    "loss": "down",
+    "label_loss": "down",
+    "distill_loss": "down",
+}
+_MetricsList: Any = compat.metrics_list_class()
+
+
+class MeanMetrics(_MetricsList):
     """Weighted means of several named values, stored as two vectors: sums and counts.
 
     A dozen `keras.metrics.Mean` would cost two dozen small kernels per step, and their per-replica variables cannot be
@@ -19,7 +33,8 @@ class MeanMetrics(keras.metrics.Metric):
     """
 
     def __init__(self, names: Sequence[str], name: str = "step_means"):
-        super().__init__(name=name)
+        directions = [compat.with_direction(mean, _DIRECTIONS[mean]) for mean in names if mean in _DIRECTIONS]
+        super().__init__(directions, name=name)
         self.names = tuple(names)
         self.totals = self._vector("totals")
         self.counts = self._vector("counts")

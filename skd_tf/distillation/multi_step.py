@@ -39,6 +39,7 @@ class MultiStepFunction:
         self.in_loop = False
         # TensorFlow warns of retracing by code object; a partial has none, so several models do not add up.
         self._many = tf.function(functools.partial(self._loop), autograph=False)
+        self._to_end = tf.function(functools.partial(self._loop_to_end), autograph=False)
         self._single = self._one if eager else tf.function(functools.partial(self._one), autograph=False)
 
     def __call__(self, iterator: Iterator, steps: int) -> tf.Tensor | float:
@@ -59,28 +60,40 @@ class MultiStepFunction:
             self._one(data, in_loop=True)
         return waited
 
-    def keras_function(self, steps: int, result: Callable[[], Any]) -> Callable[[Iterator], Any]:
+    def keras_function(
+        self, steps: int, result: Callable[[], Any], *, inspect: Callable[[Any], None], is_inspected: Callable[[], bool]
+    ) -> Callable[[Iterator], Any]:
         """The train or test function that Keras' fit() and evaluate() call.
 
-        It takes batches one at a time: with several replicas, a loop inside a graph cannot take a short last batch.
+        On one replica, a call takes `steps` batches in one graph, except the very first batch, which is inspected. On
+        several replicas it takes them one at a time: a loop inside a graph cannot take a short last batch there.
 
         Args:
           steps: `steps_per_execution`, the number of batches per call.
           result: gives the function's result after the last of them.
+          inspect: called with each batch that passes through Python; raises an error if it cannot be used.
+          is_inspected: whether no further batch has to be inspected.
 
         Returns:
           A function of an iterator. It raises StopIteration if there is no batch left.
         """
+        in_graph = steps > 1 and not self._eager and self._strategy.num_replicas_in_sync == 1
 
         def function(iterator):
-            for done in range(steps):
+            done = 0
+            while done < steps:
+                if in_graph and isinstance(iterator, tf.data.Iterator) and is_inspected():
+                    done += int(self._to_end(iterator, tf.constant(steps - done, tf.int64)))
+                    break
                 try:
                     data = next(iterator)
                 except (tf.errors.OutOfRangeError, StopIteration):
-                    if not done:
-                        raise StopIteration from None
                     break
+                inspect(data)
                 self._single(data)
+                done += 1
+            if not done:
+                raise StopIteration
             return result()
 
         return function
@@ -89,7 +102,21 @@ class MultiStepFunction:
         self.in_loop = in_loop
         if self._before is not None:
             self._before()
-        self._strategy.run(self._step, args=(keras.tree.map_structure(_without_optional, data),))
+        self._strategy.run(self._step, args=(keras.tree.map_structure(without_optional, data),))
+
+    def _loop_to_end(self, iterator, steps):
+        """Runs at most `steps` steps of Keras' data, fewer at its end; returns how many."""
+
+        def step(optional, done):
+            self._one(optional.get_value())
+            return done + 1, True
+
+        def body(done, _):
+            optional = iterator.get_next_as_optional()
+            return tf.cond(optional.has_value(), lambda: step(optional, done), lambda: (done, False))
+
+        start = tf.constant(0, tf.int64), tf.constant(True)
+        return tf.while_loop(lambda done, more: more & (done < steps), body, start, parallel_iterations=1)[0]
 
     def _loop(self, iterator, steps):
         def body(done, waited):
@@ -112,6 +139,6 @@ class MultiStepFunction:
         return tf.while_loop(more, body, start, parallel_iterations=1)[1]
 
 
-def _without_optional(value):
-    """Keras wraps absent parts of its data (a missing sample_weight) in tf.experimental.Optional."""
+def without_optional(value: Any) -> Any:
+    """The value; None for an absent part of Keras' data (no sample_weight), which is a tf.experimental.Optional."""
     return None if isinstance(value, tf.experimental.Optional) else value

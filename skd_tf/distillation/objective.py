@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from skd_tf import losses
 from skd_tf.distillation.hyperparameters import finite_number
+from skd_tf.distillation.labels import as_numbers
 from skd_tf.errors import did_you_mean, input_error
 from skd_tf.losses.terms import Scalar, Tensor
 
@@ -182,6 +183,7 @@ def class_numbers(labels: Tensor) -> Tensor:
     Args:
       labels: class numbers `[batch]` or `[batch, 1]`, or one-hot or soft `[batch, classes]`; all zeros for unlabelled.
     """
+    labels = as_numbers(labels)
     if len(labels.shape) == 1 or labels.shape[-1] == 1:
         return tf.cast(tf.reshape(labels, [-1]), tf.int64)
     return tf.where(tf.reduce_any(labels != 0, axis=-1), tf.argmax(labels, axis=-1), -1)

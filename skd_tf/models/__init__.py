@@ -3,7 +3,8 @@
 paths               which file of a path or workdir holds the model, and its fingerprint; needs no TensorFlow
 loading             load, load_teacher, load_measured: a model from a workdir, a .keras file, a SavedModel or a name
 student             the student of a run with its initial weights: built from a name or function, or loaded
-heads               remove a softmax at the end, or replace the last layer with one of another size
+interface           which tensor is the image and which the logits, in dicts, lists and [batch, 1, 1, classes]
+heads               find the last activation, remove a softmax at the end, or replace the last layer with one of another size
 preprocessing       layers in front of a model that take raw pixels
 precision           the dtype that a model computes in
 adapter             a model that takes other images than the dataset's, or returns probabilities

@@ -1,16 +1,19 @@
 """Adapts a model that takes other images than the dataset's, or returns probabilities: raw pixels in, logits out."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from skd_tf.errors import input_error
 from skd_tf.models.preprocessing import preprocess
 
 if TYPE_CHECKING:
     from skd_tf.data import Dataset
 
+_REPEATS = 0.01  # of the largest output; accelerators do not always repeat a result exactly
 _TINY = np.finfo(np.float32).tiny
 
 
@@ -56,13 +59,36 @@ class ModelAdapter:
         if self._preprocess is not None:
             images = self._preprocess(images)
         outputs = self._model(images, training=False)
-        return tf.math.log(tf.maximum(tf.cast(outputs, tf.float32), _TINY)) if self._probabilities else outputs
+        return log_probabilities(outputs) if self._probabilities else outputs
 
 
-def returns_probabilities(model: Any, images: np.ndarray) -> bool:
-    """Whether a model's outputs for these images are all >= 0 and sum to 1."""
-    outputs = keras.ops.convert_to_numpy(keras.ops.cast(model(tf.constant(images)), "float32"))
-    return bool((outputs >= 0).all() and np.abs(outputs.sum(axis=-1) - 1).max() < 1e-2)
+def log_probabilities(probabilities: tf.Tensor) -> tf.Tensor:
+    """The logarithms of probabilities, float32: logits with this softmax. A probability of 0 becomes about -87."""
+    return tf.math.log(tf.maximum(tf.cast(probabilities, tf.float32), _TINY))
+
+
+def returns_probabilities(model: Callable[[Any], Any], images: Any, who: str) -> bool:
+    """Whether a model's outputs for these images are all >= 0 and sum to 1.
+
+    Raises:
+      InputError: it gives the same images other outputs in a second call, as an exported augmentation does.
+    """
+    first, second = (keras.ops.convert_to_numpy(keras.ops.cast(model(images), "float32")) for _ in range(2))
+    difference = np.abs(first - second).max(initial=0.0)
+    if difference > _REPEATS * np.abs(first).max(initial=0.0):
+        raise input_error(
+            f"The {who} gives the same images other outputs in a second call",
+            expected="a model that does not augment its images in inference",
+            received=f"outputs that differ by {difference:.3g}",
+            remedy="Export it so that its augmentation is called with training=False",
+        )
+    return are_probabilities(first)
+
+
+def are_probabilities(outputs: Any) -> bool:
+    """Whether outputs `[n, classes]` are all >= 0 and sum to 1 over the classes."""
+    outputs = keras.ops.convert_to_numpy(keras.ops.cast(outputs, "float32"))
+    return bool(outputs.size and (outputs >= 0).all() and np.abs(outputs.sum(axis=-1) - 1).max() < 1e-2)
 
 
 def _resizing(size, new_size):

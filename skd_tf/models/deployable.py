@@ -4,14 +4,17 @@ A loss on the sphere trains only the direction of the logits. Their probabilitie
 are scaled to norm R. `deployable` appends that scaling as stock layers, so that the file loads without skd_tf.
 """
 
+import inspect
 import math
 from typing import Any
 
 import keras
 
 from skd_tf.errors import input_error
+from skd_tf.models import interface
 from skd_tf.models.graph import graph_of, replace_layers
 from skd_tf.networks.batch_norm import FusedBatchNormalization
+from skd_tf.runtime import compat
 
 
 def stock_copy(model: keras.Model) -> keras.Model:
@@ -64,8 +67,9 @@ def deployable(student: keras.Model, readout: str, *, radius: Any, center: bool)
             remedy="Export it with its own export()",
         )
     copy = stock_copy(student)
-    images = keras.Input(student.input_shape[1:], name="images")
-    logits = copy(images)
+    images = keras.Input(_image_shape(student), name="images")
+    # Augmentation layers default to training=True. Without this, a call that does not say would augment its images.
+    logits = interface.logits_in(interface.call(copy, images, training=False), "student")
     if readout == "sphere":
         if center:
             # epsilon only keeps the result finite if all logits are equal. It must be far below any real variance.
@@ -75,6 +79,27 @@ def deployable(student: keras.Model, readout: str, *, radius: Any, center: bool)
             unit, scale = keras.layers.UnitNormalization(name="sphere_unit"), radius
         logits = keras.layers.Rescaling(scale, name="sphere_radius")(unit(logits))
     return keras.Model(images, logits, name=student.name)
+
+
+def _image_shape(student):
+    graph = graph_of(student)
+    return (student.input_shape if graph is None else graph.inputs[0].shape)[1:]
+
+
+def at_inference(model: keras.Model) -> keras.Model:
+    """The model such that a call without `training` runs in inference mode, also for augmentation layers inside.
+
+    Returns:
+      A copy of a Functional model with such layers, otherwise the model itself.
+    """
+    if not any(_trains_by_default(layer) for layer in compat.layers_of(model)) or graph_of(model) is not model:
+        return model
+    return replace_layers(model, lambda layer: type(layer).from_config(layer.get_config()), training=False)[0]
+
+
+def _trains_by_default(layer):
+    training = inspect.signature(layer.call).parameters.get("training")
+    return training is not None and training.default is True
 
 
 def with_temperature(model: keras.Model, temperature: float) -> keras.Model:

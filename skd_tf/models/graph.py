@@ -1,5 +1,6 @@
 """Functional and Sequential models as graphs of layers: replace layers and copy their weights."""
 
+import inspect
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -9,7 +10,7 @@ from skd_tf.runtime import compat
 
 
 def replace_layers(
-    model: keras.Model, replacement: Callable[[Any], Any], fresh: Collection[Any] = ()
+    model: keras.Model, replacement: Callable[[Any], Any], fresh: Collection[Any] = (), *, training: bool | None = None
 ) -> tuple[keras.Model, dict[Any, Any]]:
     """Copies a graph with `replacement(layer)` in place of each layer and operation, also in nested graphs.
 
@@ -17,6 +18,7 @@ def replace_layers(
       model: Functional or Sequential; it is left unchanged.
       replacement: called once per layer or operation; returns its replacement.
       fresh: layers whose weights are not copied to their replacements.
+      training: the mode of each call in the copy whose caller does not choose one; None keeps those of the model.
 
     Returns:
       The copy, and {layer: its replacement}.
@@ -35,6 +37,8 @@ def replace_layers(
     def call(layer, *arguments, **options):
         if isinstance(layer, keras.layers.Identity):  # in place of a BatchNorm, whose arguments it does not take
             options = {name: value for name, value in options.items() if name not in ("mask", "training")}
+        elif training is not None and takes_training(layer):
+            options = options | {"training": training}
         return layer(*arguments, **options)
 
     copy = copy_of(model)
@@ -61,3 +65,8 @@ def graph_of(model: Any) -> Any:
     if isinstance(model, keras.Sequential) and type(model).call is keras.Sequential.call:
         return compat.sequential_graph(model)
     return model if isinstance(model, functional) and type(model).call is functional.call else None
+
+
+def takes_training(layer: Any) -> bool:
+    """Whether a layer's or operation's call has an argument `training`."""
+    return "training" in inspect.signature(layer.call).parameters

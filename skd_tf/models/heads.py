@@ -1,7 +1,11 @@
 """The end of a network: remove its softmax, or replace its head with one of another size."""
 
+import re
+from typing import Any
+
 import keras
 
+from skd_tf.errors import input_error
 from skd_tf.models.graph import graph_of, replace_layers
 from skd_tf.runtime import compat
 
@@ -17,6 +21,69 @@ _AFTER_HEAD = (
     keras.layers.Flatten,
     keras.layers.Reshape,
 )
+
+# Layers without weights that change no value, so that an activation before them is still the last one.
+_CHANGES_NOTHING = (keras.layers.Identity, keras.layers.Dropout, keras.layers.Flatten, keras.layers.Reshape)
+_LINEAR = ("linear", "log_softmax")  # softmax(log_softmax(z)) is softmax(z)
+
+
+def last_activation(model: Any) -> str:
+    """The name of the last activation of a graph with one output; "linear" also if the model cannot be inspected."""
+    graph = graph_of(model)
+    tensor = graph.outputs[0] if graph is not None and len(graph.outputs) == 1 else None
+    while tensor is not None:
+        operation, inputs = compat.producer(tensor)
+        inner = graph_of(operation)
+        if inner is not None:
+            tensor = inner.outputs[0] if len(inner.outputs) == 1 else None
+            continue
+        name = _activation_name(operation)
+        if name != "linear":
+            return name
+        passed = isinstance(operation, (*_CHANGES_NOTHING, keras.layers.Activation)) and len(inputs) == 1
+        tensor = inputs[0] if passed else None
+    return "linear"
+
+
+def _activation_name(operation):
+    if isinstance(operation, keras.layers.Layer):
+        kinds = keras.layers.Softmax, keras.layers.ReLU, keras.layers.LeakyReLU, keras.layers.PReLU, keras.layers.ELU
+        if isinstance(operation, kinds):
+            return type(operation).__name__.lower()
+        activation = getattr(operation, "activation", None)
+        return "linear" if activation is None else getattr(activation, "__name__", type(activation).__name__)
+    # A bare operation of keras.ops: its class HardSigmoid is the function hard_sigmoid.
+    name = re.sub("(?<=[a-z0-9])(?=[A-Z])", "_", type(operation).__name__).lower()
+    return name if hasattr(keras.activations, name) else "linear"
+
+
+def require_raw_logits(model: Any, who: str, *, softmax: bool = True) -> bool:
+    """Checks that a model ends in raw logits, or in a softmax if that is allowed.
+
+    Args:
+      model: any model; one that is neither Functional nor Sequential passes.
+      who: names it in the message.
+      softmax: whether a softmax is allowed.
+
+    Returns:
+      Whether it ends in a softmax.
+
+    Raises:
+      InputError: it ends in another activation.
+    """
+    name = last_activation(model)
+    if name in _LINEAR or (softmax and name == "softmax"):
+        return name == "softmax"
+    if name == "softmax":
+        remedy = "Build it without (classifier_activation=None), or pass skd_tf.models.heads.without_softmax(model)[0]"
+    else:
+        remedy = "Remove it; for several labels per image (multi-label) there is no loss here"
+    raise input_error(
+        f"The {who} ends in an activation",
+        expected="raw logits, one class per image",
+        received=f"activation={name}",
+        remedy=remedy,
+    )
 
 
 def without_softmax(model: keras.Model) -> tuple[keras.Model, bool]:

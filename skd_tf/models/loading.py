@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import keras
 import tensorflow as tf
 
-from skd_tf.errors import input_error
-from skd_tf.models import heads, keras_applications, precision
+from skd_tf.errors import InputError, input_error
+from skd_tf.models import heads, interface, keras_applications, precision
 from skd_tf.models.adapter import ModelAdapter, returns_probabilities
 from skd_tf.models.fold_batch_norm import fold_batch_norm
 from skd_tf.models.paths import is_saved_model, keras_file
@@ -41,7 +41,8 @@ class SavedModel:
         self._output = "logits" if "logits" in outputs else next(iter(outputs))
         self.name = pathlib.Path(path).name
         self.input_shape, self._dtype = tuple(spec.shape), spec.dtype
-        self.output_shape = tuple(outputs[self._output].shape)
+        shape = outputs[self._output].shape
+        self.output_shape = (None, interface.classes_in(shape, f"SavedModel {self.name}"))
 
     @property
     def trainable_variables(self) -> Any:
@@ -51,7 +52,8 @@ class SavedModel:
         del training
         if self._dtype.is_integer and images.dtype.is_floating:  # a resized image
             images = tf.clip_by_value(tf.round(images), 0, 255)
-        return self._signature(**{self._input: tf.cast(images, self._dtype)})[self._output]
+        outputs = self._signature(**{self._input: tf.cast(images, self._dtype)})
+        return interface.logits_in(outputs[self._output], f"SavedModel {self.name}")
 
 
 def load(path: str | os.PathLike, *, download: bool = False) -> Any:
@@ -76,7 +78,9 @@ def load(path: str | os.PathLike, *, download: bool = False) -> Any:
     read: Callable[..., Any] = functools.partial(keras.models.load_model, compile=False, safe_mode=True)
     file, read = (path, SavedModel) if is_saved_model(path) else (keras_file(path), read)
     try:
-        return read(file)
+        return interface.with_logits(read(file), f"model {path}", announce=True)
+    except InputError:
+        raise
     except Exception as error:  # Keras and TensorFlow raise many kinds for a damaged or foreign file
         raise input_error(
             f"The model does not load: {first_line(error)}",
@@ -177,6 +181,7 @@ def load_measured(
 
 
 def _remove_softmax(model, path):
+    heads.require_raw_logits(model, f"model {path}")
     model, had_softmax = heads.without_softmax(model)
     if had_softmax:
         warn(f"{path} returns probabilities: its softmax is removed.")
@@ -189,7 +194,7 @@ def _adapt(model, dataset, path, kind):
     adapted = ModelAdapter(model, dataset, kind)
     if adapted.size:
         say(f"{path} takes images of {adapted.size[0]}x{adapted.size[1]}: those of {dataset.name} are resized.")
-    if returns_probabilities(adapted, dataset.train.images[:_PROBED_IMAGES]):
+    if returns_probabilities(adapted, tf.constant(dataset.first_images(_PROBED_IMAGES)), f"model {path}"):
         warn(f"The outputs of {path} sum to 1: they are taken as probabilities, and their logarithms as logits.")
         return ModelAdapter(model, dataset, kind, probabilities=True)
     return adapted if adapted.size or kind != "raw" else model

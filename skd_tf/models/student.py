@@ -11,7 +11,7 @@ import keras
 
 from skd_tf import networks
 from skd_tf.errors import input_error
-from skd_tf.models import deployable, graph, heads, keras_applications, loading, preprocessing
+from skd_tf.models import deployable, graph, heads, interface, keras_applications, loading, preprocessing
 from skd_tf.networks.names import NETWORK_NAMES
 from skd_tf.runtime import user_code
 from skd_tf.runtime.console import say
@@ -135,9 +135,12 @@ def architecture_fingerprint(model: keras.Model) -> str | None:
 def _fit_to_dataset(model, settings, dataset):
     """A user's model with raw pixels in, raw logits out, and the dataset's classes."""
     name, flag = settings.student, f"--student={settings.student}"
+    model = interface.with_logits(model, f"student {flag}", announce=True)
+    heads.require_raw_logits(model, f"student {flag}")
     model, had_softmax = heads.without_softmax(model)
     if had_softmax:
         say(f"The softmax of {flag} is removed: a student returns raw logits.")
+    heads.require_raw_logits(model, f"student {flag}", softmax=False)  # a bare operation cannot be removed
     classes = model.output_shape[-1] if len(model.output_shape) == 2 else None
     if classes != dataset.num_classes:
         from_file = name.endswith(".keras") and classes

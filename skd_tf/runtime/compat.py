@@ -59,6 +59,50 @@ def replaced_download(download: Callable[..., Any]) -> Iterator[None]:
         file_utils.urlretrieve = before
 
 
+@contextlib.contextmanager
+def assigned_variables(model: Any, variables: Sequence[Any]) -> Iterator[Callable[[], list[bool]]]:
+    """Watches which of a model's variables the code inside this context assigns, while a graph is traced.
+
+    Eager code cannot be watched. There, every variable counts that was not created as a trainable one.
+
+    Yields:
+      A function that returns one bool per variable; call it after the context.
+    """
+    # keras 3.15.1, tensorflow 2.21.0; tests/distillation/test_inputs_frozen.py
+    import tensorflow as tf
+    from tensorflow.python.framework import auto_control_deps_utils
+
+    if tf.executing_eagerly():
+        weights = {id(weight) for layer in layers_of(model) for weight in layer._trainable_variables}
+        yield lambda: [id(variable) not in weights for variable in variables]
+        return
+    graph = tf.compat.v1.get_default_graph()
+    start = len(graph.get_operations())
+
+    def is_assigned():
+        operations = graph.get_operations()[start:]
+        written = {id(t) for op in operations for t in auto_control_deps_utils.get_read_write_resource_inputs(op)[1]}
+        return [id(graph.capture(variable.value.handle)) in written for variable in variables]
+
+    yield is_assigned
+
+
+def metrics_list_class() -> type:
+    """The class of a metric that has several others in its attribute `metrics`, where callbacks look for their names."""
+    # keras 3.15.1; tests/distillation/test_outputs_callbacks.py
+    from keras.src.trainers.compile_utils import MetricsList
+
+    return MetricsList
+
+
+def with_direction(name: str, direction: str) -> Any:
+    """What callbacks need of a metric to know whether it should rise ("up") or fall ("down")."""
+    # keras 3.15.1; tests/distillation/test_outputs_callbacks.py
+    import types
+
+    return types.SimpleNamespace(name=name, _direction=direction)
+
+
 def compiled_metrics(model: Any) -> Any:
     """The metrics given to `model.compile`, as one metric; None if there are none."""
     # keras 3.15.1; tests/distillation/test_keras_fit.py

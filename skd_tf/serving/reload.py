@@ -38,7 +38,8 @@ def keras(path):
     assert modules == {"keras"}, f"layers of {modules}"
 
     def run(images):
-        logits = np.asarray(model(images.astype(np.float32), training=False))
+        # Without training=False, as a user's program may call it: the model itself must know that it does not train.
+        logits = np.asarray(model(images.astype(np.float32)))
         probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))
         probabilities /= probabilities.sum(axis=1, keepdims=True)
         return {"logits": logits, "probabilities": probabilities, "class_id": logits.argmax(axis=1)}

@@ -1,0 +1,160 @@
+"""Checks of a Distiller's two models and its data, with one clear error in place of a silently wrong result."""
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from skd_tf.distillation import inputs, labels
+from skd_tf.distillation.batches import forward, given_logits
+from skd_tf.distillation.multi_step import without_optional
+from skd_tf.errors import input_error
+from skd_tf.models import heads, interface
+from skd_tf.models.adapter import are_probabilities, log_probabilities, returns_probabilities
+
+_PROBED_IMAGES = 8  # enough to tell whether outputs are probabilities
+
+
+class GuardedModelsMixin:
+    """What checks the models and data of a `Distiller`, which has the attributes below."""
+
+    student: Any
+    teacher: Any
+    objective: Any
+    distribute_strategy: Any
+    _num_classes: int | None
+    _inspected: bool
+    _student_inspected: bool
+    _teacher_probabilities: bool  # whether the teacher returns probabilities in place of logits
+    _teacher_inspected: bool
+
+    def _checked_student(self, student):
+        """The number of classes of a student; None if it is known only from its first logits, as for a subclass."""
+        self._inspected = self._student_inspected = False
+        interface.require_model(student, "student")
+        interface.require_one_input(student, "student")
+        classes = interface.classes_of(student, "student")
+        heads.require_raw_logits(interface.with_logits(student, "student"), "student", softmax=False)
+        shape = getattr(student, "output_shape", None)
+        if shape and isinstance(shape, tuple) and len(shape) > 2:
+            warnings.warn(f"The student's output {shape} is taken as logits [batch, {classes}].", stacklevel=3)
+        _require_two_classes(classes)
+        return classes
+
+    def _check_teacher(self, teacher):
+        """Checks a teacher as far as that is possible without calling it."""
+        self._teacher_inspected = self._teacher_probabilities = False
+        interface.require_model(teacher, "teacher")
+        if teacher is None:
+            return
+        self._require_teacher_classes(interface.classes_of(teacher, "teacher"))
+        self._teacher_probabilities = heads.require_raw_logits(interface.with_logits(teacher, "teacher"), "teacher")
+        if self._teacher_probabilities:
+            _warn_of_softmax()
+
+    def _require_teacher_classes(self, classes):
+        if None not in (classes, self._num_classes) and classes != self._num_classes:
+            raise input_error(
+                "Teacher and student have different classes",
+                expected=f"{self._num_classes} logits, as the student has",
+                received=f"{classes} from the teacher",
+                remedy="Use a teacher of the same classes",
+            )
+
+    def _teacher_forward(self, image):
+        logits = forward(self.teacher, image, who="teacher")
+        return log_probabilities(logits) if self._teacher_probabilities else logits
+
+    def _inspect_teacher(self, x):
+        """Finds out from the first images whether a teacher that cannot be inspected returns probabilities."""
+        if self._teacher_inspected or self.teacher is None or given_logits(x) is not None:
+            return
+        images = inputs.image_of(x)[:_PROBED_IMAGES]
+        if not len(images):
+            return
+
+        def raw(images):
+            return forward(self.teacher, images, who="teacher")
+
+        outputs = raw(images)
+        self._require_teacher_classes(outputs.shape[-1])
+        found = returns_probabilities(raw, images, "teacher")
+        self._teacher_inspected = True
+        if self._teacher_probabilities:
+            return
+        if found:
+            self._teacher_probabilities = True
+            _warn_of_softmax()
+        elif interface.graph_of(self.teacher) is None and bool(tf.reduce_all((outputs >= 0) & (outputs <= 1))):
+            warnings.warn("All outputs of the teacher are in [0, 1]: are they its raw logits?", stacklevel=2)
+
+    def _inspect_once(self, data):
+        """Checks the first batch of a call of fit, evaluate, train_on_batch or test_on_batch, on the host."""
+        if self._inspected:
+            return
+        x, y, _ = keras.utils.unpack_x_y_sample_weight(keras.tree.map_structure(without_optional, data))
+        x, y = keras.tree.map_structure(
+            lambda part: self.distribute_strategy.experimental_local_results(part)[0], (x, y)
+        )
+        inputs.check_batch(x, y, names=interface.input_names(self.student), num_classes=self._num_classes)
+        self._inspect_student(x)
+        if self.objective.needs_teacher:
+            self._inspect_teacher(x)
+        self._inspected = True
+
+    def _inspect_student(self, x):
+        """Refuses a student of unknown layers that returns probabilities."""
+        if self._student_inspected or interface.graph_of(self.student) is not None:
+            return
+        outputs = forward(self.student, inputs.image_of(x)[:_PROBED_IMAGES])
+        self._student_inspected = bool(len(outputs))
+        if len(outputs) > 1 and are_probabilities(outputs):
+            raise input_error(
+                "The student returns probabilities",
+                expected="raw logits",
+                received="outputs >= 0 that sum to 1 for each image",
+                remedy="Remove its softmax",
+            )
+
+    def _checked_data(self, x, y, where="y"):
+        names = interface.input_names(self.student)
+        return inputs.checked(x, y, names=names, num_classes=self._num_classes, where=where)
+
+    def _checked_validation(self, data):
+        if isinstance(data, tf.data.Dataset):
+            return self._checked_data(data, None, "validation_data")[0]
+        if not isinstance(data, (tuple, list)):
+            return data
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(tuple(data))
+        x, y = self._checked_data(x, y, "validation_data[1]")
+        return (x, y) if sample_weight is None else (x, y, sample_weight)
+
+    @contextlib.contextmanager
+    def _clear_label_errors(self) -> Iterator[None]:
+        """Inside this context, a label that the input pipeline refuses is an `InputError`."""
+        try:
+            yield
+        except tf.errors.InvalidArgumentError as error:
+            clear = labels.translated(error, self._num_classes)
+            raise (error if clear is None else clear) from None
+
+
+def _require_two_classes(classes):
+    if classes == 1:
+        raise input_error(
+            "The student has one logit",
+            expected="at least 2 classes, one logit each",
+            received="logits=1",
+            remedy="End a student of two classes in Dense(2), and its teacher too",
+        )
+
+
+def _warn_of_softmax():
+    warnings.warn(
+        "The teacher returns probabilities, as after a softmax: their logarithms are taken as logits. Exact are the raw "
+        "logits: remove the softmax (classifier_activation=None).",
+        stacklevel=3,
+    )

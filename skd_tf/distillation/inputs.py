@@ -1,0 +1,144 @@
+"""Checks the data given to a Distiller before anything is computed with it: the structure of x and y, and the labels."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from skd_tf.distillation import labels
+from skd_tf.errors import InputError, input_error
+from skd_tf.models.adapter import are_probabilities
+
+IMAGE, TEACHER_LOGITS = "image", "teacher_logits"
+_ARRAYS = (np.ndarray, tf.Tensor)
+
+
+def image_of(x: Any) -> Any:
+    """The images in x: x itself, its entry "image", or its only entry besides teacher_logits."""
+    if isinstance(x, (list, tuple)) and len(x) == 1:
+        return x[0]
+    if not isinstance(x, Mapping):
+        return x
+    names = [name for name in x if name != TEACHER_LOGITS]
+    name = IMAGE if IMAGE in names or len(names) != 1 else names[0]
+    if name not in x:
+        raise wrong_structure(x, ())
+    return x[name]
+
+
+def wrong_structure(x: Any, names: Sequence[str]) -> InputError:
+    """x has a structure that the Distiller does not take."""
+    received = f"a {type(x).__name__} of {len(x)}" if isinstance(x, (list, tuple)) else type(x).__name__
+    received = f"x with the entries {', '.join(map(str, x)) or 'none'}" if isinstance(x, Mapping) else f"x={received}"
+    return input_error(
+        "The structure of x is not one that a Distiller takes",
+        expected=f'the images alone, or {{"image": images, "teacher_logits": logits}}{_or_names(names)}',
+        received=received,
+        remedy='For TFDS, load with as_supervised=True, or map the elements: lambda e: (e["image"], e["label"])',
+    )
+
+
+def _or_names(names):
+    return f", or a dict whose one entry is the student's input ({', '.join(names)})" if names else ""
+
+
+def no_labels(x: Any) -> InputError:
+    """There is no y."""
+    received = f"x with the entries {', '.join(map(str, x))}, and y=None" if isinstance(x, Mapping) else "y=None"
+    return input_error(
+        "The data has no labels",
+        expected="(x, y) or (x, y, sample_weight)",
+        received=received,
+        remedy='For TFDS, load with as_supervised=True, or map lambda e: (e["image"], e["label"]); y of -1 means unlabelled',
+    )
+
+
+def check_structure(x: Any, names: Sequence[str]) -> None:
+    """Raises `InputError` if x is neither images, nor a dict of them under "image" or one of `names`."""
+    if isinstance(x, (list, tuple)) and len(x) != 1:
+        raise wrong_structure(x, names)
+    if isinstance(x, Mapping):
+        others = [name for name in x if name != TEACHER_LOGITS]
+        if len(others) != 1 or (others[0] != IMAGE and others[0] not in names):
+            raise wrong_structure(x, names)
+
+
+def checked(x: Any, y: Any, *, names: Sequence[str], num_classes: int | None, where: str = "y") -> tuple[Any, Any]:
+    """Checks what `fit` and `evaluate` are given, as far as that is possible without reading data twice.
+
+    Arrays are checked whole. A tf.data.Dataset gets a check of each batch's labels. Other data is checked when its first
+    batch arrives.
+
+    Args:
+      x, y: as for `Distiller.fit`.
+      names: of the student's input.
+      num_classes: of the student; None if it is not known yet.
+      where: names the labels in messages.
+
+    Returns:
+      (x, y) to use instead.
+
+    Raises:
+      InputError: the structure is wrong, there are no labels, or a label does not exist.
+    """
+    if isinstance(x, tf.data.Dataset):
+        x_spec, y_spec, _ = keras.utils.unpack_x_y_sample_weight(x.element_spec)
+        if y_spec is None:
+            raise no_labels(x_spec)
+        check_structure(x_spec, names)
+        if not isinstance(y_spec, tf.TensorSpec):
+            raise _structured_labels(y_spec, where)
+        labels.check_form(y_spec.dtype, y_spec.shape, num_classes, where)
+        known = num_classes is not None and y_spec.shape.rank is not None
+        return (labels.checked(x, num_classes) if known else x), y  # type: ignore[arg-type]
+    if not isinstance(x, (*_ARRAYS, Mapping, list, tuple)):
+        return x, y
+    if isinstance(x, (list, tuple)) and len(x) == 1:
+        (x,) = x
+    check_structure(x, names)
+    if isinstance(y, (list, tuple)) and len(y) == 1 and isinstance(y[0], _ARRAYS):
+        (y,) = y
+    if y is None:
+        raise no_labels(x)
+    if isinstance(y, Mapping):
+        raise _structured_labels(y, where)
+    labels.check(y, num_classes, where)
+    return x, y
+
+
+def _structured_labels(y, where):
+    names = ", ".join(map(str, y)) if isinstance(y, Mapping) else f"a {type(y).__name__}"
+    return input_error(
+        "The labels are not one array",
+        expected="class numbers [n], or rows [n, classes]",
+        received=f"{where}={names}",
+        remedy="Choose the label that the student learns",
+    )
+
+
+def check_batch(x: Any, y: Any, *, names: Sequence[str], num_classes: int | None) -> None:
+    """Checks one batch of eager tensors, as `checked` does; also the teacher's logits in it."""
+    if y is None:
+        raise no_labels(x)
+    check_structure(x, names)
+    if not hasattr(y, "dtype"):
+        raise _structured_labels(y, "y")
+    labels.check(y, num_classes)
+    if isinstance(x, Mapping) and TEACHER_LOGITS in x:
+        logits = np.asarray(x[TEACHER_LOGITS])
+        if num_classes is not None and logits.shape[1:] != (num_classes,):
+            raise input_error(
+                "The teacher's logits have another shape",
+                expected=f"[n, {num_classes}]",
+                received=f"teacher_logits.shape={logits.shape}",
+                remedy="Use the student's classes",
+            )
+        if len(logits) > 1 and are_probabilities(logits):
+            raise input_error(
+                "The teacher's logits are probabilities",
+                expected="raw logits",
+                received="teacher_logits >= 0 that sum to 1 for each image",
+                remedy="Give the values before the softmax, or np.log of these",
+            )

@@ -1,0 +1,71 @@
+"""Models that the commands load: outputs of other forms, last activations and augmentation inside."""
+
+import keras
+import numpy as np
+import pytest
+
+from skd_tf import data
+from skd_tf.errors import InputError
+from skd_tf.models import loading
+from skd_tf.models.student import StudentSettings, make_student
+
+L = keras.layers
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return data.load(data.DataSettings())
+
+
+def net(kind="plain"):
+    keras.utils.set_random_seed(0)
+    images = keras.Input([8, 8, 1], name="pixels")
+    z = L.Dense(10)(L.Flatten()(L.Rescaling(1 / 16)(L.RandomFlip()(images) if kind == "flip" else images)))
+    outputs = {
+        "one entry": lambda: {"scores": z},
+        "logits": lambda: {"features": L.Flatten()(images), "logits": z},
+        "spatial": lambda: L.Reshape([1, 1, 10])(z),
+        "two": lambda: {"a": z, "b": z},
+        "sigmoid": lambda: L.Activation("sigmoid")(z),
+    }.get(kind, lambda: z)()
+    return keras.Model({"pixels": images} if kind == "logits" else images, outputs)
+
+
+def teacher(path, dataset):
+    return loading.load_teacher(path, name="", dataset=dataset, teacher_precision="float32")
+
+
+@pytest.mark.parametrize("kind", ["one entry", "logits", "spatial"])
+def test_clear_outputs_are_taken_with_a_word(kind, digits, tmp_path, capsys):
+    images = digits.train.images[:4]
+    net(kind).save(tmp_path / "net.keras")
+    expected = net()(images)
+    for model in (
+        teacher(tmp_path / "net.keras", digits),
+        loading.load_measured(tmp_path / "net.keras", digits),
+        make_student(StudentSettings(student=str(tmp_path / "net.keras")), digits),
+    ):
+        np.testing.assert_allclose(model(images), expected, atol=1e-5)
+    assert "has its logits (None, 10) in an output of another form" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("kind", "message"), [("two", "several outputs"), ("sigmoid", "activation=sigmoid")])
+def test_other_ends_are_refused_for_teacher_student_and_measurement(kind, message, digits, tmp_path):
+    path = tmp_path / "net.keras"
+    net(kind).save(path)
+    for call in (
+        lambda: teacher(path, digits),
+        lambda: loading.load_measured(path, digits),
+        lambda: make_student(StudentSettings(student=str(path)), digits),
+    ):
+        with pytest.raises(InputError, match=message):
+            call()
+
+
+def test_a_saved_model_that_augments_is_refused_and_a_spatial_one_is_not(digits, tmp_path):
+    images = digits.train.images[:4]
+    net("flip").export(tmp_path / "flip", verbose=False)
+    with pytest.raises(InputError, match="gives the same images other outputs in a second call"):
+        teacher(tmp_path / "flip", digits)
+    net("spatial").export(tmp_path / "spatial", verbose=False)
+    np.testing.assert_allclose(teacher(tmp_path / "spatial", digits)(images), net()(images), atol=1e-5)
