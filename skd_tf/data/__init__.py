@@ -6,6 +6,8 @@ example). A stream can therefore start at any step without decoding or drawing w
 settings         the settings this room takes, as plain values; without TensorFlow
 catalog          dataset names, and the datasets whose numbers are known in advance; without TensorFlow
 loading          load(settings) -> Dataset: reads a source, holds out the validation split, measures mean and std
+hold_out         which examples are held out, by class and by group; without TensorFlow
+grouping         groups of images, from the names of their files; without TensorFlow
 dataset          Dataset, Split and Source
 tfds_source      any TFDS image classification dataset
 folder_source    a folder of image files
@@ -31,7 +33,7 @@ from skd_tf.runtime.lazy_imports import lazy
 if TYPE_CHECKING:
     from skd_tf.data.dataset import Dataset, Split, evenly_spaced
     from skd_tf.data.disk_images import digest_of
-    from skd_tf.data.loading import load
+    from skd_tf.data.loading import load, shared_loads
     from skd_tf.data.settings import DataSettings, StreamSettings
     from skd_tf.data.training_stream import AugmentedImages, train_stream
 
@@ -44,6 +46,7 @@ __all__ = [
     "digest_of",
     "evenly_spaced",
     "load",
+    "shared_loads",
     "train_stream",
 ]
 __getattr__, __dir__ = lazy(
@@ -51,7 +54,7 @@ __getattr__, __dir__ = lazy(
     {
         "dataset": ["Dataset", "Split", "evenly_spaced"],
         "disk_images": ["digest_of"],
-        "loading": ["load"],
+        "loading": ["load", "shared_loads"],
         "settings": ["DataSettings", "StreamSettings"],
         "training_stream": ["AugmentedImages", "train_stream"],
     },

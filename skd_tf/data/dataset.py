@@ -7,6 +7,8 @@ import numpy as np
 from skd_tf.data.augmentation import Augmentation, ResizedCrop
 from skd_tf.data.disk_images import DiskImages
 
+_MOVED = 64  # images that are moved at once
+
 
 def evenly_spaced(count: int, most: int) -> np.ndarray:
     """Chooses up to `most` of `count` rows, evenly spaced: in a sorted dataset the first rows are all of one class.
@@ -33,11 +35,13 @@ class Split:
       images: uint8 `[n, height, width, channels]`; an array in memory, or `DiskImages`, which are indexed like one.
       labels: int32 `[n]`; -1 is unlabelled.
       index: int64 `[n]`, each example's position in the source's split. It selects the example's augmentation.
+      own_memory: whether the array of images may be changed, because nothing else refers to it.
     """
 
     images: np.ndarray | DiskImages
     labels: np.ndarray
     index: np.ndarray
+    own_memory: bool = False
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -46,6 +50,17 @@ class Split:
         """The examples at these rows, in this order."""
         images = self.images.take(rows) if isinstance(self.images, DiskImages) else self.images[rows]
         return Split(images, self.labels[rows], self.index[rows])
+
+    def without(self, rows: np.ndarray) -> "Split":
+        """The examples at all other rows, in their order. Images of its own are moved in place: this split is used up."""
+        kept = np.setdiff1d(np.arange(len(self)), rows)
+        if not self.own_memory or isinstance(self.images, DiskImages):
+            return self.take(kept)
+        images = self.images
+        for start in range(0, len(kept), _MOVED):  # no row moves backwards past one that is still needed
+            chunk = kept[start : start + _MOVED]
+            images[start : start + len(chunk)] = images[chunk]
+        return Split(images[: len(kept)], self.labels[kept], self.index[kept], own_memory=True)
 
     def labelled(self) -> "Split":
         """The examples that have a label."""
@@ -91,6 +106,11 @@ class Dataset:
     def image_shape(self) -> tuple[int, int, int]:
         """(height, width, channels)."""
         return self.train.images.shape[1:]
+
+    def first_images(self, most: int) -> np.ndarray:
+        """Up to `most` images of the training split, or of the test split if the training split was not read."""
+        split = self.train if len(self.train) or self.test is None else self.test
+        return split.images[:most]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,6 +29,7 @@ FACTS = np.dtype(
     [
         ("size", np.int64),
         ("mtime_ns", np.int64),
+        ("read_ns", np.int64),  # when the file was read
         ("sha256", "V32"),
         ("height", np.int32),  # as stored, before the orientation is applied
         ("width", np.int32),
@@ -57,7 +58,7 @@ class FileFacts:
     def __init__(self, root: str | os.PathLike, paths: Sequence[str]) -> None:
         self._root, self._names = os.path.abspath(root), [os.path.relpath(path, root) for path in paths]
         self.rows, self.problems, self.read = np.zeros(len(paths), FACTS), {}, 0
-        self._kept_names, self._kept, saved = _load(_place(self._root))
+        self._kept_names, self._kept = _load(_place(self._root))
         place = {name: row for row, name in enumerate(self._kept_names)}
         self.rows["orientation"] = 1
         missing = []
@@ -69,7 +70,7 @@ class FileFacts:
                     self.problems[row] = "it is not a regular file"
                 elif kept is not None and self._kept[kept]["state"] == UNREADABLE:
                     missing.append(row)  # read it again to say what is wrong
-                elif kept is not None and _unchanged(self._kept[kept], status, saved):
+                elif kept is not None and _unchanged(self._kept[kept], status):
                     self.rows[row] = self._kept[kept]
                 else:
                     missing.append(row)
@@ -79,7 +80,7 @@ class FileFacts:
         self._read(missing, paths)
 
     def _read(self, missing, paths):
-        known = {fact["sha256"].tobytes(): fact for fact in self._kept}
+        known = {fact["sha256"].tobytes(): fact for fact in self._kept} if missing else {}
         with Progress("reading", len(missing), "files") as progress, ThreadPoolExecutor(_READERS) as pool:
             for done, (row, found) in enumerate(
                 zip(missing, pool.map(_facts_of, [paths[r] for r in missing]), strict=True)
@@ -98,10 +99,10 @@ class FileFacts:
 
     def save(self) -> None:
         """Keeps the facts for later processes; a cache folder that cannot be written is no problem."""
-        facts = dict(zip(self._kept_names, self._kept, strict=True)) | dict(zip(self._names, self.rows, strict=True))
+        place = _place(self._root)
+        facts = dict(zip(*_load(place), strict=True)) | dict(zip(self._names, self.rows, strict=True))
         rows = np.fromiter(facts.values(), FACTS, len(facts))
         names = "\0".join(facts).encode("utf-8", "surrogateescape")
-        place = _place(self._root)
         with contextlib.suppress(OSError):
             place.parent.mkdir(parents=True, exist_ok=True)
             _remove_unused(place.parent)
@@ -122,16 +123,16 @@ class FileFacts:
         return [row["sha256"].tobytes() if row["size"] else b"" for row in self.rows]
 
 
-def _unchanged(kept, status, saved):
-    """Whether size and time are the same. The time of a file that was new when its facts were saved proves nothing."""
+def _unchanged(kept, status):
+    """Whether size and time are the same. The time of a file that was new when it was read proves nothing."""
     same = kept["size"] == status.st_size and kept["mtime_ns"] == status.st_mtime_ns
-    return same and status.st_mtime_ns < saved - _CLOCK_NS
+    return same and status.st_mtime_ns < kept["read_ns"] - _CLOCK_NS
 
 
 def _facts_of(path):
     """(facts of one file, what is wrong with it or None)."""
     facts = np.zeros((), FACTS)
-    facts["orientation"], facts["peak"], problem = 1, -1, None
+    facts["orientation"], facts["peak"], facts["read_ns"], problem = 1, -1, time.time_ns(), None
     try:
         with open(path, "rb") as file:
             status = os.fstat(file.fileno())
@@ -157,14 +158,14 @@ def _place(root):
 
 
 def _load(place):
-    """(names, facts) that were kept, and when; none if they are missing or damaged."""
+    """(names, facts) that were kept; none if they are missing or damaged."""
     with contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         with np.load(place, allow_pickle=False) as kept:
             text = kept["names"].tobytes().decode("utf-8", "surrogateescape")
             names, facts = text.split("\0") if text else [], kept["facts"].view(FACTS)
         if len(names) == len(facts):
-            return names, facts, place.stat().st_mtime_ns
-    return [], np.zeros(0, FACTS), 0
+            return names, facts
+    return [], np.zeros(0, FACTS)
 
 
 def _remove_unused(folder):

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import math
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ from skd_tf.data.dataset import Split
 from skd_tf.data.disk_images import DiskImages, FileImages, UprightFileImages
 from skd_tf.data.file_facts import DAMAGED, DECODES, UNREADABLE, UNTRIED, FileFacts
 from skd_tf.data.folder_parts import shown
-from skd_tf.data.memory_budget import keeps_in_memory
+from skd_tf.data.memory_budget import aligned_empty, keeps_in_memory
 from skd_tf.data.settings import DataSettings
 from skd_tf.errors import input_error
 from skd_tf.runtime.console import warn
@@ -26,7 +27,7 @@ DECODING_VERSION = 2
 _MOST_UNREADABLE = 0.01  # fraction of a split's files, but always
 _FEW_UNREADABLE = 5  # files
 _NAMED = 10  # unreadable files that are named, one per line
-_BATCH = 32
+_BATCH_BYTES = 8 << 20
 
 
 class FileSplits:
@@ -64,10 +65,12 @@ class FileSplits:
           InputError: too many of a split's files cannot be read, a class is left without one, or images differ in size
             and there is no --image_size.
         """
-        for name in labels:
+        for name in dict.fromkeys(
+            ["train", *labels]
+        ):  # what files have in common is the same whichever splits are read
             self._facts[name] = self._facts_of(name)
         self._find_bits(labels)
-        shape, resize = self._shape(labels)
+        shape, resize = self._shape(self._facts)
         counts = [len(labels[name]) for name in labels]
         in_memory = keeps_in_memory(self._settings, counts, shape)
         splits = {}
@@ -81,7 +84,7 @@ class FileSplits:
                 images = DiskImages(self._store(name), rows, shape, resize)
             self._report_unreadable(name, labels[name])
             # The index counts all listed files, so skipping one does not change how the others are augmented.
-            splits[name] = Split(images, labels[name][rows], rows.astype(np.int64))
+            splits[name] = Split(images, labels[name][rows], rows.astype(np.int64), own_memory=in_memory)
         self._report_equal_content(labels)
         return splits
 
@@ -96,8 +99,7 @@ class FileSplits:
         deep = {name: self._facts[name].rows["deep"] for name in names}
         if not any(flags.any() for flags in deep.values()):
             return
-        for name in {*names, "train"}:
-            self._facts.setdefault(name, self._facts_of(name))
+        for name in self._facts:
             self._measure_deep(name)
         peaks = {name: facts.rows["peak"][facts.rows["deep"]] for name, facts in self._facts.items()}
         brightest = int(peaks["train"].max(initial=-1))
@@ -183,11 +185,12 @@ class FileSplits:
     def _decoded(self, name, shape, resize):
         """(rows that decode, their images as one array): each file is decoded once."""
         store, rows = self._store(name), np.flatnonzero(self._usable(name))
-        images, found = np.empty([len(rows), *shape], np.uint8), np.zeros(len(self._facts[name].rows), bool)
+        images, found = aligned_empty(len(rows), shape), np.zeros(len(self._facts[name].rows), bool)
         place = np.zeros(len(found), np.int64)
         place[rows] = np.arange(len(rows))
-        decode = functools.partial(_fitted, store, shape, resize)
-        for batch_rows, batch in _stream(rows, decode).batch(_BATCH).as_numpy_iterator():
+        stream = _stream(rows, functools.partial(_fitted, store, shape, resize))
+        size = min(256, max(1, _BATCH_BYTES // math.prod(shape)))
+        for batch_rows, batch in stream.batch(size).as_numpy_iterator():
             images[place[batch_rows]], found[batch_rows] = batch, True
         self._mark(name, rows, found)
         kept = np.flatnonzero(found[rows])
@@ -224,8 +227,8 @@ class FileSplits:
 
     def _report_equal_content(self, labels):
         """Says which pictures are in two splits, or under two labels of one."""
-        hashes = {name: self._facts[name].hashes() for name in labels}
-        names = [name for name in ("train", "validation", "test") if name in labels]
+        hashes = {name: facts.hashes() for name, facts in self._facts.items()}
+        names = [name for name in ("train", "validation", "test") if name in hashes]
         for place, one in enumerate(names):
             known = dict(zip(hashes[one], self._paths[one], strict=True))
             for other in names[place + 1 :]:
@@ -239,6 +242,8 @@ class FileSplits:
                         f"{len(pairs)} files of the {other} split have the same content as files of the {one} split "
                         f"({pairs[0][1]} is {pairs[0][0]}), so what is measured there is too good."
                     )
+            if one not in labels:
+                continue
             twice = {pair for pair in zip(hashes[one], labels[one].tolist(), strict=True) if pair[0] and pair[1] >= 0}
             several = [found for found, count in Counter(found for found, _ in twice).items() if count > 1]
             if several:

@@ -15,7 +15,7 @@ from skd_tf.data.catalog import augmentation_of, fixed_shape
 from skd_tf.data.dataset import Source, Split
 from skd_tf.data.file_splits import FileSplits
 from skd_tf.data.folder_parts import shown
-from skd_tf.data.memory_budget import keeps_in_memory
+from skd_tf.data.memory_budget import budget, keeps_in_memory
 from skd_tf.data.settings import DataSettings
 from skd_tf.errors import input_error
 from skd_tf.runtime import user_code
@@ -55,7 +55,9 @@ def read(settings: DataSettings, data_dir: str | None, names: Sequence[str]) -> 
         )
     class_names = _checked_names(settings, spec["class_names"])
     images, labels = {}, {}
-    for name in names:
+    for name in spec.keys() & {"train", *names}:
+        if name not in names and isinstance(spec[name], tf.data.Dataset):
+            continue
         images[name], unchecked = _unpacked(settings, name, spec[name])
         labels[name] = _checked_labels(settings, name, unchecked, len(class_names))
         if len(images[name]) != len(labels[name]):
@@ -64,14 +66,14 @@ def read(settings: DataSettings, data_dir: str | None, names: Sequence[str]) -> 
     if all(isinstance(part, list) for part in images.values()):
         root = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for part in images.values() for path in part])
         files = FileSplits(settings, root, images, class_names)
-        splits, png_bits = files.read(labels), files.png_bits
+        splits, png_bits = files.read({name: labels[name] for name in names}), files.png_bits
     else:
         splits = {name: _array_split(settings, name, images[name], labels[name]) for name in names}
         png_bits, shapes = None, {name: split.images.shape[1:] for name, split in splits.items()}
         if len(set(shapes.values())) > 1:
             raise _error(settings, "test split", f"images {shapes['train']} as in train", shapes["test"])
-    facts = _checked_facts(settings, spec, splits["train"].images.shape[-1])
-    groups = _groups(settings, spec, images)
+    facts = _checked_facts(settings, spec, splits[names[0]].images.shape[-1])
+    groups = _groups(settings, spec, images) if "train" in names else None
     return Source(str(spec.get("version", "1")), class_names, splits, **facts, png_bits=png_bits, groups=groups)
 
 
@@ -172,10 +174,10 @@ def _collected(settings, part, stream):
     shape, resize = fixed_shape(settings, spec[0].shape)
     settings_auto = dataclasses.replace(settings, cache_dataset="auto")  # a stream can only be kept in memory
     stream = stream.map(lambda image, label: (image_ops.fit(image, shape, resize), label))
-    batches = []
+    batches, most = [], budget()
     for batch in stream.batch(256).as_numpy_iterator():
         batches.append(batch)
-        if not keeps_in_memory(settings_auto, [256 * len(batches)], shape):
+        if not keeps_in_memory(settings_auto, [256 * len(batches)], shape, most):
             raise _error(settings, part, "a tf.data.Dataset that fits in memory, or paths of files", "a larger one")
     if not batches:
         raise _error(settings, part, "examples", "none")

@@ -1,7 +1,11 @@
 """load(settings) -> Dataset: reads a source, holds out the validation split, and measures mean and std."""
 
+import contextlib
+import contextvars
+import dataclasses
 import math
 import pathlib
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -16,14 +20,34 @@ from skd_tf.runtime.console import warn
 _ASSETS = pathlib.Path(__file__).with_name("assets")
 _MEASURED = 10_000  # images from which mean and std are computed
 _CHUNK = 256
+_PIECE_BYTES = 4 << 20
+_last_load: contextvars.ContextVar[dict | None] = contextvars.ContextVar("last_load", default=None)
 
 
-def load(settings: DataSettings, data_dir: str | None = None, *, test: bool = True) -> Dataset:
+@contextlib.contextmanager
+def shared_loads() -> Iterator[None]:
+    """Inside this context a dataset that is loaded again is the one that was loaded last, if the settings are the same.
+
+    A run, its teacher and its student alone then read their data once.
+    """
+    if _last_load.get() is not None:
+        yield
+        return
+    token = _last_load.set({})
+    try:
+        yield
+    finally:
+        _last_load.reset(token)
+
+
+def load(settings: DataSettings, data_dir: str | None = None, *, train: bool = True, test: bool = True) -> Dataset:
     """Reads a dataset. Images are decoded into memory if they fit; otherwise they stay on disk, decoded on demand.
 
     Args:
       settings: a `DataSettings`.
       data_dir: the TFDS data directory; None is TFDS' own default.
+      train: whether to read the training split. Without it `train` is empty, and mean and std are so too unless the
+        source knows them.
       test: whether to read the test split (a hyperparameter search must not see it).
 
     Returns:
@@ -39,9 +63,19 @@ def load(settings: DataSettings, data_dir: str | None = None, *, test: bool = Tr
       >>> digits.image_shape, len(digits.train), len(digits.validation), len(digits.test)
       ((8, 8, 1), 808, 90, 899)
     """
+    last, key = _last_load.get(), (dataclasses.replace(settings, download=False), data_dir, train, test)
+    if last is None:
+        return _load(settings, data_dir, train, test)
+    if key not in last:
+        last.clear()
+        last[key] = _load(settings, data_dir, train, test)
+    return last[key]
+
+
+def _load(settings, data_dir, train, test):
     grouping.check(settings.dataset, settings.group)
     read = _READERS[source_kind(settings.dataset)]
-    source = read(settings, data_dir, ("train", "test") if test else ("train",))
+    source = read(settings, data_dir, (*["train"] * train, *["test"] * test))
     test_split = source.splits["test"].labelled() if test else None
     if test_split is not None and not len(test_split):
         raise input_error(
@@ -50,19 +84,25 @@ def load(settings: DataSettings, data_dir: str | None = None, *, test: bool = Tr
             received=f"{len(source.splits['test'])} unlabelled images from {settings.dataset}",
             remedy="Add a test split with labels",
         )
-    train, validation = source.splits["train"], source.splits.get("validation")
-    if validation is None:
-        train, validation = _hold_out(train, settings, source.groups)
+    if train:
+        training, validation = source.splits["train"], source.splits.get("validation")
+        if validation is None:
+            training, validation = _hold_out(training, settings, source.groups)
+        else:
+            validation = validation.labelled() if (validation.labels >= 0).any() else None
     else:
-        validation = validation.labelled() if (validation.labels >= 0).any() else None
+        training, validation = source.splits["test"].take(np.zeros(0, np.int64)), None
     if source.groups:
         grouping.warn_of_shared(source.groups)
-    for name, split in (("training", train), ("validation", validation), ("test", test_split)):
+    for name, split in (("training", training if train else None), ("validation", validation), ("test", test_split)):
         missing = split and hold_out.missing_classes(split.labels, source.class_names)
         if missing:
             warn(f"{settings.dataset}: no {name} image of {missing}.")
-    mean, std = (source.mean, source.std) if source.mean and source.std else _pixel_statistics(train.images)
-    how = _augmentation(settings, source, train.images.shape)
+    if source.mean and source.std:
+        mean, std = source.mean, source.std
+    else:
+        mean, std = _pixel_statistics(training.images) if train else ((), ())
+    how = _augmentation(settings, source, training.images.shape)
     return Dataset(
         settings.dataset,
         source.version,
@@ -70,7 +110,7 @@ def load(settings: DataSettings, data_dir: str | None = None, *, test: bool = Tr
         mean,
         std,
         how,
-        train,
+        training,
         validation,
         test_split,
         key_name=source.key_name,
@@ -93,16 +133,19 @@ def _hold_out(split, settings, groups=None):
     rows = hold_out.validation_rows(split.labels, settings, groups and groups["train"][split.index])
     if not len(rows):
         return split, None
-    return split.take(np.setdiff1d(np.arange(len(split)), rows)), split.take(rows).labelled()
+    held_out = split.take(rows).labelled()  # before the others move
+    return split.without(rows), held_out
 
 
 def _pixel_statistics(images):
     """(mean, std), each a tuple with one number per channel, of pixels scaled to [0, 1]."""
     rows = evenly_spaced(len(images), _MEASURED)
     sums, squares = 0.0, 0.0
+    most = max(1, _PIECE_BYTES // math.prod(images.shape[1:]))
     for chunk in np.array_split(rows, math.ceil(len(rows) / _CHUNK)):
-        pixels = images[chunk].reshape(-1, images.shape[3]) / 255.0
-        sums, squares = sums + pixels.sum(axis=0), squares + np.square(pixels).sum(axis=0)
+        for piece in np.array_split(chunk, math.ceil(len(chunk) / most)):  # as float64 it takes eight times its bytes
+            pixels = images[piece].reshape(-1, images.shape[3]) / 255.0
+            sums, squares = sums + pixels.sum(axis=0), squares + np.square(pixels).sum(axis=0)
     count = len(rows) * math.prod(images.shape[1:3])
     mean = sums / count
     std = np.sqrt(np.maximum(squares / count - np.square(mean), 1e-12))

@@ -1,21 +1,33 @@
 """Decides whether decoded images are kept in memory."""
 
+import contextlib
 import math
 import os
+import pathlib
 from collections.abc import Iterable
+
+import numpy as np
 
 from skd_tf.data.catalog import augmentation_of
 from skd_tf.data.settings import DataSettings
 from skd_tf.errors import flag_error, input_error
+from skd_tf.runtime.console import say
+
+_SHARE = 0.5  # of the free memory; loading takes up to 1.3 times the images, and the training needs the rest
+_ALIGNMENT = 64  # bytes: TensorFlow reads an array in place only if it starts at a multiple of this
+_CGROUPS = pathlib.Path("/sys/fs/cgroup")
 
 
-def keeps_in_memory(settings: DataSettings, counts: Iterable[int], shape: tuple[int, int, int]) -> bool:
-    """Whether a dataset is decoded once into memory: if it takes at most a third of it, or as --cache_dataset says.
+def keeps_in_memory(
+    settings: DataSettings, counts: Iterable[int], shape: tuple[int, int, int], most: float | None = None
+) -> bool:
+    """Whether a dataset is decoded once into memory: if it takes at most half of what is free, or as --cache_dataset says.
 
     Args:
       settings: `cache_dataset` and `augmentation` decide.
       counts: number of examples in each split that is read.
       shape: (height, width, channels) of every image.
+      most: bytes that it may take; half of the free memory if None.
 
     Raises:
       InputError: --cache_dataset=memory with resized crops, or with a dataset that is too large.
@@ -27,12 +39,76 @@ def keeps_in_memory(settings: DataSettings, counts: Iterable[int], shape: tuple[
             problem = "cannot serve resized crops: they need the original images, which are not kept in memory"
             raise flag_error("cache_dataset", "memory", problem, "auto or none", "Omit it")
         return False
-    needed, most = sum(counts) * math.prod(shape), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 3
-    if needed > most and settings.cache_dataset == "memory":
+    needed, most = sum(counts) * math.prod(shape), budget() if most is None else most
+    if needed <= most:
+        return True
+    size, limit = f"{needed / 2**30:.1f} GiB at image size {shape[0]}x{shape[1]}", f"{most / 2**30:.1f} GiB"
+    if settings.cache_dataset == "memory":
         raise input_error(
             f"{settings.dataset} does not fit in memory",
-            expected=f"at most {most / 2**30:.1f} GiB decoded",
-            received=f"{needed / 2**30:.1f} GiB at image size {shape[0]}x{shape[1]}",
+            expected=f"at most {limit} decoded, half of the free memory",
+            received=size,
             remedy="Lower --image_size, or omit --cache_dataset",
         )
-    return needed <= most
+    say(f"{settings.dataset} takes {size}, more than half of the free memory ({limit}): its images are read from disk.")
+    return False
+
+
+def budget() -> float:
+    """Bytes that decoded images may take: half of what the machine and the process's container have free."""
+    return _SHARE * min([_free_on_machine(), *_free_in_cgroups()])
+
+
+def aligned_empty(count: int, shape: tuple[int, ...]) -> np.ndarray:
+    """An uninitialised uint8 array `[count, *shape]` that TensorFlow can read in place."""
+    size = count * math.prod(shape)
+    memory = np.empty(size + _ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % _ALIGNMENT
+    return memory[start : start + size].reshape(count, *shape)
+
+
+def aligned(images: np.ndarray) -> np.ndarray:
+    """The images if TensorFlow can read them in place, else a copy that it can."""
+    if images.flags.c_contiguous and images.flags.writeable and images.ctypes.data % _ALIGNMENT == 0:
+        return images
+    copy = aligned_empty(len(images), images.shape[1:])
+    np.copyto(copy, images)
+    return copy
+
+
+def _free_on_machine():
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        for line in pathlib.Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _free_in_cgroups(root: pathlib.Path = _CGROUPS, groups: str | None = None):
+    """Free bytes of the process's control groups and of those around them, versions 1 and 2."""
+    if groups is None:
+        with contextlib.suppress(OSError):
+            groups = pathlib.Path("/proc/self/cgroup").read_text()
+    free = []
+    for line in (groups or "").splitlines():
+        _, controllers, place = line.split(":", 2)
+        if controllers not in ("", "memory") and "memory" not in controllers.split(","):
+            continue
+        top = root / "memory" if controllers else root
+        names = ("memory.limit_in_bytes", "memory.usage_in_bytes") if controllers else ("memory.max", "memory.current")
+        folder = top / place.strip("/")
+        for group in (folder, *folder.parents):  # a container may see its own group at the top
+            if group != top and top not in group.parents:
+                break
+            with contextlib.suppress(OSError, ValueError):  # no such file; "max"
+                limit, used = (int((group / name).read_text()) for name in names)
+                free.append(max(0, limit - used + _reclaimable(group)))
+    return free
+
+
+def _reclaimable(group):
+    """Bytes of a group's use that are cached files, which the system gives up when memory is short."""
+    with contextlib.suppress(OSError, ValueError):
+        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        return int(stat.get("total_inactive_file", stat.get("inactive_file", 0)))
+    return 0

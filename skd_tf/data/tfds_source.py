@@ -12,7 +12,7 @@ from skd_tf.data import image_ops
 from skd_tf.data.catalog import KNOWN_DATASETS, fixed_shape, known_of
 from skd_tf.data.dataset import Source, Split
 from skd_tf.data.disk_images import RECORD_FRAME, DiskImages, TFRecordImages
-from skd_tf.data.memory_budget import keeps_in_memory
+from skd_tf.data.memory_budget import aligned_empty, keeps_in_memory
 from skd_tf.data.settings import DataSettings
 from skd_tf.errors import input_error
 from skd_tf.runtime.console import say
@@ -140,14 +140,14 @@ def _in_memory(tfds, builder, split, keys, count, shape, resize):
         lambda example: (image_ops.fit(example[keys[0]], shape, resize), example[keys[1]]),
         num_parallel_calls=tf.data.AUTOTUNE,
     )
-    images, labels, filled = np.empty([count, *shape], np.uint8), np.empty([count], np.int32), 0
+    images, labels, filled = aligned_empty(count, shape), np.empty([count], np.int32), 0
     chunk = max(1, (64 << 20) // math.prod(shape))
     for image, label in stream.batch(min(chunk, 1024)).as_numpy_iterator():
         images[filled : filled + len(label)], labels[filled : filled + len(label)] = image, label
         filled += len(label)
     if filled != count:
         raise _damaged(builder, count, filled)
-    return Split(images, labels, np.arange(count))
+    return Split(images, labels, np.arange(count), own_memory=True)
 
 
 def _on_disk(builder, split, keys, count, shape, resize):

@@ -11,6 +11,7 @@ import tensorflow as tf
 from skd_tf.data.augmentation import augment_batch, draw_table
 from skd_tf.data.dataset import Dataset
 from skd_tf.data.disk_images import DiskImages, batch_decoder
+from skd_tf.data.memory_budget import aligned
 from skd_tf.data.settings import StreamSettings
 from skd_tf.data.teacher_cache import HEADER_BYTES
 
@@ -60,7 +61,7 @@ def train_stream(
     period = len(logit_files) if logit_files else settings.teacher_cache_epochs
     with tf.device("CPU"):
         files = tf.constant(logit_files or [""])
-        images = train.images if on_disk else tf.constant(train.images)
+        images = train.images if on_disk else _in_place(train.images)
         labels, index = tf.constant(train.labels), tf.constant(train.index)
 
     def epoch_rows(epoch):
@@ -99,7 +100,12 @@ def train_stream(
     stream = epochs.flat_map(epoch_rows)
     if on_disk:
         stream = stream.unbatch().map(decode, **in_order).batch(part, drop_remainder=True)
-    return stream.map(to_batch, **in_order).prefetch(tf.data.AUTOTUNE)
+    stream = stream.map(to_batch, **in_order).prefetch(tf.data.AUTOTUNE)
+    if on_disk:
+        return stream
+    options = tf.data.Options()
+    options.experimental_optimization.apply_default_optimizations = False  # rewriting the graph copies all images
+    return stream.with_options(options)
 
 
 class AugmentedImages:
@@ -133,6 +139,11 @@ class AugmentedImages:
         return batch_decoder(
             lambda row, draws: images.decode_augmented(row, draws, augmentation), signature, images.shape[1:]
         )
+
+
+def _in_place(images):
+    """An array as a tensor that shares its memory; `tf.constant` takes three times the memory for a moment."""
+    return tf.experimental.dlpack.from_dlpack(aligned(images).__dlpack__())
 
 
 def _read_logits(path, classes, dtype):

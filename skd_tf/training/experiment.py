@@ -62,7 +62,7 @@ def run(config: Config, workdir: str | os.PathLike, data_dir: str | os.PathLike 
             remedy="Call skd_tf.training.dry_run.describe(config, workdir), or python -m skd_tf.train --dry_run",
         )
     preflight.check_files(config)
-    config = with_recorded_rules(config, recorded_config(workdir))
+    config = with_recorded_rules(config, lambda: recorded_config(workdir))
     strategy = make_strategy(config)  # all workers join before the chief does anything alone
     with locked(workdir):
         folder = Workdir(workdir, config)
@@ -73,7 +73,8 @@ def run(config: Config, workdir: str | os.PathLike, data_dir: str | os.PathLike 
         write_text(folder / run_files.FLAGS, write_flags(config))
         nested_runs.check_student_alone(config)
         preflight.check_classes(config, preflight.dataset_sizes(config, data_dir))  # before a teacher is trained
-        return _run(config, folder, data_dir, strategy)
+        with data.shared_loads():
+            return _run(config, folder, data_dir, strategy)
 
 
 def _run(config: Config, folder: Workdir, data_dir, strategy: tf.distribute.Strategy) -> dict[str, Any]:
