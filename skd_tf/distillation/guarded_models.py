@@ -34,6 +34,7 @@ class GuardedModelsMixin:
     def _checked_student(self, student):
         """The number of classes of a student; None if it is known only from its first logits, as for a subclass."""
         self._inspected = self._student_inspected = False
+        self._teacher_inspected = self._teacher_probabilities = False
         interface.require_model(student, "student")
         interface.require_one_input(student, "student")
         classes = interface.classes_of(student, "student")

@@ -43,12 +43,11 @@ def test_loss_weights_are_refused():
         make_distiller().compile("sgd", loss_weights=[0.5])
 
 
-@pytest.mark.parametrize("count", [44, 43])
-@pytest.mark.parametrize("arrays", [True, False])
+@pytest.mark.parametrize(("arrays", "count"), [(True, 43), (False, 44)])
 def test_steps_per_execution_takes_its_steps_in_one_call(arrays, count):
     """44 images in batches of 4 are 11 steps; the last batch of 43 is shorter."""
     found = {}
-    for steps in (1, 5, 100):
+    for steps in (1, 5):
         distiller = make_distiller(batch_norm=True)
         distiller.compile(keras.optimizers.SGD(0.05), metrics=["accuracy"], steps_per_execution=steps)
         data = IMAGES[:count], LABELS[:count]

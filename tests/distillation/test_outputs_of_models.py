@@ -186,6 +186,16 @@ def test_teachers_of_other_classes_and_several_inputs_are_refused():
         Distiller(both, net())
 
 
+def test_a_teacher_that_is_set_later_is_checked_too():
+    distiller = Distiller(net())
+    distiller.compile(keras.optimizers.SGD(0.05))
+    with pytest.warns(UserWarning, match="The teacher returns probabilities"):
+        distiller.teacher = net("softmax layer", seed=2)
+    distiller.fit(IMAGES, LABELS, verbose=0)
+    distiller.teacher = Opaque(net(seed=2))
+    distiller.fit(IMAGES, LABELS, verbose=0)
+
+
 def test_plain_models_give_no_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
