@@ -143,7 +143,7 @@ def test_a_teacher_is_folded_when_it_is_loaded(tmp_path, teacher_precision, tole
     model.save(file)
     train = types.SimpleNamespace(images=np.zeros([8, 16, 16, 3], np.uint8))
     facts = {"num_classes": 10, "image_shape": (16, 16, 3), "name": "images", "mean": (0.5,) * 3, "std": (0.2,) * 3}
-    dataset = types.SimpleNamespace(train=train, **facts)
+    dataset = types.SimpleNamespace(first_images=lambda most: train.images[:most], **facts)
     teacher = loading.load_teacher(file, name="resnet8", dataset=dataset, teacher_precision=teacher_precision)
     assert teacher.folding == (9, 9)
     assert loading.parameter_count(teacher) == loading.parameter_count(model)
