@@ -15,7 +15,6 @@ from keras import ops
 
 import skd_tf
 from skd_tf import data
-from skd_tf.config import Config
 
 
 @keras.saving.register_keras_serializable("examples")  # so that a saved Distiller finds it again

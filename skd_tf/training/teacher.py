@@ -119,7 +119,7 @@ class Teacher:
             f"{self._cache.dtype} logits, {len(missing)} to compute."
         )
         self._cache.require_space(len(missing), shape)
-        self._compute(self._cache, keys, cluster.share(missing))
+        self._compute(self._cache, keys, list(cluster.share(missing)))
         if cluster.workers() > 1:
             cluster.agree(lambda: None)  # waits for all
             # The workers may not share the folder: then the files of the others are still missing.

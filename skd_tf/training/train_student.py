@@ -86,7 +86,8 @@ def build_distiller(config: Config, resources: SharedResources, steps_per_epoch:
             None,
             config.loss,
             temperature=config.temperature,
-            **starts,
+            kd_weight=starts["kd_weight"],
+            label_weight=starts["label_weight"],
             radius=config.radius,
             center=config.center,
             label_smoothing=config.label_smoothing,
@@ -113,7 +114,7 @@ def build_student(config: Config, resources: SharedResources) -> keras.Model:
 
 def loss_weight_tables(
     config: Config, steps_per_epoch: int, total_steps: int
-) -> tuple[dict[str, float | None], dict[str, np.ndarray]]:
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The two loss weights: ({name: value at the first step}, {name: values of all steps, if scheduled})."""
     weights = {name: getattr(config, name) for name in ("kd_weight", "label_weight")}
     tables = {

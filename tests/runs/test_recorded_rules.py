@@ -19,7 +19,7 @@ def test_rules_of_a_record_win_over_the_default_only(tmp_path):
     again = Config.from_json(json.loads(json.dumps(continued.to_json())))
     assert with_recorded_rules(Config(), lambda: again).data_rules == 1
     assert with_recorded_rules(Config(overwrite=True), lambda: old).data_rules == 2
-    assert with_recorded_rules(Config(), lambda: Config()) == Config()
+    assert with_recorded_rules(Config(), Config) == Config()
 
 
 def test_every_rule_of_earlier_versions_differs_from_the_default():

@@ -128,7 +128,7 @@ def test_a_data_folder_that_cannot_be_reached_is_one_line(monkeypatch):
         raise RuntimeError("FailedPreconditionError: Could not\n resolve host")
 
     monkeypatch.setattr(tfds, "builder", unreachable)
-    with pytest.raises(InputError, match="TFDS cannot read its data folder.*Could not resolve host"):
+    with pytest.raises(InputError, match=r"TFDS cannot read its data folder.*Could not resolve host"):
         data.load(data.DataSettings(dataset="cifar10"), "gs://bucket/data")
     with pytest.raises(RuntimeError):  # a fault of TFDS itself is not hidden
         data.load(data.DataSettings(dataset="cifar10"), "folder")
