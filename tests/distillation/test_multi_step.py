@@ -34,6 +34,7 @@ print(waited, time.perf_counter() - start)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can restrict a process to one core")
 def test_a_step_on_the_only_core_does_not_count_as_waiting():
     run = subprocess.run([sys.executable, "-c", ON_ONE_CORE], capture_output=True, text=True, check=True)

@@ -1,10 +1,12 @@
 """A last batch smaller than the number of replicas: replicas without examples change nothing."""
 
 import numpy as np
+import pytest
 
 from tests.helpers.nets import batches, distance, make_distiller, weights_of
 
 
+@pytest.mark.slow
 def test_synchronized_batch_norm_on_replicas_without_examples_equals_one_replica(two_replicas):
     """The last batch of 17 examples in batches of 8 has one, so one replica of two is empty. Computed in float64."""
     ((images, labels),) = batches(1, size=17, dtype="float64")

@@ -78,6 +78,7 @@ def test_paths_with_spaces_and_other_letters(finished, tmp_path, run):
     assert code == 0, errors
 
 
+@pytest.mark.slow
 def test_nothing_asks_the_network(finished, tmp_path, run, monkeypatch):
     def refuse(*arguments, **_):
         pytest.fail(f"asked the network: {arguments[1:]}")

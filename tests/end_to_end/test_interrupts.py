@@ -130,8 +130,9 @@ CACHED = {"step": range(1, 11), "half": (1, 4, 8, 12), "checkpoint": (1, 5, 9), 
 CACHED |= {"half cache": (1, 2, 4, 6, 8), "cache": (1, 3, 5, 7, 8), "half row": (1, 4), "half text": (1, 3, 5, 6)}
 REPLICAS = {"step": (3, 10), "half": (3,), "checkpoint": (5,), "renamed": (8,)}
 POSITIONS = {"cache": CACHED, "replicas": REPLICAS, "adamw": {"step": (5,), "half": (7,)}}
-MOMENTS = [(variant, kind, n) for variant, kinds in POSITIONS.items() for kind, counts in kinds.items() for n in counts]
-MOMENTS = [("live", "step", 6), *(pytest.param(*moment, marks=pytest.mark.slow) for moment in MOMENTS)]
+MOMENTS = [("live", "step", 6)] + [
+    (variant, kind, n) for variant, kinds in POSITIONS.items() for kind, counts in kinds.items() for n in counts
+]
 
 
 def command(folder, teacher, variant, *program):
@@ -156,6 +157,7 @@ def uninterrupted(digits_teacher, tmp_path_factory):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("variant", "kind", "count"), MOMENTS)
 def test_killed_anywhere_the_same_command_ends_alike(uninterrupted, digits_teacher, tmp_path, variant, kind, count):
     killer = str(ROOT / "tests" / "helpers" / "killed_run.py")

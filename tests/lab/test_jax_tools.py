@@ -143,6 +143,7 @@ def test_bad_students_are_refused(argument, words, tmp_path, monkeypatch):
         train_students.main(students_flags(tmp_path, argument))
 
 
+@pytest.mark.slow
 def test_a_spherical_student_is_converted_with_its_sphere(tmp_path):
     network = networks.build(
         "resnet8", input_shape=(32, 32, 3), num_classes=100, mean=(0.5071, 0.4867, 0.4408), std=(0.2675, 0.2565, 0.2761)

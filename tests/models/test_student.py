@@ -203,6 +203,7 @@ def test_preprocessing_of_applications_equals_that_of_keras(name, kind):
         np.testing.assert_allclose(mine, module.preprocess_input(pixels.copy()), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_an_application_as_a_student(tmp_path):
     net = keras_applications.build("MobileNetV2", input_shape=(32, 32, 3), num_classes=7)
     bare = keras.applications.MobileNetV2(input_shape=(32, 32, 3), classes=7, weights=None, classifier_activation=None)

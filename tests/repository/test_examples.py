@@ -55,6 +55,7 @@ def test_the_teachers_softmax_is_cut_off():
     assert logits.min() < 0
 
 
+@pytest.mark.slow
 def test_the_fields_protocol_on_digits(tmp_path, monkeypatch, capsys):
     """The CIFAR-100 recipes on digits, with one epoch and a given teacher."""
     monkeypatch.chdir(EXAMPLES.parent)

@@ -31,6 +31,7 @@ def test_the_hypermodel_in_a_stock_tuner(config, tmp_path):
     assert weights.stat().st_size < 3 * 4 * sum(np.prod(v.shape) for v in model.student.variables) + 200_000
 
 
+@pytest.mark.slow
 def test_the_hypermodel_in_hyperband_and_on_data_of_its_users(config, resources, tmp_path, monkeypatch):
     """A longer bracket continues where the shorter one ended. On other images the teacher runs live."""
     short, train = config.replace(epochs=1), resources.dataset.train

@@ -32,7 +32,12 @@ def orientation(value):
     ("settings", "mode", "sizes"),
     [
         ({"image_size": 24}, "RGB", [(61, 40), (40, 93), (50, 33), (20, 30), (24, 24)]),
-        ({"image_size": 28, "augmentation": "resized_crop"}, "RGB", [(64, 48), (48, 99), (17, 30)]),
+        pytest.param(
+            {"image_size": 28, "augmentation": "resized_crop"},
+            "RGB",
+            [(64, 48), (48, 99), (17, 30)],
+            marks=pytest.mark.slow,
+        ),
         ({"image_size": 24}, "L", [(61, 40), (33, 99)]),
         ({}, "RGB", [(40, 40)]),
     ],

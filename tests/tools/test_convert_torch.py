@@ -74,7 +74,7 @@ def test_every_network_of_the_field_has_names():
         ("resnet20", {"shortcut": "pad"}, resnet_modules((3, 3, 3), "", "linear")),
         ("resnet18", {}, resnet_modules((2, 2, 2, 2), "downsample", "fc")),
         ("wrn_16_2", {}, wide_resnet_modules(2)),
-        ("vgg13", {}, vgg_modules()),
+        pytest.param("vgg13", {}, vgg_modules(), marks=pytest.mark.slow),
         ("mobilenet_v2", {}, mobilenet_modules()),
         ("shufflenet_v1", {}, resnet_modules((4, 8, 4), "", "linear")),
         ("shufflenet_v2", {}, resnet_modules((4, 8, 4), "", "linear")),
