@@ -191,20 +191,14 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, keras.Model):
                 received="schedules with label_weight, and label_weight=None",
                 remedy="Construct Distiller(..., label_weight=NUMBER)",
             )
-        if kwargs.get("loss") is not None:
-            raise input_error(
-                "compile() takes no loss",
-                expected="none",
-                received=f"loss={kwargs['loss']}",
-                remedy="Construct Distiller(..., loss=...)",
-            )
-        if kwargs.get("loss_weights") is not None:
-            raise input_error(
-                "compile() takes no loss_weights",
-                expected="none",
-                received=f"loss_weights={kwargs['loss_weights']}",
-                remedy="Construct Distiller(..., kd_weight=..., label_weight=...)",
-            )
+        for name, arguments in (("loss", "loss=..."), ("loss_weights", "kd_weight=..., label_weight=...")):
+            if kwargs.get(name) is not None:
+                raise input_error(
+                    f"compile() takes no {name}",
+                    expected="none",
+                    received=f"{name}={kwargs[name]}",
+                    remedy=f"Construct Distiller(..., {arguments})",
+                )
         super().compile(optimizer=optimizer, metrics=metrics, jit_compile=False, **kwargs)
         if precision.computes_in_float16(self.student) and not optimizers.may_skip(self.optimizer):
             self.optimizer = keras.optimizers.LossScaleOptimizer(self.optimizer)

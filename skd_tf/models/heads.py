@@ -1,6 +1,7 @@
 """The end of a network: remove its softmax, or replace its head with one of another size."""
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -27,8 +28,8 @@ _CHANGES_NOTHING = (keras.layers.Identity, keras.layers.Dropout, keras.layers.Fl
 _LINEAR = ("linear", "log_softmax")  # softmax(log_softmax(z)) is softmax(z)
 
 
-def last_activation(model: Any) -> str:
-    """The name of the last activation of a graph with one output; "linear" also if the model cannot be inspected."""
+def _operations_from_output(model: Any) -> Iterator[Any]:
+    """The operations of a graph with one output, from the output back through single inputs, also in nested graphs."""
     graph = graph_of(model)
     tensor = graph.outputs[0] if graph is not None and len(graph.outputs) == 1 else None
     while tensor is not None:
@@ -37,11 +38,18 @@ def last_activation(model: Any) -> str:
         if inner is not None:
             tensor = inner.outputs[0] if len(inner.outputs) == 1 else None
             continue
+        yield operation
+        tensor = inputs[0] if len(inputs) == 1 else None
+
+
+def last_activation(model: Any) -> str:
+    """The name of the last activation of a graph with one output; "linear" also if the model cannot be inspected."""
+    for operation in _operations_from_output(model):
         name = _activation_name(operation)
         if name != "linear":
             return name
-        passed = isinstance(operation, (*_CHANGES_NOTHING, keras.layers.Activation)) and len(inputs) == 1
-        tensor = inputs[0] if passed else None
+        if not isinstance(operation, (*_CHANGES_NOTHING, keras.layers.Activation)):
+            break
     return "linear"
 
 
@@ -135,17 +143,10 @@ def _is_softmax(layer):
 def last_layers(model: keras.Model) -> list[keras.layers.Layer]:
     """The last layers of a graph, from the output back to the first one with weights, also in nested graphs."""
     layers: list[keras.layers.Layer] = []
-    graph = graph_of(model)
-    tensor = graph.outputs[0] if graph is not None and len(graph.outputs) == 1 else None
-    while tensor is not None:
-        operation, inputs = compat.producer(tensor)
-        inner = graph_of(operation)
-        if inner is not None:
-            tensor = inner.outputs[0] if len(inner.outputs) == 1 else None
-            continue
+    for operation in _operations_from_output(model):
         if not isinstance(operation, keras.layers.Layer):
             break
         layers.append(operation)
-        passed = isinstance(operation, _AFTER_HEAD) and not operation.weights and len(inputs) == 1
-        tensor = inputs[0] if passed else None
+        if not isinstance(operation, _AFTER_HEAD) or operation.weights:
+            break
     return layers
