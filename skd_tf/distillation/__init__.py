@@ -1,6 +1,7 @@
 """The Distiller: a Keras model that trains a student from a teacher, on one device or many.
 
     distiller.py         Distiller: compile, fit, evaluate, predict, save and export as in Keras
+    train_step.py        StepModel: one training or test step: both networks, the gradient, one collective, the optimizer
     objective.py         Objective: from logits and labels to the loss of each example and the logged means
     hyperparameters.py   temperature, loss weights and radius as variables, checked when assigned
     guarded_models.py    checks of the two models and the data, before anything is trained
