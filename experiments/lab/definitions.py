@@ -180,7 +180,7 @@ _ALL = (
     Study(
         "cifar100_full",
         "The field's protocol on CIFAR-100: ten pairs, 240 epochs, authors' weights. For GPUs.",
-        folder="experiments/cifar100",
+        folder="skd_tf/recipes/cifar100",
         rows={"none": "methods/cross_entropy.flags"}
         | _files("methods", "kd", "skd", "logit_standardization", "dkd", "dist"),
         pairs={pair: f"{pair}.flags" for pair, _, _ in _CIFAR100_FULL},
@@ -192,7 +192,7 @@ _ALL = (
     Study(
         "imagenet",
         "The paper's table: ResNet18 from teachers of growing size on ImageNet, 100 epochs. For GPUs.",
-        folder="experiments/imagenet",
+        folder="skd_tf/recipes/imagenet",
         rows=_files("methods", "none", "kd", "skd"),
         pairs={f"{teacher}_resnet18": f"{teacher}_resnet18.flags" for teacher in _IMAGENET_TEACHERS},
         further={

@@ -11,13 +11,14 @@ from typing import NoReturn
 
 from absl import flags
 
-from skd_tf.config import flagfile
+from skd_tf.config import flagfile, recipes
 from skd_tf.config.config import FIELDS
 from skd_tf.config.fields import expectation, kinds_of, rules_of
 from skd_tf.config.flags import PLACES, define_flags, is_setting, parse
 from skd_tf.errors import InputError, as_text, input_error
 from skd_tf.runtime import console, devices, signals
 
+_LIST = {"--list_recipes", "-list_recipes"}
 _HELP = {"--help", "-help", "-h", "--helpfull", "--helpshort"}
 # What TensorFlow adds to the message of an error in a graph.
 _NOISE = ("Graph execution error", "Detected at node", "<stack traces", 'File "', "[[", "Hint:", "[Op:")
@@ -53,6 +54,9 @@ def run(
     try:
         if _HELP & set(sys.argv[1:]):
             console.say(help_text(flag_values, description, required))
+            sys.exit(0)
+        if _LIST & set(sys.argv[1:]):
+            console.say(recipes.listing())
             sys.exit(0)
         parse(sys.argv[1:], flag_values, positional)
         for name in required:
@@ -119,6 +123,8 @@ def help_text(flag_values: flags.FlagValues, description: str, required: Sequenc
     lines += _help_lines(
         "--flagfile=FILE", "reads flags from a file, at this place: a later flag overrides an earlier one"
     )
+    lines += _help_lines("--recipe=NAME", "reads flags from a flagfile in the package, as --flagfile does")
+    lines += _help_lines("--list_recipes", "prints the names of the recipes, and stops")
     places = [name for name in PLACES if name in flag_values]
     own = [name for name in flag_values if not is_setting(name, flag_values) and name not in PLACES]
     for name in places + own:

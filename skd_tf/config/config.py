@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from skd_tf.config import grammar, versions
+from skd_tf.config import grammar, recipes, versions
 from skd_tf.config.fields import rules_of, setting, validate
 from skd_tf.errors import as_text, did_you_mean, flag_error, input_error
 from skd_tf.losses.names import LOSS_FACTS, LOSS_NAMES
@@ -153,7 +153,11 @@ Leave it out for the default, 30.
         "preprocessing in front of a loaded teacher that does not contain its own, as for the student; auto: raw",
         choices=("auto", *PREPROCESSINGS),
     )
-    teacher_flagfile: str = setting("", "settings to train the teacher with, in <workdir>/teacher")
+    teacher_flagfile: str = setting(
+        "",
+        "settings to train the teacher with, in <workdir>/teacher: a flagfile, or recipe:NAME",
+        affects_result=recipes.stable_name,
+    )
 
     teacher_cache_dir: str = setting(
         "", "folder for the teacher's logits: computed once per augmented image, shared by runs", affects_result=bool

@@ -1,21 +1,23 @@
-"""Expands --flagfile into the flags that the file and its includes hold."""
+"""Expands --flagfile and --recipe into the flags that the file and its includes hold."""
 
-import pathlib
 import re
 from collections.abc import Iterable, Iterator
 
+from skd_tf.config import recipes
 from skd_tf.errors import input_error
 from skd_tf.runtime.local_paths import require_local
 
-_DIRECTIVE = re.compile(r"--?flagfile(?:=(.*))?", re.DOTALL)
+_DIRECTIVE = re.compile(r"--?(flagfile|recipe)(?:=(.*))?", re.DOTALL)
+_NAMES_A_FILE = re.compile(r"--?teacher_flagfile=(.+)")
 _TRAILING_COMMENT = re.compile(r"\s(#|//)")
 
 
 def expand(arguments: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Replaces every --flagfile by the flags in it, in place: a later flag overrides an earlier one.
+    """Replaces every --flagfile and --recipe by the flags in it, in place: a later flag overrides an earlier one.
 
-    The format is absl's: one flag per line, and comments after # or // on lines of their own. An included path is
-    relative to the current folder, as in absl, or else to the including file's folder, so that a run can start anywhere.
+    The format is absl's: one flag per line, and comments after # or // on lines of their own. A file that a flagfile names,
+    included or as --teacher_flagfile, is looked for beside the flagfile, then in the current folder, so a run can start
+    anywhere.
 
     Args:
       arguments: the command line without the program's name.
@@ -32,16 +34,14 @@ def expand(arguments: Iterable[str]) -> Iterator[tuple[str, str]]:
         if directive is None:
             yield argument, ""
             continue
-        path = next(arguments, "") if directive[1] is None else directive[1]
+        path = _path(*directive.groups(), following=arguments)
         if path:  # an empty one changes nothing, as in absl
             yield from _read(path, None, ())
 
 
 def _read(path, folder, including):
     require_local(path, "flagfile")
-    found = pathlib.Path(path.strip()).expanduser()
-    if folder is not None and not found.exists():
-        found = folder / found
+    found = recipes.locate(path, folder)
     if found.resolve() in including:
         raise input_error(
             "A flagfile includes itself",
@@ -50,7 +50,7 @@ def _read(path, folder, including):
             remedy="Remove that line",
         )
     try:
-        lines = found.read_text(encoding="utf-8").split("\n")
+        lines = found.read_text(encoding="utf-8-sig").split("\n")  # some editors start a file with a mark
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
         raise input_error(
@@ -65,12 +65,25 @@ def _read(path, folder, including):
             continue
         directive = _DIRECTIVE.fullmatch(line)
         if directive:
-            yield from _read(directive[1] or "", found.parent, (*including, found.resolve()))
+            yield from _read(_path(*directive.groups()), found.parent, (*including, found.resolve()))
             continue
         problem = _problem(line)
         if problem:
             raise input_error(f"{problem[0]} in {where}", expected="--flag=value", received=line, remedy=problem[1])
-        yield line, where
+        yield _with_path(line, found.parent), where
+
+
+def _path(kind, value, following=None):
+    """The path that a directive names; on a command line its value may be the next argument."""
+    value = next(following or iter(()), "") if value is None else value
+    return f"{recipes.PREFIX}{value}" if kind == "recipe" and value else value
+
+
+def _with_path(line, folder):
+    """A flag that names a file beside its flagfile, with a path that any place understands."""
+    match = _NAMES_A_FILE.fullmatch(line)
+    beside = folder / match[1] if match else folder
+    return f"--teacher_flagfile={recipes.stable_name(str(beside))}" if match and beside.exists() else line
 
 
 def _problem(line):

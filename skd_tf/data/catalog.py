@@ -10,6 +10,7 @@ from skd_tf.errors import flag_error
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _VERSION = re.compile(r":[\d.*]+$")
 FOLDER = "folder:"
+PACKAGED = ("digits", "fashion_mnist_10k")  # read from the package itself
 
 
 class KnownDataset(typing.NamedTuple):
@@ -39,6 +40,7 @@ class KnownDataset(typing.NamedTuple):
 
 KNOWN_DATASETS = {
     "digits": KnownDataset(898, 899, 10, (8, 8, 1), (0.3075,), (0.377,), flip=False, pad=1),
+    "fashion_mnist_10k": KnownDataset(8_000, 2_000, 10, (28, 28, 1), (0.2864,), (0.3537,), flip=True, pad=2),
     "mnist": KnownDataset(60_000, 10_000, 10, (28, 28, 1), (0.1307,), (0.3081,), flip=False, pad=2),
     "fashion_mnist": KnownDataset(60_000, 10_000, 10, (28, 28, 1), (0.2860,), (0.3530,), flip=True, pad=2),
     "cifar10": KnownDataset(
@@ -65,9 +67,9 @@ KNOWN_DATASETS = {
 
 
 def source_kind(name: str) -> str:
-    """Which reader a dataset's name belongs to: "digits", "folder", "function" or "tfds"."""
-    if name == "digits":
-        return name
+    """Which reader a dataset's name belongs to: "packaged", "folder", "function" or "tfds"."""
+    if name in PACKAGED:
+        return "packaged"
     if name.startswith(FOLDER):
         return "folder"
     return "function" if _FUNCTION.fullmatch(name) else "tfds"

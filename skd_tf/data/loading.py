@@ -4,20 +4,18 @@ import contextlib
 import contextvars
 import dataclasses
 import math
-import pathlib
 from collections.abc import Iterator
 
 import numpy as np
 
-from skd_tf.data import folder_source, function_source, grouping, hold_out, tfds_source
+from skd_tf.data import folder_source, function_source, grouping, hold_out, packaged, tfds_source
 from skd_tf.data.augmentation import Augmentation, ResizedCrop
-from skd_tf.data.catalog import KNOWN_DATASETS, augmentation_of, source_kind
-from skd_tf.data.dataset import Dataset, Source, Split, evenly_spaced
+from skd_tf.data.catalog import augmentation_of, source_kind
+from skd_tf.data.dataset import Dataset, evenly_spaced
 from skd_tf.data.settings import DataSettings
-from skd_tf.errors import flag_error, input_error
+from skd_tf.errors import input_error
 from skd_tf.runtime.console import warn
 
-_ASSETS = pathlib.Path(__file__).with_name("assets")
 _MEASURED = 10_000  # images from which mean and std are computed
 _CHUNK = 256
 _PIECE_BYTES = 4 << 20
@@ -152,30 +150,8 @@ def _pixel_statistics(images):
     return tuple(mean.round(4).tolist()), tuple(np.maximum(std, 1e-4).round(4).tolist())
 
 
-def _read_digits(settings, data_dir, names):
-    del data_dir
-    if settings.image_size not in (0, 8):
-        raise flag_error(
-            "image_size", settings.image_size, "does not fit digits: its images are 8x8", "0 or 8", "Omit it"
-        )
-    if settings.augmentation == "resized_crop":
-        problem = "does not fit digits: it has no larger originals to crop from"
-        raise flag_error("augmentation", settings.augmentation, problem, "auto, pad_crop or none", "Omit it")
-    with np.load(_ASSETS / "digits.npz", allow_pickle=False) as archive:
-        images = np.rint(archive["images"].astype(np.float64) * (255 / 16)).astype(np.uint8)[..., None]
-        labels = archive["labels"].astype(np.int32)
-    known = KNOWN_DATASETS["digits"]
-    # In the file's order, not shuffled: neighbouring digits are by the same writers, so most test writers are unseen.
-    parts = {"train": slice(0, known.train), "test": slice(known.train, None)}
-    splits = {
-        name: Split(images[parts[name]], labels[parts[name]], np.arange(len(labels[parts[name]]))) for name in names
-    }
-    class_names = tuple(str(digit) for digit in range(10))
-    return Source("1.0.0", class_names, splits, known.mean, known.std, known.pad, known.flip)
-
-
 _READERS = {
-    "digits": _read_digits,
+    "packaged": packaged.read,
     "folder": folder_source.read,
     "function": function_source.read,
     "tfds": tfds_source.read,

@@ -33,7 +33,7 @@ def input_pixels(settings: Mapping[str, Any], image_shape: tuple[int, int, int],
     size, resize = size_and_resize(DataSettings(**{name: settings[name] for name in names if name in settings}))
     height, width, channels = image_shape
     kind = source_kind(settings["dataset"])
-    if kind == "digits" or (kind == "tfds" and not resize):
+    if kind == "packaged" or (kind == "tfds" and not resize):
         text = f"The data were arrays of {height}x{width} pixels with {channels} channels, used as they are."
         return InputPixels(text, "")
     upright = settings["data_rules"] != 1 and kind != "tfds"

@@ -8,7 +8,7 @@ import re
 
 import numpy as np
 
-from skd_tf.config import Config
+from skd_tf.config import Config, recipes
 from skd_tf.data import folder_index, grouping, hold_out
 from skd_tf.data.catalog import known_of, source_kind
 from skd_tf.data.settings import DataSettings
@@ -65,7 +65,7 @@ def check_files(config: Config) -> None:
     if config.needs_teacher:
         models += [config.teacher_checkpoint, "" if config.student_alone in ("none", "train") else config.student_alone]
         flagfile = "" if config.teacher_checkpoint else config.teacher_flagfile
-        if flagfile and not pathlib.Path(flagfile).is_file():
+        if flagfile and not recipes.locate(flagfile).is_file():
             raise input_error(
                 "The teacher's flagfile does not exist",
                 expected="a text file",

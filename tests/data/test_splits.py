@@ -276,7 +276,7 @@ def test_earlier_runs_keep_uniform_and_a_teacher_shares_the_split():
 
 
 def test_recipes_keep_their_split():
-    for path in pathlib.Path(__file__).parents[2].glob("experiments/*/base.flags"):
+    for path in pathlib.Path(__file__).parents[2].glob("skd_tf/recipes/*/base.flags"):
         assert read_flagfile(path)[0].validation_split == "uniform", path
 
 

@@ -189,7 +189,7 @@ def test_methods_of_a_full_protocol_share_its_schedule(name):
 
 
 def test_betas_of_dkd_are_its_authors():
-    text = (definitions.ROOT / "experiments/cifar100/methods/dkd.flags").read_text()
+    text = (definitions.ROOT / "skd_tf/recipes/cifar100/methods/dkd.flags").read_text()
     assert "6 for vgg13 -> vgg8 and wrn_40_2 -> wrn_16_2 or wrn_40_1" in text
     betas = dict.fromkeys(("vgg13_vgg8", "wrn_40_2_wrn_16_2", "wrn_40_2_wrn_40_1"), 6)
     betas |= dict.fromkeys(("resnet56_resnet20", "resnet110_resnet32"), 2)

@@ -1,4 +1,4 @@
-"""Every flagfile in experiments/ parses, dry-runs, and says where it comes from, what it costs and what to expect."""
+"""Every recipe parses, dry-runs, and says where it comes from, what it costs and what to expect."""
 
 import json
 import pathlib
@@ -8,20 +8,16 @@ from absl import flags
 
 from experiments.lab import definitions
 from experiments.lab.runner import Runner
-from skd_tf.config import Config, flagfile
+from skd_tf.config import Config, flagfile, recipes
 from skd_tf.config.flags import config_from, define_flags, parse, read_flagfile
 from skd_tf.data.catalog import KNOWN_DATASETS
 from skd_tf.training import dry_run
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-FOLDER = ROOT / "experiments"
-_ALL = sorted(path.relative_to(ROOT) for path in FOLDER.glob("**/*.flags"))
-FRAGMENTS = [
-    path for path in _ALL if "studies" in path.parts
-]  # of cells, which experiments/lab/definitions.py puts together
-FILES = [
-    path for path in _ALL if not path.name.startswith("tune") and "results" not in path.parts and path not in FRAGMENTS
-]
+FOLDER = recipes.FOLDER
+# Fragments of cells, which experiments/lab/definitions.py puts together.
+FRAGMENTS = sorted(path.relative_to(ROOT) for path in (ROOT / "experiments/studies").glob("**/*.flags"))
+FILES = sorted(path.relative_to(ROOT) for path in FOLDER.glob("**/*.flags") if not path.name.startswith("tune"))
 METHODS = [path for path in FILES if path.parent.name == "methods"]
 RUNS = [path for path in FILES if path not in METHODS and path.name != "base.flags"]
 
@@ -61,7 +57,8 @@ def test_a_recipe_dry_runs_and_names_source_cost_and_result(path, data_dir, monk
     assert any(word in inherited for word in ("source:", "source of", "arxiv:")), "source"
     assert "cost" in words, "cost"
     assert any(word in words for word in ("expected", "published", "result")), "expected result"
-    assert f"--flagfile={path}" in words, "the command that runs it"
+    name = recipes.short_name(path.relative_to("skd_tf/recipes").with_suffix("").as_posix())
+    assert any(f"--recipe={known} " in words for known in (name, f"{name}/skd")), "the command that runs it"
 
 
 @pytest.mark.parametrize("path", METHODS, ids=str)
@@ -140,5 +137,5 @@ def test_every_fragment_belongs_to_a_study_and_says_what_it_is(monkeypatch):
     assert {path for path in used if path.startswith("experiments/studies/")} == {str(path) for path in FRAGMENTS}
     for path in FRAGMENTS:
         assert (ROOT / path).read_text().startswith("# "), path
-    base = " ".join((FOLDER / "studies" / "base.flags").read_text().replace("#", "").split()).lower()
+    base = " ".join((ROOT / "experiments/studies/base.flags").read_text().replace("#", "").split()).lower()
     assert "source" in base and "cost" in base and "python -m experiments.lab reproduce" in base
