@@ -12,7 +12,8 @@ import tensorflow as tf
 # Part of the teacher cache's key: raise it when the same draws would give other pixels.
 VERSION = 1
 
-_AUGMENTATION_STREAM = 1 << 32
+_EPOCHS = 1 << 32  # streams are this far apart, so that no epoch of one equals an epoch of another
+_CROP_STREAM = 1
 
 
 class Augmentation(typing.NamedTuple):
@@ -33,11 +34,38 @@ class ResizedCrop(typing.NamedTuple):
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
 
 
-def draw_table(data_seed: int, epoch: int | tf.Tensor, examples: int) -> tf.Tensor:
-    """The random numbers behind each example's augmentation in one epoch: `[examples, 3]` int32, >= 0."""
+class Extra(typing.NamedTuple):
+    """What follows the crop: TrivialAugment, random erasing, mixup and CutMix.
+
+    `erase` is its probability; `mixup` and `cutmix` are parameters of Beta distributions. 0 is off.
+    """
+
+    trivial: bool = False
+    erase: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+
+    @property
+    def mixes(self) -> bool:
+        """Whether each image is mixed with another one."""
+        return bool(self.mixup or self.cutmix)
+
+
+NO_EXTRA = Extra()
+
+
+def key_of(crop: Augmentation | ResizedCrop, extra: Extra) -> list:
+    """What identifies the pixels of equal draws in a cache's key, as JSON."""
+    return [VERSION, *crop, *([extra._asdict()] if any(extra) else [])]
+
+
+def draw_table(
+    data_seed: int, epoch: int | tf.Tensor, examples: int, *, stream: int = _CROP_STREAM, columns: int = 3
+) -> tf.Tensor:
+    """The random numbers behind each example's augmentation in one epoch: `[examples, columns]` int32, >= 0."""
     bits = tf.random.stateless_uniform(
-        [examples, 3],
-        seed=tf.stack([tf.cast(data_seed, tf.int64), tf.cast(epoch, tf.int64) + _AUGMENTATION_STREAM]),
+        [examples, columns],
+        seed=tf.stack([tf.cast(data_seed, tf.int64), tf.cast(epoch, tf.int64) + stream * _EPOCHS]),
         minval=None,
         maxval=None,
         dtype=tf.int32,
