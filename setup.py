@@ -1,17 +1,47 @@
 """The package, its dependencies and its commands."""
 
+import pathlib
+import re
+
 from setuptools import find_packages, setup
+
+ROOT = pathlib.Path(__file__).resolve().parent
+
+
+def long_description() -> str:
+    """README.md for a package index, where the repository's pages and pictures do not exist: their names stay."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = re.sub(r"!\[[^\]]*\]\((?!https?:)[^)]*\)\n*", "", text)
+    return re.sub(r"\[([^\]]+)\]\((?!https?:)[^)]*\)", r"\1", text)
+
 
 setup(
     name="skd_tf",
-    version="0.1.0",
+    version=re.search(r'^__version__ = "(.+)"', (ROOT / "skd_tf/__init__.py").read_text(encoding="utf-8"), re.M)[1],
     description="Spherical Knowledge Distillation of image classifiers in Keras 3 and TensorFlow",
+    long_description=long_description(),
+    long_description_content_type="text/markdown",
+    author="The skd_tf authors",
+    project_urls={"Paper": "https://arxiv.org/abs/2010.07485"},
+    keywords=["knowledge distillation", "model compression", "image classification", "keras", "tensorflow"],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: Console",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+        "Typing :: Typed",
+    ],
     license="Apache-2.0",
-    license_files=["LICENSE"],
+    license_files=["LICENSE", "skd_tf/data/assets/*LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["skd_tf", "skd_tf.*"]),
     package_data={
-        "skd_tf": ["py.typed"],
+        "skd_tf": ["py.typed", "recipes/**/*.flags"],
         "skd_tf.data": ["assets/*"],
         "skd_tf.runs.report": ["*.html"],
         "skd_tf.serving": ["*.md"],

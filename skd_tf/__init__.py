@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from skd_tf.losses import LOSSES
     from skd_tf.training.experiment import run
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = ["LOSSES", "Config", "Distiller", "InputError", "keras_losses", "losses", "networks", "run", "schedules"]
 __getattr__, __dir__ = lazy(
