@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from skd_tf.config import grammar, recipes, versions
+from skd_tf.config import augmentations, grammar, recipes, versions
 from skd_tf.config.fields import rules_of, setting, validate
 from skd_tf.errors import as_text, did_you_mean, flag_error, input_error
 from skd_tf.losses.names import LOSS_FACTS, LOSS_NAMES
@@ -98,9 +98,18 @@ Leave it out for the default, 30.
     image_size: int = setting(0, "side to resize images to; 0: the dataset's own size", low=0, unit="pixels")
     augmentation: str = setting(
         "auto",
-        "how training images are augmented. pad_crop: pad, crop and mirror; resized_crop: crop 0.1 to 1 of the area at a "
-        "ratio of 3/4 to 4/3, resize and mirror; none; auto: resized_crop for imagenet2012, else pad_crop",
-        choices=("auto", "pad_crop", "resized_crop", "none"),
+        "how training images are augmented, as a list. auto: resized_crop for imagenet2012, else pad_crop. pad_crop: pad, "
+        "crop, and mirror photographs; resized_crop: crop 0.1 to 1 of the area at a ratio of 3/4 to 4/3, resize, mirror "
+        "photographs. Without mirroring: crop[:PIXELS], resized_crop:LOW-HIGH (range of the area); with it: mirror. trivial: "
+        "TrivialAugment; erase[:PROBABILITY]; mixup[:ALPHA]; cutmix[:ALPHA]",
+        grammar=augmentations.AUGMENTATION,
+        check=augmentations.canonical_augmentation,
+    )
+    calibrate: str = setting(
+        "auto",
+        "divide the logits of the shipped student by one temperature, fitted on the validation images at the end. auto: if "
+        "there are at least 80 of them; none. No predicted class changes",
+        choices=("auto", "none"),
     )
     cache_dataset: str = setting(
         "auto",
@@ -136,7 +145,8 @@ Leave it out for the default, 30.
     )
     student_alone: str = setting(
         "none",
-        "the same student without a teacher, for comparison. train: train it too; none; or the workdir of such a run",
+        "the same student without a teacher, for comparison. train: train it too, for as many epochs; matched: train it "
+        "twice, for as many epochs and for the computation that distilling took; none; or the workdir of such a run",
         check=_not_empty,
     )
     teacher: str = setting(
@@ -168,6 +178,9 @@ Leave it out for the default, 30.
         "epochs of augmented images to cache; training repeats them, with any loss; 0: as many as the run has",
         low=0,
         unit="epochs",
+    )
+    teacher_cache_top: int = setting(
+        0, "largest logits of each image to cache, with mean and norm of all; the rest is made up; 0: all", low=0
     )
 
     loss: str = setting("spherical", "the distillation method", choices=LOSS_NAMES, heading="Loss")
@@ -256,7 +269,21 @@ Leave it out for the default, 30.
         check=grammar.canonical_step_range,
         affects_result=False,
     )
+    verbosity: str = setting(
+        "normal",
+        "how much is printed. normal: a line per stage, updated on a terminal, in a log one per tenth; full: every epoch, and "
+        "what the run does",
+        choices=("normal", "full"),
+        affects_result=False,
+    )
     report: bool = setting(True, "write report.html at the end", affects_result=False)
+    report_images: int = setting(
+        48,
+        "number of test images in the report: the worst mistakes and the disagreements with the teacher; 0: no image",
+        low=0,
+        high=48,
+        affects_result=False,
+    )
     dry_run: bool = setting(False, "print what would run, and stop", affects_result=False)
     overwrite: bool = setting(False, "restart from scratch in a workdir that holds another run", affects_result=False)
 
@@ -275,12 +302,18 @@ Leave it out for the default, 30.
             yield "kd_weight", problem, expected, "Lower it, or give --label_weight as well"
         if self.label_smoothing and facts.needs_one_class:
             yield "label_smoothing", f"excludes {loss}, which needs one class per image", "0", "Drop one of the two"
+        if facts.needs_one_class and augmentations.parse_augmentation(self.augmentation).mixes:
+            problem = f"mixes labels, but {loss} needs one class per image"
+            yield "augmentation", problem, "a list without mixup and cutmix", "Drop them, or choose another --loss"
         if grammar.parse_loss_settings(self.loss_settings).keys() - set(facts.settings):
             known = ", ".join(facts.settings) or "nothing"
             yield "loss_settings", f"has a name that {loss} does not take", f"{known} for this loss", "Drop it"
         if self.teacher_cache_epochs and not self.teacher_cache_dir:
             expected = "--teacher_cache_dir with it"
             yield "teacher_cache_epochs", "needs a teacher cache", expected, "Add --teacher_cache_dir=DIR"
+        if self.teacher_cache_top and not self.teacher_cache_dir:
+            expected = "--teacher_cache_dir with it"
+            yield "teacher_cache_top", "needs a teacher cache", expected, "Add --teacher_cache_dir=DIR"
         if self.sync_batch_norm and self.jit_compile == "true":
             problem = "excludes --sync_batch_norm: XLA cannot compile sums over replicas"
             yield "jit_compile", problem, "auto or false with --sync_batch_norm", "Drop one of the two"
@@ -292,6 +325,11 @@ Leave it out for the default, 30.
     def needs_teacher(self) -> bool:
         """Whether the loss uses a teacher."""
         return LOSS_FACTS[self.loss].needs_teacher
+
+    @property
+    def cached_epochs(self) -> int:
+        """How many epochs of augmented images a teacher cache holds for this run: none that it does not reach."""
+        return min(self.teacher_cache_epochs or self.epochs, self.epochs)
 
     @property
     def teacher_source(self) -> tuple[str, str] | None:

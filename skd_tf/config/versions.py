@@ -13,7 +13,15 @@ VERSION = 2  # increment it with every entry of BEFORE
 
 # {setting: (version that introduced it, value that reproduces what earlier versions did)}.
 # Records of skd_tf 0.1.0 hold no version. They are version 1.
-BEFORE: dict[str, tuple[int, Any]] = {"data_rules": (2, 1), "validation_split": (2, "uniform"), "group": (2, "")}
+BEFORE: dict[str, tuple[int, Any]] = {
+    "data_rules": (2, 1),
+    "validation_split": (2, "uniform"),
+    "group": (2, ""),
+    "calibrate": (2, "none"),
+    "report_images": (2, 0),
+    "teacher_cache_top": (2, 0),
+    "verbosity": (2, "normal"),
+}
 
 
 def upgrade(record: Mapping[str, Any], before: Mapping[str, tuple[int, Any]] = BEFORE) -> dict[str, Any]:

@@ -7,6 +7,7 @@ settings         the settings this room takes, as plain values; without TensorFl
 catalog          dataset names, and the datasets whose numbers are known in advance; without TensorFlow
 loading          load(settings) -> Dataset: reads a source, holds out the validation split, measures mean and std
 hold_out         which examples are held out, by class and by group; without TensorFlow
+redraw           which images of a dataset another split rule trains on
 grouping         groups of images, from the names of their files; without TensorFlow
 dataset          Dataset, Split and Source
 tfds_source      any TFDS image classification dataset

@@ -1,11 +1,13 @@
 """Datasets: splits of images with labels, and the facts about them that training needs."""
 
 import dataclasses
+import functools
+from typing import NamedTuple
 
 import numpy as np
 
-from skd_tf.data.augmentation import Augmentation, ResizedCrop
-from skd_tf.data.disk_images import DiskImages
+from skd_tf.data.augmentation import NO_EXTRA, Augmentation, Extra, ResizedCrop
+from skd_tf.data.disk_images import DiskImages, digest_of
 
 _MOVED = 64  # images that are moved at once
 
@@ -46,6 +48,11 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @functools.cached_property
+    def images_digest(self) -> str:
+        """Digest of the pixels in memory, or of the files; computed once."""
+        return digest_of(self.images)
+
     def take(self, rows: np.ndarray) -> "Split":
         """The examples at these rows, in this order."""
         images = self.images.take(rows) if isinstance(self.images, DiskImages) else self.images[rows]
@@ -67,6 +74,14 @@ class Split:
         return self if (self.labels >= 0).all() else self.take(np.flatnonzero(self.labels >= 0))
 
 
+class DrawnFrom(NamedTuple):
+    """Labels, positions in the source's training split, and groups or None of the examples; each int `[n]`."""
+
+    labels: np.ndarray
+    index: np.ndarray
+    groups: np.ndarray | None
+
+
 @dataclasses.dataclass(frozen=True)
 class Dataset:
     """A dataset as training needs it.
@@ -76,9 +91,12 @@ class Dataset:
       version: of the data; it changes if the data do.
       class_names: in the order of the labels.
       mean, std: per channel, of pixels scaled to [0, 1].
-      augmentation: of the training images.
+      augmentation: how training images are cropped and mirrored.
+      extra: their augmentation after that.
       train: may contain unlabelled examples.
       validation, test: all examples are labelled; None without such a split.
+      drawn_from: the training examples that the validation split was drawn from; None: it was not drawn.
+      set_version: as `version`, but independent of how a folder is split.
       key_name: stands for the name in the identity of the data; without the path of a folder, which may be a copy.
       png_bits: bits that hold the brightest value of the set's 16-bit PNGs; None without such files.
     """
@@ -94,9 +112,13 @@ class Dataset:
     test: Split | None
     key_name: str = ""
     png_bits: int | None = None
+    extra: Extra = NO_EXTRA
+    drawn_from: DrawnFrom | None = None
+    set_version: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "key_name", self.key_name or self.name)
+        object.__setattr__(self, "set_version", self.set_version or self.version)
 
     @property
     def num_classes(self) -> int:
@@ -117,7 +139,8 @@ class Dataset:
 class Source:
     """What a reader returns: the splits by name, and mean, std, pad and flip if the source itself knows them.
 
-    `groups` are {split: int `[n]`} by the position in the source's split, which `Split.index` holds. `key_name` and `png_bits` are as in `Dataset`. A "validation" split is there only if the source has one of its own.
+    `groups` are {split: int `[n]`} by the position in the source's split, which `Split.index` holds. `key_name`, `png_bits`
+    and `set_version` are as in `Dataset`. A "validation" split is there only if the source has one of its own.
     """
 
     version: str
@@ -130,3 +153,4 @@ class Source:
     key_name: str = ""
     png_bits: int | None = None
     groups: dict[str, np.ndarray] | None = None
+    set_version: str = ""

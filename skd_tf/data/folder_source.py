@@ -29,16 +29,26 @@ def read(settings: DataSettings, data_dir: str | None, names: Sequence[str]) -> 
     key_name = settings.dataset if settings.data_rules == 1 else "folder"
     groups = grouping.numbered(folder.groups) if folder.groups else None
     return Source(
-        _version(folder), folder.class_names, splits, key_name=key_name, png_bits=files.png_bits, groups=groups
+        _digest(_lines(folder)),
+        folder.class_names,
+        splits,
+        key_name=key_name,
+        png_bits=files.png_bits,
+        groups=groups,
+        set_version=_digest(sorted(_lines(folder))),
     )
 
 
-def _version(folder):
-    """Changes if the name, size or class of any file changes."""
-    digest = hashlib.sha256()
+def _lines(folder):
+    """A line of name, size and class for each file of each split."""
     for name in ("train", "test", "validation"):
         for path, label in folder.splits.get(name, ()):
             size = os.path.getsize(path) if os.path.exists(path) else -1  # -1: a link that leads nowhere
-            line = f"{os.path.relpath(path, folder.root)}\0{size}\0{label}\n"
-            digest.update(line.encode("utf-8", "surrogateescape"))
+            yield f"{os.path.relpath(path, folder.root)}\0{size}\0{label}\n"
+
+
+def _digest(lines):
+    digest = hashlib.sha256()
+    for line in lines:
+        digest.update(line.encode("utf-8", "surrogateescape"))
     return digest.hexdigest()[:12]

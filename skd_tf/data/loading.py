@@ -9,11 +9,11 @@ from collections.abc import Iterator
 import numpy as np
 
 from skd_tf.data import folder_source, function_source, grouping, hold_out, packaged, tfds_source
-from skd_tf.data.augmentation import Augmentation, ResizedCrop
-from skd_tf.data.catalog import augmentation_of, source_kind
-from skd_tf.data.dataset import Dataset, evenly_spaced
+from skd_tf.data.augmentation import Augmentation, Extra, ResizedCrop
+from skd_tf.data.catalog import augmentations, source_kind
+from skd_tf.data.dataset import Dataset, DrawnFrom, evenly_spaced
 from skd_tf.data.settings import DataSettings
-from skd_tf.errors import input_error
+from skd_tf.errors import flag_error, input_error
 from skd_tf.runtime.console import warn
 
 _MEASURED = 10_000  # images from which mean and std are computed
@@ -82,9 +82,12 @@ def _load(settings, data_dir, train, test):
             received=f"{len(source.splits['test'])} unlabelled images from {settings.dataset}",
             remedy="Add a test split with labels",
         )
+    drawn_from = None
     if train:
         training, validation = source.splits["train"], source.splits.get("validation")
         if validation is None:
+            groups = source.groups and source.groups["train"][training.index]
+            drawn_from = DrawnFrom(training.labels, training.index, groups)
             training, validation = _hold_out(training, settings, source.groups)
         else:
             validation = validation.labelled() if (validation.labels >= 0).any() else None
@@ -100,30 +103,45 @@ def _load(settings, data_dir, train, test):
         mean, std = source.mean, source.std
     else:
         mean, std = _pixel_statistics(training.images) if train else ((), ())
-    how = _augmentation(settings, source, training.images.shape)
+    crop, extra = _augmentation(settings, source, training)
     return Dataset(
         settings.dataset,
         source.version,
         source.class_names,
         mean,
         std,
-        how,
+        crop,
         training,
         validation,
         test_split,
         key_name=source.key_name,
         png_bits=source.png_bits,
+        drawn_from=drawn_from,
+        set_version=source.set_version,
+        extra=extra,
     )
 
 
-def _augmentation(settings, source, shape):
-    _, height, _, channels = shape
+def _augmentation(settings, source, training):
+    """(how images are cropped and mirrored, the rest of their augmentation)."""
+    how = augmentations(settings)
+    _, height, _, channels = training.images.shape
     flip = channels == 3 if source.flip is None else source.flip  # mirror photographs, but not characters
-    if augmentation_of(settings) == "none":
-        return Augmentation(pad=0, flip=False)
-    if augmentation_of(settings) == "resized_crop":
-        return ResizedCrop(flip=flip)
-    return Augmentation(pad=max(1, height // 8) if source.pad is None else source.pad, flip=flip)
+    flip = flip if how.mirror is None else how.mirror
+    extra = Extra(how.trivial, how.erase, how.mixup, how.cutmix)
+    unlabelled = np.count_nonzero(training.labels < 0)
+    if extra.mixes and unlabelled:
+        raise flag_error(
+            "augmentation",
+            settings.augmentation,
+            f"cannot mix labels: {unlabelled} of {len(training)} training images have none",
+            "a list without mixup and cutmix",
+            "Drop these two, or the images without a label",
+        )
+    if how.crop == "resized":
+        return ResizedCrop(flip, how.area), extra
+    default = max(1, height // 8) if source.pad is None else source.pad
+    return Augmentation(pad=(default if how.pad is None else how.pad) if how.crop else 0, flip=flip), extra
 
 
 def _hold_out(split, settings, groups=None):

@@ -2,57 +2,47 @@
 
 import numpy as np
 
-from skd_tf.evaluation import metrics
+from skd_tf.evaluation import calibration_error, metrics
 
 SAMPLES = 1000
-LEVEL = 0.95
+LEVEL = calibration_error.LEVEL
 _BLOCK_SIZE = 2**22  # numbers in one block of resampled counts; bounds the memory
 
 
 def intervals(
-    logits: np.ndarray,
-    labels: np.ndarray,
-    teacher_logits: np.ndarray | None = None,
-    *,
-    samples: int = SAMPLES,
-    seed: int = 0,
+    summary: metrics.Summary, teacher: metrics.Summary | None = None, *, samples: int = SAMPLES, seed: int = 0
 ) -> dict[str, list[float]]:
-    """95% percentile intervals over resampled examples (Efron 1979).
+    """95% percentile intervals over resampled examples (Efron 1979), and the interval of the debiased ECE.
 
-    A draw is a row of counts. A metric that is a mean over examples, as each bin of the ECE is, is that row times the
-    column of the examples; the metrics over classes follow from the weighted hits of each class. The same seed draws the same examples for every model, so the intervals
-    of two models come from the same test splits.
+    A draw is a row of counts. A metric that is a mean over examples is that row times the column of the examples; the
+    metrics over classes follow from the weighted hits of each class. The same seed draws the same examples for every
+    model, so the intervals of two models come from the same test splits. Resampling does not work for the ECE: see
+    `calibration_error`.
 
     Args:
-      logits: `[n, classes]`; their softmax is the probability.
-      labels: integer `[n]`; unlabelled examples (-1) are left out.
-      teacher_logits: `[n, classes]` of the teacher, or None.
+      summary: of the model; unlabelled examples are left out.
+      teacher: of its teacher on the same images, or None.
       samples: number of resampled splits.
       seed: seed of the draws.
 
     Returns:
-      {name: [low, high]} of accuracy, top5_accuracy, nll, brier, confidence, ece and what `metrics.over_classes` gives;
-      with a teacher also of what `metrics.comparison` gives.
+      {name: [low, high]} of accuracy, top5_accuracy, nll, brier, confidence, ece_debiased and what `metrics.over_classes`
+      gives; with a teacher also of what `metrics.comparison` gives.
     """
-    labels = np.asarray(labels)
-    labelled = labels >= 0
-    logits = np.asarray(logits, np.float64)[labelled]
-    labels = labels[labelled]
-    columns = metrics.label_columns(logits, labels)
-    gaps = metrics.bin_gaps(columns["confidence"], columns["accuracy"])
-    if teacher_logits is not None:
-        columns |= metrics.comparison_columns(logits, np.asarray(teacher_logits, np.float64)[labelled])
-    examples = np.column_stack([*columns.values(), gaps])
+    columns = dict(summary.columns)
+    if teacher is not None:
+        compared = summary.comparison_columns(teacher)
+        columns |= {name: column[summary.labelled] for name, column in compared.items()}
+    examples = np.column_stack(list(columns.values()))
     blocks, of_classes = [], []
     for counts in _draws(len(examples), samples, np.random.Generator(np.random.Philox(seed))):
         blocks.append(counts @ examples / len(examples))
-        of_classes.append(metrics.of_class_counts(*metrics.class_counts(logits, labels, counts)))
-    means = np.concatenate(blocks)
-    found = dict(zip(columns, means.T, strict=False))
+        of_classes.append(metrics.of_class_counts(*summary.class_counts(counts)))
+    found = dict(zip(columns, np.concatenate(blocks).T, strict=False))
     found |= {name: np.concatenate([draw[name] for draw in of_classes]) for name in of_classes[0]}
-    found["ece"] = np.abs(means[:, len(columns) :]).sum(axis=1)
     tails = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
-    return {name: [float(end) for end in np.quantile(values, tails)] for name, values in found.items()}
+    ends = {name: [float(end) for end in np.quantile(values, tails)] for name, values in found.items()}
+    return ends | {"ece_debiased": calibration_error.interval(summary.gaps)}
 
 
 def _draws(count, samples, random):

@@ -8,16 +8,18 @@ from typing import Any
 
 from skd_tf import data
 from skd_tf.config import Config
+from skd_tf.data import redraw
 from skd_tf.data.catalog import size_and_resize
 from skd_tf.data.dataset import Dataset
 from skd_tf.data.settings import DataSettings
 from skd_tf.errors import input_error
 from skd_tf.evaluation import bootstrap, cost, final_measurements, metrics, temperature_scaling
 from skd_tf.evaluation.predictor import Predictor
+from skd_tf.evaluation.temperature_scaling import Calibration
 from skd_tf.models import deployable, loading
 from skd_tf.models.paths import file_of
-from skd_tf.runs import provenance, result_tables, run_files
-from skd_tf.runs.run_record import conflicting_data_seed, recorded_config, run_behind, trusted_config, workdir_of
+from skd_tf.runs import lineage, predictions, provenance, result_tables, run_files
+from skd_tf.runs.run_record import recorded_config, run_behind, trusted_config, workdir_of
 from skd_tf.runtime.console import say, warn
 from skd_tf.runtime.files import write_json
 from skd_tf.runtime.local_paths import require_local
@@ -55,19 +57,21 @@ def evaluate_and_print(
     if output:
         require_local(output, "output")
     settings, preprocessing = measuring_settings(models, given)
-    for path in (*models, *([teacher] if teacher else [])):
-        require_unseen(path, settings)
     runs = {str(path): _run_to_calibrate(path, settings) for path in models} if calibrated else {}
     say(f"Test split of {settings.dataset}")
     # The training split is read only to measure its mean and std.
     dataset = data.load(settings, data_dir, train=preprocessing == "standard" and teacher is not None)
+    warnings = _require_unseen([*models, *([teacher] if teacher else [])], dataset, settings)
     _warn_of_other_pixels(models, settings, dataset.image_shape[0])
     temperatures = {}
     for path, run in runs.items():
         held_out = run.replace(download=settings.download).pick(DataSettings)
-        temperatures[path] = calibrate(path, data.load(held_out, data_dir, test=False))
+        calibrated_on = data.load(held_out, data_dir, test=False)
+        warnings += _require_unseen([path], calibrated_on, held_out)
+        temperatures[path] = calibrate(path, calibrated_on)
     measuring |= {"teacher_preprocessing": preprocessing, "download": settings.download}
     result = evaluate_models(models, dataset, teacher=teacher, temperatures=temperatures, **measuring)
+    result["warnings"] = list(dict.fromkeys(warnings))
     say(result_tables.evaluation_tables(result))
     if output:
         write_json(output, result)
@@ -82,7 +86,7 @@ def evaluate_models(
     teacher: ModelPath | None = None,
     teacher_preprocessing: str = "auto",
     download: bool = False,
-    temperatures: Mapping[str, float] | None = None,
+    temperatures: Mapping[str, Calibration] | None = None,
     timing: bool = True,
     bootstrap_samples: int = bootstrap.SAMPLES,
     bootstrap_seed: int = 0,
@@ -97,14 +101,14 @@ def evaluate_models(
       teacher: path of a model to compare with, or None; the images are resized if it takes another size.
       teacher_preprocessing: the preprocessing that the teacher does not contain, as in training.
       download: whether Keras may download weights of keras.applications.
-      temperatures: {path: fitted temperature}; its effect on the test split is measured too.
+      temperatures: {path: `Calibration`} fitted now; without one, that of a calibrated file is measured.
       timing: whether to measure latency and throughput.
       bootstrap_samples: resampled test splits for the 95% intervals; 0 for no intervals.
       bootstrap_seed: seed of the resampling.
 
     Returns:
-      {"models": [entry of each path], "teacher": entry or None, "dataset", "class_names", "versions", "device"}. An
-      entry has "path", what `final_measurements.measure_model` gives, "calibrated" (the quality at the fitted
+      {"models": [entry of each path], "teacher": entry or None, "labels" (as `runs.predictions` encodes them), "dataset",
+      "class_names", "versions", "device"}. An entry has "path", what `final_measurements.measure_model` gives, "calibrated" (the quality at the fitted
       "temperature"), "parameters", "flops", "file_bytes", "latency_ms", "images_per_second".
 
     Raises:
@@ -123,40 +127,52 @@ def evaluate_models(
     def predict(model, name):
         return Predictor(model)(images, what=f"evaluating {name}")
 
-    def entry(path, model, logits, teacher_logits):
-        raw = deployable.without_sphere(model)
+    def entry(path, model, logits, summary, teacher):
+        raw, fitted = deployable.without_sphere(model), (temperatures or {}).get(path)
+        if fitted is None and model.calibration_temperature:
+            fitted = Calibration(model.calibration_temperature)
+        measured = final_measurements.ModelLogits(
+            logits, None if raw is None else predict(raw, f"{path}, raw logits"), calibration=fitted
+        )
         found = {"path": path} | final_measurements.measure_model(
-            logits,
+            measured,
             labels,
-            teacher_logits=teacher_logits,
-            raw_logits=None if raw is None else predict(raw, f"{path}, raw logits"),
+            summary=summary,
+            teacher=teacher,
             bootstrap_samples=bootstrap_samples,
             bootstrap_seed=bootstrap_seed,
         )
-        if path in (temperatures or {}):
-            found["calibrated"] = temperature_scaling.effect(logits, labels, temperatures[path])
         found |= {"parameters": loading.parameter_count(model), "flops": cost.flops(model, dataset.image_shape)}
         found["file_bytes"] = cost.file_bytes(file_of(path))
         return found | (cost.timing(model, images) if timing else {})
 
-    rivals = predict(rival, "the teacher") if teacher else None
+    teacher_entry, teacher_summary = None, None
+    if teacher:
+        logits = predict(rival, "the teacher")
+        teacher_summary = metrics.summarize(logits, labels)
+        teacher_entry = entry(str(teacher), rival, logits, teacher_summary, None)
     return {
-        "models": [entry(path, opened[path], predict(opened[path], path), rivals) for path in map(str, paths)],
-        "teacher": entry(str(teacher), rival, rivals, None) if teacher else None,
+        "models": [
+            entry(path, opened[path], predict(opened[path], path), None, teacher_summary) for path in map(str, paths)
+        ],
+        "teacher": teacher_entry,
         "dataset": {"name": dataset.name, "version": dataset.version, "test_examples": len(labels)},
+        "labels": predictions.encode(labels),
         "class_names": list(dataset.class_names),
         "versions": provenance.versions(),
         "device": provenance.device(),
     }
 
 
-def calibrate(workdir: ModelPath, dataset: Dataset) -> float:
+def calibrate(workdir: ModelPath, dataset: Dataset) -> Calibration:
     """Fits the temperature of a run's student on `dataset.validation`, stores it in the workdir, and returns it.
+
+    It divides the student's logits before calibration, and takes the place of the temperature in the file.
 
     Raises:
       InputError: the dataset has no validation split, or no temperature fits.
     """
-    model = loading.load(workdir)
+    model, _ = deployable.without_temperature(loading.load(workdir))
     loading.check_fits(model, dataset, workdir)
     split = dataset.validation
     if split is None:
@@ -175,7 +191,7 @@ def calibrate(workdir: ModelPath, dataset: Dataset) -> float:
         f"NLL {before['nll']:.4f} -> {after['nll']:.4f}, ECE {before['ece']:.4f} -> {after['ece']:.4f}. "
         f"Kept in {pathlib.Path(workdir) / run_files.CALIBRATION} for export."
     )
-    return temperature
+    return Calibration(temperature, len(split))
 
 
 def measuring_settings(models: Sequence[ModelPath], given: Mapping[str, Any]) -> tuple[DataSettings, str]:
@@ -201,18 +217,15 @@ def measuring_settings(models: Sequence[ModelPath], given: Mapping[str, Any]) ->
     return settings, config.teacher_preprocessing
 
 
-def require_unseen(path: ModelPath, settings: DataSettings) -> None:
-    """InputError if the run that trained a model has trained on the images that it would be tested on."""
-    seed = conflicting_data_seed(path, settings.dataset, settings.data_seed, settings.group)
-    if seed is not None:
-        run = run_behind(path)
-        group = f" --group={run.group}" if run and run.group != settings.group else ""
-        raise input_error(
-            f"{path} has trained on most of these test images: data_seed draws the test part of {settings.dataset}",
-            expected=f"--data_seed={seed}{group}, the {'settings' if group else 'seed'} of its run",
-            received=f"--data_seed={settings.data_seed}{f' --group={settings.group}' if group else ''}",
-            remedy="Evaluate it alone with its own seed, or split the folder into train/ and test/",
-        )
+def _require_unseen(models, dataset, settings):
+    """Refuses models that were trained on measured images; warns of those whose teacher was, and returns the warnings."""
+    warnings = [text for path in models for text in lineage.require_unseen({"model": path}, dataset, settings)]
+    for text in dict.fromkeys(warnings):
+        warn(text)
+    unknown = lineage.joined(map(lineage.read, models)).unknown
+    if unknown and (dataset.drawn_from or redraw.is_drawn("test", dataset, settings)):
+        say(f"What {', '.join(unknown)} was trained on is not recorded: it may have seen these images.")
+    return warnings
 
 
 def _warn_of_other_pixels(models, settings, image_size):

@@ -1,102 +1,216 @@
 """Metrics of predictions, computed from logits in float64 NumPy. Fractions and nats, no percentages.
 
+`summarize` reads the logits once; every metric follows from its `Summary`.
+
 If two classes tie, the lower class number comes first, as in argmax. An example whose softmax is NaN counts as wrong
 and agrees with no other prediction, and the mean NLL, Brier score, ECE and confidence are NaN.
 """
 
+import dataclasses
+import functools
+
 import numpy as np
 
-ECE_BINS = 15
+from skd_tf.evaluation import calibration_error
+
+ECE_BINS = calibration_error.BINS
 TOP = 5
 _DRAWN = ("confidence", "accuracy")  # in a reliability diagram
+_BLOCK = 2**19  # logits that are worked on at once: they stay in the processor's cache
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """What the metrics of one model need of its logits.
+
+    Attributes:
+      logits: `[n, classes]`, as they were given.
+      labels: integer `[n]`; -1 is unlabelled.
+      log_total: float64 `[n]`, log sum exp of each row.
+      predicted: `[n]`, the most probable class.
+      top: `[n, 5]`, the most probable classes in order; fewer columns with fewer classes.
+      confidence: `[n]`, the top probability.
+      norm: `[n]`, ||z - mean(z)||_2.
+      defined: bool `[n]`, whether the softmax is a distribution.
+      columns: {"accuracy", "top5_accuracy", "nll", "brier", "confidence"}, each float64 `[labelled]`: the terms of each
+        labelled example in the means of `quality`.
+    """
+
+    logits: np.ndarray
+    labels: np.ndarray
+    log_total: np.ndarray
+    predicted: np.ndarray
+    top: np.ndarray
+    confidence: np.ndarray
+    norm: np.ndarray
+    defined: np.ndarray
+    columns: dict[str, np.ndarray]
+
+    @functools.cached_property
+    def labelled(self) -> np.ndarray:
+        """bool `[n]`: which examples have a label."""
+        return self.labels >= 0
+
+    @property
+    def classes(self) -> int:
+        return self.logits.shape[1]
+
+    @functools.cached_property
+    def gaps(self) -> calibration_error.BinGaps:
+        """How far accuracy and confidence are apart in each bin of the confidence."""
+        return calibration_error.bin_gaps(self.columns["confidence"], self.columns["accuracy"])
+
+    def quality(self) -> dict[str, float]:
+        """As the function `quality`."""
+        means = {name: float(column.mean()) for name, column in self.columns.items()}
+        confidence = means.pop("confidence")
+        means |= {"ece": calibration_error.ece(self.gaps), "ece_debiased": calibration_error.debiased(self.gaps)}
+        return means | {"confidence": confidence, "logit_norm": float(self.norm.mean())}
+
+    def over_classes(self) -> dict[str, float]:
+        """As the function `over_classes`."""
+        counts = self.class_counts(np.ones([1, int(self.labelled.sum())]))
+        return {name: float(value[0]) for name, value in of_class_counts(*counts).items()}
+
+    def class_counts(self, weights: np.ndarray) -> tuple[np.ndarray, ...]:
+        """(hits, examples, predictions) of each class, each `[draws, classes]`.
+
+        Args:
+          weights: `[draws, labelled]`, how often each labelled example counts.
+        """
+        rows = self.labelled
+        labels, predicted, defined = self.labels[rows], self.predicted[rows], self.defined[rows]
+        hit = defined & (predicted == labels)
+        parts = (labels, weights * hit), (labels, weights), (predicted, weights * defined)
+        return tuple(np.stack([np.bincount(of, row, minlength=self.classes) for row in draws]) for of, draws in parts)
+
+    def per_class_accuracy(self) -> list[float | None]:
+        """The top-1 accuracy of each class, in class order; None for a class without examples."""
+        hits, examples, _ = (counts[0] for counts in self.class_counts(np.ones([1, int(self.labelled.sum())])))
+        return [float(hit / count) if count else None for hit, count in zip(hits, examples, strict=True)]
+
+    def reliability(self) -> list[dict[str, float | None]]:
+        """The reliability diagram: {"count", "confidence", "accuracy"} of each of the 15 bins; None for empty bins."""
+        bins, diagram = calibration_error.bin_of(self.columns["confidence"]), []
+        for number in range(ECE_BINS):
+            inside = bins == number
+            means = {name: float(self.columns[name][inside].mean()) if inside.any() else None for name in _DRAWN}
+            diagram.append({"count": int(inside.sum())} | means)
+        return diagram
+
+    def comparison(self, teacher: "Summary") -> dict[str, float]:
+        """As the function `comparison`, of a student."""
+        return {name: float(column.mean()) for name, column in self.comparison_columns(teacher).items()}
+
+    def comparison_columns(self, teacher: "Summary") -> dict[str, np.ndarray]:
+        """The terms of each example in the means of `comparison`, each `[n]` float64."""
+        both = self.defined & teacher.defined
+        return {
+            "agreement": (both & (self.predicted == teacher.predicted)).astype(np.float64),
+            "agreement_at_5": both
+            * (self.top[:, :, None] == teacher.top[:, None, :]).sum(axis=(1, 2))
+            / self.top.shape[1],
+            "kl_to_teacher": self._divergence(teacher),
+            "confidence_gap": teacher.confidence - self.confidence,
+        }
+
+    def _divergence(self, teacher):
+        """KL(teacher || student) of each example."""
+        divergence = np.empty(len(self.labels))
+        for rows in _blocks(self.logits.shape):
+            student, other = (np.asarray(side.logits[rows], np.float64) for side in (self, teacher))
+            with np.errstate(invalid="ignore"):  # infinity minus infinity
+                log_teacher = other - teacher.log_total[rows, None]
+                log_student = student - self.log_total[rows, None]
+                divergence[rows] = np.einsum("nc,nc->n", np.exp(log_teacher), log_teacher - log_student)
+        return divergence
+
+
+def summarize(logits: np.ndarray, labels: np.ndarray) -> Summary:
+    """Reads logits once.
+
+    Args:
+      logits: `[n, classes]`; their softmax is the probability p.
+      labels: integer `[n]`; -1 means unlabelled.
+    """
+    logits, labels = np.asarray(logits), np.asarray(labels)
+    count, classes = logits.shape
+    size = min(TOP, classes)
+    numbers = {name: np.empty(count) for name in ("log_total", "confidence", "norm", "nll", "brier")}
+    top, defined = np.empty([count, size], np.int64), np.empty(count, bool)
+    for rows in _blocks(logits.shape):
+        block = np.array(logits[rows], np.float64)
+        place = np.arange(len(block))
+        with np.errstate(invalid="ignore"):  # infinity minus infinity
+            highest = block.max(axis=1)
+            mean = block.mean(axis=1)
+            shifted = block - highest[:, None]
+            norms = np.sqrt(np.einsum("nc,nc->n", block - mean[:, None], block - mean[:, None]))
+        powers = np.exp(shifted)
+        total = powers.sum(axis=1)
+        of_label = np.maximum(labels[rows], 0)
+        p_label = powers[place, of_label] / total
+        numbers["norm"][rows] = norms
+        numbers["log_total"][rows] = highest + np.log(total)
+        numbers["confidence"][rows] = powers.max(axis=1) / total
+        numbers["nll"][rows] = np.log(total) - shifted[place, of_label]
+        numbers["brier"][rows] = np.einsum("nc,nc->n", powers, powers) / total**2 - 2 * p_label + 1
+        defined[rows] = ~np.isnan(total)
+        top[rows] = _most_probable(block, size)
+    labelled = labels >= 0
+    rank_of_label = top[labelled] == labels[labelled, None]
+    right = defined[labelled]
+    columns = {
+        "accuracy": (right & rank_of_label[:, 0]).astype(np.float64),
+        "top5_accuracy": (right & rank_of_label.any(axis=1)).astype(np.float64),
+        **{name: numbers[name][labelled] for name in ("nll", "brier", "confidence")},
+    }
+    kept = {name: numbers[name] for name in ("log_total", "confidence", "norm")}
+    return Summary(logits, labels, predicted=top[:, 0], top=top, defined=defined, columns=columns, **kept)
+
+
+def _blocks(shape):
+    rows = max(1, _BLOCK // shape[1])
+    return [slice(start, start + rows) for start in range(0, shape[0], rows)]
+
+
+def _most_probable(block, size):
+    """`[rows, size]` classes in order. It changes `block`: repeated argmax is faster than sorting, and as stable."""
+    usual = np.isfinite(block).all(axis=1)
+    top, place = np.empty([len(block), size], np.int64), np.arange(len(block))
+    if not usual.all():
+        rest = np.argsort(-block[~usual], axis=1, kind="stable")[:, :size]
+    for rank in range(size):
+        top[:, rank] = block.argmax(axis=1)
+        block[place, top[:, rank]] = -np.inf
+    if not usual.all():
+        top[~usual] = rest
+    return top
 
 
 def quality(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Accuracy, NLL, Brier score, calibration and logit norm.
 
     nll = -mean log p_y;  brier = mean sum_c (p_c - [c = y])^2;  ece = sum_b |b|/n |accuracy_b - confidence_b| over 15
-    equal-width bins of the top probability (Guo et al. 2017, arXiv:1706.04599).
+    equal-width bins of the top probability (Guo et al. 2017, arXiv:1706.04599). On few images ece is too high;
+    ece_debiased corrects it (`skd_tf.evaluation.calibration_error`).
 
     Args:
       logits: `[n, classes]`; their softmax is the probability p.
       labels: integer `[n]`; -1 means unlabelled and counts only in the norm.
 
     Returns:
-      {"accuracy", "top5_accuracy" (1 for up to five classes), "nll" (nats), "brier" (0 to 2), "ece", "confidence" (mean
-      top probability), "logit_norm" (mean of ||z - mean(z)||_2)}.
+      {"accuracy", "top5_accuracy" (1 for up to five classes), "nll" (nats), "brier" (0 to 2), "ece", "ece_debiased",
+      "confidence" (mean top probability), "logit_norm" (mean of ||z - mean(z)||_2)}.
 
     Example: two images of two classes, both predicted as class 0 with probability 0.75.
 
       >>> logits = np.log([[0.75, 0.25], [0.75, 0.25]])
-      >>> {name: round(value, 3) for name, value in quality(logits, [0, 1]).items() if name != "logit_norm"}
-      {'accuracy': 0.5, 'top5_accuracy': 1.0, 'nll': 0.837, 'brier': 0.625, 'ece': 0.25, 'confidence': 0.75}
+      >>> measured = quality(logits, [0, 1])
+      >>> {name: round(measured[name], 3) for name in ("accuracy", "nll", "brier", "ece", "confidence")}
+      {'accuracy': 0.5, 'nll': 0.837, 'brier': 0.625, 'ece': 0.25, 'confidence': 0.75}
     """
-    logits, labels = np.asarray(logits, np.float64), np.asarray(labels)
-    columns = label_columns(logits[labels >= 0], labels[labels >= 0])
-    means = {name: float(column.mean()) for name, column in columns.items()}
-    confidence = means.pop("confidence")
-    gaps = bin_gaps(columns["confidence"], columns["accuracy"])
-    ece = float(np.abs(gaps.sum(axis=0)).sum() / len(gaps))
-    return means | {"ece": ece, "confidence": confidence, "logit_norm": float(norms(logits).mean())}
-
-
-def label_columns(logits: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
-    """The terms of each labelled example in the means of `quality`.
-
-    Args:
-      logits: `[n, classes]` float64.
-      labels: integer `[n]`, all >= 0.
-
-    Returns:
-      {"accuracy", "top5_accuracy", "nll", "brier", "confidence"}, each `[n]` float64.
-    """
-    rows = np.arange(len(labels))
-    log_probabilities = log_softmax(logits)
-    probabilities = np.exp(log_probabilities)
-    p_label, label_logits = probabilities[rows, labels], logits[rows, labels][:, None]
-    earlier = np.arange(logits.shape[1]) < labels[:, None]
-    rank = (logits > label_logits).sum(axis=1) + ((logits == label_logits) & earlier).sum(axis=1)
-    rank = np.where(_defined(log_probabilities), rank, max(logits.shape[1], TOP))
-    return {
-        "accuracy": (rank == 0).astype(np.float64),
-        "top5_accuracy": (rank < TOP).astype(np.float64),
-        "nll": -log_probabilities[rows, labels],
-        "brier": np.square(probabilities).sum(axis=1) - 2 * p_label + 1,
-        "confidence": probabilities.max(axis=1),
-    }
-
-
-def bin_of(confidence: np.ndarray) -> np.ndarray:
-    """The ECE bin of each top probability. Bins are (lower, upper], so exactly 1 falls into the last one."""
-    bins = np.clip(np.ceil(confidence * ECE_BINS) - 1, 0, ECE_BINS - 1)
-    return np.nan_to_num(bins).astype(int)  # a NaN makes the mean of bin 0 NaN
-
-
-def bin_gaps(confidence: np.ndarray, correct: np.ndarray) -> np.ndarray:
-    """`[n, bins]`: each example's accuracy (0 or 1) minus its confidence, in the column of its bin."""
-    gaps = np.zeros([len(confidence), ECE_BINS])
-    gaps[np.arange(len(confidence)), bin_of(confidence)] = correct - confidence
-    return gaps
-
-
-def reliability(logits: np.ndarray, labels: np.ndarray) -> list[dict[str, float | None]]:
-    """The reliability diagram: {"count", "confidence", "accuracy"} of each of the 15 bins; None for empty bins."""
-    logits, labels = np.asarray(logits, np.float64), np.asarray(labels)
-    columns = label_columns(logits[labels >= 0], labels[labels >= 0])
-    bins = bin_of(columns["confidence"])
-    diagram = []
-    for number in range(ECE_BINS):
-        inside = bins == number
-        means = {name: float(columns[name][inside].mean()) if inside.any() else None for name in _DRAWN}
-        diagram.append({"count": int(inside.sum())} | means)
-    return diagram
-
-
-def per_class_accuracy(logits: np.ndarray, labels: np.ndarray) -> list[float | None]:
-    """The top-1 accuracy of each class, in class order; None for a class without examples."""
-    logits, labels = np.asarray(logits), np.asarray(labels)
-    correct = (np.argmax(logits, axis=1) == labels) & _defined(log_softmax(logits))
-    return [float(correct[labels == c].mean()) if (labels == c).any() else None for c in range(logits.shape[1])]
+    return summarize(logits, labels).quality()
 
 
 def over_classes(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -117,29 +231,11 @@ def over_classes(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
       >>> {name: round(value, 3) for name, value in over_classes(logits, [0, 0, 0, 1]).items()}
       {'balanced_accuracy': 0.5, 'macro_f1': 0.429, 'worst_class_recall': 0.0}
     """
-    labels = np.asarray(labels)
-    logits, labels = np.asarray(logits)[labels >= 0], labels[labels >= 0]
-    counts = class_counts(logits, labels, np.ones([1, len(labels)]))
-    return {name: float(value[0]) for name, value in of_class_counts(*counts).items()}
-
-
-def class_counts(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, ...]:
-    """(hits, examples, predictions) of each class, each `[draws, classes]`.
-
-    Args:
-      logits: `[n, classes]`.
-      labels: integer `[n]`, all >= 0.
-      weights: `[draws, n]`, how often each example counts.
-    """
-    classes, predicted = np.shape(logits)[1], np.argmax(logits, axis=1)
-    defined = _defined(log_softmax(logits))
-    hit = defined & (predicted == labels)
-    rows = (labels, weights * hit), (labels, weights), (predicted, weights * defined)
-    return tuple(np.stack([np.bincount(of, row, minlength=classes) for row in draws]) for of, draws in rows)
+    return summarize(logits, labels).over_classes()
 
 
 def of_class_counts(hits: np.ndarray, examples: np.ndarray, predictions: np.ndarray) -> dict[str, np.ndarray]:
-    """`over_classes` of each draw `[draws]`, from what `class_counts` returns."""
+    """`over_classes` of each draw `[draws]`, from what `Summary.class_counts` returns."""
     present = examples > 0
     recall = np.where(present, hits / np.maximum(examples, 1), np.nan)
     f1 = np.where(present, 2 * hits / np.maximum(examples + predictions, 1), np.nan)
@@ -148,13 +244,6 @@ def of_class_counts(hits: np.ndarray, examples: np.ndarray, predictions: np.ndar
         "macro_f1": np.nanmean(f1, axis=1),
         "worst_class_recall": np.nanmin(recall, axis=1),
     }
-
-
-def norms(logits: np.ndarray) -> np.ndarray:
-    """||z - mean(z)||_2 of each example, `[n]` float64."""
-    logits = np.asarray(logits, np.float64)
-    with np.errstate(invalid="ignore"):  # infinity minus infinity
-        return np.linalg.norm(logits - logits.mean(axis=1, keepdims=True), axis=1)
 
 
 def comparison(student_logits: np.ndarray, teacher_logits: np.ndarray) -> dict[str, float]:
@@ -169,19 +258,8 @@ def comparison(student_logits: np.ndarray, teacher_logits: np.ndarray) -> dict[s
     Returns:
       {"agreement", "agreement_at_5", "kl_to_teacher", "confidence_gap"}.
     """
-    return {name: float(column.mean()) for name, column in comparison_columns(student_logits, teacher_logits).items()}
-
-
-def comparison_columns(student_logits: np.ndarray, teacher_logits: np.ndarray) -> dict[str, np.ndarray]:
-    """The terms of each example in the means of `comparison`, each `[n]` float64."""
-    student, teacher = log_softmax(student_logits), log_softmax(teacher_logits)
-    both = _defined(student) & _defined(teacher)
-    return {
-        "agreement": (both & (student.argmax(axis=1) == teacher.argmax(axis=1))).astype(np.float64),
-        "agreement_at_5": both * _shared_top(student_logits, teacher_logits),
-        "kl_to_teacher": (np.exp(teacher) * (teacher - student)).sum(axis=1),
-        "confidence_gap": np.exp(teacher).max(axis=1) - np.exp(student).max(axis=1),
-    }
+    unlabelled = np.full(len(student_logits), -1)
+    return summarize(student_logits, unlabelled).comparison(summarize(teacher_logits, unlabelled))
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
@@ -190,15 +268,3 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     with np.errstate(invalid="ignore"):  # infinity minus infinity
         shifted = logits - logits.max(axis=1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-
-
-def _defined(log_probabilities):
-    """`[n]` bool: whether a row is a distribution over the classes."""
-    return ~np.isnan(log_probabilities).any(axis=1)
-
-
-def _shared_top(one, other):
-    """`[n]`: the share of each example's five most probable classes that both have."""
-    size = min(TOP, np.shape(one)[1])
-    one, other = (np.argsort(-np.asarray(logits), axis=1, kind="stable")[:, :size] for logits in (one, other))
-    return (one[:, :, None] == other[:, None, :]).sum(axis=(1, 2)) / size

@@ -5,17 +5,34 @@ import math
 import os
 import pathlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from skd_tf.errors import input_error
+from skd_tf.errors import InputError, input_error
 from skd_tf.evaluation import metrics
 from skd_tf.models import paths
 from skd_tf.runs import run_files
 from skd_tf.runtime.files import read_json, write_json
 
+LEAST_IMAGES = 80  # from which a run calibrates its students without being asked
 _EXTREME = 1e4  # the logits of no trained network are wrong by such a factor
+
+
+class Calibration(NamedTuple):
+    """A fitted temperature, which divides the logits, and the number of validation images that it was fitted on."""
+
+    temperature: float
+    examples: int | None = None
+
+    def scaled(self, logits: np.ndarray) -> np.ndarray:
+        """The logits whose softmax is the calibrated probability, float64."""
+        return np.asarray(logits, np.float64) / self.temperature
+
+    def effect(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+        """{"temperature", "validation_examples"} with the `metrics.quality` of the calibrated softmax."""
+        facts = {"temperature": self.temperature, "validation_examples": self.examples}
+        return facts | metrics.quality(self.scaled(logits), labels)
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -60,9 +77,25 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     return math.exp(-(low + high) / 2)
 
 
-def effect(logits: np.ndarray, labels: np.ndarray, temperature: float) -> dict[str, float]:
-    """{"temperature"} with the `metrics.quality` of softmax(logits / temperature)."""
-    return {"temperature": temperature} | metrics.quality(np.asarray(logits, np.float64) / temperature, labels)
+def fit(logits: np.ndarray, labels: np.ndarray) -> tuple["Calibration | None", str]:
+    """The rule of --calibrate=auto: a temperature from at least 80 validation images, or the reason why there is none.
+
+    Args:
+      logits, labels: of the validation split, as in `fit_temperature`.
+
+    Returns:
+      (`Calibration`, "") or (None, the reason in words).
+    """
+    labels = np.asarray(labels)
+    count, right = int((labels >= 0).sum()), int((np.argmax(logits, axis=1) == labels).sum())
+    if count < LEAST_IMAGES:
+        return None, f"{count} validation images are too few, {LEAST_IMAGES} are needed"
+    if right in (0, count):
+        return None, f"{'all' if right else 'none'} of the {count} validation images are classified correctly"
+    try:
+        return Calibration(fit_temperature(logits, labels), count), ""
+    except InputError:
+        return None, f"no temperature minimises the loss on the {count} validation images"
 
 
 def store(

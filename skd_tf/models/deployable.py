@@ -16,6 +16,9 @@ from skd_tf.models.graph import graph_of, replace_layers
 from skd_tf.networks.batch_norm import FusedBatchNormalization
 from skd_tf.runtime import compat
 
+_CALIBRATION = "calibration"  # the name of the layer that divides by the temperature
+SAVED_TEMPERATURE = "calibration_temperature"  # the variable of a SavedModel that holds it
+
 
 def stock_copy(model: keras.Model) -> keras.Model:
     """A float32 copy of a Functional or Sequential model in Keras' own layers; returns any other model unchanged."""
@@ -104,8 +107,24 @@ def _trains_by_default(layer):
 
 def with_temperature(model: keras.Model, temperature: float) -> keras.Model:
     """A deployable model whose logits are divided by a temperature, in one more stock layer."""
-    divide = keras.layers.Rescaling(1 / temperature, name="calibration")
+    divide = keras.layers.Rescaling(1 / temperature, name=_CALIBRATION)
     return keras.Model(model.input, divide(model.output), name=model.name)
+
+
+def without_temperature(model: Any) -> tuple[Any, float | None]:
+    """The model without the last layer that `with_temperature` added, and that temperature; (model, None) for others.
+
+    A teacher, start weights and every measurement before calibration take the logits as they were trained.
+    """
+    if not isinstance(model, keras.Model):  # a SavedModel, which says so itself
+        return getattr(model, "uncalibrated", (model, None))
+    graph = graph_of(model)
+    if graph is None or len(graph.outputs) != 1:
+        return model, None
+    layer, inputs = compat.producer(graph.outputs[0])
+    if not isinstance(layer, keras.layers.Rescaling) or layer.name != _CALIBRATION:
+        return model, None
+    return keras.Model(graph.inputs[0], inputs[0], name=model.name), 1 / layer.scale
 
 
 def without_sphere(model: Any) -> keras.Model | None:

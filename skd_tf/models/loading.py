@@ -1,5 +1,6 @@
 """Loads trained models: from a workdir, a `.keras` file, a SavedModel or keras.applications; prepares teachers."""
 
+import copy
 import functools
 import math
 import os
@@ -11,12 +12,12 @@ import keras
 import tensorflow as tf
 
 from skd_tf.errors import InputError, input_error
-from skd_tf.models import heads, interface, keras_applications, precision
+from skd_tf.models import deployable, heads, interface, keras_applications, precision
 from skd_tf.models.adapter import ModelAdapter, returns_probabilities
 from skd_tf.models.fold_batch_norm import fold_batch_norm
 from skd_tf.models.paths import is_saved_model, keras_file
 from skd_tf.runtime import user_code
-from skd_tf.runtime.console import say, warn
+from skd_tf.runtime.console import detail, say, warn
 
 if TYPE_CHECKING:
     from skd_tf.data import Dataset
@@ -43,6 +44,17 @@ class SavedModel:
         self.input_shape, self._dtype = tuple(spec.shape), spec.dtype
         shape = outputs[self._output].shape
         self.output_shape = (None, interface.classes_in(shape, f"SavedModel {self.name}"))
+        self._scale = 1.0
+
+    @property
+    def uncalibrated(self) -> "tuple[SavedModel, float | None]":
+        """As `deployable.without_temperature`: the temperature is a variable beside the weights."""
+        temperature = getattr(self._loaded, deployable.SAVED_TEMPERATURE, None)
+        if temperature is None:
+            return self, None
+        model = copy.copy(self)
+        model._scale = float(temperature.numpy())
+        return model, model._scale
 
     @property
     def trainable_variables(self) -> Any:
@@ -53,7 +65,7 @@ class SavedModel:
         if self._dtype.is_integer and images.dtype.is_floating:  # a resized image
             images = tf.clip_by_value(tf.round(images), 0, 255)
         outputs = self._signature(**{self._input: tf.cast(images, self._dtype)})
-        return interface.logits_in(outputs[self._output], f"SavedModel {self.name}")
+        return interface.logits_in(outputs[self._output], f"SavedModel {self.name}") * self._scale
 
 
 def load(path: str | os.PathLike, *, download: bool = False) -> Any:
@@ -112,7 +124,8 @@ def load_teacher(
 ) -> Any:
     """Loads a teacher, checks that it fits the dataset, and folds its BatchNorm (`.folding` counts the layers).
 
-    The dataset's images are resized and preprocessed for the teacher. Probabilities are turned into logits.
+    The dataset's images are resized and preprocessed for the teacher. Probabilities are turned into logits. A calibrated
+    student gives the logits that it had before calibration.
 
     Args:
       path: as in `load`.
@@ -125,7 +138,7 @@ def load_teacher(
     Raises:
       InputError: it has other classes or channels than the dataset, or it is another network than `name`.
     """
-    model = load(path, download=download)
+    model, _ = deployable.without_temperature(load(path, download=download))
     if name and model.name != name:
         raise input_error(
             "The teacher is another network",
@@ -149,7 +162,7 @@ def load_teacher(
         folded.unfolded_parameters = parameters
         if folded is not model:
             count, batch_norms = folded.folding
-            say(f"Teacher {model.name}: {count} of {batch_norms} BatchNorms folded into the layers before them.")
+            detail(f"Teacher {model.name}: {count} of {batch_norms} BatchNorms folded into the layers before them.")
         model = precision.set_precision(folded, teacher_precision)
     return _adapt(model, dataset, path, teacher_preprocessing)
 
@@ -162,7 +175,9 @@ def load_measured(
     resizable: bool = False,
     download: bool = False,
 ) -> Any:
-    """Loads a model to measure it on a `Dataset`: unchanged, except that probabilities are turned into logits.
+    """Loads a model to measure it on a `Dataset`: before calibration, and with logits in place of probabilities.
+
+    `calibration_temperature` of the result is the temperature that the file divides its logits by, or None.
 
     Args:
       path, download: as in `load`.
@@ -173,11 +188,13 @@ def load_measured(
     Raises:
       InputError: it has other classes than the dataset or takes other images.
     """
-    model = load(path, download=download)
+    model, temperature = deployable.without_temperature(load(path, download=download))
     check_fits(model, dataset, path, resizable=resizable)
     if not isinstance(model, SavedModel):
         model = _remove_softmax(model, path)
-    return _adapt(model, dataset, path, preprocessing)
+    model = _adapt(model, dataset, path, preprocessing)
+    model.calibration_temperature = temperature
+    return model
 
 
 def _remove_softmax(model, path):

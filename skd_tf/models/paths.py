@@ -11,6 +11,20 @@ from skd_tf.runtime import user_code
 from skd_tf.runtime.local_paths import require_local
 
 STUDENT_FILE = "student.keras"  # in a workdir, and in an export
+LINEAGE = "lineage.json"  # in a .keras file and in a SavedModel folder: what its weights were trained on
+_HDF5 = (
+    "Convert it: keras.models.load_model('{0}', compile=False).save('model.keras'), with keras or, if Keras 2 wrote it and "
+    "Keras 3 cannot read it, tf_keras and .export() as a SavedModel. A file of weights alone (.weights.h5) needs its "
+    "network: model.load_weights('{0}') first"
+)
+_TORCH = "Convert it: python -m tools.convert_torch (docs/teachers.md)"
+_SERVED = "It is made for inference by another program; use the model that it was made from"
+_CONVERT = {  # suffix of a file that is no model here -> what to do
+    **dict.fromkeys((".h5", ".hdf5"), _HDF5),
+    **dict.fromkeys((".pt", ".pth", ".tar", ".ckpt", ".bin", ".safetensors", ".npz"), _TORCH),
+    **dict.fromkeys((".tflite", ".onnx", ".mlmodel"), _SERVED),
+    ".pb": "Name the SavedModel's folder, not a file in it",
+}
 
 
 def keras_file(path: str | os.PathLike) -> pathlib.Path:
@@ -23,11 +37,15 @@ def keras_file(path: str | os.PathLike) -> pathlib.Path:
     path = pathlib.Path(path)
     file = path / STUDENT_FILE if path.is_dir() else path
     if file.suffix != ".keras" or not file.is_file():
+        remedy = f"Check the path; a workdir has no {STUDENT_FILE} until its run has finished"
+        if file.is_file() and file.suffix != ".keras":
+            remedy = _CONVERT.get(file.suffix.lower(), "Save the model as a .keras file: model.save('model.keras')")
+            remedy = remedy.format(file)
         raise input_error(
             "No model there",
             expected=f"a finished workdir, a .keras file, a SavedModel folder or {user_code.APPLICATIONS}:NAME",
             received=f"path={path}",
-            remedy=f"Check the path; a workdir has no {STUDENT_FILE} until its run has finished",
+            remedy=remedy,
         )
     return file
 
@@ -55,7 +73,8 @@ def file_fingerprint(path: str | os.PathLike) -> str:
     path = pathlib.Path(path)
     digest = hashlib.sha256()
     if is_saved_model(path):
-        for file in sorted(file for file in path.rglob("*") if file.is_file()):
+        files = (file for file in path.rglob("*") if file.is_file() and file != path / LINEAGE)
+        for file in sorted(files):
             digest.update(str(file.relative_to(path)).encode() + b"\0" + file.read_bytes())
         return digest.hexdigest()
     file = keras_file(path)

@@ -63,7 +63,7 @@ def _network(settings, dataset):
         keras.utils.set_random_seed(settings.seed)
         return keras_applications.build(user_code.application(name), input_shape=shape, num_classes=classes)
     if not user_code.is_reference(name):
-        model = loading.load(name)
+        model, _ = deployable.without_temperature(loading.load(name))
         return _fit_to_dataset(deployable.without_sphere(model) or model, settings, dataset)
     keras.utils.set_random_seed(settings.seed)
     model = user_code.resolve(name, "student")(shape, classes)
@@ -168,7 +168,7 @@ def _fit_to_dataset(model, settings, dataset):
 def _load_start_weights(model, settings):
     """Copies the weights of --student_checkpoint; a head of another size keeps its initial ones."""
     flag = f"--student_checkpoint={settings.student_checkpoint}"
-    source = loading.load(settings.student_checkpoint, download=settings.download)
+    source, _ = deployable.without_temperature(loading.load(settings.student_checkpoint, download=settings.download))
     if not isinstance(source, keras.Model):
         raise input_error(
             "The start weights cannot be read from a SavedModel",

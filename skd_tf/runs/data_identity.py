@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from skd_tf import data
-from skd_tf.data.augmentation import VERSION
+from skd_tf.data.augmentation import key_of
 from skd_tf.errors import input_error
 
 
@@ -30,8 +30,9 @@ def data_facts(dataset: data.Dataset) -> dict[str, Any]:
 def _digest_of_images(dataset):
     """Digest of pixels, of mean and std (which are part of the networks) and of the augmentation."""
     numbers = [list(map(float, statistics)) for statistics in (dataset.mean, dataset.std)]
-    augmentation = [VERSION, type(dataset.augmentation).__name__, *dataset.augmentation]
-    facts = [data.digest_of(dataset.train.images), numbers, augmentation]
+    version, *values = key_of(dataset.augmentation, dataset.extra)
+    augmentation = [version, type(dataset.augmentation).__name__, *values]
+    facts = [dataset.train.images_digest, numbers, augmentation]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 from skd_tf.config import Config, versions
-from skd_tf.data import folder_index
 from skd_tf.data.catalog import is_code
 from skd_tf.errors import InputError, input_error
 from skd_tf.runs import run_files
@@ -143,23 +142,3 @@ def trusted_config(
             remedy="Add it if you trust that code",
         )
     return recorded.replace(download=download)
-
-
-def conflicting_data_seed(model: str | os.PathLike, dataset: str, data_seed: int, group: str = "") -> int | None:
-    """The data_seed of the run that trained a model, if that run has trained on most of the test images at hand.
-
-    That happens if the dataset is a folder without a test part: data_seed and --group draw one. None for every other
-    model.
-
-    Args:
-      model: path of the model.
-      dataset: the dataset whose test images are to be used.
-      data_seed: the seed that draws them.
-      group: the groups that are drawn.
-    """
-    if not folder_index.draws_test_split(dataset):
-        return None
-    run = run_behind(model)
-    if run is None or run.dataset != dataset or (run.data_seed, run.group) == (data_seed, group):
-        return None
-    return run.data_seed

@@ -7,6 +7,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from skd_tf.models import deployable
+
 
 def serve(model: Any, images: tf.Tensor) -> dict[str, tf.Tensor]:
     """The outputs of every export for images `[batch, h, w, c]`: {"logits", "probabilities", "class_id"}."""
@@ -36,4 +38,7 @@ def save_saved_model(model: keras.Model, path: str | os.PathLike, class_names: I
     module = tf.Module()
     module.serve = tf.function(labelled, input_signature=[images], autograph=False)
     module.weights = [variable.value for variable in model.variables]  # keras.export.ExportArchive stores each twice
+    temperature = deployable.without_temperature(model)[1]
+    if temperature is not None:
+        setattr(module, deployable.SAVED_TEMPERATURE, tf.Variable(temperature, trainable=False))
     tf.saved_model.save(module, str(path), signatures={"serving_default": module.serve})

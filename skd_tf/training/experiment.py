@@ -1,5 +1,6 @@
 """run(config, workdir): a run from its settings to a student that ships."""
 
+import contextlib
 import os
 import pathlib
 from typing import Any
@@ -13,16 +14,16 @@ from skd_tf.config.flags import write_flags
 from skd_tf.data.dataset import Dataset
 from skd_tf.distillation.distiller import Distiller
 from skd_tf.errors import InputError, input_error
-from skd_tf.evaluation import final_measurements, predictor
-from skd_tf.models import deployable, loading
-from skd_tf.runs import provenance, report, result_tables, run_files
-from skd_tf.runs.run_record import recorded_config, with_recorded_rules
+from skd_tf.runs import lineage, predictions, provenance, report, result_tables, run_files, verdict
+from skd_tf.runs.data_identity import data_facts
+from skd_tf.runs.run_record import read_result, recorded_config, with_recorded_rules
 from skd_tf.runs.workdir import Workdir, locked
 from skd_tf.runtime import atomic_files, cluster, replicas
-from skd_tf.runtime.console import Stopwatch, say
+from skd_tf.runtime.console import Stopwatch, detail, say, say_of_part, set_verbosity, stage, warn
 from skd_tf.runtime.files import write_json, write_text
+from skd_tf.runtime.local_paths import require_folder
 from skd_tf.serving import saved_model
-from skd_tf.training import nested_runs, preflight
+from skd_tf.training import measuring, nested_runs, preflight
 from skd_tf.training.resources import SharedResources
 from skd_tf.training.teacher import open_teacher
 from skd_tf.training.train_student import train_student
@@ -61,20 +62,22 @@ def run(config: Config, workdir: str | os.PathLike, data_dir: str | os.PathLike 
             received="dry_run=True",
             remedy="Call skd_tf.training.dry_run.describe(config, workdir), or python -m skd_tf.train --dry_run",
         )
-    preflight.check_files(config)
+    set_verbosity(config.verbosity)
     config = with_recorded_rules(config, lambda: recorded_config(workdir))
-    strategy = make_strategy(config)  # all workers join before the chief does anything alone
-    with locked(workdir):
+    with contextlib.ExitStack() as held:
+        held.enter_context(data.shared_loads())
+        require_folder(workdir, "workdir")
+        if config.overwrite or read_result(workdir) is None:
+            preflight.check_before_loading(config, data_dir)
+        strategy = make_strategy(config)  # all workers join before the chief does anything alone
+        held.enter_context(locked(workdir))
         folder = Workdir(workdir, config)
         if folder.result is not None:
-            table = result_tables.result_table(folder.result)
-            say(f"{folder.path} is finished:\n\n{table}\n\nResult: {folder / run_files.RESULT}")
+            said = "\n\n".join(_closing(folder.result))
+            say_of_part(f"{folder.path} is finished:\n\n{said}\n\nResult: {folder / run_files.RESULT}")
             return folder.result
         write_text(folder / run_files.FLAGS, write_flags(config))
-        nested_runs.check_student_alone(config)
-        preflight.check_classes(config, preflight.dataset_sizes(config, data_dir))  # before a teacher is trained
-        with data.shared_loads():
-            return _run(config, folder, data_dir, strategy)
+        return _run(config, folder, data_dir, strategy)
 
 
 def _run(config: Config, folder: Workdir, data_dir, strategy: tf.distribute.Strategy) -> dict[str, Any]:
@@ -83,18 +86,34 @@ def _run(config: Config, folder: Workdir, data_dir, strategy: tf.distribute.Stra
         resources = prepare(config, folder.path, data_dir, strategy=strategy)
     with watch("student alone"):
         student_alone = _student_alone(config, folder.path, data_dir)
-    distiller, history = train_student(config, resources, folder.path)
+    with stage("distilled" if config.needs_teacher else "student"):
+        distiller, history = train_student(config, resources, folder.path)
     watch.add("training", history["seconds"])  # includes earlier, interrupted processes
 
     def finish() -> dict[str, Any]:
         student = distiller.deployable()
         with watch("measuring"):
-            measured, details = _measure(resources, student, student_alone)
+            others = {"student_alone": student_alone} if student_alone else {}
+            calibrate = config.calibrate == "auto"
+            images = config.report_images if config.report else 0
+            measured, details, student, pictures = measuring.measure(
+                resources, student, others, calibrate=calibrate, images=images
+            )
+        teacher = resources.teacher and resources.teacher.path
+        ancestry = lineage.of_run(config, resources.dataset, data_facts(resources.dataset), teacher)
         with watch("export"):
-            _export(student, folder, resources.dataset.class_names)
+            _export(student, folder, resources.dataset.class_names, ancestry)
+        if config.report:
+            with watch("latency"):
+                for name, found in measuring.costs(resources, student, folder / run_files.STUDENT).items():
+                    details[name]["cost"] = found
+        if pictures:
+            write_json(folder / run_files.REPORT_IMAGES, pictures)
         facts = _facts(config, resources, distiller) | history
-        write_json(folder / run_files.MEASUREMENTS, _details(resources, details, watch))
-        return _write_result(config, folder, measured, facts)
+        facts |= {"lineage": ancestry.to_json(), "warnings": list(resources.warnings)}
+        details = _details(resources, details, watch)
+        write_json(folder / run_files.MEASUREMENTS, details)
+        return _write_result(config, folder, measured, facts, details)
 
     return cluster.agree(finish)
 
@@ -115,11 +134,29 @@ def prepare(
       data_dir: TFDS data directory.
       test: whether the test split is read at all.
       strategy: the replicas; `make_strategy(config)` unless given.
+
+    Raises:
+      InputError: the start weights were trained on images that the run measures on.
     """
     strategy = strategy or make_strategy(config)
-    teacher = find_teacher(config, pathlib.Path(folder), data_dir)
-    dataset = data.load(config.pick(data.DataSettings), str(data_dir) if data_dir else None, test=test)
-    return SharedResources(dataset, strategy, open_teacher(teacher, config, dataset, strategy) if teacher else None)
+    settings = config.pick(data.DataSettings)
+    with data.shared_loads():
+        dataset = data.load(settings, str(data_dir) if data_dir else None, test=test)
+        start = lineage.start_weights(config)
+        warnings = lineage.require_unseen(start, dataset, settings)  # before a teacher is trained
+        teacher = find_teacher(config, pathlib.Path(folder), data_dir)
+    if teacher:
+        warnings += lineage.require_unseen({"teacher": teacher}, dataset, settings, teachers=["teacher"])
+    for text in warnings:
+        warn(text)
+    unknown = lineage.joined(lineage.read(path) for path in (*start.values(), *([teacher] if teacher else []))).unknown
+    if unknown:
+        say(
+            f"What {', '.join(unknown)} was trained on is not recorded: whether it has seen the images that this run "
+            "measures on cannot be checked."
+        )
+    opened = open_teacher(teacher, config, dataset, strategy) if teacher else None
+    return SharedResources(dataset, strategy, opened, tuple(warnings))
 
 
 def make_strategy(config: Config) -> tf.distribute.Strategy:
@@ -148,10 +185,14 @@ def _student_alone(config: Config, folder: pathlib.Path, data_dir) -> str | path
 
 
 def _nested_run(what: str, config: Config, path: pathlib.Path, data_dir) -> pathlib.Path:
-    say(f"{what}: {config.student}, {config.epochs} epochs, in {path}")
-    # --overwrite of the outer run does not repeat a finished inner run with the same settings.
-    run(config.replace(overwrite=False) if _is_finished(config, path) else config, path, data_dir)
-    say()
+    detail(f"{what}: {config.student}, {config.epochs} epochs, in {path}")
+    name, finished = what.removeprefix("Student ").lower(), _is_finished(config, path)
+    if finished:
+        say(f"{name:9}  {config.student}: trained before, in {path}")
+    with stage(name):
+        # --overwrite of the outer run does not repeat a finished inner run with the same settings.
+        run(config.replace(overwrite=False) if finished else config, path, data_dir)
+    detail()
     return path
 
 
@@ -164,29 +205,14 @@ def _is_finished(config: Config, path: pathlib.Path) -> bool:
         return False
 
 
-def _measure(resources: SharedResources, student: keras.Model, student_alone) -> tuple[dict, dict]:
-    """Measures teacher, student alone and student on the test split, in one pass; the student as it ships."""
-    test, teacher = resources.dataset.test, resources.teacher
-    assert test is not None
-    logits, raw_logits, parameters = {}, {}, {}
-    if teacher:
-        logits["teacher"], parameters["teacher"] = teacher.logits(test.images), teacher.facts["parameters"]
-    for name, model in {"student_alone": student_alone and loading.load(student_alone), "student": student}.items():
-        if model is not None:
-            logits[name] = predictor.Predictor(model)(test.images, what=f"measuring {name.replace('_', ' ')}")
-            parameters[name] = loading.parameter_count(model)
-    raw = deployable.without_sphere(student)
-    if raw is not None:
-        raw_logits["student"] = predictor.Predictor(raw)(test.images)
-    return final_measurements.measure(logits, raw_logits, test.labels, parameters)
-
-
-def _export(student: keras.Model, folder: Workdir, class_names: tuple[str, ...]) -> None:
+def _export(student: keras.Model, folder: Workdir, class_names: tuple[str, ...], ancestry: lineage.Lineage) -> None:
     atomic_files.sweep(folder.path)
     with atomic_files.replacing(folder / run_files.STUDENT) as path:
         student.save(path)
+        lineage.write(path, ancestry)
     with atomic_files.replacing(folder / run_files.SAVED_MODEL) as path:
         saved_model.save_saved_model(student, path, class_names)
+        lineage.write(path, ancestry)
 
 
 def _facts(config: Config, resources: SharedResources, distiller: Distiller) -> dict[str, Any]:
@@ -210,6 +236,7 @@ def _details(resources: SharedResources, measured: dict, watch: Stopwatch) -> di
     pixels = {} if dataset.png_bits is None else {"png_bits": dataset.png_bits}
     details = {
         "models": measured,
+        "labels": predictions.encode(dataset.test.labels),
         "seconds": watch.seconds,
         "dataset": {"name": dataset.name, "version": dataset.version} | sizes | pixels,
     }
@@ -218,14 +245,24 @@ def _details(resources: SharedResources, measured: dict, watch: Stopwatch) -> di
     return details
 
 
-def _write_result(config: Config, folder: Workdir, measured: dict, facts: dict[str, Any]) -> dict[str, Any]:
-    """Writes result.json and the report, then prints the closing table."""
+def _write_result(
+    config: Config, folder: Workdir, measured: dict, facts: dict[str, Any], details: dict
+) -> dict[str, Any]:
+    """Writes result.json and the report, then prints the closing table and the verdict."""
     measured["student"]["val_accuracy"] = facts.pop("val_accuracy")
     result = measured | facts
+    steps = config.epochs * preflight.steps_per_epoch(config, details["dataset"]["train"])
+    result["verdict"] = verdict.of_run(result, details, steps)
     write_json(folder / run_files.RESULT, result)
     written = [f"Result: {folder / run_files.RESULT}"]
     if config.report:
         written.append(f"Report: {report.write([folder.path], folder / run_files.REPORT)}")
     student = f"Student: {folder / run_files.SAVED_MODEL} and {folder / run_files.STUDENT}"
-    say("\n".join(["", result_tables.result_table(result), "", student, *written]))
+    say_of_part("\n\n".join(["", *_closing(result), "\n".join([student, *written])]).removeprefix("\n"))
     return result
+
+
+def _closing(result: dict[str, Any]) -> list[str]:
+    """The table and the verdict of a finished run; earlier versions recorded no verdict."""
+    said = "\n".join(verdict.lines(result["verdict"])) if "verdict" in result else ""
+    return [result_tables.result_table(result), *([said] if said else [])]

@@ -1,5 +1,6 @@
 """The settings of the runs that a run starts itself: its teacher, and its student alone for comparison."""
 
+import os
 import pathlib
 
 from skd_tf.config import Config
@@ -11,14 +12,15 @@ from skd_tf.runs.run_record import recorded_config
 # What a nested teacher takes from the run that it serves: its data and its machine.
 _SHARED_WITH_TEACHER = (
     *("dataset", "download", "data_seed", "validation_fraction", "image_size", "augmentation", "cache_dataset"),
-    *("data_rules", "validation_split", "group"),
+    *("data_rules", "validation_split", "group", "calibrate"),
     *("strategy", "virtual_devices", "jit_compile", "steps_per_call", "checkpoint_every", "keep_checkpoints"),
-    *("overwrite", "report"),
+    *("overwrite", "verbosity", "report", "report_images"),
 )
 # Settings that only mean something with a teacher; without one they take their defaults.
 _DISTILLATION = (
     *("teacher", "teacher_checkpoint", "teacher_flagfile", "teacher_precision", "teacher_preprocessing"),
-    *("teacher_cache_dir", "teacher_cache_dtype", "teacher_cache_epochs", "student_alone", "temperature"),
+    *("teacher_cache_dir", "teacher_cache_dtype", "teacher_cache_epochs", "teacher_cache_top"),
+    *("student_alone", "temperature"),
     *("kd_weight", "label_weight", "radius", "center", "loss_settings", "profile_steps"),
 )
 
@@ -53,6 +55,14 @@ def student_alone_config(config: Config) -> Config:
     return _without_teacher(config).replace(**{name: getattr(config, name) for name in repeated})
 
 
+def headline(config: Config, workdir: str | os.PathLike) -> str:
+    """What a run does, in a line, before anything is loaded."""
+    if not config.needs_teacher:
+        return f"Training {config.student} on {config.dataset}, in {workdir}"
+    teacher = config.teacher_checkpoint or teacher_config(config).student
+    return f"Distilling {teacher} into {config.student} on {config.dataset}, in {workdir}"
+
+
 def check_student_alone(config: Config) -> None:
     """Checks that --student_alone=PATH is a finished run of the same student and recipe.
 
@@ -64,6 +74,7 @@ def check_student_alone(config: Config) -> None:
     path = pathlib.Path(config.student_alone)
     paths.keras_file(path)
     before = recorded_config(path)
+    before = before and before.replace(calibrate=config.calibrate)  # this run measures it by its own rule
     differences = before.differences(student_alone_config(config)) if before else ["no config.json"]
     if differences:
         raise input_error(

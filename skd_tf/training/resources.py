@@ -10,8 +10,9 @@ from skd_tf.training.teacher import Teacher
 
 @dataclasses.dataclass(frozen=True)
 class SharedResources:
-    """Data, replicas and a `Teacher` (None for a loss without one)."""
+    """Data, replicas, a `Teacher` (None for a loss without one), and warnings that the result repeats."""
 
     dataset: Dataset
     strategy: tf.distribute.Strategy
     teacher: Teacher | None
+    warnings: tuple[str, ...] = ()

@@ -18,7 +18,7 @@ from skd_tf.runs import run_files
 from skd_tf.runs.data_identity import data_facts, require_same_data
 from skd_tf.runs.metrics_log import MetricsLog
 from skd_tf.runtime import cluster
-from skd_tf.runtime.console import EpochClock, say, warn
+from skd_tf.runtime.console import EpochClock, detail, say, warn
 from skd_tf.runtime.files import write_json
 from skd_tf.runtime.signals import Interrupted
 from skd_tf.training.checkpoints import Checkpoints
@@ -26,6 +26,7 @@ from skd_tf.training.loop import MakeStream, Pace
 from skd_tf.training.resources import SharedResources
 
 _MOST_WAITING = 0.10  # share of the time spent waiting for input
+_SECONDS_WORTH_A_WARNING = 300
 _MOST_SKIPPED = 0.01  # share of the steps
 
 
@@ -135,10 +136,10 @@ class RunCallbacks:
         if validation:
             with optimizers.averaged(distiller):
                 logits = distiller.probability_logits(self._validate(validation.images))
-            quality = metrics.quality(logits, validation.labels)
+            summary = metrics.summarize(logits, validation.labels)
+            quality = summary.quality()
             record |= {f"val_{name}": quality[name] for name in ("accuracy", "nll", "ece")}
-            of_classes = metrics.over_classes(logits, validation.labels)
-            record |= {f"val_{name}": value for name, value in of_classes.items()}
+            record |= {f"val_{name}": value for name, value in summary.over_classes().items()}
             self._checkpoints.save_best(distiller, step, quality["accuracy"], self._extra())
         if optimizers.may_skip(distiller.optimizer):  # learning rate and loss weights follow updates, not steps
             record["skipped_steps"] = step - updates
@@ -194,6 +195,7 @@ class RunCallbacks:
 
     def finish(self) -> dict[str, Any]:
         """The summary of all epochs, equal on all workers: seconds, speed and the last validation accuracy."""
+        self._clock.say_end()
         return cluster.agree(lambda: _summary(self._log.rows(), self._clock.seconds()))
 
     def close(self) -> None:
@@ -207,14 +209,14 @@ class RunCallbacks:
 def _summary(rows: list[dict], seconds: float) -> dict[str, Any]:
     names = ("examples_per_second", "input_wait_share")
     rate, waiting = (float(np.median([row[name] for row in rows])) for name in names)
-    say(f"{rate:,.0f} images/s, {waiting:.1%} of the time spent waiting for input.")
+    detail(f"{rate:,.0f} images/s, {waiting:.1%} of the time spent waiting for input.")
     skipped, steps = rows[-1].get("skipped_steps", 0), rows[-1]["step"]
     if skipped > _MOST_SKIPPED * steps:
         warn(
             f"float16 loss scaling skipped {skipped} of {steps} steps. Learning rate and loss weights follow the other "
             "steps, so their schedules were cut short. --precision=bfloat16 skips none."
         )
-    if waiting > _MOST_WAITING:
+    if waiting > _MOST_WAITING and seconds > _SECONDS_WORTH_A_WARNING:
         warn(f"training waited for its input {waiting:.0%} of the time: the input pipeline limits the speed.")
     return {
         "seconds": seconds,

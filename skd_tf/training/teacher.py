@@ -3,7 +3,6 @@
 import functools
 import math
 import os
-import time
 from typing import Any
 
 import keras
@@ -14,15 +13,18 @@ from skd_tf import data
 from skd_tf.config import Config
 from skd_tf.data import augmentation, teacher_cache
 from skd_tf.data.disk_images import DiskImages
+from skd_tf.data.epoch_logits import EpochLogits
+from skd_tf.data.logit_records import LogitRecord
+from skd_tf.data.logit_shards import LogitShards, OldEpoch, Shard, shard_rows
 from skd_tf.errors import input_error
 from skd_tf.evaluation import metrics, predictor
 from skd_tf.models import loading
 from skd_tf.models.paths import file_fingerprint
 from skd_tf.networks.names import NETWORK_NAMES
-from skd_tf.runs.run_record import conflicting_data_seed
 from skd_tf.runtime import cluster
-from skd_tf.runtime.console import Progress, duration, say, warn
+from skd_tf.runtime.console import detail, warn
 from skd_tf.runtime.files import sha256_of_json
+from skd_tf.training import preflight, teacher_pass
 
 _CHECKED_EXAMPLES = 2000  # training images that the teacher's accuracy is measured on if nothing is held out
 
@@ -44,6 +46,7 @@ class Teacher:
         self._identity, self._cache = {}, None
         self._required = config.teacher if config.teacher in NETWORK_NAMES else ""
         if config.teacher_cache_dir:
+            preflight.check_top(config, dataset.num_classes)
             self._cache = teacher_cache.TeacherCache(config.teacher_cache_dir, config.teacher_cache_dtype, warn)
             # Evaluation and the radius use float32: their files are few.
             self._exact = teacher_cache.TeacherCache(config.teacher_cache_dir, "float32", warn)
@@ -58,14 +61,22 @@ class Teacher:
     def model(self) -> keras.Model:
         """The network, built on first use."""
         with self._strategy.scope():
-            return loading.load_teacher(
-                self.path,
-                name=self._required,
-                dataset=self._dataset,
-                download=self._config.download,
-                teacher_precision=self._config.teacher_precision,
-                teacher_preprocessing=self._config.teacher_preprocessing,
-            )
+            return self._load()
+
+    def _load(self):
+        return loading.load_teacher(
+            self.path,
+            name=self._required,
+            dataset=self._dataset,
+            download=self._config.download,
+            teacher_precision=self._config.teacher_precision,
+            teacher_preprocessing=self._config.teacher_preprocessing,
+        )
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the network is in memory; with cached logits it need not be."""
+        return "model" in self.__dict__
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -95,48 +106,55 @@ class Teacher:
             self._exact.write(key, self._predict(images))
         return self._exact.read(key, shape)
 
-    def epoch_files(self, epochs: int) -> list[str] | None:
-        """Paths of the cached logits of every augmented training image, one file per epoch; computes missing files.
+    def epoch_logits(self, epochs: int) -> EpochLogits | None:
+        """The cached logits of every augmented training image in so many epochs; computes missing files.
 
         Returns None without a cache directory.
         """
         if not self._cache:
             return None
-        train = self._dataset.train
-        shape = len(train), self._dataset.num_classes
+        train, classes, top = self._dataset.train, self._dataset.num_classes, self._config.teacher_cache_top
         shared = self._identity | {
             "dataset": [self._dataset.key_name, self._dataset.version, data.digest_of(train.images)],
             "index": data.digest_of(train.index),
-            "augmentation": [augmentation.VERSION, *self._dataset.augmentation],
+            "augmentation": augmentation.key_of(self._dataset.augmentation, self._dataset.extra),
             "data_seed": self._config.data_seed,
             "dtype": self._cache.dtype.name,
         }
-        keys = [sha256_of_json(shared | {"epoch": epoch}) for epoch in range(epochs)]
-        missing = [epoch for epoch, key in enumerate(keys) if not self._cache.has(key, shape)]
-        size = self._cache.file_bytes(shape) / 1e6
-        say(
-            f"Teacher cache {self._cache.folder}: {epochs} epochs x {size:.1f} MB = {epochs * size / 1e3:.2f} GB of "
-            f"{self._cache.dtype} logits, {len(missing)} to compute."
+        record = LogitRecord(classes, self._cache.dtype.name, top)
+        rows = shard_rows(record.bytes)
+        key = sha256_of_json(shared | {"shard_rows": rows} | ({"top": top} if top else {}))
+        shards = LogitShards(self._cache.folder / key, key, len(train), record, rows)
+        old = {}
+        if not top:
+            shape = len(train), classes
+            files = {e: OldEpoch(self._cache, sha256_of_json(shared | {"epoch": e}), shape) for e in range(epochs)}
+            old = {epoch: file for epoch, file in files.items() if file.exists}
+        missing = shards.missing((Shard(e, number) for e in range(epochs) for number in range(shards.count)), warn)
+        old = {epoch: old[epoch] for epoch, _ in missing if epoch in old}  # shards are checked faster
+        missing = [shard for shard in missing if shard.epoch not in old]
+        size = sum(map(shards.file_bytes, range(shards.count))) / 1e6
+        kind = f"{record.dtype} logits" + (f", the {top} largest of {classes}" if top else "")
+        detail(
+            f"Teacher cache {self._cache.folder}: {epochs} epochs x {size:.1f} MB = {epochs * size / 1e3:.2f} GB of {kind}, "
+            f"in {epochs * shards.count:,} shards of up to {rows:,} images, {len(missing):,} to compute."
         )
-        self._cache.require_space(len(missing), shape)
-        self._compute(self._cache, keys, list(cluster.share(missing)))
+        teacher_cache.require_space(self._cache.folder, sum(shards.file_bytes(shard.number) for shard in missing))
+        images_of = functools.partial(data.AugmentedImages, self._dataset, self._config.data_seed)
+        first = cluster.share(missing)  # the workers begin at different shards
+        wanted = [*first, *sorted({*missing} - {*first})]
+        teacher_pass.compute(shards, wanted, lambda: self._predict, images_of)
         if cluster.workers() > 1:
             cluster.agree(lambda: None)  # waits for all
-            # The workers may not share the folder: then the files of the others are still missing.
-            self._compute(self._cache, keys, [epoch for epoch in missing if not self._cache.has(keys[epoch], shape)])
-        return [str(self._cache.path(key)) for key in keys]
 
-    def _compute(self, cache: teacher_cache.TeacherCache, keys: list[str], epochs: list[int]) -> None:
-        """Writes the files of `epochs`; `keys` are those of all epochs."""
-        start, images = time.monotonic(), len(self._dataset.train)
-        with Progress("teacher pass", len(epochs) * images, "images") as progress:
-            for done, epoch in enumerate(epochs):
-                augmented = data.AugmentedImages(self._dataset, self._config.data_seed, epoch)
-                cache.write(keys[epoch], self._predict(augmented, on_progress=progress.after(done * images)))
-        if epochs:
-            seconds = time.monotonic() - start
-            rate = len(epochs) * images / seconds
-            say(f"  teacher pass: {len(epochs)} epochs in {duration(seconds)}, {rate:,.0f} images/s")
+        def repair(damaged: list[Shard]) -> None:
+            teacher_pass.compute(shards, damaged, self._predictor_of_any_thread, images_of)
+
+        return EpochLogits(shards, epochs, old, repair, warn)
+
+    def _predictor_of_any_thread(self):
+        """A `Predictor` for repairs, while a training step may be running: creates no variable on several workers."""
+        return self._predict if "model" in vars(self) else predictor.Predictor(self._load())
 
     @functools.cached_property
     def _predict(self) -> predictor.Predictor:
@@ -154,12 +172,6 @@ def open_teacher(
     Raises:
       InputError: its logits are not finite, or its accuracy is at chance level.
     """
-    seed = conflicting_data_seed(path, config.dataset, config.data_seed, config.group)
-    if seed is not None:
-        warn(
-            f"the teacher {path} was trained with --data_seed={seed} (or another --group), so it has seen most of the test "
-            f"and validation images that this run draws from {dataset.name}. Its accuracy here is too high."
-        )
     teacher = Teacher(path, config, dataset, strategy)
     if cluster.workers() > 1:
         _ = teacher.model  # on all workers at once: creating variables is a collective, and their caches may differ
@@ -176,7 +188,7 @@ def open_teacher(
             received=f"NaN or infinity from {path}",
             remedy=f"Check the file, or use --teacher_precision=float32 (now {config.teacher_precision})",
         )
-    say(f"Teacher {teacher.facts['name']} from {path}: accuracy {accuracy:.4f} on {len(split)} {what} images.")
+    detail(f"Teacher {teacher.facts['name']} from {path}: accuracy {accuracy:.4f} on {len(split)} {what} images.")
     if is_chance_level(accuracy, dataset.num_classes, len(split)):
         raise input_error(
             "The teacher is at chance level",

@@ -17,7 +17,6 @@ from skd_tf.errors import InputError
 from skd_tf.evaluation import evaluate_models, metrics, predictor, temperature_scaling
 from skd_tf.models import deployable, loading
 from skd_tf.runs import run_files
-from skd_tf.runs.run_record import conflicting_data_seed
 from skd_tf.runtime.files import write_json
 from skd_tf.training import experiment
 from tests.helpers.commands import exit_code
@@ -102,27 +101,6 @@ def test_probabilities_become_logits_and_a_teacher_is_preprocessed_as_in_trainin
     twice = evaluated([workdir, workdir], digits, teacher=teacher)
     assert len(twice["models"]) == 2
     assert twice["teacher"]["nll"] > 1.2 * found["teacher"]["nll"]  # it saw raw pixels
-
-
-def test_a_run_is_not_tested_on_its_training_images(tmp_path, capsys):
-    """data_seed splits a folder without a test part: most test images of another seed were training images."""
-    photos, run, foreign = tmp_path / "photos", tmp_path / "run", tmp_path / "foreign"
-    for folder in (photos / "cat", photos / "dog", run / "saved_model", foreign):
-        folder.mkdir(parents=True)
-    dataset = f"folder:{photos}"
-    write_json(run / "config.json", Config(dataset=dataset, image_size=8, data_seed=1).to_json())
-    for path in (run, run / "saved_model", run / "student.keras"):
-        for seed, refused in (["--data_seed=0"], True), (["--data_seed=1"], False), ([], False):
-            flags = [f"--model={path}", f"--dataset={dataset}", "--image_size=8", *seed]
-            assert exit_code(evaluate.cli_main, *flags) == 2  # there are no photographs
-            err = capsys.readouterr().err
-            assert ("has trained on most of these test images" in err) == ("--data_seed=1" in err) == refused, err
-    write_json(foreign / "config.json", {"model_type": "another program's"})
-    assert conflicting_data_seed(foreign, dataset, 0) is None and conflicting_data_seed(run, dataset, 0) == 1
-    for part in ("train", "test"):
-        (photos / part).mkdir()
-    assert conflicting_data_seed(run, dataset, 0) is None  # every seed has the same test images
-    assert conflicting_data_seed(run, "cifar10", 5) is None
 
 
 def test_a_run_is_measured_on_the_pixels_of_its_own_test_and_a_warning_names_the_others(tmp_path, monkeypatch, capsys):

@@ -59,12 +59,13 @@ def test_quality_and_closeness_to_the_teacher_are_the_loops_over_images(sample):
         "kl_to_teacher": np.mean([kl(t, s) for s, t in pairs]),
         "confidence_gap": np.mean([softmax(t).max() - softmax(s).max() for s, t in pairs]),
     }
-    assert both(student.astype("float32"), labels, teacher) == pytest.approx(expected, rel=1e-5)
-    assert both(student, labels, teacher + 100.0) == pytest.approx(expected)
+    for found in (both(student.astype("float32"), labels, teacher), both(student, labels, teacher + 100.0)):
+        assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-5)
+        assert found.keys() - expected.keys() == {"ece_debiased"} and 0 <= found["ece_debiased"] < found["ece"]
     assert metrics.quality(student + 100.0, labels)["nll"] == pytest.approx(expected["nll"])  # invariant to a shift
     perfect = {"agreement": 1, "agreement_at_5": 1, "kl_to_teacher": 0, "confidence_gap": 0}
     assert metrics.comparison(teacher, teacher + 3.0) == pytest.approx(perfect, abs=1e-12)
-    diagram = metrics.reliability(student, labels)
+    diagram = metrics.summarize(student, labels).reliability()
     assert [bin["count"] for bin in diagram] == [len(bin) for bin in bins]
     for found, bin in zip(diagram, bins, strict=True):
         if bin:
@@ -85,10 +86,23 @@ def test_ties_unlabelled_rows_and_few_classes():
     logits = np.array([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 0.0], [5.0, 0.0, 0.0]])
     measured = metrics.quality(logits, [0, 1, 2, -1])
     assert measured["accuracy"] == pytest.approx(1 / 3) and measured["top5_accuracy"] == 1.0
-    assert metrics.per_class_accuracy(logits, [0, 1, 1, -1]) == [1.0, 0.0, None]
+    assert metrics.summarize(logits, [0, 1, 1, -1]).per_class_accuracy() == [1.0, 0.0, None]
     six = np.zeros([1, 6])
     assert metrics.quality(six, [4])["top5_accuracy"] == 1.0 and metrics.quality(six, [5])["top5_accuracy"] == 0.0
     assert metrics.quality(np.array([[1e4, 0.0], [0.0, 1e4]]), [0, 0])["nll"] == pytest.approx(5e3)  # finite
+
+
+def test_large_logits_are_read_in_blocks_that_change_nothing(sample, monkeypatch):
+    student, teacher, labels = sample
+    labels = np.where(np.arange(400) % 9, labels, -1)
+    student = np.where(np.arange(8) == np.arange(400)[:, None] % 50, -np.inf, student)
+    whole = metrics.summarize(student, labels)
+    wanted = whole.quality() | whole.over_classes() | whole.comparison(metrics.summarize(teacher, labels))
+    monkeypatch.setattr(metrics, "_BLOCK", 24)
+    cut = metrics.summarize(student, labels)
+    found = cut.quality() | cut.over_classes() | cut.comparison(metrics.summarize(teacher, labels))
+    assert found == pytest.approx(wanted, nan_ok=True, rel=1e-12)
+    np.testing.assert_array_equal(cut.top, np.argsort(-student, axis=1, kind="stable")[:, :5])
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -98,29 +112,32 @@ def test_a_nan_prediction_is_wrong_and_agrees_with_none(bad):
     measured = metrics.quality(logits, labels)
     assert measured["accuracy"] == measured["top5_accuracy"] == pytest.approx(6 / 7) and math.isnan(measured["nll"])
     assert metrics.quality(np.full([2, 3], bad), [0, 1])["top5_accuracy"] == 0.0
-    assert metrics.per_class_accuracy(logits, labels) == [1.0, 1.0, 0.0, 1.0, 1.0, 1.0, 1.0]
+    assert metrics.summarize(logits, labels).per_class_accuracy() == [1.0, 1.0, 0.0, 1.0, 1.0, 1.0, 1.0]
     near = metrics.comparison(logits, logits)
     assert near["agreement"] == near["agreement_at_5"] == pytest.approx(6 / 7)
-    assert sum(row["count"] for row in metrics.reliability(logits, labels)) == 7
+    assert sum(row["count"] for row in metrics.summarize(logits, labels).reliability()) == 7
     # A logit of minus infinity rules a class out; the prediction is still defined.
     assert metrics.quality(np.array([[0.0, -math.inf]]), [0])["accuracy"] == 1.0
 
 
 def test_bootstrap_intervals_are_those_of_resampled_splits(sample):
     student, teacher, labels = sample
-    found = bootstrap.intervals(student, labels, teacher, samples=600, seed=3)
+    summary = metrics.summarize(student, labels)
+    found = bootstrap.intervals(summary, metrics.summarize(teacher, labels), samples=600, seed=3)
     quality = both(student, labels, teacher)
     rows = np.random.default_rng(7).integers(0, len(labels), [300, len(labels)])  # other draws, by plain indexing
     draws = [both(student[row], labels[row], teacher[row]) for row in rows]
-    assert set(found) == set(quality) - {"logit_norm"}
+    assert set(found) == set(quality) - {"logit_norm", "ece"}
     for name, (low, high) in found.items():
+        if name == "ece_debiased":
+            continue  # not resampled; tests/evaluation/test_calibration_error.py
         values = np.array([draw[name] for draw in draws])
         assert np.quantile(values, [0.025, 0.975]) == pytest.approx([low, high], abs=0.6 * values.std()), name
     (low, high), p = found["accuracy"], quality["accuracy"]
     assert low < p < high
     # The normal approximation of a proportion, p +- 1.96 sqrt(p (1 - p) / n).
     assert high - low == pytest.approx(3.92 * math.sqrt(p * (1 - p) / 400), rel=0.15)
-    again = [bootstrap.intervals(student, labels, samples=20, seed=seed) for seed in (3, 3, 4)]
+    again = [bootstrap.intervals(summary, samples=20, seed=seed) for seed in (3, 3, 4)]
     assert again[0] == again[1] != again[2]
 
 
@@ -177,11 +194,16 @@ def test_timing_has_medians_with_quartiles():
 def test_measurements_hold_raw_and_spherical_quality(sample):
     student, teacher, labels = sample
     sphere = 6 * student / np.linalg.norm(student - student.mean(axis=1, keepdims=True), axis=1, keepdims=True)
-    logits, parameters = {"teacher": teacher, "student": sphere}, {"teacher": 9, "student": 3}
-    rows, details = final_measurements.measure(logits, {"student": student}, labels, parameters)
+    fitted = temperature_scaling.Calibration(1.5, 90)
+    of = final_measurements.ModelLogits
+    models = {"teacher": of(teacher, parameters=9), "student": of(sphere, student, 3, fitted)}
+    rows, details = final_measurements.measure(models, labels)
     assert rows["student"]["nll"] == metrics.quality(sphere, labels)["nll"]
     assert details["student"]["raw"] == metrics.quality(student, labels)
-    assert rows["student"]["logit_norm"] == pytest.approx(metrics.norms(student).mean())  # not the sphere's radius
+    expected = {"temperature": 1.5, "validation_examples": 90} | metrics.quality(sphere / 1.5, labels)
+    assert rows["student"]["calibrated"] == expected and "calibrated" not in rows["teacher"]
+    norm = np.linalg.norm(student - student.mean(axis=1, keepdims=True), axis=1).mean()
+    assert rows["student"]["logit_norm"] == pytest.approx(norm)  # not the sphere's radius
     assert rows["student"]["agreement"] == np.mean(student.argmax(axis=1) == teacher.argmax(axis=1))
     assert "agreement" not in rows["teacher"]
     for name in rows:

@@ -36,7 +36,7 @@ def test_they_are_those_of_scikit_learn(rare):
     expected = {"balanced_accuracy": recalls.mean(), "macro_f1": f1, "worst_class_recall": recalls.min()}
     assert metrics.over_classes(logits, labels) == pytest.approx(expected)
     assert metrics.over_classes(logits, labels)["balanced_accuracy"] < metrics.quality(logits, labels)["accuracy"] - 0.1
-    known = [accuracy for accuracy in metrics.per_class_accuracy(logits, labels) if accuracy is not None]
+    known = [accuracy for accuracy in metrics.summarize(logits, labels).per_class_accuracy() if accuracy is not None]
     assert min(known) == expected["worst_class_recall"] and np.mean(known) == pytest.approx(recalls.mean())
 
 
@@ -70,19 +70,21 @@ def test_every_split_into_equal_classes_gives_the_accuracy():
 
 def test_their_intervals_are_those_of_resampled_splits(rare):
     logits, labels = rare
-    found = bootstrap.intervals(logits, labels, samples=400, seed=2)
+    found = bootstrap.intervals(metrics.summarize(logits, labels), samples=400, seed=2)
     rows = np.random.default_rng(5).integers(0, len(labels), [400, len(labels)])
     draws = [metrics.over_classes(logits[row], labels[row]) for row in rows]
     for name in NAMES:
         values = np.array([draw[name] for draw in draws])
         expected = np.quantile(values, [0.025, 0.975])
         assert expected == pytest.approx(found[name], abs=0.6 * values.std()), name
-        assert found[name] == bootstrap.intervals(logits, labels, samples=400, seed=2)[name]
+        assert found[name] == bootstrap.intervals(metrics.summarize(logits, labels), samples=400, seed=2)[name]
 
 
 def test_evaluation_and_its_tables(rare):
     logits, labels = rare
-    entry = {"path": "a"} | final_measurements.measure_model(logits, labels, bootstrap_samples=50)
+    entry = {"path": "a"} | final_measurements.measure_model(
+        final_measurements.ModelLogits(logits), labels, bootstrap_samples=50
+    )
     assert {name: entry[name] for name in NAMES} == metrics.over_classes(logits, labels)
     entry |= {"parameters": 1, "flops": 2, "file_bytes": 3}
     result = {"models": [entry], "teacher": None, "class_names": list("abcdefgh"), "dataset": {"test_examples": 500}}

@@ -1,0 +1,70 @@
+"""How many of a dataset's validation and test images another split rule trains on: the other split is drawn again."""
+
+import dataclasses
+
+import numpy as np
+
+from skd_tf.data import folder_index, grouping, hold_out
+from skd_tf.data.catalog import FOLDER
+from skd_tf.data.dataset import Dataset
+from skd_tf.data.settings import DataSettings
+
+_RULE = ("data_rules", "data_seed", "validation_fraction", "validation_split", "group")
+
+
+def rule_of(settings: DataSettings) -> dict[str, object]:
+    """The settings that decide which images of a dataset are trained on, as JSON."""
+    return {name: getattr(settings, name) for name in _RULE}
+
+
+def is_drawn(part: str, dataset: Dataset, settings: DataSettings) -> bool:
+    """Whether the images of a split, "validation" or "test", were drawn, rather than chosen by the dataset."""
+    return folder_index.draws_test_split(settings.dataset) if part == "test" else dataset.drawn_from is not None
+
+
+def trained_on(rule: DataSettings, dataset: Dataset, settings: DataSettings) -> dict[str, int]:
+    """How many images of each measured split a training with another rule has used.
+
+    Args:
+      rule: the settings of that training.
+      dataset: the dataset that is measured on, loaded with `settings`.
+      settings: its own settings.
+
+    Returns:
+      {"validation": count, "test": count} of the splits that the dataset has.
+    """
+    mine = {"validation": dataset.validation, "test": dataset.test}
+    splits = {name: split for name, split in mine.items() if split is not None}
+    if rule_of(rule) == rule_of(settings):
+        return dict.fromkeys(splits, 0)  # what is measured on was held out
+    rule = dataclasses.replace(rule, dataset=settings.dataset)
+    if settings.dataset.startswith(FOLDER):
+        here, used = _files(settings), _training_files(rule, dataset)
+        part = {"validation": "validation" if "validation" in here else "train", "test": "test"}
+        return {name: sum(here[part[name]][i] in used for i in split.index) for name, split in splits.items()}
+    if dataset.drawn_from is None or "validation" not in splits:  # the splits are the dataset's own
+        return dict.fromkeys(splits, 0)
+    labels, index, groups = dataset.drawn_from
+    if rule.group != settings.group:  # the names of the files are not known here: at worst it has used all
+        held_out = np.zeros(0, np.int64)
+    else:
+        held_out = index[hold_out.validation_rows(labels, rule, groups)]
+    count = len(np.setdiff1d(splits["validation"].index, held_out))
+    return {name: count if name == "validation" else 0 for name in splits}
+
+
+def _files(settings):
+    """{part: paths} of a folder."""
+    found = folder_index.find(settings.dataset, settings.data_seed, settings.data_rules, settings.group)
+    return {part: [path for path, _ in files] for part, files in found.splits.items()}
+
+
+def _training_files(rule, dataset):
+    """The set of paths that a rule trains on."""
+    folder = folder_index.find(rule.dataset, rule.data_seed, rule.data_rules, rule.group)
+    paths, labels = zip(*folder.splits["train"], strict=True)
+    if "validation" in folder.splits:
+        return set(paths)
+    groups = grouping.numbered(folder.groups)["train"] if folder.groups else None
+    held_out = hold_out.validation_rows(np.array(labels), rule, groups)
+    return set(paths) - {paths[row] for row in held_out}

@@ -1,0 +1,255 @@
+"""What a model's weights have seen: the data of their training and of all their ancestors' trainings.
+
+A run records it in result.json, in student.keras, in its SavedModel and in every export. In a file it is bound to a digest
+of the weights, so it survives copying, and an edited file has none. `images_seen` alone answers whether images that are
+measured on were trained on.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+import zipfile
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from skd_tf.config import Config
+from skd_tf.data import redraw
+from skd_tf.data.catalog import FOLDER
+from skd_tf.data.dataset import Dataset
+from skd_tf.data.settings import DataSettings
+from skd_tf.errors import InputError, input_error
+from skd_tf.models import paths
+from skd_tf.runs import run_files
+from skd_tf.runs.run_record import read_result, run_behind, workdir_of
+from skd_tf.runtime import user_code
+
+WEIGHTS, TEACHER = "weights", "teacher"  # how a training has reached the weights
+_FORMAT = 1
+_DEEPEST = 20  # ancestors of runs of earlier versions, whose records may name each other
+_ImageNet = {"dataset": "imagenet2012", "set": None, "split": {"validation_fraction": 0.0}}
+
+# A training, as JSON: {"dataset": its name, "place": where it was, without the path itself, "set": {"name", "version"} or
+# None, "data": as `data_identity` gives it or None, "split": the rule that chose its images, "via": WEIGHTS or TEACHER}.
+Training = dict[str, Any]
+
+
+class Lineage(NamedTuple):
+    """The trainings of weights and of their ancestors, and the names of ancestors that are unknown."""
+
+    trainings: tuple[Training, ...] = ()
+    unknown: tuple[str, ...] = ()
+
+    def as_teacher(self) -> "Lineage":
+        """What a student inherits from a teacher with this lineage."""
+        return self._replace(trainings=tuple(training | {"via": TEACHER} for training in self.trainings))
+
+    def to_json(self) -> dict[str, Any]:
+        return {"format": _FORMAT, "trainings": list(self.trainings), "unknown": list(self.unknown)}
+
+
+class Seen(NamedTuple):
+    """Measured images that a training has used: {split: (how many, of how many)}, and that training.
+
+    `exact` is false if the set has changed since: images are then drawn again, and most of them were used before.
+    """
+
+    images: dict[str, tuple[int, int]]
+    training: Training
+    exact: bool = True
+
+    @property
+    def text(self) -> str:
+        """As in "40 of 40 validation images and 60 of 80 test images"."""
+        parts = [
+            f"{seen} of {count} {name} images" if self.exact else f"most of the {count} {name} images"
+            for name, (seen, count) in self.images.items()
+        ]
+        return " and ".join(parts)
+
+    @property
+    def remedy(self) -> str:
+        """The flags with which a run measures on images that this training held out."""
+        if not self.exact:
+            return "weights from before the data changed cannot be used, unless it is split into train/ and test/"
+        split = self.training["split"]
+        drawn = ["validation_fraction", "validation_split"] if "validation" in self.images else []
+        names = [name for name in ("data_seed", *drawn, "group") if name in split]
+        return " ".join(f"--{name}={split[name]}" for name in names if split[name] != "")
+
+
+def joined(parts: Iterable[Lineage]) -> Lineage:
+    """One lineage of several; equal trainings once."""
+    trainings: dict[str, Training] = {}
+    unknown: dict[str, None] = {}
+    for part in parts:
+        trainings |= {json.dumps(training, sort_keys=True): training for training in part.trainings}
+        unknown |= dict.fromkeys(part.unknown)
+    return Lineage(tuple(trainings.values()), tuple(unknown))
+
+
+def start_weights(config: Config) -> dict[str, str]:
+    """{flag: path} of the models whose weights a run's student starts from."""
+    found = {"student": config.student if config.student.endswith(".keras") else ""}
+    return {flag: path for flag, path in (found | {"student_checkpoint": config.student_checkpoint}).items() if path}
+
+
+def of_run(
+    config: Config, dataset: Dataset, facts: dict[str, Any] | None, teacher: str | os.PathLike | None
+) -> Lineage:
+    """The lineage of a run's student.
+
+    Args:
+      config: the run's settings.
+      dataset: its data.
+      facts: `data_identity.data_facts` of it, or None.
+      teacher: path of its teacher, or None.
+    """
+    own = {
+        "dataset": dataset.key_name,
+        "place": _place(config.dataset),
+        "set": {"name": dataset.key_name, "version": str(dataset.set_version)},
+        "data": facts and facts["data"],
+        "split": redraw.rule_of(config.pick(DataSettings)),
+        "via": WEIGHTS,
+    }
+    ancestors = [read(path) for path in start_weights(config).values()]
+    return joined([Lineage((own,)), *ancestors, *([read(teacher).as_teacher()] if teacher else [])])
+
+
+def read(model: str | os.PathLike, depth: int = 0) -> Lineage:
+    """The lineage of the weights behind a path; what is not recorded is in `unknown`.
+
+    A run of an earlier version recorded none: its settings, and those of the runs that they name, say the same.
+
+    Args:
+      model: a workdir, a `.keras` file, a SavedModel folder or keras.applications:NAME.
+      depth: how many records led here.
+    """
+    name = str(model)
+    if user_code.application(name):
+        return Lineage(({**_ImageNet, "via": WEIGHTS},))
+    recorded = _recorded_in_file(model)
+    if recorded is not None:
+        return recorded
+    run = run_behind(model)
+    if run is None or depth > _DEEPEST:
+        return Lineage(unknown=(name,))
+    own = {"dataset": run.dataset, "set": None, "data": None, "split": redraw.rule_of(run.pick(DataSettings))}
+    parts = [Lineage(({**own, "via": WEIGHTS},), (name,) if _was_recorded(model) else ())]
+    parts += [read(path, depth + 1) for path in start_weights(run).values()]
+    if run.needs_teacher:
+        teacher = run.teacher_checkpoint or str(workdir_of(model) / run_files.TEACHER)
+        parts.append(read(teacher, depth + 1).as_teacher())
+    return joined(parts)
+
+
+def images_seen(lineage: Lineage, dataset: Dataset, settings: DataSettings) -> list[Seen]:
+    """Which trainings in a lineage have used images that the dataset's validation or test split measures on.
+
+    The split of each training on the same set is drawn again. A set with the same name that has changed since counts as
+    seen wherever its measured images are drawn.
+
+    Args:
+      lineage: of the weights that are measured, or that training starts from.
+      dataset: loaded with `settings`; only the splits that it has count.
+      settings: its settings.
+    """
+    splits = {name: getattr(dataset, name) for name in ("validation", "test") if getattr(dataset, name) is not None}
+    same_set = {"name": dataset.key_name, "version": str(dataset.set_version)}
+    found = []
+    for training in lineage.trainings:
+        known = training["set"]
+        same_place = training.get("place", _place(training["dataset"])) == _place(settings.dataset)
+        if known != same_set and not same_place:
+            continue
+        exact = known in (None, same_set)
+        if not exact:
+            counts = {name: len(split) * redraw.is_drawn(name, dataset, settings) for name, split in splits.items()}
+        else:
+            counts = redraw.trained_on(DataSettings(**training["split"]), dataset, settings)
+        images = {name: (count, len(splits[name])) for name, count in counts.items() if count}
+        if images:
+            found.append(Seen(images, training, exact))
+    return found
+
+
+def require_unseen(
+    models: dict[str, str | os.PathLike], dataset: Dataset, settings: DataSettings, *, teachers: Sequence[str] = ()
+) -> list[str]:
+    """Refuses to measure weights on images that they or their ancestors were trained on.
+
+    Args:
+      models: {flag: path} of the models whose weights are measured, or are the start of those that will be.
+      dataset, settings: as in `images_seen`.
+      teachers: flags among them that name teachers.
+
+    Returns:
+      A sentence for each model whose teacher, or that as a teacher, has seen such images.
+
+    Raises:
+      InputError: the number would be false.
+    """
+    warnings = []
+    for flag, path in models.items():
+        for seen in images_seen(read(path), dataset, settings):
+            if flag in teachers or seen.training["via"] == TEACHER:
+                who = f"The teacher {path}" if flag in teachers else f"The teacher of --{flag}={path}"
+                warnings.append(
+                    f"{who} was trained on {seen.text} of {dataset.name}, so what it says about them is too good "
+                    f"(its own split: {seen.remedy})."
+                )
+                continue
+            raise input_error(
+                f"--{flag}={path} has trained on {seen.text}, so no number measured on them would be true",
+                expected=f"the split of its own run: {seen.remedy}",
+                received=" ".join(
+                    f"--{name}={value}" for name, value in redraw.rule_of(settings).items() if value != ""
+                ),
+                remedy="Give these flags, or other weights; a folder split into train/ and test/ has one test part for all",
+            )
+    return list(dict.fromkeys(warnings))
+
+
+def write(model: str | os.PathLike, lineage: Lineage) -> None:
+    """Adds a lineage to a `.keras` file or a SavedModel folder, bound to its weights."""
+    text = json.dumps({"weights": paths.file_fingerprint(model)} | lineage.to_json())
+    path = pathlib.Path(model)
+    if paths.is_saved_model(path):
+        (path / paths.LINEAGE).write_text(text)
+    else:
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr(paths.LINEAGE, text)
+
+
+def _place(dataset):
+    """A dataset's name; of a folder a digest of its path, because an exported file tells it to strangers."""
+    if not dataset.startswith(FOLDER):
+        return dataset
+    path = os.path.realpath(os.path.expanduser(dataset.removeprefix(FOLDER)))
+    return FOLDER + hashlib.sha256(os.fsencode(path)).hexdigest()[:12]
+
+
+def _recorded_in_file(model):
+    """The `Lineage` in a model's file; None without a file, without a lineage, or if it belongs to other weights."""
+    try:
+        file = paths.file_of(model)
+        if paths.is_saved_model(file):
+            text = (file / paths.LINEAGE).read_text()
+        else:
+            with zipfile.ZipFile(file) as archive:
+                text = archive.read(paths.LINEAGE).decode()
+        record = json.loads(text)
+        if record["format"] != _FORMAT or record["weights"] != paths.file_fingerprint(file):
+            return None
+        return Lineage(tuple(record["trainings"]), tuple(record["unknown"]))
+    except (InputError, OSError, KeyError, ValueError, TypeError, zipfile.BadZipFile):
+        return None
+
+
+def _was_recorded(model):
+    """Whether the run of a model recorded a lineage, so that a file without one has been edited."""
+    try:
+        return "lineage" in (read_result(workdir_of(model)) or {})
+    except InputError:
+        return False

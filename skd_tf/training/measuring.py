@@ -1,0 +1,98 @@
+"""The final measurement of a run: every model on the test split, and one temperature for each, fitted on validation data."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+
+from skd_tf.evaluation import cost, final_measurements, hard_images, predictor, temperature_scaling
+from skd_tf.evaluation.final_measurements import ModelLogits
+from skd_tf.models import deployable, loading
+from skd_tf.runtime.console import detail, say_of_part
+from skd_tf.training.resources import SharedResources
+
+
+def measure(
+    resources: SharedResources,
+    student: keras.Model,
+    others: Mapping[str, str | os.PathLike],
+    *,
+    calibrate: bool,
+    images: int = 0,
+) -> tuple[dict[str, Any], dict[str, Any], keras.Model, list[dict[str, Any]]]:
+    """Measures teacher, other students and student on the test split, in one pass.
+
+    Args:
+      resources: data and teacher.
+      student: as `deployable` returns it, before calibration.
+      others: {name in result.json: path} of students to compare with.
+      calibrate: whether to fit temperatures, by the rule of `temperature_scaling.fit`. That of the teacher is only
+        reported.
+      images: how many test images to keep for the report, see `hard_images.choose`.
+
+    Returns:
+      (results, details) of `final_measurements.measure`, the student as it ships, and the images of
+      `hard_images.collect`.
+    """
+    dataset, teacher = resources.dataset, resources.teacher
+    test, validation = dataset.test, dataset.validation
+    assert test is not None
+    models: dict[str, Any] = {name: _before_calibration(path) for name, path in others.items()} | {"student": student}
+    sources: dict[str, Any] = {"teacher": teacher.logits} if teacher else {}
+    sources |= {name: predictor.Predictor(model) for name, model in models.items()}
+    measured = {}
+    for name, logits_of in sources.items():
+        fitted = _fit(name, logits_of, validation) if calibrate else None
+        raw = deployable.without_sphere(models.get(name))
+        measured[name] = ModelLogits(
+            logits_of(test.images),
+            predictor.Predictor(raw)(test.images) if name == "student" and raw is not None else None,
+            teacher.facts["parameters"] if teacher and name == "teacher" else loading.parameter_count(models[name]),
+            fitted,
+        )
+    results, details = final_measurements.measure(measured, test.labels)
+    shipped = measured["student"].calibration
+    pictures = hard_images.collect(test.images, measured, test.labels, images) if images else []
+    return results, details, deployable.with_temperature(student, shipped.temperature) if shipped else student, pictures
+
+
+def costs(resources: SharedResources, student: keras.Model, file: str | os.PathLike) -> dict[str, dict[str, Any]]:
+    """{model: "latency_ms" and "flops", of the student also "file_bytes"} of the student, and of a teacher in memory.
+
+    Args:
+      resources: data and teacher.
+      student: as it ships.
+      file: its `.keras` file.
+    """
+    assert resources.dataset.test is not None
+    images, models = resources.dataset.test.images, {"student": student}
+    if resources.teacher and resources.teacher.is_loaded:
+        models["teacher"] = resources.teacher.model
+    found = {
+        name: {"latency_ms": cost.latency(model, images), "flops": cost.flops(model, resources.dataset.image_shape)}
+        for name, model in models.items()
+    }
+    found["student"]["file_bytes"] = cost.file_bytes(file)
+    return found
+
+
+def _before_calibration(path):
+    return deployable.without_temperature(loading.load(path))[0]
+
+
+def _fit(name, logits_of, validation):
+    """The `Calibration` of a model, or None with a line that says why."""
+    if validation is None:
+        say_of_part(f"{_words(name)} is not calibrated: no validation image is held out.")
+        return None
+    fitted, problem = temperature_scaling.fit(logits_of(validation.images), validation.labels)
+    if fitted is None:
+        say_of_part(f"{_words(name)} is not calibrated: {problem}.")
+    else:
+        detail(f"{_words(name)}: temperature {fitted.temperature:.4f}, fitted on {fitted.examples} validation images.")
+    return fitted
+
+
+def _words(name):
+    return name.replace("_", " ").capitalize()
