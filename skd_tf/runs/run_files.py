@@ -12,6 +12,7 @@ SAVED_MODEL = "saved_model"
 RESULT = "result.json"  # of a finished run
 MEASUREMENTS = "measurements.json"  # the details of the result that the report draws
 REPORT = "report.html"
+REPORT_IMAGES = "report_images.json"  # the test images that the report shows
 CALIBRATION = "calibration.json"  # the temperature fitted by skd_tf.evaluate --calibrate
 POST_MORTEM = "post_mortem"  # state and batch before a step that was not finite
 LOCK = ".lock"
@@ -23,6 +24,6 @@ STUDENT_ALONE = "student_alone"
 # Training and shipping write these. --overwrite removes ALL, but neither the inner runs nor a user's own files.
 OUTPUTS = (
     *(METRICS, CHECKPOINTS, TENSORBOARD, STUDENT, SAVED_MODEL),
-    *(RESULT, MEASUREMENTS, REPORT, CALIBRATION, POST_MORTEM),
+    *(RESULT, MEASUREMENTS, REPORT, REPORT_IMAGES, CALIBRATION, POST_MORTEM),
 )
 ALL = (CONFIG, FLAGS, *OUTPUTS)

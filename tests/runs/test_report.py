@@ -1,6 +1,7 @@
 """The report: what it shows of one run and of several, and that a browser renders it completely without a network."""
 
 import functools
+import html
 import html.parser
 import http.server
 import json
@@ -14,9 +15,10 @@ import pytest
 
 from skd_tf.config import Config
 from skd_tf.errors import InputError
-from skd_tf.evaluation import final_measurements
-from skd_tf.runs import report
-from skd_tf.runs.report import run_data, svg
+from skd_tf.evaluation import final_measurements, hard_images
+from skd_tf.evaluation.final_measurements import ModelLogits
+from skd_tf.runs import predictions, report, verdict
+from skd_tf.runs.report import failures, run_data, svg
 from skd_tf.runtime.files import write_json
 from tests.helpers.commands import python
 from tests.helpers.runs import read_json
@@ -25,12 +27,18 @@ CLASSES = ['<b>&"one"', "$x$", "three", "four"]
 SPEED = {"examples_per_second": 100.0, "input_wait_share": 0.1, "seconds": 3.0}
 CURVES = {"accuracy": 0.5, "val_accuracy": 0.4, "val_nll": 1.0, "learning_rate": 0.1, "kd_weight": 0.9}
 CURVES |= {"student_logit_norm": 2.0, "radius_over_student_norm": 2.0, **SPEED}
-LABELS = ["Loss by epoch", "Accuracy by epoch", "Learning rate by epoch", "Weight of the distill term by epoch"]
+LABELS = [
+    "Loss: spherical by epoch",
+    "Loss: cross_entropy by epoch",
+    "Accuracy by epoch",
+    "Learning rate by epoch",
+    "Weight of the distill term by epoch",
+]
 LABELS += ["Throughput by epoch", "Logit norms before and after", "confidence minus accuracy", "Accuracy by class"]
 LABELS += ["Seconds of each part"]
 
 
-def make_run(folder, *, seed=0, without=(), classes=CLASSES, name="run", **settings):
+def make_run(folder, *, seed=0, without=(), classes=CLASSES, name="run", extra=None, most=48, **settings):
     """Writes the records of a finished run without training it."""
     random, path = np.random.default_rng(seed), folder / name
     (path / "student_alone").mkdir(parents=True)
@@ -39,14 +47,20 @@ def make_run(folder, *, seed=0, without=(), classes=CLASSES, name="run", **setti
     parameters = {"teacher": 9000, "student_alone": 400, "student": 400}
     targets = np.eye(len(classes))[labels]
     logits = {m: size * (targets + s * random.normal(size=targets.shape)) for m, (size, s) in shapes.items()}
-    rows, details = final_measurements.measure(logits, {"student": 0.3 * logits["student"]}, labels, parameters)
-    rows = {name: row for name, row in rows.items() if name not in without}
+    raw = {"student": 0.3 * logits["student"]}
+    models = {m: ModelLogits(z, raw.get(m), parameters[m]) for m, z in logits.items() if m not in without}
+    rows, details = final_measurements.measure(models, labels)
+    details["student"]["cost"] = {"latency_ms": {"median": 0.25}, "file_bytes": 12_345}
     config = Config(student="cnn_4", teacher="resnet8", **settings)
     result = rows | SPEED | {"radius": 4.0, "class_names": list(classes), "config": config.to_json()}
-    result |= {"versions": {"skd_tf": "0"}, "device": "a machine", "git_commit": None}
-    write_json(path / "result.json", result)
+    result |= {"versions": {"skd_tf": "0"}, "device": "a machine", "git_commit": None} | (extra or {})
     facts = {"seconds": {"training": 3.0, "export": 1.0}, "teacher": {"name": "resnet8", "path": "p"}}
-    write_json(path / "measurements.json", {"models": details} | facts)
+    facts |= {"models": details, "labels": predictions.encode(labels), "dataset": {"test": 300}}
+    result["verdict"] = verdict.of_run(result, facts, 5000)
+    write_json(path / "result.json", result)
+    write_json(path / "measurements.json", facts)
+    images = random.integers(0, 256, [300, 8, 8, 1]).astype(np.uint8)
+    write_json(path / "report_images.json", hard_images.collect(images, models, labels, most))
     epochs = [{"epoch": i, "step": 8 * i, "loss": 1 / (1 + i)} | CURVES for i in range(4)]
     for file in (path / "metrics.jsonl", path / "student_alone" / "metrics.jsonl"):
         file.write_text("".join(json.dumps(epoch) + "\n" for epoch in epochs))
@@ -76,7 +90,7 @@ def page(*paths):
     text, checker = report.write(paths, paths[0].parent / "report.html").read_text(), _Checker()
     checker.feed(text)
     assert not checker.open and len(set(checker.ids)) == len(checker.ids)
-    assert "script" not in checker.tags and "img" not in checker.tags
+    assert "script" not in checker.tags
     assert not re.search(r"(?:src|href|url\()=?[\"']?https?:", text) and "@import" not in text  # no network
     return text, checker.tags
 
@@ -92,9 +106,115 @@ def test_the_report_of_a_run_shows_all_its_parts(tmp_path):
     assert [words for words in LABELS if not any(words in label for label in labels)] == []
     # The teacher's, the lone student's, the distilled student's and that of its raw softmax.
     assert sum("Reliability diagram" in label for label in labels) == 4
-    assert tags.count("svg") == len(labels)
+    assert tags.count("svg") == len(labels) - 1  # beside the charts, the bar of the verdict
     assert not set(svg.COLOURS.values()) & set(re.findall(r"#[0-9a-f]{6}", text))  # each is replaced by a variable
     assert "&lt;b&gt;" in text and "<b>&amp;" not in text and "$x$" in text  # text, not markup or mathematics
+
+
+def text_of(fragment):
+    """The words of some HTML."""
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", fragment)).split())
+
+
+def part(text, heading):
+    """The section or card of a report under one heading."""
+    return re.search(rf"<h2>{re.escape(heading)}</h2>(.*?)(?:</section>|<div class=\"answer\">)", text, re.DOTALL)[1]
+
+
+def test_the_first_lines_answer_three_questions(tmp_path):
+    path = make_run(tmp_path, extra={"warnings": ["The teacher has seen <12> test images."]})
+    (text, _), result = page(path), read_json(path / "result.json")
+    compared = result["verdict"]["comparisons"]["student against student_alone"]
+    assert text.index('class="verdict ') < text.index("Is it good?") < text.index("Where does it fail?")
+    assert text.index("What next?") < text.index("<h2>Result</h2>")
+    assert f'class="verdict {compared["word"]} barred"' in text and result["verdict"]["text"] in text_of(text)
+    assert f"Right on {result['student']['accuracy']:.1%} of 300 test images" in text
+    fails = text_of(part(text, "Where does it fail?"))
+    assert "The teacher has seen <12> test images." in fails and "Student and teacher disagree on" in fails
+    records = read_json(path / "measurements.json")
+    accuracies = records["models"]["student"]["per_class_accuracy"]
+    worst = int(np.argmin(accuracies))
+    assert f"Least accurate classes: {CLASSES[worst]} ({accuracies[worst]:.0%} right)" in fails
+    assert "<code><span>python</span> <span>-m</span>" in part(text, "What next?")
+
+
+def test_confusions_are_counted(tmp_path):
+    path = make_run(tmp_path)
+    run = run_data.read(path)
+    said, labels = run.predicted["student"], run.labels
+    rows = failures.matrix(run)
+    for i, row in enumerate(rows):
+        assert [cell[0] for cell in row.cells] == [int(((labels == i) & (said == j)).sum()) for j in range(4)]
+        assert sum(cell[1] for cell in row.cells) == pytest.approx(1) and [c[2] for c in row.cells].index(True) == i
+    pairs = failures.pairs(run)
+    most = max(row.cells[j][0] for i, row in enumerate(rows) for j in range(4) if i != j)
+    assert pairs[0].count == most and sum(pair.count for pair in pairs) <= (said != labels).sum()
+    i, j = (CLASSES.index(name) for name in (pairs[0].label, pairs[0].said))
+    assert pairs[0].teacher == ((labels == i) & (run.predicted["teacher"] == j)).sum()
+    many = run_data.read(make_run(tmp_path, name="many", classes=[f"class {i}" for i in range(60)]))
+    assert failures.matrix(many) == [] and 0 < len(failures.pairs(many)) <= 15
+    assert "class 1" in part(page(tmp_path / "many")[0], "Confused classes")
+
+
+def test_pictures_are_shown_counted_and_left_out(tmp_path):
+    path = make_run(tmp_path)
+    text, tags = page(path)
+    known = read_json(path / "report_images.json")
+    assert tags.count("img") == len(known) <= 48 and f"contains {len(known)} test images" in text
+    assert [p["picture"] for p in known] == re.findall(r'<img src="([^"]+)"', text)
+    kinds = [p["kind"] for p in known]
+    for most in (0, 5, 11):
+        few = report.write([path], tmp_path / "few.html", images=most).read_text()
+        assert few.count("<img") == most and ("--report_images=0" in few) == bool(most)
+    assert run_data.read(path, 11).pictures[0] == known[0] and kinds.count("disagreement") > 5
+    assert {"mistake", "disagreement"} == {p["kind"] for p in run_data.read(path, 5).pictures}
+
+
+def test_a_stranger_s_record_brings_no_picture_from_elsewhere(tmp_path):
+    path = make_run(tmp_path)
+    known = read_json(path / "report_images.json")
+    known[0]["picture"], known[1]["picture"] = "https://example.com/seen.png", 'data:image/png;base64,AA" onload="x'
+    write_json(path / "report_images.json", known)
+    text, tags = page(path)
+    assert tags.count("img") == len(known) - 2 and "example.com" not in text and "onload" not in text
+
+
+def test_the_best_of_each_column_is_bold_and_every_known_column_is_shown(tmp_path):
+    calibrated = {"temperature": 2.5, "accuracy": 0.5, "nll": 0.0001, "ece": 0.9, "confidence": 0.5}
+    path = make_run(tmp_path)
+    result = read_json(path / "result.json")
+    result["student"] |= {"calibrated": calibrated, "ece_debiased": 0.0123}
+    write_json(path / "result.json", result)
+    text, _ = page(path)
+    first, more = (part(text, heading) for heading in ("Result", "More measurements"))
+    assert "<b>0.0001</b>" in first and "distilled, calibrated, logits / 2.5" in first  # NLL: the lowest
+    accuracies = [result[name]["accuracy"] for name in ("teacher", "student_alone", "student")]
+    assert f"<b>{max(accuracies):.4f}</b>" in first and f"<b>{min(accuracies):.4f}</b>" not in first
+    assert "<b>400</b>" in first and "9,000" in first and "<b>9,000</b>" not in first  # parameters
+    assert "ms at batch 1" in first and "0.25" in first and ">12<" in first.replace("</td>", "<")  # kB
+    assert "ECE debiased" in more and "0.0123" in more and "macro F1" in more
+
+
+def test_losses_that_differ_have_no_common_axis(tmp_path):
+    paths = [make_run(tmp_path, seed=i, name=f"t{t}", temperature=t) for i, t in enumerate((2.0, 4.0))]
+    other = make_run(tmp_path, seed=2, name="other", temperature=4.0)
+    text, _ = page(*paths, other)
+    labels = re.findall(r'aria-label="(Loss:[^"]+)"', text)
+    assert labels == ["Loss: spherical, temperature 2.0 by epoch", "Loss: spherical, temperature 4.0 by epoch"]
+    assert "cannot be told apart" in text_of(text) or "is ahead" in text_of(text)
+
+
+def test_a_run_of_an_earlier_version_has_an_unpaired_interval(tmp_path):
+    path = make_run(tmp_path)
+    (path / "report_images.json").unlink()
+    result, details = read_json(path / "result.json"), read_json(path / "measurements.json")
+    del result["verdict"], details["labels"]
+    for model in details["models"].values():
+        del model["predictions"]
+    write_json(path / "result.json", result)
+    write_json(path / "measurements.json", details)
+    text, tags = page(path)
+    assert "recorded no predictions" in text_of(text) and "Confused classes" not in text and "img" not in tags
 
 
 def test_several_runs_side_by_side(tmp_path):
@@ -118,7 +238,7 @@ def test_a_run_shown_twice_has_two_labels_and_a_run_without_measurements_has_no_
 def test_many_classes_and_a_run_without_teacher(tmp_path):
     classes = [f"class {i}" for i in range(60)]
     text, _ = page(make_run(tmp_path, classes=classes, without=("teacher", "student_alone")))
-    assert "Accuracy by class" in text and "points over" not in text
+    assert "Accuracy by class" in text and "student alone" not in text
 
 
 def test_a_wrong_path_is_an_input_error(tmp_path):

@@ -1,6 +1,9 @@
 """The HTML report of one run, or of several side by side. It needs no TensorFlow.
 
 run_data     the records of the runs, and the models that the charts show
+answers      the verdict, and the answers to "is it good", "where does it fail" and "what next"
+tables       the tables of measurements
+failures     confused classes, and the test images that are shown
 charts       the charts
 svg          a matplotlib chart as inline SVG, in the colours of the page
 html         the contents of the page
@@ -17,12 +20,13 @@ from skd_tf.runs.workdir import require_output
 from skd_tf.runtime.files import write_text
 
 
-def write(paths: Sequence[str | os.PathLike], output: str | os.PathLike) -> pathlib.Path:
+def write(paths: Sequence[str | os.PathLike], output: str | os.PathLike, *, images: int | None = None) -> pathlib.Path:
     """Writes the report on the runs in some workdirs.
 
     Args:
       paths: workdirs of finished runs.
       output: HTML file to write.
+      images: how many test images it shows at most; None: all that the run recorded.
 
     Returns:
       The path of the file.
@@ -31,5 +35,5 @@ def write(paths: Sequence[str | os.PathLike], output: str | os.PathLike) -> path
       InputError: no finished run is at a path, or the output has no folder or is another file of a run.
     """
     output = require_output(output, replaceable=run_files.REPORT)
-    write_text(output, html.page([run_data.read(path) for path in paths]))
+    write_text(output, html.page([run_data.read(path, images) for path in paths]))
     return output

@@ -1,21 +1,19 @@
 """The contents of a report: tables, charts and texts. report.html holds their markup, and the page needs no network."""
 
 import importlib.resources
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import jinja2
+import markupsafe
 
 from skd_tf.config.flags import FIELDS
 from skd_tf.errors import as_text
-from skd_tf.runs.columns import columns
-from skd_tf.runs.report import charts, run_data
-from skd_tf.runs.report.run_data import ChartSeries, Run
+from skd_tf.runs.report import answers, charts, failures, run_data, tables
+from skd_tf.runs.report.run_data import Run
 
-_COLUMNS = columns(
-    *("accuracy", "balanced_accuracy", "macro_f1", "worst_class_recall", "nll", "brier", "ece", "confidence"),
-    *("agreement", "kl_to_teacher", "logit_norm"),
-)
+_COMMAND = r"(python -m [\w.]+(?: --[\w=.:/]*[\w/])*|--\w+(?:=[\w.:/]*\w)?)"
 _CALIBRATION_NOTE = (
     "Accuracy of the images in each bin of confidence (top probability). On the dashed line a model is right as often "
     "as its confidence says; bars above it mean too little confidence, bars below it too much. "
@@ -44,18 +42,27 @@ class Section(NamedTuple):
 def page(runs: Sequence[Run]) -> str:
     """The HTML of a report on one run, or on several side by side."""
     series = run_data.chart_series(runs)
-    compared = f"{len(runs)} runs compared"
+    one = runs[0] if len(runs) == 1 else None
     text = importlib.resources.files(__package__).joinpath("report.html").read_text()
-    return jinja2.Template(text, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True).render(
-        title=compared if len(runs) > 1 else f"{runs[0].title}: {runs[0].name}",
-        heading=compared if len(runs) > 1 else runs[0].title,
-        summary=", ".join(run.name for run in runs) if len(runs) > 1 else _summary(runs[0]),
-        tiles=_tiles(runs[0].result) if len(runs) == 1 else [],
-        columns=[column for column in _COLUMNS if any(column.key in run.result["student"] for run in runs)],
-        models=list(_models(runs, series)),
+    pictures = failures.pictures(runs)
+    first_table, more_table = tables.tables(runs, series)
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    environment.filters["commands"] = _commands
+    return environment.from_string(text).render(
+        title=f"{one.title}: {one.name}" if one else f"{len(runs)} runs compared",
+        heading=one.title if one else f"{len(runs)} runs compared",
+        summary=_summary(one) if one else ", ".join(run.name for run in runs),
+        headline=answers.headline(runs),
+        answers=answers.answers(runs),
+        first_table=first_table,
+        more_table=more_table,
         has_intervals=any("models" in run.details for run in runs),
+        matrix=failures.matrix(one) if one else [],
+        pairs=failures.pairs(one) if one else [],
+        pictures=pictures,
+        picture_count=sum(len(group["images"]) for group in pictures),
         sections=[
-            Section("Training", _curves(series)),
+            Section("Training", [*_losses(series), *_curves(series)]),
             Section("Calibration", list(_reliability_diagrams(series)), _CALIBRATION_NOTE, "narrow"),
             Section("Confidence and the sphere", _sphere(runs, series), _SPHERE_NOTE),
             Section("Classes and time", _classes_and_time(runs, series)),
@@ -71,43 +78,34 @@ def page(runs: Sequence[Run]) -> str:
     )
 
 
+def _commands(text):
+    """A text with its commands and flags set as code."""
+    code, word = markupsafe.Markup("<code>{}</code>"), markupsafe.Markup("<span>{}</span>")
+    pieces = re.split(_COMMAND, text)
+    for i in range(1, len(pieces), 2):
+        pieces[i] = code.format(markupsafe.Markup(" ").join(map(word.format, pieces[i].split(" "))))
+    return markupsafe.Markup("").join(pieces)
+
+
 def _summary(run):
     config = run.result["config"]
     teacher = run.details.get("teacher", {}).get("name", "a teacher")
-    source = f"distilled from {teacher}, " if "teacher" in run.result else ""
-    return f"{source}loss {config['loss']}, {config['epochs']} epochs, seed {config['seed']}. Run {run.name}."
+    source = (
+        f"Distilled from {teacher}, loss {config['loss']}" if "teacher" in run.result else "Trained without a teacher"
+    )
+    return f"{source}, {config['epochs']} epochs, seed {config['seed']}. Run {run.name}."
 
 
-def _tiles(result):
-    """[(number, what it is)] of one run."""
-    student, teacher, alone = (result.get(name) for name in ("student", "teacher", "student_alone"))
-    tiles = [(f"{student['accuracy']:.4f}", "top-1 on the test split")]
-    if alone:
-        tiles.append((f"{100 * (student['accuracy'] - alone['accuracy']):+.2f}", "points over the student alone"))
-    if teacher:
-        tiles.append((f"{100 * (student['accuracy'] - teacher['accuracy']):+.2f}", "points from the teacher"))
-        tiles.append((f"{teacher['parameters'] / student['parameters']:,.1f}x", "fewer parameters than the teacher"))
-    tiles.append((f"{student['parameters']:,}", "parameters"))
-    return [*tiles, (f"{result['examples_per_second']:,.0f}", "training images/s")]
-
-
-def _models(runs: Sequence[Run], series: Sequence[ChartSeries]) -> Iterable[dict[str, Any]]:
-    """The rows of the result table: all models of all runs, those in the charts with their colour."""
-    shown = {id(member.record): member for member in series}
-    for run in runs:
-        for role, label in run_data.ROLES.items():
-            if role not in run.result:
-                continue
-            record = run.result[role]
-            member = shown.get(id(record))
-            name = label if len(runs) == 1 and "teacher" in run.result else f"{run.name}, {label}"
-            yield {
-                "name": member.label if member and len(series) == 1 else name,
-                "colour": member.colour.replace("_", "-") if member else "",
-                "record": record,
-                "intervals": run.details.get("models", {}).get(role, {}).get("intervals", {}),
-                "is_student": role == "student",
-            }
+def _losses(series):
+    """A chart for each loss: two losses, or one with two temperatures or weights, have no common axis."""
+    groups: dict[tuple, list] = {}
+    for member in series:
+        groups.setdefault(tuple(member.loss.items()), []).append(member)
+    losses = [dict(key) for key in groups]
+    varied = [name for name in losses[0] if name != "loss" and len({loss[name] for loss in losses if name in loss}) > 1]
+    for loss, members in zip(losses, groups.values(), strict=True):
+        title = ", ".join([f"Loss: {loss['loss']}", *(f"{name} {loss[name]}" for name in varied if name in loss)])
+        yield charts.curve(members, "loss", title, label="nats"), "Training images; weighted sum of its terms."
 
 
 def _curves(series):
@@ -115,7 +113,6 @@ def _curves(series):
     accuracy = curve(series, "val_accuracy", "Accuracy", also="accuracy")
     norm = curve(series, "student_logit_norm", "Raw logit norm of the student", log=True)
     return [
-        (curve(series, "loss", "Loss", label="nats"), "Weighted sum of both terms, training images."),
         (accuracy, "Validation images; thin: training images, augmented."),
         (curve(series, "val_nll", "Validation NLL", label="nats"), ""),
         (curve(series, "learning_rate", "Learning rate", zero=True), ""),
@@ -133,6 +130,10 @@ def _reliability_diagrams(series):
             name = f"{member.label}, raw softmax"
             caption = f"Not what ships: NLL {raw['nll']:.3f}, on the sphere {member.record['nll']:.3f}."
             yield charts.reliability(member, details["raw_reliability"], name, raw["ece"]), caption
+        calibrated = member.record.get("calibrated")
+        if calibrated and details.get("calibrated_reliability") and member.colour not in ("teacher", "student_alone"):
+            diagram, name = details["calibrated_reliability"], f"{member.label}, calibrated"
+            yield charts.reliability(member, diagram, name, calibrated["ece"]), "As it ships."
 
 
 def _sphere(runs, series):

@@ -4,15 +4,30 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from skd_tf.errors import input_error
-from skd_tf.runs import run_files
+import numpy as np
+
+from skd_tf.errors import as_text, input_error
+from skd_tf.runs import predictions, run_files, verdict
 from skd_tf.runs.run_record import read_result
 
 _LABEL_LENGTH = 20  # characters in a legend
 ROLES = {"teacher": "teacher", "student_alone": "student alone", "student": "distilled"}
+# Settings that a loss depends on: losses with other values have no common axis.
+_OF_A_LOSS = (
+    "loss",
+    "temperature",
+    "kd_weight",
+    "label_weight",
+    "radius",
+    "center",
+    "loss_settings",
+    "label_smoothing",
+)
+_PICTURE = re.compile(r"data:image/(png|jpeg);base64,[A-Za-z0-9+/=]+")  # nothing that a browser would fetch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +40,10 @@ class Run:
       details: its measurements.json, {} without one.
       epochs: its metrics.jsonl.
       alone: the metrics.jsonl of its student trained alone, [] without one.
+      pictures: its report_images.json, [] without one.
+      predicted: {model: predicted classes of the test images `[n]`}, {} of an earlier version.
+      labels: of the test images `[n]`, None of an earlier version.
+      verdict: see `skd_tf.runs.verdict.judge`.
     """
 
     name: str
@@ -32,11 +51,29 @@ class Run:
     details: dict[str, Any]
     epochs: list[dict[str, Any]]
     alone: list[dict[str, Any]]
+    pictures: list[dict[str, Any]]
+    predicted: dict[str, np.ndarray]
+    labels: np.ndarray | None
+    verdict: dict[str, Any]
 
     @property
     def title(self) -> str:
         config = self.result["config"]
         return f"{config['student']} on {config['dataset']}"
+
+    @property
+    def roles(self) -> list[str]:
+        """The models that it measured, in order."""
+        return [role for role in ROLES if role in self.result]
+
+    @property
+    def test_images(self) -> int:
+        """How many test images there are; 0 if it is not recorded."""
+        return len(self.labels) if self.labels is not None else self.details.get("dataset", {}).get("test", 0)
+
+    def of_model(self, role: str) -> dict[str, Any]:
+        """The measurements of a model beside its result."""
+        return self.details.get("models", {}).get(role, {})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +86,7 @@ class ChartSeries:
       record: its part of result.json.
       details: its part of measurements.json.
       epochs: the metrics.jsonl of its training.
+      loss: the settings that its loss depends on, {name: text}; only equal ones have a common axis.
     """
 
     label: str
@@ -56,10 +94,15 @@ class ChartSeries:
     record: dict[str, Any]
     details: dict[str, Any]
     epochs: list[dict[str, Any]]
+    loss: dict[str, str]
 
 
-def read(path: str | os.PathLike) -> Run:
+def read(path: str | os.PathLike, images: int | None = None) -> Run:
     """Reads the run in a workdir.
+
+    Args:
+      path: the workdir.
+      images: how many test images to show at most; None: all that it recorded.
 
     Raises:
       InputError: there is no finished run, or its records are damaged.
@@ -75,20 +118,39 @@ def read(path: str | os.PathLike) -> Run:
         )
     details, alone = path / run_files.MEASUREMENTS, path / run_files.STUDENT_ALONE / run_files.METRICS
     try:
+        measured = json.loads(details.read_text()) if details.is_file() else {}
+        epochs = _lines(metrics)
+        predicted, labels = predictions.of_record(measured)
         return Run(
             path.resolve().name,
             result,
-            json.loads(details.read_text()) if details.is_file() else {},
-            _lines(metrics),
+            measured,
+            epochs,
             _lines(alone) if alone.is_file() and "student_alone" in result else [],
+            _pictures(path / run_files.REPORT_IMAGES, images),
+            predicted,
+            labels,
+            result.get("verdict") or verdict.of_run(result, measured, epochs[-1]["step"]),
         )
-    except ValueError as error:
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise input_error(
-            f"The records of a run are damaged ({error})",
-            expected="JSON",
+            f"The records of a run are damaged ({error!r})",
+            expected="JSON that this version of skd_tf or an earlier one wrote",
             received=f"run={path}",
             remedy="Choose another run",
         ) from error
+
+
+def _pictures(file, most):
+    """The test images to show, half of each kind if there are as many."""
+    known = json.loads(file.read_text()) if file.is_file() else []
+    known = [picture for picture in known if _PICTURE.fullmatch(picture["picture"])]
+    if most is None or len(known) <= most:
+        return known
+    first = known[0]["kind"]
+    same, others = ([p for p in known if (p["kind"] == first) is kind] for kind in (True, False))
+    others = others[: max(most // 2, most - len(same))]
+    return same[: most - len(others)] + others
 
 
 def chart_series(runs: Sequence[Run]) -> list[ChartSeries]:
@@ -98,13 +160,17 @@ def chart_series(runs: Sequence[Run]) -> list[ChartSeries]:
         return [_series(run, "student", label, f"run{i}", run.epochs) for i, (label, run) in enumerate(labels)]
     (run,) = runs
     epochs = {"student": run.epochs, "student_alone": run.alone}
-    roles = [role for role in ROLES if role in run.result]
-    names = ROLES if len(roles) > 1 else {"student": "student"}
-    return [_series(run, role, names[role], role, epochs.get(role, [])) for role in roles]
+    names = ROLES if len(run.roles) > 1 else {"student": "student"}
+    return [_series(run, role, names[role], role, epochs.get(role, [])) for role in run.roles]
 
 
 def _series(run, role, label, colour, epochs):
-    return ChartSeries(label, colour, run.result[role], run.details.get("models", {}).get(role, {}), epochs)
+    config = run.result["config"]
+    names = ("loss", "label_smoothing") if role == "student_alone" else _OF_A_LOSS
+    loss = {name: as_text(config.get(name)) for name in names}
+    if role == "student_alone":
+        loss["loss"] = "cross_entropy"
+    return ChartSeries(label, colour, run.result[role], run.of_model(role), epochs, loss)
 
 
 def settings(runs: Sequence[Run], defaults: Mapping[str, Any]) -> list[tuple[str, Any, list]]:

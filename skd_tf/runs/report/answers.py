@@ -1,0 +1,200 @@
+"""The first lines of a report: the verdict, and the answers to "is it good", "where does it fail" and "what next"."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from skd_tf.runs import verdict
+from skd_tf.runs.report import failures
+from skd_tf.runs.report.run_data import Run
+
+_WORDS = {
+    "ahead": "Ahead of the student alone",
+    "level": "Level with the student alone",
+    "behind": "Behind the student alone",
+    "unknown": "Not compared with the student alone",
+}
+_MOST_GAP = 0.03  # of accuracy and mean confidence, that is not worth a word
+
+
+class Headline(NamedTuple):
+    """The verdict at the top of a report.
+
+    Attributes:
+      tone: "ahead", "level", "behind" or "unknown".
+      word: the verdict in a few words.
+      text: a sentence.
+      bar: the interval of the difference, in percent of the width of a bar: {"low", "middle", "high", "label"}, or None.
+    """
+
+    tone: str
+    word: str
+    text: str
+    bar: dict[str, Any] | None
+
+
+class Answer(NamedTuple):
+    """A question, and what the report answers; each item is (text, whether it is a warning)."""
+
+    question: str
+    items: list[tuple[str, bool]]
+
+
+def headline(runs: Sequence[Run]) -> Headline:
+    """The verdict on one run, or on which of several runs is best."""
+    if len(runs) > 1:
+        return _headline_of_several(runs)
+    (run,) = runs
+    judged = run.verdict
+    if "teacher" not in run.result:
+        share = run.result["student"]["accuracy"]
+        return Headline("unknown", f"{share:.1%} right", "Trained without a teacher.", None)
+    compared = judged["comparisons"].get("student against student_alone")
+    text = judged["text"]
+    if compared and not compared["paired"]:
+        text += " This run recorded no predictions, so the interval is that of independent images, which is too wide."
+    elif compared:
+        text += " The interval is over test images; another seed or split may differ by more."
+    return Headline(judged["word"], _WORDS[judged["word"]], text, compared and _bar(compared))
+
+
+def _bar(comparison):
+    low, high = comparison["interval"]
+    reach = 1.25 * max(abs(low), abs(high), 1e-9)
+
+    def place(value):
+        return round(50 + 50 * value / reach, 2)
+
+    gain = verdict.points(comparison["difference"], comparison["images"])
+    label = f"{gain} points of top-1, {verdict.interval(comparison)}"
+    return {
+        "low": place(low),
+        "middle": place(comparison["difference"]),
+        "high": place(high),
+        "label": label,
+        "gain": gain,
+    }
+
+
+def _headline_of_several(runs):
+    best = max(runs, key=lambda run: run.result["student"]["accuracy"])
+    others = [(run, _against(run, best)) for run in runs if run is not best]
+    level = [run.name for run, found in others if found is None or found["word"] == "level"]
+    word = f"{best.name} has the highest top-1" if level else f"{best.name} is ahead"
+    text = (
+        f"{_list(level)} cannot be told apart from it with these test images."
+        if level
+        else "Every other run is behind it."
+    )
+    return Headline("level" if level else "ahead", word, text, None)
+
+
+def _against(run, best):
+    """The comparison of two runs' students on the same test images; None if the number of images is unknown."""
+    both = run.labels is not None and best.labels is not None
+    if both and np.array_equal(run.labels, best.labels):
+        return verdict.compare(run.predicted["student"], best.predicted["student"], run.labels)
+    images = min(run.test_images, best.test_images)
+    first, second = (one.result["student"]["accuracy"] for one in (run, best))
+    return verdict.compare_accuracies(first, second, images) if images else None
+
+
+def answers(runs: Sequence[Run]) -> list[Answer]:
+    """The three answers of one run; for several runs, how far each is from the best."""
+    if len(runs) > 1:
+        best = max(runs, key=lambda run: run.result["student"]["accuracy"])
+        items = [(f"{best.name}: {best.result['student']['accuracy']:.1%} right, the most.", False)]
+        items += [(_distance(run, _against(run, best)), False) for run in runs if run is not best]
+        warnings = [(f"{run.name}: {text}", True) for run in runs for text in _warnings(run)]
+        return [Answer("Which is best?", items), *([Answer("What to know?", warnings)] if warnings else [])]
+    (run,) = runs
+    return [
+        Answer("Is it good?", [(text, False) for text in _good(run)]),
+        Answer("Where does it fail?", [*((t, True) for t in _warnings(run)), *((t, False) for t in _fails(run))]),
+        Answer("What next?", [(text, False) for text in _next(run)]),
+    ]
+
+
+def _distance(run, found):
+    if found is None:
+        return f"{run.name}: {run.result['student']['accuracy']:.1%} right."
+    gain = verdict.points(found["difference"], found["images"])
+    return f"{run.name}: {gain} points ({verdict.interval(found)}): {found['word']}."
+
+
+def _warnings(run):
+    return [*run.verdict["warnings"], *run.result.get("warnings", [])]
+
+
+def _good(run):
+    student = run.result["student"]
+    ends = run.of_model("student").get("intervals", {}).get("accuracy")
+    images = f" of {run.test_images:,} test images" if run.test_images else " of the test images"
+    sure = f" (95% interval {ends[0]:.1%} to {ends[1]:.1%})" if ends else ""
+    yield f"Right on {student['accuracy']:.1%}{images}{sure}."
+    teacher, compared = run.result.get("teacher"), run.verdict["comparisons"].get("student against teacher")
+    if compared:
+        gain = verdict.points(compared["difference"], compared["images"])
+        yield f"{gain} points against the teacher's {teacher['accuracy']:.1%} ({verdict.interval(compared)})."
+    yield _size(run, student, teacher)
+    shipped = student.get("calibrated") or student
+    gap = (
+        shipped["confidence"] - shipped["accuracy"]
+        if "accuracy" in shipped
+        else shipped["confidence"] - student["accuracy"]
+    )
+    said = f"Its mean confidence is {shipped['confidence']:.1%}"
+    if abs(gap) <= _MOST_GAP:
+        yield f"{said}: about as often as it is right (ECE {shipped['ece']:.3f})."
+    else:
+        yield f"{said}: {'over' if gap > 0 else 'under'}confident by {100 * abs(gap):.0f} points (ECE {shipped['ece']:.3f})."
+
+
+def _size(run, student, teacher):
+    """Parameters and latency, beside the teacher's."""
+    text = f"{student['parameters']:,} parameters"
+    if teacher and teacher["parameters"] > student["parameters"]:
+        text += f", {teacher['parameters'] / student['parameters']:,.1f}x fewer than the teacher"
+    own, other = (run.of_model(role).get("cost", {}).get("latency_ms") for role in ("student", "teacher"))
+    if own:
+        text += f"; {own['median']:.2g} ms an image" + (f", the teacher {other['median']:.2g} ms" if other else "")
+    return f"{text}."
+
+
+def _fails(run):
+    worst = failures.worst_classes(run)
+    if worst:
+        yield "Least accurate classes: " + ", ".join(f"{name} ({value:.0%} right)" for name, value in worst) + "."
+    confused = failures.pairs(run, most=3)
+    if confused:
+        yield "Most confused: " + ", ".join(f"{p.label} taken for {p.said} ({p.count}x)" for p in confused) + "."
+    if run.labels is not None and {"student", "teacher"} <= run.predicted.keys():
+        student, teacher = run.predicted["student"], run.predicted["teacher"]
+        apart = student != teacher
+        taught = (apart & (teacher == run.labels)).sum()
+        better = (apart & (student == run.labels)).sum()
+        yield (
+            f"Student and teacher disagree on {apart.sum():,} images: the teacher is right on {taught:,} of them, the "
+            f"student on {better:,}."
+        )
+    elif not worst:
+        yield "This run recorded neither predictions nor accuracies by class."
+
+
+def _next(run):
+    tips = list(run.verdict["next"])
+    if run.verdict["word"] == "unknown" and "teacher" in run.result:
+        tips.insert(0, "add --student_alone=train to see whether distilling helped")
+    if run.verdict["word"] in ("ahead", "level"):
+        tips.append("repeat with --seed=1, --seed=2: one seed is one draw")
+    student = run.result["student"]
+    if not student.get("calibrated") and student["ece"] > _MOST_GAP:
+        tips.append("calibrate it: python -m skd_tf.evaluate --model=WORKDIR --calibrate")
+    if run.verdict["word"] != "behind":
+        tips.append("ship it: python -m skd_tf.export --workdir=WORKDIR --output=out --format=litert")
+    return [f"{tip[0].upper()}{tip[1:]}." for tip in tips]
+
+
+def _list(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

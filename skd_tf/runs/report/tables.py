@@ -1,0 +1,100 @@
+"""The tables of measurements in a report. Every column of `skd_tf.runs.columns` that a record has is shown."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from skd_tf.runs.columns import Column, columns
+from skd_tf.runs.report import run_data
+from skd_tf.runs.report.run_data import ChartSeries, Run
+
+# The columns of the first table; the second has all others.
+_FIRST = ("accuracy", "nll", "ece", "agreement", "latency_ms", "file_bytes", "parameters")
+
+
+class Cell(NamedTuple):
+    """A number in a table, with its 95% interval, and whether it is the best of its column."""
+
+    text: str
+    interval: str
+    best: bool
+
+
+class Row(NamedTuple):
+    """A model in a table; `colour` names a CSS variable, or is empty."""
+
+    name: str
+    colour: str
+    is_student: bool
+    cells: list[Cell]
+
+
+class Table(NamedTuple):
+    """The models of a report, one row each."""
+
+    columns: list[Column]
+    rows: list[Row]
+
+
+def tables(runs: Sequence[Run], series: Sequence[ChartSeries]) -> tuple[Table, Table]:
+    """What to see first, and everything else that was measured."""
+    models = list(_models(runs, series))
+    shown = [column for column in columns() if any(column.number(model["record"]) is not None for model in models)]
+    first = [column for column in shown if column.key in _FIRST]
+    rest = [column for column in shown if column.key not in _FIRST]
+    return _table(first, models), _table(
+        rest, [m for m in models if any(c.number(m["record"]) is not None for c in rest)]
+    )
+
+
+def _table(shown, models):
+    best = {column.key: _best(column, models) for column in shown}
+    rows = [
+        Row(
+            model["name"],
+            model["colour"],
+            model["is_student"],
+            [_cell(column, model, best[column.key]) for column in shown],
+        )
+        for model in models
+    ]
+    return Table(shown, rows)
+
+
+def _cell(column, model, best):
+    text = column.text(model["record"], "")
+    ends = model["intervals"].get(column.key) if text else None
+    interval = "\N{EN DASH}".join(column.format.format(end) for end in ends) if ends else ""
+    return Cell(text, interval, bool(text) and text == best)
+
+
+def _best(column, models):
+    """The text of the best number of a column; None if there is nothing to compare."""
+    numbers = [number for number in (column.number(model["record"]) for model in models) if number is not None]
+    texts = {column.format.format(number) for number in numbers}
+    if not column.better or len(texts) < 2:
+        return None
+    return column.format.format((max if column.better == "up" else min)(numbers))
+
+
+def _models(runs: Sequence[Run], series: Sequence[ChartSeries]) -> Iterable[dict[str, Any]]:
+    """All models of all runs, each followed by its calibrated form; those in the charts with their colour."""
+    shown = {id(member.record): member for member in series}
+    for run in runs:
+        for role in run.roles:
+            record, details = run.result[role], run.of_model(role)
+            member = shown.get(id(record))
+            label = run_data.ROLES[role]
+            name = label if len(runs) == 1 and "teacher" in run.result else f"{run.name}, {label}"
+            name = member.label if member and len(series) == 1 else name
+            yield {
+                "name": name,
+                "colour": member.colour.replace("_", "-") if member else "",
+                "record": record | details.get("cost", {}),
+                "intervals": details.get("intervals", {}),
+                "is_student": role == "student",
+            }
+            if record.get("calibrated"):
+                temperature = record["calibrated"].get("temperature")
+                divided = "" if temperature is None else f", logits / {temperature:.3g}"
+                calibrated = {"name": f"{name}, calibrated{divided}", "record": record["calibrated"], "intervals": {}}
+                yield calibrated | {"colour": "", "is_student": role == "student"}

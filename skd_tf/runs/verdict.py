@@ -1,0 +1,215 @@
+"""The verdict on a run, in words: did distilling help, where does the student fail, what to try next.
+
+The end of training prints it, result.json holds it under "verdict", and the report opens with it.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from skd_tf.runs import predictions
+
+# The recipe with the fewest, experiments/cifar10/tune_short.flags, trains for 702.
+FEWEST_STEPS = 700
+_Z = 1.959964  # of a two-sided 95% interval
+_NAMED_CLASSES = 5
+_ROLES = ("teacher", "student_alone", "student")
+_PAIRS = (("student", "student_alone"), ("student", "teacher"), ("teacher", "student_alone"))
+
+
+def compare(first: np.ndarray, second: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    """The difference of two models' accuracy on the same images.
+
+    With b and c the images that only the first and only the second model gets right, the interval is Bonett and
+    Price's (2012, doi:10.3102/1076998611411915): p = (b + 1)/(n + 2), q = (c + 1)/(n + 2),
+    (p - q) -+ 1.96 sqrt((p + q - (p - q)^2)/(n + 2)). The p value is McNemar's exact one.
+
+    Args:
+      first, second: predicted classes, integer `[n]`.
+      labels: integer `[n]`.
+
+    Returns:
+      {"word", "difference" (first minus second), "interval" (95%), "only_first_right", "only_second_right", "p_value",
+      "images", "paired"}. The word is "ahead", "behind", or "level" if the interval holds 0.
+
+    Examples:
+      >>> found = compare(np.array([1] * 9 + [0]), np.zeros(10, int), np.ones(10, int))
+      >>> found["word"], found["difference"], found["only_first_right"]
+      ('ahead', 0.9, 9)
+    """
+    right, other = np.asarray(first) == labels, np.asarray(second) == labels
+    n, b, c = len(right), int((right & ~other).sum()), int((~right & other).sum())
+    p, q = (b + 1) / (n + 2), (c + 1) / (n + 2)
+    half = _Z * math.sqrt((p + q - (p - q) ** 2) / (n + 2))
+    counts = {"only_first_right": b, "only_second_right": c, "p_value": _mcnemar(b, c), "images": n}
+    return _worded((b - c) / n, [p - q - half, p - q + half]) | counts | {"paired": True}
+
+
+def compare_accuracies(first: float, second: float, images: int) -> dict[str, Any]:
+    """As `compare`, from two accuracies alone: the interval of independent images, which is too wide for the same ones."""
+    half = _Z * math.sqrt((first * (1 - first) + second * (1 - second)) / images)
+    ends = [first - second - half, first - second + half]
+    return _worded(first - second, ends) | {"images": images, "paired": False}
+
+
+def judge(
+    models: Mapping[str, Mapping[str, Any]],
+    predicted: Mapping[str, np.ndarray],
+    labels: np.ndarray | None,
+    *,
+    class_names: Sequence[str],
+    config: Mapping[str, Any],
+    steps: int,
+    images: int = 0,
+) -> dict[str, Any]:
+    """The verdict on a finished run.
+
+    Args:
+      models: "teacher", "student_alone" and "student" of a result.json, as far as they exist.
+      predicted: {model: predicted classes `[n]` of the test images}; {} if they were not recorded.
+      labels: integer `[n]`; None if they were not recorded.
+      class_names: in the order of the labels.
+      config: the run's settings.
+      steps: optimizer steps of the run.
+      images: number of test images, if `labels` is None.
+
+    Returns:
+      {"word": "ahead", "level", "behind" (the distilled student against the student alone) or "unknown", "text": a
+      sentence, "warnings": sentences, "next": what to try, "comparisons": {"student against student_alone": `compare`}}.
+    """
+    against: dict[str, Any] = {}
+    for first, second in _PAIRS:
+        if first in models and second in models:
+            if labels is not None and {first, second} <= predicted.keys():
+                against[f"{first} against {second}"] = compare(predicted[first], predicted[second], labels)
+            elif images:
+                accuracies = (models[name]["accuracy"] for name in (first, second))
+                against[f"{first} against {second}"] = compare_accuracies(*accuracies, images)
+    helped = against.get("student against student_alone")
+    weak_teacher = _weak_teacher(against.get("teacher against student_alone"), models)
+    few = steps < FEWEST_STEPS
+    warnings = [
+        *weak_teacher,
+        *_lost_classes(predicted.get("student"), labels, class_names, "student" if "teacher" in models else "model"),
+        *([_few_steps(steps)] if few else []),
+    ]
+    word = helped["word"] if helped else "unknown"
+    return {
+        "word": word,
+        "text": _headline(helped, models),
+        "warnings": warnings,
+        "next": _next(word, models, config, steps, weak_teacher=bool(weak_teacher)),
+        "comparisons": against,
+    }
+
+
+def of_run(result: Mapping[str, Any], details: Mapping[str, Any], steps: int) -> dict[str, Any]:
+    """The verdict on a run, from its result.json, its measurements.json and its number of optimizer steps."""
+    predicted, labels = predictions.of_record(details)
+    return judge(
+        {name: result[name] for name in _ROLES if name in result},
+        predicted,
+        labels,
+        class_names=result["class_names"],
+        config=result["config"],
+        steps=steps,
+        images=details.get("dataset", {}).get("test", 0),
+    )
+
+
+def lines(verdict: Mapping[str, Any]) -> list[str]:
+    """What the end of training prints of a verdict: at most a line for each thing to know, and one of what to try."""
+    text = [verdict["text"]] * bool(verdict["text"])
+    troubled = verdict["word"] in ("behind", "level") or verdict["warnings"]
+    tips = [f"Try next: {'; '.join(verdict['next'])}."] if troubled and verdict["next"] else []
+    return [*text, *verdict["warnings"], *tips]
+
+
+def points(value: float, images: int) -> str:
+    """A difference of accuracies in points, "+5.2"; with more digits if there are more images."""
+    return f"{100 * value:+.{1 if images < 5000 else 2}f}"
+
+
+def interval(comparison: Mapping[str, Any]) -> str:
+    """The interval of a comparison, "95% interval +2.9 to +7.5"."""
+    return "95% interval {} to {}".format(*(points(end, comparison["images"]) for end in comparison["interval"]))
+
+
+def _worded(gain, interval):
+    low, high = interval
+    word = "ahead" if low > 0 else "behind" if high < 0 else "level"
+    return {"word": word, "difference": float(gain), "interval": [float(low), float(high)]}
+
+
+def _mcnemar(b, c):
+    """The two-sided exact p value of b and c under equal odds: 2 sum over k up to min(b, c) of C(b + c, k) / 2^(b + c)."""
+    n, k = b + c, np.arange(1, min(b, c) + 1)
+    log_terms = np.concatenate([[0.0], np.cumsum(np.log(n - k + 1) - np.log(k))]) - n * math.log(2)
+    return min(1.0, float(2 * np.exp(log_terms).sum()))
+
+
+def _headline(helped, models):
+    if helped is None:
+        distilled = "teacher" in models
+        return (
+            "Whether distilling helped is unknown: --student_alone=train also trains the student without its teacher, "
+            "and compares." * distilled
+        )
+    images, gain = f"{helped['images']:,} test images", points(helped["difference"], helped["images"])
+    if helped["word"] == "level":
+        return f"Distilled and alone cannot be told apart with {images}: {gain} points of top-1 ({interval(helped)})."
+    how, against = ("helped", "over") if helped["word"] == "ahead" else ("made it WORSE", "against")
+    return f"Distilling {how}: {gain} points of top-1 {against} the student alone ({interval(helped)}, {images})."
+
+
+def _weak_teacher(comparison, models):
+    """Sentences about a teacher that is no better than the student alone."""
+    if comparison is None or comparison["difference"] >= 0:
+        return []
+    teacher, alone = (models[name]["accuracy"] for name in ("teacher", "student_alone"))
+    noise = "" if comparison["word"] == "behind" else ", though not by more than chance"
+    return [
+        f"The teacher (top-1 {teacher:.4f}) is below the student alone ({alone:.4f}){noise}: it has little to teach."
+    ]
+
+
+def _lost_classes(predicted, labels, class_names, who):
+    """Sentences about classes that a model never gets right, and about one that has learned nothing."""
+    if predicted is None or labels is None or not len(labels):
+        return []
+    examples = np.bincount(labels, minlength=len(class_names))
+    hits = np.bincount(labels[predicted == labels], minlength=len(class_names))
+    most_common = int(examples.max())
+    if hits.sum() <= most_common:
+        share = most_common / len(labels)
+        return [
+            f"The {who} (top-1 {hits.sum() / len(labels):.4f}) is no better than always answering the most common "
+            f"class ({share:.4f}): it has learned nothing of use."
+        ]
+    lost = [c for c in np.argsort(-examples, kind="stable") if examples[c] and not hits[c]]
+    if not lost:
+        return []
+    named = ", ".join(f"{class_names[c]} (of {examples[c]:,})" for c in lost[:_NAMED_CLASSES])
+    more = f" and {len(lost) - _NAMED_CLASSES} more" if len(lost) > _NAMED_CLASSES else ""
+    return [f"The {who} gets no test image right of {len(lost)} of {len(class_names)} classes: {named}{more}."]
+
+
+def _few_steps(steps):
+    return f"The run had {steps:,} optimizer steps, fewer than any recipe of skd_tf ({FEWEST_STEPS:,} and more)."
+
+
+def _next(word, models, config, steps, *, weak_teacher):
+    """What to try, the most promising first."""
+    tips = []
+    if steps < FEWEST_STEPS:
+        epochs = math.ceil(config["epochs"] * FEWEST_STEPS / max(steps, 1))
+        tips.append(f"train longer, --epochs={epochs} or more")
+    if weak_teacher:
+        tips.append("a better teacher (--teacher_flagfile trains one by its own settings)")
+    if "teacher" in models and word in ("behind", "level"):
+        if config["loss"] == "spherical":
+            tips.append("--loss=kd")
+        tips.append("search with python -m skd_tf.tune --search=temperature:log:1:16 --search=kd_weight:linear:0.1:0.9")
+    return tips[:3]
