@@ -55,5 +55,6 @@ def as_text(value: object) -> str:
 
 def did_you_mean(name: object, names: Iterable[str], otherwise: str) -> str:
     """A remedy: the nearest of `names`, or `otherwise` if none is near."""
-    near = difflib.get_close_matches(str(name).lower(), names, n=1)
-    return f"Did you mean {near[0]}?" if near else otherwise
+    folded = {known.lower(): known for known in names}
+    near = difflib.get_close_matches(str(name).lower(), folded, n=1)
+    return f"Did you mean {folded[near[0]]}?" if near else otherwise

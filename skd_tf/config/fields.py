@@ -2,6 +2,7 @@
 
 import dataclasses
 import operator
+import os
 import re
 import sys
 import types
@@ -95,6 +96,9 @@ def validate(field: dataclasses.Field, value: Any) -> Any:
 
     if getattr(value, "shape", None) == ():  # a numpy scalar
         value = value.item()
+    if isinstance(value, os.PathLike) and str in kinds and not rules.choices:
+        require_local(value, field.name)
+        value = os.fspath(value)
     if types.NoneType in kinds and value in (None, "none"):
         return None
     if bool in kinds:

@@ -9,7 +9,7 @@ import keras
 
 from skd_tf.errors import InputError, did_you_mean, input_error
 from skd_tf.models import preprocessing
-from skd_tf.runtime import compat
+from skd_tf.runtime import compat, user_code
 
 IMAGENET_CLASSES = 1000
 
@@ -23,6 +23,19 @@ def names() -> dict[str, ModuleType]:
                 if inspect.isfunction(member) and "classifier_activation" in inspect.signature(member).parameters:
                     found[name] = module
     return found
+
+
+def require(name: str) -> dict[str, ModuleType]:
+    """`names()`, with an `InputError` if a network is not among them."""
+    known = names()
+    if name not in known:
+        raise input_error(
+            "keras.applications has no such network",
+            expected=f"one of {', '.join(sorted(known))}",
+            received=f"{user_code.APPLICATIONS}:{name}",
+            remedy=did_you_mean(name, known, "Choose a listed name"),
+        )
+    return known
 
 
 def build(
@@ -48,14 +61,7 @@ def build(
     Raises:
       InputError: an unknown name, images that the network cannot take, or missing weights.
     """
-    known = names()
-    if name not in known:
-        raise input_error(
-            "keras.applications has no such network",
-            expected=f"one of {', '.join(sorted(known))}",
-            received=f"name={name}",
-            remedy=did_you_mean(name, {n.lower(): n for n in known}, "Choose a listed name"),
-        )
+    known = require(name)
     weights, shape = "imagenet" if pretrained else None, {} if input_shape is None else {"input_shape": input_shape}
     try:
         with contextlib.nullcontext() if download else _without_network(name):

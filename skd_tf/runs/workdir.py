@@ -13,7 +13,7 @@ from skd_tf.runs import run_files
 from skd_tf.runs.run_record import holds_run, read_result, recorded_config, settings_record
 from skd_tf.runtime import cluster
 from skd_tf.runtime.files import LockedError, file_lock, write_json
-from skd_tf.runtime.local_paths import require_local
+from skd_tf.runtime.local_paths import require_folder, require_local
 
 
 class Workdir:
@@ -145,13 +145,34 @@ def refuse_differences(path: str | os.PathLike, before: Config, config: Config) 
 def locked(path: str | os.PathLike) -> Iterator[None]:
     """Reserves a workdir for this process. In a cluster only the chief takes the lock.
 
+    If the block is refused before it has an output, the folder is left as it was.
+
     Raises:
       InputError: another run uses the folder, or it cannot be written.
     """
-    require_local(path, "workdir")
-    with contextlib.ExitStack() as held:
-        cluster.agree(lambda: _lock(pathlib.Path(path), held))
-        yield
+    require_folder(path, "workdir")
+    path = pathlib.Path(path)
+    new_run = not (path / run_files.CONFIG).exists()
+    new_folders = [folder for folder in (path, *path.parents) if not folder.exists()]
+    try:
+        with contextlib.ExitStack() as held:
+            cluster.agree(lambda: _lock(path, held))
+            yield
+    except InputError:
+        if new_run and cluster.is_chief():
+            _remove_unused(path, new_folders)
+        raise
+
+
+def _remove_unused(path, new_folders):
+    """Removes what a run without an output wrote into a folder, and the folders that it created."""
+    if any((path / name).exists() for name in (*run_files.OUTPUTS, run_files.TEACHER, run_files.STUDENT_ALONE)):
+        return
+    with contextlib.suppress(OSError):
+        for name in (run_files.CONFIG, run_files.FLAGS, run_files.LOCK):
+            (path / name).unlink(missing_ok=True)
+        for folder in new_folders:
+            folder.rmdir()
 
 
 def _lock(path, held):

@@ -1,10 +1,11 @@
 """Paths are folders and files that the operating system knows; a URL is refused before it becomes a local folder."""
 
 import os
+import pathlib
 import re
 from collections.abc import Iterable
 
-from skd_tf.errors import flag_error
+from skd_tf.errors import flag_error, input_error
 
 TFDS_SCHEMES = ("gs",)  # that TFDS reads a --data_dir from; TensorFlow's wheel has no other file system
 _URL = re.compile(r"(?:folder:)?([A-Za-z][A-Za-z0-9+.-]*)://")
@@ -45,3 +46,30 @@ def require_local(path: str | os.PathLike, name: str, *, schemes: Iterable[str] 
         raise flag_error(name, path, "is a URL", "a path", "Leave out file://")
     allowed = "".join(f" or {known}://" for known in schemes)
     raise flag_error(name, path, "is a URL, not a folder or file", f"a path{allowed}", _REMEDY)
+
+
+def require_folder(path: str | os.PathLike, name: str) -> None:
+    """Refuses what cannot become a folder: a URL, a file, a place inside a file, or a link that leads nowhere.
+
+    Args:
+      path: what the user gave; the folder need not exist.
+      name: the flag or argument that it was given as.
+
+    Raises:
+      InputError: it is one of these.
+    """
+    require_local(path, name)
+    path = pathlib.Path(path)
+    for place in (path, *path.parents):
+        if place.is_symlink() and not place.exists():
+            raise input_error(
+                f"--{name} is behind a link that leads nowhere",
+                expected="an existing or new folder",
+                received=f"--{name}={path}, where {place} leads to {os.readlink(place)}",
+                remedy="Create that folder, or remove the link",
+            )
+        if place.exists():
+            if not place.is_dir():
+                problem = "is a file" if place == path else f"is inside the file {place}"
+                raise flag_error(name, path, problem, "an existing or new folder", "Choose another path")
+            return

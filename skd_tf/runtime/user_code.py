@@ -2,9 +2,12 @@
 
 import importlib
 import importlib.util
+import inspect
 import os
 import re
+import symtable
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +15,8 @@ from skd_tf.errors import input_error
 
 _REFERENCE = re.compile(r"([A-Za-z_][\w.]*):([A-Za-z_]\w*)")
 APPLICATIONS = "keras.applications"
+_NETWORK = ("input_shape", "num_classes")
+ARGUMENTS = {"student": _NETWORK, "teacher": _NETWORK, "dataset": ("data_dir",)}  # flag -> what its function is given
 
 
 def is_reference(text: str) -> bool:
@@ -25,37 +30,42 @@ def application(text: str) -> str | None:
     return name if module == APPLICATIONS and name else None
 
 
-def require_module(text: str, flag: str) -> None:
-    """Checks that the module in MODULE:FUNCTION exists. Does not run it, only the packages that contain it.
+def require(text: str, flag: str) -> None:
+    """Checks that MODULE:FUNCTION exists. Its source is read; it is imported only if that does not define the name.
 
     Raises:
-      InputError: it does not.
+      InputError: there is no such module or function.
     """
-    module, _, _ = text.partition(":")
-    if not {"", os.getcwd()} & set(sys.path):  # python -m looks there, a console script does not
-        sys.path.insert(0, os.getcwd())
+    module, _, name = text.partition(":")
+    found = _find(module, text, flag)
     try:
-        found = importlib.util.find_spec(module)
-    except ImportError:
-        found = None
-    if found is None:
-        raise input_error(
-            f"There is no module {module}",
-            expected="MODULE:FUNCTION with a module in the current folder or installed",
-            received=f"--{flag}={text}",
-            remedy="Check the name and the folder, or set PYTHONPATH",
-        )
+        source = getattr(found.loader, "get_source", lambda _: None)(module)
+        defined = source and symtable.symtable(source, found.origin or module, "exec").lookup(name)
+    except KeyError:
+        defined = None
+    except (SyntaxError, ImportError, OSError, ValueError) as error:
+        raise _import_error(module, text, flag, error) from error
+    if not defined or not (defined.is_assigned() or defined.is_imported()):
+        resolve(text, flag)
 
 
 def resolve(text: str, flag: str) -> Callable[..., Any]:
     """Imports the function that MODULE:FUNCTION names. This runs the module's code, which is trusted.
 
+    Args:
+      text: MODULE:FUNCTION.
+      flag: that gave it, a key of `ARGUMENTS`.
+
     Raises:
-      InputError: there is no such module or function.
+      InputError: there is no such module or function, the module cannot be imported, or the function takes other
+        arguments.
     """
-    require_module(text, flag)
     module, _, name = text.partition(":")
-    function = getattr(importlib.import_module(module), name, None)
+    _find(module, text, flag)
+    try:
+        function = getattr(importlib.import_module(module), name, None)
+    except Exception as error:  # whatever a user's code raises
+        raise _import_error(module, text, flag, error) from error
     if not callable(function):
         raise input_error(
             "The module has no such function",
@@ -63,4 +73,57 @@ def resolve(text: str, flag: str) -> Callable[..., Any]:
             received=f"--{flag}={text}",
             remedy="Check the name",
         )
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # some built-in functions have none
+        return function
+    try:
+        signature.bind(*ARGUMENTS[flag])
+    except TypeError as error:
+        raise input_error(
+            "The function takes other arguments",
+            expected=f"{name}({', '.join(ARGUMENTS[flag])})",
+            received=f"{name}{signature} from --{flag}={text}",
+            remedy="Change its parameters",
+        ) from error
     return function
+
+
+def _find(module, text, flag):
+    """Where a module is, without running it; the packages that contain it are run."""
+    if not {"", os.getcwd()} & set(sys.path):  # python -m looks there, a console script does not
+        sys.path.insert(0, os.getcwd())
+    found, container = None, module.rpartition(".")[0]
+    try:
+        found = importlib.util.find_spec(module)
+    except ModuleNotFoundError as error:
+        if not f"{module}.".startswith(f"{error.name}."):  # it is another one, which the container needs
+            raise _import_error(container, text, flag, error) from error
+    except ValueError:  # __main__
+        pass
+    except Exception as error:  # whatever the code of a package raises
+        raise _import_error(container, text, flag, error) from error
+    if found is None:
+        raise input_error(
+            f"There is no module {module}",
+            expected="MODULE:FUNCTION with a module in the current folder or installed",
+            received=f"--{flag}={text}",
+            remedy="Check the name and the folder, or set PYTHONPATH",
+        )
+    return found
+
+
+def _import_error(module, text, flag, error):
+    """The `InputError` about a module that fails when it is imported: what it raised, and in which line."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
+    place = (error.filename, error.lineno) if isinstance(error, SyntaxError) else None
+    if place is None and frames and frames[-1].filename != __file__:
+        place = frames[-1].filename, frames[-1].lineno
+    return input_error(
+        f"The module {module} cannot be imported",
+        expected="a module that runs to its end",
+        received=f"{type(error).__name__}: {str(error).split(' (')[0]}"
+        + (f" in {place[0]} line {place[1]}" if place else "")
+        + f", with --{flag}={text}",
+        remedy="Correct it, or install what it needs",
+    )

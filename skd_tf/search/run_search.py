@@ -12,6 +12,7 @@ from skd_tf.runs.run_record import recorded_config, with_recorded_rules
 from skd_tf.runs.workdir import locked
 from skd_tf.runtime import cluster, tf_logging
 from skd_tf.runtime.console import say
+from skd_tf.runtime.local_paths import require_folder
 from skd_tf.search import plot, results
 from skd_tf.search.plan import Plan
 from skd_tf.search.trial_records import RUNNING, TrialRecord, TrialRecords, is_disk_full
@@ -52,12 +53,15 @@ def run_search(
       EnvironmentFailure: a full disk or too little memory. The trials are kept, and the same call continues.
     """
     role = process_role()
+    require_folder(workdir, "workdir")
     preflight.check_files(plan.shared)
+    preflight.check_dataset(plan.shared, data_dir)
     tf_logging.import_tensorflow()
     from skd_tf.search.oracles import make_oracle
     from skd_tf.search.trial_runner import TrialRunner
     from skd_tf.search.tuner import Tuner
 
+    preflight.check_code(plan.shared)
     records = TrialRecords(workdir, _continued(plan, workdir))
     runner, oracle = TrialRunner(records, data_dir, resources), make_oracle(records.plan)
     try:

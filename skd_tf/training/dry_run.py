@@ -13,6 +13,7 @@ from skd_tf.losses.names import LOSS_FACTS
 from skd_tf.runs.run_record import read_result, recorded_config, settings_record, with_recorded_rules
 from skd_tf.runs.workdir import refuse_differences
 from skd_tf.runtime import cluster, devices
+from skd_tf.runtime.local_paths import require_folder
 from skd_tf.training import preflight
 from skd_tf.training.preflight import Sizes
 
@@ -142,6 +143,7 @@ def _radius(radius: float | str, sizes: Sizes | None) -> str:
 def _workdir(config: Config, workdir: str | os.PathLike | None) -> str:
     if not workdir:
         return "not given"
+    require_folder(workdir, "workdir")
     if config.overwrite:
         return f"{workdir}{', restarted from scratch' if settings_record(workdir) else ''}"
     before = recorded_config(workdir)

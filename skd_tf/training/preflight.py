@@ -10,7 +10,7 @@ import numpy as np
 
 from skd_tf.config import Config, recipes
 from skd_tf.data import folder_index, grouping, hold_out
-from skd_tf.data.catalog import known_of, source_kind
+from skd_tf.data.catalog import FOLDER, known_of, source_kind
 from skd_tf.data.settings import DataSettings
 from skd_tf.errors import input_error
 from skd_tf.losses import sphere_geometry
@@ -18,6 +18,7 @@ from skd_tf.losses.names import LOSS_FACTS
 from skd_tf.models import paths
 from skd_tf.networks.names import NETWORK_NAMES
 from skd_tf.runtime import local_paths, user_code
+from skd_tf.training import nested_runs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +48,43 @@ class Sizes:
         return 0 if self.validation is not None else round((self.train - self.unlabelled) * validation_fraction)
 
 
+def check_before_loading(config: Config, data_dir: str | os.PathLike | None) -> None:
+    """Checks all that can be known of a run's networks, files and data before any of them is loaded.
+
+    Raises:
+      InputError: one of them does not exist, or does not fit.
+    """
+    check_files(config)
+    check_code(config)
+    check_dataset(config, data_dir)
+    nested_runs.check_student_alone(config)
+    sizes = dataset_sizes(config, data_dir)
+    check_classes(config, sizes)
+    if sizes:
+        steps_per_epoch(config, sizes.train - sizes.held_out(config.validation_fraction))
+
+
+def check_code(config: Config) -> None:
+    """Imports the functions that the settings name, and Keras if they name a network of keras.applications.
+
+    Raises:
+      InputError: there is no such function or network, or its module cannot be imported.
+    """
+    names = {flag: getattr(config, flag) for flag in ("dataset", "student", "student_checkpoint")}
+    if config.needs_teacher:
+        names |= {flag: getattr(config, flag) for flag in ("teacher", "teacher_checkpoint")}
+    for flag, name in names.items():
+        application = user_code.application(name)
+        if application:
+            from skd_tf.models import keras_applications  # imports TensorFlow
+
+            keras_applications.require(application)
+        elif flag in user_code.ARGUMENTS and user_code.is_reference(name) and not name.startswith(FOLDER):
+            user_code.resolve(name, flag)
+
+
 def check_files(config: Config) -> None:
-    """Checks that the teacher, the student, the start weights and the teacher's flagfile exist.
+    """Checks that the networks, the start weights, the teacher and its flagfile exist. Runs none of the user's code.
 
     Raises:
       InputError: one of them does not.
@@ -58,9 +94,11 @@ def check_files(config: Config) -> None:
         if not name or name in NETWORK_NAMES or user_code.application(name):
             continue
         if user_code.is_reference(name):
-            user_code.require_module(name, flag)
+            user_code.require(name, flag)
         else:
             paths.require(name)
+    if config.teacher_cache_dir:
+        local_paths.require_folder(config.teacher_cache_dir, "teacher_cache_dir")
     models = [config.student_checkpoint]
     if config.needs_teacher:
         models += [config.teacher_checkpoint, "" if config.student_alone in ("none", "train") else config.student_alone]
@@ -72,6 +110,8 @@ def check_files(config: Config) -> None:
                 received=f"--teacher_flagfile={flagfile}",
                 remedy="Check the path and the current folder",
             )
+        if flagfile:
+            check_files(nested_runs.teacher_config(config))
     for path in filter(None, models):
         paths.require(path)
 
@@ -87,9 +127,11 @@ def check_dataset(config: Config, data_dir: str | os.PathLike | None) -> None:
     if kind == "folder":
         folder_index.find(config.dataset, config.data_seed, config.data_rules, config.group)
     elif kind == "function":
-        user_code.require_module(config.dataset, "dataset")
+        user_code.require(config.dataset, "dataset")
     elif kind == "tfds" and not (config.download or _is_remote(data_dir) or tfds_records(config.dataset, data_dir)):
         hint = "" if known_of(config.dataset) else " Check the name as well."
+        if pathlib.Path(config.dataset).is_dir():
+            hint = f" Did you mean --dataset={FOLDER}{config.dataset}?"
         raise input_error(
             f"Dataset {config.dataset} is not prepared",
             expected=f"its folder in {tfds_folder(data_dir)}",
