@@ -7,6 +7,7 @@ from absl import flags
 from skd_tf.config import app
 from skd_tf.config.flags import config_from
 from skd_tf.runtime import cluster, console, tf_logging
+from skd_tf.training import nested_runs
 
 
 def main(flag_values: flags.FlagValues) -> int:
@@ -18,6 +19,7 @@ def main(flag_values: flags.FlagValues) -> int:
 
         console.say(dry_run.describe(config, workdir, data_dir))
         return 0
+    console.say(nested_runs.headline(config, workdir))
     tf_logging.import_tensorflow()
     from skd_tf.training import experiment
 

@@ -39,6 +39,7 @@ def main(flag_values):
     config = config_from(flag_values, base=cache)  # the teacher runs once for all trials
     names = ("tuner", "objective", "max_trials", "search_seed", "executions_per_trial")
     plan = Plan(config, tuple(flag_values.search), **{name: flag_values[name].value for name in names})
+    console.set_verbosity(config.verbosity)
     if config.dry_run:
         console.say(describe(plan, flag_values.workdir, flag_values.data_dir))
         return 0

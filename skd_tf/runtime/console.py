@@ -1,6 +1,11 @@
-"""What a run prints: lines, warnings and progress. Only the chief prints, and printing never ends a run."""
+"""What a run prints: lines, warnings and progress. Only the chief prints, and printing never ends a run.
+
+A run has stages (teacher, alone, distilled). At --verbosity=normal each stage is one line, with `detail` and the epochs left
+out; at full all is printed.
+"""
 
 import contextlib
+import contextvars
 import os
 import sys
 import time
@@ -12,7 +17,26 @@ from skd_tf.runtime.cluster import chief_only
 _SHOWN = (("loss", "loss"), ("train", "accuracy"), ("validation", "val_accuracy"), ("agreement", "agreement"))
 _SECONDS_BETWEEN_LINES = 20.0  # in a log
 _SECONDS_BETWEEN_UPDATES = 0.5  # on a terminal
+_SECONDS_BETWEEN_TENTHS = 10.0  # in a log at normal verbosity: a line for each tenth, but not more often than this,
+_MOST_SECONDS_WITHOUT_A_LINE = 600.0  # and not less often than this
 _live = {"length": 0}  # of the progress line on the terminal, which the next line overwrites
+_stage: contextvars.ContextVar[str] = contextvars.ContextVar("stage", default="")
+_verbosity = {"full": False}
+
+
+def set_verbosity(verbosity: str) -> None:
+    """Sets what is printed from here on: "normal" or "full"."""
+    _verbosity["full"] = verbosity == "full"
+
+
+@contextlib.contextmanager
+def stage(name: str) -> Iterator[None]:
+    """Names a part of a run: its progress is printed under that name. A part of a part has the outer one's name."""
+    token = _stage.set(_stage.get() or name)
+    try:
+        yield
+    finally:
+        _stage.reset(token)
 
 
 @chief_only
@@ -20,6 +44,17 @@ def say(text: str = "") -> None:
     """Prints a line on standard output."""
     _clear()
     write(text, sys.stdout)
+
+
+def detail(text: str = "") -> None:
+    """`say` at full verbosity."""
+    if _verbosity["full"]:
+        say(text)
+
+
+def say_of_part(text: str = "") -> None:
+    """`say`, or `detail` inside a stage: a run that another run started says less."""
+    (detail if _stage.get() else say)(text)
 
 
 @chief_only
@@ -138,7 +173,10 @@ class Stopwatch:
 
 
 class EpochClock:
-    """Measures a run's seconds over all its interruptions. Prints a line per epoch, and more during long epochs.
+    """Measures a run's seconds over all its interruptions, and prints its progress.
+
+    At full verbosity there is a line per epoch, and more during long epochs. At normal verbosity a terminal shows one line
+    that is updated, and a log gets a line for each tenth of the run.
 
     Args:
       name: what is trained.
@@ -152,6 +190,9 @@ class EpochClock:
         self._name, self._epochs, self._first_step, self._steps_per_epoch = name, epochs, first_step, steps_per_epoch
         self._before, self._start = before, time.monotonic()
         self._progress = Progress(f"  {name}", epochs * steps_per_epoch, "steps", done=first_step)
+        self._title = f"{_stage.get() or 'student':9}  {name}"
+        self._last_step, self._printed, self._shown = epochs * steps_per_epoch, self._start, ""
+        self._tenth = 10 * first_step // self._last_step
 
     def seconds(self) -> float:
         """Seconds that the run has taken in all."""
@@ -159,10 +200,18 @@ class EpochClock:
 
     def say_step(self, step: int) -> None:
         """Reports the progress inside an epoch, if it is time for a line."""
-        self._progress.update(step, f"  (epoch {step // self._steps_per_epoch + 1}/{self._epochs})")
+        if _verbosity["full"]:
+            self._progress.update(step, f"  (epoch {step // self._steps_per_epoch + 1}/{self._epochs})")
+        else:
+            self._update(step)
 
     def say_epoch(self, epoch: int, record: Mapping[str, Any]) -> None:
-        """Prints the line of a finished epoch, with the measurements in its record."""
+        """Reports a finished epoch, with the measurements in its record."""
+        if not _verbosity["full"]:
+            shown = (f"{label} {record[name]:.3f}" for label, name in _SHOWN if name in record and label != "loss")
+            self._shown = "".join(f"  {words}" for words in shown)
+            self._update(epoch * self._steps_per_epoch)
+            return
         pace = (time.monotonic() - self._start) / (epoch - self._first_step / self._steps_per_epoch)
         shown = "  ".join(f"{label} {record[name]:.3f}" for label, name in _SHOWN if name in record)
         say(
@@ -170,6 +219,27 @@ class EpochClock:
             f"{record['examples_per_second']:,.0f} images/s  {duration(pace * (self._epochs - epoch))} left"
         )
         self._progress.postpone()
+
+    def say_end(self) -> None:
+        """Prints the line of the finished run at normal verbosity."""
+        if not _verbosity["full"]:
+            epochs = f"{self._epochs} epoch{'s' * (self._epochs > 1)}"
+            say(f"{self._title}: {epochs} in {duration(self.seconds())}{self._shown}")
+
+    def _update(self, step: int) -> None:
+        """The progress line at normal verbosity, if it is time for one."""
+        now, terminal, tenth = time.monotonic(), _on_terminal(), 10 * step // self._last_step
+        waited = now - self._printed
+        if terminal:
+            due = waited >= _SECONDS_BETWEEN_UPDATES
+        else:
+            due = (tenth > self._tenth and waited >= _SECONDS_BETWEEN_TENTHS) or waited >= _MOST_SECONDS_WITHOUT_A_LINE
+        if due and self._first_step < step < self._last_step:
+            self._printed, self._tenth = now, tenth
+            left = (now - self._start) / (step - self._first_step) * (self._last_step - step)
+            epoch = f"epoch {step // self._steps_per_epoch + 1}/{self._epochs}"
+            line = f"{self._title}  {step / self._last_step:4.0%}  {epoch}{self._shown}  {duration(left)} left"
+            _show(line, terminal)
 
 
 def duration(seconds: float) -> str:

@@ -21,7 +21,7 @@ from skd_tf.models.student import StudentSettings, make_student
 from skd_tf.models.sync_batch_norm import synchronized
 from skd_tf.runs import run_files
 from skd_tf.runtime import cluster, devices
-from skd_tf.runtime.console import say, warn
+from skd_tf.runtime.console import detail, warn
 from skd_tf.runtime.files import write_json
 from skd_tf.training import loop, preflight
 from skd_tf.training.resources import SharedResources
@@ -139,14 +139,14 @@ def _steps_per_epoch(config: Config, dataset: data.Dataset) -> int:
     steps = preflight.steps_per_epoch(config, len(dataset.train))
     dropped = len(dataset.train) - steps * config.batch_size
     if dropped:
-        say(f"Each epoch drops its last {dropped} of {len(dataset.train)} images, which do not fill a batch.")
+        detail(f"Each epoch drops its last {dropped} of {len(dataset.train)} images, which do not fill a batch.")
     return steps
 
 
 def _announce(config: Config, resources: SharedResources, distiller: Distiller, steps_per_epoch: int) -> None:
     """Prints what is trained, on what, and what is unusual about the settings."""
     dataset, replica_count = resources.dataset, resources.strategy.num_replicas_in_sync
-    say(
+    detail(
         f"{config.student} on {dataset.name} {dataset.version}: {len(dataset.train)} images, "
         f"{config.epochs} epochs x {steps_per_epoch} steps, batch {config.batch_size} = {replica_count} x "
         f"{config.batch_size // replica_count}, loss {config.loss}, XLA {'on' if distiller.xla else 'off'} "
@@ -157,7 +157,7 @@ def _announce(config: Config, resources: SharedResources, distiller: Distiller, 
     }
     if authors:
         ours = (f"--{name}={as_text(getattr(config, name))} (theirs: {value})" for name, value in authors.items())
-        say(f"These settings differ from those of the authors of {config.loss}: {', '.join(ours)}.")
+        detail(f"These settings differ from those of the authors of {config.loss}: {', '.join(ours)}.")
     slow = devices.half_precision_warning((config.precision, config.teacher_precision))
     if slow:
         warn(slow)
@@ -168,7 +168,7 @@ def _announce(config: Config, resources: SharedResources, distiller: Distiller, 
 def _announce_sphere(config: Config, distiller: Distiller, classes: int) -> None:
     radius = float(distiller.radius.numpy())
     top = sphere_geometry.top_probability(classes, radius, config.temperature)
-    say(
+    detail(
         f"Radius {radius:.4g} ({config.radius}), temperature {config.temperature:g}: top probability at most {top:.3f}."
     )
     if top < _LEAST_TOP_PROBABILITY:

@@ -191,6 +191,7 @@ def test_differences_list_only_what_could_change_a_number():
         "report": False,
         "dry_run": True,
         "overwrite": True,
+        "verbosity": "full",
     }
     assert this.differences(this.replace(**silent)) == []
     fields = dataclasses.fields(Config)

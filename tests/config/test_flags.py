@@ -35,9 +35,9 @@ CONTRACT = [
     *("nesterov", "weight_decay", "clip_norm", "label_smoothing", "seed"),
     *("strategy", "virtual_devices", "precision", "teacher_precision", "jit_compile", "steps_per_call"),
     *("checkpoint_every", "keep_checkpoints", "dry_run", "overwrite", "sync_batch_norm"),
-    *("teacher_cache_dir", "teacher_cache_dtype", "teacher_cache_epochs"),
+    *("teacher_cache_dir", "teacher_cache_dtype", "teacher_cache_epochs", "teacher_cache_top"),
     *("augmentation", "cache_dataset", "student_checkpoint", "student_preprocessing", "teacher_preprocessing"),
-    *("ema_momentum", "profile_steps", "report", "data_rules", "validation_split", "group"),
+    *("ema_momentum", "profile_steps", "verbosity", "report", "report_images", "data_rules", "validation_split", "group"),
 ]
 PROGRAM = """
     import sys

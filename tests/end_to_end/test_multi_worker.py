@@ -61,7 +61,7 @@ class Workers:
 
 
 def train_flags(workdir, *flags):
-    return ("-m", "skd_tf.train", *as_flags(CNN_2), f"--workdir={workdir}", *flags)
+    return ("-m", "skd_tf.train", *as_flags(CNN_2), f"--workdir={workdir}", "--verbosity=full", *flags)
 
 
 def train(workdir, *flags, count=2):

@@ -120,7 +120,13 @@ def test_a_reader_that_leaves_does_not_end_a_run():
         assert (process.wait(timeout=60), process.stderr.read()) == (7, b"")
 
 
-def test_long_epochs_report_their_steps_and_short_ones_do_not(clock, capsys):
+@pytest.fixture
+def full_verbosity(monkeypatch):
+    """--verbosity=full."""
+    monkeypatch.setitem(console._verbosity, "full", True)
+
+
+def test_long_epochs_report_their_steps_and_short_ones_do_not(clock, capsys, full_verbosity):
     long = console.EpochClock("resnet", 2, 0, 100, before=0.0)
     for step in range(1, 201):
         clock[0] += 1.0
@@ -138,6 +144,54 @@ def test_long_epochs_report_their_steps_and_short_ones_do_not(clock, capsys):
         else:
             short.say_epoch(step // 5, {"examples_per_second": 64.0})
     assert "steps/s" not in capsys.readouterr().out and short.seconds() == pytest.approx(107.0)
+
+
+def trained(clock, seconds_per_step, *, epochs=20, steps=10, first=0):
+    """A run of EpochClock, with the printed lines on the screen."""
+    with console.stage("alone"), console.stage("inner"):  # the outer stage gives the name
+        run = console.EpochClock("cnn_4", epochs, first, steps, before=0.0)
+    for step in range(first + 1, epochs * steps + 1):
+        clock[0] += seconds_per_step
+        if step % steps:
+            run.say_step(step)
+        else:
+            run.say_epoch(step // steps, {"examples_per_second": 6.0, "loss": 0.5, "val_accuracy": step / 400})
+    run.say_end()
+
+
+def test_a_stage_is_a_line_per_tenth_in_a_log(clock, capsys):
+    trained(clock, 1.0)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 10  # nine tenths and the end
+    assert lines[0] == "alone      cnn_4   10%  epoch 3/20  validation 0.050  3:00 left"
+    assert lines[-1] == "alone      cnn_4: 20 epochs in 3:20  validation 0.500"
+    trained(clock, 0.1)
+    assert len(capsys.readouterr().out.splitlines()) == 2  # 20 seconds: no line more often than every ten
+    trained(clock, 1000.0, epochs=1)
+    assert len(capsys.readouterr().out.splitlines()) == 10
+    trained(clock, 1.0, first=150)
+    assert [line.split()[2] for line in capsys.readouterr().out.splitlines()] == ["80%", "90%", "20"]
+
+
+def test_a_stage_is_one_line_on_a_terminal(clock, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    trained(clock, 1.0)
+    out = capsys.readouterr().out
+    screen = [re.split(r"\r", line)[-1] for line in out.split("\n")]
+    assert screen == ["alone      cnn_4: 20 epochs in 3:20  validation 0.500", ""] and out.count("left") > 100
+
+
+def test_details_are_for_full_verbosity_and_a_part_of_a_run_says_less(capsys, monkeypatch):
+    console.detail("a detail")
+    console.say_of_part("a result")
+    with console.stage("teacher"):
+        console.say_of_part("the teacher's result")
+    console.set_verbosity("full")
+    monkeypatch.setitem(console._verbosity, "full", True)  # and back
+    console.detail("another detail")
+    console.set_verbosity("normal")
+    console.detail("a third detail")
+    assert capsys.readouterr().out.splitlines() == ["a result", "another detail"]
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0:00"), (65, "1:05"), (3723.2, "1:02:03")])
