@@ -4,6 +4,7 @@ import re
 import typing
 from collections.abc import Sequence
 
+from skd_tf.config.augmentations import AugmentationList, parse_augmentation
 from skd_tf.data.settings import DataSettings
 from skd_tf.errors import flag_error
 
@@ -86,11 +87,19 @@ def known_of(name: str) -> KnownDataset | None:
 
 
 def augmentation_of(settings: DataSettings) -> str:
-    """One of "pad_crop", "resized_crop" and "none"; "auto" stands for what published recipes use for the dataset."""
-    if settings.augmentation != "auto":
-        return settings.augmentation
+    """The list of augmentations, in which "auto" is replaced by what published recipes use for the dataset."""
     known = known_of(settings.dataset)
-    return known.augmentation if known else "pad_crop"
+    return re.sub(r"\bauto\b", known.augmentation if known else "pad_crop", settings.augmentation)
+
+
+def augmentations(settings: DataSettings) -> AugmentationList:
+    """`augmentation_of` as a structure."""
+    return parse_augmentation(augmentation_of(settings))
+
+
+def crops_originals(settings: DataSettings) -> bool:
+    """Whether training images are cropped from the originals at their full resolution."""
+    return augmentations(settings).crop == "resized"
 
 
 def size_and_resize(settings: DataSettings) -> tuple[int, int]:
@@ -99,7 +108,7 @@ def size_and_resize(settings: DataSettings) -> tuple[int, int]:
     With resized crops a test image shows its middle 224 / 256, as in published ImageNet recipes.
     """
     known = known_of(settings.dataset)
-    crops = augmentation_of(settings) == "resized_crop"
+    crops = crops_originals(settings)
     size = settings.image_size or (known.image_shape[0] if known and known.augmentation == "resized_crop" else 0)
     return size, (round(size * 256 / 224) if crops else size)
 

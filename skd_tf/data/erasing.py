@@ -12,6 +12,7 @@ DRAWS = 6  # chance, area, ratio, top, left, noise
 _AREA = (0.02, 1 / 3)
 _RATIO = (0.3, 1 / 0.3)
 _RATIOS = 1024  # looked up: exp() rounds differently on other machines
+_NOISE = 1 << 16  # fewest values of noise
 
 
 def random_erasing(images: tf.Tensor, draws: tf.Tensor, probability: float) -> tf.Tensor:
@@ -40,10 +41,11 @@ def _erase(images, draws):
     columns, left = _span(tf.sqrt(area / ratio), width, draws[:, 4])
     inside = rectangle(top, left, rows, columns, height, width)
     size = height * width * channels
-    noise = tf.random.stateless_uniform([size], [1, 1], minval=None, maxval=None, dtype=tf.int32, alg="philox")
+    sheet = max(size, _NOISE)
+    noise = tf.random.stateless_uniform([sheet], [1, 1], minval=None, maxval=None, dtype=tf.int32, alg="philox")
     # One fixed sheet of noise, begun at a random place for each image.
     noise = tf.cast(tf.bitwise.bitwise_and(noise, 255), tf.uint8)
-    noise = tf.gather(noise, (tf.range(size) + draws[:, 5, None] % size) % size)
+    noise = tf.gather(noise, (tf.range(size) + draws[:, 5, None] % sheet) % sheet)
     return tf.where(inside, tf.reshape(noise, tf.shape(images)), images)
 
 

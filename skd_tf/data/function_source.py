@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from skd_tf.data import grouping, image_ops
-from skd_tf.data.catalog import augmentation_of, fixed_shape
+from skd_tf.data.catalog import crops_originals, fixed_shape
 from skd_tf.data.dataset import Source, Split
 from skd_tf.data.file_splits import FileSplits
 from skd_tf.data.folder_parts import shown
@@ -158,7 +158,7 @@ def _unpacked(settings, name, split):
             raise _error(settings, part, expected, type(split).__name__) from error
         if not hasattr(images, "shape") and len(images) and not hasattr(images[0], "shape"):
             return [str(path) for path in images], np.asarray(labels)
-    if augmentation_of(settings) == "resized_crop":
+    if crops_originals(settings):
         expected = "paths of files with --augmentation=resized_crop"
         raise _error(settings, part, expected, "images already decoded")
     return _collected(settings, part, split) if is_stream else (np.asarray(images), np.asarray(labels))

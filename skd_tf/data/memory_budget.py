@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from skd_tf.data.catalog import augmentation_of
+from skd_tf.data.catalog import crops_originals
 from skd_tf.data.settings import DataSettings
 from skd_tf.errors import flag_error, input_error
 from skd_tf.runtime.console import say
@@ -34,7 +34,7 @@ def keeps_in_memory(
     """
     if settings.cache_dataset == "none":
         return False
-    if augmentation_of(settings) == "resized_crop":  # each window comes from the original, at its full resolution
+    if crops_originals(settings):  # each window comes from the original, at its full resolution
         if settings.cache_dataset == "memory":
             problem = "cannot serve resized crops: they need the original images, which are not kept in memory"
             raise flag_error("cache_dataset", "memory", problem, "auto or none", "Omit it")

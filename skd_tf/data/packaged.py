@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from skd_tf.data.catalog import KNOWN_DATASETS
+from skd_tf.data.catalog import KNOWN_DATASETS, crops_originals
 from skd_tf.data.dataset import Source, Split
 from skd_tf.data.settings import DataSettings
 from skd_tf.errors import flag_error
@@ -32,7 +32,7 @@ def read(settings: DataSettings, data_dir: str | None, names: Sequence[str]) -> 
     if settings.image_size not in (0, side):
         problem = f"does not fit {name}: its images are {side}x{side}"
         raise flag_error("image_size", settings.image_size, problem, f"0 or {side}", "Omit it")
-    if "resized_crop" in settings.augmentation:
+    if crops_originals(settings):
         problem = f"does not fit {name}: it has no larger originals to crop from"
         raise flag_error("augmentation", settings.augmentation, problem, "a list without resized_crop", "Omit it")
     brightest, class_names = _FACTS[name]
