@@ -28,11 +28,9 @@ class StreamSettings:
       seed: decides the order of the examples.
       data_seed: decides their augmentation.
       teacher_cache_epochs: epochs of augmentation before it repeats; 0: it never repeats.
-      teacher_cache_dtype: dtype of the records in files of teacher logits.
     """
 
     batch_size: int = 64
     seed: int = 0
     data_seed: int = 0
     teacher_cache_epochs: int = 0
-    teacher_cache_dtype: str = "float16"

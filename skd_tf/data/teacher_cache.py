@@ -1,6 +1,7 @@
-"""Teacher logits on disk: computed once per augmented image and shared by all later runs.
+"""Facts and logits of a teacher on disk, in a folder that later runs share.
 
-One file holds the logits of one pass over a list of images, in their order: a header, then fixed-length records. A file
+Here one file holds the logits of a whole split, in its order: a header, then fixed-length records. That is for splits
+that are measured. The logits of augmented training images are in `logit_shards`; skd_tf 0.1 kept them here too. A file
 gets its name only once it is complete, and its checksum is verified before it is used.
 """
 
@@ -15,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from skd_tf.errors import EnvironmentFailure, input_error, message
+from skd_tf.errors import EnvironmentFailure, InputError, input_error, message
 from skd_tf.runtime import atomic_files
 from skd_tf.runtime.files import sha256_of_json, write_json
 from skd_tf.runtime.local_paths import require_local
@@ -23,6 +24,7 @@ from skd_tf.runtime.local_paths import require_local
 HEADER_BYTES = 1024  # a multiple of every dtype's size, so tf.data can skip it as a whole number of records
 _FORMAT = 1
 _NO_CHECKSUM = "0" * 64
+_PIECE = 1 << 20  # bytes
 _ABANDONED_SECONDS = 24 * 3600
 
 
@@ -44,7 +46,7 @@ class TeacherCache:
             # A younger temporary file may belong to another process.
             atomic_files.sweep(self.folder, older_than_seconds=_ABANDONED_SECONDS)
         except OSError as error:
-            raise self._unwritable(error) from error
+            raise unwritable(self.folder, error) from error
 
     def read_facts(self, key: str) -> Any:
         """What `write_facts` stored under a key, or None."""
@@ -63,7 +65,7 @@ class TeacherCache:
         try:
             write_json(self.folder / f"{key}.json", {"facts": facts, "sha256": sha256_of_json([key, facts])})
         except OSError as error:
-            raise self._unwritable(error) from error
+            raise unwritable(self.folder, error) from error
 
     def path(self, key: str) -> pathlib.Path:
         """The file of a key."""
@@ -76,24 +78,12 @@ class TeacherCache:
             return True
         if not path.exists():
             return False
-        problem = self._problem(path, key, shape)
+        problem = self.problem(path, key, shape)
         if problem:
             self._say(f"Teacher cache: {path.name} {problem}. It is not used and will be computed again.")
             return False
         self._verified.add(path)
         return True
-
-    def require_space(self, files: int, shape: tuple[int, int]) -> None:
-        """Raises `EnvironmentFailure`, before anything is written, if the disk has no room for this many more files."""
-        needed, free = files * self.file_bytes(shape), shutil.disk_usage(self.folder).free
-        if needed > free:
-            problem = message(
-                "The disk is too small for the teacher cache",
-                expected=f"{needed / 1e9:.2f} GB free",
-                received=f"{free / 1e9:.2f} GB in {self.folder}",
-                remedy="Free some space, or lower --teacher_cache_epochs",
-            )
-            raise EnvironmentFailure(problem)
 
     def file_bytes(self, shape: tuple[int, int]) -> int:
         """Size of one file."""
@@ -120,32 +110,50 @@ class TeacherCache:
                 file.write(self._header(key, body.shape, digest.hexdigest()))
                 file.write(body.data)
         except OSError as error:
-            raise self._unwritable(error) from error
+            raise unwritable(self.folder, error) from error
         self._verified.add(self.path(key))
 
     def _header(self, key, shape, checksum):
         facts = {"format": _FORMAT, "key": key, "shape": list(shape), "dtype": self.dtype.name, "sha256": checksum}
         return json.dumps(facts).encode().ljust(HEADER_BYTES)
 
-    def _problem(self, path, key, shape):
-        """What is wrong with a file, in words; None if nothing is."""
+    def problem(self, path: pathlib.Path, key: str, shape: tuple[int, int]) -> str | None:
+        """What is wrong with a file, in words; None if nothing is. Reads all of it, in small pieces."""
         try:
-            content = path.read_bytes()
-            if len(content) != self.file_bytes(shape):
-                return f"has {len(content)} bytes instead of {self.file_bytes(shape)}"
-            checksum = json.loads(content[:HEADER_BYTES])["sha256"]
+            with open(path, "rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                if size != self.file_bytes(shape):
+                    return f"has {size} bytes instead of {self.file_bytes(shape)}"
+                header = file.read(HEADER_BYTES)
+                checksum = json.loads(header)["sha256"]
+                if header != self._header(key, shape, checksum):
+                    return "has another key"
+                digest = hashlib.sha256(self._header(key, shape, _NO_CHECKSUM))
+                while piece := file.read(_PIECE):
+                    digest.update(piece)
         except (OSError, ValueError, KeyError, TypeError) as error:
             return f"cannot be read ({error})"
-        if content[:HEADER_BYTES] != self._header(key, shape, checksum):
-            return "has another key"
-        digest = hashlib.sha256(self._header(key, shape, _NO_CHECKSUM))
-        digest.update(memoryview(content)[HEADER_BYTES:])
         return None if digest.hexdigest() == checksum else "is damaged: its checksum does not match"
 
-    def _unwritable(self, error):
-        return input_error(
-            f"The teacher cache cannot be written ({error.strerror})",
-            expected="a writable folder",
-            received=f"teacher_cache_dir={self.folder}",
-            remedy="Choose another --teacher_cache_dir",
+
+def unwritable(folder: pathlib.Path, error: OSError) -> InputError:
+    """The error of a cache that cannot be written."""
+    return input_error(
+        f"The teacher cache cannot be written ({error.strerror})",
+        expected="a writable folder",
+        received=f"teacher_cache_dir={folder}",
+        remedy="Choose another --teacher_cache_dir",
+    )
+
+
+def require_space(folder: pathlib.Path, needed: int) -> None:
+    """Raises `EnvironmentFailure` if the disk of a folder has less than `needed` bytes free."""
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        problem = message(
+            "The disk is too small for the teacher cache",
+            expected=f"{needed / 1e9:.2f} GB free",
+            received=f"{free / 1e9:.2f} GB in {folder}",
+            remedy="Free some space, or lower --teacher_cache_epochs, or store the largest logits: --teacher_cache_top",
         )
+        raise EnvironmentFailure(problem)

@@ -2,20 +2,21 @@
 
 import functools
 import math
-from collections.abc import Sequence
+import os
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from skd_tf.data.augmentation import augment_batch, draw_table
+from skd_tf.data import mixing
+from skd_tf.data.augmenter import Augmenter
 from skd_tf.data.dataset import Dataset
 from skd_tf.data.disk_images import DiskImages, batch_decoder
+from skd_tf.data.epoch_logits import EpochLogits
 from skd_tf.data.memory_budget import aligned
 from skd_tf.data.settings import StreamSettings
-from skd_tf.data.teacher_cache import HEADER_BYTES
 
-_SHUFFLE_STREAM = 2 << 32  # far from the augmentation's stream, so no epoch of one equals an epoch of the other
+_SHUFFLE_STREAM = 2 << 32  # beside the streams of `Augmenter`
 
 
 def train_stream(
@@ -27,7 +28,7 @@ def train_stream(
     last_step: int,
     shards: int = 1,
     shard_range: range | None = None,
-    logit_files: Sequence[str] | None = None,
+    teacher_logits: EpochLogits | None = None,
 ) -> tf.data.Dataset:
     """Augmented training batches of the steps [first_step, last_step).
 
@@ -42,27 +43,26 @@ def train_stream(
       last_step: the global step after the last one.
       shards: total number of replicas; must divide the global batch.
       shard_range: the replicas that this stream feeds; all by default.
-      logit_files: paths of `TeacherCache` files for epochs 0, 1, ..., in the order of `dataset.train`. The augmentation
-        then repeats after as many epochs as there are files.
+      teacher_logits: of the augmented training images. The augmentation repeats after as many epochs as it has.
 
     Returns:
-      tf.data.Dataset of (images uint8 `[batch / shards, h, w, c]`, labels int32 `[batch / shards]`). With logit files,
-      images become {"image": images, "teacher_logits": `[batch / shards, classes]`}.
+      tf.data.Dataset of (images uint8 `[batch / shards, h, w, c]`, labels int32 `[batch / shards]`). Mixing makes the
+      labels float32 `[batch / shards, classes]`. With the teacher's logits, images become
+      {"image": images, "teacher_logits": `[batch / shards, classes]`}.
     """
     if last_step <= first_step:
         raise ValueError(f"The stream is empty: steps {first_step} to {last_step}.")
-    train, augmentation = dataset.train, dataset.augmentation
+    train, augmenter = dataset.train, Augmenter(dataset)
     shard_range = range(shards) if shard_range is None else shard_range
     local = slice(shard_range.start, shard_range.stop)
-    examples, last_index = len(train), int(train.index.max())
+    examples = len(train)
     part = settings.batch_size // shards
     rows_per_epoch = steps_per_epoch * settings.batch_size
     on_disk = isinstance(train.images, DiskImages)
-    period = len(logit_files) if logit_files else settings.teacher_cache_epochs
+    period = teacher_logits.epochs if teacher_logits else settings.teacher_cache_epochs
     with tf.device("CPU"):
-        files = tf.constant(logit_files or [""])
         images = train.images if on_disk else _in_place(train.images)
-        labels, index = tf.constant(train.labels), tf.constant(train.index)
+        labels = tf.constant(train.labels)
 
     def epoch_rows(epoch):
         order = tf.random.experimental.stateless_shuffle(
@@ -71,11 +71,13 @@ def train_stream(
             alg="philox",
         )
         drawn_epoch = epoch % period if period else epoch
-        table = draw_table(settings.data_seed, drawn_epoch, last_index + 1)
-        columns = {"rows": order, "draws": tf.gather(tf.gather(table, index), order)}
-        if logit_files:
-            logits = _read_logits(tf.gather(files, drawn_epoch), dataset.num_classes, settings.teacher_cache_dtype)
-            columns["logits"] = tf.gather(logits, order)
+        table = augmenter.draws(settings.data_seed, drawn_epoch)
+        columns = {"rows": order, "draws": tf.gather(table, order)}
+        if augmenter.mixes:
+            other = augmenter.partners(columns["draws"])
+            columns |= {"other_rows": other, "other_draws": tf.gather(table, other)}
+        if teacher_logits:
+            columns["epoch"] = tf.fill([examples], tf.cast(drawn_epoch, tf.int32))
 
         def deal(values):  # [rows, ...] -> [steps * local replicas, rows per replica, ...]
             shape = values.shape[1:]
@@ -86,14 +88,25 @@ def train_stream(
 
         return tf.data.Dataset.from_tensor_slices({name: deal(v[:rows_per_epoch]) for name, v in columns.items()})
 
+    kinds = ("", "other_") if augmenter.mixes else ("",)
+
     def decode(columns):  # one image at a time, because decoding dominates and this spreads it over the cores
-        return columns | {"image": images.decode_augmented(columns["rows"], columns["draws"], augmentation)}
+        decoded = {f"{who}image": augmenter.decode(columns[f"{who}rows"], columns[f"{who}draws"]) for who in kinds}
+        return columns | decoded
+
+    def augmented(columns, who):
+        pixels = columns[f"{who}image"] if on_disk else tf.gather(images, columns[f"{who}rows"])
+        return augmenter.augment(pixels, columns[f"{who}draws"])
 
     def to_batch(columns):
-        pixels = columns["image"] if on_disk else tf.gather(images, columns["rows"])
-        pixels = augment_batch(pixels, columns["draws"], augmentation)
-        x = {"image": pixels, "teacher_logits": columns["logits"]} if logit_files else pixels
-        return x, tf.gather(labels, columns["rows"])
+        pixels, y = augmented(columns, ""), tf.gather(labels, columns["rows"])
+        if augmenter.mixes:
+            pixels, share = augmenter.mix(pixels, augmented(columns, "other_"), columns["draws"])
+            y = mixing.mix_labels(y, tf.gather(labels, columns["other_rows"]), share, dataset.num_classes)
+        if teacher_logits:
+            logits = teacher_logits.lookup(columns["epoch"][0], columns["rows"])
+            return {"image": pixels, "teacher_logits": logits}, y
+        return pixels, y
 
     in_order = {"num_parallel_calls": tf.data.AUTOTUNE, "deterministic": True}
     epochs = tf.data.Dataset.range(first_step // steps_per_epoch, math.ceil(last_step / steps_per_epoch))
@@ -101,10 +114,11 @@ def train_stream(
     if on_disk:
         stream = stream.unbatch().map(decode, **in_order).batch(part, drop_remainder=True)
     stream = stream.map(to_batch, **in_order).prefetch(tf.data.AUTOTUNE)
-    if on_disk:
-        return stream
     options = tf.data.Options()
-    options.experimental_optimization.apply_default_optimizations = False  # rewriting the graph copies all images
+    if teacher_logits:  # a damaged file is made again in a reading thread, which must not be one that computes
+        options.threading.private_threadpool_size = os.cpu_count() or 2
+    if not on_disk:
+        options.experimental_optimization.apply_default_optimizations = False  # rewriting the graph copies all images
     return stream.with_options(options)
 
 
@@ -120,33 +134,34 @@ class AugmentedImages:
     """
 
     def __init__(self, dataset: Dataset, data_seed: int, epoch: int) -> None:
-        self._train, self._augmentation = dataset.train, dataset.augmentation
-        table = draw_table(data_seed, epoch, int(self._train.index.max()) + 1)
-        self._draws = tf.gather(table, self._train.index)
+        self._images, self._augmenter = dataset.train.images, Augmenter(dataset)
+        self._draws = self._augmenter.draws(data_seed, epoch)
 
     def __len__(self) -> int:
-        return len(self._train)
+        return len(self._images)
 
     def __getitem__(self, rows: Any) -> np.ndarray:
-        draws, images = tf.gather(self._draws, rows), self._train.images
+        draws = tf.gather(self._draws, rows)
+        pixels = self._augmented(rows, draws)
+        if self._augmenter.mixes:
+            others = self._augmenter.partners(draws).numpy()
+            pixels, _ = self._augmenter.mix(pixels, self._augmented(others, tf.gather(self._draws, others)), draws)
+        return pixels.numpy()
+
+    def _augmented(self, rows, draws):
+        images = self._images
         pixels = self._decode(tf.constant(rows, tf.int64), draws) if isinstance(images, DiskImages) else images[rows]
-        return augment_batch(tf.constant(pixels), draws, self._augmentation).numpy()
+        return self._augmenter.augment(tf.constant(pixels), draws)
 
     @functools.cached_property
     def _decode(self):
-        images, augmentation = self._train.images, self._augmentation
-        signature = [tf.TensorSpec([None], tf.int64), tf.TensorSpec([None, 3], tf.int32)]
-        return batch_decoder(
-            lambda row, draws: images.decode_augmented(row, draws, augmentation), signature, images.shape[1:]
-        )
+        signature = [
+            tf.TensorSpec([None], tf.int64),
+            tf.TensorSpec([None, *self._augmenter.draws_spec.shape], tf.int32),
+        ]
+        return batch_decoder(self._augmenter.decode, signature, self._images.shape[1:])
 
 
 def _in_place(images):
     """An array as a tensor that shares its memory; `tf.constant` takes three times the memory for a moment."""
     return tf.experimental.dlpack.from_dlpack(aligned(images).__dlpack__())
-
-
-def _read_logits(path, classes, dtype):
-    """The records of a `TeacherCache` file, `[examples, classes]`, read by TensorFlow operations."""
-    records = tf.io.decode_raw(tf.io.read_file(path), dtype)
-    return tf.reshape(records[HEADER_BYTES // tf.as_dtype(dtype).size :], [-1, classes])

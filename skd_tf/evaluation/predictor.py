@@ -1,7 +1,10 @@
-"""Predictor: the logits of a whole split, each example once."""
+"""Predictor: the logits of a whole split, each example once, on all devices of this process."""
 
+import collections
 import functools
-from collections.abc import Callable
+import queue
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent import futures
 from typing import Any
 
 import numpy as np
@@ -17,17 +20,32 @@ def predictor_of(model: Any) -> "Predictor":
     return vars(model).setdefault("_predictor", Predictor(model))  # past Keras' setattr, which would track it
 
 
+def local_devices(strategy: tf.distribute.Strategy | None) -> tuple[str, ...]:
+    """Names of this process's devices in a strategy; none if it has one replica."""
+    several = strategy is not None and strategy.num_replicas_in_sync > 1
+    return tuple(strategy.extended.worker_devices) if several else ()
+
+
 class Predictor:
-    """images uint8 `[n, h, w, c]` -> float32 logits `[n, classes]`; one graph for all batches, the last one padded.
+    """images uint8 `[n, h, w, c]` -> float32 logits `[n, classes]`; every batch has one size, the last one is padded.
+
+    Each device computes whole batches, so the logits do not depend on the number of devices. While the devices compute,
+    the next batches are read.
 
     Args:
       model: called as `model(images, training=False)`; returns logits.
       batch_size: images in a batch.
+      devices: names of the devices that compute, for a Keras model. Those of the strategy that it was built for if None.
     """
 
-    def __init__(self, model: Callable, batch_size: int = BATCH_SIZE) -> None:
-        self.batch_size = batch_size
-        self._forward = tf.function(functools.partial(model, training=False), autograph=False)
+    def __init__(self, model: Callable, batch_size: int = BATCH_SIZE, devices: Sequence[str] | None = None) -> None:
+        self.batch_size, self._model = batch_size, model
+        if devices is None:
+            devices = local_devices(getattr(model, "distribute_strategy", None))
+        if len(devices) > 1 and hasattr(model, "stateless_call"):
+            self._places = [_Place(model, device) for device in devices]
+        else:
+            self._places = [tf.function(functools.partial(model, training=False), autograph=False)]
 
     def __call__(
         self, images: Any, *, what: str = "predicting", on_progress: Callable[[int], Any] | None = None
@@ -39,12 +57,65 @@ class Predictor:
           what: names the work in the progress line.
           on_progress: called with the number of images done, in place of the progress line.
         """
+        done, logits = 0, []
         with Progress(what, len(images), "images") as progress:
-            return np.concatenate(list(self._batches(images, on_progress or progress.update)))
+            for part in self.stream((images, rows) for rows in self.batches(range(len(images)))):
+                done += len(part)
+                logits.append(part)
+                (on_progress or progress.update)(done)
+        return np.concatenate(logits)
 
-    def _batches(self, images, on_progress):
-        for start in range(0, len(images), self.batch_size):
-            rows = np.arange(start, min(start + self.batch_size, len(images)))
+    def batches(self, rows: range) -> Iterator[range]:
+        """Ranges of at most `batch_size` rows."""
+        return (rows[start : start + self.batch_size] for start in range(0, len(rows), self.batch_size))
+
+    def stream(self, batches: Iterable[tuple[Any, range]]) -> Iterator[np.ndarray]:
+        """The logits of each (images, rows of them) in order, float32. A few batches more than devices are in work."""
+        free: queue.SimpleQueue = queue.SimpleQueue()
+        for place in self._places:
+            free.put(place.refreshed() if isinstance(place, _Place) else place)
+
+        def compute(images, rows):
             padded = np.resize(rows, self.batch_size)  # repeats rows: one shape, one graph
-            yield self._forward(tf.constant(images[padded])).numpy()[: len(rows)].astype(np.float32)
-            on_progress(start + len(rows))
+            pixels = tf.constant(images[padded])
+            forward = free.get()
+            try:
+                return forward(pixels).numpy()[: len(rows)].astype(np.float32)
+            finally:
+                free.put(forward)
+
+        working = collections.deque()
+        pool = futures.ThreadPoolExecutor(len(self._places) + 1, thread_name_prefix="predictor")
+        try:
+            for images, rows in batches:
+                working.append(pool.submit(compute, images, rows))
+                if len(working) > len(self._places) + 1:
+                    yield working.popleft().result()
+            while working:
+                yield working.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+class _Place:
+    """A copy of a Keras model's weights on one device, and the forward pass there."""
+
+    def __init__(self, model, device):
+        self._model, self._device = model, device
+        self._weights = None
+        self._forward = tf.function(self._compute, autograph=False)
+
+    def refreshed(self):
+        """Itself, with the weights that the model has at present."""
+        with tf.device(self._device):
+            trainable, others = self._model.trainable_variables, self._model.non_trainable_variables
+            self._weights = tuple([tf.identity(variable.value) for variable in part] for part in (trainable, others))
+        return self
+
+    def __call__(self, images):
+        with tf.device(self._device):
+            return self._forward(*self._weights, tf.identity(images))
+
+    def _compute(self, trainable, others, images):
+        with tf.device(self._device):
+            return self._model.stateless_call(trainable, others, images, training=False)[0]

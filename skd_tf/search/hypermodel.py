@@ -99,7 +99,7 @@ class DistillationHyperModel(keras_tuner.HyperModel):
             steps_per_epoch=steps,
             first_step=first * steps,
             last_step=last * steps,
-            logit_files=teacher.epoch_files(config.teacher_cache_epochs or last) if teacher else None,
+            teacher_logits=teacher.epoch_logits(min(config.teacher_cache_epochs or last, last)) if teacher else None,
         )
         own = {"epochs": last, "steps_per_epoch": steps, "validation_data": _batches(resources.dataset.validation)}
         return model.fit(stream, **own | {"verbose": 0} | kwargs)

@@ -39,6 +39,7 @@ SEARCHABLE = (
     "precision",
     "sync_batch_norm",
     "teacher_cache_epochs",
+    "teacher_cache_top",
 )
 _DISTILLING = tuple(loss for loss, facts in LOSS_FACTS.items() if facts.needs_teacher)
 # A setting that only some losses or optimizers read -> ("loss" or "optimizer", the names of those that read it).
@@ -144,7 +145,9 @@ def _require_reader(dimension, space, config):
     if not which:
         return
     searched = next((other for other in space if other.name == which), None)
-    if not set(readers) & set(searched.values if searched else [getattr(config, which)]):
+    values = searched.values if searched else [getattr(config, which)]
+    own = which == "loss" and any(value not in LOSS_FACTS for value in values)  # it can read any of them
+    if not own and not set(readers) & set(values):
         given = f"--search={searched.text}" if searched else f"--{which}={getattr(config, which)}"
         raise input_error(
             f"No {which} in this search reads --{dimension.name}, so all its values train the same student",

@@ -12,8 +12,9 @@ import time
 import tensorflow as tf
 
 from skd_tf.config import app
+from skd_tf.data.settings import DataSettings
 from skd_tf.errors import DivergedError, EnvironmentFailure, InputError, flag_error, input_error, message
-from skd_tf.runs import data_identity, run_files
+from skd_tf.runs import data_identity, lineage, run_files
 from skd_tf.runs.workdir import Workdir, locked
 from skd_tf.runtime.console import say
 from skd_tf.runtime.files import LockedError, file_lock
@@ -107,8 +108,9 @@ class TrialRunner:
         start = time.monotonic()
         config = self._plan.config_of(values | {"seed": seed}).replace(keep_checkpoints=1)
         folder = Workdir(self._records.trial_folder(number) / f"seed-{seed}", config)
+        lineage.require_unseen(lineage.start_weights(config), resources.dataset, config.pick(DataSettings))
         if config.needs_teacher:
-            self._fill_cache(resources.teacher, config.teacher_cache_epochs or config.epochs)
+            self._fill_cache(resources.teacher, config.cached_epochs)
         else:
             resources = dataclasses.replace(resources, teacher=None)
         train_student.train_student(config, resources, folder.path, keep_best=False)
@@ -121,7 +123,7 @@ class TrialRunner:
         if epochs > self._cached_epochs:
             with _teacher_lock(self._records.folder):
                 try:
-                    teacher.epoch_files(epochs)
+                    teacher.epoch_logits(epochs)
                 except tf.errors.ResourceExhaustedError as error:
                     raise _out_of_memory("the teacher pass", error) from error
             self._cached_epochs = epochs

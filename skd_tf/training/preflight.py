@@ -12,9 +12,9 @@ from skd_tf.config import Config, recipes
 from skd_tf.data import folder_index, grouping, hold_out
 from skd_tf.data.catalog import FOLDER, known_of, source_kind
 from skd_tf.data.settings import DataSettings
-from skd_tf.errors import input_error
+from skd_tf.errors import flag_error, input_error
 from skd_tf.losses import sphere_geometry
-from skd_tf.losses.names import LOSS_FACTS
+from skd_tf.losses.names import LOSS_NAMES, facts_of
 from skd_tf.models import paths
 from skd_tf.networks.names import NETWORK_NAMES
 from skd_tf.runtime import local_paths, user_code
@@ -70,7 +70,7 @@ def check_code(config: Config) -> None:
     Raises:
       InputError: there is no such function or network, or its module cannot be imported.
     """
-    names = {flag: getattr(config, flag) for flag in ("dataset", "student", "student_checkpoint")}
+    names = {flag: getattr(config, flag) for flag in ("dataset", "student", "student_checkpoint", "loss", "callback")}
     if config.needs_teacher:
         names |= {flag: getattr(config, flag) for flag in ("teacher", "teacher_checkpoint")}
     for flag, name in names.items():
@@ -89,9 +89,9 @@ def check_files(config: Config) -> None:
     Raises:
       InputError: one of them does not.
     """
-    for flag in ("student", "teacher"):
+    for flag in ("student", "teacher", "loss", "callback"):
         name = getattr(config, flag)
-        if not name or name in NETWORK_NAMES or user_code.application(name):
+        if not name or name in (*NETWORK_NAMES, *LOSS_NAMES) or user_code.application(name):
             continue
         if user_code.is_reference(name):
             user_code.require(name, flag)
@@ -142,8 +142,22 @@ def check_dataset(config: Config, data_dir: str | os.PathLike | None) -> None:
 
 def check_classes(config: Config, sizes: Sizes | None) -> None:
     """Refuses a loss on the sphere for two classes: their centred sphere has only two points. See `sphere_geometry`."""
-    if sizes and LOSS_FACTS[config.loss].probabilities == "sphere":
+    if sizes and facts_of(config.loss).probabilities == "sphere":
         sphere_geometry.reject_two_classes(sizes.num_classes, config.center)
+    if sizes:
+        check_top(config, sizes.num_classes)
+
+
+def check_top(config: Config, classes: int) -> None:
+    """Refuses a --teacher_cache_top that leaves fewer than two logits for mean and norm to describe."""
+    if config.teacher_cache_top and config.teacher_cache_top > classes - 2:
+        raise flag_error(
+            "teacher_cache_top",
+            config.teacher_cache_top,
+            f"is too large for {classes} classes",
+            f"at most {classes - 2}",
+            "Lower it, or omit it to cache all logits",
+        )
 
 
 def steps_per_epoch(config: Config, train_examples: int) -> int:

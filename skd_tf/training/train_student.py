@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from skd_tf import data, schedules
+from skd_tf import data, losses, schedules
 from skd_tf.config import Config, grammar
 from skd_tf.distillation import optimizers
 from skd_tf.distillation.distiller import Distiller
@@ -60,8 +60,8 @@ def train_student(
     distiller = (build or build_distiller)(config, resources, steps_per_epoch)
     _announce(config, resources, distiller, steps_per_epoch)
     teacher = resources.teacher
-    logit_files = teacher.epoch_files(config.teacher_cache_epochs or config.epochs) if teacher else None
-    if teacher and not logit_files:
+    teacher_logits = teacher.epoch_logits(config.cached_epochs) if teacher else None
+    if teacher and not teacher_logits:
         distiller.teacher = teacher.model
     resolved = {
         "radius": float(distiller.radius.numpy()),
@@ -71,7 +71,7 @@ def train_student(
         "teacher": teacher and teacher.fingerprint,
     }
     write_json(folder / run_files.CONFIG, config.to_json() | {"resolved": resolved})
-    history = _train(config, resources, folder, distiller, steps_per_epoch, logit_files, keep_best)
+    history = _train(config, resources, folder, distiller, steps_per_epoch, teacher_logits, keep_best)
     optimizers.take_average(distiller)
     return distiller, history
 
@@ -84,7 +84,7 @@ def build_distiller(config: Config, resources: SharedResources, steps_per_epoch:
         distiller = Distiller(
             build_student(config, resources),
             None,
-            config.loss,
+            loss_of(config),
             temperature=config.temperature,
             kd_weight=starts["kd_weight"],
             label_weight=starts["label_weight"],
@@ -101,6 +101,14 @@ def build_distiller(config: Config, resources: SharedResources, steps_per_epoch:
         )
     adapt_radius(distiller, config, resources)
     return distiller
+
+
+def loss_of(config: Config) -> str | losses.Loss:
+    """The loss of a Config as `Distiller` takes it; imports your own."""
+    if config.loss in losses.LOSSES:
+        return config.loss
+    function = user_code.resolve(config.loss, "loss")
+    return losses.Loss(function, readout="raw", needs_teacher=config.needs_teacher, defaults={})
 
 
 def build_student(config: Config, resources: SharedResources) -> keras.Model:
@@ -187,14 +195,14 @@ def _announce_sphere(config: Config, distiller: Distiller, classes: int) -> None
             )
 
 
-def _train(config, resources, folder, distiller, steps_per_epoch, logit_files, keep_best) -> dict[str, Any]:
+def _train(config, resources, folder, distiller, steps_per_epoch, teacher_logits, keep_best) -> dict[str, Any]:
     last_step = config.epochs * steps_per_epoch
     settings = config.pick(data.StreamSettings)
 
     def make_stream(first_step, shards, shard_range):
         limits = {"steps_per_epoch": steps_per_epoch, "first_step": first_step, "last_step": last_step}
         part = {"shards": shards, "shard_range": shard_range}
-        return data.train_stream(resources.dataset, settings, **limits, **part, logit_files=logit_files)
+        return data.train_stream(resources.dataset, settings, **limits, **part, teacher_logits=teacher_logits)
 
     callbacks = RunCallbacks(config, resources, folder, distiller, steps_per_epoch, make_stream, keep_best=keep_best)
     with contextlib.closing(callbacks):

@@ -1,7 +1,8 @@
-"""The teacher cache: each image gets its own logits, computed once; damaged files are reported and computed again."""
+"""The teacher cache: each image gets its own logits, computed once; damaged shards are reported and computed again."""
 
 import dataclasses
-import pathlib
+import shutil
+import time
 from concurrent import futures
 
 import numpy as np
@@ -10,19 +11,28 @@ import tensorflow as tf
 
 from skd_tf import data, networks
 from skd_tf.config import Config
-from skd_tf.data import augmentation, teacher_cache
+from skd_tf.data import augmentation, epoch_logits, logit_records, logit_shards, teacher_cache
+from skd_tf.data.logit_shards import Shard
 from skd_tf.errors import EnvironmentFailure, InputError
 from skd_tf.models import deployable, loading
+from skd_tf.runtime import console
 from skd_tf.runtime.files import sha256_of_json
-from skd_tf.training import train_student
+from skd_tf.training import teacher_pass, train_student
 from skd_tf.training.teacher import Teacher
 from tests.helpers import images
 from tests.helpers.nets import distance, weights_of
+from tests.search.cases import counting
 
 STEPS = 8  # an epoch of 808 digits at batch 100
 SETTINGS = {"student": "cnn_2", "batch_size": 100, "epochs": 3, "learning_rate": 0.1}
 FLOAT32 = {"teacher_cache_dtype": "float32"}
 one_device = tf.distribute.get_strategy
+
+
+@pytest.fixture(autouse=True)
+def four_shards(monkeypatch):
+    """In each epoch of 808 digits."""
+    monkeypatch.setattr(logit_shards, "MOST_ROWS", 256)
 
 
 def save_teacher(path, **options):
@@ -47,7 +57,7 @@ def open_teacher(teacher_file, digits, tmp_path):
 
 
 def stream(config, digits, files, **options):
-    return images.stream(digits, config, STEPS, logit_files=files, **{"last_step": 3 * STEPS} | options)
+    return images.stream(digits, config, STEPS, teacher_logits=files, **{"last_step": 3 * STEPS} | options)
 
 
 def mismatch(teacher, batches):
@@ -58,7 +68,7 @@ def mismatch(teacher, batches):
 def test_each_image_brings_its_own_logits(open_teacher, digits):
     """After the shuffle, in every epoch, for any replica and from any step; two swapped records are detected."""
     config, teacher = open_teacher(**FLOAT32)
-    files = teacher.epoch_files(3)
+    files = teacher.epoch_logits(3)
     whole = stream(config, digits, files)
     second = stream(config, digits, files, shards=2, shard_range=range(1, 2))
     for batches in (whole, second, stream(config, digits, files, first_step=13)):
@@ -66,10 +76,11 @@ def test_each_image_brings_its_own_logits(open_teacher, digits):
     assert np.array_equal(second[0][0]["teacher_logits"], whole[0][0]["teacher_logits"][50:])
     pixels = [x["image"] for x, _ in whole]
     assert not any(np.array_equal(a, b) for a, b in zip(pixels[:STEPS], pixels[STEPS:], strict=False))
-    records = np.memmap(files[0], np.float32, "r+", teacher_cache.HEADER_BYTES, (len(digits.train), 10))
-    records[[0, 1]] = records[[1, 0]]
-    records.flush()
-    assert mismatch(teacher, stream(config, digits, files)) > 1e-2
+    shard, length = Shard(0, 0), 256 * 40
+    content = np.frombuffer(files.shards.path(shard).read_bytes()[-length:], np.uint8).reshape(256, 40).copy()
+    content[[0, 1]] = content[[1, 0]]
+    files.shards.write(shard, content)
+    assert mismatch(teacher, stream(config, digits, teacher.epoch_logits(3))) > 1e-2
 
 
 @pytest.mark.parametrize("replicas", [1, 2])
@@ -81,10 +92,10 @@ def test_training_from_the_cache_equals_training_live(open_teacher, digits, repl
         config, teacher = open_teacher(strategy=strategy, **settings)
         setup = train_student.SharedResources(digits, strategy, teacher)
         distiller = train_student.build_distiller(config, setup, STEPS)
-        files = teacher.epoch_files(3)
+        files = teacher.epoch_logits(3)
         if files is None:
             distiller.teacher = teacher.model
-        options = {"first_step": 0, "last_step": STEPS, "logit_files": files, "shards": replicas}
+        options = {"first_step": 0, "last_step": STEPS, "teacher_logits": files, "shards": replicas}
         batches = data.train_stream(digits, config.pick(data.StreamSettings), steps_per_epoch=STEPS, **options)
         iterator = iter(strategy.distribute_datasets_from_function(lambda _, batches=batches: batches))
         for steps in (1, 4):
@@ -95,49 +106,145 @@ def test_training_from_the_cache_equals_training_live(open_teacher, digits, repl
         assert all(distance(*pair) < most for *pair, most in zip(live, cached, tolerances, strict=True))
 
 
+def paths_of(logits):
+    shards = logits.shards
+    return [shards.path(Shard(epoch, number)) for epoch in range(logits.epochs) for number in range(shards.count)]
+
+
 def test_no_teacher_is_built_once_all_files_exist(open_teacher, digits, monkeypatch):
     _, first = open_teacher()
-    files, expected, facts = first.epoch_files(3), first.logits(digits.validation.images), first.facts
+    files, expected, facts = first.epoch_logits(3), first.logits(digits.validation.images), first.facts
+    assert len(paths_of(files)) == 12 and all(path.exists() for path in paths_of(files))
     monkeypatch.setattr(loading, "load_teacher", lambda *_, **__: pytest.fail("the teacher was built"))
     # Another temperature, method, weight, student and seed use the same files.
     _, second = open_teacher(temperature=9.0, loss="kd", kd_weight=0.1, student="cnn_4", seed=3)
-    assert second.epoch_files(3) == files
+    assert paths_of(second.epoch_logits(3)) == paths_of(files)
     assert np.array_equal(second.logits(digits.validation.images), expected)
     assert second.facts == facts == {"name": "cnn_8", "parameters": 1442}
 
 
-def test_the_key_contains_everything_that_logits_depend_on(open_teacher, teacher_file, digits, tmp_path):
-    def keys(dataset=digits, **options):
-        return open_teacher(dataset, **options)[1].epoch_files(2)
+def test_the_key_contains_everything_that_logits_depend_on(open_teacher, teacher_file, digits, tmp_path, monkeypatch):
+    monkeypatch.setattr(teacher_pass, "compute", lambda *_: None)
+
+    def key(dataset=digits, **options):
+        return open_teacher(dataset, **options)[1].epoch_logits(1).shards.key
 
     loading.load(teacher_file).save(tmp_path / "again.keras")
-    base = keys()
-    assert len(set(base)) == 2 and keys(file=tmp_path / "again.keras") == base  # another file of the same network
+    base = key()
+    assert key(file=tmp_path / "again.keras") == base  # another file of the same network
     others = [
-        keys(file=save_teacher(tmp_path / "other.keras", seed=1)),
-        keys(teacher_precision="bfloat16"),
-        keys(**FLOAT32),
-        keys(data_seed=1),
-        keys(images.load(validation_fraction=0.2)),
-        keys(dataclasses.replace(digits, augmentation=augmentation.Augmentation(2, False))),
-        keys(dataclasses.replace(digits, version="2.0.0")),
+        key(file=save_teacher(tmp_path / "other.keras", seed=1)),
+        key(teacher_precision="bfloat16"),
+        key(**FLOAT32),
+        key(teacher_cache_top=3),
+        key(data_seed=1),
+        key(images.load(validation_fraction=0.2)),
+        key(dataclasses.replace(digits, augmentation=augmentation.Augmentation(2, False))),
+        key(dataclasses.replace(digits, version="2.0.0")),
     ]
-    assert len({*base, *(path for other in others for path in other)}) == 2 + 2 * len(others)
+    monkeypatch.setattr(logit_shards, "MOST_ROWS", 512)
+    assert len({base, key(), *others}) == 2 + len(others)
 
 
 def flipped(content, place, bits=1):
     return content[:place] + bytes([content[place] ^ bits]) + content[place + 1 :]
 
 
-def test_a_damaged_file_is_reported_and_computed_again(open_teacher, capsys):
-    paths = [pathlib.Path(file) for file in open_teacher()[1].epoch_files(2)]
-    whole, foreign = (path.read_bytes() for path in paths)
-    for damaged in (flipped(whole, 0, 4), flipped(whole, 5000), whole[:-2], whole + b"\0\0", foreign, b""):
-        paths[0].write_bytes(damaged)
-        capsys.readouterr()
-        open_teacher()[1].epoch_files(2)
-        assert paths[0].name in capsys.readouterr().err
-        assert paths[0].read_bytes() == whole
+def test_a_damaged_shard_is_reported_and_computed_again_alone(open_teacher, digits, capsys):
+    """Also by a process that has not built the teacher, in the thread that reads; nothing unverified is trained on."""
+    config, teacher = open_teacher()
+    files, options = teacher.epoch_logits(2), {"first_step": 6, "last_step": 12}
+    expected, paths = stream(config, digits, files, **options), paths_of(files)
+    whole, foreign = paths[5].read_bytes(), paths[1].read_bytes()
+    later = open_teacher()[1].epoch_logits(2)
+    kept = [path.stat().st_mtime_ns for path in paths]
+    table = flipped(whole, teacher_cache.HEADER_BYTES + 1)
+    for damaged in (flipped(whole, len(whole) - 3, 4), whole[:-2], table, flipped(whole, 0, 4), foreign, None):
+        if damaged is not None:
+            paths[5].write_bytes(damaged)
+            found = open_teacher()[1].epoch_logits(2)
+        else:  # it disappears in the middle of a run
+            paths[5].unlink()
+            found = later
+        assert images.equal(stream(config, digits, found, **options), expected)
+        assert capsys.readouterr().err.count(paths[5].name) == 1
+        assert paths[5].read_bytes() == whole
+    assert [path.stat().st_mtime_ns for path in paths if path != paths[5]] == kept[:5] + kept[6:]
+
+
+def test_any_flipped_byte_of_a_shard_is_detected(tmp_path):
+    shards = small_shards(tmp_path)
+    shard = Shard(3, 1)
+    shards.write(shard, np.arange(88, dtype=np.uint8).reshape(44, 2))
+    whole = shards.path(shard).read_bytes()
+    for place in range(len(whole)):
+        shards.path(shard).write_bytes(flipped(whole, place))
+        with pytest.raises(logit_shards.DamagedError):
+            shards.open(shard).verify(0)
+    shards.path(shard).write_bytes(whole)
+    shards.open(shard).verify(0)
+
+
+def small_shards(folder, images=300):
+    return logit_shards.LogitShards(folder, "key", images, logit_records.LogitRecord(1, "float16"), 256)
+
+
+def test_a_shard_has_about_16_mb_and_whole_batches(monkeypatch):
+    monkeypatch.undo()
+    lengths = {classes: logit_shards.shard_rows(2 * classes) for classes in (10, 100, 1000, 21841, 10**6)}
+    assert lengths == {10: 8192, 100: 8192, 1000: 8192, 21841: 256, 10**6: 256}
+
+
+def test_a_block_is_verified_before_its_first_record_is_used_and_once(tmp_path, monkeypatch):
+    """By the reader, as the thread that verifies ahead does nothing here."""
+    shards = small_shards(tmp_path, images=70_000)
+    shards = dataclasses.replace(shards, rows=70_000)
+    shards.write(Shard(0, 0), np.zeros([70_000, 2], np.uint8))
+    verified = []
+    monkeypatch.setattr(epoch_logits.EpochLogits, "_verify_ahead", lambda self: None)
+    monkeypatch.setattr(logit_shards.OpenShard, "verify", lambda self, block: verified.append(block))
+    logits = epoch_logits.EpochLogits(shards, 1, {}, pytest.fail, pytest.fail)
+    for rows in ([1, 69_999, 0], [0, 2], [40_000]):
+        logits.records(0, np.array(rows))
+    assert sorted(verified[:2]) == [0, 2] and verified[2:] == [1]
+
+
+def test_the_thread_verifies_the_pass_that_is_read_and_the_next(open_teacher):
+    files = open_teacher()[1].epoch_logits(3)
+    files.records(1, np.array([0]))
+    deadline = time.monotonic() + 10
+    while not all(files._pass(epoch).verified.all() for epoch in (1, 2)):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert 0 not in files._passes
+
+
+def test_files_of_one_pass_each_are_read_and_a_damaged_one_becomes_shards(open_teacher, digits, capsys, monkeypatch):
+    monkeypatch.setitem(console._verbosity, "full", True)
+    """As skd_tf 0.1 wrote them."""
+    config, teacher = open_teacher()
+    files = teacher.epoch_logits(3)
+    expected = stream(config, digits, files)
+    shape = len(digits.train), 10
+    with counting(teacher_cache.TeacherCache, "path") as asked:
+        teacher.epoch_logits(3)
+    keys = [key for _, key in asked]
+    logits = [
+        np.concatenate([files.records(epoch, np.arange(len(digits.train)))]).view(np.float16) for epoch in range(3)
+    ]
+    cache = open_cache(paths_of(files)[0].parents[1])
+    for key, values in zip(keys, logits, strict=True):
+        cache.write(key, values.reshape(shape))
+    shutil.rmtree(paths_of(files)[0].parent)
+    capsys.readouterr()
+    assert images.equal(stream(config, digits, open_teacher()[1].epoch_logits(3)), expected)
+    printed = capsys.readouterr()
+    assert "0 to compute" in printed.out and not printed.err
+    cache.path(keys[1]).write_bytes(flipped(cache.path(keys[1]).read_bytes(), 5000))
+    assert images.equal(stream(config, digits, open_teacher()[1].epoch_logits(3)), expected)
+    assert cache.path(keys[1]).name in capsys.readouterr().err
+    assert [path.exists() for path in paths_of(files)] == [False] * 4 + [True] * 4 + [False] * 4
+    assert [cache.path(key).exists() for key in keys] == [True, False, True]
 
 
 def open_cache(folder):
@@ -156,7 +263,7 @@ def test_every_flipped_byte_of_a_small_file_is_detected(tmp_path):
 
 def test_fewer_epochs_than_the_run_repeat(open_teacher, digits):
     config, teacher = open_teacher(teacher_cache_epochs=2)
-    batches = stream(config, digits, teacher.epoch_files(2))
+    batches = stream(config, digits, teacher.epoch_logits(2))
     assert mismatch(teacher, batches) < 1e-2
     pixels = [(x["image"], y) for x, y in batches]
     assert images.equal(pixels, stream(config, digits, None))  # a student without a teacher gets the same images
@@ -170,7 +277,7 @@ def test_no_space_no_permission_and_overflow_are_input_errors(tmp_path):
         cache.write("k", np.full([2, 2], 1e6))
     assert not list((tmp_path / "new").iterdir())
     with pytest.raises(EnvironmentFailure, match="disk is too small"):
-        cache.require_space(10**9, (10**6, 1000))
+        teacher_cache.require_space(tmp_path, 10**18)
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="teacher_cache_dir"):
         open_cache(tmp_path / "file" / "sub")

@@ -6,12 +6,11 @@ import os
 import shutil
 import unittest.mock
 
-import numpy as np
 import pytest
 import tensorflow as tf
 
 from skd_tf import data, tune
-from skd_tf.data.teacher_cache import TeacherCache
+from skd_tf.data.logit_shards import LogitShards
 from skd_tf.errors import EnvironmentFailure, InputError
 from skd_tf.runs.workdir import locked
 from skd_tf.search.plan import Plan
@@ -24,7 +23,7 @@ from tests.helpers.commands import exit_code
 from tests.helpers.runs import as_flags, read_json
 from tests.search.cases import SMALL, counting
 
-TRAINING, TEACHER = (train_student, "train_student"), (Teacher, "epoch_files")
+TRAINING, TEACHER = (train_student, "train_student"), (Teacher, "epoch_logits")
 
 
 def test_a_search_continues_if_files_cannot_be_locked(tmp_path, monkeypatch):
@@ -60,10 +59,9 @@ def test_a_second_worker_with_the_same_id_is_refused_and_a_finished_trial_is_not
 def test_the_teacher_runs_once_an_epoch_for_the_whole_search(config, tmp_path):
     config = config.replace(teacher_cache_dir=str(tmp_path / "cache"))
     plan = Plan(config, ("temperature:choice:1,4", "radius:choice:auto,teacher_mean"), tuner="grid")
-    with counting(TeacherCache, "write") as writes, counting(data, "load") as loads:
+    with counting(LogitShards, "write") as writes, counting(data, "load") as loads:
         run_search(plan, tmp_path / "search")
-    passes = [cache for cache, *_ in writes if cache.dtype == np.float16]  # the exact ones are of un-augmented images
-    assert len(passes) == config.epochs and len(loads) == 1
+    assert len(writes) == config.epochs and len(loads) == 1
     # A search cannot read the test split, because it never loads it.
     assert experiment.prepare(config, tmp_path, test=False).dataset.test is None
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import pathlib
 import tempfile
 import threading
 from functools import partial
@@ -14,13 +13,14 @@ import tensorflow as tf
 
 from skd_tf import data, networks
 from skd_tf.config import Config
-from skd_tf.data import augmentation, teacher_cache
+from skd_tf.data import augmentation
 from skd_tf.distillation import optimizers
 from skd_tf.distillation.distiller import Distiller
 from skd_tf.evaluation import cost
 from skd_tf.models import deployable
 from skd_tf.models.precision import set_precision
 from skd_tf.training.teacher import Teacher
+from tools.benchmarks import made_logits
 from tools.benchmarks.interleaved import Contender
 
 STEPS = 30  # of a round
@@ -53,8 +53,8 @@ def make_net(name: str, dataset: data.Dataset, *, stock: bool) -> keras.Model:
     return deployable.stock_copy(net) if stock else net
 
 
-def _stream(dataset, job, cache_dir="", **options):
-    steps, config = IMAGES // job.batch_size, Config(batch_size=job.batch_size, teacher_cache_dir=cache_dir)
+def _stream(dataset, job, **options):
+    steps, config = IMAGES // job.batch_size, Config(batch_size=job.batch_size)
     return data.train_stream(
         dataset,
         config.pick(data.StreamSettings),
@@ -67,7 +67,7 @@ def _stream(dataset, job, cache_dir="", **options):
 
 def ours(job: Job, *, precision: str = "float32", cached: bool = False, loss: str = "spherical") -> Contender:
     """skd_tf with its Distiller, optimizer, pipeline and default steps per call."""
-    dataset, files, teacher, folder = make_dataset(), None, None, tempfile.mkdtemp()
+    dataset, logits_of, teacher, folder = make_dataset(), None, None, tempfile.mkdtemp()
     config = Config(loss=loss, precision=precision, teacher_precision=precision, batch_size=job.batch_size)
     if loss != "cross_entropy":
         path, net = f"{folder}/teacher.keras", make_net(job.teacher, dataset, stock=True)
@@ -77,10 +77,10 @@ def ours(job: Job, *, precision: str = "float32", cached: bool = False, loss: st
         net.save(path)
         config = config.replace(teacher_cache_dir=folder if cached else "", teacher_cache_epochs=int(cached))
         opened = Teacher(path, config, dataset, tf.distribute.get_strategy())
-        files, teacher = (opened.epoch_files(1), None) if cached else (None, opened.model)
+        logits_of, teacher = (opened.epoch_logits(1), None) if cached else (None, opened.model)
     distiller = Distiller(set_precision(make_net(job.student, dataset, stock=False), precision), teacher, loss)
     distiller.compile(optimizers.make_optimizer(config.pick(optimizers.OptimizerSettings), 0.05))
-    iterator = iter(_stream(dataset, job, config.teacher_cache_dir, logit_files=files))
+    iterator = iter(_stream(dataset, job, teacher_logits=logits_of))
 
     def run():
         for done in range(0, STEPS, config.steps_per_call):
@@ -169,10 +169,9 @@ def torch_authors(job: Job, *, fast: bool = False, compiled: bool = False) -> Co
 
 def pipeline(job: Job) -> Contender:
     """skd_tf's input alone: augmented batches with cached logits, without training."""
-    folder, steps = pathlib.Path(tempfile.mkdtemp()), 20 * STEPS  # more than the buffers hold
-    cache = teacher_cache.TeacherCache(folder, "float16", print)
-    cache.write("logits", np.random.default_rng(0).normal(size=[IMAGES, CLASSES]))
-    batches = iter(_stream(make_dataset(), job, str(folder), logit_files=[str(cache.path("logits"))]))
+    steps = 20 * STEPS  # more than the buffers hold
+    logits = made_logits.make(tempfile.mkdtemp(), IMAGES, CLASSES)
+    batches = iter(_stream(make_dataset(), job, teacher_logits=logits))
     return Contender(lambda: [next(batches) for _ in range(steps)], steps)
 
 

@@ -16,12 +16,12 @@ import tensorflow as tf
 
 from skd_tf import data, networks
 from skd_tf.config import Config
-from skd_tf.data import teacher_cache
+from skd_tf.data.logit_shards import Shard
 from skd_tf.distillation import optimizers
 from skd_tf.distillation.distiller import Distiller
 from skd_tf.models.fold_batch_norm import fold_batch_norm
 from skd_tf.models.precision import set_precision
-from tools.benchmarks import interleaved, results
+from tools.benchmarks import interleaved, made_logits, results
 from tools.benchmarks.interleaved import Contender
 
 STEPS = 4  # of a round
@@ -76,17 +76,11 @@ def input_alone(folder: str, batch_size: int) -> Contender:
         image_size=224,
         validation_fraction=0.0,
         batch_size=batch_size,
-        teacher_cache_dir=folder,
     )
     dataset = data.load(config.pick(data.DataSettings), test=False)
-    cache = teacher_cache.TeacherCache(tempfile.mkdtemp(), "float16", print)
-    cache.write("logits", np.random.default_rng(0).normal(size=[len(dataset.train), CLASSES]))
     dataset = dataclasses.replace(dataset, class_names=tuple(map(str, range(CLASSES))))  # records of ImageNet's length
-    epoch, files, steps = (
-        len(dataset.train) // batch_size,
-        [str(cache.path("logits"))],
-        16 * STEPS,
-    )  # beyond the buffers
+    logits = made_logits.make(tempfile.mkdtemp(), len(dataset.train), CLASSES)
+    epoch, steps = len(dataset.train) // batch_size, 16 * STEPS  # beyond the buffers
     batches = iter(
         data.train_stream(
             dataset,
@@ -94,7 +88,7 @@ def input_alone(folder: str, batch_size: int) -> Contender:
             steps_per_epoch=epoch,
             first_step=0,
             last_step=10**6,
-            logit_files=files,
+            teacher_logits=logits,
         )
     )
     return Contender(lambda: [next(batches) for _ in range(steps)], steps)
@@ -136,12 +130,15 @@ def _images(batch_size):
 
 
 def check(folder: str) -> Contender:
-    """The check of a teacher cache file before its first use; the file was just written, so no disk is read."""
-    shape, cache = (HASHED_MB * 10**6 // (2 * CLASSES), CLASSES), tempfile.mkdtemp(dir=folder)
-    teacher_cache.TeacherCache(cache, "float16", print).write("logits", np.zeros(shape, np.float16))
+    """The check of all blocks of the logits' files; they were just written, so no disk is read."""
+    images = HASHED_MB * 10**6 // (2 * CLASSES)
+    shards = made_logits.make(tempfile.mkdtemp(dir=folder), images, CLASSES).shards
 
     def run():
         for _ in range(STEPS):
-            assert teacher_cache.TeacherCache(cache, "float16", print).has("logits", shape)
+            for number in range(shards.count):
+                file = shards.open(Shard(0, number))
+                for block in range(len(file.checksums)):
+                    file.verify(block)
 
     return Contender(run, STEPS)

@@ -62,7 +62,7 @@ def measure(*, student: str, teacher: str, batch_size: int, trials: int, epochs:
     )
     strategy = tf.distribute.get_strategy()
     opened = Teacher(config.teacher_checkpoint, config, dataset, strategy)
-    teacher_seconds = _seconds(lambda: opened.epoch_files(epochs))
+    teacher_seconds = _seconds(lambda: opened.epoch_logits(epochs))
 
     alone = SharedResources(dataset, strategy, None)
     plain = config.replace(loss="cross_entropy", keep_checkpoints=1)
