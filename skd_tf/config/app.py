@@ -16,7 +16,7 @@ from skd_tf.config.config import FIELDS
 from skd_tf.config.fields import expectation, kinds_of, rules_of
 from skd_tf.config.flags import PLACES, define_flags, is_setting, parse
 from skd_tf.errors import InputError, as_text, input_error
-from skd_tf.runtime import console, devices, signals
+from skd_tf.runtime import console, devices, keras_state, signals
 
 _LIST = {"--list_recipes", "-list_recipes"}
 _HELP = {"--help", "-help", "-h", "--helpfull", "--helpshort"}
@@ -63,6 +63,7 @@ def run(
             if not flag_values[name].value:
                 expected, remedy = flag_values[name].help, f"Add --{name}=.."
                 raise input_error(f"--{name} is missing", expected=expected, received="nothing", remedy=remedy)
+        keras_state.pin()
         with signals.raised():
             code = main(flag_values)
         sys.exit(code)

@@ -23,7 +23,7 @@ from skd_tf.losses.terms import Tensor
 from skd_tf.models import deployable as deploy
 from skd_tf.models import interface, precision
 from skd_tf.models.sync_batch_norm import is_synchronized
-from skd_tf.runtime import compat, devices, replicas
+from skd_tf.runtime import compat, devices, keras_state, replicas
 from skd_tf.serving import live_check
 
 
@@ -122,6 +122,7 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, StepModel):
         name: str = "distiller",
     ):
         super().__init__(name=name)
+        keras_state.require()
         self._num_classes = self._checked_student(student)
         self.student = student
         self.teacher = teacher

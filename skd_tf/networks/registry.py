@@ -11,6 +11,7 @@ import keras
 from skd_tf.errors import input_error
 from skd_tf.networks import mobilenet, resnet, shufflenet, small_cnn, vgg, wide_resnet
 from skd_tf.networks.layers import LayerMaker, logits
+from skd_tf.runtime import keras_state
 
 _CIFAR_WIDTHS = (16, 16, 32, 64)
 _CIFAR_X4_WIDTHS = (32, 64, 128, 256)
@@ -92,7 +93,8 @@ def build(
       of every layer, including this one.
 
     Raises:
-      InputError: a name, shape, number, normalisation or option that the network does not support.
+      InputError: a name, shape, number, normalisation or option that the network does not support; or Keras' global
+        settings are not its defaults.
 
     Examples:
       >>> from skd_tf import networks
@@ -101,6 +103,7 @@ def build(
       ('resnet8', (None, 100), 84564)
     """
     network = _known_network(name)
+    keras_state.require()
     input_shape = _image_shape(name, network, input_shape)
     num_classes = _integer("num_classes", num_classes, 2, math.inf, "an integer of at least 2")
     seed = _integer("seed", seed, 0, 2**32 - 1, "an integer from 0 to 2**32 - 1")

@@ -20,7 +20,13 @@ def lazy(package: str, names: Mapping[str, Sequence[str]]) -> tuple[Callable[[st
     def __getattr__(name: str) -> Any:
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        module = importlib.import_module(f"{package}.{homes[name]}")
+        try:
+            module = importlib.import_module(f"{package}.{homes[name]}")
+        except Exception:
+            from skd_tf.runtime import keras_state  # imports the console, which most imports do without
+
+            keras_state.require_backend()  # the reason, if Keras has another backend
+            raise
         return module if homes[name] == name else getattr(module, name)
 
     def __dir__() -> list[str]:

@@ -18,7 +18,7 @@ from skd_tf.runs import lineage, predictions, provenance, report, result_tables,
 from skd_tf.runs.data_identity import data_facts
 from skd_tf.runs.run_record import read_result, recorded_config, with_recorded_rules
 from skd_tf.runs.workdir import Workdir, locked
-from skd_tf.runtime import atomic_files, cluster, replicas
+from skd_tf.runtime import atomic_files, cluster, keras_state, replicas
 from skd_tf.runtime.console import Stopwatch, detail, say, say_of_part, set_verbosity, stage, warn
 from skd_tf.runtime.files import write_json, write_text
 from skd_tf.runtime.local_paths import require_folder
@@ -54,6 +54,7 @@ def run(config: Config, workdir: str | os.PathLike, data_dir: str | os.PathLike 
       >>> result["student"]["parameters"]
       152
     """
+    keras_state.require(dtype_policy=True)
     config.require_teacher()
     if config.dry_run:
         raise input_error(
