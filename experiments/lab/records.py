@@ -195,6 +195,9 @@ def from_workdir(cell: Cell, workdir, results) -> dict:
         "examples_per_second": result["examples_per_second"],
         **{name: result[name] for name in ("device", "xla", "versions", "git_commit")},
         "dataset": details["dataset"],
+        # As skd_tf.runs.predictions decodes them: McNemar's test and every subset follow.
+        "test_labels": details.get("labels"),
+        "test_predictions": {name: model.get("predictions") for name, model in details["models"].items()},
     }
     return _write(cell, record, results)
 

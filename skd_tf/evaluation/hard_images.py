@@ -32,10 +32,10 @@ def choose(answers: Mapping[str, metrics.Summary], labels: np.ndarray, most: int
       [(kind, row)], the mistakes first.
     """
     student, teacher = answers["student"], answers.get("teacher")
-    wrong = _first(student.predicted != labels, student.confidence)
+    wrong = _first(_answers(student) != labels, student.confidence)
     apart = np.zeros(0, int)
     if teacher is not None:
-        apart = _first(student.predicted != teacher.predicted, np.minimum(student.confidence, teacher.confidence))
+        apart = _first(_answers(student) != _answers(teacher), np.minimum(student.confidence, teacher.confidence))
     mistakes = wrong[: most - most // 2]
     disagreements = apart[~np.isin(apart, mistakes)][: most - len(mistakes)]
     mistakes = wrong[~np.isin(wrong, disagreements)][: most - len(disagreements)]
@@ -59,14 +59,13 @@ def collect(
     """
     scaled = {name: m.calibration.scaled(m.logits) if m.calibration else m.logits for name, m in models.items()}
     answers = {name: metrics.summarize(logits, labels) for name, logits in scaled.items()}
+    said = {name: (_answers(summary), np.nan_to_num(summary.confidence)) for name, summary in answers.items()}
     return [
         {
             "kind": kind,
             "row": row,
             "label": int(labels[row]),
-            "answers": {
-                name: [int(said.predicted[row]), float(said.confidence[row])] for name, said in answers.items()
-            },
+            "answers": {name: [int(classes[row]), float(sure[row])] for name, (classes, sure) in said.items()},
             "picture": data_url(np.asarray(images[row : row + 1])[0]),
         }
         for kind, row in choose(answers, labels, most)
@@ -89,6 +88,11 @@ def data_url(image: np.ndarray) -> str:
             tf.io.encode_jpeg(tf.cast(tf.clip_by_value(tf.round(smaller), 0, 255), tf.uint8), quality=82),
         )
     return f"data:image/{kind};base64,{base64.b64encode(encoded.numpy()).decode()}"
+
+
+def _answers(summary):
+    """The predicted classes `[n]`; -1 where the softmax is NaN."""
+    return np.where(summary.defined, summary.predicted, -1)
 
 
 def _first(chosen, by):

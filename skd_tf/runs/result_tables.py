@@ -6,11 +6,16 @@ from typing import Any
 from skd_tf.runs.columns import columns
 
 _RESULT = columns("accuracy", "nll", "ece", "confidence", "agreement", "parameters")
-_QUALITY = columns("accuracy", "top5_accuracy", "nll", "brier", "ece", "confidence", "overconfidence")
+_QUALITY = columns("accuracy", "top5_accuracy", "nll", "brier", "ece", "ece_debiased", "confidence", "overconfidence")
 _OVER_CLASSES = columns("balanced_accuracy", "macro_f1", "worst_class_recall")
 _BESIDE_TEACHER = columns("agreement", "agreement_at_5", "kl_to_teacher", "confidence_gap")
 _WORST_CLASSES = 5
-_ROLES = {"teacher": "teacher", "student_alone": "student alone", "student": "student distilled"}
+_ROLES = {
+    "teacher": "teacher",
+    "student_alone": "student alone",
+    "student_matched": "student alone, equal compute",
+    "student": "student distilled",
+}
 _EXPORT = {  # heading: cell of a file
     "file": lambda file: file["file"],
     "kB": lambda file: f"{file['bytes'] / 1e3:,.0f}",
@@ -18,8 +23,14 @@ _EXPORT = {  # heading: cell of a file
     "logits differ by": lambda file: f"{file['largest_difference']:.2g}",
     "probabilities by": lambda file: f"{file['largest_probability_difference']:.2g}",
     "same class": lambda file: f"{file['agreement']:.2%}",
-    "top-1": lambda file: f"{file['accuracy']:.4f}",
+}
+_AFTER_EXPORT = {  # heading: cell of a file
+    "top-1": lambda file: _between(file, "accuracy"),
     "change": lambda file: f"{file['accuracy_change']:+.4f}",
+    "NLL": lambda file: _between(file, "nll"),
+    "ECE": lambda file: f"{file['ece']:.4f}",
+    "ECE debiased": lambda file: _between(file, "ece_debiased"),
+    "ms on one thread": lambda file: _spread(file.get("latency_ms"), "{:.3f}"),
 }
 _COST = {  # heading: cell of a model
     "logit norm": lambda entry: f"{entry.get('raw', entry)['logit_norm']:.3f}",
@@ -36,7 +47,10 @@ def result_table(result: Mapping[str, Any]) -> str:
     """The table of a result.json: one line per model, measured on the test split after the last epoch."""
     names = _ROLES if "teacher" in result else _ROLES | {"student": "student"}
     lines = [["test split", *(column.heading for column in _RESULT)]]
-    lines += [[names[key], *(column.text(result[key]) for column in _RESULT)] for key in names if key in result]
+    for key in names:
+        if key in result:
+            lines.append([names[key], *(column.text(result[key]) for column in _RESULT)])
+            lines += _calibrated(result[key], _RESULT)
     text = aligned(lines)
     if result.get("radius"):
         config = result["config"]
@@ -53,7 +67,9 @@ def export_table(files: Sequence[Mapping[str, Any]], student_values: int) -> str
       student_values: how many numbers the student consists of.
     """
     lines = [list(_EXPORT), *([cell(file) for cell in _EXPORT.values()] for file in files)]
-    return f"{aligned(lines)}\nThe student consists of {student_values:,} numbers."
+    measured = [["measured from the file", *_AFTER_EXPORT]]
+    measured += [[file["file"], *(cell(file) for cell in _AFTER_EXPORT.values())] for file in files]
+    return f"{aligned(lines)}\nThe student consists of {student_values:,} numbers.\n\n{aligned(measured)}"
 
 
 def evaluation_tables(result: Mapping[str, Any]) -> str:
@@ -94,12 +110,29 @@ def _with_intervals(heading, named, shown):
         if "intervals" in entry:
             ends = [entry["intervals"].get(column.key) for column in shown]
             lines.append(["  95%", *("{:.3f} to {:.3f}".format(*pair) if pair else "" for pair in ends)])
-        for label, other in (("  raw softmax", entry.get("raw")), ("  calibrated", entry.get("calibrated"))):
-            if other and shown is _QUALITY:
-                other = other | {"overconfidence": other["confidence"] - other["accuracy"]}
-                label += f", T = {other['temperature']:.3f}" if "temperature" in other else ""
-                lines.append([label, *(column.text(other) for column in shown)])
+        if shown is _QUALITY:
+            if "raw" in entry:
+                lines.append(["  raw softmax", *(column.text(_with_gap(entry["raw"])) for column in shown)])
+            lines += _calibrated(entry, shown)
     return aligned(lines)
+
+
+def _calibrated(entry, shown):
+    """The line of a model whose logits are divided by a fitted temperature, in a list; [] without one."""
+    found = entry.get("calibrated")
+    if not found:
+        return []
+    return [[f"  calibrated, T = {found['temperature']:.3f}", *(column.text(_with_gap(found)) for column in shown)]]
+
+
+def _with_gap(quality):
+    return quality | {"overconfidence": quality["confidence"] - quality["accuracy"]}
+
+
+def _between(file, name):
+    """A number with its 95% interval in brackets."""
+    low, high = file["intervals"][name]
+    return f"{file[name]:.4f} ({low:.3f} to {high:.3f})"
 
 
 def _spread(timed, form):

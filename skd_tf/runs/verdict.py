@@ -11,12 +11,15 @@ import numpy as np
 
 from skd_tf.runs import predictions
 
-# The recipe with the fewest, experiments/cifar10/tune_short.flags, trains for 702.
+# The recipe with the fewest, skd_tf/recipes/cifar10/tune_short.flags, trains for 702.
 FEWEST_STEPS = 700
 _Z = 1.959964  # of a two-sided 95% interval
 _NAMED_CLASSES = 5
-_ROLES = ("teacher", "student_alone", "student")
-_PAIRS = (("student", "student_alone"), ("student", "teacher"), ("teacher", "student_alone"))
+_ROLES = ("teacher", "student_alone", "student_matched", "student")
+_PAIRS = (
+    *(("student", "student_alone"), ("student", "student_matched")),
+    *(("student", "teacher"), ("teacher", "student_alone")),
+)
 
 
 def compare(first: np.ndarray, second: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
@@ -92,6 +95,7 @@ def judge(
     few = steps < FEWEST_STEPS
     warnings = [
         *weak_teacher,
+        *_costly(against.get("student against student_matched")),
         *_lost_classes(predicted.get("student"), labels, class_names, "student" if "teacher" in models else "model"),
         *([_few_steps(steps)] if few else []),
     ]
@@ -172,6 +176,17 @@ def _weak_teacher(comparison, models):
     noise = "" if comparison["word"] == "behind" else ", though not by more than chance"
     return [
         f"The teacher (top-1 {teacher:.4f}) is below the student alone ({alone:.4f}){noise}: it has little to teach."
+    ]
+
+
+def _costly(comparison):
+    """A sentence about a student alone that is ahead if it may compute as much as distilling did."""
+    if comparison is None or comparison["word"] != "behind":
+        return []
+    gain = points(comparison["difference"], comparison["images"])
+    return [
+        "Trained alone for the computation that distilling took, the student is better: distilled is at "
+        f"{gain} points of top-1 ({interval(comparison)})."
     ]
 
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from experiments.lab import definitions
 from experiments.lab.records import file_of, settings
+from skd_tf.runs import predictions
 
 # Runs instead of `python -m skd_tf.train`; the second argument says what goes wrong.
 COMMAND = """
@@ -58,11 +59,13 @@ def workdir_files(cell, accuracy=0.5):
     config = definitions.config_of(cell)
     quality = {"nll": 1.0, "ece": 0.1, "confidence": 0.4, "logit_norm": 3.0, "parameters": 438}
     student = {"reliability": [{"count": 3, "confidence": 0.5, "accuracy": 0.4}]}
+    student["predictions"] = predictions.encode(np.array([2, 0, 1]))
     result = {"student": quality | {"accuracy": accuracy, "agreement": 0.7, "val_accuracy": 0.6}, "radius": None}
     if config.loss == "spherical":
         student |= {"raw": {"accuracy": accuracy, "ece": 0.3}, "raw_reliability": student["reliability"]}
         result["radius"] = 6.0
     details = {"models": {"student": student}, "seconds": {"training": 60.0}, "dataset": {"name": "digits"}}
+    details["labels"] = predictions.encode(np.array([2, 1, 1]))
     if config.needs_teacher:
         result["teacher"] = quality | {"accuracy": 0.9, "parameters": 1000}
         details["teacher"] = {"name": "net", "path": "/somewhere/a.keras"}

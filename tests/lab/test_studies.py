@@ -12,6 +12,7 @@ from experiments.lab import records as study_records
 from experiments.lab.summaries import HELD_OUT, runs_of
 from experiments.lab.tables import SPECS
 from skd_tf.errors import InputError
+from skd_tf.runs import predictions
 from tests.lab import study_cases
 from tests.losses import numpy_reference
 
@@ -286,6 +287,8 @@ def test_a_record_holds_what_the_run_left_and_no_path(tmp_path):
     assert record["best_epoch"] == {"epoch": 2, "val_accuracy": 0.7}  # counted from 1, the first of equals
     assert record["by_epoch"]["val_accuracy"] == [0.5, 0.7, 0.7, 0.6]
     assert record["reliability"]["raw_softmax"] == {"count": [3], "confidence": [0.5], "accuracy": [0.4]}
+    assert predictions.decode(record["test_labels"]).tolist() == [2, 1, 1]
+    assert predictions.decode(record["test_predictions"]["student"]).tolist() == [2, 0, 1]
     assert "/somewhere" not in json.dumps(record) and study_records.problems(cell, record) == []
     with pytest.raises(InputError, match=r"other settings.*--seed: 1 -> 0"):
         study_records.from_workdir(cells["small/a/skd/seed0"], tmp_path, tmp_path)

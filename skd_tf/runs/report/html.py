@@ -131,7 +131,11 @@ def _reliability_diagrams(series):
             caption = f"Not what ships: NLL {raw['nll']:.3f}, on the sphere {member.record['nll']:.3f}."
             yield charts.reliability(member, details["raw_reliability"], name, raw["ece"]), caption
         calibrated = member.record.get("calibrated")
-        if calibrated and details.get("calibrated_reliability") and member.colour not in ("teacher", "student_alone"):
+        if (
+            calibrated
+            and details.get("calibrated_reliability")
+            and member.colour not in ("teacher", "student_alone", "student_matched")
+        ):
             diagram, name = details["calibrated_reliability"], f"{member.label}, calibrated"
             yield charts.reliability(member, diagram, name, calibrated["ece"]), "As it ships."
 

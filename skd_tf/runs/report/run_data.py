@@ -15,7 +15,12 @@ from skd_tf.runs import predictions, run_files, verdict
 from skd_tf.runs.run_record import read_result
 
 _LABEL_LENGTH = 20  # characters in a legend
-ROLES = {"teacher": "teacher", "student_alone": "student alone", "student": "distilled"}
+ROLES = {
+    "teacher": "teacher",
+    "student_alone": "student alone",
+    "student_matched": "alone, equal compute",
+    "student": "distilled",
+}
 # Settings that a loss depends on: losses with other values have no common axis.
 _OF_A_LOSS = (
     "loss",
@@ -39,7 +44,7 @@ class Run:
       result: its result.json.
       details: its measurements.json, {} without one.
       epochs: its metrics.jsonl.
-      alone: the metrics.jsonl of its student trained alone, [] without one.
+      alone: {model: the metrics.jsonl} of its students trained alone, as far as they are in its folder.
       pictures: its report_images.json, [] without one.
       predicted: {model: predicted classes of the test images `[n]`}, {} of an earlier version.
       labels: of the test images `[n]`, None of an earlier version.
@@ -50,7 +55,7 @@ class Run:
     result: dict[str, Any]
     details: dict[str, Any]
     epochs: list[dict[str, Any]]
-    alone: list[dict[str, Any]]
+    alone: dict[str, list[dict[str, Any]]]
     pictures: list[dict[str, Any]]
     predicted: dict[str, np.ndarray]
     labels: np.ndarray | None
@@ -116,7 +121,8 @@ def read(path: str | os.PathLike, images: int | None = None) -> Run:
             received=f"run={path}",
             remedy="Train it to the end first",
         )
-    details, alone = path / run_files.MEASUREMENTS, path / run_files.STUDENT_ALONE / run_files.METRICS
+    details = path / run_files.MEASUREMENTS
+    alone = {role: path / role / run_files.METRICS for role in ("student_alone", "student_matched") if role in result}
     try:
         measured = json.loads(details.read_text()) if details.is_file() else {}
         epochs = _lines(metrics)
@@ -126,7 +132,7 @@ def read(path: str | os.PathLike, images: int | None = None) -> Run:
             result,
             measured,
             epochs,
-            _lines(alone) if alone.is_file() and "student_alone" in result else [],
+            {role: _lines(file) for role, file in alone.items() if file.is_file()},
             _pictures(path / run_files.REPORT_IMAGES, images),
             predicted,
             labels,
@@ -159,16 +165,17 @@ def chart_series(runs: Sequence[Run]) -> list[ChartSeries]:
         labels = zip(_labels(runs), runs, strict=True)
         return [_series(run, "student", label, f"run{i}", run.epochs) for i, (label, run) in enumerate(labels)]
     (run,) = runs
-    epochs = {"student": run.epochs, "student_alone": run.alone}
+    epochs = {"student": run.epochs} | run.alone
     names = ROLES if len(run.roles) > 1 else {"student": "student"}
     return [_series(run, role, names[role], role, epochs.get(role, [])) for role in run.roles]
 
 
 def _series(run, role, label, colour, epochs):
     config = run.result["config"]
-    names = ("loss", "label_smoothing") if role == "student_alone" else _OF_A_LOSS
+    alone = role in ("student_alone", "student_matched")
+    names = ("loss", "label_smoothing") if alone else _OF_A_LOSS
     loss = {name: as_text(config.get(name)) for name in names}
-    if role == "student_alone":
+    if alone:
         loss["loss"] = "cross_entropy"
     return ChartSeries(label, colour, run.result[role], run.of_model(role), epochs, loss)
 

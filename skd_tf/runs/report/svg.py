@@ -27,7 +27,10 @@ _RUN_COLOURS = 6
 COLOURS = {
     name: f"#01{number:04x}"
     for number, name in enumerate(
-        (*("ink", "grid", "muted", "teacher", "student_alone", "student"), *(f"run{i}" for i in range(_RUN_COLOURS))),
+        (
+            *("ink", "grid", "muted", "teacher", "student_alone", "student_matched", "student"),
+            *(f"run{i}" for i in range(_RUN_COLOURS)),
+        ),
         start=0x0203,
     )
 }
