@@ -14,7 +14,7 @@ from absl import flags
 from skd_tf.config import app
 from skd_tf.config.flags import config_from, define_flags, explicit_names, read_flagfile
 
-RECIPES = pathlib.Path(__file__).resolve().parent.parent / "experiments" / "cifar100"
+RECIPES = pathlib.Path(__file__).resolve().parent.parent / "skd_tf" / "recipes" / "cifar100"
 # Flagfiles in methods/, and what their authors set for this pair of nets alone.
 METHODS = {
     "cross_entropy": {},

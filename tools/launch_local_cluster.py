@@ -1,6 +1,6 @@
 """Starts several workers of one training on this machine, to try --strategy=multi_worker.
 
-python -m tools.launch_local_cluster --workers=2 -- --flagfile=experiments/digits/teacher.flags --workdir=runs/cluster
+python -m tools.launch_local_cluster --workers=2 -- --recipe=digits/teacher --workdir=runs/cluster
 
 Every worker gets the flags after --; they belong to `python -m skd_tf.train`. The output of worker i starts with [i].
 When one worker fails, the others are stopped, and the exit code is that of the first that failed.

@@ -1,6 +1,6 @@
 """What distillation gains: student distilled minus student alone, paired by seed, with one teacher for all seeds.
 
-    python -m experiments.lab paired_difference --flagfile=experiments/digits/skd.flags --workdir=runs/paired --seeds=10 \
+    python -m experiments.lab paired_difference --recipe=digits --workdir=runs/paired --seeds=10 \
         --output=experiments/results/digits/skd.json
 
 The same command resumes a stopped one. Teacher and data split are fixed, so the spread is that of the students alone.
@@ -12,6 +12,7 @@ import statistics
 
 from absl import flags
 
+from experiments.lab.statistics import critical
 from skd_tf.config.flags import config_from, define_flags
 from skd_tf.errors import input_error
 
@@ -60,13 +61,16 @@ def main(flag_values: flags.FlagValues) -> None:
 
 
 def _summary(results, name):
-    """Means, and the paired difference with the standard error of its mean."""
+    """Means, and the paired difference with the standard error of its mean and Student's 95% interval."""
     alone, distilled = ([result[who][name] for result in results] for who in ("student_alone", "student"))
     differences = [d - a for d, a in zip(distilled, alone, strict=True)]
+    mean, error = statistics.mean(differences), statistics.stdev(differences) / len(differences) ** 0.5
+    half = critical(len(differences) - 1) * error
     return {
         "student_alone": statistics.mean(alone),
         "student": statistics.mean(distilled),
-        "difference": statistics.mean(differences),
-        "standard_error": statistics.stdev(differences) / len(differences) ** 0.5,
+        "difference": mean,
+        "standard_error": error,
+        "interval": [mean - half, mean + half],
         "differences": differences,
     }

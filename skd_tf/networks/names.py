@@ -16,6 +16,7 @@ NETWORK_NAMES: dict[str, Published | None] = {
     "cnn_4": None,
     "cnn_8": None,
     "cnn_16": None,
+    "cnn_8_16_32": None,
     "resnet8": Published(83_892, 100),
     "resnet14": None,
     "resnet20": Published(278_324, 100),

@@ -37,6 +37,7 @@ NETWORKS = {
     "cnn_4": Network(small_cnn.small_cnn, {"width": 4}),
     "cnn_8": Network(small_cnn.small_cnn, {"width": 8}),
     "cnn_16": Network(small_cnn.small_cnn, {"width": 16}),
+    "cnn_8_16_32": Network(small_cnn.small_cnn, {"width": 8, "stages": 3}),
     "resnet8": Network(resnet.cifar_resnet, {"depth": 8, "widths": _CIFAR_WIDTHS}),
     "resnet14": Network(resnet.cifar_resnet, {"depth": 14, "widths": _CIFAR_WIDTHS}),
     "resnet20": Network(resnet.cifar_resnet, {"depth": 20, "widths": _CIFAR_WIDTHS}),
@@ -102,8 +103,8 @@ def build(
       >>> network.name, network.output_shape, network.count_params()
       ('resnet8', (None, 100), 84564)
     """
-    network = _known_network(name)
     keras_state.require()
+    network = _known_network(name)
     input_shape = _image_shape(name, network, input_shape)
     num_classes = _integer("num_classes", num_classes, 2, math.inf, "an integer of at least 2")
     seed = _integer("seed", seed, 0, 2**32 - 1, "an integer from 0 to 2**32 - 1")

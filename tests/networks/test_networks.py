@@ -18,7 +18,7 @@ SLOW += ["resnet34", "resnet50", "resnet101", "resnet152"]
 ALL_NAMES = [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in NETWORK_NAMES]
 # From resnet8 on, every 6 layers of a CIFAR ResNet add (278,324 - 83,892) / 2 = 97,216 parameters.
 UNPUBLISHED = {"resnet14": 83_892 + 97_216, "resnet32": 83_892 + 4 * 97_216, "resnet44": 83_892 + 6 * 97_216}
-UNPUBLISHED |= {"cnn_2": 638, "cnn_4": 1_320, "cnn_8": 3_116, "cnn_16": 8_436}
+UNPUBLISHED |= {"cnn_2": 638, "cnn_4": 1_320, "cnn_8": 3_116, "cnn_16": 8_436, "cnn_8_16_32": 9_388}
 # Shifts of a channel that the next BatchNorm removes during training.
 CANCELLED = {"vgg8": r"conv\d/bias", "vgg13": r"conv\d/bias", "mobilenet_v2": r"project_bn/beta"}
 CANCELLED |= {"shufflenet_v2": r"block1_bn[14]/beta|block[2-8]_bn2/beta"}

@@ -35,7 +35,7 @@ def site_pages():
 @pytest.fixture(scope="module")
 def known_flags():
     """Every flag of a command, an example or a tool, from its table or its source."""
-    names = {*flags.FIELDS, *flags.PLACES, *(f"no{name}" for name in flags.FIELDS), "flagfile", *OTHERS}
+    names = {*flags.FIELDS, *flags.PLACES, *(f"no{name}" for name in flags.FIELDS), *("flagfile", "recipe", "list_recipes"), *OTHERS}
     names |= {"output", *(flag for command in COMMANDS.values() for flag in command.flags)}
     for path in (*(ROOT / "skd_tf").rglob("*.py"), *(ROOT / "tools").rglob("*.py"), *(ROOT / "examples").glob("*.py")):
         source = path.read_text(encoding="utf-8")
