@@ -1,0 +1,72 @@
+"""The study of the default loss. Every command resumes: it trains only what the records lack.
+
+    python -m experiments.studies.first_day rates SET      alone at all candidate rates
+    python -m experiments.studies.first_day screen SET     all arms at the common rates
+    python -m experiments.studies.first_day carry SET      the arms that were carried on
+    python -m experiments.studies.first_day tables         prints the tables
+
+Options: --folder (teachers and logits; by default runs/first_day), --data_dir (TFDS), --minutes, --arms, --seeds, --optimizers.
+Pin it to one core: taskset -c 1 python -m ...
+"""
+
+import argparse
+import os
+import pathlib
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+
+RECORDS = pathlib.Path("experiments/results/first_day")
+
+
+def main() -> None:
+    """Runs the command that the arguments name."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=("rates", "screen", "carry", "tables"))
+    parser.add_argument("set", nargs="?")
+    parser.add_argument("--folder", type=pathlib.Path, default=pathlib.Path("runs/first_day"))
+    parser.add_argument("--records", type=pathlib.Path, default=RECORDS)
+    parser.add_argument("--data_dir")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="start no further cell after so many")
+    parser.add_argument("--optimizers", nargs="*", default=["sgd", "adamw"], help="a process for each may run at once")
+    parser.add_argument("--arms", nargs="*", help="these arms alone")
+    parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2, 3, 4])
+    options = parser.parse_args()
+
+    from experiments.studies.first_day import arms, tables
+
+    if options.command == "tables":
+        print(tables.all_tables(options.records))
+        return
+    if options.command == "rates":
+        cells = list(arms.rate_cells(options.seeds))
+    else:
+        common = tables.common_rates(options.records, options.command)
+        print(f"Common rates: {common}", flush=True)
+        make = arms.screening_cells if options.command == "screen" else arms.carried_cells
+        cells = list(make(common, options.seeds, options.arms))
+    _run(options, cells)
+
+
+def _run(options, cells):
+    import json
+
+    import tensorflow as tf
+
+    from experiments.studies.first_day import bench
+
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    until = time.time() + 60 * options.minutes
+    ready = bench.Bench(options.set, options.folder, options.data_dir)
+    options.records.mkdir(parents=True, exist_ok=True)
+    (options.records / f"{options.set}.json").write_text(json.dumps(ready.facts(), indent=1) + "\n")
+    for optimizer in options.optimizers:
+        path = options.records / f"{options.set}.{optimizer}.jsonl"
+        left = bench.run_all(ready, [c for c in cells if c.optimizer == optimizer], path, until=until)
+        print(f"{optimizer}: {left} cells left.")
+
+
+if __name__ == "__main__":
+    main()

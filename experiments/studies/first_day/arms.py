@@ -1,0 +1,171 @@
+"""The arms of protocol.json: what each of them trains with, and which cells of a set it needs."""
+
+import dataclasses
+import json
+import math
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+FOLDER = pathlib.Path(__file__).parent
+PROTOCOL = json.loads((FOLDER / "protocol.json").read_text())
+TEMPERATURES = PROTOCOL["temperatures"]
+OPTIMIZERS = ("sgd", "adamw")
+FACTORS = (0.5, 1.0, 2.0)
+_SHARES = {"skd_auto_25": 0.25, "skd_auto_50": 0.50, "skd_auto_75": 0.75}
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """One way to train a student.
+
+    Attributes:
+      loss: a name in LOSSES or of a function in losses.py; "label_scale" is a learned radius.
+      settings: of the loss function.
+      factor: the student's probabilities are on the sphere of `factor` R; 0 for raw logits, None for the learned radius.
+      kd_weight, label_weight: of the two terms.
+      radius: a number, "auto" or "teacher_mean".
+      clip_norm, warmup_steps: of the optimizer and its schedule; `warmup_steps` is the least number.
+      temperature_factor: the loss gets this times the cell's temperature.
+      share: T is measured: the entropy of the targets is this fraction of ln C. None: T is the cell's.
+      equal_entropy: T is measured: the raw targets have the entropy that the projected ones have at the cell's T.
+      weighted: kd_weight is multiplied by 4 C / R^2.
+      has_temperature: whether T matters at all.
+    """
+
+    loss: str
+    settings: tuple[tuple[str, float], ...] = ()
+    factor: float | None = 1.0
+    kd_weight: float = 0.9
+    label_weight: float = 0.1
+    radius: float | str = "auto"
+    clip_norm: float = 0.0
+    warmup_steps: int = 0
+    temperature_factor: float = 1.0
+    share: float | None = None
+    equal_entropy: bool = False
+    weighted: bool = False
+    has_temperature: bool = True
+
+    @property
+    def step(self) -> tuple:
+        """Arms with equal `step` share one compiled training step."""
+        return self.loss, self.settings, self.clip_norm
+
+
+_SKD = Arm("spherical")
+_RAW = {"factor": 0.0}
+ARMS: dict[str, Arm] = {  # in the order in which they are screened: the protocol drops from the end
+    "alone": Arm("cross_entropy", **_RAW, has_temperature=False),
+    "kd": Arm("kd", **_RAW),
+    "skd": _SKD,
+    "skd_batch_scale": Arm("batch_scale"),
+    **{name: dataclasses.replace(_SKD, share=share) for name, share in _SHARES.items()},
+    "dist": Arm("dist", **_RAW, kd_weight=2.0, label_weight=1.0, has_temperature=False),
+    "label_raw": Arm("label_raw", **_RAW),
+    "skd_label_scale": Arm("label_scale", factor=None),
+    "skd_label_radius_double": Arm("label_radius", (("factor", 2.0),), factor=2.0),
+    "teacher_on_sphere": Arm("teacher_on_sphere", **_RAW),
+    "skd_teacher_mean_weighted": dataclasses.replace(_SKD, radius="teacher_mean", weighted=True),
+    "skd_teacher_mean": dataclasses.replace(_SKD, radius="teacher_mean"),
+    "kd_equal_entropy": Arm("kd", **_RAW, equal_entropy=True),
+    "skd_clip": dataclasses.replace(_SKD, clip_norm=1.0),
+    "skd_warmup": dataclasses.replace(_SKD, warmup_steps=100),
+    "skd_label_radius_half": Arm("label_radius", (("factor", 0.5),), factor=0.5),
+    "student_on_sphere": Arm("student_on_sphere"),
+    "logit_standardization": Arm("logit_standardization", **_RAW, kd_weight=3.6, temperature_factor=0.5),
+}
+# Dropped first by the protocol, and not built: skd_sgdp, skd_head_decay.
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One training: an arm at a temperature and a rate, with a seed. `factor` is the rate over the common one."""
+
+    arm: str
+    optimizer: str
+    temperature: float
+    rate: float
+    seed: int
+
+    def key(self) -> str:
+        """Names the cell in the records."""
+        return f"{self.arm} {self.optimizer} T={self.temperature:g} rate={self.rate:g} seed={self.seed}"
+
+
+def least_label_scale(classes: int, probability: float = 0.9) -> float:
+    """The least radius at which every class can reach `probability` if class weights are spread evenly.
+
+        (C - 1) / C ln((C - 1) P / (1 - P))
+
+    Source: CosFace, arXiv:1801.09414, equation 6 without a margin.
+    """
+    return (classes - 1) / classes * math.log((classes - 1) * probability / (1 - probability))
+
+
+def rate_cells(seeds: list[int]) -> Iterator[Cell]:
+    """Alone at every candidate rate: the common rates are chosen from these."""
+    for optimizer, rates in PROTOCOL["common_rate"]["candidates"].items():
+        for rate in rates:
+            yield from (Cell("alone", optimizer, 0, rate, seed) for seed in seeds)
+
+
+def screening_cells(common: dict[str, float], seeds: list[int], names: list[str] | None = None) -> Iterator[Cell]:
+    """The screening of protocol.json, each arm at the common rates: first all arms at their own T, then arm by arm the rest.
+
+    Args:
+      common: {optimizer: rate}.
+      seeds: of every cell.
+      names: arms; all but "alone" by default.
+    """
+    names = names or [name for name in ARMS if name != "alone"]
+    stages: tuple[Callable[[Arm], list[tuple[float, float]]], ...] = (
+        lambda arm: [(own_temperature(arm), 1.0)],
+        lambda arm: [
+            *((float(t), 1.0) for t in TEMPERATURES if _varies(arm)),
+            *((own_temperature(arm), factor) for factor in FACTORS),
+        ],
+    )
+    done: set[Cell] = set()
+    for stage in stages:
+        for name in names:
+            for optimizer in OPTIMIZERS:
+                for temperature, factor in stage(ARMS[name]):
+                    for seed in seeds:
+                        cell = Cell(name, optimizer, temperature, common[optimizer] * factor, seed)
+                        if cell not in done:
+                            done.add(cell)
+                            yield cell
+
+
+def own_temperature(arm: Arm) -> float:
+    """The T that an arm is compared at: 4; 0 stands for one that is measured or does not matter."""
+    return 4.0 if _varies(arm) else 0.0
+
+
+def _varies(arm: Arm) -> bool:
+    return arm.has_temperature and arm.share is None
+
+
+def as_record(cell: Cell) -> dict[str, Any]:
+    """The cell as the first entries of its record."""
+    return dataclasses.asdict(cell)
+
+
+def carried_cells(common: dict[str, float], seeds: list[int], names: list[str] | None = None) -> Iterator[Cell]:
+    """The second stage: the own temperature at the common rate, then T 1 and 16, then half and twice the rate.
+
+    Args:
+      common: {optimizer: rate}.
+      seeds: of every cell.
+      names: the arms that were carried on; alone and kd always come along.
+    """
+    names = ["alone", "kd", *(names or [])]
+    settings = [
+        *((name, own_temperature(ARMS[name]), 1.0) for name in names),
+        *((name, float(t), 1.0) for t in (1, 16) for name in names if _varies(ARMS[name])),
+        *((name, own_temperature(ARMS[name]), factor) for factor in (0.5, 2.0) for name in names),
+    ]
+    for name, temperature, factor in settings:
+        for seed in seeds:
+            yield from (Cell(name, o, temperature, common[o] * factor, seed) for o in OPTIMIZERS)

@@ -1,0 +1,208 @@
+"""The tables of the study from its records: common rates, scores of the arms, paired differences with intervals."""
+
+import json
+import pathlib
+import statistics
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from experiments.lab.statistics import critical
+from experiments.studies.first_day.arms import ARMS, FACTORS, OPTIMIZERS, TEMPERATURES, own_temperature
+
+SCREENED = ("shapes", "digits")
+Columns = dict[tuple[str, str, float, float], dict[int, dict]]  # {(arm, optimizer, T, rate): {seed: record}}
+
+
+class Interval(NamedTuple):
+    """A mean with the half width of its 95% interval (Student's t over seeds), in points."""
+
+    mean: float
+    half: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:+.1f} ± {self.half:.1f}"
+
+
+def interval(values: Sequence[float]) -> Interval:
+    """The mean of values of several seeds, times 100."""
+    half = (
+        critical(len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else float("nan")
+    )
+    return Interval(100 * statistics.mean(values), 100 * half)
+
+
+def read(records: pathlib.Path, name: str) -> Columns:
+    """The records of a set by their settings and seeds; empty if it has not been run."""
+    columns: Columns = {}
+    for line in (line for path in sorted(records.glob(f"{name}.*.jsonl")) for line in path.read_text().splitlines()):
+        record = json.loads(line)
+        key = record["arm"], record["optimizer"], record["temperature"], record["rate"]
+        columns.setdefault(key, {})[record["seed"]] = record
+    return columns
+
+
+def rate_means(columns: Columns, optimizer: str) -> dict[float, float]:
+    """{rate: mean top-1 of alone over seeds}, ascending."""
+    means = {
+        key[3]: statistics.mean(record["accuracy"] for record in seeds.values())
+        for key, seeds in columns.items()
+        if key[:2] == ("alone", optimizer)
+    }
+    return dict(sorted(means.items()))
+
+
+def common_rates(records: pathlib.Path, stage: str) -> dict[str, float]:
+    """{optimizer: rate} by the protocol's rule: best mean of alone; each set counts relative to its own best rate.
+
+    Args:
+      records: the folder of records.
+      stage: "screen" takes the screened sets, another one cifar10_5000 too.
+    """
+    names = SCREENED if stage == "screen" else (*SCREENED, "cifar10_5000")
+    common = {}
+    for optimizer in OPTIMIZERS:
+        means = [rate_means(read(records, name), optimizer) for name in names]
+        shared = set.intersection(*(set(mean) for mean in means))
+        common[optimizer] = max(sorted(shared), key=lambda rate: sum(m[rate] - max(m.values()) for m in means))
+    return common
+
+
+class Screen:
+    """The screening of one set under one optimizer."""
+
+    def __init__(self, columns: Columns, optimizer: str, rate: float):
+        self._columns, self._optimizer, self._rate = columns, optimizer, rate
+
+    def accuracy(self, arm: str, temperature: float, factor: float = 1.0) -> dict[int, float]:
+        """{seed: top-1} of a cell; empty if it has not been run."""
+        seeds = self._columns.get((arm, self._optimizer, temperature, self._rate * factor), {})
+        return {seed: record["accuracy"] for seed, record in seeds.items()}
+
+    def own(self, arm: str, temperature: float | None = None) -> dict[int, float]:
+        """{seed: top-1} at the arm's own T and the common rate."""
+        if arm == "alone":
+            return self.accuracy("alone", 0)
+        return self.accuracy(arm, own_temperature(ARMS[arm]) if temperature is None else temperature)
+
+    def robust(self, arm: str) -> dict[int, float]:
+        """{seed: mean top-1}: over T at the common rate, and over three rates at the own T, both averages equal in weight."""
+        own = own_temperature(ARMS[arm])
+        over_t = [self.accuracy(arm, float(t)) for t in TEMPERATURES] if own else [self.accuracy(arm, own)]
+        over_rates = [self.accuracy(arm, own, factor) for factor in FACTORS]
+        seeds = set.intersection(*(set(column) for column in (*over_t, *over_rates)))
+
+        def mean(columns, seed):
+            return statistics.mean(column[seed] for column in columns)
+
+        return {seed: (mean(over_t, seed) + mean(over_rates, seed)) / 2 for seed in seeds}
+
+    def records(self, arm: str, temperature: float, factor: float = 1.0) -> list[dict]:
+        return list(self._columns.get((arm, self._optimizer, temperature, self._rate * factor), {}).values())
+
+
+def difference(one: dict[int, float], other: dict[int, float]) -> Interval | None:
+    """The paired difference over the seeds that both have."""
+    seeds = sorted(set(one) & set(other))
+    return interval([one[seed] - other[seed] for seed in seeds]) if seeds else None
+
+
+def screens(records: pathlib.Path, stage: str = "screen", names: Sequence[str] = SCREENED) -> dict[tuple, Screen]:
+    """{(set, optimizer): Screen} of the sets that have records."""
+    common = common_rates(records, stage)
+    tables = {name: read(records, name) for name in names}
+    return {(name, o): Screen(table, o, common[o]) for name, table in tables.items() if table for o in OPTIMIZERS}
+
+
+def all_tables(records: pathlib.Path) -> str:
+    """Every table, as Markdown."""
+    parts = [_rate_table(records)]
+    found = screens(records)
+    parts.append(_arm_table(found))
+    parts.extend(_temperature_table(found, optimizer) for optimizer in OPTIMIZERS)
+    parts.append(_detail_table(found))
+    return "\n\n".join(parts)
+
+
+def _rate_table(records):
+    lines = []
+    for optimizer in OPTIMIZERS:
+        for name in (*SCREENED, "cifar10_5000"):
+            means = rate_means(read(records, name), optimizer)
+            if means:
+                cells = ", ".join(f"{rate:g}: {100 * mean:.1f}" for rate, mean in means.items())
+                lines.append(f"* {name}, {optimizer}: {cells}")
+    return "\n".join(
+        ["Alone at each rate, top-1 in %:", "", *lines, "", f"Common rates: {common_rates(records, 'screen')}"]
+    )
+
+
+def _arm_table(found: dict[tuple, Screen]) -> str:
+    """(arm - KD) averaged over T and rates, (arm - alone) at the own T, per set and optimizer; the score is their mean."""
+    rows = []
+    for arm in ARMS:
+        if arm == "alone":
+            continue
+        robust = [difference(screen.robust(arm), screen.robust("kd")) for screen in found.values()]
+        safe = [difference(screen.own(arm), screen.own("alone")) for screen in found.values()]
+        if any(value is None for value in (*robust, *safe)):
+            score = None
+        else:
+            score = statistics.mean(value.mean for value in robust)
+        rows.append((arm, robust, safe, score))
+    rows.sort(key=lambda row: -1e9 if row[3] is None else row[3], reverse=True)
+    places = [f"{name} {optimizer}" for name, optimizer in found]
+    head = ["arm", "score", *(f"- KD, {p}" for p in places), *(f"- alone, {p}" for p in places)]
+    body = [
+        [arm, "" if score is None else f"{score:+.1f}", *map(_text, robust), *map(_text, safe)]
+        for arm, robust, safe, score in rows
+    ]
+    return _markdown(head, body)
+
+
+def _temperature_table(found: dict[tuple, Screen], optimizer: str) -> str:
+    """Mean top-1 at every T, per set."""
+    chosen = {name: screen for (name, o), screen in found.items() if o == optimizer}
+    head = [f"{optimizer}: arm", *(f"{name} T={t}" for name in chosen for t in TEMPERATURES)]
+    body = []
+    for arm in ARMS:
+        if own_temperature(ARMS[arm]):
+            values = [screen.accuracy(arm, float(t)) for screen in chosen.values() for t in TEMPERATURES]
+            body.append([arm, *(f"{100 * statistics.mean(v.values()):.1f}" if v else "" for v in values)])
+    return _markdown(head, body)
+
+
+def _detail_table(found: dict[tuple, Screen]) -> str:
+    """At the own T and the common rate: top-1, NLL, ECE, and the student's norm in the first, middle and last epoch."""
+    head = ["set", "optimizer", "arm", "T", "top-1", "NLL", "ECE", "norm: first", "middle", "last epoch"]
+    body = []
+    for (name, optimizer), screen in found.items():
+        for arm in ARMS:
+            own = 0.0 if arm == "alone" else own_temperature(ARMS[arm])
+            records = screen.records(arm, own)
+            if records:
+                body.append([name, optimizer, arm, f"{records[0]['used_temperature']:.3g}", *_details(records)])
+    return _markdown(head, body)
+
+
+def _details(records: list[dict]) -> list[str]:
+    def mean(value: Callable[[dict], float | None]) -> float:
+        values = [v for v in map(value, records) if v is not None]
+        return statistics.mean(values) if values else float("nan")
+
+    last = len(records[0]["norms"]) - 1
+    norms = [mean(lambda r, epoch=epoch: r["norms"][epoch]) for epoch in (0, last // 2, last)]
+    quality = (
+        f"{100 * mean(lambda r: r['accuracy']):.1f}",
+        f"{mean(lambda r: r['nll']):.3f}",
+        f"{mean(lambda r: r['ece']):.3f}",
+    )
+    return [*quality, *(f"{norm:.3g}" for norm in norms)]
+
+
+def _text(value):
+    return "" if value is None else str(value)
+
+
+def _markdown(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *body]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
