@@ -9,7 +9,7 @@ from skd_tf.runtime import tf_logging
 _MODEL = "a finished workdir, a .keras file or a SavedModel folder; --model= may be left out"
 _IMAGES = "folder of images, at any depth, or one image; --images= may be left out"
 _OUTPUT = "CSV file to write: a line per image file, with its class and the probability of every class"
-_CALIBRATED = "apply the temperature of evaluate --calibrate, if the workdir has one"
+_CALIBRATED = "apply the temperature of evaluate --calibrate, or else the one inside the model"
 _IMAGE_SIZE = "side of the images, in pixels, for a model that takes any size and is not in a workdir"
 _RESIZE = "shorter side before the centre crop, in pixels; 0: as in the model's run, or the model's own size"
 

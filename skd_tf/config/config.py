@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from skd_tf.config import augmentations, grammar, recipes, versions
 from skd_tf.config.fields import rules_of, setting, validate
 from skd_tf.errors import as_text, did_you_mean, flag_error, input_error
-from skd_tf.losses.names import LOSS_FACTS, LOSS_NAMES
+from skd_tf.losses.names import LOSS_NAMES, facts_of
 from skd_tf.networks.names import NETWORK_NAMES
 from skd_tf.runtime import user_code
 
@@ -24,6 +24,7 @@ PREPROCESSINGS = ("raw", "unit", "tf", "torch", "caffe", "standard")
 _NETWORK = (
     f"one of {', '.join(NETWORK_NAMES)}; keras.applications:NAME; or MODULE:FUNCTION of (input_shape, num_classes)"
 )
+_LOSS = f"one of {', '.join(LOSS_NAMES)}; or MODULE:FUNCTION of (student_logits, teacher_logits, labels)"
 
 
 def _not_empty(name, value):
@@ -40,6 +41,25 @@ def _network(name, value):
     expected = _NETWORK + ("; or a .keras file" if name == "student" else "")
     remedy = did_you_mean(value, NETWORK_NAMES, "Choose a listed name, or write MODULE:FUNCTION for your own network")
     raise flag_error(name, value, "is not a network", expected, remedy)
+
+
+def _loss(name, value):
+    if value in LOSS_NAMES or user_code.is_reference(value):
+        return value
+    remedy = did_you_mean(value, LOSS_NAMES, "Choose a listed name, or write MODULE:FUNCTION for your own loss")
+    raise flag_error(name, value, "is not a loss", _LOSS, remedy)
+
+
+def _png(name, value):
+    if value and not value.lower().endswith(".png"):
+        raise flag_error(name, value, "is not a PNG file", "a name that ends with .png", "Change the ending")
+    return value
+
+
+def _function(name, value):
+    if value and not user_code.is_reference(value):
+        raise flag_error(name, value, "is not a function", "MODULE:FUNCTION", f"Write for example --{name}=my_code:log")
+    return value
 
 
 def _pattern(name, value):
@@ -183,7 +203,7 @@ Leave it out for the default, 30.
         0, "largest logits of each image to cache, with mean and norm of all; the rest is made up; 0: all", low=0
     )
 
-    loss: str = setting("spherical", "the distillation method", choices=LOSS_NAMES, heading="Loss")
+    loss: str = setting("spherical", f"the distillation method: {_LOSS}", grammar=_LOSS, check=_loss, heading="Loss")
     temperature: float = setting(4.0, "softmax temperature of the distillation term", above=0)
     kd_weight: float | str = setting(
         0.9, "weight of the distillation term", low=0, grammar=grammar.WEIGHT, check=grammar.canonical_weight
@@ -231,6 +251,18 @@ Leave it out for the default, 30.
         below=1,
     )
     label_smoothing: float = setting(0.0, "fraction of each label that is spread over all classes", low=0, below=1)
+    early_stopping_patience: int = setting(
+        0,
+        "stop after this many epochs without a better accuracy on the validation images; 0: train all epochs",
+        low=0,
+        unit="epochs",
+    )
+    ship: str = setting(
+        "last",
+        "which weights are measured and exported. last: those after the last epoch; best: those of the epoch with the best "
+        "accuracy on the validation images",
+        choices=("last", "best"),
+    )
     seed: int = setting(0, "seed of the student's initial weights and the shuffle order", low=0, high=2**31 - 1)
 
     strategy: str = setting(
@@ -276,12 +308,25 @@ Leave it out for the default, 30.
         choices=("normal", "full"),
         affects_result=False,
     )
+    callback: str = setting(
+        "",
+        "your function MODULE:FUNCTION of one dict, for a tracker: it is called with the record of each epoch, and at the end "
+        "with the result",
+        check=_function,
+        affects_result=False,
+    )
     report: bool = setting(True, "write report.html at the end", affects_result=False)
     report_images: int = setting(
         48,
         "number of test images in the report: the worst mistakes and the disagreements with the teacher; 0: no image",
         low=0,
         high=48,
+        affects_result=False,
+    )
+    show_augmentation: str = setting(
+        "",
+        "write a PNG file of training images, as they are and augmented in several epochs, and stop",
+        check=_png,
         affects_result=False,
     )
     dry_run: bool = setting(False, "print what would run, and stop", affects_result=False)
@@ -295,7 +340,7 @@ Leave it out for the default, 30.
 
     def _conflicts(self) -> Iterator[tuple[str, str, str, str]]:
         """(setting, problem, expected, remedy) of each setting that contradicts another one."""
-        loss, facts = f"--loss={self.loss}", LOSS_FACTS[self.loss]
+        loss, facts = f"--loss={self.loss}", facts_of(self.loss)
         if facts.needs_teacher and self.label_weight is None and grammar.parse_weight(self.kd_weight).extremes[1] > 1:
             problem = "leaves a negative weight for the labels (1 - kd_weight)"
             expected = "values in [0, 1] without --label_weight"
@@ -305,7 +350,7 @@ Leave it out for the default, 30.
         if facts.needs_one_class and augmentations.parse_augmentation(self.augmentation).mixes:
             problem = f"mixes labels, but {loss} needs one class per image"
             yield "augmentation", problem, "a list without mixup and cutmix", "Drop them, or choose another --loss"
-        if grammar.parse_loss_settings(self.loss_settings).keys() - set(facts.settings):
+        if self.loss in LOSS_NAMES and grammar.parse_loss_settings(self.loss_settings).keys() - set(facts.settings):
             known = ", ".join(facts.settings) or "nothing"
             yield "loss_settings", f"has a name that {loss} does not take", f"{known} for this loss", "Drop it"
         if self.teacher_cache_epochs and not self.teacher_cache_dir:
@@ -323,8 +368,8 @@ Leave it out for the default, 30.
 
     @property
     def needs_teacher(self) -> bool:
-        """Whether the loss uses a teacher."""
-        return LOSS_FACTS[self.loss].needs_teacher
+        """Whether the loss uses a teacher. A loss of your own does if you name one."""
+        return facts_of(self.loss).needs_teacher and (self.loss in LOSS_NAMES or bool(self.teacher_source))
 
     @property
     def cached_epochs(self) -> int:

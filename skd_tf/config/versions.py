@@ -21,6 +21,10 @@ BEFORE: dict[str, tuple[int, Any]] = {
     "report_images": (2, 0),
     "teacher_cache_top": (2, 0),
     "verbosity": (2, "normal"),
+    "callback": (2, ""),
+    "early_stopping_patience": (2, 0),
+    "ship": (2, "last"),
+    "show_augmentation": (2, ""),
 }
 
 

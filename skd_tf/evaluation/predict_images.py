@@ -16,7 +16,7 @@ from skd_tf.data.settings import DataSettings
 from skd_tf.errors import flag_error, input_error
 from skd_tf.evaluation import image_files, metrics, temperature_scaling
 from skd_tf.evaluation.predictor import BATCH_SIZE, Predictor
-from skd_tf.models import loading
+from skd_tf.models import deployable, loading
 from skd_tf.models.paths import STUDENT_FILE, is_saved_model
 from skd_tf.runs import run_files
 from skd_tf.runs.run_record import read_result, run_behind, workdir_of
@@ -57,7 +57,8 @@ def predict_images(
       model: a finished workdir, a `.keras` file or a SavedModel folder.
       images: a folder, or one image.
       output: the CSV file. It appears complete or not at all.
-      calibrated: whether to apply the temperature that evaluate --calibrate left in the model's workdir.
+      calibrated: whether to apply the temperature that evaluate --calibrate left in the model's workdir, or else the
+        temperature inside the model.
       image_size: side of the images, for a model that takes any size and is not in a workdir.
       resize: shorter side before the centre crop; 0: as in the model's run, or the size that the model takes.
 
@@ -69,10 +70,10 @@ def predict_images(
     """
     require_local(output, "output")
     root, names, others = image_files.find(images)
-    loaded = loading.load(model)
+    loaded, own_temperature = deployable.without_temperature(loading.load(model))
     shape, side = _pixels(model, loaded, image_size, resize)
     class_names = _class_names(model, loaded.output_shape[-1])
-    temperature, rules = _temperature(model) if calibrated else 1.0, _rules(model)
+    temperature, rules = _temperature(model, own_temperature) if calibrated else 1.0, _rules(model)
     if others:
         count = ", ".join(f"{number} {suffix}" for suffix, number in others.most_common())
         say(f"Not images by their names, and left out: {count}.")
@@ -196,11 +197,12 @@ def _rules(path) -> image_files.PixelRules:
     return image_files.PixelRules(run.data_rules != 1, record.get("dataset", {}).get("png_bits", 16))
 
 
-def _temperature(path) -> float:
+def _temperature(path, own) -> float:
+    """That of evaluate --calibrate, or else the model's own; 1 without any."""
     workdir = workdir_of(path)
     record = temperature_scaling.stored(workdir) if run_behind(path) else None
     if not record:
-        return 1.0
+        return own or 1.0
     say(f"Temperature {record['temperature']:.4f}, from {workdir / run_files.CALIBRATION}.")
     return record["temperature"]
 

@@ -41,7 +41,7 @@ def export_student(
       formats: names in `skd_tf.serving.formats.FORMATS`.
       data_dir: TFDS data directory of the run's dataset; the files are compared on its test images.
       check_images: number of test images to compare on, at most; they are evenly spaced.
-      calibrated: whether to apply the temperature that evaluate --calibrate left in the workdir.
+      calibrated: whether to apply the temperature that evaluate --calibrate left in the workdir, or else the run's own.
       dataset: the run's dataset; required if it is MODULE:FUNCTION, because a record alone does not make code run.
       download: whether TFDS may download a dataset that is missing.
 
@@ -68,13 +68,14 @@ def export_student(
             remedy="Leave it out",
         )
     loaded = data.load(config.pick(data.DataSettings), data_dir)
-    student, temperature = deployable.at_inference(loading.load(workdir)), None
+    student, temperature = deployable.without_temperature(loading.load(workdir))
+    student = deployable.at_inference(student)
     loading.check_fits(student, loaded, workdir)
     record = temperature_scaling.stored(workdir) if calibrated else None
-    if record:
-        temperature = record["temperature"]
+    temperature = (record["temperature"] if record else temperature) if calibrated else None
+    if temperature:
         student = deployable.with_temperature(student, temperature)
-        say(f"Temperature {temperature:.4f}, from {workdir / run_files.CALIBRATION}.")
+        say(f"Temperature {temperature:.4f}, from {workdir / (run_files.CALIBRATION if record else run_files.RESULT)}.")
     assert loaded.test is not None  # for mypy: data.load reads it
     compared = loaded.test.take(data.evenly_spaced(len(loaded.test), check_images))
     images, values = compared.images[:], student.count_params()

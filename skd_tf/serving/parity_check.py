@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from skd_tf.evaluation import cost
+from skd_tf.evaluation import bootstrap, cost, metrics
 from skd_tf.runtime.console import Progress
 from skd_tf.serving.formats import ExportFile
 
@@ -48,7 +48,8 @@ def check(
 
     Returns:
       For each file {"file", "largest_difference" (of a logit), "largest_probability_difference", "agreement",
-      "accuracy", "accuracy_change", "stored_values", "bytes"}.
+      "accuracy", "accuracy_change", "nll", "ece", "ece_debiased", "intervals" (95%), "latency_ms" (one image on one thread,
+      of LiteRT and ONNX Runtime; else None), "stored_values", "bytes"}.
 
     Raises:
       ExportError: a file does not run, differs by more than it may, or holds more numbers than the student.
@@ -58,17 +59,27 @@ def check(
         scratch = pathlib.Path(temporary)
         np.save(scratch / "images.npy", images)
         for file in files:
-            found, stored = _run(file, pathlib.Path(folder) / file.name, scratch)
-            rows.append(_compare(file, found, labels, np.asarray(live_logits, np.float64)))
-            rows[-1] |= {"stored_values": stored, "bytes": cost.file_bytes(pathlib.Path(folder) / file.name)}
+            found, facts = _run(file, pathlib.Path(folder) / file.name, scratch)
+            rows.append(_compare(file, found, labels, np.asarray(live_logits, np.float64)) | facts)
+            rows[-1]["bytes"] = cost.file_bytes(pathlib.Path(folder) / file.name)
+            stored = facts["stored_values"]
             if stored > student_values + _CONSTANTS_BESIDE_WEIGHTS:
                 raise ExportError(f"{file.name} holds {stored:,} numbers, the student has {student_values:,}.")
+            rows[-1] |= measured_quality(found["logits"], labels)
             progress.update(len(rows))
     return rows
 
 
+def measured_quality(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    """{"accuracy", "nll", "ece", "ece_debiased", "intervals"} of a file's own logits, which quantization may change."""
+    summary = metrics.summarize(logits, labels)
+    quality, ends = summary.quality(), bootstrap.intervals(summary)
+    found = {name: quality[name] for name in ("accuracy", "nll", "ece", "ece_debiased")}
+    return found | {"intervals": {name: ends[name] for name in found if name in ends}}
+
+
 def _run(file, path, scratch):
-    """The outputs of an exported file in a fresh process, and how many numbers it stores."""
+    """The outputs of an exported file in a fresh process, {"stored_values", "latency_ms"} of it."""
     output = scratch / "output.npz"
     command = [sys.executable, "-I", _RELOAD, file.kind, str(path), str(scratch / "images.npy"), str(output)]
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
@@ -78,8 +89,9 @@ def _run(file, path, scratch):
         raise ExportError(f"{file.name} does not run in a fresh process: {reason}")
     with np.load(output, allow_pickle=False) as arrays:
         found = {name: arrays[name] for name in arrays.files}
-    stored = json.loads(done.stdout.splitlines()[-1])["stored"]
-    return found, _litert_values(path) if stored is None else stored
+    facts = json.loads(done.stdout.splitlines()[-1])
+    stored = _litert_values(path) if facts["stored"] is None else facts["stored"]
+    return found, {"stored_values": stored, "latency_ms": facts["latency_ms"]}
 
 
 def _compare(file, found, labels, live):

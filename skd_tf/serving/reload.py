@@ -5,14 +5,17 @@ python -I reload.py KIND PATH IMAGES.npy OUTPUT.npz
 
 import json
 import sys
+import time
 
 sys.modules["skd_tf"] = None  # type: ignore[assignment]  # importing it raises from here on, wherever it is installed
 
 import numpy as np  # noqa: E402
 
 _BATCH = 64
+_WARM_UP_CALLS, _CALLS, _SECONDS = 5, (10, 200), 0.5  # of a timing; at least and at most so many calls
 
-# Each function opens a file of one kind: (a function from images to outputs by name, how many numbers the file stores).
+# Each function opens a file of one kind: (a function from images to outputs by name, how many numbers the file stores, the
+# same function on one thread, or None where the runtime does not take the number of threads per file).
 
 
 def saved_model(path):
@@ -26,7 +29,7 @@ def saved_model(path):
         outputs = signature(images=tf.constant(images))
         return {name: value.numpy() for name, value in outputs.items() if name != "label"}
 
-    return run, stored
+    return run, stored, None
 
 
 def keras(path):
@@ -44,7 +47,7 @@ def keras(path):
         probabilities /= probabilities.sum(axis=1, keepdims=True)
         return {"logits": logits, "probabilities": probabilities, "class_id": logits.argmax(axis=1)}
 
-    return run, model.count_params()
+    return run, model.count_params(), None
 
 
 def litert(path):
@@ -54,8 +57,12 @@ def litert(path):
         import tensorflow as tf
 
         Interpreter = tf.lite.Interpreter
-    runner = Interpreter(model_path=path).get_signature_runner("serving_default")
-    return lambda images: runner(images=images), None  # parity_check counts its numbers
+
+    def opened(**options):
+        runner = Interpreter(model_path=path, **options).get_signature_runner("serving_default")
+        return lambda images: runner(images=images)
+
+    return opened(), None, opened(num_threads=1)  # parity_check counts its numbers
 
 
 def onnx(path):
@@ -63,23 +70,44 @@ def onnx(path):
     import onnxruntime
 
     stored = sum(int(np.prod(tensor.dims)) for tensor in library.load(path).graph.initializer)
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-    return lambda images: dict(zip(names, session.run(None, {"images": images}), strict=True)), stored
+
+    def opened(threads):
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = threads
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        names = [output.name for output in session.get_outputs()]
+        return lambda images: dict(zip(names, session.run(None, {"images": images}), strict=True))
+
+    return opened(0), stored, opened(1)  # 0 threads: as many as the runtime likes
 
 
 _OPEN = {"saved_model": saved_model, "keras": keras, "litert": litert, "onnx": onnx}
 
 
+def latency_of(run, image):
+    """Milliseconds of a call with one image: median and quartiles, without warm-up."""
+    for _ in range(_WARM_UP_CALLS):
+        run(image)
+    taken, end = [], time.perf_counter() + _SECONDS
+    while len(taken) < _CALLS[0] or (time.perf_counter() < end and len(taken) < _CALLS[1]):
+        start = time.perf_counter()
+        run(image)
+        taken.append(1e3 * (time.perf_counter() - start))
+    low, median, high = (float(value) for value in np.quantile(taken, [0.25, 0.5, 0.75]))
+    return {"median": median, "quartiles": [low, high], "batch": len(image), "threads": 1, "calls": len(taken)}
+
+
 def main(kind, path, images, output):
     images = np.load(images, allow_pickle=False)
-    run, stored = _OPEN[kind](path)
+    run, stored, on_one_thread = _OPEN[kind](path)
     parts = [run(images[start : start + _BATCH]) for start in range(0, len(images), _BATCH)]
     found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     for count in (1, 7):  # other batch sizes
         found[f"batch_of_{count}"] = run(images[:count])["logits"]
     np.savez(output, **found)
-    print(json.dumps({"stored": stored}))
+    latency = latency_of(on_one_thread, images[:1]) if on_one_thread else None
+    print(json.dumps({"stored": stored, "latency_ms": latency}))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -18,7 +19,7 @@ from skd_tf.runs import lineage, predictions, provenance, report, result_tables,
 from skd_tf.runs.data_identity import data_facts
 from skd_tf.runs.run_record import read_result, recorded_config, with_recorded_rules
 from skd_tf.runs.workdir import Workdir, locked
-from skd_tf.runtime import atomic_files, cluster, keras_state, replicas
+from skd_tf.runtime import atomic_files, cluster, keras_state, replicas, user_code
 from skd_tf.runtime.console import Stopwatch, detail, say, say_of_part, set_verbosity, stage, warn
 from skd_tf.runtime.files import write_json, write_text
 from skd_tf.runtime.local_paths import require_folder
@@ -26,17 +27,26 @@ from skd_tf.serving import saved_model
 from skd_tf.training import measuring, nested_runs, preflight
 from skd_tf.training.resources import SharedResources
 from skd_tf.training.teacher import open_teacher
-from skd_tf.training.train_student import train_student
+from skd_tf.training.trackers import Tracker, Trackers
+from skd_tf.training.train_student import check_loss, train_student
 
 
 @cluster.reporting_lost_workers()
-def run(config: Config, workdir: str | os.PathLike, data_dir: str | os.PathLike | None = None) -> dict[str, Any]:
+def run(
+    config: Config,
+    workdir: str | os.PathLike,
+    data_dir: str | os.PathLike | None = None,
+    *,
+    callbacks: Iterable[Tracker] = (),
+) -> dict[str, Any]:
     """Trains, measures and exports a student. Resumes an interrupted run; returns the result of a finished one.
 
     Args:
       config: a `Config`.
       workdir: folder of the run (see `skd_tf.runs.workdir.Workdir`).
       data_dir: TFDS data directory; None is TFDS' default.
+      callbacks: functions of one dict. Each is called with the record of each epoch of the student, and at the end with
+        the result, beside the function of --callback. One that raises stops nothing.
 
     Returns:
       The result, as in `workdir/result.json`.
@@ -70,6 +80,7 @@ def run(config: Config, workdir: str | os.PathLike, data_dir: str | os.PathLike 
         require_folder(workdir, "workdir")
         if config.overwrite or read_result(workdir) is None:
             preflight.check_before_loading(config, data_dir)
+            check_loss(config)
         strategy = make_strategy(config)  # all workers join before the chief does anything alone
         held.enter_context(locked(workdir))
         folder = Workdir(workdir, config)
@@ -78,17 +89,20 @@ def run(config: Config, workdir: str | os.PathLike, data_dir: str | os.PathLike 
             say_of_part(f"{folder.path} is finished:\n\n{said}\n\nResult: {folder / run_files.RESULT}")
             return folder.result
         write_text(folder / run_files.FLAGS, write_flags(config))
-        return _run(config, folder, data_dir, strategy)
+        own = [user_code.resolve(config.callback, "callback")] if config.callback else []
+        return _run(config, folder, data_dir, strategy, Trackers([*own, *callbacks]))
 
 
-def _run(config: Config, folder: Workdir, data_dir, strategy: tf.distribute.Strategy) -> dict[str, Any]:
+def _run(
+    config: Config, folder: Workdir, data_dir, strategy: tf.distribute.Strategy, track: Trackers
+) -> dict[str, Any]:
     watch = Stopwatch()
     with watch("data and teacher"):
         resources = prepare(config, folder.path, data_dir, strategy=strategy)
     with watch("student alone"):
         student_alone = _student_alone(config, folder.path, data_dir)
     with stage("distilled" if config.needs_teacher else "student"):
-        distiller, history = train_student(config, resources, folder.path)
+        distiller, history = train_student(config, resources, folder.path, track=track)
     watch.add("training", history["seconds"])  # includes earlier, interrupted processes
 
     def finish() -> dict[str, Any]:
@@ -116,7 +130,9 @@ def _run(config: Config, folder: Workdir, data_dir, strategy: tf.distribute.Stra
         write_json(folder / run_files.MEASUREMENTS, details)
         return _write_result(config, folder, measured, facts, details)
 
-    return cluster.agree(finish)
+    result = cluster.agree(finish)
+    track(result)
+    return result
 
 
 def prepare(
@@ -252,7 +268,7 @@ def _write_result(
     """Writes result.json and the report, then prints the closing table and the verdict."""
     measured["student"]["val_accuracy"] = facts.pop("val_accuracy")
     result = measured | facts
-    steps = config.epochs * preflight.steps_per_epoch(config, details["dataset"]["train"])
+    steps = result["epochs_trained"] * preflight.steps_per_epoch(config, details["dataset"]["train"])
     result["verdict"] = verdict.of_run(result, details, steps)
     write_json(folder / run_files.RESULT, result)
     written = [f"Result: {folder / run_files.RESULT}"]

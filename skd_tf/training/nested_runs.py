@@ -87,4 +87,6 @@ def check_student_alone(config: Config) -> None:
 
 def _without_teacher(config: Config) -> Config:
     defaults = Config()
-    return config.replace(loss="cross_entropy", **{name: getattr(defaults, name) for name in _DISTILLATION})
+    return config.replace(
+        loss="cross_entropy", callback="", **{name: getattr(defaults, name) for name in _DISTILLATION}
+    )

@@ -24,6 +24,7 @@ from skd_tf.runtime.signals import Interrupted
 from skd_tf.training.checkpoints import Checkpoints
 from skd_tf.training.loop import MakeStream, Pace
 from skd_tf.training.resources import SharedResources
+from skd_tf.training.trackers import NO_TRACKERS, Tracker
 
 _MOST_WAITING = 0.10  # share of the time spent waiting for input
 _SECONDS_WORTH_A_WARNING = 300
@@ -41,6 +42,7 @@ class RunCallbacks:
       steps_per_epoch: full batches in an epoch.
       make_stream: as `skd_tf.training.loop.train` takes it.
       keep_best: whether the checkpoint with the best validation accuracy is kept beside the newest ones.
+      track: called with the record of each epoch.
 
     Raises:
       InputError: the checkpoint belongs to another network, another teacher or other data.
@@ -56,12 +58,15 @@ class RunCallbacks:
         make_stream: MakeStream,
         *,
         keep_best: bool = True,
+        track: Tracker = NO_TRACKERS,
     ):
         self._config, self._resources, self._folder = config, resources, pathlib.Path(folder)
         self._distiller, self._steps_per_epoch, self._make_stream = distiller, steps_per_epoch, make_stream
-        self.last_step = config.epochs * steps_per_epoch
+        self.last_step, self._track = config.epochs * steps_per_epoch, track
         self._checkpoints = Checkpoints(
-            self._folder / run_files.CHECKPOINTS, keep=config.keep_checkpoints, keep_best=keep_best
+            self._folder / run_files.CHECKPOINTS,
+            keep=config.keep_checkpoints,
+            keep_best=keep_best or config.ship == "best",
         )
         self._facts = {
             "teacher": resources.teacher and resources.teacher.fingerprint,
@@ -75,6 +80,8 @@ class RunCallbacks:
             say(f"Resuming at step {self.first_step} of {self.last_step}.")
         self._log: Any = None  # a MetricsLog, which only the chief has
         cluster.agree(lambda: self._open_log(extra.get("records")))
+        if self._stops():
+            self.last_step = self.first_step
         seconds = extra["seconds"]
         self._clock = EpochClock(config.student, config.epochs, self.first_step, steps_per_epoch, before=seconds)
         self._validate = predictor.predictor_of(distiller)
@@ -115,7 +122,7 @@ class RunCallbacks:
     def on_call(self, step: int) -> None:
         self._clock.say_step(step)
 
-    def on_epoch_end(self, step: int, means: dict[str, float], pace: Pace) -> None:
+    def on_epoch_end(self, step: int, means: dict[str, float], pace: Pace) -> bool:
         if "loss" not in means:
             raise DivergedError(
                 message(
@@ -126,6 +133,19 @@ class RunCallbacks:
                 )
             )
         self._record(step, means, pace)
+        if not self._stops():
+            return False
+        self.last_step = step
+        patience = self._config.early_stopping_patience
+        say(f"Stops after epoch {step // self._steps_per_epoch}: no better validation accuracy in {patience} epochs.")
+        return True
+
+    def _stops(self) -> bool:
+        """Whether the last --early_stopping_patience epochs brought no better validation accuracy."""
+        patience = self._config.early_stopping_patience
+        if not patience:
+            return False
+        return cluster.agree(lambda: len(self._log.rows()) >= _best_epoch(self._log.rows()) + patience)
 
     @cluster.chief_only
     def _record(self, step: int, means: dict[str, float], pace: Pace) -> None:
@@ -149,6 +169,7 @@ class RunCallbacks:
             "seconds": self._clock.seconds(),
         }
         self._log.add(record)
+        self._track(record)
         self._clock.say_epoch(epoch, record)
 
     def save(self, step: int) -> None:
@@ -194,9 +215,12 @@ class RunCallbacks:
         write_json(folder / "facts.json", {"step": step, "not_finite": names})
 
     def finish(self) -> dict[str, Any]:
-        """The summary of all epochs, equal on all workers: seconds, speed and the last validation accuracy."""
+        """Gives the Distiller the weights that ship. Returns the summary of all epochs, equal on all workers."""
         self._clock.say_end()
-        return cluster.agree(lambda: _summary(self._log.rows(), self._clock.seconds()))
+        ships = self._config.ship
+        if ships == "best":
+            self._checkpoints.restore_best(self._distiller)
+        return cluster.agree(lambda: _summary(self._log.rows(), self._clock.seconds(), ships))
 
     def close(self) -> None:
         self._checkpoints.close()
@@ -206,7 +230,12 @@ class RunCallbacks:
         return self._facts | {"seconds": self._clock.seconds(), "records": lines}
 
 
-def _summary(rows: list[dict], seconds: float) -> dict[str, Any]:
+def _best_epoch(rows: list[dict]) -> int:
+    """The first epoch with the best validation accuracy, from 1; 0 without any row."""
+    return 1 + int(np.argmax([row["val_accuracy"] for row in rows])) if rows else 0
+
+
+def _summary(rows: list[dict], seconds: float, ships: str) -> dict[str, Any]:
     names = ("examples_per_second", "input_wait_share")
     rate, waiting = (float(np.median([row[name] for row in rows])) for name in names)
     detail(f"{rate:,.0f} images/s, {waiting:.1%} of the time spent waiting for input.")
@@ -218,11 +247,14 @@ def _summary(rows: list[dict], seconds: float) -> dict[str, Any]:
         )
     if waiting > _MOST_WAITING and seconds > _SECONDS_WORTH_A_WARNING:
         warn(f"training waited for its input {waiting:.0%} of the time: the input pipeline limits the speed.")
+    shipped = _best_epoch(rows) if ships == "best" else len(rows)
     return {
         "seconds": seconds,
         "examples_per_second": rate,
         "input_wait_share": waiting,
-        "val_accuracy": rows[-1].get("val_accuracy"),
+        "val_accuracy": rows[shipped - 1].get("val_accuracy"),
+        "epochs_trained": len(rows),
+        "shipped_epoch": shipped,
     }
 
 

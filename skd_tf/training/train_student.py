@@ -14,18 +14,20 @@ from skd_tf import data, losses, schedules
 from skd_tf.config import Config, grammar
 from skd_tf.distillation import optimizers
 from skd_tf.distillation.distiller import Distiller
-from skd_tf.errors import as_text, input_error
+from skd_tf.distillation.objective import Objective
+from skd_tf.errors import as_text, flag_error, input_error
 from skd_tf.losses import sphere_geometry
 from skd_tf.models import precision
 from skd_tf.models.student import StudentSettings, make_student
 from skd_tf.models.sync_batch_norm import synchronized
 from skd_tf.runs import run_files
-from skd_tf.runtime import cluster, devices
+from skd_tf.runtime import cluster, devices, user_code
 from skd_tf.runtime.console import detail, warn
 from skd_tf.runtime.files import write_json
 from skd_tf.training import loop, preflight
 from skd_tf.training.resources import SharedResources
 from skd_tf.training.run_callbacks import RunCallbacks
+from skd_tf.training.trackers import NO_TRACKERS, Tracker
 
 _ADAPT_EXAMPLES = 10_000
 # Below this the sphere can only express "perhaps": with 100 classes, R = 10 and T = 4 no class can exceed 0.11.
@@ -39,6 +41,7 @@ def train_student(
     build: Callable[[Config, SharedResources, int], Distiller] | None = None,
     *,
     keep_best: bool = True,
+    track: Tracker = NO_TRACKERS,
 ) -> tuple[Distiller, dict[str, Any]]:
     """Builds the student of a Config and trains it to its last step, from the newest checkpoint in the folder.
 
@@ -48,14 +51,18 @@ def train_student(
       folder: gets metrics.jsonl, tensorboard/ and checkpoints/.
       build: makes the Distiller; `build_distiller` unless given.
       keep_best: whether the checkpoint with the best validation accuracy is kept beside the newest ones.
+      track: called with the record of each epoch.
 
     Returns:
-      (the trained `Distiller`, {"seconds", "examples_per_second", "input_wait_share", "val_accuracy"}).
+      (the trained `Distiller`, {"seconds", "examples_per_second", "input_wait_share", "val_accuracy", "epochs_trained",
+      "shipped_epoch"}).
 
     Raises:
-      InputError: the training split is smaller than a batch, or a checkpoint belongs to another network.
+      InputError: the training split is smaller than a batch, a checkpoint belongs to another network, or no image is
+        held out although a setting depends on them.
     """
     folder = pathlib.Path(folder)
+    _require_validation(config, resources.dataset)
     steps_per_epoch = _steps_per_epoch(config, resources.dataset)
     distiller = (build or build_distiller)(config, resources, steps_per_epoch)
     _announce(config, resources, distiller, steps_per_epoch)
@@ -71,7 +78,7 @@ def train_student(
         "teacher": teacher and teacher.fingerprint,
     }
     write_json(folder / run_files.CONFIG, config.to_json() | {"resolved": resolved})
-    history = _train(config, resources, folder, distiller, steps_per_epoch, teacher_logits, keep_best)
+    history = _train(config, resources, folder, distiller, steps_per_epoch, teacher_logits, keep_best, track)
     optimizers.take_average(distiller)
     return distiller, history
 
@@ -103,12 +110,27 @@ def build_distiller(config: Config, resources: SharedResources, steps_per_epoch:
     return distiller
 
 
+def _require_validation(config: Config, dataset: data.Dataset) -> None:
+    if dataset.validation is None and (config.early_stopping_patience or config.ship == "best"):
+        name = "early_stopping_patience" if config.early_stopping_patience else "ship"
+        problem = "needs validation images, and none are held out"
+        raise flag_error(
+            name, getattr(config, name), problem, "--validation_fraction > 0", "Raise it, or drop this flag"
+        )
+
+
 def loss_of(config: Config) -> str | losses.Loss:
     """The loss of a Config as `Distiller` takes it; imports your own."""
     if config.loss in losses.LOSSES:
         return config.loss
     function = user_code.resolve(config.loss, "loss")
     return losses.Loss(function, readout="raw", needs_teacher=config.needs_teacher, defaults={})
+
+
+def check_loss(config: Config) -> None:
+    """Raises InputError if the loss does not take its settings; nothing is loaded for it."""
+    settings = grammar.parse_loss_settings(config.loss_settings)
+    Objective(loss_of(config), center=config.center, label_smoothing=config.label_smoothing, settings=settings)
 
 
 def build_student(config: Config, resources: SharedResources) -> keras.Model:
@@ -195,7 +217,7 @@ def _announce_sphere(config: Config, distiller: Distiller, classes: int) -> None
             )
 
 
-def _train(config, resources, folder, distiller, steps_per_epoch, teacher_logits, keep_best) -> dict[str, Any]:
+def _train(config, resources, folder, distiller, steps_per_epoch, teacher_logits, keep_best, track) -> dict[str, Any]:
     last_step = config.epochs * steps_per_epoch
     settings = config.pick(data.StreamSettings)
 
@@ -204,9 +226,11 @@ def _train(config, resources, folder, distiller, steps_per_epoch, teacher_logits
         part = {"shards": shards, "shard_range": shard_range}
         return data.train_stream(resources.dataset, settings, **limits, **part, teacher_logits=teacher_logits)
 
-    callbacks = RunCallbacks(config, resources, folder, distiller, steps_per_epoch, make_stream, keep_best=keep_best)
+    callbacks = RunCallbacks(
+        config, resources, folder, distiller, steps_per_epoch, make_stream, keep_best=keep_best, track=track
+    )
     with contextlib.closing(callbacks):
-        if callbacks.first_step < last_step:
+        if callbacks.first_step < callbacks.last_step:
             loop.train(
                 distiller,
                 make_stream,

@@ -43,6 +43,10 @@ def files_of(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def before_calibration(workdir):
+    return deployable.without_temperature(loading.load(workdir))[0]
+
+
 def require_same(row, expected, names=NAMES):
     for name in names:
         assert row[name] == pytest.approx(expected[name], abs=1e-5), name
@@ -86,7 +90,7 @@ def test_the_raw_softmax_of_a_student_on_the_sphere_is_worse_and_no_weight_chang
 
 def test_probabilities_become_logits_and_a_teacher_is_preprocessed_as_in_training(workdir, digits, tmp_path, capsys):
     """Neither a softmax at the end, even inside a SavedModel, nor pixels scaled outside the model change a metric."""
-    student, teacher = loading.load(workdir), tmp_path / "unit.keras"
+    student, teacher = before_calibration(workdir), tmp_path / "unit.keras"
     softmax = keras.Model(student.input, keras.layers.Softmax()(student.output))
     softmax.save(tmp_path / "softmax.keras")
     softmax.export(str(tmp_path / "served"), verbose=False)
@@ -112,6 +116,7 @@ def test_a_run_is_measured_on_the_pixels_of_its_own_test_and_a_warning_names_the
     measure = unittest.mock.Mock(side_effect=RuntimeError("measured"))
     monkeypatch.setattr(data, "load", load)
     monkeypatch.setattr(evaluate_models, "evaluate_models", measure)
+    monkeypatch.setattr(evaluate_models, "_require_unseen", lambda *_: [])
     own = f"--dataset=folder:{make_folder(tmp_path / 'photos', per_class=1)}"
     cropped, whole = tmp_path / "cropped", tmp_path / "whole"
     for path, augmentation in ((cropped, "resized_crop"), (whole, "pad_crop")):
@@ -151,7 +156,7 @@ def test_calibration_is_fitted_on_what_the_run_held_out(workdir, tmp_path, monke
     assert exit_code(evaluate.cli_main, *flags) == 0
     assert (0.1, {"test": False}) in loaded  # the fit cannot see the test split
     held_out = load(Config(), test=False).validation
-    logits = predictor.Predictor(loading.load(workdir))(held_out.images)
+    logits = predictor.Predictor(before_calibration(workdir))(held_out.images)
     temperature = temperature_scaling.fit_temperature(logits, held_out.labels)
     record = temperature_scaling.stored(workdir)
     assert record["temperature"] == pytest.approx(temperature, rel=1e-6)
@@ -160,7 +165,7 @@ def test_calibration_is_fitted_on_what_the_run_held_out(workdir, tmp_path, monke
     fitted = row["calibrated"]
     assert fitted["temperature"] == record["temperature"] and fitted["accuracy"] == row["accuracy"]
     assert fitted["nll"] < row["nll"] and f"T = {temperature:.3f}" in capsys.readouterr().out
-    calibrated = deployable.with_temperature(loading.load(workdir), temperature)
+    calibrated = deployable.with_temperature(before_calibration(workdir), temperature)
     images = held_out.images[:7].astype("float32")
     np.testing.assert_allclose(calibrated(images), logits[:7] / temperature, atol=1e-5)
     assert {type(layer).__module__.partition(".")[0] for layer in calibrated._flatten_layers()} == {"keras"}
@@ -208,7 +213,8 @@ def test_a_run_writes_its_report_and_measurements(digits_run):
     assert details["models"].keys() == {"teacher", "student"} and details["dataset"]["test"] == 899
     assert details["models"]["student"]["raw"]["nll"] > result["student"]["nll"]
     assert details["seconds"]["training"] == result["seconds"]
-    assert details["seconds"].keys() == {"data and teacher", "student alone", "training", "export", "measuring"}
+    parts = {"data and teacher", "student alone", "training", "export", "measuring", "latency"}
+    assert details["seconds"].keys() == parts
     page = (digits_run / "report.html").read_text()
     assert f"{result['student']['accuracy']:.4f}" in page and page.count("<svg") > 12
     assert experiment.Workdir(digits_run, Config.from_json(result["config"])).result == result

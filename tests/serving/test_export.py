@@ -4,6 +4,7 @@ import importlib.util
 import re
 import shutil
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -62,6 +63,14 @@ def test_every_format_holds_the_student_and_nothing_else(exported, calibrated_ru
         assert (folder / row["file"]).exists() and 0.8 * values < row["stored_values"] <= values + 64, row
         assert least <= row["agreement"] <= 1.0, row
         assert row["largest_difference"] < (1e-4 if least == 1 else 2.0) and np.isfinite(row["accuracy_change"])
+        for name in ("accuracy", "nll", "ece_debiased"):
+            low, high = row["intervals"][name]
+            assert low <= row[name] <= high, (row["file"], name)
+        timed = row["latency_ms"]
+        on_one_thread = row["file"].endswith((".tflite", ".onnx"))
+        assert (timed is not None) == on_one_thread and (timed is None or timed["median"] > 0 == timed["threads"] - 1)
+    exact, int8 = (next(r for r in rows if r["file"] == f"student_{kind}.tflite") for kind in ("float32", "int8"))
+    assert int8["nll"] != exact["nll"] and exact["nll"] == pytest.approx(rows[0]["nll"], abs=1e-4)
     assert (
         loading.load(read_json(calibrated_run / "result.json")["config"]["teacher_checkpoint"]).count_params()
         > 2 * values
@@ -119,6 +128,27 @@ def compared(live, labels, file=EXACT, **changes):
     return parity_check._compare(file, found | {"batch_of_1": live[:1], "batch_of_7": live[:7]} | changes, labels, live)
 
 
+def test_litert_and_onnx_files_of_a_student_for_any_size_have_the_run_s_size(tmp_path):
+    images = keras.Input((None, None, 1))
+    features = keras.layers.Conv2D(4, 3, activation="relu")(keras.layers.Rescaling(1 / 255)(images))
+    student = keras.Model(images, keras.layers.Dense(10)(keras.layers.GlobalAveragePooling2D()(features)))
+    digits = images_of_the_test_split(5)
+    context = formats.WriteContext([str(i) for i in range(10)], digits)
+    names = ["student_float32.tflite", *["student.onnx"] * WITH_ONNX]
+    files = [file for file in formats.files_of(["litert", *["onnx"] * WITH_ONNX]) if file.name in names]
+    formats.write(student, files, tmp_path, context)
+    interpreter = tf.lite.Interpreter(str(tmp_path / names[0])).get_signature_runner("serving_default")
+    outputs = [interpreter(images=digits)["logits"]]
+    if WITH_ONNX:
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(tmp_path / names[1], providers=["CPUExecutionProvider"])
+        assert session.get_inputs()[0].shape[1:] == [8, 8, 1]
+        outputs += session.run(["logits"], {"images": digits})
+    for logits in outputs:
+        np.testing.assert_allclose(logits, student(digits), rtol=1e-4, atol=1e-5)
+
+
 def test_what_the_comparison_catches():
     live, labels = np.array([[2.0, 0.0], [0.0, 1.0]] * 8), np.array([0, 1] * 8)
     row = compared(live, labels)
@@ -153,7 +183,7 @@ def test_a_teacher_inside_is_counted(calibrated_run, tmp_path):
     tf.saved_model.save(module, str(tmp_path / "saved_model"), signatures=module.signatures)
     files, live = formats.files_of(["saved_model"]), predictor.Predictor(student)(images)
     with pytest.raises(parity_check.ExportError, match="holds"):
-        parity_check.check(files, tmp_path, images, np.zeros(16), live, student.count_params())
+        parity_check.check(files, tmp_path, images, np.zeros(16, int), live, student.count_params())
 
 
 def test_wrong_arguments_are_found_first(digits_run, tmp_path, monkeypatch):
