@@ -11,6 +11,7 @@ import sys
 from typing import Any
 
 from skd_tf.errors import input_error
+from skd_tf.runtime import tf_logging
 from skd_tf.runtime.console import warn
 
 _NEEDED = {"backend": "tensorflow", "floatx": "float32", "image_data_format": "channels_last", "epsilon": 1e-7}
@@ -44,7 +45,8 @@ def pin() -> None:
     others = {name: value for name, value in kept.items() if value != _NEEDED[name]}
     if others:
         try:
-            import keras
+            with tf_logging.without_notes():
+                import keras
         except ValueError as error:
             raise input_error(
                 "Keras refuses its own settings",

@@ -25,7 +25,10 @@ CALIBRATION_IMAGES = 256
 
 @dataclasses.dataclass(frozen=True)
 class WriteContext:
-    """What writing needs besides the student: class names, and un-augmented training images for the ranges of int8."""
+    """What writing needs besides the student: class names, and un-augmented training images.
+
+    From the images come the ranges of int8, and the size of the images of a student for any size.
+    """
 
     class_names: Sequence[str]
     images: Any
@@ -64,8 +67,9 @@ class ServingModel(keras.Model):
         return saved_model.serve(self.student, images)
 
 
-def _export(student, path, format, **options):
-    served, shape = ServingModel(student), student.input_shape[1:]
+def _export(student, path, context, format, **options):
+    # The run's image size, also of a student for any size: LiteRT and ONNX files have one.
+    served, shape = ServingModel(student), tuple(context.images.shape[1:])
     served(tf.zeros([1, *shape], tf.uint8))
     signature = [tf.TensorSpec([None, *shape], tf.uint8, name="images")]
     with warnings.catch_warnings(), tf_logging.without_notes():
@@ -79,18 +83,18 @@ _QUANTIZED = {"optimizations": [tf.lite.Optimize.DEFAULT]}
 
 def _float32(student, path, context):
     # LiteRT's own kernels only: the converter refuses what would need TensorFlow's.
-    _export(student, path, "litert", target_spec={"supported_ops": [_BUILTINS]})
+    _export(student, path, context, "litert", target_spec={"supported_ops": [_BUILTINS]})
 
 
 def _float16(student, path, context):
     target = {"supported_ops": [_BUILTINS], "supported_types": [tf.float16]}
-    _export(student, path, "litert", target_spec=target, **_QUANTIZED)
+    _export(student, path, context, "litert", target_spec=target, **_QUANTIZED)
 
 
 def _int8(student, path, context):
     target = {"supported_ops": [_INT8_BUILTINS, _BUILTINS]}
     images = functools.partial(calibration_images, context.images)
-    _export(student, path, "litert", target_spec=target, representative_dataset=images, **_QUANTIZED)
+    _export(student, path, context, "litert", target_spec=target, representative_dataset=images, **_QUANTIZED)
 
 
 def calibration_images(images: Any) -> Iterable[list[Any]]:
@@ -116,7 +120,9 @@ FORMATS = {
         ExportFile("student_int8.tflite", "litert", _int8, 0.9, 0.5, "int8 weights and activations"),
     ),
     "onnx": (
-        ExportFile("student.onnx", "onnx", lambda student, path, context: _export(student, path, "onnx"), 1.0, 1e-4),
+        ExportFile(
+            "student.onnx", "onnx", lambda student, path, context: _export(student, path, context, "onnx"), 1.0, 1e-4
+        ),
     ),
 }
 _NEEDED_PACKAGES = {"onnx": ("onnx", "tf2onnx", "onnxruntime")}
