@@ -18,7 +18,8 @@ from skd_tf.errors import input_error
 
 DESCRIPTION = "Distilled minus alone, paired over seeds."
 REQUIRED = ("workdir",)
-_COLUMNS = ("accuracy", "nll", "ece", "agreement")
+_PAIR = ("student_alone", "student")
+_COLUMNS = ("accuracy", "nll", "ece", "agreement", "calibrated.nll", "calibrated.ece")  # calibrated: as students ship
 
 
 def define(flag_values: flags.FlagValues) -> None:
@@ -47,7 +48,8 @@ def main(flag_values: flags.FlagValues) -> None:
     results = [
         experiment.run(config.replace(seed=seed), folder / f"seed{seed}", data_dir) for seed in range(flag_values.seeds)
     ]
-    record = {name: _summary(results, name) for name in _COLUMNS}
+    columns = [name for name in _COLUMNS if all(_value(results[0], who, name) is not None for who in _PAIR)]
+    record = {name: _summary(results, name) for name in columns}
     print(json.dumps(record, indent=1))
     record |= {
         "seeds": seeds,
@@ -60,9 +62,15 @@ def main(flag_values: flags.FlagValues) -> None:
         write_json(flag_values.output, record)
 
 
+def _value(result, who, name):
+    """A metric of a model in a result; "calibrated.nll" is the one of its calibrated probabilities, None without them."""
+    group, _, metric = name.rpartition(".")
+    return (result[who].get(group) or {}).get(metric) if group else result[who][metric]
+
+
 def _summary(results, name):
     """Means, and the paired difference with the standard error of its mean and Student's 95% interval."""
-    alone, distilled = ([result[who][name] for result in results] for who in ("student_alone", "student"))
+    alone, distilled = ([_value(result, who, name) for result in results] for who in _PAIR)
     differences = [d - a for d, a in zip(distilled, alone, strict=True)]
     mean, error = statistics.mean(differences), statistics.stdev(differences) / len(differences) ** 0.5
     half = critical(len(differences) - 1) * error
