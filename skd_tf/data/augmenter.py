@@ -1,5 +1,6 @@
 """All augmentation of a dataset in its order: crop and mirror, TrivialAugment, random erasing, mixup or CutMix."""
 
+import numpy as np
 import tensorflow as tf
 
 from skd_tf.data import erasing, mixing, trivial_augment
@@ -28,8 +29,10 @@ class Augmenter:
             self._columns[name] = slice(self._width, self._width + _STREAMS[name][1])
             self._width += _STREAMS[name][1]
         self._examples, self._table_rows = len(self._train), int(self._train.index.max()) + 1
-        with tf.device("CPU"):
-            self._index = tf.constant(self._train.index)
+        self._index = None  # as a tensor, if the examples are not in the order of their source
+        if not np.array_equal(self._train.index, np.arange(self._table_rows)):
+            with tf.device("CPU"):
+                self._index = tf.constant(self._train.index)
 
     @property
     def mixes(self) -> bool:
@@ -47,7 +50,8 @@ class Augmenter:
         for name in filter(self._columns.get, _STREAMS):
             stream, columns = _STREAMS[name]
             tables.append(draw_table(data_seed, epoch, self._table_rows, stream=stream, columns=columns))
-        return tf.gather(tf.concat(tables, axis=1), self._index)
+        table = tf.concat(tables, axis=1) if len(tables) > 1 else tables[0]
+        return table if self._index is None else tf.gather(table, self._index)
 
     def decode(self, row: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
         """One image that stays on disk, decoded; a resized crop is applied while decoding."""

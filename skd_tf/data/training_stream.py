@@ -54,39 +54,39 @@ def train_stream(
         raise ValueError(f"The stream is empty: steps {first_step} to {last_step}.")
     train, augmenter = dataset.train, Augmenter(dataset)
     shard_range = range(shards) if shard_range is None else shard_range
-    local = slice(shard_range.start, shard_range.stop)
     examples = len(train)
     part = settings.batch_size // shards
-    rows_per_epoch = steps_per_epoch * settings.batch_size
     on_disk = isinstance(train.images, DiskImages)
     period = teacher_logits.epochs if teacher_logits else settings.teacher_cache_epochs
     with tf.device("CPU"):
         images = train.images if on_disk else _in_place(train.images)
         labels = tf.constant(train.labels)
 
-    def epoch_rows(epoch):
+    def tables(epoch):  # of one epoch: all that is in memory for each image, and made while the epoch before runs
         order = tf.random.experimental.stateless_shuffle(
             tf.range(examples),
             seed=tf.stack([tf.constant(settings.seed, tf.int64), epoch + _SHUFFLE_STREAM]),
             alg="philox",
         )
         drawn_epoch = epoch % period if period else epoch
-        table = augmenter.draws(settings.data_seed, drawn_epoch)
-        columns = {"rows": order, "draws": tf.gather(table, order)}
-        if augmenter.mixes:
-            other = augmenter.partners(columns["draws"])
-            columns |= {"other_rows": other, "other_draws": tf.gather(table, other)}
-        if teacher_logits:
-            columns["epoch"] = tf.fill([examples], tf.cast(drawn_epoch, tf.int32))
+        return epoch, drawn_epoch, order, augmenter.draws(settings.data_seed, drawn_epoch)
 
-        def deal(values):  # [rows, ...] -> [steps * local replicas, rows per replica, ...]
-            shape = values.shape[1:]
-            values = tf.reshape(values, [steps_per_epoch, shards, part, *shape])[:, local]
-            begin = tf.maximum(first_step - epoch * steps_per_epoch, 0)
-            end = tf.minimum(last_step - epoch * steps_per_epoch, steps_per_epoch)
-            return tf.reshape(values[begin:end], [-1, part, *shape])
+    def parts(epoch, drawn_epoch, order, draws):  # one element per step and local replica
+        begin = tf.maximum(first_step - epoch * steps_per_epoch, 0)
+        end = tf.minimum(last_step - epoch * steps_per_epoch, steps_per_epoch)
 
-        return tf.data.Dataset.from_tensor_slices({name: deal(v[:rows_per_epoch]) for name, v in columns.items()})
+        def columns(number):
+            start = part * (number // len(shard_range) * shards + number % len(shard_range) + shard_range.start)
+            rows = tf.ensure_shape(order[start : start + part], [part])
+            found = {"rows": rows, "draws": tf.gather(draws, rows)}
+            if augmenter.mixes:
+                other = augmenter.partners(found["draws"])
+                found |= {"other_rows": other, "other_draws": tf.gather(draws, other)}
+            if teacher_logits:
+                found["epoch"] = tf.fill([part], drawn_epoch)
+            return found
+
+        return tf.data.Dataset.range(begin * len(shard_range), end * len(shard_range)).map(columns)
 
     kinds = ("", "other_") if augmenter.mixes else ("",)
 
@@ -110,7 +110,7 @@ def train_stream(
 
     in_order = {"num_parallel_calls": tf.data.AUTOTUNE, "deterministic": True}
     epochs = tf.data.Dataset.range(first_step // steps_per_epoch, math.ceil(last_step / steps_per_epoch))
-    stream = epochs.flat_map(epoch_rows)
+    stream = epochs.map(tables).prefetch(1).flat_map(parts)
     if on_disk:
         stream = stream.unbatch().map(decode, **in_order).batch(part, drop_remainder=True)
     stream = stream.map(to_batch, **in_order).prefetch(tf.data.AUTOTUNE)

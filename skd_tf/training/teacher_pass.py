@@ -31,7 +31,7 @@ def compute(
       predictor: returns the teacher's `Predictor`; called if anything is to be computed.
       images_of: returns the augmented images of an epoch, indexed like an array.
     """
-    images_of = functools.lru_cache(maxsize=2)(images_of)
+    images_of = functools.lru_cache(maxsize=1)(images_of)
     images = {shard: len(shards.images_in(shard.number)) for shard in wanted}
     start, total, computed = time.monotonic(), sum(images.values()), []
     if not wanted:

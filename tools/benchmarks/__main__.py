@@ -58,11 +58,12 @@ COMMANDS = {
         },
     ),
     "memory": Command(
-        "Measures the memory that an epoch's logits and the per-image tables take.",
+        "Measures the memory that the teacher's logits take while they are computed, checked and trained from.",
         {
-            "records": (_integer, 256_000, "logit records per file", 256),
-            "classes": (_integer, 1000, "logits per record", 2),
-            "images": (_integer, 8_000_000, "images in the tables", 256),
+            "records": (_integers, [64_000, 256_000, 1_024_000], "numbers of images"),
+            "classes": (_integer, 1000, "logits per image", 2),
+            "top": (_integer, 0, "logits that are kept per image; 0: all", 0),
+            "step_ms": (_integer, 30, "length of a made-up training step", 1),
         },
     ),
     "gpu": Command(
