@@ -1,8 +1,10 @@
 """Any TFDS image classification dataset: decoded into memory, or read from its TFRecord shards record by record."""
 
 import contextlib
+import errno
 import hashlib
 import math
+import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,6 +19,8 @@ from skd_tf.data.settings import DataSettings
 from skd_tf.errors import input_error
 from skd_tf.runtime.console import say
 from skd_tf.runtime.local_paths import TFDS_SCHEMES, require_local, scheme_of
+
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)  # the machine's state, reported as such
 
 
 def read(settings: DataSettings, data_dir: str | None, names: Sequence[str]) -> Source:
@@ -101,8 +105,35 @@ def _prepared(tfds, settings, data_dir):
                 received="nothing readable there",
                 remedy="Point --data_dir at a prepared TFDS folder, or add --download",
             )
-        builder.download_and_prepare()
+        _download(builder, settings, data_dir)
     return builder
+
+
+def _download(builder, settings, data_dir):
+    """Lets TFDS download and prepare a dataset. Whatever stops it, a missing archive or network, becomes one line."""
+    place = os.path.expanduser(data_dir or os.environ.get("TFDS_DATA_DIR") or os.path.join("~", "tensorflow_datasets"))
+    manual = os.path.join(place, "downloads", "manual")
+    try:
+        builder.download_and_prepare()
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
+            raise
+        reason = " ".join(str(error).split())[:300]
+        if builder.MANUAL_DOWNLOAD_INSTRUCTIONS and isinstance(error, AssertionError):
+            instructions = " ".join(builder.MANUAL_DOWNLOAD_INSTRUCTIONS.split()).rstrip(".")
+            raise input_error(
+                f"TFDS may not download {settings.dataset}: you have to fetch its archives yourself",
+                expected=f"them in {manual}",
+                received=reason.partition(" Create it and")[0],
+                remedy=f"Put them there. TFDS says: {instructions}",
+            ) from error
+        raise input_error(
+            f"TFDS cannot download and prepare {settings.dataset} ({type(error).__name__})",
+            expected="a network, room on the disk and what TFDS needs for this dataset",
+            received=reason or "no message",
+            remedy=f"Try again, or prepare it on another machine with the same command and copy its folder "
+            f"{builder.name} into {place}",
+        ) from error
 
 
 def _supervised_keys(tfds, info):

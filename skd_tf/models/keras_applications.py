@@ -1,8 +1,10 @@
 """The networks of keras.applications, from raw pixels to raw logits, each with its own preprocessing."""
 
 import contextlib
+import http.client
 import inspect
 import io
+import urllib.request
 from types import ModuleType
 
 import keras
@@ -64,7 +66,7 @@ def build(
     known = require(name)
     weights, shape = "imagenet" if pretrained else None, {} if input_shape is None else {"input_shape": input_shape}
     try:
-        with contextlib.nullcontext() if download else _without_network(name):
+        with _downloads(name, download):
             network = getattr(known[name], name)(
                 weights=weights, classes=num_classes, classifier_activation=None, **shape
             )
@@ -91,17 +93,32 @@ def build(
 
 
 @contextlib.contextmanager
-def _without_network(name):
-    """Inside this context, Keras uses weights that it has cached and may not download any."""
+def _downloads(name, allowed):
+    """Inside this context, Keras downloads the weights that it has not cached if that is allowed and possible."""
 
-    def refuse(url, *_, **__):
-        raise input_error(
-            f"The weights of keras.applications:{name} are not on this machine",
-            expected="a copy in Keras' cache",
-            received=f"no {url.rpartition('/')[2]}",
-            remedy="Add --download to let Keras fetch them",
-        )
+    def fetch(url, path, *options):
+        what = f"The weights of keras.applications:{name}"
+        if not allowed:
+            raise input_error(
+                f"{what} are not on this machine",
+                expected=path,
+                received="no such file",
+                remedy=f"Add --download to let Keras fetch it, or put {url} there",
+            )
+        try:
+            return urllib.request.urlretrieve(url, path, *options)
+        except (OSError, http.client.HTTPException) as error:
+            reason = getattr(error, "reason", None) or error
+            raise input_error(
+                f"{what} cannot be downloaded ({reason})",
+                expected=f"a network, or the file {path}",
+                received=url,
+                remedy="Download it on another machine, and put it there",
+            ) from error
 
     # Keras prints that it downloads before it tries.
-    with compat.replaced_download(refuse), contextlib.redirect_stdout(io.StringIO()):
+    with (
+        compat.replaced_download(fetch),
+        contextlib.nullcontext() if allowed else contextlib.redirect_stdout(io.StringIO()),
+    ):
         yield

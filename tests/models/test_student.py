@@ -1,6 +1,8 @@
 """Students from functions, files and keras.applications; start weights, new heads, and what ships."""
 
 import sys
+import urllib.error
+import urllib.request
 
 import keras
 import numpy as np
@@ -220,7 +222,18 @@ def test_applications_without_weights_are_one_line(monkeypatch, tmp_path):
     with pytest.raises(InputError, match=r"^The weights of .* not on this machine.*mobilenet_v2_weights.*--download"):
         keras_applications.build("MobileNetV2", pretrained=True)
     assert file_utils.urlretrieve.__module__ == "urllib.request"  # put back
-    with pytest.raises(InputError, match="Did you mean resnet50"):
+    with pytest.raises(InputError, match="Did you mean ResNet50"):
         keras_applications.build("ResNt50")
     with pytest.raises(InputError, match="--image_size"):
         keras_applications.build("MobileNetV2", input_shape=(8, 8, 3), num_classes=10)
+
+
+def test_weights_that_cannot_be_downloaded_are_one_line_with_their_place(monkeypatch, tmp_path):
+    def without_network(*_):
+        raise urllib.error.URLError(OSError(-3, "Temporary failure in name resolution"))
+
+    monkeypatch.setattr(urllib.request, "urlretrieve", without_network)
+    monkeypatch.setattr(file_utils.config, "keras_home", lambda: str(tmp_path))
+    words = rf"cannot be downloaded \(.*name resolution.*the file {tmp_path}/models/mobilenet_v2_weights.*Received http"
+    with pytest.raises(InputError, match=words):
+        keras_applications.build("MobileNetV2", pretrained=True, download=True)
