@@ -1,23 +1,29 @@
 """python -m skd_tf.train: one command from settings to a distilled student, exported and measured."""
 
+import pathlib
 import sys
 
 from absl import flags
 
-from skd_tf.config import app
+from skd_tf.config import Config, app
 from skd_tf.config.flags import config_from
+from skd_tf.errors import flag_error
 from skd_tf.runtime import cluster, console, tf_logging
-from skd_tf.training import nested_runs
+from skd_tf.training import nested_runs, preflight
 
 
 def main(flag_values: flags.FlagValues) -> int:
     config, workdir, data_dir = config_from(flag_values), flag_values.workdir, flag_values.data_dir
-    config.require_teacher()
+    if not config.show_augmentation:
+        config.require_teacher()
     cluster.member(config.strategy)  # reports a bad TF_CONFIG before TensorFlow is loaded
     if config.dry_run:
         from skd_tf.training import dry_run
 
         console.say(dry_run.describe(config, workdir, data_dir))
+    if config.show_augmentation:
+        _show_augmentation(config, data_dir)
+    if config.dry_run or config.show_augmentation:
         return 0
     console.say(nested_runs.headline(config, workdir))
     tf_logging.import_tensorflow()
@@ -29,6 +35,24 @@ def main(flag_values: flags.FlagValues) -> int:
         console.write(f"error: {error}", sys.stderr)
         return 1
     return 0
+
+
+def _show_augmentation(config: Config, data_dir: str | None) -> None:
+    preflight.check_dataset(config, data_dir)
+    folder = pathlib.Path(config.show_augmentation).parent
+    if not folder.is_dir():
+        remedy = "Create it, or choose another one"
+        raise flag_error("show_augmentation", config.show_augmentation, "is in no folder", "an existing folder", remedy)
+    tf_logging.import_tensorflow()
+    from skd_tf import data
+    from skd_tf.data import augmentation_grid
+
+    dataset = data.load(config.pick(data.DataSettings), data_dir, test=False)
+    rows = augmentation_grid.write_grid(dataset, config.data_seed, config.show_augmentation)
+    console.say(
+        f"{config.show_augmentation}: {rows} training images of {config.dataset}; the first column shows them as they are, "
+        f"the others augmented by {config.augmentation!r} in epochs 1, 2, ..."
+    )
 
 
 def cli_main() -> None:

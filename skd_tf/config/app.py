@@ -59,7 +59,8 @@ def run(
             console.say(recipes.listing())
             sys.exit(0)
         parse(sys.argv[1:], flag_values, positional)
-        for name in required:
+        alone = is_setting("show_augmentation", flag_values) and flag_values.show_augmentation  # needs nothing else
+        for name in () if alone else required:
             if not flag_values[name].value:
                 expected, remedy = flag_values[name].help, f"Add --{name}=.."
                 raise input_error(f"--{name} is missing", expected=expected, received="nothing", remedy=remedy)

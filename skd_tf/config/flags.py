@@ -21,7 +21,7 @@ PLACES = {
     "workdir": "the folder that the run writes to and resumes from",
     "data_dir": "the TFDS data folder; TFDS' own by default",
 }
-_COMMAND_ONLY = ("dry_run", "overwrite")  # they belong to one start of a run; a file that repeats the run lacks them
+_COMMAND_ONLY = ("dry_run", "overwrite", "show_augmentation")  # they belong to one start of a run; a file that repeats the run lacks them
 
 
 class SettingFlag(flags.Flag):

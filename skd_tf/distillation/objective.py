@@ -57,6 +57,19 @@ class Objective:
                 remedy="Remove the others",
             )
 
+        given = {"temperature", "radius", "center", *self.settings}
+        parameters = list(inspect.signature(self.loss.function).parameters.values())[3:]
+        missing = [
+            p.name for p in parameters if p.default is p.empty and p.kind != p.VAR_KEYWORD and p.name not in given
+        ]
+        if missing:
+            raise input_error(
+                "The loss function needs settings that are not given",
+                expected=", ".join(missing),
+                received=f"loss_settings={self.settings}",
+                remedy="Add them, or give them defaults",
+            )
+
     def get_config(self) -> dict[str, Any]:
         """The Distiller's arguments that make this objective; your own loss function must be registered with Keras."""
         name = next((name for name, loss in losses.LOSSES.items() if loss is self.loss), None)

@@ -6,6 +6,7 @@
     spherical.py        the sphere: project, logit_norm, resolve_radius, readout, spherical_kd
     sphere_geometry.py  numbers that follow from classes, radius and temperature, without TensorFlow
     baselines.py        the losses to compare with: cross_entropy, kd, logit_standardization, dkd, dist
+    label_guided.py     two more of them: rld, wttm
 
 Every loss is called as `function(student_logits, teacher_logits, labels, **settings)` and returns
 {"label": [batch], "distill": [batch]} (`cross_entropy`: only "label"). The caller weighs and reduces them:
@@ -23,6 +24,7 @@ from skd_tf.runtime.lazy_imports import lazy
 
 if TYPE_CHECKING:
     from skd_tf.losses.baselines import cross_entropy, dist, dkd, kd, logit_standardization
+    from skd_tf.losses.label_guided import rld, wttm
     from skd_tf.losses.registry import LOSSES, Loss
     from skd_tf.losses.spherical import (
         READOUTS,
@@ -49,14 +51,17 @@ __all__ = [
     "project",
     "readout",
     "resolve_radius",
+    "rld",
     "spherical_kd",
     "target_probabilities",
+    "wttm",
 ]
 __getattr__, __dir__ = lazy(
     __name__,
     {
         "registry": ["LOSSES", "Loss"],
         "baselines": ["cross_entropy", "dist", "dkd", "kd", "logit_standardization"],
+        "label_guided": ["rld", "wttm"],
         "spherical": [
             "READOUTS",
             "logit_norm",

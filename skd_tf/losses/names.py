@@ -1,4 +1,4 @@
-"""LOSS_FACTS: what is known about each loss without TensorFlow. Flags, checks and the dry run read it."""
+"""LOSS_FACTS and facts_of: what is known about each loss without TensorFlow. Flags, checks and the dry run read it."""
 
 from typing import NamedTuple
 
@@ -34,5 +34,13 @@ LOSS_FACTS = {
     "logit_standardization": LossFacts(("temperature",)),
     "dkd": LossFacts(("temperature", "alpha", "beta"), needs_one_class=True),
     "dist": LossFacts(("temperature",)),
+    "rld": LossFacts(("temperature", "alpha", "beta", "confidence_temperature"), needs_one_class=True),
+    "wttm": LossFacts(("exponent", "weighted")),
 }
 LOSS_NAMES = tuple(LOSS_FACTS)
+_OWN = LossFacts(_RUN_SETTINGS)
+
+
+def facts_of(loss: str) -> LossFacts:
+    """What is known about a loss by name. MODULE:FUNCTION is known to be a loss on raw logits, and no more."""
+    return LOSS_FACTS.get(loss, _OWN)

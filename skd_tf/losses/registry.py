@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from skd_tf.losses.baselines import cross_entropy, dist, dkd, kd, logit_standardization
+from skd_tf.losses.label_guided import rld, wttm
 from skd_tf.losses.names import LOSS_FACTS
 from skd_tf.losses.spherical import spherical_kd
 
@@ -40,6 +41,8 @@ _FUNCTIONS_AND_DEFAULTS: dict[str, tuple[Callable[..., dict], dict[str, Any]]] =
     "logit_standardization": (logit_standardization, {"temperature": 2.0, "kd_weight": 9.0, "label_weight": 0.1}),
     "dkd": (dkd, {"temperature": 4.0, "kd_weight": 1.0, "label_weight": 1.0}),
     "dist": (dist, {"temperature": 4.0, "kd_weight": 2.0, "label_weight": 1.0}),
+    "rld": (rld, {"temperature": 4.0, "kd_weight": 1.0, "label_weight": 1.0}),
+    "wttm": (wttm, {"kd_weight": 4.0, "label_weight": 1.0}),
 }
 
 LOSSES = {

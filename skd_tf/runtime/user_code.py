@@ -16,7 +16,13 @@ from skd_tf.errors import input_error
 _REFERENCE = re.compile(r"([A-Za-z_][\w.]*):([A-Za-z_]\w*)")
 APPLICATIONS = "keras.applications"
 _NETWORK = ("input_shape", "num_classes")
-ARGUMENTS = {"student": _NETWORK, "teacher": _NETWORK, "dataset": ("data_dir",)}  # flag -> what its function is given
+ARGUMENTS = {  # flag -> what its function is given
+    "student": _NETWORK,
+    "teacher": _NETWORK,
+    "dataset": ("data_dir",),
+    "loss": ("student_logits", "teacher_logits", "labels"),
+    "callback": ("record",),
+}
 
 
 def is_reference(text: str) -> bool:
@@ -78,7 +84,8 @@ def resolve(text: str, flag: str) -> Callable[..., Any]:
     except ValueError:  # some built-in functions have none
         return function
     try:
-        signature.bind(*ARGUMENTS[flag])
+        # A loss can need settings as well, which it is given by name.
+        (signature.bind_partial if flag == "loss" else signature.bind)(*ARGUMENTS[flag])
     except TypeError as error:
         raise input_error(
             "The function takes other arguments",

@@ -16,7 +16,7 @@ import numpy as np
 
 from skd_tf.distillation import hyperparameters
 from skd_tf.distillation.distiller import Distiller
-from skd_tf.errors import input_error
+from skd_tf.errors import EnvironmentFailure, input_error, message
 from skd_tf.runtime import atomic_files, cluster
 
 _SUFFIX = ".ckpt"
@@ -144,6 +144,29 @@ class Checkpoints:
         arrays, facts = _read(self.folder / name)
         _assign(state_of(distiller), arrays, name)
         return facts["step"], facts["extra"]
+
+    def restore_best(self, distiller: Distiller) -> None:
+        """Loads the checkpoint with the best validation accuracy, the same on all workers.
+
+        Raises:
+          EnvironmentFailure: there is none, or it is damaged.
+        """
+        self.wait()
+        name = cluster.agree(lambda: max((path.name for path in self.folder.glob(f"best-*{_SUFFIX}")), default=None))
+        try:
+            if name is None:
+                raise _Damaged("there is none")
+            arrays, _ = _read(self.folder / name)
+        except _Damaged as error:
+            raise EnvironmentFailure(
+                message(
+                    "The checkpoint with the best validation accuracy cannot be read",
+                    expected=f"a whole file best-*{_SUFFIX} in {self.folder}",
+                    received=error,
+                    remedy="Train again with --overwrite, or with --ship=last in another workdir",
+                )
+            ) from error
+        _assign(state_of(distiller), arrays, name)
 
     def _newest(self, warn):
         """Name of the newest readable checkpoint, or None. Renames damaged files, so that they do not count as kept."""

@@ -9,7 +9,7 @@ from skd_tf.data.catalog import augmentation_of, size_and_resize
 from skd_tf.data.settings import DataSettings
 from skd_tf.errors import as_text
 from skd_tf.losses import sphere_geometry
-from skd_tf.losses.names import LOSS_FACTS
+from skd_tf.losses.names import facts_of
 from skd_tf.runs.run_record import read_result, recorded_config, settings_record, with_recorded_rules
 from skd_tf.runs.workdir import refuse_differences
 from skd_tf.runtime import cluster, devices
@@ -127,7 +127,7 @@ def _loss(config: Config, sizes: Sizes | None) -> list[str]:
         f"weights        kd {config.kd_weight}, label {label}",
         f"teacher        {f'--{source[0]}={source[1]}' if source else 'none given'}",
     ]
-    if LOSS_FACTS[config.loss].probabilities == "sphere":
+    if facts_of(config.loss).probabilities == "sphere":
         lines.append(f"radius         {_radius(config.radius, sizes)}")
     return lines
 

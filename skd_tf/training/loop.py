@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 import tensorflow as tf
 
 from skd_tf.distillation.distiller import Distiller
-from skd_tf.runtime import cluster, signals
+from skd_tf.runtime import cluster, replicas, signals
 
 MakeStream = Callable[[int, int, range], tf.data.Dataset]
 
@@ -81,8 +81,8 @@ class LoopCallbacks(Protocol):
     def on_call(self, step: int) -> None:
         """Called after a host call inside an epoch."""
 
-    def on_epoch_end(self, step: int, means: dict[str, float], pace: Pace) -> None:
-        """Called with the epoch's means, and the pace of its steps in this process."""
+    def on_epoch_end(self, step: int, means: dict[str, float], pace: Pace) -> bool:
+        """Called with the epoch's means, and the pace of its steps in this process. Returns whether training ends."""
 
     def on_not_finite(self, step: int, names: list[str]) -> None:
         """Called with the names of what became not finite in the step after `step`; raises."""
@@ -128,7 +128,9 @@ def train(
 
     strategy = distiller.distribute_strategy
     with strategy.scope():
-        iterator = iter(strategy.distribute_datasets_from_function(local_stream))
+        stream = strategy.distribute_datasets_from_function(local_stream)
+        # Without a strategy, TensorFlow would copy a batch to the device only when a step asks for it.
+        iterator = iter(stream if tf.distribute.has_strategy() else replicas.prefetched(stream))
     distiller.guard.reset()
     step, pace = first_step, Pace(0, 0.0, 0.0)
     with signals.deferred() as interrupted:
@@ -156,7 +158,8 @@ def train(
             if not epoch_ends:
                 callbacks.on_call(step)
             else:
-                callbacks.on_epoch_end(step, means, pace)
+                if callbacks.on_epoch_end(step, means, pace):
+                    last_step, saves = step, True
                 distiller.means.reset_state()
                 pace = Pace(0, 0.0, 0.0)
             if saves:

@@ -41,7 +41,7 @@ def _refusal(**settings):
         ("center", "maybe", "true or false", "the default, true"),
         ("center", 1, "true or false", "the default, true"),
         ("loss", "sphrical", "one of spherical, kd, cross_entropy", "Did you mean spherical?"),
-        ("loss", "focal", "logit_standardization, dkd, dist", "the default, spherical"),
+        ("loss", "focal", "logit_standardization, dkd, dist", "write MODULE:FUNCTION"),
         ("student", "resnt20", "resnet8, resnet14, resnet20", "Did you mean resnet20?"),
         ("teacher", "resnett56", "resnet56", "Did you mean resnet56?"),
         ("radius", 0, "a number > 0, or one of auto, teacher_mean, teacher_sample", "the default, auto"),
@@ -189,9 +189,12 @@ def test_differences_list_only_what_could_change_a_number():
         "data_rules": 1,  # the identity of the data is compared instead: the rules change the pixels of some sets only
         "profile_steps": "3,4",
         "report": False,
+        "report_images": 5,
         "dry_run": True,
         "overwrite": True,
         "verbosity": "full",
+        "show_augmentation": "aug.png",
+        "callback": "my_code:log",
     }
     assert this.differences(this.replace(**silent)) == []
     fields = dataclasses.fields(Config)

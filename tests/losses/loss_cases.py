@@ -19,6 +19,10 @@ CASES = [
     ("dkd", {"temperature": 1.0, "alpha": 0.5, "beta": 2.0}),
     ("dist", {"temperature": 4.0}),
     ("dist", {"temperature": 1.0}),
+    ("rld", {"temperature": 4.0, "alpha": 1.0, "beta": 8.0}),
+    ("rld", {"temperature": 1.0, "alpha": 0.5, "beta": 2.0, "confidence_temperature": 3.0}),
+    ("wttm", {"exponent": 0.2}),
+    ("wttm", {"exponent": 1.0, "weighted": 0.0}),
 ]
 
 

@@ -96,6 +96,30 @@ def dist(student, teacher, labels, temperature):
     return {"label": label_terms(student, labels), "distill": temperature**2 * (over_classes + over_batch)}
 
 
+def rld(student, teacher, labels, temperature, alpha, beta, confidence_temperature=1.0):
+    distill = np.zeros(len(labels))
+    for i, label in enumerate(labels):
+        if label == -1:
+            continue
+        s, t = (np.asarray(logits[i], "float64") for logits in (student, teacher))
+        a = confidence_temperature
+        top, own = softmax(t / a).max(), softmax(s / a)[label]
+        confidence = top * np.log(top / own) + (1 - top) * np.log((1 - top) / (1 - own))
+        below = [c for c in range(len(t)) if t[c] < t[label]]
+        order = kl(t[below] / temperature, s[below] / temperature) if below else 0.0
+        distill[i] = alpha * a**2 * confidence + beta * temperature**2 * order
+    return {"label": label_terms(student, labels), "distill": distill}
+
+
+def wttm(student, teacher, labels, exponent, weighted=1.0):
+    distill = []
+    for s, t in zip(np.asarray(student, "float64"), np.asarray(teacher, "float64"), strict=True):
+        powers = softmax(t) ** exponent
+        q = powers / powers.sum()
+        distill.append(powers.sum() ** weighted * np.sum(q * (np.log(q) - log_softmax(s))))
+    return {"label": label_terms(student, labels), "distill": np.array(distill)}
+
+
 def numeric_gradient(function, point, step=1e-5):
     """Central differences of a scalar function at a float64 array."""
     gradient = np.zeros_like(point)

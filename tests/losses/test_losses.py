@@ -19,7 +19,7 @@ from tests.losses import numpy_reference
 from tests.losses.loss_cases import CASES, assert_terms_close, batch, gradients, terms
 
 CENTERED = [case for case in CASES if case[1].get("center", True)]
-COMPILED = [CASES[index] for index in (0, 4, 5, 7, 8, 9, 11)]
+COMPILED = [CASES[index] for index in (0, 4, 5, 7, 8, 9, 11, 14, 15)]
 each_case = pytest.mark.parametrize("case", CASES, ids=str)
 
 
@@ -75,11 +75,26 @@ def test_dkd_parts_add_up_to_kd():
     np.testing.assert_allclose(target + (1 - np.array(p_teacher)) * others, expected, rtol=1e-9)
 
 
+def test_rld_is_dkd_where_the_teacher_is_right():
+    """Then its class is the label's, and every other class is ranked below."""
+    student, teacher, _ = batch()
+    given = student, teacher, teacher.argmax(axis=1)
+    same = {"temperature": 1.0, "alpha": 0.7, "beta": 3.0}
+    assert_terms_close(terms("rld", same, *given), terms("dkd", same, *given), rtol=1e-9)
+
+
+def test_rld_without_a_class_below_the_label_compares_confidence_alone():
+    student, teacher, _ = batch()
+    given = student, teacher, teacher.argmin(axis=1)
+    first, second = (terms("rld", {"beta": beta}, *given)["distill"] for beta in (0.0, 8.0))
+    assert np.array_equal(first, second) and np.all(first > 0)
+
+
 @each_case
 def test_unlabelled_examples_have_no_label_term(case):
     given = batch()
     result, gradient = terms(*case, *given), gradients(*case, *given)
-    for term in ("label", "distill") if case[0] == "dkd" else ("label",):
+    for term in ("label", "distill") if LOSS_FACTS[case[0]].needs_one_class else ("label",):
         assert result[term][-1] == 0.0 and not np.any(gradient[term][-1])
     assert np.all(result["label"][:-1] > 0)
     sliced = terms(*case, *(array[:-1] for array in given))
@@ -95,7 +110,7 @@ def test_labels_in_every_form(case):
     missing = terms(*case, *logits, np.where(labels == 3, 10, labels))["label"]
     np.testing.assert_array_equal(np.isnan(missing), labels == 3)
     one_hot = np.vstack([np.eye(10)[labels[:-1]], np.zeros((1, 10))])
-    if case[0] == "dkd":
+    if LOSS_FACTS[case[0]].needs_one_class:
         with pytest.raises(InputError, match="one class per example"):
             terms(*case, *logits, one_hot)
         return
@@ -146,9 +161,9 @@ def test_eager_graph_and_xla_agree():
         assert_terms_close(compiled, eager, rtol=2e-5, atol=1e-5)
 
 
-METHODS = pathlib.Path(__file__).resolve().parents[2] / "experiments" / "cifar100" / "methods"
+METHODS = pathlib.Path(__file__).resolve().parents[2] / "skd_tf" / "recipes" / "cifar100" / "methods"
 # A flagfile may give a schedule where LOSSES has the constant at which it ends.
-SCHEDULED = {"dkd": {"kd_weight": "linear 0 to 1 over 20 epochs"}}
+SCHEDULED = {name: {"kd_weight": "linear 0 to 1 over 20 epochs"} for name in ("dkd", "rld")}
 
 
 @pytest.mark.parametrize("name", LOSS_NAMES)

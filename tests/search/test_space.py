@@ -51,7 +51,7 @@ BAD = {
     "repeats a value": ["temperature:choice:4,4.0"],
     "Use epochs:int": ["epochs:linear:1:3"],
     "Use loss:choice": ["loss:linear:1:3"],
-    "--loss has an unknown value": ["loss:choice:spherical,nonsense"],
+    "--loss is not a loss": ["loss:choice:spherical,nonsense"],
 }
 
 

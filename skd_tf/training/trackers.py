@@ -1,0 +1,41 @@
+"""The user's functions that are given each epoch's record and the result, as an experiment tracker is."""
+
+import copy
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from skd_tf.runtime import cluster
+from skd_tf.runtime.console import warn
+
+Tracker = Callable[[dict[str, Any]], Any]
+
+
+class Trackers:
+    """Calls functions with records. One that raises is reported once and stops nothing.
+
+    Args:
+      functions: each takes one dict.
+    """
+
+    def __init__(self, functions: Iterable[Tracker] = ()) -> None:
+        self._functions = list(functions)
+        self._failed: set[int] = set()
+
+    @cluster.chief_only
+    def __call__(self, record: dict[str, Any]) -> None:
+        """Gives each function a copy of a line of metrics.jsonl, or of result.json."""
+        for place, function in enumerate(self._functions):
+            try:
+                function(copy.deepcopy(record))
+            except Exception as error:  # whatever a user's code raises
+                if place not in self._failed:
+                    self._failed.add(place)
+                    name = getattr(function, "__qualname__", None) or repr(function)
+                    text = " ".join(str(error).split())
+                    warn(
+                        f"the callback {name} raised {type(error).__name__}: {text}. Training goes on. It is called again, "
+                        "but this is said once."
+                    )
+
+
+NO_TRACKERS = Trackers()
