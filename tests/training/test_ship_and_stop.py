@@ -1,0 +1,91 @@
+"""Early stopping, the epoch that ships, and trackers: exact on resume, and said in the result."""
+
+import json
+import shutil
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from skd_tf import data
+from skd_tf.config import Config
+from skd_tf.errors import EnvironmentFailure, InputError
+from skd_tf.training import experiment
+from skd_tf.training.checkpoints import Checkpoints
+from tests.helpers.runs import ALONE, assert_same_run, numbers, read_json, student_of, train
+
+# Without momentum and with a constant rate, the accuracy on 90 validation images rises and falls.
+SETTINGS = ALONE | {"epochs": 12, "learning_rate": 0.5, "lr_schedule": "constant", "momentum": 0.0, "student": "cnn_4"}
+SETTINGS |= {"early_stopping_patience": 2, "ship": "best", "keep_checkpoints": 20, "calibrate": "none"}
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """A run that stops early and ships its best epoch: (workdir, what its tracker was given)."""
+    folder, seen = tmp_path_factory.mktemp("stopped") / "run", []
+    experiment.run(Config(**SETTINGS), folder, callbacks=[seen.append])
+    return folder, seen
+
+
+def test_it_stops_after_the_epochs_without_a_better_one_and_ships_the_best(stopped):
+    folder, _ = stopped
+    accuracies = [row["val_accuracy"] for row in numbers(folder)]
+    best = int(np.argmax(accuracies))
+    assert len(accuracies) == best + 1 + 2 < 12 and best > 0
+    assert max(accuracies) > max(accuracies[-2:])
+    result = read_json(folder / "result.json")
+    assert (result["epochs_trained"], result["shipped_epoch"]) == (best + 3, best + 1)
+    assert result["student"]["val_accuracy"] == max(accuracies)
+    held_out = data.load(Config(**SETTINGS).pick(data.DataSettings)).validation
+    student = keras.models.load_model(folder / "student.keras", compile=False)
+    found = student.predict(held_out.images, verbose=0).argmax(axis=1)
+    assert np.mean(found == held_out.labels) == pytest.approx(max(accuracies))
+
+
+def test_resumed_from_anywhere_it_ends_alike(stopped, tmp_path, capsys):
+    folder, _ = stopped
+    for newest in (0, 1, 3):  # killed after the last step, before it, and long before it
+        copy = shutil.copytree(folder, tmp_path / str(newest))
+        for name in ("result.json", "measurements.json"):
+            (copy / name).unlink()
+        for path in Checkpoints(copy / "checkpoints").paths()[len(numbers(folder)) - newest :]:
+            path.unlink()
+        train(copy, SETTINGS)
+        assert_same_run(copy, folder)
+        assert student_of(copy) == student_of(folder)
+    (damaged,) = (copy / "checkpoints").glob("best-*")
+    (copy / "result.json").unlink()
+    damaged.write_bytes(damaged.read_bytes()[:-9])
+    with pytest.raises(EnvironmentFailure, match="best validation accuracy cannot be read"):
+        train(copy, SETTINGS)
+
+
+def test_without_held_out_images_both_are_refused(tmp_path):
+    for setting in ({"ship": "best"}, {"early_stopping_patience": 3}):
+        with pytest.raises(InputError, match=f"--{next(iter(setting))} needs validation images"):
+            train(tmp_path, ALONE, validation_fraction=0, **setting)
+        assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_a_tracker_gets_each_line_and_the_result(stopped):
+    folder, seen = stopped
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert seen == [*lines, read_json(folder / "result.json")]
+
+
+def test_a_tracker_that_fails_is_said_once_and_stops_nothing(tmp_path, monkeypatch, capsys):
+    code = "import json\ndef log(record):\n    record.clear()\n    raise ConnectionError('no\\nserver')\n"
+    (tmp_path / "my_tracker.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    seen = []
+    config = Config(**ALONE | {"epochs": 2, "callback": "my_tracker:log"})
+    result = experiment.run(config, tmp_path / "run", callbacks=[seen.append])
+    said = capsys.readouterr().err
+    assert said.count("the callback log raised ConnectionError: no server.") == 1
+    assert len(seen) == 3 and seen[-1] == result
+    sys.modules.pop("my_tracker")
+    for callback, words in (("my_tracker:nothing", "no such function"), ("no_module:log", "no module no_module")):
+        with pytest.raises(InputError, match=words):
+            train(tmp_path / "other", ALONE, callback=callback)
+        assert not (tmp_path / "other").exists()
