@@ -154,7 +154,8 @@ Leave it out for the default, 30.
     )
     student_checkpoint: str = setting(
         "",
-        "initial weights: a workdir, a .keras file or keras.applications:NAME; a head of another size starts from scratch",
+        "initial weights: a workdir, a .keras file, released:NAME or keras.applications:NAME; a head of another size starts from "
+        "scratch",
     )
     student_preprocessing: str = setting(
         "auto",

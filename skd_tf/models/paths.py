@@ -6,17 +6,19 @@ import os
 import pathlib
 import zipfile
 
-from skd_tf.errors import input_error
+from skd_tf.errors import did_you_mean, input_error
 from skd_tf.runtime import user_code
 from skd_tf.runtime.local_paths import require_local
 
 STUDENT_FILE = "student.keras"  # in a workdir, and in an export
+RELEASED = "released:"  # before the name of a student in the repository's folder of that name
 LINEAGE = "lineage.json"  # in a .keras file and in a SavedModel folder: what its weights were trained on
 _HDF5 = (
     "Convert it: keras.models.load_model('{0}', compile=False).save('model.keras'), with keras or, if Keras 2 wrote it and "
     "Keras 3 cannot read it, tf_keras and .export() as a SavedModel. A file of weights alone (.weights.h5) needs its "
     "network: model.load_weights('{0}') first"
 )
+_REPOSITORY = pathlib.Path(__file__).resolve().parents[2] / "released"
 _TORCH = "Convert it: python -m tools.convert_torch (docs/teachers.md)"
 _SERVED = "It is made for inference by another program; use the model that it was made from"
 _CONVERT = {  # suffix of a file that is no model here -> what to do
@@ -28,11 +30,13 @@ _CONVERT = {  # suffix of a file that is no model here -> what to do
 
 
 def keras_file(path: str | os.PathLike) -> pathlib.Path:
-    """The `.keras` file behind a path: the file itself, or the student of a workdir.
+    """The `.keras` file behind a path: the file itself, the student of a workdir, or a released student.
 
     Raises:
       InputError: no such file.
     """
+    if os.fspath(path).startswith(RELEASED):
+        return _released(os.fspath(path).removeprefix(RELEASED))
     require_local(path, "model")
     path = pathlib.Path(path)
     file = path / STUDENT_FILE if path.is_dir() else path
@@ -48,6 +52,27 @@ def keras_file(path: str | os.PathLike) -> pathlib.Path:
             remedy=remedy,
         )
     return file
+
+
+def _released(name):
+    """The file of a released student. They are in the repository, and not in the installed package."""
+    names = sorted(file.parent.name for file in _REPOSITORY.glob(f"*/{STUDENT_FILE}"))
+    if name in names:
+        return _REPOSITORY / name / STUDENT_FILE
+    received = f"path={RELEASED}{name}"
+    if not names:
+        raise input_error(
+            "The installed package has no released students",
+            expected="skd_tf installed from a checkout of its repository",
+            received=received,
+            remedy="Install it with pip install -e . in a checkout, or copy released/NAME/student.keras and name that file",
+        )
+    raise input_error(
+        "Unknown released student",
+        expected=f"one of {', '.join(names)}",
+        received=received,
+        remedy=did_you_mean(name, names, "Choose one of these"),
+    )
 
 
 def is_saved_model(path: str | os.PathLike) -> bool:
