@@ -274,6 +274,7 @@ def _write_result(
     written = [f"Result: {folder / run_files.RESULT}"]
     if config.report:
         written.append(f"Report: {report.write([folder.path], folder / run_files.REPORT)}")
+    written.append(f"Next: skd-predict {folder.path} PICTURES, or skd-export --workdir={folder.path} --output=NEW_FOLDER")
     student = f"Student: {folder / run_files.SAVED_MODEL} and {folder / run_files.STUDENT}"
     say_of_part("\n\n".join(["", *_closing(result), "\n".join([student, *written])]).removeprefix("\n"))
     return result
