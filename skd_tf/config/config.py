@@ -224,6 +224,12 @@ Leave it out for the default, 30.
         choices=("auto", "teacher_mean", "teacher_sample"),
     )
     center: bool = setting(True, "subtract the mean of each logit vector before projecting it")
+    gradient_scale: str = setting(
+        "none",
+        "factor of the gradient, with the spherical loss. student_norm: the mean norm of the student's logits in the batch, "
+        "divided by the radius, which cancels the loss's own factor; none: 1",
+        choices=("none", "student_norm"),
+    )
     loss_settings: str = setting(
         "",
         "further arguments of the loss (dkd: alpha, beta)",
@@ -346,6 +352,9 @@ Leave it out for the default, 30.
             problem = "leaves a negative weight for the labels (1 - kd_weight)"
             expected = "values in [0, 1] without --label_weight"
             yield "kd_weight", problem, expected, "Lower it, or give --label_weight as well"
+        if self.gradient_scale != "none" and facts.probabilities != "sphere":
+            expected = "none, or --loss=spherical"
+            yield "gradient_scale", f"excludes {loss}, which has no sphere", expected, "Drop one of the two"
         if self.label_smoothing and facts.needs_one_class:
             yield "label_smoothing", f"excludes {loss}, which needs one class per image", "0", "Drop one of the two"
         if facts.needs_one_class and augmentations.parse_augmentation(self.augmentation).mixes:

@@ -82,7 +82,7 @@ def measure(models: Mapping[str, ModelLogits], labels: np.ndarray) -> tuple[dict
       `metrics.over_classes` and `metrics.comparison` give, with the "logit_norm" of the raw logits (on a sphere every
       norm is the radius), "parameters" and, if there is a fitted temperature, "calibrated". Details, for
       measurements.json, are "reliability", "per_class_accuracy", "intervals", "norms" (a histogram) and "predictions"; for a student on
-      a sphere also "raw" and "raw_reliability", those of its raw softmax.
+      a sphere also "raw" and "raw_reliability", those of its raw softmax; for a calibrated model "calibrated_reliability".
     """
     summaries = {name: metrics.summarize(model.logits, labels) for name, model in models.items()}
     raw = {name: metrics.summarize(model.raw, labels) for name, model in models.items() if model.raw is not None}
@@ -102,6 +102,12 @@ def measure(models: Mapping[str, ModelLogits], labels: np.ndarray) -> tuple[dict
         }
         if name in raw:
             details[name] |= {"raw": raw[name].quality(), "raw_reliability": raw[name].reliability()}
+        if model.calibration is not None:
+            calibrated = metrics.summarize(model.calibration.scaled(model.logits), labels)
+            details[name]["calibrated_reliability"] = calibrated.reliability()
+        if model.calibration is not None:
+            calibrated = metrics.summarize(model.calibration.scaled(model.logits), labels)
+            details[name]["calibrated_reliability"] = calibrated.reliability()
     return results, details
 
 

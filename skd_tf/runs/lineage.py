@@ -222,6 +222,13 @@ def write(model: str | os.PathLike, lineage: Lineage) -> None:
             archive.writestr(paths.LINEAGE, text)
 
 
+def write_beside(files: Sequence[pathlib.Path], path: pathlib.Path, lineage: Lineage) -> None:
+    """Writes the lineage of exported files, whose formats have no place for it, with the SHA-256 of each."""
+    digests = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.is_file()}
+    digests |= {file.name: paths.file_fingerprint(file) for file in files if file.is_dir()}
+    path.write_text(json.dumps({"sha256": digests} | lineage.to_json(), indent=1) + "\n")
+
+
 def _place(dataset):
     """A dataset's name; of a folder a digest of its path, because an exported file tells it to strangers."""
     if not dataset.startswith(FOLDER):

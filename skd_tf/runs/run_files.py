@@ -13,6 +13,7 @@ RESULT = "result.json"  # of a finished run
 MEASUREMENTS = "measurements.json"  # the details of the result that the report draws
 REPORT = "report.html"
 REPORT_IMAGES = "report_images.json"  # the test images that the report shows
+EXPORTS = "exports.json"  # what skd_tf.export measured of each file it wrote last
 CALIBRATION = "calibration.json"  # the temperature fitted by skd_tf.evaluate --calibrate
 POST_MORTEM = "post_mortem"  # state and batch before a step that was not finite
 LOCK = ".lock"
@@ -20,10 +21,11 @@ LOCK = ".lock"
 # Inner runs, each with a workdir of its own.
 TEACHER = "teacher"
 STUDENT_ALONE = "student_alone"
+STUDENT_MATCHED = "student_matched"  # the student alone, for the computation that distilling took
 
 # Training and shipping write these. --overwrite removes ALL, but neither the inner runs nor a user's own files.
 OUTPUTS = (
     *(METRICS, CHECKPOINTS, TENSORBOARD, STUDENT, SAVED_MODEL),
-    *(RESULT, MEASUREMENTS, REPORT, REPORT_IMAGES, CALIBRATION, POST_MORTEM),
+    *(RESULT, MEASUREMENTS, REPORT, REPORT_IMAGES, EXPORTS, CALIBRATION, POST_MORTEM),
 )
 ALL = (CONFIG, FLAGS, *OUTPUTS)

@@ -1,5 +1,6 @@
 """Writes the student of a finished run for serving, checks every file and adds a model card, for skd_tf.export."""
 
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -9,14 +10,14 @@ from typing import Any
 from skd_tf import data
 from skd_tf.config import Config
 from skd_tf.config.flags import write_flags
-from skd_tf.errors import input_error
+from skd_tf.errors import InputError, input_error
 from skd_tf.evaluation import predictor, temperature_scaling
-from skd_tf.models import deployable, loading
-from skd_tf.runs import result_tables, run_files
+from skd_tf.models import deployable, loading, paths
+from skd_tf.runs import lineage, provenance, report, result_tables, run_files
 from skd_tf.runs.run_record import read_result, trusted_config
 from skd_tf.runtime import atomic_files
 from skd_tf.runtime.console import say
-from skd_tf.runtime.files import read_json
+from skd_tf.runtime.files import read_json, write_json
 from skd_tf.runtime.local_paths import require_local
 from skd_tf.serving import formats as known_formats
 from skd_tf.serving import model_card, parity_check
@@ -81,11 +82,16 @@ def export_student(
     images, values = compared.images[:], student.count_params()
     live_logits = predictor.Predictor(student)(images)
 
+    ancestry = lineage.read(workdir)
     output.parent.mkdir(parents=True, exist_ok=True)
     with atomic_files.replacing(output) as folder:
         folder.mkdir()
         context = known_formats.WriteContext(result["class_names"], loaded.train.images)
         known_formats.write(student, files, folder, context)
+        for file in files:
+            if file.kind in ("keras", "saved_model"):
+                lineage.write(folder / file.name, ancestry)
+        lineage.write_beside([folder / file.name for file in files], folder / paths.LINEAGE, ancestry)
         say(f"Running each in a fresh process, on {len(images):,} test images")
         rows = parity_check.check(files, folder, images, compared.labels, live_logits, values)
         card = model_card.model_card(
@@ -100,11 +106,22 @@ def export_student(
             check_images=len(images),
             temperature=temperature,
             png_bits=loaded.png_bits,
+            lineage=ancestry,
+            device=provenance.device(),
         )
         (folder / "README.md").write_text(card)
         _require_empty(output)
+    _keep_for_report(workdir, output, rows)
     say(f"\n{result_tables.export_table(rows, values)}\n\nWritten: {output}")
     return rows
+
+
+def _keep_for_report(workdir, output, rows):
+    """Writes exports.json into the workdir, if it can be written, and the report again, if there is one."""
+    with contextlib.suppress(OSError, InputError):
+        write_json(workdir / run_files.EXPORTS, {"output": str(output), "files": rows})
+        if (workdir / run_files.REPORT).is_file():
+            report.write([workdir], workdir / run_files.REPORT)
 
 
 def _require_empty(output):

@@ -7,10 +7,16 @@ from typing import Any
 import jinja2
 
 from skd_tf.runs.columns import columns
+from skd_tf.runs.lineage import Lineage
 from skd_tf.serving.formats import ExportFile
 from skd_tf.serving.input_pixels import input_pixels
 
-_MODELS = {"teacher": "teacher", "student_alone": "the same student alone", "student": "this student"}
+_MODELS = {
+    "teacher": "teacher",
+    "student_alone": "the same student alone",
+    "student_matched": "the same student alone, equal compute",
+    "student": "this student",
+}
 _COLUMNS = columns("accuracy", "nll", "ece", "confidence", "agreement", "parameters")
 
 
@@ -27,6 +33,8 @@ def model_card(
     check_images: int,
     temperature: float | None,
     png_bits: int | None = None,
+    lineage: Lineage = Lineage(),
+    device: str = "the exporting machine",
 ) -> str:
     """The text of README.md.
 
@@ -42,6 +50,8 @@ def model_card(
       check_images: how many images the files were compared on.
       temperature: the temperature inside the files, or None.
       png_bits: bits that hold the brightest value of the data's 16-bit PNGs; None without such files.
+      lineage: what the student's weights have seen.
+      device: what ran the files.
     """
     template = importlib.resources.files(__package__).joinpath("model_card.md").read_text()
     details = measurements.get("models", {})
@@ -63,5 +73,7 @@ def model_card(
         image_shape=image_shape,
         student_values=student_values,
         check_images=check_images,
+        lineage=lineage,
+        device=device,
         pixels=input_pixels(settings, image_shape, png_bits),
     )

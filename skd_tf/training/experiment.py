@@ -100,7 +100,7 @@ def _run(
     with watch("data and teacher"):
         resources = prepare(config, folder.path, data_dir, strategy=strategy)
     with watch("student alone"):
-        student_alone = _student_alone(config, folder.path, data_dir)
+        others = _students_alone(config, folder.path, data_dir, resources)
     with stage("distilled" if config.needs_teacher else "student"):
         distiller, history = train_student(config, resources, folder.path, track=track)
     watch.add("training", history["seconds"])  # includes earlier, interrupted processes
@@ -108,7 +108,6 @@ def _run(
     def finish() -> dict[str, Any]:
         student = distiller.deployable()
         with watch("measuring"):
-            others = {"student_alone": student_alone} if student_alone else {}
             calibrate = config.calibrate == "auto"
             images = config.report_images if config.report else 0
             measured, details, student, pictures = measuring.measure(
@@ -190,15 +189,26 @@ def find_teacher(config: Config, folder: pathlib.Path, data_dir) -> str | pathli
     return _nested_run("Teacher", nested_runs.teacher_config(config), folder / run_files.TEACHER, data_dir)
 
 
-def _student_alone(config: Config, folder: pathlib.Path, data_dir) -> str | pathlib.Path | None:
-    """Path of the student alone; --student_alone=train trains it in folder/student_alone. None without one."""
+def _students_alone(config: Config, folder: pathlib.Path, data_dir, resources: SharedResources) -> dict[str, Any]:
+    """{name in result.json: path} of the students without a teacher, which are trained if the settings ask for it."""
     if config.student_alone == "none" or not config.needs_teacher:
-        return None
-    if config.student_alone != "train":
-        return config.student_alone
-    return _nested_run(
-        "Student alone", nested_runs.student_alone_config(config), folder / run_files.STUDENT_ALONE, data_dir
-    )
+        return {}
+    if config.student_alone not in nested_runs.TRAINED:
+        return {run_files.STUDENT_ALONE: config.student_alone}
+    wanted = {run_files.STUDENT_ALONE: nested_runs.student_alone_config(config)}
+    if config.student_alone == "matched":
+        flops = measuring.flops_of_training(config, resources)
+        matched = nested_runs.student_matched_config(config, **flops)
+        wanted[run_files.STUDENT_MATCHED] = matched
+        student, teacher = (1e-6 * number for number in flops.values())
+        say_of_part(
+            f"Equal compute: {config.epochs} epochs of distilling cost as much as {matched.epochs} of the student alone, at "
+            f"3 x {student:,.2f} MFLOPs per image and training step and {teacher:,.2f} per teacher pass."
+        )
+    return {
+        name: _nested_run(name.replace("_", " ").capitalize(), settings, folder / name, data_dir)
+        for name, settings in wanted.items()
+    }
 
 
 def _nested_run(what: str, config: Config, path: pathlib.Path, data_dir) -> pathlib.Path:
@@ -274,7 +284,9 @@ def _write_result(
     written = [f"Result: {folder / run_files.RESULT}"]
     if config.report:
         written.append(f"Report: {report.write([folder.path], folder / run_files.REPORT)}")
-    written.append(f"Next: skd-predict {folder.path} PICTURES, or skd-export --workdir={folder.path} --output=NEW_FOLDER")
+    written.append(
+        f"Next: skd-predict {folder.path} PICTURES, or skd-export --workdir={folder.path} --output=NEW_FOLDER"
+    )
     student = f"Student: {folder / run_files.SAVED_MODEL} and {folder / run_files.STUDENT}"
     say_of_part("\n\n".join(["", *_closing(result), "\n".join([student, *written])]).removeprefix("\n"))
     return result

@@ -6,11 +6,14 @@ from typing import Any
 
 import keras
 
+from skd_tf.config import Config
+from skd_tf.errors import input_error
 from skd_tf.evaluation import cost, final_measurements, hard_images, predictor, temperature_scaling
 from skd_tf.evaluation.final_measurements import ModelLogits
 from skd_tf.models import deployable, loading
 from skd_tf.runtime.console import detail, say_of_part
 from skd_tf.training.resources import SharedResources
+from skd_tf.training.train_student import build_student
 
 
 def measure(
@@ -55,6 +58,27 @@ def measure(
     shipped = measured["student"].calibration
     pictures = hard_images.collect(test.images, measured, test.labels, images) if images else []
     return results, details, deployable.with_temperature(student, shipped.temperature) if shipped else student, pictures
+
+
+def flops_of_training(config: Config, resources: SharedResources) -> dict[str, int]:
+    """{"student_flops", "teacher_flops"}: operations of a forward pass of one image.
+
+    Raises:
+      InputError: a graph does not show them.
+    """
+    assert resources.teacher is not None
+    shape = resources.dataset.image_shape
+    models = {"student": build_student(config, resources), "teacher": resources.teacher.model}
+    found = {f"{name}_flops": cost.flops(model, shape) for name, model in models.items()}
+    unknown = [name for name, flops in found.items() if flops is None]
+    if unknown:
+        raise input_error(
+            "The computation of the teacher or the student cannot be counted",
+            expected="Keras models, or a SavedModel whose graph shows its operations",
+            received=f"--student_alone=matched without {', '.join(unknown)}",
+            remedy="Use --student_alone=train",
+        )
+    return found
 
 
 def costs(resources: SharedResources, student: keras.Model, file: str | os.PathLike) -> dict[str, dict[str, Any]]:

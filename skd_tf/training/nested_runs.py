@@ -3,11 +3,14 @@
 import os
 import pathlib
 
-from skd_tf.config import Config
+from skd_tf.config import Config, grammar
 from skd_tf.config.flags import read_flagfile
 from skd_tf.errors import input_error
 from skd_tf.models import paths
 from skd_tf.runs.run_record import recorded_config
+
+TRAINED = ("none", "train", "matched")  # values of --student_alone that name no workdir
+MOST_EPOCHS = 10_000
 
 # What a nested teacher takes from the run that it serves: its data and its machine.
 _SHARED_WITH_TEACHER = (
@@ -21,7 +24,8 @@ _DISTILLATION = (
     *("teacher", "teacher_checkpoint", "teacher_flagfile", "teacher_precision", "teacher_preprocessing"),
     *("teacher_cache_dir", "teacher_cache_dtype", "teacher_cache_epochs", "teacher_cache_top"),
     *("student_alone", "temperature"),
-    *("kd_weight", "label_weight", "radius", "center", "loss_settings", "profile_steps"),
+    *("kd_weight", "label_weight", "radius", "center", "gradient_scale"),
+    *("loss_settings", "profile_steps"),
 )
 
 
@@ -63,13 +67,33 @@ def headline(config: Config, workdir: str | os.PathLike) -> str:
     return f"Distilling {teacher} into {config.student} on {config.dataset}, in {workdir}"
 
 
+def student_matched_config(config: Config, *, student_flops: int, teacher_flops: int) -> Config:
+    """`student_alone_config` with as much computation as distilling takes: the teacher's passes become more epochs.
+
+    A training step costs three forward passes, since the backward pass costs two (Kaplan et al. 2020, arXiv:2001.08361).
+    So epochs = E (3 F_s + F_t) / (3 F_s), with F_t only for the epochs that a teacher cache holds. The epochs of a
+    learning rate schedule are stretched alike.
+
+    Args:
+      config: of the run that distils.
+      student_flops, teacher_flops: operations of a forward pass of one image.
+    """
+    passes = config.cached_epochs if config.teacher_cache_dir else config.epochs
+    work = 3 * student_flops * config.epochs
+    stretch = (work + teacher_flops * passes) / work
+    epochs = min(round(config.epochs * stretch), MOST_EPOCHS)
+    schedule = grammar.parse_lr_schedule(config.lr_schedule)
+    schedule = schedule._replace(epochs=tuple(epoch * epochs / config.epochs for epoch in schedule.epochs))
+    return student_alone_config(config).replace(epochs=epochs, lr_schedule=schedule.text)
+
+
 def check_student_alone(config: Config) -> None:
     """Checks that --student_alone=PATH is a finished run of the same student and recipe.
 
     Raises:
       InputError: it is not; the differing settings are listed.
     """
-    if config.student_alone in ("none", "train") or not config.needs_teacher:
+    if config.student_alone in TRAINED or not config.needs_teacher:
         return
     path = pathlib.Path(config.student_alone)
     paths.keras_file(path)

@@ -101,7 +101,10 @@ def check_files(config: Config) -> None:
         local_paths.require_folder(config.teacher_cache_dir, "teacher_cache_dir")
     models = [config.student_checkpoint]
     if config.needs_teacher:
-        models += [config.teacher_checkpoint, "" if config.student_alone in ("none", "train") else config.student_alone]
+        models += [
+            config.teacher_checkpoint,
+            "" if config.student_alone in nested_runs.TRAINED else config.student_alone,
+        ]
         flagfile = "" if config.teacher_checkpoint else config.teacher_flagfile
         if flagfile and not recipes.locate(flagfile).is_file():
             raise input_error(

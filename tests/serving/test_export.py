@@ -1,5 +1,6 @@
 """Each exported format runs without skd_tf, gives the student's numbers and holds nothing else; the card says so."""
 
+import hashlib
 import importlib.util
 import re
 import shutil
@@ -13,6 +14,7 @@ from skd_tf import data
 from skd_tf.errors import InputError
 from skd_tf.evaluation import predictor, temperature_scaling
 from skd_tf.models import deployable, loading
+from skd_tf.runs import lineage
 from skd_tf.serving import formats, parity_check, saved_model
 from skd_tf.serving.export_student import export_student
 from tests.helpers.commands import python
@@ -95,8 +97,24 @@ def test_the_model_card_says_what_a_stranger_must_know(exported, calibrated_run)
     words = ["cnn_4 for digits", "distilled from cnn_8", "2010.07485", "temperature 0.5000", "`images`, uint8"]
     words += ["899 test images", f"{result['student']['accuracy']:.4f}", f"{result['teacher']['nll']:.4f}"]
     words += ["--learning_rate=0.1", "## Intended use", "tensorflow 2", "student_int8.tflite", "predict"]
+    words += ["ECE debiased", "## Ancestry", "Trained on digits", "Its teacher was trained on digits"]
     assert [word for word in words if word not in card] == []
+    fitted = result["student"]["calibrated"]
+    assert f"logits / {fitted['temperature']:.4f}" in card and f"{fitted['nll']:.4f}" in card
     assert not re.search(r"[{}]{2}|{%|\$", card) and not re.search(r"\bNone\b|\bnan\b", card)
+
+
+def test_every_export_knows_what_it_was_trained_on(exported, calibrated_run):
+    folder, rows = exported
+    expected = lineage.read(calibrated_run)
+    assert [training["via"] for training in expected.trainings] == ["weights", "teacher"]
+    for path in (folder, folder / "student.keras", folder / "saved_model"):
+        assert lineage.read(path) == expected
+    record = read_json(folder / "lineage.json")
+    digest = hashlib.sha256((folder / "student_int8.tflite").read_bytes()).hexdigest()
+    assert record["sha256"]["student_int8.tflite"] == digest and record["trainings"] == list(expected.trainings)
+    kept = read_json(calibrated_run / "exports.json")
+    assert [row["file"] for row in kept["files"]] == [row["file"] for row in rows] == list(record["sha256"])
 
 
 def test_files_are_compared_on_images_from_all_over_the_test_split(calibrated_run, tmp_path, monkeypatch):
@@ -137,7 +155,9 @@ def test_litert_and_onnx_files_of_a_student_for_any_size_have_the_run_s_size(tmp
     names = ["student_float32.tflite", *["student.onnx"] * WITH_ONNX]
     files = [file for file in formats.files_of(["litert", *["onnx"] * WITH_ONNX]) if file.name in names]
     formats.write(student, files, tmp_path, context)
-    interpreter = tf.lite.Interpreter(str(tmp_path / names[0])).get_signature_runner("serving_default")
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(str(tmp_path / names[0])).get_signature_runner("serving_default")
     outputs = [interpreter(images=digits)["logits"]]
     if WITH_ONNX:
         import onnxruntime
