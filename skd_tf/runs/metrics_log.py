@@ -21,6 +21,8 @@ from skd_tf.runtime.console import warn
 from skd_tf.runtime.files import write_text
 
 _HPARAMS_METRICS = ("val_accuracy", "val_nll", "val_ece", "accuracy", "loss")
+# Subfolders of the same tags, as Keras' own callback writes them: TensorBoard then draws both curves in one chart.
+_TRAINING, _VALIDATION = "train", "validation"
 
 
 class MetricsLog:
@@ -44,14 +46,18 @@ class MetricsLog:
         self._copy.parent.mkdir(exist_ok=True)
         for file in (self._file, self._copy):
             write_text(file, kept.decode())
-        self._writer = tf.summary.create_file_writer(str(workdir / run_files.TENSORBOARD))
+        folder = workdir / run_files.TENSORBOARD
+        self._writers = {name: tf.summary.create_file_writer(str(folder / name)) for name in (_TRAINING, _VALIDATION)}
         fields = {field.name for field in dataclasses.fields(config) if rules_of(field).affects_result}
         settings = {name: value for name, value in config.to_json().items() if name in fields}
-        with self._writer.as_default(step=0):
+        with tf.summary.create_file_writer(str(folder)).as_default(step=0):
             hparams.hparams({name: "none" if value is None else value for name, value in settings.items()})
             hparams.hparams_config(
                 hparams=[hparams.HParam(name) for name in settings],
-                metrics=[hparams.Metric(name, display_name=name) for name in _HPARAMS_METRICS],
+                metrics=[
+                    hparams.Metric(_place(name)[1], group=_place(name)[0], display_name=name)
+                    for name in _HPARAMS_METRICS
+                ],
             )
 
     def add(self, record: Mapping[str, Any]) -> None:
@@ -65,11 +71,13 @@ class MetricsLog:
         self._digest.update(line.encode())
         self._bytes += len(line)
         # NumPy numbers: TensorFlow caches every Python number that it converts to a tensor, 0.7 kB each, forever.
-        with self._writer.as_default(step=np.int64(record["step"])):
-            for name, value in record.items():
-                if isinstance(value, (int, float)) and name not in ("epoch", "step"):
-                    tf.summary.scalar(name, np.float32(value))
-        self._writer.flush()
+        for name, value in record.items():
+            if isinstance(value, (int, float)) and name not in ("epoch", "step"):
+                part, tag = _place(name)
+                with self._writers[part].as_default(step=np.int64(record["step"])):
+                    tf.summary.scalar(tag, np.float32(value))
+        for writer in self._writers.values():
+            writer.flush()
 
     def state(self) -> dict[str, Any]:
         """Identifies the lines so far: their number of bytes and their SHA-256."""
@@ -94,3 +102,9 @@ class MetricsLog:
             remedy="Restore one of the two files, or choose another --workdir",
         )
         raise EnvironmentFailure(text)
+
+
+def _place(name):
+    """(subfolder, tag) of a value in TensorBoard."""
+    validation = name.startswith("val_")
+    return (_VALIDATION if validation else _TRAINING), name.removeprefix("val_")
