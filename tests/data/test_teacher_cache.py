@@ -12,6 +12,7 @@ import tensorflow as tf
 from skd_tf import data, networks
 from skd_tf.config import Config
 from skd_tf.data import augmentation, epoch_logits, logit_records, logit_shards, teacher_cache
+from skd_tf.data.augmentation import NO_EXTRA
 from skd_tf.data.logit_shards import Shard
 from skd_tf.errors import EnvironmentFailure, InputError
 from skd_tf.models import deployable, loading
@@ -26,6 +27,7 @@ from tests.search.cases import counting
 STEPS = 8  # an epoch of 808 digits at batch 100
 SETTINGS = {"student": "cnn_2", "batch_size": 100, "epochs": 3, "learning_rate": 0.1}
 FLOAT32 = {"teacher_cache_dtype": "float32"}
+EVERYTHING = augmentation.Extra(trivial=True, erase=0.25, mixup=0.2, cutmix=1.0)
 one_device = tf.distribute.get_strategy
 
 
@@ -83,13 +85,26 @@ def test_each_image_brings_its_own_logits(open_teacher, digits):
     assert mismatch(teacher, stream(config, digits, teacher.epoch_logits(3))) > 1e-2
 
 
-@pytest.mark.parametrize("replicas", [1, 2])
-def test_training_from_the_cache_equals_training_live(open_teacher, digits, replicas, two_replicas):
+def test_the_logits_are_those_of_mixed_images(open_teacher, digits):
+    mixed = dataclasses.replace(digits, extra=EVERYTHING)
+    config, teacher = open_teacher(mixed, **FLOAT32)
+    batches = stream(config, mixed, teacher.epoch_logits(2), last_step=2 * STEPS)
+    assert mismatch(teacher, batches) < 1e-4
+    assert batches[0][1].shape == (100, 10)
+    plain = stream(config, digits, open_teacher(**FLOAT32)[1].epoch_logits(2), last_step=STEPS)
+    assert not np.array_equal(plain[0][0]["teacher_logits"], batches[0][0]["teacher_logits"])
+
+
+@pytest.mark.parametrize(
+    ("replicas", "extra"),
+    [(1, NO_EXTRA), (2, NO_EXTRA), (1, EVERYTHING), pytest.param(2, EVERYTHING, marks=pytest.mark.slow)],
+)
+def test_training_from_the_cache_equals_training_live(open_teacher, digits, replicas, extra, two_replicas):
     """float32 records up to rounding (other batch sizes run other kernels), float16 records up to their 11 bits."""
     strategy = two_replicas if replicas == 2 else one_device()
-    trained = []
+    digits, trained = dataclasses.replace(digits, extra=extra), []
     for settings in ({"teacher_cache_dir": ""}, FLOAT32, {}):
-        config, teacher = open_teacher(strategy=strategy, **settings)
+        config, teacher = open_teacher(digits, strategy=strategy, **settings)
         setup = train_student.SharedResources(digits, strategy, teacher)
         distiller = train_student.build_distiller(config, setup, STEPS)
         files = teacher.epoch_logits(3)
@@ -141,6 +156,8 @@ def test_the_key_contains_everything_that_logits_depend_on(open_teacher, teacher
         key(images.load(validation_fraction=0.2)),
         key(dataclasses.replace(digits, augmentation=augmentation.Augmentation(2, False))),
         key(dataclasses.replace(digits, version="2.0.0")),
+        key(dataclasses.replace(digits, extra=EVERYTHING)),
+        key(dataclasses.replace(digits, extra=EVERYTHING._replace(erase=0.5))),
     ]
     monkeypatch.setattr(logit_shards, "MOST_ROWS", 512)
     assert len({base, key(), *others}) == 2 + len(others)

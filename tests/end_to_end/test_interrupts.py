@@ -124,12 +124,14 @@ VARIANTS = {
     "live": [],
     "cache": [CACHE],
     "replicas": ["--strategy=mirrored", "--virtual_devices=2", "--ema_momentum=0.9"],
+    "mixed": [CACHE, "--augmentation=auto, mirror, trivial, erase, mixup, cutmix", "--ship=best"],
     "adamw": [CACHE, "--optimizer=adamw", "--learning_rate=0.01", "--ema_momentum=0.9"],
 }
 CACHED = {"step": range(1, 11), "half": (1, 4, 8, 12), "checkpoint": (1, 5, 9), "renamed": range(2, 12, 2)}
 CACHED |= {"half cache": (1, 2, 4, 6, 8), "cache": (1, 3, 5, 7, 8), "half row": (1, 4), "half text": (1, 3, 5, 6)}
 REPLICAS = {"step": (3, 10), "half": (3,), "checkpoint": (5,), "renamed": (8,)}
 POSITIONS = {"cache": CACHED, "replicas": REPLICAS, "adamw": {"step": (5,), "half": (7,)}}
+POSITIONS |= {"mixed": {"step": (4,), "cache": (2,)}}
 MOMENTS = [("live", "step", 6)] + [
     (variant, kind, n) for variant, kinds in POSITIONS.items() for kind, counts in kinds.items() for n in counts
 ]

@@ -57,6 +57,13 @@ COMMANDS = {
             "rounds": (_integer, 3, "rounds of 4 steps; the parts take turns", 3),
         },
     ),
+    "augmentation": Command(
+        "Times the input pipeline with each augmentation.",
+        {
+            "sizes": (_integers, [32, 224], "sides of the images"),
+            "rounds": (_integer, 5, "rounds; the lists take turns", 3),
+        },
+    ),
     "memory": Command(
         "Measures the memory that the teacher's logits take while they are computed, checked and trained from.",
         {

@@ -1,0 +1,90 @@
+"""A loss of one's own by command: trained, resumed and searched like the others; never called from a record."""
+
+import sys
+import textwrap
+
+import pytest
+
+from skd_tf.config import Config
+from skd_tf.errors import InputError
+from skd_tf.runs.run_record import recorded_config
+from skd_tf.search.plan import Plan
+from skd_tf.training import dry_run
+from tests.helpers.runs import SMALL, numbers, train
+
+CODE = """
+    import skd_tf
+    from skd_tf.losses.terms import distill_term, label_term, logit_pair
+
+    open("imported", "a").write("x")
+
+    def like_kd(student_logits, teacher_logits, labels, *, temperature, share=1.0):
+        if teacher_logits is None:
+            return {"label": label_term(student_logits, labels)}
+        student, teacher = logit_pair(student_logits, teacher_logits)
+        return {"label": label_term(student, labels), "distill": share * distill_term(student, teacher, temperature)}
+
+    def needs_more(student_logits, teacher_logits, labels, power):
+        return {}
+
+    def narrow(student_logits, labels):
+        return {}
+"""
+SETTINGS = SMALL | {"epochs": 2, "report": False, "calibrate": "none"}
+
+
+@pytest.fixture(autouse=True)
+def my_loss(tmp_path, monkeypatch):
+    (tmp_path / "my_loss.py").write_text(textwrap.dedent(CODE))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "my_loss", raising=False)
+
+
+def test_it_trains_as_the_built_in_loss_that_it_repeats(tmp_path, digits_teacher):
+    base = SETTINGS | {"teacher_checkpoint": str(digits_teacher), "temperature": 3.0}
+    train(tmp_path / "kd", base, loss="kd")
+    result = train(tmp_path / "own", base, loss="my_loss:like_kd", loss_settings="share=1")
+    assert numbers(tmp_path / "own") == numbers(tmp_path / "kd")
+    assert result["config"]["loss"] == "my_loss:like_kd" and result["radius"] is None
+    half = train(tmp_path / "half", base, loss="my_loss:like_kd", loss_settings="share=0.5")
+    assert half["student"]["nll"] != result["student"]["nll"]
+    assert recorded_config(tmp_path / "own").loss == "my_loss:like_kd"
+    (tmp_path / "own" / "result.json").unlink()
+    assert (
+        train(tmp_path / "own", base, loss="my_loss:like_kd", loss_settings="share=1")["student"] == result["student"]
+    )
+
+
+def test_without_a_teacher_it_trains_alone(tmp_path):
+    train(tmp_path / "plain", SETTINGS, loss="cross_entropy")
+    train(tmp_path / "own", SETTINGS, loss="my_loss:like_kd")
+    assert numbers(tmp_path / "own") == numbers(tmp_path / "plain")
+
+
+def test_what_is_wrong_with_it_is_found_before_anything_is_written(tmp_path):
+    for settings, words in (
+        ({"loss": "my_loss:nothing"}, "no such function"),
+        ({"loss": "no_module:f"}, "no module no_module"),
+        ({"loss": "my_loss:narrow"}, "takes other arguments"),
+        ({"loss": "my_loss:needs_more"}, "needs settings that are not given. Expected power"),
+        ({"loss": "my_loss:like_kd", "loss_settings": "shore=1"}, "does not have all of these settings"),
+        ({"loss": "focall"}, "is not a loss"),
+    ):
+        with pytest.raises(InputError, match=words):
+            train(tmp_path / "run", SETTINGS, **settings)
+        assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_and_a_record_do_not_run_it(tmp_path):
+    config = Config(**SETTINGS, loss="my_loss:like_kd")
+    assert "my_loss:like_kd" in dry_run.describe(config)
+    assert Config.from_json(config.to_json()) == config
+    assert not (tmp_path / "imported").exists()
+
+
+def test_a_search_compares_it_with_others(tmp_path, digits_teacher):
+    base = SETTINGS | {"teacher_checkpoint": str(digits_teacher)}
+    plan = Plan(Config(**base), ("loss:choice:kd,my_loss:like_kd", "temperature:choice:2,4"), tuner="grid")
+    assert plan.trials == 4 and plan.shared.needs_teacher
+    assert plan.config_of({"loss": "my_loss:like_kd", "temperature": 2.0}).loss == "my_loss:like_kd"
