@@ -117,7 +117,7 @@ def of_run(result: Mapping[str, Any], details: Mapping[str, Any], steps: int) ->
         predicted,
         labels,
         class_names=result["class_names"],
-        config=result["config"],
+        config=result["config"] | {"epochs": result.get("epochs_trained", result["config"]["epochs"])},
         steps=steps,
         images=details.get("dataset", {}).get("test", 0),
     )

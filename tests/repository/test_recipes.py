@@ -11,7 +11,8 @@ from experiments.lab.runner import Runner
 from skd_tf.config import Config, flagfile, recipes
 from skd_tf.config.flags import config_from, define_flags, parse, read_flagfile
 from skd_tf.data.catalog import KNOWN_DATASETS
-from skd_tf.training import dry_run
+from skd_tf.runs import verdict
+from skd_tf.training import dry_run, preflight
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FOLDER = recipes.FOLDER
@@ -59,6 +60,17 @@ def test_a_recipe_dry_runs_and_names_source_cost_and_result(path, data_dir, monk
     assert any(word in words for word in ("expected", "published", "result")), "expected result"
     name = recipes.short_name(path.relative_to("skd_tf/recipes").with_suffix("").as_posix())
     assert any(f"--recipe={known} " in words for known in (name, f"{name}/skd")), "the command that runs it"
+
+
+def test_every_recipe_trains_for_as_many_steps_as_a_verdict_asks_for(data_dir, monkeypatch):
+    """A run with fewer steps than any recipe is told so; tune_short is the shortest."""
+    steps = {"tune_short": 2 * (45_000 // 128)}  # epochs of batches
+    for path in RUNS:
+        config = read(path, monkeypatch=monkeypatch)
+        sizes = preflight.dataset_sizes(config, data_dir)
+        images = sizes.train - sizes.held_out(config.validation_fraction)
+        steps[path] = config.epochs * preflight.steps_per_epoch(config, images)
+    assert 0.9 * min(steps.values()) < verdict.FEWEST_STEPS <= min(steps.values()), steps
 
 
 @pytest.mark.parametrize("path", METHODS, ids=str)
