@@ -25,7 +25,7 @@ HEADER_BYTES = 1024  # a multiple of every dtype's size, so tf.data can skip it 
 _FORMAT = 1
 _NO_CHECKSUM = "0" * 64
 _PIECE = 1 << 20  # bytes
-_ABANDONED_SECONDS = 24 * 3600
+ABANDONED_SECONDS = 24 * 3600  # a younger temporary file may belong to another process
 
 
 class TeacherCache:
@@ -43,8 +43,7 @@ class TeacherCache:
         self._verified: set[pathlib.Path] = set()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            # A younger temporary file may belong to another process.
-            atomic_files.sweep(self.folder, older_than_seconds=_ABANDONED_SECONDS)
+            atomic_files.sweep(self.folder, older_than_seconds=ABANDONED_SECONDS)
         except OSError as error:
             raise unwritable(self.folder, error) from error
 

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from skd_tf.data.logit_shards import BATCH, LogitShards, Shard
-from skd_tf.data.teacher_cache import unwritable
+from skd_tf.data.teacher_cache import ABANDONED_SECONDS, unwritable
 from skd_tf.evaluation.predictor import Predictor
+from skd_tf.runtime import atomic_files
 from skd_tf.runtime.claims import Claims
 from skd_tf.runtime.console import Progress, detail, duration
 
@@ -38,6 +39,8 @@ def compute(
         return
     try:
         shards.folder.mkdir(parents=True, exist_ok=True)
+        Claims.sweep(shards.folder)
+        atomic_files.sweep(shards.folder, older_than_seconds=ABANDONED_SECONDS)
         with Progress("teacher pass", total, "images") as progress, Claims() as claims:
             left = [*wanted]
             while left:

@@ -7,7 +7,10 @@ python killed_run.py KIND N --flag=value ...
     checkpoint    all of them are, to a temporary name
     renamed       it has its name, and the older ones still exist
     half cache, cache, half text        the same of teacher logits, and of records, settings and results
+    never         it does not
     half row      half of an epoch's line in metrics.jsonl is written
+
+SHARD_ROWS in the environment is the length of the shards of teacher logits.
 """
 
 import contextlib
@@ -16,7 +19,7 @@ import pathlib
 import signal
 import sys
 
-_ONE_HEADER = 1024  # bytes: anything longer counts as a file's body
+_ONE_HEADER = 2048  # bytes: anything longer counts as a file's body
 
 kind, moments_left = sys.argv[1], [None] * int(sys.argv[2])
 del sys.argv[1:3]
@@ -94,6 +97,7 @@ MOMENTS = {
     "cache": lambda: in_files([".logits"], "whole"),
     "half text": lambda: in_files([".json", ".jsonl", ".txt"], "half", least=0),
     "half row": in_rows,
+    "never": lambda: None,
 }
 
 
@@ -101,6 +105,10 @@ if __name__ == "__main__":
     from skd_tf.runtime import tf_logging
 
     tf_logging.import_tensorflow()
+    if "SHARD_ROWS" in os.environ:
+        from skd_tf.data import logit_shards
+
+        logit_shards.MOST_ROWS = int(os.environ["SHARD_ROWS"])
     MOMENTS[kind]()
     from skd_tf import train
 
