@@ -10,6 +10,7 @@ from typing import Any
 import keras_tuner
 
 from skd_tf.errors import input_error
+from skd_tf.search import spreading
 from skd_tf.search.plan import Plan
 from skd_tf.search.trial_records import FINISHED, RUNNING, TrialRecords
 
@@ -71,8 +72,9 @@ class _Recorded(keras_tuner.Oracle):
 
     def populate_space(self, trial_id: str) -> dict[str, Any]:
         """The recorded values of a trial; else the default for trial 0; else the oracle's draw."""
-        response = super().populate_space(trial_id)  # always, because a draw advances the oracle's state
         number, default = int(trial_id), self._plan.default
+        self._drawing = number
+        response = super().populate_space(trial_id)  # always, because a draw advances the oracle's state
         values = self._known[number]["values"] if number in self._known else None
         if values is None and number == 0 and default and self._plan.tuner != "grid":
             values = default
@@ -80,6 +82,14 @@ class _Recorded(keras_tuner.Oracle):
             return response
         drawn = {dimension.name: dimension.to_keras_tuner(values[dimension.name]) for dimension in self._plan.space}
         return {"status": RUNNING.upper(), "values": drawn}
+
+    def _random_values(self):
+        """keras-tuner's values of the current trial, spread over the space; None if all have been tried."""
+        for values in spreading.candidates(self._plan, self._drawing):
+            drawn = {dimension.name: dimension.to_keras_tuner(values[dimension.name]) for dimension in self._plan.space}
+            if not self._duplicate(drawn):
+                return drawn
+        return None
 
     def create_trial(self, tuner_id: str) -> keras_tuner.engine.trial.Trial:
         """keras-tuner's next trial, with its record written."""
@@ -140,11 +150,11 @@ class _Recorded(keras_tuner.Oracle):
 
 
 class _Random(_Recorded, keras_tuner.oracles.RandomSearchOracle):
-    """Draws values independently."""
+    """Spreads the values over the space."""
 
 
 class _Bayesian(_Recorded, keras_tuner.oracles.BayesianOptimizationOracle):
-    """Chooses the values that a Gaussian process of the results predicts to be best; needs scikit-learn."""
+    """Spreads the first values, then takes those that a Gaussian process of the results predicts to be best."""
 
 
 class _Grid(_Recorded, keras_tuner.oracles.GridSearchOracle):

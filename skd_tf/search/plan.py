@@ -2,11 +2,12 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from skd_tf.config import Config
 from skd_tf.errors import as_text, did_you_mean, flag_error, input_error
-from skd_tf.losses.names import LOSS_FACTS
+from skd_tf.losses.names import facts_of
 from skd_tf.search.space import Dimension, parse_space
 
 TUNERS = ("random", "bayesian", "grid")
@@ -115,7 +116,7 @@ class Plan:
                 remedy="Remove one",
             )
         self.shared.require_teacher()
-        unbounded = [dimension.text for dimension in self.space if not _points(dimension)]
+        unbounded = [dimension.text for dimension in self.space if not points(dimension)]
         if self.tuner == "grid" and unbounded:
             raise input_error(
                 "A grid needs a number of points",
@@ -134,14 +135,14 @@ class Plan:
         """Maximum number of trials."""
         if self.tuner != "grid":
             return self.max_trials or 10
-        size = math.prod(len(_points(dimension)) for dimension in self.space)
+        size = math.prod(len(points(dimension)) for dimension in self.space)
         return min(self.max_trials or size, size)
 
     @property
     def shared(self) -> Config:
         """The Config that prepares data and teacher. Its loss needs a teacher if the loss of any trial does."""
         losses = next((dimension.values for dimension in self.space if dimension.name == "loss"), ())
-        distilling = next((loss for loss in losses if LOSS_FACTS[loss].needs_teacher), self.config.loss)
+        distilling = next((loss for loss in losses if facts_of(loss).needs_teacher), self.config.loss)
         return self.config.replace(loss=distilling, loss_settings="" if losses else self.config.loss_settings)
 
     @property
@@ -152,7 +153,7 @@ class Plan:
 
     def config_of(self, values: dict[str, Any]) -> Config:
         """The Config of a trial with these values, without the settings that concern only whole runs."""
-        return self.config.replace(**values, overwrite=False, dry_run=False, student_alone="none")
+        return self.config.replace(**values, overwrite=False, dry_run=False, student_alone="none", callback="")
 
     def to_json(self) -> dict[str, Any]:
         """What identifies the search. The number of trials does not: more trials continue it."""
@@ -176,8 +177,8 @@ class Plan:
         return Config.from_json(recorded["config"]).differences(self.config) + lines
 
 
-def _points(dimension):
-    """The values that a grid takes of a dimension; empty if they are infinitely many."""
+def points(dimension: Dimension) -> Sequence[Any]:
+    """The values of a dimension; empty if they are infinitely many."""
     if dimension.kind == "int" and not dimension.values:
         return range(dimension.ends[0], dimension.ends[1] + 1)
     return dimension.values

@@ -13,6 +13,7 @@ from skd_tf.search.trial_records import FAILED, TrialRecord, TrialRecords
 # Okabe and Ito's colours, which colour-blind people can tell apart.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 _MARKERS = "osD^vP"
+_MARGIN = 0.03  # of the axis, beside each end of the range
 _LABELS = {"val_accuracy": "validation top-1, last epoch", "val_nll": "validation NLL (nats), last epoch"}
 
 
@@ -108,6 +109,11 @@ def _prepare_x_axis(axes, across, ranked):
         axes.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks])
     elif few:
         axes.set_xticks(values, [f"{value:.4g}" for value in values])
+    # The range that was searched, not that of the values that were tried.
+    if logarithmic:
+        axes.set_xlim(low * (low / high) ** _MARGIN, high * (high / low) ** _MARGIN)
+    else:
+        axes.set_xlim(low - _MARGIN * (high - low), high + _MARGIN * (high - low))
     return float
 
 

@@ -89,13 +89,13 @@ def verdict(records: TrialRecords, ranked: list[TrialRecord]) -> str:
         return f"The best is {gain:.4f} better than {reference}. To see if that is noise, use --executions_per_trial=3."
     if gain <= _STANDARD_ERRORS * error:
         return (
-            f"The best is within noise of the default: {gain:.4f} better than {reference}, with a standard error of "
-            f"{error:.4f} {source}. The default is as good a choice."
+            f"Best and default cannot be told apart with {source}: the best is {gain:.4f} better than {reference}, with a "
+            f"standard error of {error:.4f}."
         )
     selection = f", not counting that it is the best of {len(ranked)}" if len(ranked) > 2 else ""
     return (
         f"The best is {gain:.4f} better than {reference}: {gain / error:.1f} standard errors of {error:.4f} "
-        f"{source}{selection}."
+        f"with {source}{selection}."
     )
 
 
@@ -121,11 +121,11 @@ def _standard_error(one, other, plan):
     runs = plan.executions_per_trial
     over_seeds = math.hypot(one["spread"], other["spread"]) / math.sqrt(runs) if runs > 1 else 0.0
     if over_seeds:
-        return over_seeds, f"over {runs} seeds each"
+        return over_seeds, f"{runs} seeds each"
     if plan.goal.name != "val_accuracy":
         return None, ""
     over_images = math.hypot(standard_error(one), standard_error(other))
-    return over_images or None, f"on {one['validation_examples']:,} validation images"
+    return over_images or None, f"{one['validation_examples']:,} validation images"
 
 
 def short(value: Any) -> str:

@@ -1,6 +1,7 @@
 """The space of a search: which settings take which values. Imports neither TensorFlow nor keras-tuner."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -95,6 +96,15 @@ class Dimension:
     def to_keras_tuner(self, value: Any) -> Any:
         """`Config`'s value as keras-tuner holds it."""
         return as_text(value) if self.values else value
+
+    def place_of(self, value: Any) -> float:
+        """Where a value lies between the ends, from 0 to 1; the middle of its part of a list."""
+        if self.values:
+            return (self.values.index(value) + 0.5) / len(self.values)
+        low, high = self.ends
+        if self.kind == "log":
+            return math.log(value / low) / math.log(high / low)
+        return (value - low) / (high - low)
 
     def __contains__(self, value: Any) -> bool:
         if self.values:

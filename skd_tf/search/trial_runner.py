@@ -80,7 +80,7 @@ class TrialRunner:
                 "spread": statistics.stdev(values) if len(values) > 1 else None,
                 "validation_examples": len(resources.dataset.validation),
             }
-        tensorboard.write_trial(self._records.folder, record)
+        tensorboard.write_trial(self._records.folder, record, self._records.trial_folder(number))
         self._records.write(record)
         self.remove_weights(number)
         return record

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 
 import pytest
 
@@ -35,13 +36,13 @@ def _combinations(plan):
 @pytest.mark.parametrize(
     "objectives, spreads, words",
     [
-        ([0.80, 0.81, 0.82, 0.83, 0.80], None, "within noise of the default"),
+        ([0.80, 0.81, 0.82, 0.83, 0.80], None, "Best and default cannot be told apart with 1,000 validation images"),
         ([0.80, 0.81, 0.70, 0.83, 0.80], None, "standard errors of"),
         ([0.80, 0.81, 0.90, 0.83, 0.80], None, "The best is the default"),
         ([0.80, 0.81, None, 0.83, 0.80], None, "is not among the finished trials"),
         ([0.80, 0.81, 0.82, 0.83, 0.80], [0.001] * 5, "standard errors of 0.0008"),
-        ([0.80, 0.81, 0.82, 0.83, 0.80], [0.01] * 5, "within noise of the default"),
-        ([0.80, 0.81, 0.82, 0.83, 0.80], [0.0] * 5, "validation images. The default is as good"),
+        ([0.80, 0.81, 0.82, 0.83, 0.80], [0.01] * 5, "Best and default cannot be told apart with 3 seeds each"),
+        ([0.80, 0.81, 0.82, 0.83, 0.80], [0.0] * 5, "cannot be told apart with 1,000 validation images"),
         ([1.0, 1.0, 0.0, 1.0, 1.0], [0.0] * 5, "To see if that is noise"),
     ],
 )
@@ -76,8 +77,15 @@ def test_the_default_may_lie_outside_or_be_beyond_judgement(tmp_path):
         ("radius:choice:auto,3,6",),
     ],
 )
-def test_every_space_has_a_picture(search, tmp_path):
+def test_every_space_has_a_picture(search, tmp_path, monkeypatch):
     plan = Plan(CONFIG, search, executions_per_trial=2)
     records = fake_records(tmp_path, plan, [0.5, None, *(0.6 + 0.001 * i for i in range(30))], [0.01] * 32)
+    drawn, prepare = [], plot._prepare_x_axis
+    monkeypatch.setattr(plot, "_prepare_x_axis", lambda axes, *rest: (drawn.append(axes), prepare(axes, *rest))[1])
     path = plot.write(records, records.ranked())
+    across = plot._x_dimension(plan)
+    if across.ends:  # the axis is the range
+        span = math.log if across.kind == "log" else float
+        (low, high), (first, last) = map(span, across.ends), map(span, drawn[0].get_xlim())
+        assert first == pytest.approx(low - 0.03 * (high - low)) and last == pytest.approx(high + 0.03 * (high - low))
     assert path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 10_000

@@ -56,7 +56,7 @@ def test_a_search_leaves_all_it_promises(finished):
     assert (folder / "search.png").read_bytes().startswith(b"\x89PNG")
     # A finished trial keeps no weights, and the search keeps no copy of the teacher.
     kept = {path.name.partition(".tfevents")[0] for path in (folder / "trials").rglob("*") if path.is_file()}
-    assert kept == {"record.json", "config.json", "metrics.jsonl", "events.out"}
+    assert kept == {"record.json", "config.json", "metrics.jsonl"}
     assert not list(folder.rglob("*.keras")) and not list(folder.rglob("*.ckpt"))
     assert set(ranked[0]["executions"][0]["metrics"]) - {"epoch", "step"} == set(OBJECTIVES)
 
@@ -83,12 +83,16 @@ def test_tensorboard_shows_the_same(finished):
     space = read(folder / "tensorboard" / "space")[1]["experiment"].experiment
     assert [info.name for info in space.hparam_infos] == plan.names
     assert space.metric_infos[0].name.tag == "val_accuracy"
-    for record in records_of(plan, folder):
-        reader, parts = read(folder / "tensorboard" / f"{record['trial']:04d}" / "seed-0")
+    logged = {path.parent.relative_to(folder).as_posix() for path in folder.rglob("*.tfevents.*")}
+    trials = records_of(plan, folder)
+    names = [f"tensorboard/{r['trial']:04d} " + ", ".join(f"{n}={v:g}" for n, v in r["values"].items()) for r in trials]
+    assert logged == {"tensorboard/space", *names}  # each trial once, under its settings
+    for record, name in zip(trials, names, strict=True):
+        reader, parts = read(folder / name)
         start = parts["session_start_info"].session_start_info
         assert {name: value.number_value for name, value in start.hparams.items()} == record["values"]
-        value = make_ndarray(reader.Tensors("val_accuracy")[-1].tensor_proto)
-        assert value == pytest.approx(record["objective"])
+        values = [float(make_ndarray(event.tensor_proto)) for event in reader.Tensors("val_accuracy")]
+        assert len(values) == plan.config.epochs and values[-1] == pytest.approx(record["objective"])
 
 
 def test_the_same_command_again_runs_nothing_and_says_the_same(finished, resources, capsys):
