@@ -84,6 +84,22 @@ def global_batch_size(image: tf.Tensor, replica_count: int, *, equal_parts: bool
     return replicas.sum_over_replicas([tf.shape(image)[0]])[0]
 
 
+def piece_size(examples: int | None, pieces: int) -> int:
+    """The number of examples in each piece of a replica's part of a batch, except in a smaller last one.
+
+    Raises:
+      InputError: the number of examples is not known before the step, or there are fewer of them than pieces.
+    """
+    if examples is None or 0 < examples < pieces:
+        raise input_error(
+            "The batch cannot be divided into micro-batches",
+            expected=f"batches of a fixed size, at least {pieces} examples on each replica",
+            received=f"micro_batches={pieces} with {'an unknown number of' if examples is None else examples} examples",
+            remedy="Lower micro_batches, or batch the data with drop_remainder=True",
+        )
+    return max(-(-examples // pieces), 1)
+
+
 def check_class_weight(class_weight: dict[int, float], num_classes: int | None) -> None:
     """Raises `InputError` if a key is not a class, or a weight is not a number >= 0."""
     for key, weight in class_weight.items():

@@ -8,8 +8,9 @@ import keras
 import tensorflow as tf
 
 from skd_tf import losses
-from skd_tf.distillation import batches, inputs, optimizers
+from skd_tf.distillation import batches, fit_display, inputs, optimizers
 from skd_tf.distillation.batches import forward
+from skd_tf.distillation.compilation import CompilationMixin
 from skd_tf.distillation.guarded_models import GuardedModelsMixin
 from skd_tf.distillation.hyperparameters import HyperparametersMixin
 from skd_tf.distillation.inputs import image_of
@@ -22,13 +23,12 @@ from skd_tf.errors import input_error
 from skd_tf.losses.terms import Tensor
 from skd_tf.models import deployable as deploy
 from skd_tf.models import interface, precision
-from skd_tf.models.sync_batch_norm import is_synchronized
-from skd_tf.runtime import compat, devices, keras_state, replicas
+from skd_tf.runtime import compat, keras_state
 from skd_tf.serving import live_check
 
 
 @keras.saving.register_keras_serializable("skd_tf")
-class Distiller(GuardedModelsMixin, HyperparametersMixin, StepModel):
+class Distiller(GuardedModelsMixin, HyperparametersMixin, CompilationMixin, StepModel):
     """Trains a student network from a teacher network: knowledge distillation as a Keras model.
 
         loss = label_weight * label + kd_weight * distill
@@ -73,6 +73,8 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, StepModel):
       center: whether to subtract the mean over classes before the norm, as in the authors' code. The paper's figure
         does not.
       label_smoothing: probability spread evenly over all classes in the label term, in [0, 1).
+      gradient_scale: "student_norm" multiplies the gradient by the mean norm of the student's logits over the global
+        batch, divided by the radius; with "spherical" only. "none": by 1.
       loss_settings: {name: number} for the loss function's own arguments, such as {"beta": 2.0} for "dkd".
       name: of the model.
 
@@ -105,6 +107,7 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, StepModel):
     """
 
     optimizer: keras.optimizers.Optimizer
+    micro_batches = 1
 
     def __init__(
         self,
@@ -118,15 +121,18 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, StepModel):
         radius: float | str = "auto",
         center: bool = True,
         label_smoothing: float = 0.0,
+        gradient_scale: str = "none",
         loss_settings: dict[str, float] | None = None,
         name: str = "distiller",
     ):
-        super().__init__(name=name)
         keras_state.require()
+        super().__init__(name=name)
         self._num_classes = self._checked_student(student)
         self.student = student
         self.teacher = teacher
-        self.objective = Objective(loss, center=center, label_smoothing=label_smoothing, settings=loss_settings)
+        self.objective = Objective(
+            loss, center=center, label_smoothing=label_smoothing, gradient_scale=gradient_scale, settings=loss_settings
+        )
         self.means = MeanMetrics(self.objective.mean_names)
         self.guard = NonFiniteGuard(self.objective.mean_names)
         self.built = student.built
@@ -167,6 +173,7 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, StepModel):
         metrics: list | None = None,
         jit_compile: str | bool = "auto",
         schedules: dict[str, Callable[[Tensor], Tensor]] | None = None,
+        micro_batches: int = 1,
         **kwargs: Any,
     ) -> None:
         """As keras.Model.compile, but without a loss: the Distiller has its own.
@@ -175,16 +182,19 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, StepModel):
           optimizer: any Keras optimizer. Its clipping and weight decay get the gradient summed over all replicas.
           metrics: Keras metrics of (y, logits), for the images that have a label. The softmax of these logits is the
             student's probability.
-          jit_compile: True, False, or "auto": True on a GPU, False on a CPU or with a synchronized BatchNorm. XLA
-            compiles both forward passes, the loss and the gradient, on any number of replicas. The reduction over
-            replicas and the optimizer stay outside.
+          jit_compile: True, False, or "auto": True on a GPU, False on a CPU, with a synchronized BatchNorm, or with a
+            layer that XLA cannot compile. On one replica, XLA compiles the whole step. On several, it compiles what is
+            before the sum over replicas, and what is after it.
           schedules: {"kd_weight": f, ...} sets any of the four scalars to f(step) before each step. These values are
             not checked. If `label_weight` is None, it follows kd_weight, which must then stay within [0, 1].
+          micro_batches: number of pieces that each replica computes its part of a batch in, one after the other; one
+            update follows. More pieces need less memory, and change the result by rounding only. But BatchNorm takes
+            its statistics over a piece, and Dropout and a loss that compares images draw or compare within a piece.
           **kwargs: the other arguments of keras.Model.compile.
 
         Raises:
           InputError: `loss` is given; `label_weight` has a schedule although it follows kd_weight; or `jit_compile` is
-            True with a synchronized BatchNorm.
+            True with a synchronized BatchNorm, or with a layer that XLA cannot compile.
         """
         if "label_weight" in (schedules or {}) and self._label_follows:
             raise input_error(
@@ -204,12 +214,9 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, StepModel):
         super().compile(optimizer=optimizer, metrics=metrics, jit_compile=False, **kwargs)
         if precision.computes_in_float16(self.student) and not optimizers.may_skip(self.optimizer):
             self.optimizer = keras.optimizers.LossScaleOptimizer(self.optimizer)
-        optimizers.take_gradients_as_summed(self.optimizer)
-        collective = self.distribute_strategy.num_replicas_in_sync > 1 and is_synchronized(self.student)
-        self.xla, self.xla_reason = devices.jit_compile_choice(
-            jit_compile, replicas.device_kind(), collective=collective
-        )
+        self._jit_compile = jit_compile
         self.schedules = dict(schedules or {})
+        self.micro_batches = int(micro_batches)
         self._build_optimizer()
         self._make_step_functions()
 
@@ -219,14 +226,13 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, StepModel):
                 self.optimizer.build(self.student.trainable_variables)
 
     def _make_step_functions(self):
-        step = self._loss_and_gradients
-        self._compiled_step = tf.function(step, jit_compile=True, autograph=False) if self.xla else step
         strategy, eager = self.distribute_strategy, self.run_eagerly
-        around = {"before": self._assign_schedules, "stopped": self.guard.tripped}
-        self._train_steps = MultiStepFunction(strategy, self.train_step, **around, eager=eager)
+        self._choose_xla()
+        self._train_steps = MultiStepFunction(
+            strategy, self.train_step, first=self._try_first if self.xla else None, eager=eager
+        )
         self._test_steps = MultiStepFunction(strategy, self.test_step, eager=eager)
         self.train_function = self.test_function = None
-        self.traces = 0  # of the training step, counted on each replica
 
     def fit(
         self, x: Any = None, y: Any = None, *, class_weight: dict[int, float] | None = None, **kwargs: Any
@@ -258,6 +264,8 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, StepModel):
             self.adapt(x)
         if class_weight and isinstance(x, tf.data.Dataset):
             x, class_weight = batches.with_class_weight(x, class_weight), None
+        verbose = kwargs.get("verbose", "auto")
+        kwargs["callbacks"] = fit_display.with_display(kwargs.get("callbacks"), self.means.names, verbose)
         with self._clear_label_errors():
             return super().fit(x, y, class_weight=class_weight, **kwargs)
 

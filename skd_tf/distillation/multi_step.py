@@ -18,8 +18,8 @@ class MultiStepFunction:
     Args:
       strategy: tf.distribute.Strategy.
       step: called in replica context with one replica's part of a batch.
-      before: called in cross-replica context before each step, or None.
-      stopped: called in cross-replica context before each step; returns bool `[]`, True to stop. None: never stop.
+      first: called with a function that runs the first step, which it may call again; None calls it once. Data that
+        this step takes from an iterator passes through Python.
       eager: whether to run without a graph.
     """
 
@@ -28,19 +28,21 @@ class MultiStepFunction:
         strategy: tf.distribute.Strategy,
         step: Callable[[Any], Any],
         *,
-        before: Callable[[], None] | None = None,
-        stopped: Callable[[], tf.Tensor] | None = None,
+        first: Callable[[Callable[[], Any]], None] | None = None,
         eager: bool = False,
     ):
-        self._strategy, self._step, self._before, self._eager = strategy, step, before, eager
-        self._stopped = stopped or (lambda: tf.constant(False))
-        # Whether the step being traced is part of our own loop. There, all replicas have equally many examples, and
-        # `stopped` is asked before each step.
+        self._strategy, self._step, self._first, self._eager = strategy, step, first, eager
+        self._begun = first is None  # whether the first step is done
+        # Whether the step being traced is part of our own loop, where all replicas have equally many examples.
         self.in_loop = False
+        self.forget_traces()
+
+    def forget_traces(self) -> None:
+        """Has the step traced again when it is next called."""
         # TensorFlow warns of retracing by code object; a partial has none, so several models do not add up.
         self._many = tf.function(functools.partial(self._loop), autograph=False)
         self._to_end = tf.function(functools.partial(self._loop_to_end), autograph=False)
-        self._single = self._one if eager else tf.function(functools.partial(self._one), autograph=False)
+        self._single = self._one if self._eager else tf.function(functools.partial(self._one), autograph=False)
 
     def __call__(self, iterator: Iterator, steps: int) -> tf.Tensor | float:
         """Runs at most `steps` steps in one call; all batches have one static shape.
@@ -48,25 +50,31 @@ class MultiStepFunction:
         Returns:
           Seconds spent waiting for data: a float64 tensor `[]`, or a float if eager.
         """
-        if not self._eager:
-            return self._many(iterator, tf.constant(steps, tf.int64))  # a tensor: reading it would wait for the device
         waited = 0.0
-        for _ in range(steps):
-            if self._stopped():
-                break
+        for done in range(steps):
+            if self._begun and not self._eager:
+                # A tensor: reading it would wait for the device.
+                return waited + self._many(iterator, tf.constant(steps - done, tf.int64))
             asked = time.perf_counter()
             data = next(iterator)
             waited += time.perf_counter() - asked
-            self._one(data, in_loop=True)
-        return waited
+            self._run_single(data, in_loop=True)
+        return waited if self._eager else tf.constant(waited, tf.float64)
+
+    def _run_single(self, data, in_loop=False):
+        if self._begun:
+            self._single(data, in_loop)
+        else:
+            self._first(lambda: self._single(data, in_loop))
+            self._begun = True
 
     def keras_function(
         self, steps: int, result: Callable[[], Any], *, inspect: Callable[[Any], None], is_inspected: Callable[[], bool]
     ) -> Callable[[Iterator], Any]:
         """The train or test function that Keras' fit() and evaluate() call.
 
-        On one replica, a call takes `steps` batches in one graph, except the very first batch, which is inspected. On
-        several replicas it takes them one at a time: a loop inside a graph cannot take a short last batch there.
+        A call takes `steps` batches in one graph, except for batches that must pass through Python: the first one of
+        each fit() or evaluate(), which is inspected, and the very first one.
 
         Args:
           steps: `steps_per_execution`, the number of batches per call.
@@ -77,12 +85,13 @@ class MultiStepFunction:
         Returns:
           A function of an iterator. It raises StopIteration if there is no batch left.
         """
-        in_graph = steps > 1 and not self._eager and self._strategy.num_replicas_in_sync == 1
+        iterators = (tf.data.Iterator, tf.distribute.DistributedIterator)
 
         def function(iterator):
             done = 0
             while done < steps:
-                if in_graph and isinstance(iterator, tf.data.Iterator) and is_inspected():
+                in_graph = steps > 1 and not self._eager and isinstance(iterator, iterators)
+                if in_graph and self._begun and is_inspected():
                     done += int(self._to_end(iterator, tf.constant(steps - done, tf.int64)))
                     break
                 try:
@@ -90,7 +99,7 @@ class MultiStepFunction:
                 except (tf.errors.OutOfRangeError, StopIteration):
                     break
                 inspect(data)
-                self._single(data)
+                self._run_single(data)
                 done += 1
             if not done:
                 raise StopIteration
@@ -100,8 +109,6 @@ class MultiStepFunction:
 
     def _one(self, data, in_loop=False):
         self.in_loop = in_loop
-        if self._before is not None:
-            self._before()
         self._strategy.run(self._step, args=(keras.tree.map_structure(without_optional, data),))
 
     def _loop_to_end(self, iterator, steps):
@@ -132,11 +139,9 @@ class MultiStepFunction:
             return done + 1, waited
 
         # Not autograph's loop over tf.range: it may trace its body twice, and tracing a step takes seconds.
-        def more(done, _):
-            return (done < steps) & ~self._stopped()
-
+        # Its condition is a number of the host: asking the device before each step would wait for the step before.
         start = tf.constant(0, tf.int64), tf.constant(0.0, tf.float64)
-        return tf.while_loop(more, body, start, parallel_iterations=1)[1]
+        return tf.while_loop(lambda done, _: done < steps, body, start, parallel_iterations=1)[1]
 
 
 def without_optional(value: Any) -> Any:

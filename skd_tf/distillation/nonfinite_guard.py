@@ -1,4 +1,4 @@
-"""NonFiniteGuard: skips the update and stops the loop if the loss or a gradient is not finite."""
+"""NonFiniteGuard: from the first step whose loss, gradient or moving statistics are not finite on, nothing changes."""
 
 from collections.abc import Sequence
 
@@ -10,25 +10,29 @@ from skd_tf.distillation import optimizers
 
 
 class NonFiniteGuard:
-    """Remembers which values of the last step were not finite.
+    """Remembers what was not finite in the first step with such a value.
 
-    The step that finds one skips its update, and the loop stops. The model then keeps the state before that step,
-    however many steps one call from Python asked for, and Python does not have to wait for each step to look.
+    That step and all later ones change nothing. The model then keeps the state before that step, however many steps one
+    call from Python asked for. Neither Python nor the graph has to wait for a step to look.
 
     Args:
       names: of the sums given to `check`, in order.
     """
 
     def __init__(self, names: Sequence[str]):
-        self._names = (*names, "gradient")
-        self._not_finite = keras.Variable(
-            np.zeros(len(self._names)), dtype="float32", trainable=False, name="not_finite"
-        )
+        self._names = (*names, "gradient", "moving statistics")
+        self.variable = keras.Variable(np.zeros(len(self._names)), dtype="float32", trainable=False, name="not_finite")
 
     def check(
-        self, sums: tf.Tensor, gradients: Sequence[tf.Tensor], optimizer: keras.optimizers.Optimizer, *, in_loop: bool
+        self,
+        sums: tf.Tensor,
+        gradients: Sequence[tf.Tensor],
+        statistics: Sequence[tf.Tensor],
+        optimizer: keras.optimizers.Optimizer,
+        *,
+        in_loop: bool,
     ) -> tf.Tensor | bool:
-        """Whether this step may update anything; call it in replica context.
+        """Whether this step may update anything.
 
         Two cases are not failures. The loss scaling of float16 skips such steps on purpose. In Keras' own fit(), every
         step counts, because a callback may look for NaN.
@@ -36,29 +40,32 @@ class NonFiniteGuard:
         Args:
           sums: `[names]`, summed over all replicas.
           gradients: tensors of any shapes, summed over all replicas.
+          statistics: BatchNorm's moving statistics after the step, the mean over all replicas.
           optimizer: the one that will apply the gradients.
-          in_loop: whether the step runs in our own loop, which asks `tripped` before each step.
+          in_loop: whether the step runs in our own loop, after which `found` is asked.
 
         Returns:
           True or a bool tensor `[]`.
         """
         if optimizers.may_skip(optimizer):
-            return optimizer.check_finite(gradients)
+            return _all_finite([*gradients, *statistics])
         if not in_loop:
             return True
-        finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(gradient)) for gradient in gradients])
-        finite = tf.concat([tf.math.is_finite(sums), [finite]], axis=0)
-        self._not_finite.assign(tf.cast(tf.logical_not(finite), tf.float32))
-        return tf.reduce_all(finite)
-
-    def tripped(self) -> tf.Tensor:
-        """Whether the last step found a value that is not finite, bool `[]`; call it in cross-replica context."""
-        return tf.reduce_any(self._not_finite.value > 0)
+        parts = [_all_finite(gradients)], [_all_finite(statistics)]
+        bad = tf.logical_not(tf.concat([tf.math.is_finite(sums), *parts], axis=0))
+        known = self.variable.value
+        stopped = tf.reduce_any(known > 0)
+        self.variable.assign(tf.where(stopped, known, tf.cast(bad, tf.float32)))
+        return tf.logical_not(tf.logical_or(stopped, tf.reduce_any(bad)))
 
     def found(self) -> list[str]:
-        """Names of the values that were not finite in the last step; empty if all were."""
-        return [name for name, bad in zip(self._names, self._not_finite.numpy(), strict=True) if bad]
+        """Names of the values that were not finite, in the first step with one; empty if all were."""
+        return [name for name, bad in zip(self._names, self.variable.numpy(), strict=True) if bad]
 
     def reset(self) -> None:
-        """Forgets what the last step found."""
-        self._not_finite.assign(np.zeros(len(self._names)))
+        """Forgets what was found; steps change the model again."""
+        self.variable.assign(np.zeros(len(self._names)))
+
+
+def _all_finite(tensors):
+    return tf.reduce_all([True, *(tf.reduce_all(tf.math.is_finite(tensor)) for tensor in tensors)])

@@ -28,6 +28,7 @@ class Objective:
       loss: a name in `LOSSES`, a `Loss`, or a function like theirs.
       center: whether logit norms, and the sphere, use logits from which the mean over classes is subtracted.
       label_smoothing: probability spread evenly over all classes in the label term, in [0, 1).
+      gradient_scale: "none", or "student_norm" for a loss on the sphere; see `scaled`.
       settings: {name: number} for the loss function's own keyword arguments.
 
     Raises:
@@ -35,7 +36,13 @@ class Objective:
     """
 
     def __init__(
-        self, loss: LossLike, *, center: bool, label_smoothing: float, settings: dict[str, float] | None = None
+        self,
+        loss: LossLike,
+        *,
+        center: bool,
+        label_smoothing: float,
+        gradient_scale: str = "none",
+        settings: dict[str, float] | None = None,
     ):
         self.loss = _as_loss(loss)
         self.center, self.label_smoothing = bool(center), float(label_smoothing)
@@ -45,6 +52,15 @@ class Objective:
                 expected="a number in [0, 1)",
                 received=f"label_smoothing={label_smoothing}",
                 remedy="Try 0.1",
+            )
+        self.gradient_scale = gradient_scale
+        allowed = ("none", "student_norm") if self.loss.readout == "sphere" else ("none",)
+        if gradient_scale not in allowed:
+            raise input_error(
+                "The gradient cannot be scaled like this",
+                expected=f"{' or '.join(allowed)} for a loss on {'the sphere' if len(allowed) > 1 else 'raw logits'}",
+                received=f"gradient_scale={gradient_scale!r}",
+                remedy="Leave it out, or use the spherical loss",
             )
         self._accepted = set(inspect.signature(self.loss.function).parameters)
         own = self._accepted - {"student_logits", "teacher_logits", "labels", "temperature", "radius", "center"}
@@ -80,6 +96,7 @@ class Objective:
             "loss": name or own,
             "center": self.center,
             "label_smoothing": self.label_smoothing,
+            "gradient_scale": self.gradient_scale,
             "loss_settings": self.settings,
         }
 
@@ -97,6 +114,25 @@ class Objective:
     def mean_names(self) -> tuple[str, ...]:
         """The names of the logged means, in the order of `__call__`'s sums and counts."""
         return LABEL_MEANS + (TEACHER_MEANS if self.needs_teacher else ())
+
+    def scaled(self, gradients: list[Tensor], sums: Tensor, counts: Tensor, radius: Scalar) -> list[Tensor]:
+        """With "student_norm" the gradients times (mean norm of the student's logits) / R, else as they are.
+
+        The gradient of a loss on the sphere is R / norm times that of the same error on raw logits. The factor cancels
+        this for the batch as a whole. It is one number for all weights, so it changes the learning rate and no direction.
+
+        Args:
+          gradients: summed over replicas, any shapes.
+          sums, counts: of the global batch, `[means]`, as `__call__` returns them, summed over replicas.
+          radius: R, a scalar.
+        """
+        if self.gradient_scale == "none":
+            return gradients
+        place = self.mean_names.index("student_logit_norm")
+        norm = sums[place] / counts[place]
+        # If all logits are equal, the norm is 0, and `project` divides by 1/2: the student must be able to leave.
+        factor = tf.where(norm > 0, norm, 0.5) / tf.cast(radius, norm.dtype)
+        return [gradient * tf.cast(factor, gradient.dtype) for gradient in gradients]
 
     def __call__(
         self,

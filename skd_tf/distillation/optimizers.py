@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from skd_tf.runtime import compat, replicas
+from skd_tf.runtime import compat
 
 
 @keras.saving.register_keras_serializable("skd_tf")
@@ -101,7 +101,7 @@ def averaged(distiller: keras.Model) -> Iterator[None]:
     The average is updated after each step and starts at the weights after the first step. BatchNorm's moving
     statistics are averages already and do not change.
     """
-    weights = distiller.student.trainable_variables if _updating(distiller.optimizer).use_ema else []
+    weights = distiller.student.trainable_variables if updating(distiller.optimizer).use_ema else []
     before = [np.array(weight.numpy()) for weight in weights]
     take_average(distiller)
     try:
@@ -113,7 +113,7 @@ def averaged(distiller: keras.Model) -> Iterator[None]:
 
 def take_average(distiller: keras.Model) -> None:
     """Replaces the student's weights by their moving average for good, if its optimizer keeps one."""
-    optimizer = _updating(distiller.optimizer)
+    optimizer = updating(distiller.optimizer)
     if optimizer.use_ema:
         averages = compat.moving_averages(optimizer)
         for weight, average in zip(distiller.student.trainable_variables, averages, strict=True):
@@ -125,24 +125,6 @@ def may_skip(optimizer: keras.optimizers.Optimizer) -> bool:
     return isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
 
 
-def apply_if(finite: tf.Tensor | bool, optimizer: keras.optimizers.Optimizer, gradients: list, variables: list) -> None:
-    """Applies the gradients if `finite`, which is True or bool `[]`; call it in replica context.
-
-    Loss scaling is always called. It skips the same steps, and must lower its scale then.
-    """
-    replicas.call_if(True if may_skip(optimizer) else finite, optimizer.apply, gradients, variables)
-
-
-def take_gradients_as_summed(optimizer: keras.optimizers.Optimizer) -> None:
-    """Makes the optimizer take gradients that are already summed over replicas.
-
-    Keras sums them inside apply(), after clipping. With gradients summed before, clipping, loss scaling and weight
-    decay work as they would on one replica.
-    """
-    compat.skip_gradient_sum(optimizer)
-    compat.skip_gradient_sum(_updating(optimizer))
-
-
-def _updating(optimizer):
+def updating(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
     """The optimizer that updates the weights, inside any loss scaling."""
     return getattr(optimizer, "inner_optimizer", optimizer)

@@ -5,7 +5,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from skd_tf.distillation import batches, labels, optimizers
+from skd_tf.distillation import batches, labels, optimizers, update
 from skd_tf.distillation.batches import forward, given_logits
 from skd_tf.distillation.inputs import image_of
 from skd_tf.distillation.objective import class_numbers
@@ -17,7 +17,9 @@ class StepModel(keras.Model):
     """The step of a `Distiller`, which has the networks, the objective and the hyperparameters."""
 
     def train_step(self, data: Any) -> dict[str, Tensor]:
-        """One update in replica context: the part that XLA compiles, one collective, the optimizer.
+        """One update in replica context. XLA compiles what is before the sum over replicas, and what is after it.
+
+        On one replica nothing is between the two, and the whole step is one compiled function.
 
         Args:
           data: this replica's part of a batch, (x, y) or (x, y, sample_weight).
@@ -25,35 +27,79 @@ class StepModel(keras.Model):
         Returns:
           {name: mean since the start of the epoch}.
         """
-        self.traces += 1
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         y = labels.as_numbers(y)
         replica_count = tf.distribute.get_replica_context().num_replicas_in_sync
-        image, weights = image_of(x), self.student.trainable_variables
-        batch_size = batches.global_batch_size(image, replica_count, equal_parts=self._train_steps.in_loop)
-        moving = [variable for variable in self.student.non_trainable_variables if "float" in variable.dtype]
-        before = [tf.identity(variable.value) for variable in moving]
-        with compat.assigned_variables(self.student, moving) as is_assigned:
-            sums, counts, gradients, student_logits = self._compiled_step(
-                image, given_logits(x), y, sample_weight, batch_size, replica_count
-            )
-        # Frozen weights are not assigned by the forward pass. Averaging them would cost time, and would round them.
-        assigned = is_assigned()
-        moving, before = ([part for part, yes in zip(p, assigned, strict=True) if yes] for p in (moving, before))
-        after = [variable.value for variable in moving]
-        local = replicas.unless_empty(image, [*gradients, sums, counts], after, before)
-        summed = iter(replicas.sum_over_replicas(local))
-        gradients = [next(summed) for _ in weights]
-        sums, counts = next(summed), next(summed)
-        finite = self.guard.check(sums, gradients, self.optimizer, in_loop=self._train_steps.in_loop)
-        optimizers.apply_if(finite, self.optimizer, gradients, weights)
-        self.means.update_state(*(tf.where(finite, total, tf.zeros_like(total)) for total in (sums, counts)))
-        # The moving statistics are averaged over replicas at every step, so saving after any step changes nothing.
-        for variable, value in zip(moving, before, strict=True):
-            mean = next(summed) / replica_count if replica_count > 1 else next(summed)
-            variable.assign(tf.where(finite, mean, value))
-        self._update_compiled_metrics(y, student_logits, sample_weight)
+        batch = image_of(x), given_logits(x), y, sample_weight
+        batch_size = batches.global_batch_size(batch[0], replica_count, equal_parts=self._train_steps.in_loop)
+        if replica_count == 1:
+            finite, logits = self._compiled(self._whole_step)(batch, batch_size)
+        else:
+            local, before, logits = self._compiled(self._compute)(batch, batch_size)
+            summed = replicas.sum_over_replicas(tf.nest.flatten(local))
+            summed = tf.nest.pack_sequence_as(local, summed)
+            finite = self._compiled(self._update)(summed, before, batch, logits)
+        if not self._compiles_metrics:
+            self._update_compiled_metrics(finite, batch, logits)
         return self.means.result()
+
+    def _whole_step(self, batch, batch_size):
+        local, before, logits = self._compute(batch, batch_size)
+        return self._update(local, before, batch, logits), logits
+
+    def _compute(self, batch, batch_size):
+        """Both forward passes, loss and gradient: ({name: what to sum over replicas}, statistics before, logits)."""
+        self.traces += 1
+        self._assign_schedules()
+        image, (student, weights) = batch[0], (self.student, self.student.trainable_variables)
+        variables = student.non_trainable_variables
+        before = [tf.identity(variable.value) for variable in variables]
+        own_seeds = compat.own_seeds(student, replicas.this_replica())
+        with compat.assigned_variables(student, variables) as is_assigned, own_seeds:
+            sums, counts, gradients, student_logits = self._in_pieces(batch, batch_size)
+        # Frozen weights are not assigned by the forward pass. Averaging them would cost time, and would round them.
+        assigned = [pair for pair, yes in zip(zip(variables, before, strict=True), is_assigned(), strict=True) if yes]
+        # Statistics are averaged over replicas. Others, such as the state of random seeds, are equal on all of them.
+        statistics, others = ([p for p in assigned if ("float" in p[0].dtype) == yes] for yes in (True, False))
+        self._statistics, self._others = ([variable for variable, _ in part] for part in (statistics, others))
+        before, others_before = ([value for _, value in part] for part in (statistics, others))
+        after = [variable.value for variable in self._statistics]
+        local = iter(replicas.unless_empty(image, [*gradients, sums, counts], after, before))
+        gradients, sums, counts = [next(local) for _ in weights], next(local), next(local)
+        parts = {"gradients": replicas.pack(gradients), "statistics": replicas.pack(local)}
+        return parts | {"sums": sums, "counts": counts}, (replicas.pack(before), others_before), student_logits
+
+    def _update(self, summed, before, batch, student_logits):
+        """Optimizer, means, moving statistics and metrics from the sums over replicas; whether the step was finite."""
+        replica_count = tf.distribute.get_replica_context().num_replicas_in_sync
+        weights, optimizer = self.student.trainable_variables, optimizers.updating(self.optimizer)
+        statistics, in_loop = summed["statistics"], self._train_steps.in_loop
+        totals = summed["sums"], summed["counts"]
+        gradients = self.objective.scaled(summed["gradients"], *totals, self.radius.value)
+        if replica_count > 1:
+            statistics = [vector / replica_count for vector in statistics]
+        with compat.own_copies(self._stepped_variables(), optimizer):
+            finite = self.guard.check(summed["sums"], gradients, statistics, self.optimizer, in_loop=in_loop)
+            update.apply(self.optimizer, gradients, weights, finite, flat=not self.xla)
+            keep = (lambda new, _: new) if finite is True else (lambda new, old: tf.where(finite, new, old))
+            self.means.update_state(*(keep(summed[name], tf.zeros_like(summed[name])) for name in ("sums", "counts")))
+            # The moving statistics are averaged over replicas at every step, so saving after any step changes nothing.
+            if replica_count > 1 or finite is not True:
+                new = [keep(*pair) for pair in zip(statistics, before[0], strict=True)]
+                for variable, value in zip(self._statistics, replicas.unpack(new, self._statistics), strict=True):
+                    variable.assign(value)
+            if finite is not True:
+                for variable, value in zip(self._others, before[1], strict=True):
+                    variable.assign(keep(variable.value, value))
+            if self._compiles_metrics:
+                self._update_compiled_metrics(finite, batch, student_logits)
+        return tf.convert_to_tensor(finite)
+
+    def _stepped_variables(self):
+        """What a step may assign."""
+        metrics = compat.compiled_metrics(self)
+        own = [*self.student.variables, *self.optimizer.variables, *self.means.variables, self.guard.variable]
+        return own + (list(metrics.variables) if metrics is not None else [])
 
     def test_step(self, data: Any) -> dict[str, Tensor]:
         """Measures one batch in replica context; changes no weight.
@@ -70,11 +116,40 @@ class StepModel(keras.Model):
         teacher_logits = self._teacher_logits_of(x) if self.objective.needs_teacher else None
         _, sums, counts = self._objective(student_logits, teacher_logits, y, sample_weight)
         self.means.update_state(*replicas.sum_over_replicas([sums, counts]))
-        self._update_compiled_metrics(y, student_logits, sample_weight)
+        self._update_compiled_metrics(True, (None, None, y, sample_weight), student_logits)
         return self.means.result()
 
-    def _loss_and_gradients(self, image, teacher_logits, labels, sample_weight, batch_size, replica_count):
-        """What XLA compiles: both forward passes, loss and gradient. XLA cannot compile a collective."""
+    def _in_pieces(self, batch, batch_size):
+        """`_loss_and_gradients`, computed in `micro_batches` pieces one after the other, which need less memory."""
+        pieces = self.micro_batches
+        if pieces == 1:
+            return self._loss_and_gradients(*batch, batch_size)
+        size = batches.piece_size(batch[0].shape[0], pieces)
+        full, rest = divmod(batch[0].shape[0], size)
+        stacked = [None if p is None else tf.reshape(p[: full * size], [full, size, *p.shape[1:]]) for p in batch]
+        weights = self.student.trainable_variables
+        dtype = tf.float64 if any(weight.dtype == "float64" for weight in weights) else tf.float32
+
+        def added(totals, parts):
+            return [total + tf.cast(part, total.dtype) for total, part in zip(totals, parts, strict=True)]
+
+        def piece(i, totals, logits):
+            part = [None if p is None else p[i] for p in stacked]
+            sums, counts, gradients, student_logits = self._loss_and_gradients(*part, batch_size)
+            return i + 1, added(totals, [sums, counts, *gradients]), logits.write(i, tf.cast(student_logits, dtype))
+
+        zeros = [tf.zeros(len(self.means.names), dtype)] * 2 + [tf.zeros(w.shape, w.dtype) for w in weights]
+        start = tf.constant(0), zeros, tf.TensorArray(dtype, full, element_shape=[size, self._num_classes])
+        _, totals, logits = tf.while_loop(lambda i, *_: i < full, piece, start, parallel_iterations=1)
+        logits = logits.concat()
+        if rest:
+            part = [None if p is None else p[full * size :] for p in batch]
+            sums, counts, gradients, last = self._loss_and_gradients(*part, batch_size)
+            totals, logits = added(totals, [sums, counts, *gradients]), tf.concat([logits, tf.cast(last, dtype)], 0)
+        return totals[0], totals[1], totals[2:], logits
+
+    def _loss_and_gradients(self, image, teacher_logits, labels, sample_weight, batch_size):
+        """(sums, counts, gradients, the student's logits) of this replica's part of a batch."""
         if teacher_logits is None and self.objective.needs_teacher:
             teacher_logits = self._teacher_logits_of(image)
             if teacher_logits is None:
@@ -116,9 +191,13 @@ class StepModel(keras.Model):
             logits = tf.stop_gradient(self._teacher_forward(image_of(x)))
         return logits
 
-    def _update_compiled_metrics(self, y, student_logits, sample_weight):
+    def _update_compiled_metrics(self, finite, batch, student_logits):
         metrics = compat.compiled_metrics(self)
         if metrics is not None:
+            _, _, y, sample_weight = batch
             labelled = class_numbers(y) >= 0
             parts = y, self.probability_logits(student_logits), sample_weight
-            metrics.update_state(*(None if part is None else part[labelled] for part in parts))
+            # Steps that loss scaling skips count: its forward pass was an ordinary one.
+            finite = finite if self._train_steps.in_loop and not optimizers.may_skip(self.optimizer) else True
+            with update.undone_unless(finite, metrics.variables):
+                metrics.update_state(*(None if part is None else part[labelled] for part in parts))

@@ -127,24 +127,79 @@ def moving_averages(optimizer: Any) -> list[Any]:
     return optimizer._model_variables_moving_average
 
 
-def skip_gradient_sum(optimizer: Any) -> None:
-    """Makes `optimizer.apply` take its gradients as already summed over the replicas.
+@contextlib.contextmanager
+def own_copies(variables: Sequence[Any], optimizer: Any) -> Iterator[None]:
+    """Inside this context, variables are this replica's copies and there is no strategy; enter it in replica context.
 
-    Raises:
-      RuntimeError: this Keras sums gradients elsewhere.
+    Keras' optimizers and metrics then update the variables of one device, which XLA can compile. Under a strategy, they
+    leave the replica context to update, which a compiled function cannot. Gradients count as summed over the replicas.
+
+    Args:
+      variables: keras.Variable each.
+      optimizer: updates them; not a LossScaleOptimizer.
+    """
+    # keras 3.15.1, tensorflow 2.21.0; tests/runtime/test_replicas.py
+    import tensorflow as tf
+    from tensorflow.python.distribute import distribute_lib
+
+    if not tf.distribute.has_strategy():
+        yield
+        return
+    # The schedule's own variables are read here; inside, they would be those of the first replica.
+    rate = tf.convert_to_tensor(optimizer.learning_rate)
+    copies = {id(variable): (variable, variable._value) for variable in variables}
+    known = {name: vars(optimizer)[name] for name in ("_distribution_strategy", "_learning_rate")}
+    for variable, value in copies.values():
+        variable._value = value._get() if isinstance(value, tf.distribute.DistributedValues) else value
+    distribute_lib._push_per_thread_mode(distribute_lib._get_default_replica_mode())
+    inside = {"_distribution_strategy": tf.distribute.get_strategy(), "_learning_rate": lambda: rate}
+    try:
+        for name, value in inside.items():
+            object.__setattr__(optimizer, name, value)
+        yield
+    finally:
+        distribute_lib._pop_per_thread_mode()
+        for name, value in known.items():
+            object.__setattr__(optimizer, name, value)
+        for variable, value in copies.values():
+            variable._value = value
+
+
+@contextlib.contextmanager
+def own_seeds(model: Any, replica: int) -> Iterator[None]:
+    """Inside this context, a model's layers draw other random numbers on each replica.
+
+    The replica's number is added to the seeds and subtracted afterwards, so all replicas store the same state.
     """
     # keras 3.15.1; tests/runtime/test_replicas.py
-    if not hasattr(optimizer, "_all_reduce_sum_gradients"):
-        raise RuntimeError("This Keras sums gradients elsewhere: skd_tf needs keras 3.15 or one that is like it.")
-    optimizer._all_reduce_sum_gradients = list
-
-
-def may_update_in_branch() -> bool:
-    """Whether optimizers update variables without leaving the replica context, which a branch of a graph requires."""
-    # tensorflow 2.21.0; tests/runtime/test_replicas.py
     import tensorflow as tf
 
-    return tf.__internal__.distribute.strategy_supports_no_merge_call()
+    generators = [generator for layer in layers_of(model) for generator in layer._seed_generators]
+    states = {id(generator.state): generator.state for generator in generators if replica}.values()
+    for state in states:
+        state.assign(state.value + tf.constant([replica, 0], state.dtype))
+    yield
+    for state in states:
+        state.assign(state.value - tf.constant([replica, 0], state.dtype))
+
+
+def excludes_from_weight_decay(optimizer: Any) -> bool:
+    """Whether the optimizer was told to leave some variables out of its weight decay."""
+    # keras 3.15.1; tests/distillation/test_update.py
+    names = ("_exclude_from_weight_decay", "_exclude_from_weight_decay_pattern")
+    return any(getattr(optimizer, name, None) for name in names)
+
+
+def clipped(optimizer: Any, gradients: list[Any]) -> list[Any]:
+    """The gradients, clipped as the optimizer does it."""
+    # keras 3.15.1; tests/distillation/test_update.py
+    return optimizer._clip_gradients(gradients)
+
+
+def adam_moments(optimizer: Any) -> tuple[list[Any], list[Any]]:
+    """The first and the second moments that an Adam or AdamW optimizer keeps, one variable per weight."""
+    # keras 3.15.1; tests/distillation/test_update.py
+    return optimizer._momentums, optimizer._velocities
 
 
 def inside_xla() -> bool:

@@ -15,19 +15,22 @@ _NVIDIA = pathlib.Path("/proc/driver/nvidia/gpus")
 _HALF_ARITHMETIC = {"bfloat16": {"avx512_bf16", "amx_bf16"}, "float16": {"avx512_fp16", "amx_fp16"}}  # flags of a CPU
 
 
-def jit_compile_choice(setting: bool | str, device_type: str, *, collective: bool = False) -> tuple[bool, str]:
-    """Whether XLA compiles the inner training function.
+def jit_compile_choice(
+    setting: bool | str, device_type: str, *, collective: bool = False, unsupported: str = ""
+) -> tuple[bool, str]:
+    """Whether XLA compiles the training step.
 
     Args:
       setting: "auto", or true or false as a bool or text.
       device_type: "CPU" or "GPU".
       collective: whether the forward pass sums over replicas (`skd_tf.models.sync_batch_norm`), which XLA cannot compile.
+      unsupported: a layer that XLA cannot compile, and where it is; "" if there is none.
 
     Returns:
       (whether it does, the reason in words).
 
     Raises:
-      InputError: another setting, or true with a collective.
+      InputError: another setting, or true with a collective or an unsupported layer.
 
     Examples:
       >>> jit_compile_choice("auto", "GPU")
@@ -43,6 +46,15 @@ def jit_compile_choice(setting: bool | str, device_type: str, *, collective: boo
             received="jit_compile=true",
             remedy="Drop one of the two",
         )
+    if unsupported and text == "true":
+        raise input_error(
+            "XLA cannot compile this layer",
+            expected="layers with supports_jit=True",
+            received=f"jit_compile=true with {unsupported}",
+            remedy="Use jit_compile=auto, or replace the layer",
+        )
+    if unsupported and text == "auto" and _AUTO_XLA[device_type][0]:
+        return False, f"auto: XLA cannot compile {unsupported}"
     if text == "auto":
         return _AUTO_XLA[device_type]
     if text not in ("true", "false"):

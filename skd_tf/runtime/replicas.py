@@ -1,13 +1,13 @@
 """The distribution strategy, and the one collective of a training step."""
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import tensorflow as tf
 
 from skd_tf.errors import input_error
-from skd_tf.runtime import cluster, compat, console, devices
+from skd_tf.runtime import cluster, console, devices
 
 
 def make_strategy(
@@ -57,62 +57,68 @@ def device_kind() -> str:
     return "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
 
 
+def prefetched(dataset: tf.data.Dataset, device: str | None = None) -> tf.data.Dataset:
+    """The dataset, whose next batches are copied to a device while a step runs.
+
+    Args:
+      dataset: of batches.
+      device: such as "/GPU:0"; None: the first GPU. Without one, the dataset is returned as it is.
+    """
+    if device is None and device_kind() == "CPU":
+        return dataset
+    return dataset.apply(tf.data.experimental.prefetch_to_device(device or "/GPU:0", buffer_size=2))
+
+
+def this_replica() -> int:
+    """The number of this replica among those of all workers, from 0. For replica context."""
+    return int(tf.get_static_value(tf.distribute.get_replica_context().replica_id_in_sync_group))
+
+
+def pack(tensors: Iterable[Any]) -> list[tf.Tensor]:
+    """All tensors in one vector per dtype, in their order; dtypes are in the order in which they first appear.
+
+    Args:
+      tensors: tensors or variables of static shapes.
+    """
+    tensors = [tf.convert_to_tensor(tensor) for tensor in tensors]
+    vectors = []
+    for dtype in {tensor.dtype: None for tensor in tensors}:  # a dict, not a set: same order on every worker
+        flat = [tf.reshape(t, [-1]) if t.shape.rank != 1 else t for t in tensors if t.dtype == dtype]
+        vectors.append(flat[0] if len(flat) == 1 else tf.concat(flat, axis=0))
+    return vectors
+
+
+def unpack(vectors: Sequence[tf.Tensor], like: Sequence[Any]) -> list[tf.Tensor]:
+    """The tensors that `pack` made the vectors of.
+
+    Args:
+      vectors: from `pack`.
+      like: tensors or variables with the shapes and dtypes of those that were packed.
+    """
+    dtypes = [tf.as_dtype(tensor.dtype) for tensor in like]
+    tensors: list[Any] = [None] * len(dtypes)
+    for vector, dtype in zip(vectors, dict.fromkeys(dtypes), strict=True):
+        places = [place for place, other in enumerate(dtypes) if other == dtype]
+        shapes = [tf.TensorShape(like[place].shape) for place in places]
+        parts = [vector] if len(places) == 1 else tf.split(vector, [shape.num_elements() for shape in shapes])
+        for place, part, shape in zip(places, parts, shapes, strict=True):
+            tensors[place] = part if shape.rank == 1 else tf.reshape(part, shape)
+    return tensors
+
+
 def sum_over_replicas(tensors: Iterable[Any]) -> list[tf.Tensor]:
     """Sums each tensor over all replicas, with one collective per dtype. For replica context.
 
     Packing costs one copy; sixty small collectives cost sixty launches.
+
+    Args:
+      tensors: of static shapes.
     """
     context = tf.distribute.get_replica_context()
     if context.num_replicas_in_sync == 1:
         return list(tensors)
     tensors = [tf.convert_to_tensor(tensor) for tensor in tensors]
-    summed: list[Any] = [None] * len(tensors)
-    for dtype in {tensor.dtype: None for tensor in tensors}:  # a dict, not a set: same order on every worker
-        places = [i for i, tensor in enumerate(tensors) if tensor.dtype == dtype]
-        packed = tf.concat([tf.reshape(tensors[i], [-1]) for i in places], axis=0)
-        packed = context.all_reduce(tf.distribute.ReduceOp.SUM, packed)
-        parts = tf.split(packed, [tf.size(tensors[i]) for i in places], num=len(places))
-        for i, part in zip(places, parts, strict=True):
-            summed[i] = tf.reshape(part, tf.shape(tensors[i]))
-            summed[i].set_shape(tensors[i].shape)
-    return summed
-
-
-def call_if(
-    condition: Any, function: Callable[[Any, Any], Any], gradients: Sequence[tf.Tensor], variables: Sequence[Any]
-) -> None:
-    """Calls `function(gradients, variables)` in replica context if `condition` is true.
-
-    An optimizer may leave the replica context to update variables. It cannot do so inside a branch, so the branch is then
-    built outside of the replica context.
-
-    Args:
-      condition: True, or bool `[]`; the same on all replicas.
-      function: takes this replica's tensors and the variables; returns nothing.
-      gradients: tensors of this replica.
-      variables: keras.Variable each.
-    """
-
-    def across(strategy, condition, gradients):
-        def update():
-            strategy.extended.call_for_each_replica(function, args=(gradients, variables))
-
-        _cond(strategy.experimental_local_results(condition)[0], update)
-
-    if condition is True:
-        function(gradients, variables)
-    elif compat.may_update_in_branch():
-        _cond(condition, lambda: function(gradients, variables))
-    else:
-        tf.distribute.get_replica_context().merge_call(across, args=(condition, gradients))
-
-
-def _cond(condition, function):
-    def true():
-        function()
-        return True
-
-    tf.cond(condition, true, lambda: False)
+    return unpack([context.all_reduce(tf.distribute.ReduceOp.SUM, vector) for vector in pack(tensors)], tensors)
 
 
 def unless_empty(image: tf.Tensor, sums: Sequence[Any], statistics: Sequence[Any], before: Sequence[Any]) -> list[Any]:

@@ -1,5 +1,6 @@
 """Each function on private API of Keras and TensorFlow still does what its docstring says."""
 
+import contextlib
 import pathlib
 import re
 
@@ -9,12 +10,13 @@ import pytest
 import tensorflow as tf
 
 import skd_tf
-from skd_tf.runtime import compat
+from skd_tf import schedules
+from skd_tf.runtime import compat, replicas
 
 _PRIVATE = re.compile(
     r"keras\.src|tf\.__internal__|tensorflow\.(?:python|compiler)|_flatten_layers|_nodes_by_depth|_keras_history"
-    r"|_inbound_nodes|\._functional|_compile_metrics|_get_variable_index|\._learning_rate|_all_reduce_sum_gradients"
-    r"|_model_variables_moving_average"
+    r"|_inbound_nodes|\._functional|_compile_metrics|_get_variable_index|\._learning_rate"
+    r"|_model_variables_moving_average|_seed_generators|_distribution_strategy|_clip_gradients|_exclude_from_weight_decay|_velocities"
 )
 # reload.py runs where skd_tf cannot be imported.
 _MAY_USE_IT = ("runtime/compat.py", "serving/reload.py")
@@ -88,17 +90,47 @@ def test_what_an_optimizer_keeps_is_found():
     assert averages == pytest.approx([0.0, 0.75 * first + 0.25 * second])
 
 
-@pytest.mark.parametrize("skip", [False, True])
-def test_gradients_that_are_summed_already_are_not_summed_again(two_replicas, skip):
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_each_replica_updates_its_own_copies(two_replicas, jit_compile):
+    """The gradient on replica i is i + 1; the schedule is a variable of the strategy."""
     with two_replicas.scope():
-        weight, optimizer = keras.Variable([0.0]), keras.optimizers.SGD(1.0)
+        weight, rate = keras.Variable([0.0]), schedules.Table([1.0, 2.0])
+        optimizer = keras.optimizers.SGD(rate)
         optimizer.build([weight])
-    if skip:
-        compat.skip_gradient_sum(optimizer)
-    two_replicas.run(tf.function(lambda: optimizer.apply([tf.ones([1])], [weight]), autograph=False))
-    assert float(weight.numpy()[0]) == (-1.0 if skip else -2.0)
-    with pytest.raises(RuntimeError, match=r"keras 3\.15"):
-        compat.skip_gradient_sum(object())
+
+    def step():
+        number = tf.cast(tf.distribute.get_replica_context().replica_id_in_sync_group, tf.float32)
+
+        def update():
+            with compat.own_copies([weight, *optimizer.variables], optimizer):
+                optimizer.apply([tf.fill([1], number + 1)], [weight])
+
+        tf.function(update, jit_compile=jit_compile, autograph=False)()
+
+    steps = tf.function(lambda: two_replicas.run(step), autograph=False)
+    for _ in range(2):
+        steps()
+    copies = [float(copy.numpy()[0]) for copy in two_replicas.experimental_local_results(weight.value)]
+    assert copies == [-1.0 - 2.0, -2.0 - 4.0]
+    assert isinstance(weight.value, tf.distribute.DistributedValues) and int(optimizer.iterations.numpy()) == 2
+
+
+def test_replicas_draw_their_own_numbers_and_store_one_state(two_replicas):
+    with two_replicas.scope():
+        layer = keras.layers.Dropout(0.5, seed=3)
+    state = layer.seed_generator.state
+
+    def draw(folded):
+        number = replicas.this_replica()
+        with compat.own_seeds(layer, number) if folded else contextlib.nullcontext():
+            return layer(tf.ones([64]), training=True)
+
+    for folded in (False, True):
+        drawn = two_replicas.run(tf.function(draw, autograph=False), args=(folded,))
+        one, two = (part.numpy() for part in two_replicas.experimental_local_results(drawn))
+        assert np.array_equal(one, two) != folded
+    states = [copy.numpy().tolist() for copy in two_replicas.experimental_local_results(state.value)]
+    assert states == [[3, 2], [3, 2]]
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])
@@ -106,13 +138,6 @@ def test_xla_is_noticed_while_it_traces(jit_compile):
     seen = []
     tf.function(lambda: seen.append(compat.inside_xla()), jit_compile=jit_compile, autograph=False)()
     assert seen == [jit_compile] and not compat.inside_xla()
-
-
-def test_a_mirrored_strategy_updates_outside_of_the_replica_context(two_replicas):
-    def inside():
-        return two_replicas.run(compat.may_update_in_branch)
-
-    assert compat.may_update_in_branch() and not any(two_replicas.experimental_local_results(inside()))
 
 
 def test_a_graph_reads_variables_and_shows_its_operations():

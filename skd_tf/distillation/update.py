@@ -1,0 +1,124 @@
+"""What follows the gradient in a training step. It has no branch, so no step waits for the host.
+
+A step that must change nothing computes an update like any other, and keeps the old values.
+"""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+import keras
+import tensorflow as tf
+
+from skd_tf.distillation import optimizers
+from skd_tf.runtime import compat, replicas
+
+Finite = tf.Tensor | bool  # True, or bool `[]`
+
+
+@contextlib.contextmanager
+def undone_unless(finite: Finite, variables: Sequence[keras.Variable]) -> Iterator[None]:
+    """Undoes what the code inside this context assigns to the variables, unless `finite`."""
+    before = [tf.identity(variable.value) for variable in variables if finite is not True]
+    yield
+    for variable, value in zip(variables, before, strict=False):
+        variable.assign(tf.where(finite, variable.value, value))
+
+
+def apply(
+    optimizer: keras.optimizers.Optimizer,
+    gradients: Sequence[tf.Tensor],
+    weights: Sequence[keras.Variable],
+    finite: Finite,
+    *,
+    flat: bool,
+) -> None:
+    """Updates weights and optimizer if `finite`.
+
+    Args:
+      optimizer: any Keras optimizer.
+      gradients: from `replicas.pack`, summed over all replicas.
+      weights: what they are the gradients of.
+      finite: whether anything may change. False still lowers the scale of a LossScaleOptimizer.
+      flat: whether to update all weights as one vector where the optimizer allows it. Outside XLA this is faster, since
+        it launches a few operations in place of several per variable. Inside, XLA fuses those.
+    """
+    scaled, optimizer = optimizer, optimizers.updating(optimizer)
+    if optimizers.may_skip(scaled):
+        gradients = [gradient / tf.cast(scaled.dynamic_scale.value, gradient.dtype) for gradient in gradients]
+        _adjust_scale(scaled, finite)
+    if flat and len(gradients) == 1 and _has_flat_rule(optimizer, weights):
+        _apply_flat(optimizer, gradients[0], weights, finite)
+        return
+    with undone_unless(finite, [*weights, *optimizer.variables]):
+        optimizer.apply(replicas.unpack(gradients, weights), weights)
+
+
+def _adjust_scale(optimizer, finite):
+    """Doubles the scale after `dynamic_growth_steps` finite steps in a row, and halves it after one that is not."""
+    counter, scale = optimizer.step_counter, optimizer.dynamic_scale
+    grows = tf.equal(counter.value, optimizer.dynamic_growth_steps - 1)
+    counts = tf.logical_and(finite, tf.logical_not(grows))
+    factor = tf.where(finite, tf.where(grows, 2.0, 1.0), 0.5)
+    scale.assign(scale.value * factor)
+    counter.assign(tf.where(counts, counter.value + 1, 0))
+
+
+def _has_flat_rule(optimizer, weights):
+    """Whether the optimizer is one of ours without a setting that treats variables differently."""
+    special = (
+        optimizer.gradient_accumulation_steps,
+        optimizer.ema_overwrite_frequency,
+        optimizer.loss_scale_factor,
+        getattr(optimizer, "amsgrad", False),
+        compat.excludes_from_weight_decay(optimizer),
+        any(weight.constraint is not None or weight.overwrite_with_gradient for weight in weights),
+    )
+    return type(optimizer) in _RULES and not any(special)
+
+
+def _apply_flat(optimizer, gradient, weights, finite):
+    """`optimizer.apply` on one vector of all weights, bit for bit equal to Keras' update of each variable."""
+    if optimizer.global_clipnorm or optimizer.clipnorm or optimizer.clipvalue:
+        (gradient,) = replicas.pack(compat.clipped(optimizer, replicas.unpack([gradient], weights)))
+    slots_of, rule = _RULES[type(optimizer)]
+    groups = [weights, *slots_of(optimizer)]
+    before = [replicas.pack(group)[0] for group in groups]
+    rate = tf.cast(optimizer.learning_rate, gradient.dtype)
+    weight = before[0] - before[0] * optimizer.weight_decay * rate if optimizer.weight_decay else before[0]
+    after = rule(optimizer, gradient, rate, weight, *before[1:])
+    if optimizer.use_ema:
+        groups.append(compat.moving_averages(optimizer))
+        before += replicas.pack(groups[-1])
+        momentum = tf.cast(tf.not_equal(optimizer.iterations.value, 0), gradient.dtype) * optimizer.ema_momentum
+        after.append(momentum * before[-1] + (1 - momentum) * after[0])
+    for variables, old, new in zip(groups, before, after, strict=True):
+        new = new if finite is True else tf.where(finite, new, old)
+        for variable, value in zip(variables, replicas.unpack([new], variables), strict=True):
+            variable.assign(value)
+    optimizer.iterations.assign_add(1 if finite is True else tf.cast(finite, optimizer.iterations.dtype))
+
+
+def _sgd(optimizer, gradient, rate, weight, velocity=None):
+    """`optimizers.SGD.update_step`: [weight, velocity] after the step."""
+    step = gradient + optimizer.l2 * weight if optimizer.l2 else gradient
+    if velocity is None:
+        return [weight - rate * step]
+    velocity = optimizer.momentum * velocity + step
+    step = step + optimizer.momentum * velocity if optimizer.nesterov else velocity
+    return [weight - rate * step, velocity]
+
+
+def _adam(optimizer, gradient, rate, weight, first, second):
+    """`keras.optimizers.AdamW.update_step`: [weight, first moment, second moment] after the step."""
+    step = tf.cast(optimizer.iterations.value + 1, gradient.dtype)
+    powers = [tf.pow(tf.constant(beta, gradient.dtype), step) for beta in (optimizer.beta_1, optimizer.beta_2)]
+    alpha = rate * tf.sqrt(1 - powers[1]) / (1 - powers[0])
+    first = first + (gradient - first) * (1 - optimizer.beta_1)
+    second = second + (tf.square(gradient) - second) * (1 - optimizer.beta_2)
+    return [weight - first * alpha / (tf.sqrt(second) + optimizer.epsilon), first, second]
+
+
+_RULES = {  # type: (what the optimizer keeps per weight, the update of all weights as one vector)
+    optimizers.SGD: (lambda optimizer: [optimizer.momentums] if optimizer.momentum else [], _sgd),
+    keras.optimizers.AdamW: (compat.adam_moments, _adam),
+}
