@@ -1,12 +1,14 @@
 """Hook of mkdocs.yml: writes the pages of the site that come from code and from the texts of the repository.
 
 index, contributing, changelog, security    README.md, CONTRIBUTING.md, CHANGELOG.md, SECURITY.md
+quickstart                        docs/quickstart.ipynb with its outputs
 flags                             the fields of skd_tf.config.Config and the other flags of each command
 api                               the public names; mkdocstrings renders their docstrings
 """
 
 import importlib
 import inspect
+import json
 import pathlib
 import re
 
@@ -78,7 +80,8 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds the generated pages."""
     pages = {name: adapted(source) for name, source in TEXTS.items()}
-    for name, text in (pages | {"flags.md": flag_reference(), "api.md": api_reference()}).items():
+    pages |= {"flags.md": flag_reference(), "api.md": api_reference(), "quickstart.md": notebook("quickstart.ipynb")}
+    for name, text in pages.items():
         files.append(File.generated(config, name, content=text))
     return files
 
@@ -92,10 +95,27 @@ def adapted(source: str) -> str:
             return match[0]
         inside = {file: name for name, file in TEXTS.items()} | INCLUDED
         page = inside.get(target, target.removeprefix("docs/") if target.startswith("docs/") else "")
+        page = re.sub(r"\.ipynb$", ".md", page)
         return f"[{words}]({page})" if page else f"{words} (`{target}`)"
 
     text = re.sub(r"(!\[[^\]\n]*\]\()docs/", r"\1", (ROOT / source).read_text(encoding="utf-8"))
     return re.sub(r"(?<!!)\[([^\]\n]+)\]\(([^)\s]+)\)", link, text)
+
+
+def notebook(name: str) -> str:
+    """A notebook of docs/ as a page: its texts, its code and the outputs that it holds."""
+    parts = []
+    for cell in json.loads((ROOT / "docs" / name).read_text(encoding="utf-8"))["cells"]:
+        source = "".join(cell["source"])
+        parts.append(source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```")
+        for output in cell.get("outputs", []):
+            shown = output.get("data", {})
+            if "image/png" in shown:
+                parts.append(f"![output](data:image/png;base64,{''.join(shown['image/png']).strip()})")
+            elif output.get("text") or "text/plain" in shown:
+                parts.append(f"```text\n{''.join(output.get('text') or shown['text/plain']).rstrip()}\n```")
+    title, *rest = parts
+    return "\n\n".join([title, f"[Download the notebook]({name}).", *rest]) + "\n"
 
 
 def flag_reference() -> str:

