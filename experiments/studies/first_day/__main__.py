@@ -1,6 +1,6 @@
 """The study of the default loss. Every command resumes: it trains only what the records lack.
 
-    python -m experiments.studies.first_day rates SET      alone at all candidate rates
+    python -m experiments.studies.first_day rates SET      alone at all candidate rates; --arms: others, which is exploratory
     python -m experiments.studies.first_day screen SET     all arms at the common rates
     python -m experiments.studies.first_day carry SET      the arms that were carried on
     python -m experiments.studies.first_day tables         prints the tables
@@ -40,7 +40,7 @@ def main() -> None:
         print(tables.all_tables(options.records))
         return
     if options.command == "rates":
-        cells = list(arms.rate_cells(options.seeds))
+        cells = list(arms.rate_cells(options.seeds, options.arms))
     else:
         common = tables.common_rates(options.records, options.command)
         print(f"Common rates: {common}", flush=True)
@@ -63,7 +63,10 @@ def _run(options, cells):
     options.records.mkdir(parents=True, exist_ok=True)
     (options.records / f"{options.set}.json").write_text(json.dumps(ready.facts(), indent=1) + "\n")
     for optimizer in options.optimizers:
-        path = options.records / f"{options.set}.{optimizer}.jsonl"
+        part = (
+            ".rates" if options.command == "rates" and options.arms else ""
+        )  # its own file: it may run beside "screen"
+        path = options.records / f"{options.set}.{optimizer}{part}.jsonl"
         left = bench.run_all(ready, [c for c in cells if c.optimizer == optimizer], path, until=until)
         print(f"{optimizer}: {left} cells left.")
 

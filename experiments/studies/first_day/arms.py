@@ -103,11 +103,13 @@ def least_label_scale(classes: int, probability: float = 0.9) -> float:
     return (classes - 1) / classes * math.log((classes - 1) * probability / (1 - probability))
 
 
-def rate_cells(seeds: list[int]) -> Iterator[Cell]:
-    """Alone at every candidate rate: the common rates are chosen from these."""
+def rate_cells(seeds: list[int], names: list[str] | None = None) -> Iterator[Cell]:
+    """Arms at every candidate rate and their own T. Alone by default: the common rates are chosen from it."""
     for optimizer, rates in PROTOCOL["common_rate"]["candidates"].items():
-        for rate in rates:
-            yield from (Cell("alone", optimizer, 0, rate, seed) for seed in seeds)
+        for name in names or ["alone"]:
+            for rate in rates:
+                own = 0.0 if name == "alone" else own_temperature(ARMS[name])
+                yield from (Cell(name, optimizer, own, rate, seed) for seed in seeds)
 
 
 def screening_cells(common: dict[str, float], seeds: list[int], names: list[str] | None = None) -> Iterator[Cell]:

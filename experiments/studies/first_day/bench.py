@@ -15,11 +15,11 @@ import tensorflow as tf
 from experiments.studies.first_day import losses as study_losses
 from experiments.studies.first_day import sets
 from experiments.studies.first_day.arms import ARMS, Arm, Cell, as_record, least_label_scale
+from experiments.studies.first_day.target_softness import mean_entropy, temperature_for_entropy
 from skd_tf import LOSSES, Distiller, data, losses, schedules
 from skd_tf.distillation import optimizers
 from skd_tf.evaluation import metrics
 from skd_tf.evaluation.predictor import Predictor
-from experiments.studies.first_day.target_softness import mean_entropy, temperature_for_entropy
 from skd_tf.runs import predictions
 from skd_tf.training import experiment, train_student
 from skd_tf.training.resources import SharedResources

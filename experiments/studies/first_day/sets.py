@@ -5,13 +5,7 @@ import pathlib
 from skd_tf.config import Config
 
 _SHORT = {"batch_size": 32, "validation_fraction": 0.0, "epochs": 30}
-_CIFAR = {
-    "student": "resnet8",
-    "batch_size": 128,
-    "precision": "bfloat16",
-    "teacher_precision": "bfloat16",
-    "validation_split": "uniform",
-}
+_CIFAR = {"student": "resnet8", "batch_size": 128, "validation_split": "uniform"}
 _SETTINGS = {
     "shapes": {"image_size": 32, "student": "experiments.studies.first_day.networks:three_layers", **_SHORT},
     "digits": {"dataset": "digits", "student": "cnn_4", **_SHORT, "epochs": 10},
