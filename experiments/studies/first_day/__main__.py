@@ -2,6 +2,7 @@
 
     python -m experiments.studies.first_day rates SET      alone at all candidate rates; --arms: others, which is exploratory
     python -m experiments.studies.first_day screen SET     all arms at the common rates
+    python -m experiments.studies.first_day controls SET   exploratory: warm-up and clipping without the sphere
     python -m experiments.studies.first_day carry SET      the arms that were carried on
     python -m experiments.studies.first_day tables         prints the tables
 
@@ -23,7 +24,7 @@ RECORDS = pathlib.Path("experiments/results/first_day")
 def main() -> None:
     """Runs the command that the arguments name."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=("rates", "screen", "carry", "tables"))
+    parser.add_argument("command", choices=("rates", "screen", "controls", "carry", "tables"))
     parser.add_argument("set", nargs="?")
     parser.add_argument("--folder", type=pathlib.Path, default=pathlib.Path("runs/first_day"))
     parser.add_argument("--records", type=pathlib.Path, default=RECORDS)
@@ -42,10 +43,10 @@ def main() -> None:
     if options.command == "rates":
         cells = list(arms.rate_cells(options.seeds, options.arms))
     else:
-        common = tables.common_rates(options.records, options.command)
+        common = tables.common_rates(options.records, options.command if options.command == "carry" else "screen")
         print(f"Common rates: {common}", flush=True)
-        make = arms.screening_cells if options.command == "screen" else arms.carried_cells
-        cells = list(make(common, options.seeds, options.arms))
+        make = {"screen": arms.screening_cells, "controls": arms.control_cells, "carry": arms.carried_cells}
+        cells = list(make[options.command](common, options.seeds, options.arms))
     _run(options, cells)
 
 

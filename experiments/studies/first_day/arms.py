@@ -75,6 +75,17 @@ ARMS: dict[str, Arm] = {  # in the order in which they are screened: the protoco
     "student_on_sphere": Arm("student_on_sphere"),
     "logit_standardization": Arm("logit_standardization", **_RAW, kd_weight=3.6, temperature_factor=0.5),
 }
+# Added after all arms had run at their own T (see the amendments): they only say what a warm-up and clipping do by
+# themselves, and are never the default.
+CONTROLS: dict[str, Arm] = {
+    "alone_warmup": dataclasses.replace(ARMS["alone"], warmup_steps=100),
+    "kd_warmup": dataclasses.replace(ARMS["kd"], warmup_steps=100),
+    "dist_warmup": dataclasses.replace(ARMS["dist"], warmup_steps=100),
+    "skd_batch_scale_warmup": dataclasses.replace(ARMS["skd_batch_scale"], warmup_steps=100),
+    "alone_clip": dataclasses.replace(ARMS["alone"], clip_norm=1.0),
+    "kd_clip": dataclasses.replace(ARMS["kd"], clip_norm=1.0),
+}
+ALL_ARMS = ARMS | CONTROLS
 # Dropped first by the protocol, and not built: skd_sgdp, skd_head_decay.
 
 
@@ -110,6 +121,13 @@ def rate_cells(seeds: list[int], names: list[str] | None = None) -> Iterator[Cel
             for rate in rates:
                 own = 0.0 if name == "alone" else own_temperature(ARMS[name])
                 yield from (Cell(name, optimizer, own, rate, seed) for seed in seeds)
+
+
+def control_cells(common: dict[str, float], seeds: list[int], names: list[str] | None = None) -> Iterator[Cell]:
+    """The controls at their own T and the common rates."""
+    for name in names or CONTROLS:
+        for optimizer in OPTIMIZERS:
+            yield from (Cell(name, optimizer, own_temperature(ALL_ARMS[name]), common[optimizer], s) for s in seeds)
 
 
 def screening_cells(common: dict[str, float], seeds: list[int], names: list[str] | None = None) -> Iterator[Cell]:

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from experiments.studies.first_day import losses as study_losses
 from experiments.studies.first_day import sets
-from experiments.studies.first_day.arms import ARMS, Arm, Cell, as_record, least_label_scale
+from experiments.studies.first_day.arms import ALL_ARMS, Arm, Cell, as_record, least_label_scale
 from experiments.studies.first_day.target_softness import mean_entropy, temperature_for_entropy
 from skd_tf import LOSSES, Distiller, data, losses, schedules
 from skd_tf.distillation import optimizers
@@ -95,7 +95,7 @@ class Bench:
     def run(self, cell: Cell) -> dict[str, Any]:
         """Trains and measures one cell; its record."""
         start = time.perf_counter()
-        arm = ARMS[cell.arm]
+        arm = ALL_ARMS[cell.arm]
         radius = self._radius(arm.radius)
         temperature = self._temperature(arm, cell.temperature, radius)
         kd_weight = arm.kd_weight * (4 * self.classes / radius**2 if arm.weighted else 1.0)

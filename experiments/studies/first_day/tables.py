@@ -7,7 +7,15 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from experiments.lab.statistics import critical
-from experiments.studies.first_day.arms import ARMS, FACTORS, OPTIMIZERS, TEMPERATURES, own_temperature
+from experiments.studies.first_day.arms import (
+    ALL_ARMS,
+    ARMS,
+    FACTORS,
+    OPTIMIZERS,
+    PROTOCOL,
+    TEMPERATURES,
+    own_temperature,
+)
 
 SCREENED = ("shapes", "digits")
 Columns = dict[tuple[str, str, float, float], dict[int, dict]]  # {(arm, optimizer, T, rate): {seed: record}}
@@ -119,6 +127,7 @@ def all_tables(records: pathlib.Path) -> str:
     found = screens(records)
     parts.append(_arm_table(found))
     parts.extend(_temperature_table(found, optimizer) for optimizer in OPTIMIZERS)
+    parts.append(_own_rate_table(records))
     parts.append(_detail_table(found))
     return "\n\n".join(parts)
 
@@ -171,13 +180,37 @@ def _temperature_table(found: dict[tuple, Screen], optimizer: str) -> str:
     return _markdown(head, body)
 
 
+def _own_rate_table(records: pathlib.Path) -> str:
+    """Exploratory: arms at T = 4 and every candidate rate; the last column pairs each at its own best rate with alone at its."""
+    lines = []
+    for optimizer in OPTIMIZERS:
+        rates = PROTOCOL["common_rate"]["candidates"][optimizer]
+        head = ["set", f"{optimizer}: arm", *(f"{rate:g}" for rate in rates), "own best - alone's best"]
+        body = []
+        for name in SCREENED:
+            columns, best = read(records, name), {}
+            for arm in ARMS:
+                own = 0.0 if arm == "alone" else own_temperature(ARMS[arm])
+                cells = [
+                    {s: r["accuracy"] for s, r in columns.get((arm, optimizer, own, rate), {}).items()}
+                    for rate in rates
+                ]
+                if sum(len(cell) > 1 for cell in cells) < len(rates) - 1:
+                    continue
+                best[arm] = max(cells, key=lambda cell: statistics.mean(cell.values()) if cell else 0.0)
+                means = [f"{100 * statistics.mean(cell.values()):.1f}" if cell else "" for cell in cells]
+                body.append([name, arm, *means, "" if arm == "alone" else _text(difference(best[arm], best["alone"]))])
+        lines.append(_markdown(head, body))
+    return "\n\n".join(lines)
+
+
 def _detail_table(found: dict[tuple, Screen]) -> str:
     """At the own T and the common rate: top-1, NLL, ECE, and the student's norm in the first, middle and last epoch."""
     head = ["set", "optimizer", "arm", "T", "top-1", "NLL", "ECE", "norm: first", "middle", "last epoch"]
     body = []
     for (name, optimizer), screen in found.items():
-        for arm in ARMS:
-            own = 0.0 if arm == "alone" else own_temperature(ARMS[arm])
+        for arm in ALL_ARMS:
+            own = 0.0 if arm == "alone" else own_temperature(ALL_ARMS[arm])
             records = screen.records(arm, own)
             if records:
                 body.append([name, optimizer, arm, f"{records[0]['used_temperature']:.3g}", *_details(records)])
