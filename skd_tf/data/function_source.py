@@ -10,18 +10,19 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from skd_tf.data import grouping, image_ops
+from skd_tf.data import grouping, image_ops, own_memory
 from skd_tf.data.catalog import crops_originals, fixed_shape
 from skd_tf.data.dataset import Source, Split
 from skd_tf.data.file_splits import FileSplits
 from skd_tf.data.folder_parts import shown
-from skd_tf.data.memory_budget import budget, keeps_in_memory
+from skd_tf.data.memory_budget import aligned_empty, budget, keeps_in_memory
 from skd_tf.data.settings import DataSettings
 from skd_tf.errors import input_error
 from skd_tf.runtime import user_code
 from skd_tf.runtime.console import warn
 
 _REQUIRED = ("class_names", "train")
+_BATCH = 256  # images that are resized at once
 _OPTIONAL = ("test", "groups", "version", "mean", "std", "pad", "flip")
 
 
@@ -53,27 +54,28 @@ def read(settings: DataSettings, data_dir: str | None, names: Sequence[str]) -> 
             received=f"{sorted(spec) if isinstance(spec, dict) else type(spec).__name__} from {settings.dataset}",
             remedy="Change what it returns",
         )
+    spec = dict(spec)  # the function may keep its own dict
     class_names = _checked_names(settings, spec["class_names"])
     images, labels = {}, {}
     for name in spec.keys() & {"train", *names}:
         if name not in names and isinstance(spec[name], tf.data.Dataset):
             continue
-        images[name], unchecked = _unpacked(settings, name, spec[name])
+        images[name], unchecked = _unpacked(settings, name, spec.pop(name))
         labels[name] = _checked_labels(settings, name, unchecked, len(class_names))
         if len(images[name]) != len(labels[name]):
             received = f"{len(images[name])} images and {len(labels[name])} labels"
             raise _error(settings, f"{name} split", "one label per image", received)
+    groups = _groups(settings, spec, images) if "train" in names else None
     if all(isinstance(part, list) for part in images.values()):
         root = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for part in images.values() for path in part])
         files = FileSplits(settings, root, images, class_names)
         splits, png_bits = files.read({name: labels[name] for name in names}), files.png_bits
     else:
-        splits = {name: _array_split(settings, name, images[name], labels[name]) for name in names}
+        splits = {name: _array_split(settings, name, [images.pop(name)], labels[name]) for name in names}
         png_bits, shapes = None, {name: split.images.shape[1:] for name, split in splits.items()}
         if len(set(shapes.values())) > 1:
             raise _error(settings, "test split", f"images {shapes['train']} as in train", shapes["test"])
     facts = _checked_facts(settings, spec, splits[names[0]].images.shape[-1])
-    groups = _groups(settings, spec, images) if "train" in names else None
     return Source(str(spec.get("version", "1")), class_names, splits, **facts, png_bits=png_bits, groups=groups)
 
 
@@ -174,27 +176,51 @@ def _collected(settings, part, stream):
     shape, resize = fixed_shape(settings, spec[0].shape)
     settings_auto = dataclasses.replace(settings, cache_dataset="auto")  # a stream can only be kept in memory
     stream = stream.map(lambda image, label: (image_ops.fit(image, shape, resize), label))
-    batches, most = [], budget()
-    for batch in stream.batch(256).as_numpy_iterator():
-        batches.append(batch)
-        if not keeps_in_memory(settings_auto, [256 * len(batches)], shape, most):
+    images, labels, most, filled = np.empty((0, *shape), np.uint8), [], budget(), 0
+    for batch, batch_labels in stream.batch(256).as_numpy_iterator():
+        labels.append(batch_labels)
+        if not keeps_in_memory(settings_auto, [filled + len(batch)], shape, most):
             raise _error(settings, part, "a tf.data.Dataset that fits in memory, or paths of files", "a larger one")
-    if not batches:
+        if filled + len(batch) > len(images):  # the system moves large arrays without copying them
+            images.resize((2 * filled + len(batch), *shape), refcheck=False)
+        images[filled : filled + len(batch)] = batch
+        filled += len(batch)
+    if not filled:
         raise _error(settings, part, "examples", "none")
-    images, labels = (np.concatenate(parts) for parts in zip(*batches, strict=True))
-    return images, labels
+    images.resize((filled, *shape), refcheck=False)
+    return images, np.concatenate(labels)
 
 
-def _array_split(settings, name, images, labels):
-    if isinstance(images, list):
+def _array_split(settings, name, holder, labels):
+    """The split of the array in `holder`, a list of one that is emptied."""
+    if isinstance(holder[0], list):
         raise _error(settings, f"{name} split", "arrays as in the other split", "paths of files")
-    if images.dtype != np.uint8 or images.ndim != 4 or not len(images):
-        received = f"{images.dtype} of shape {images.shape}"
-        raise _error(settings, f"{name} split", "uint8 images [n, h, w, c]", received)
-    shape, resize = fixed_shape(settings, images.shape[1:])
-    if images.shape[1:] != shape:
-        images = np.stack([image_ops.fit(tf.constant(image), shape, resize).numpy() for image in images])
-    return Split(images, labels, np.arange(len(labels)))
+    given, index = holder[0].shape, np.arange(len(labels))
+    if holder[0].dtype != np.uint8 or len(given) != 4 or not len(labels):
+        raise _error(settings, f"{name} split", "uint8 images [n, h, w, c]", f"{holder[0].dtype} of shape {given}")
+    shape, resize = fixed_shape(settings, given[1:])
+    if given[1:] == shape:
+        images, own = own_memory.taken_over(holder)
+        return Split(images, labels, index, own_memory=own)
+    images = aligned_empty(len(labels), shape)
+    for row, image in enumerate(holder.pop()):
+        images[row] = image_ops.fit(tf.constant(image), shape, resize)
+    return Split(images, labels, index, own_memory=True)
+
+
+def _resized(images, shape, resize):
+    """Images of one size at another, in batches in one graph."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None, *images.shape[1:]], tf.uint8)], autograph=False)
+    def fit(batch):
+        return image_ops.fit(batch, shape, resize)
+
+    resized = np.empty([len(images), *shape], np.uint8)
+    with tf.device("CPU"):
+        for start in range(0, len(images), _BATCH):
+            rows = slice(start, start + _BATCH)
+            resized[rows] = fit(tf.constant(images[rows])).numpy()
+    return resized
 
 
 def _checked_labels(settings, name, labels, classes):

@@ -67,9 +67,14 @@ def aligned_empty(count: int, shape: tuple[int, ...]) -> np.ndarray:
     return memory[start : start + size].reshape(count, *shape)
 
 
+def is_aligned(images: np.ndarray) -> bool:
+    """Whether TensorFlow can read an array in place."""
+    return images.flags.c_contiguous and images.flags.writeable and images.ctypes.data % _ALIGNMENT == 0
+
+
 def aligned(images: np.ndarray) -> np.ndarray:
     """The images if TensorFlow can read them in place, else a copy that it can."""
-    if images.flags.c_contiguous and images.flags.writeable and images.ctypes.data % _ALIGNMENT == 0:
+    if is_aligned(images):
         return images
     copy = aligned_empty(len(images), images.shape[1:])
     np.copyto(copy, images)

@@ -1,0 +1,88 @@
+"""Arrays of data functions: moved without a second copy if nothing else refers to them, else left alone."""
+
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from skd_tf import data
+from skd_tf.data import memory_budget, own_memory
+
+SHAPE = (300, 8, 8, 3)
+
+
+def numbers(shape=SHAPE):
+    """A new array whose memory starts where TensorFlow cannot read it in place."""
+    array = np.empty(shape, np.uint8)
+    while memory_budget.is_aligned(array):
+        array = np.empty(shape, np.uint8)
+    array[:] = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    return array
+
+
+MADE = {
+    "an array": numbers,
+    "a reshaped array": lambda: numbers((300, 192)).reshape(SHAPE),
+    "channels moved to the end": lambda: numbers((300, 3, 8, 8)).transpose(0, 2, 3, 1),
+}
+
+
+@pytest.mark.parametrize("kind", MADE)
+@pytest.mark.parametrize("piece", [1, 7 * 192, 10**6])
+def test_an_array_of_nobody_else_is_moved_piece_by_piece(kind, piece, monkeypatch):
+    monkeypatch.setattr(own_memory, "_PIECE_BYTES", piece)
+    holder = [MADE[kind]()]
+    expected = np.array(holder[0])
+    images, own = own_memory.taken_over(holder)
+    assert own and not holder and memory_budget.is_aligned(images) and np.array_equal(images, expected)
+
+
+def test_an_array_that_something_else_refers_to_is_left_alone():
+    kept, buffer = numbers(), bytes(range(192)) * 300
+    makers = [
+        lambda: kept,
+        lambda: kept[...],
+        lambda: kept[:100],
+        lambda: numbers()[::-1],
+        lambda: np.frombuffer(buffer, np.uint8).reshape(SHAPE),
+    ]
+    for make in makers:
+        expected, holder = make().copy(), [make()]
+        images, own = own_memory.taken_over(holder)
+        assert not own and images.shape == expected.shape and np.array_equal(images, expected)
+    assert np.array_equal(kept, numbers())
+
+
+FUNCTIONS = """
+import numpy as np, tensorflow as tf
+KEPT = {}
+def images(n): return np.random.default_rng(n).integers(0, 256, (n, 8, 8, 1), np.uint8)
+def spec(train, test=50):
+    return {"class_names": ["a", "b"], "train": train, "test": (images(test), np.arange(test) % 2)}
+def fresh(data_dir): return spec((images(200), np.arange(200) % 2))
+def kept(data_dir): return KEPT.setdefault("spec", fresh(data_dir))
+def stream(data_dir):
+    return spec(tf.data.Dataset.from_tensor_slices((images(200), np.arange(200) % 2)).filter(lambda *_: True))
+def sized(data_dir): return spec((images(200)[:, ::2, ::2], np.arange(200) % 2)) | {"test": (images(50), np.arange(50) % 2)}
+"""
+
+
+def test_a_function_s_own_arrays_stay_as_they_are_and_all_forms_give_the_same_split(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own_memory_data.py").write_text(FUNCTIONS)
+    load = lambda name, **more: data.load(data.DataSettings(dataset=f"own_memory_data:{name}", **more))  # noqa: E731
+    fresh, kept, stream = load("fresh"), load("kept"), load("stream")
+    assert fresh.train.own_memory and stream.train.own_memory and not kept.train.own_memory
+    for other in (kept, stream):
+        for split in ("train", "validation", "test"):
+            one, two = getattr(fresh, split), getattr(other, split)
+            assert np.array_equal(one.images, two.images) and np.array_equal(one.labels, two.labels)
+    again = load("kept")  # what the module keeps is as it was
+    assert (
+        np.array_equal(again.train.images, fresh.train.images) and len(sys.modules["own_memory_data"].KEPT["spec"]) == 3
+    )
+    small = load("sized", image_size=4)
+    assert small.train.images.shape[1:] == small.test.images.shape[1:] == (4, 4, 1)
+    expected = tf.image.resize(fresh.test.images[3], (4, 4), antialias=True)
+    assert np.abs(small.test.images[3] - expected.numpy()).max() <= 1
