@@ -7,21 +7,18 @@ facts are used again while its size and modification time are the same; otherwis
 import contextlib
 import hashlib
 import os
-import pathlib
 import stat
 import time
-import zipfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from skd_tf.data import kept_arrays
 from skd_tf.data.image_header import read_header
-from skd_tf.runtime import atomic_files
 from skd_tf.runtime.console import Progress
 
 _FORMAT = 1  # of the kept files; raise it when a field changes its meaning
-_UNUSED_DAYS = 180  # after which the facts of a folder are removed
 _CLOCK_NS = 2_000_000_000  # the coarsest clock of a file system
 _READERS = 16  # threads
 UNREADABLE, UNTRIED, DECODES, DAMAGED = range(4)  # values of "state"
@@ -103,11 +100,7 @@ class FileFacts:
         facts = dict(zip(*_load(place), strict=True)) | dict(zip(self._names, self.rows, strict=True))
         rows = np.fromiter(facts.values(), FACTS, len(facts))
         names = "\0".join(facts).encode("utf-8", "surrogateescape")
-        with contextlib.suppress(OSError):
-            place.parent.mkdir(parents=True, exist_ok=True)
-            _remove_unused(place.parent)
-            with atomic_files.writing(place) as file:
-                np.savez(file, names=np.frombuffer(names, np.uint8), facts=rows.view(np.uint8))
+        kept_arrays.save(place, names=np.frombuffer(names, np.uint8), facts=rows.view(np.uint8))
 
     def identity(self) -> str:
         """SHA-256 of the files' names relative to the folder, and of their content."""
@@ -153,23 +146,15 @@ def _facts_of(path):
 
 
 def _place(root):
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return pathlib.Path(cache, "skd_tf", "files", f"{hashlib.sha256(os.fsencode(root)).hexdigest()[:32]}-{_FORMAT}.npz")
+    return kept_arrays.place("files", f"{hashlib.sha256(os.fsencode(root)).hexdigest()[:32]}-{_FORMAT}")
 
 
 def _load(place):
     """(names, facts) that were kept; none if they are missing or damaged."""
-    with contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        with np.load(place, allow_pickle=False) as kept:
-            text = kept["names"].tobytes().decode("utf-8", "surrogateescape")
-            names, facts = text.split("\0") if text else [], kept["facts"].view(FACTS)
+    kept = kept_arrays.load(place)
+    with contextlib.suppress(ValueError, KeyError):
+        text = kept["names"].tobytes().decode("utf-8", "surrogateescape")
+        names, facts = text.split("\0") if text else [], kept["facts"].view(FACTS)
         if len(names) == len(facts):
             return names, facts
     return [], np.zeros(0, FACTS)
-
-
-def _remove_unused(folder):
-    for path in folder.glob("*.npz"):
-        with contextlib.suppress(OSError):
-            if time.time() - path.stat().st_mtime > _UNUSED_DAYS * 86_400:
-                path.unlink()

@@ -10,14 +10,14 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from skd_tf.data import image_ops
+from skd_tf.data import image_ops, kept_arrays, shard_index
 from skd_tf.data.catalog import KNOWN_DATASETS, fixed_shape, known_of
 from skd_tf.data.dataset import Source, Split
-from skd_tf.data.disk_images import RECORD_FRAME, DiskImages, TFRecordImages
+from skd_tf.data.disk_images import DiskImages, TFRecordImages
 from skd_tf.data.memory_budget import aligned_empty, keeps_in_memory
 from skd_tf.data.settings import DataSettings
 from skd_tf.errors import input_error
-from skd_tf.runtime.console import say
+from skd_tf.runtime.files import sha256_of_json
 from skd_tf.runtime.local_paths import TFDS_SCHEMES, require_local, scheme_of
 
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)  # the machine's state, reported as such
@@ -51,7 +51,6 @@ def read(settings: DataSettings, data_dir: str | None, names: Sequence[str]) -> 
             if in_memory:
                 splits[name] = _in_memory(tfds, builder, tfds_splits[name], keys, count, shape, resize)
             else:
-                say(f"Reading the labels of {count:,} {name} examples of {settings.dataset}; its images stay on disk.")
                 splits[name] = _on_disk(builder, tfds_splits[name], keys, count, shape, resize)
     version, class_names = str(builder.version), tuple(builder.info.features[keys[1]].names)
     known = known_of(settings.dataset)
@@ -156,10 +155,17 @@ def _supervised_keys(tfds, info):
 
 
 def _has_labels(tfds, settings, builder, split, keys):
-    """Whether any example of a split has a label; decodes no image and stops at the first label."""
+    """Whether any example of a split has a label: decodes no image, stops at the first label, and keeps the answer."""
+    files = [(path, tf.io.gfile.stat(path).length) for path in map(str, builder.info.splits[split].filepaths)]
+    place = kept_arrays.place("labelled", sha256_of_json([builder.info.full_name, split, keys, files])[:32])
+    kept = kept_arrays.load(place).get("found")
+    if kept is not None:
+        return bool(kept)
     with _damage_as_input_error(settings, builder, split):
         stream = builder.as_dataset(split=split, decoders={keys[0]: tfds.decode.SkipDecoding()}, shuffle_files=False)
-        return any(stream.map(lambda example: example[keys[1]] >= 0).as_numpy_iterator())
+        found = any(stream.map(lambda example: example[keys[1]] >= 0).as_numpy_iterator())
+    kept_arrays.save(place, found=np.array(found))
+    return found
 
 
 def _in_memory(tfds, builder, split, keys, count, shape, resize):
@@ -193,34 +199,17 @@ def _on_disk(builder, split, keys, count, shape, resize):
             remedy="Prepare it again as tfrecord, or lower --image_size",
         )
 
-    def label_and_length(record):
-        label = tf.io.parse_single_example(record, {label_key: tf.io.FixedLenFeature([], tf.int64)})[label_key]
-        return label, tf.strings.length(record)
-
-    def shard_of(number, path):
-        records = tf.data.TFRecordDataset(path).map(label_and_length)
-        return records.map(lambda label, length: (number, label, tf.cast(length, tf.int64)))
-
-    stream = tf.data.Dataset.from_tensor_slices((np.arange(len(shards), dtype=np.int64), shards))
-    stream = stream.interleave(
-        shard_of, cycle_length=16, block_length=64, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
-    )
-    chunks = list(stream.batch(4096).as_numpy_iterator())
-    shard, labels, lengths = (np.concatenate(column) for column in zip(*chunks, strict=True))
-    if len(labels) != count:
-        raise _damaged(builder, count, len(labels))
-    in_file_order = np.argsort(shard, kind="stable")
-    shard, labels, lengths = shard[in_file_order], labels[in_file_order], lengths[in_file_order]
-    ends = np.cumsum(lengths + RECORD_FRAME)
-    starts = ends - lengths - RECORD_FRAME
-    offsets = starts - starts[np.searchsorted(shard, shard)]
+    index = shard_index.read(f"{builder.info.full_name} {split}", shards, label_key, count)
+    if len(index.label) != count:
+        raise _damaged(builder, count, len(index.label))
+    labels = index.label
 
     def image_of(record):
         return tf.io.parse_single_example(record, {image_key: tf.io.FixedLenFeature([], tf.string)})[image_key]
 
-    identity = hashlib.sha256(labels.tobytes() + lengths.tobytes()).hexdigest()
+    identity = hashlib.sha256(labels.tobytes() + index.length.tobytes()).hexdigest()
     facts = [builder.info.full_name, split, identity]
-    store = TFRecordImages(shards, image_of, np.stack([shard, offsets, lengths], axis=1), facts)
+    store = TFRecordImages(shards, image_of, np.stack([index.shard, index.offset, index.length], axis=1), facts)
     return Split(DiskImages(store, np.arange(count), shape, resize), labels.astype(np.int32), np.arange(count))
 
 

@@ -1,0 +1,79 @@
+"""Where each record of a split's TFRecord shards is, and its label: found in one pass over the shards, and kept."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from skd_tf.data import kept_arrays
+from skd_tf.data.disk_images import RECORD_FRAME
+from skd_tf.runtime.console import say
+from skd_tf.runtime.files import sha256_of_json
+
+_FORMAT = 1  # of what is kept; raise it when it changes its meaning
+
+
+class ShardIndex(NamedTuple):
+    """The records of a split in the order of its shards.
+
+    Attributes:
+      shard: int64 `[n]`, place of its shard.
+      offset: int64 `[n]`, bytes from the shard's start.
+      length: int64 `[n]`, bytes of its content.
+      label: int64 `[n]`.
+    """
+
+    shard: np.ndarray
+    offset: np.ndarray
+    length: np.ndarray
+    label: np.ndarray
+
+
+def read(name: str, shards: Sequence[str], label_key: str, count: int) -> ShardIndex:
+    """The index of a split, kept from an earlier process while its shards have the same names, sizes and times.
+
+    Args:
+      name: of the split and its dataset, with the version.
+      shards: paths of the split's TFRecord files.
+      label_key: the feature that holds the label.
+      count: how many records there should be; another number is not kept.
+    """
+    status = [(path, (facts := tf.io.gfile.stat(path)).length, facts.mtime_nsec) for path in shards]
+    place = kept_arrays.place("shards", sha256_of_json([_FORMAT, name, label_key, status])[:32])
+    kept = kept_arrays.load(place)
+    if kept.keys() == {"shard", "length", "label"} and len({count, *map(len, kept.values())}) == 1:
+        return _with_offsets(kept["shard"], kept["length"], kept["label"])
+    say(f"Reading the labels of {count:,} records of {name}; its images stay on disk.")
+    shard, length, label = _scan(shards, label_key)
+    if len(shard) == count:
+        kept_arrays.save(
+            place, shard=shard.astype(np.int32), length=length.astype(np.int32), label=label.astype(np.int32)
+        )
+    return _with_offsets(shard, length, label)
+
+
+def _with_offsets(shard, length, label):
+    shard, length, label = (column.astype(np.int64) for column in (shard, length, label))
+    ends = np.cumsum(length + RECORD_FRAME)
+    starts = ends - length - RECORD_FRAME
+    return ShardIndex(shard, starts - starts[np.searchsorted(shard, shard)], length, label)
+
+
+def _scan(shards, label_key):
+    def label_and_length(record):
+        label = tf.io.parse_single_example(record, {label_key: tf.io.FixedLenFeature([], tf.int64)})[label_key]
+        return label, tf.strings.length(record)
+
+    def shard_of(number, path):
+        records = tf.data.TFRecordDataset(path).map(label_and_length)
+        return records.map(lambda label, length: (number, tf.cast(length, tf.int64), label))
+
+    stream = tf.data.Dataset.from_tensor_slices((np.arange(len(shards), dtype=np.int64), list(shards)))
+    stream = stream.interleave(
+        shard_of, cycle_length=16, block_length=64, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+    )
+    chunks = list(stream.batch(4096).as_numpy_iterator())
+    columns = [np.concatenate(column) for column in zip(*chunks, strict=True)] or [np.zeros(0, np.int64)] * 3
+    in_file_order = np.argsort(columns[0], kind="stable")
+    return [column[in_file_order] for column in columns]
