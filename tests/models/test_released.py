@@ -1,0 +1,58 @@
+"""released:NAME: the students in the repository, and what is said where they are missing."""
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+
+from skd_tf import data
+from skd_tf.config import Config
+from skd_tf.errors import InputError
+from skd_tf.evaluation.evaluate_models import evaluate_models
+from skd_tf.models import paths
+from skd_tf.training import preflight
+
+RELEASED = pathlib.Path(__file__).resolve().parents[2] / "released"
+NAMES = sorted(path.parent.name for path in RELEASED.glob("*/student.keras"))
+
+
+def test_the_students_are_small_and_have_a_card_and_a_record():
+    assert NAMES and sum(path.stat().st_size for path in RELEASED.rglob("*") if path.is_file()) < 10_000_000
+    for name in NAMES:
+        assert (RELEASED / name / "README.md").is_file() and (RELEASED / name / "record.json").is_file()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_released_student_measures_as_its_record_says(name):
+    record = json.loads((RELEASED / name / "record.json").read_text())
+    dataset = data.load(data.DataSettings(dataset=record["dataset"]), train=False)
+    found = evaluate_models([f"released:{name}"], dataset, timing=False, bootstrap_samples=0)["models"][0]
+    for measured, recorded in ((found, record), (found["calibrated"], record["calibrated"])):
+        assert round(measured["accuracy"] * len(dataset.test)) == recorded["right"]
+        assert measured["nll"] == pytest.approx(recorded["nll"], abs=1e-5)
+    assert found["parameters"] == record["parameters"]
+
+
+def test_a_missing_one_is_one_line_with_a_remedy(monkeypatch, tmp_path):
+    with pytest.raises(
+        InputError, match=r"Unknown released student\. Expected one of .*fashion.*Did you mean fashion\?"
+    ):
+        preflight.check_files(Config(student_checkpoint="released:fashio", loss="cross_entropy"))
+    for name in ("../fashion", "fashion/student.keras"):
+        with pytest.raises(InputError, match="Unknown released student"):
+            paths.keras_file(f"released:{name}")
+    monkeypatch.setattr(paths, "_REPOSITORY", tmp_path / "released")  # as in the installed package
+    with pytest.raises(InputError, match=r"no released students.*pip install -e \. in a checkout") as caught:
+        paths.require("released:fashion")
+    assert "://" not in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_student_starts_from_a_released_one():
+    from skd_tf.models.student import StudentSettings, make_student
+
+    dataset = data.load(data.DataSettings(dataset="fashion_mnist_10k"))
+    settings = {"student": "cnn_8_16_32", "student_checkpoint": "released:fashion"}
+    student = make_student(Config(**settings).pick(StudentSettings), dataset)
+    logits = np.asarray(student(dataset.test.images[:500].astype("float32")))
+    assert (logits.argmax(1) == dataset.test.labels[:500]).mean() > 0.8
