@@ -85,7 +85,7 @@ def fit(image: tf.Tensor, shape: tuple[int, int, int], resize: int = 0, *, exact
     """Resizes the shorter side of an image and crops its centre to `shape`.
 
     Args:
-      image: uint8 `[any, any, channels]`.
+      image: uint8 `[any, any, channels]`, or a batch of them.
       shape: (height, width, channels) of the result; height equals width if `resize` is given.
       resize: length of the shorter side before the crop, in pixels; 0: the image already has its shape.
       exact: whether the sides are rounded as Python rounds them; in float32 a half can fall to either side.
@@ -93,18 +93,18 @@ def fit(image: tf.Tensor, shape: tuple[int, int, int], resize: int = 0, *, exact
     if resize:
         image = resized(image, _sides_exact(image, resize) if exact else _sides(image, resize))
         image = tf.image.resize_with_crop_or_pad(image, *shape[:2])
-    return tf.ensure_shape(image, shape)
+    return tf.ensure_shape(image, [None] * ((image.shape.rank or 3) - 3) + list(shape))
 
 
 def _sides(image, resize):
-    height, width = tf.unstack(tf.cast(tf.shape(image)[:2], tf.float32))
+    height, width = tf.unstack(tf.cast(tf.shape(image)[-3:-1], tf.float32))
     scale = resize / tf.minimum(height, width)
     return tf.cast(tf.round([height * scale, width * scale]), tf.int32)
 
 
 def _sides_exact(image, resize):
     """round(side * resize / shorter side), half to even, in whole numbers."""
-    sides = tf.cast(tf.shape(image)[:2], tf.int64)
+    sides = tf.cast(tf.shape(image)[-3:-1], tf.int64)
     shorter = tf.reduce_min(sides)
     whole, rest = sides * resize // shorter, sides * resize % shorter
     up = (2 * rest > shorter) | ((2 * rest == shorter) & (whole % 2 == 1))

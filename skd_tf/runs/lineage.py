@@ -224,8 +224,10 @@ def write(model: str | os.PathLike, lineage: Lineage) -> None:
 
 def write_beside(files: Sequence[pathlib.Path], path: pathlib.Path, lineage: Lineage) -> None:
     """Writes the lineage of exported files, whose formats have no place for it, with the SHA-256 of each."""
-    digests = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.is_file()}
-    digests |= {file.name: paths.file_fingerprint(file) for file in files if file.is_dir()}
+    digests = {
+        file.name: paths.file_fingerprint(file) if file.is_dir() else hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in files
+    }
     path.write_text(json.dumps({"sha256": digests} | lineage.to_json(), indent=1) + "\n")
 
 

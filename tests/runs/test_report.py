@@ -148,7 +148,7 @@ def test_confusions_are_counted(tmp_path):
         assert sum(cell[1] for cell in row.cells) == pytest.approx(1) and [c[2] for c in row.cells].index(True) == i
     pairs = failures.pairs(run)
     most = max(row.cells[j][0] for i, row in enumerate(rows) for j in range(4) if i != j)
-    assert pairs[0].count == most and sum(pair.count for pair in pairs) <= (said != labels).sum()
+    assert pairs[0].images == most and sum(pair.images for pair in pairs) <= (said != labels).sum()
     i, j = (CLASSES.index(name) for name in (pairs[0].label, pairs[0].said))
     assert pairs[0].teacher == ((labels == i) & (run.predicted["teacher"] == j)).sum()
     many = run_data.read(make_run(tmp_path, name="many", classes=[f"class {i}" for i in range(60)]))
@@ -321,3 +321,16 @@ def test_a_browser_renders_it_completely(tmp_path):
         assert row["broken"] == row["flat"] == row["requests"] == 0 and row["charts"] > 10, row
     assert [line for line in done.stderr.splitlines() if "CONSOLE" in line] == []
     assert {path.partition("?")[0] for path in asked} <= {"/probe.html", "/one.html", "/all.html"}
+
+
+def test_exported_files_are_shown_as_they_were_measured(tmp_path):
+    run, ends = make_run(tmp_path), {"accuracy": [0.7, 0.9], "nll": [0.5, 0.7], "ece_debiased": [0.0, 0.05]}
+    file = {"accuracy": 0.8123, "nll": 0.6, "ece": 0.04, "ece_debiased": 0.02, "intervals": ends, "bytes": 12_000}
+    files = [file | {"file": "saved_model", "latency_ms": None}]
+    files.append(file | {"file": "student_int8.tflite", "latency_ms": {"median": 0.42}})
+    assert "Exported files" not in report.write([run], tmp_path / "a.html").read_text()
+    write_json(run / "exports.json", {"output": "out", "files": files})
+    page = report.write([run], tmp_path / "b.html").read_text()
+    text = page[page.index("Exported files") :]
+    for words in ("student_int8.tflite", "0.8123", "0.42", "0.7000\N{EN DASH}0.9000"):
+        assert words in text, words

@@ -1,5 +1,6 @@
 """The contents of a report: tables, charts and texts. report.html holds their markup, and the page needs no network."""
 
+import collections
 import importlib.resources
 import re
 from collections.abc import Sequence
@@ -56,6 +57,7 @@ def page(runs: Sequence[Run]) -> str:
         answers=answers.answers(runs),
         first_table=first_table,
         more_table=more_table,
+        exported=tables.exported(runs),
         has_intervals=any("models" in run.details for run in runs),
         matrix=failures.matrix(one) if one else [],
         pairs=failures.pairs(one) if one else [],
@@ -98,9 +100,9 @@ def _summary(run):
 
 def _losses(series):
     """A chart for each loss: two losses, or one with two temperatures or weights, have no common axis."""
-    groups: dict[tuple, list] = {}
+    groups = collections.defaultdict(list)
     for member in series:
-        groups.setdefault(tuple(member.loss.items()), []).append(member)
+        groups[tuple(member.loss.items())].append(member)
     losses = [dict(key) for key in groups]
     varied = [name for name in losses[0] if name != "loss" and len({loss[name] for loss in losses if name in loss}) > 1]
     for loss, members in zip(losses, groups.values(), strict=True):

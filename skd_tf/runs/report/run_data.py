@@ -49,6 +49,7 @@ class Run:
       predicted: {model: predicted classes of the test images `[n]`}, {} of an earlier version.
       labels: of the test images `[n]`, None of an earlier version.
       verdict: see `skd_tf.runs.verdict.judge`.
+      exports: what the last export measured of each file, [] without one.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Run:
     predicted: dict[str, np.ndarray]
     labels: np.ndarray | None
     verdict: dict[str, Any]
+    exports: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
     @property
     def title(self) -> str:
@@ -121,7 +123,7 @@ def read(path: str | os.PathLike, images: int | None = None) -> Run:
             received=f"run={path}",
             remedy="Train it to the end first",
         )
-    details = path / run_files.MEASUREMENTS
+    details, exports = path / run_files.MEASUREMENTS, path / run_files.EXPORTS
     alone = {role: path / role / run_files.METRICS for role in ("student_alone", "student_matched") if role in result}
     try:
         measured = json.loads(details.read_text()) if details.is_file() else {}
@@ -137,6 +139,7 @@ def read(path: str | os.PathLike, images: int | None = None) -> Run:
             predicted,
             labels,
             result.get("verdict") or verdict.of_run(result, measured, epochs[-1]["step"]),
+            json.loads(exports.read_text())["files"] if exports.is_file() else [],
         )
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise input_error(

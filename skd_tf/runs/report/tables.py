@@ -46,6 +46,24 @@ def tables(runs: Sequence[Run], series: Sequence[ChartSeries]) -> tuple[Table, T
     )
 
 
+def exported(runs: Sequence[Run]) -> Table | None:
+    """The files of the last export of each run, as they were measured after quantization; None without any."""
+    files = [
+        {
+            "name": file["file"] if len(runs) == 1 else f"{run.name}, {file['file']}",
+            "colour": "",
+            "is_student": False,
+            "record": file | {"file_bytes": file["bytes"]},
+            "intervals": file["intervals"],
+        }
+        for run in runs
+        for file in run.exports
+    ]
+    return (
+        _table(columns("accuracy", "nll", "ece", "ece_debiased", "latency_ms", "file_bytes"), files) if files else None
+    )
+
+
 def _table(shown, models):
     best = {column.key: _best(column, models) for column in shown}
     rows = [
