@@ -93,8 +93,9 @@ Leave it out for the default, 30.
 
     dataset: str = setting(
         "digits",
-        "the images: digits; a TFDS image classification dataset (cifar10, imagenet2012, ...); folder:PATH with a folder "
-        "of images per class, in train/ and test/ or split by data_seed; or MODULE:FUNCTION",
+        "the images: digits or fashion_mnist_10k, which are in the package; a TFDS image classification dataset (cifar10, "
+        "imagenet2012, ...); folder:PATH with a folder of images per class, in train/ and test/ or split by data_seed; or "
+        "MODULE:FUNCTION",
         check=_not_empty,
         heading="Data",
     )
