@@ -88,8 +88,8 @@ def judge(
             if labels is not None and {first, second} <= predicted.keys():
                 against[f"{first} against {second}"] = compare(predicted[first], predicted[second], labels)
             elif images:
-                accuracies = (models[name]["accuracy"] for name in (first, second))
-                against[f"{first} against {second}"] = compare_accuracies(*accuracies, images)
+                mine, other = (models[name]["accuracy"] for name in (first, second))
+                against[f"{first} against {second}"] = compare_accuracies(mine, other, images)
     helped = against.get("student against student_alone")
     weak_teacher = _weak_teacher(against.get("teacher against student_alone"), models)
     few = steps < FEWEST_STEPS

@@ -180,7 +180,7 @@ class Plan:
 def points(dimension: Dimension) -> Sequence[Any]:
     """The values of a dimension; empty if they are infinitely many."""
     if dimension.kind == "int" and not dimension.values:
-        return range(dimension.ends[0], dimension.ends[1] + 1)
+        return range(int(dimension.ends[0]), int(dimension.ends[1]) + 1)
     return dimension.values
 
 

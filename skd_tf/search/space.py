@@ -95,7 +95,9 @@ class Dimension:
 
     def to_keras_tuner(self, value: Any) -> Any:
         """`Config`'s value as keras-tuner holds it."""
-        return as_text(value) if self.values else value
+        if self.values:
+            return as_text(value)
+        return int(value) if self.kind == "int" and value == int(value) else value
 
     def place_of(self, value: Any) -> float:
         """Where a value lies between the ends, from 0 to 1; the middle of its part of a list."""

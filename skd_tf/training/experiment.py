@@ -177,6 +177,7 @@ def prepare(
 
 def make_strategy(config: Config) -> tf.distribute.Strategy:
     """The distribution strategy that a Config asks for."""
+    replicas.set_determinism(config.deterministic)
     return replicas.make_strategy(config.strategy, virtual_devices=config.virtual_devices, batch_size=config.batch_size)
 
 
@@ -252,6 +253,7 @@ def _facts(config: Config, resources: SharedResources, distiller: Distiller) -> 
         "versions": provenance.versions(),
         "device": provenance.device(resources.strategy.num_replicas_in_sync),
         "xla": distiller.xla,
+        "deterministic": replicas.determinism(),
         "git_commit": provenance.git_commit(),
     }
 
@@ -263,7 +265,7 @@ def _details(resources: SharedResources, measured: dict, watch: Stopwatch) -> di
     pixels = {} if dataset.png_bits is None else {"png_bits": dataset.png_bits}
     details = {
         "models": measured,
-        "labels": predictions.encode(dataset.test.labels),
+        "labels": predictions.encode(dataset.test.labels if dataset.test else []),
         "seconds": watch.seconds,
         "dataset": {"name": dataset.name, "version": dataset.version} | sizes | pixels,
     }

@@ -62,7 +62,11 @@ def test_more_trials_go_on_where_the_search_ended(tuner, tmp_path):
 
 def test_a_finite_space_is_tried_completely_and_nothing_twice(tmp_path):
     for i, (search, size) in enumerate(
-        [(["temperature:choice:1,2,4,8,16", "loss:choice:spherical,kd"], 10), (["epochs:int:1:30"], 30)]
+        [
+            (["temperature:choice:1,2,4,8,16", "loss:choice:spherical,kd"], 10),
+            (["epochs:int:1:30"], 30),
+            (["temperature:int:1:4"], 4),
+        ]
     ):
         values = draw(tmp_path / str(i), search, 50, config=CONFIG.replace(epochs=5))
         assert len(values) == len({tuple(v.values()) for v in values}) == size

@@ -10,6 +10,7 @@ import pytest
 from skd_tf import data
 from skd_tf.config import Config
 from skd_tf.errors import InputError
+from skd_tf.runs import predictions, verdict
 from skd_tf.training import experiment, train_student
 from tests.helpers.runs import ALONE, SMALL, checkpoint_arrays, numbers, read_json, train
 
@@ -46,6 +47,12 @@ def test_a_run_leaves_all_it_promises(finished):
     gain = result["radius"] / rows[-1]["student_logit_norm"]
     assert rows[-1]["radius_over_student_norm"] == pytest.approx(gain)
     assert rows[-1]["val_accuracy"] == result["student"]["val_accuracy"]
+    predicted, labels = predictions.of_record(read_json(folder / "measurements.json"))
+    for who in ("teacher", "student_alone", "student"):
+        assert (predicted[who] == labels).mean() == pytest.approx(result[who]["accuracy"], abs=1e-9)
+    compared = result["verdict"]["comparisons"]["student against student_alone"]
+    assert compared["difference"] == pytest.approx(result["student"]["accuracy"] - result["student_alone"]["accuracy"])
+    assert any("24 optimizer steps" in warning for warning in result["verdict"]["warnings"])
 
 
 def test_the_student_alone_is_the_same_code_weights_data_and_order(finished, tmp_path):
@@ -60,7 +67,8 @@ def test_the_finished_run_says_so_and_other_settings_are_refused(finished, capsy
     config, folder, result = finished
     before = (folder / "result.json").stat().st_mtime_ns
     assert experiment.run(config.replace(steps_per_call=3), folder) == result
-    assert "is finished" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "is finished" in out and all(line in out for line in verdict.lines(result["verdict"]))
     with pytest.raises(InputError, match=r"(?=.*--temperature: 4\.0 -> 2\.0).*--seed: 0 -> 5"):
         experiment.run(config.replace(temperature=2.0, seed=5), folder)
     assert (folder / "result.json").stat().st_mtime_ns == before
@@ -86,6 +94,19 @@ def test_a_changed_teacher_is_refused_and_overwrite_restarts(small, tmp_path):
     other = train(run, small, seed=1, overwrite=True)
     assert one["student"]["nll"] != other["student"]["nll"]
     assert (run / "mine.txt").is_file() and len(numbers(run)) == 3
+
+
+def test_a_run_keeps_pictures_for_its_report_unless_told_not_to(tmp_path, capsys):
+    result = train(tmp_path / "with", report=True, report_images=10, epochs=1)
+    out = capsys.readouterr().out
+    assert all(line in out for line in verdict.lines(result["verdict"])) and "optimizer steps" in out
+    assert "student_alone" not in out  # nothing was distilled
+    assert len(read_json(tmp_path / "with" / "report_images.json")) == 10
+    text = (tmp_path / "with" / "report.html").read_text()
+    assert text.count("<img") == 10 and "ms at batch 1" in text
+    train(tmp_path / "without", report=True, report_images=0, epochs=1)
+    assert not (tmp_path / "without" / "report_images.json").exists()
+    assert "<img" not in (tmp_path / "without" / "report.html").read_text()
 
 
 def test_overwrite_removes_no_files_of_another_program(small, tmp_path):

@@ -168,7 +168,7 @@ def _fails(run):
         yield "Least accurate classes: " + ", ".join(f"{name} ({value:.0%} right)" for name, value in worst) + "."
     confused = failures.pairs(run, most=3)
     if confused:
-        yield "Most confused: " + ", ".join(f"{p.label} taken for {p.said} ({p.count}x)" for p in confused) + "."
+        yield "Most confused: " + ", ".join(f"{p.label} taken for {p.said} ({p.images}x)" for p in confused) + "."
     if run.labels is not None and {"student", "teacher"} <= run.predicted.keys():
         student, teacher = run.predicted["student"], run.predicted["teacher"]
         apart = student != teacher

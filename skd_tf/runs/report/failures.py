@@ -24,7 +24,7 @@ class Pair(NamedTuple):
 
     label: str
     said: str
-    count: int
+    images: int
     share: float  # of the images of the first
     teacher: int | None  # how many the teacher takes for the second
 
