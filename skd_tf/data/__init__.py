@@ -24,7 +24,10 @@ image_ops        decodes, resizes and crops one image
 memory_budget    decides whether decoded images are kept in memory
 augmentation     random padded crops and mirroring of a batch
 training_stream  train_stream: augmented training batches from any step
-teacher_cache    files of teacher logits
+teacher_cache    facts of a teacher, and files with the logits of whole splits
+logit_records    the logits of one image as bytes: all of them, or the largest with mean and norm of all
+logit_shards     files of such records by shard, with a checksum for each block
+epoch_logits     the logits of augmented training images, read by (epoch, image) and verified
 """
 
 from typing import TYPE_CHECKING

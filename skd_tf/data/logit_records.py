@@ -6,9 +6,6 @@ import functools
 import numpy as np
 import tensorflow as tf
 
-_LOW_SHARE = 0.125  # of the classes that a top-k record leaves out; tools/benchmarks/top_logits.py compares shares
-_NO_OVERFLOW = 2**15  # up to this number of classes, a product of two of their numbers fits int32
-
 
 @dataclasses.dataclass(frozen=True)
 class LogitRecord:
@@ -79,23 +76,20 @@ class LogitRecord:
         return tf.bitcast(parts, tf.as_dtype(base))
 
 
-def rebuild(
-    logits: tf.Tensor, classes: tf.Tensor, moments: tf.Tensor, count: int, low_share: float = _LOW_SHARE
-) -> tf.Tensor:
+def rebuild(logits: tf.Tensor, classes: tf.Tensor, moments: tf.Tensor, count: int) -> tf.Tensor:
     """Logits of all classes, given the k largest and the mean and norm of all.
 
-    The kept logits are exact. The other R = count - k share what is left of mean and norm: their mean is
-    mu = (count mean - sum(kept)) / R, their variance s^2 = (norm^2 - sum(kept^2)) / R - mu^2. They take two values,
-    mu - s sqrt((R - m) / m) for m classes and mu + s sqrt(m / (R - m)) for the others, which has this mean and variance
-    for every m. m is `low_share` R, or fewer, so that none is above the smallest kept logit; m = 1 always satisfies
-    that, by Samuelson's inequality. Which classes are low depends on the record alone, and differs from one to the next.
+    The kept logits are exact. The other R = count - k have the mean mu = (count mean - sum(kept)) / R and the variance
+    s^2 = (norm^2 - sum(kept^2)) / R - mu^2. One of them becomes mu - s sqrt(R - 1), the others mu + s / sqrt(R - 1), which
+    has this mean and variance; by Samuelson's inequality none is above the smallest kept logit. Which class is the low one
+    depends on the record alone and differs from one to the next. Spreading the variance over more classes gives targets that
+    are further from the full ones.
 
     Args:
       logits: float32 `[n, k]`.
       classes: int32 `[n, k]`, of the logits.
       moments: float32 `[n, 2]`, mean and Euclidean norm of all logits.
-      count: number of classes.
-      low_share: of the R classes, at most this share is low.
+      count: number of classes, at least k + 2.
 
     Returns:
       float32 `[n, count]`; mean and norm equal `moments` to rounding.
@@ -104,21 +98,13 @@ def rebuild(
     rest = count - kept
     places = tf.stack([tf.repeat(tf.range(n), kept), tf.reshape(classes, [-1])], axis=1)
     values = tf.scatter_nd(places, tf.reshape(logits, [-1]), [n, count])
-    if not rest:
-        return values
+    is_rest = 1 - tf.scatter_nd(places, tf.ones([n * kept], tf.int32), [n, count])
     exact, (mean, norm) = tf.cast(logits, tf.float64), tf.unstack(tf.cast(moments, tf.float64), axis=1)
     mu = (count * mean - tf.reduce_sum(exact, 1)) / rest
     spread = tf.sqrt(tf.maximum((norm**2 - tf.reduce_sum(exact**2, 1)) / rest - mu**2, 0.0))
-    room = tf.maximum(tf.reduce_min(exact, 1) - mu, 0.0) / tf.maximum(spread, 1e-30)
-    fewest = tf.minimum(rest * room**2 / (1.0 + room**2), low_share * rest)
-    low = tf.clip_by_value(tf.floor(fewest), 1.0, max(rest - 1, 1))
-    high_value = mu + spread * tf.sqrt(low / tf.maximum(rest - low, 1.0))
-    low_value = mu - spread * tf.sqrt((rest - low) / low) if rest > 1 else mu
-    # Class number i of the rest is low if (i + shift) low mod R < low: exactly `low` of them, evenly spaced.
-    is_rest = 1 - tf.scatter_nd(places, tf.ones([n * kept], tf.int32), [n, count])
-    shift = tf.bitcast(moments[:, 0], tf.int32) & 0xFFFF
-    number, low = tf.cumsum(is_rest, axis=1) + (shift % rest)[:, None], tf.cast(low, tf.int32)[:, None]
-    filled = tf.where(
-        (number * low) % rest < low, tf.cast(low_value, tf.float32)[:, None], tf.cast(high_value, tf.float32)[:, None]
-    )
+    low, others = mu - spread * (rest - 1) ** 0.5, mu + spread / (rest - 1) ** 0.5
+    low, others = (tf.cast(value, tf.float32)[:, None] for value in (low, others))
+    which = (tf.bitcast(moments[:, 0], tf.int32) & 0xFFFFFF) % rest  # the last bits of the mean are as good as random
+    is_low = tf.equal(tf.cumsum(is_rest, axis=1) - 1, which[:, None])
+    filled = tf.where(is_low, low, others)
     return tf.ensure_shape(tf.where(is_rest == 1, filled, values), [None, count])

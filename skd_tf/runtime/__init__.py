@@ -6,6 +6,8 @@ local_paths   refuses URLs where folders and files are expected
 console       lines, warnings and progress
 signals       SIGTERM and SIGINT, at once or after the running step
 cluster       the processes that train together; the chief decides, writes and prints
+slurm         the cluster of a Slurm job step
+claims        claims on files that several processes make
 devices       devices, replicas and the choice of XLA, without TensorFlow
 replicas      the distribution strategy, and the collective of a training step
 compat        private API of Keras and TensorFlow, in one place

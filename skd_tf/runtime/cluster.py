@@ -1,4 +1,4 @@
-"""The processes that train together, as TF_CONFIG names them; the chief among them decides, writes and prints.
+"""The processes that train together, as TF_CONFIG or Slurm names them; the chief among them decides, writes and prints.
 
 Only the chief decides what depends on a file or a clock, so that all workers take the same way: a worker that waits in a
 collective for another that never comes waits forever.
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from skd_tf.errors import InputError, input_error
-from skd_tf.runtime import compat
+from skd_tf.runtime import compat, slurm
 
 T = TypeVar("T")
 _EXPECTED = '{"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker", "index": 0}}'
@@ -55,17 +55,21 @@ def member(strategy: str, environment: Mapping[str, str] | None = None) -> Membe
 
     Args:
       strategy: as in `Config`. "auto" joins a cluster of two or more workers; "mirrored" and "one_device" join none.
-      environment: holds TF_CONFIG; `os.environ` by default.
+      environment: holds TF_CONFIG, or Slurm's variables; `os.environ` by default.
 
     Raises:
-      InputError: TF_CONFIG is malformed, or missing with "multi_worker".
+      InputError: TF_CONFIG is malformed, or missing with "multi_worker" outside of Slurm.
     """
     if strategy not in ("auto", "multi_worker"):
         return None
-    text = (os.environ if environment is None else environment).get("TF_CONFIG", "").strip()
+    environment = os.environ if environment is None else environment
+    text = environment.get("TF_CONFIG", "").strip()
     if text in ("", "{}"):
         if strategy == "auto":
             return None
+        step = slurm.addresses(environment)
+        if step:
+            return Member((("worker", step[0]),), step[1])
         raise input_error(
             "TF_CONFIG is missing",
             expected=f"the environment variable TF_CONFIG={_EXPECTED}",
@@ -143,6 +147,9 @@ def join(me: Member, announce: Callable[[str], Any] = print) -> Any:
         _joined.member = me
         everyone = ", ".join(me.addresses)
         announce(f"Waiting for all workers: {everyone}")
+        if not os.environ.get("TF_CONFIG", "").strip(" {}"):
+            place = {"cluster": dict(me.jobs), "task": {"type": me.jobs[0][0], "index": me.index}}
+            os.environ["TF_CONFIG"] = json.dumps(place)
         try:
             with reporting_lost_workers(f"Not all workers came: {everyone}"):
                 compat.configure_heartbeat(me.jobs, _HEARTBEAT_SECONDS)

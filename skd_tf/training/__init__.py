@@ -5,6 +5,7 @@ preflight      what can be checked before anything is loaded; without TensorFlow
 dry_run        what a run would do, as text; without TensorFlow
 nested_runs    the settings of the runs that a run starts: its teacher, and the student alone
 teacher        the teacher's logits, live or from the cache, and whether it is good enough to teach
+teacher_pass   computes its logits of augmented images, shard by shard, shared by several processes
 resources      what several students can share: data, replicas, teacher
 train_student  one student: built, compiled, trained to its last step
 loop           host calls of k steps, cut at epoch ends and checkpoints, resumable at any step

@@ -43,14 +43,15 @@ def measure(
     assert test is not None
     models: dict[str, Any] = {name: _before_calibration(path) for name, path in others.items()} | {"student": student}
     sources: dict[str, Any] = {"teacher": teacher.logits} if teacher else {}
-    sources |= {name: predictor.Predictor(model) for name, model in models.items()}
+    devices = predictor.local_devices(resources.strategy)
+    sources |= {name: predictor.Predictor(model, devices=devices) for name, model in models.items()}
     measured = {}
     for name, logits_of in sources.items():
         fitted = _fit(name, logits_of, validation) if calibrate else None
         raw = deployable.without_sphere(models.get(name))
         measured[name] = ModelLogits(
             logits_of(test.images),
-            predictor.Predictor(raw)(test.images) if name == "student" and raw is not None else None,
+            predictor.Predictor(raw, devices=devices)(test.images) if name == "student" and raw is not None else None,
             teacher.facts["parameters"] if teacher and name == "teacher" else loading.parameter_count(models[name]),
             fitted,
         )

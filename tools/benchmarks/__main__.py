@@ -73,6 +73,14 @@ COMMANDS = {
             "step_ms": (_integer, 30, "length of a made-up training step", 1),
         },
     ),
+    "top_logits": Command(
+        "Measures how far targets rebuilt from the largest logits are from the full ones.",
+        {
+            "kept": (_integers, [4, 8, 16, 21, 32], "numbers of logits that are kept"),
+            "model": (_text, "", "a model whose logits are measured too"),
+            "images": (_text, "", "its images: an .npz file with images uint8 [n, h, w, c]"),
+        },
+    ),
     "gpu": Command(
         "Times steps of teacher and student with JAX on a GPU, without TensorFlow.",
         {

@@ -1,4 +1,4 @@
-"""Speed at ImageNet's size, part by part: input from JPEG files, training steps, teacher passes, cache checks.
+"""Speed at ImageNet's size, part by part: input from JPEG files, training steps, teacher passes.
 
 The images are synthetic: 500 x 375 JPEG files of about 100 kB; ImageNet's average 110 kB. The networks have random
 weights, which cost the same. The files are in the page cache, so no disk is measured.
@@ -16,7 +16,6 @@ import tensorflow as tf
 
 from skd_tf import data, networks
 from skd_tf.config import Config
-from skd_tf.data.logit_shards import Shard
 from skd_tf.distillation import optimizers
 from skd_tf.distillation.distiller import Distiller
 from skd_tf.models.fold_batch_norm import fold_batch_norm
@@ -26,7 +25,6 @@ from tools.benchmarks.interleaved import Contender
 
 STEPS = 4  # of a round
 IMAGES, CLASSES = 1280, 1000
-HASHED_MB = 256
 
 
 def main(
@@ -36,19 +34,15 @@ def main(
     job = {"batch_size": batch_size, "precision": precision}
     with tempfile.TemporaryDirectory() as folder:
         image_bytes = _write_images(pathlib.Path(folder))
-        parts = {
-            "input": functools.partial(input_alone, folder, batch_size),
-            "check of logits": functools.partial(check, folder),
-        }
+        parts = {"input": functools.partial(input_alone, folder, batch_size)}
         parts |= {f"step of {name}, logits given": functools.partial(step, name, **job) for name in student}
         parts |= {f"pass of {name}": functools.partial(teacher_pass, name, **job) for name in teacher}
         rows = interleaved.race(parts, rounds)
     lines = []
     for name, row in rows.items():
-        units, unit = (HASHED_MB, "MB") if name.startswith("check") else (batch_size, "images")
-        row[f"{unit}_per_second"] = speed = 1000 * units / row["median_ms"]
+        row["images_per_second"] = speed = 1000 * batch_size / row["median_ms"]
         spread = results.spread(row["ms"], ",.0f")
-        lines.append((name, f"{speed:,.1f} {unit}", spread, f"{row['peak_memory_mb']:,.0f}"))
+        lines.append((name, f"{speed:,.1f} images", spread, f"{row['peak_memory_mb']:,.0f}"))
     print(f"224 x 224, batch {batch_size}, {precision}, {results.machine()}\n")
     print(results.table(("part", "per second, median", "ms per step, spread", "peak memory, MB"), lines), flush=True)
     results.write(output, job | {"rounds": rounds, "picture_bytes": image_bytes, "parts": rows})
@@ -127,18 +121,3 @@ def teacher_pass(net: str, *, precision: str, batch_size: int) -> Contender:
 
 def _images(batch_size):
     return np.random.default_rng(0).integers(0, 256, [batch_size, 224, 224, 3], np.uint8)
-
-
-def check(folder: str) -> Contender:
-    """The check of all blocks of the logits' files; they were just written, so no disk is read."""
-    images = HASHED_MB * 10**6 // (2 * CLASSES)
-    shards = made_logits.make(tempfile.mkdtemp(dir=folder), images, CLASSES).shards
-
-    def run():
-        for _ in range(STEPS):
-            for number in range(shards.count):
-                file = shards.open(Shard(0, number))
-                for block in range(len(file.checksums)):
-                    file.verify(block)
-
-    return Contender(run, STEPS)

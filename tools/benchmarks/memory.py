@@ -53,10 +53,13 @@ def measure(count: int, classes: int, top: int, step_seconds: float) -> dict[str
         with _peak(found, "computing, MB", count):
             teacher_pass.compute(shards, wanted, _teacher(classes), functools.partial(data.AugmentedImages, dataset, 0))
         with _peak(found, "checking, MB", count):
+            start = time.process_time()
             for shard in wanted:
                 file = shards.open(shard)
                 for block in range(len(file.checksums)):
                     file.verify(block)
+            checked = sum(shards.file_bytes(shard.number) for shard in wanted)
+            found["checked, MB per second of CPU"] = checked / 1e6 / (time.process_time() - start)
         with _peak(found, "training, MB", count):
             steps, waits = count // BATCH, []
             logits = EpochLogits(shards, 2, {}, _no_repair, print)
