@@ -14,16 +14,17 @@ from skd_tf.training import nested_runs, preflight
 
 def main(flag_values: flags.FlagValues) -> int:
     config, workdir, data_dir = config_from(flag_values), flag_values.workdir, flag_values.data_dir
-    if not config.show_augmentation:
+    looks = config.show_augmentation or config.list_layers
+    if not looks:
         config.require_teacher()
     cluster.member(config.strategy)  # reports a bad TF_CONFIG before TensorFlow is loaded
     if config.dry_run:
         from skd_tf.training import dry_run
 
         console.say(dry_run.describe(config, workdir, data_dir))
-    if config.show_augmentation:
-        _show_augmentation(config, data_dir)
-    if config.dry_run or config.show_augmentation:
+    if looks:
+        _look(config, data_dir)
+    if config.dry_run or looks:
         return 0
     console.say(nested_runs.headline(config, workdir))
     tf_logging.import_tensorflow()
@@ -37,7 +38,8 @@ def main(flag_values: flags.FlagValues) -> int:
     return 0
 
 
-def _show_augmentation(config: Config, data_dir: str | None) -> None:
+def _look(config: Config, data_dir: str | None) -> None:
+    """What --show_augmentation and --list_layers show."""
     preflight.check_dataset(config, data_dir)
     folder = pathlib.Path(config.show_augmentation).parent
     if not folder.is_dir():
@@ -46,8 +48,15 @@ def _show_augmentation(config: Config, data_dir: str | None) -> None:
     tf_logging.import_tensorflow()
     from skd_tf import data
     from skd_tf.data import augmentation_grid
+    from skd_tf.models import frozen_layers, student
 
     dataset = data.load(config.pick(data.DataSettings), data_dir, test=False)
+    if config.list_layers:
+        model = student.make_student(config.pick(student.StudentSettings), dataset)
+        for name, layer in frozen_layers.layer_names(model).items():
+            console.say(f"{name:40} {type(layer).__name__:24} {layer.count_params():>12,} weights")
+    if not config.show_augmentation:
+        return
     rows = augmentation_grid.write_grid(dataset, config.data_seed, config.show_augmentation)
     console.say(
         f"{config.show_augmentation}: {rows} training images of {config.dataset}; the first column shows them as they are, "

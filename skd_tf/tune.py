@@ -6,7 +6,7 @@ import sys
 from absl import flags
 
 from skd_tf.config import Config, app
-from skd_tf.config.flags import FIELDS, PLACES, config_from, define_flags
+from skd_tf.config.flags import FIELDS, LOOKS, PLACES, config_from, define_flags
 from skd_tf.errors import EnvironmentFailure
 from skd_tf.runtime import console
 from skd_tf.search.plan import OBJECTIVE_GRAMMAR, TUNERS, Plan
@@ -23,7 +23,7 @@ def __getattr__(name):
 
 
 def define(flag_values):
-    define_flags(flag_values, [name for name in (*PLACES, *FIELDS) if name != "show_augmentation"])
+    define_flags(flag_values, [name for name in (*PLACES, *FIELDS) if name not in LOOKS])
     own = {"flag_values": flag_values}
     flags.DEFINE_multi_string("search", None, f"setting to search: {GRAMMAR}; repeatable", **own)
     flags.DEFINE_string("tuner", "random", f"how values are chosen: {', '.join(TUNERS)}", **own)

@@ -14,7 +14,7 @@ from absl import flags
 from skd_tf.config import flagfile, recipes
 from skd_tf.config.config import FIELDS
 from skd_tf.config.fields import expectation, kinds_of, rules_of
-from skd_tf.config.flags import PLACES, define_flags, is_setting, parse
+from skd_tf.config.flags import LOOKS, PLACES, define_flags, is_setting, parse
 from skd_tf.errors import InputError, as_text, input_error
 from skd_tf.runtime import console, devices, keras_state, signals
 
@@ -59,7 +59,7 @@ def run(
             console.say(recipes.listing())
             sys.exit(0)
         parse(sys.argv[1:], flag_values, positional)
-        alone = is_setting("show_augmentation", flag_values) and flag_values.show_augmentation  # needs nothing else
+        alone = any(is_setting(name, flag_values) and flag_values[name].value for name in LOOKS)
         for name in () if alone else required:
             if not flag_values[name].value:
                 expected, remedy = flag_values[name].help, f"Add --{name}=.."

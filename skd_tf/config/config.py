@@ -165,6 +165,12 @@ Leave it out for the default, 30.
         "without a scaling layer, else raw",
         choices=("auto", *PREPROCESSINGS),
     )
+    freeze: str = setting(
+        "",
+        "regular expression for names of the student's layers (--list_layers) that are not trained; BatchNorm among them keeps "
+        "its statistics",
+        check=_pattern,
+    )
     student_alone: str = setting(
         "none",
         "the same student without a teacher, for comparison. train: train it too, for as many epochs; matched: train it "
@@ -289,6 +295,18 @@ Leave it out for the default, 30.
     precision: str = setting("float32", "dtype that the student computes in", choices=PRECISIONS)
     teacher_precision: str = setting("float32", "dtype that the teacher computes in", choices=PRECISIONS)
     jit_compile: str = setting("auto", "compile with XLA; auto: on a GPU", choices=("auto", "true", "false"))
+    deterministic: str = setting(
+        "auto",
+        "whether a GPU repeats a run bit for bit, which is slower: no TF32, no autotuning, deterministic kernels; auto: no, "
+        "and a CPU repeats it anyway",
+        choices=("auto", "true", "false"),
+    )
+    micro_batches: int = setting(
+        1,
+        "number of pieces that each replica computes its part of a batch in, one after the other: more need less memory; "
+        "BatchNorm sees one piece at a time",
+        low=1,
+    )
     steps_per_call: int = setting(
         8, "training steps per call from Python to TensorFlow", low=1, unit="steps", affects_result=False
     )
@@ -337,6 +355,7 @@ Leave it out for the default, 30.
         check=_png,
         affects_result=False,
     )
+    list_layers: bool = setting(False, "print the names of the student's layers, and stop", affects_result=False)
     dry_run: bool = setting(False, "print what would run, and stop", affects_result=False)
     overwrite: bool = setting(False, "restart from scratch in a workdir that holds another run", affects_result=False)
 
@@ -370,6 +389,9 @@ Leave it out for the default, 30.
         if self.teacher_cache_top and not self.teacher_cache_dir:
             expected = "--teacher_cache_dir with it"
             yield "teacher_cache_top", "needs a teacher cache", expected, "Add --teacher_cache_dir=DIR"
+        if self.micro_batches > self.batch_size:
+            expected = f"at most --batch_size={self.batch_size}"
+            yield "micro_batches", "is larger than the batch", expected, "Lower it"
         if self.sync_batch_norm and self.jit_compile == "true":
             problem = "excludes --sync_batch_norm: XLA cannot compile sums over replicas"
             yield "jit_compile", problem, "auto or false with --sync_batch_norm", "Drop one of the two"

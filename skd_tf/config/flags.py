@@ -21,7 +21,12 @@ PLACES = {
     "workdir": "the folder that the run writes to and resumes from",
     "data_dir": "the TFDS data folder; TFDS' own by default",
 }
-_COMMAND_ONLY = ("dry_run", "overwrite", "show_augmentation")  # they belong to one start of a run; a file that repeats the run lacks them
+LOOKS = ("show_augmentation", "list_layers")  # they show something instead of training
+_COMMAND_ONLY = (
+    "dry_run",
+    "overwrite",
+    *LOOKS,
+)  # they belong to one start of a run; a file that repeats the run lacks them
 
 
 class SettingFlag(flags.Flag):

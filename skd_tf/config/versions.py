@@ -24,8 +24,12 @@ BEFORE: dict[str, tuple[int, Any]] = {
     "callback": (2, ""),
     "early_stopping_patience": (2, 0),
     "ship": (2, "last"),
+    "freeze": (2, ""),
+    "list_layers": (2, False),
     "show_augmentation": (2, ""),
     "gradient_scale": (2, "none"),
+    "deterministic": (2, "auto"),
+    "micro_batches": (2, 1),
 }
 
 

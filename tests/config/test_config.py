@@ -194,6 +194,7 @@ def test_differences_list_only_what_could_change_a_number():
         "overwrite": True,
         "verbosity": "full",
         "show_augmentation": "aug.png",
+        "list_layers": True,
         "callback": "my_code:log",
     }
     assert this.differences(this.replace(**silent)) == []

@@ -38,7 +38,7 @@ CONTRACT = [
     *("teacher_cache_dir", "teacher_cache_dtype", "teacher_cache_epochs", "teacher_cache_top"),
     *("augmentation", "cache_dataset", "student_checkpoint", "student_preprocessing", "teacher_preprocessing"),
     *("ema_momentum", "profile_steps", "verbosity", "report", "report_images", "data_rules", "validation_split", "group"),
-    *("calibrate", "show_augmentation", "callback", "early_stopping_patience", "ship"),
+    *("calibrate", "show_augmentation", "callback", "early_stopping_patience", "ship", "freeze", "list_layers"),
 ]
 PROGRAM = """
     import sys

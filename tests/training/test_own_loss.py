@@ -41,11 +41,17 @@ def my_loss(tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "my_loss", raising=False)
 
 
+def same_numbers(first, second):
+    """Up to rounding: TensorFlow rewrites graphs, which differ by a factor of 1."""
+    for one, other in zip(numbers(first), numbers(second), strict=True):
+        assert one == pytest.approx(other, rel=1e-4, abs=1e-6)
+
+
 def test_it_trains_as_the_built_in_loss_that_it_repeats(tmp_path, digits_teacher):
     base = SETTINGS | {"teacher_checkpoint": str(digits_teacher), "temperature": 3.0}
     train(tmp_path / "kd", base, loss="kd")
     result = train(tmp_path / "own", base, loss="my_loss:like_kd", loss_settings="share=1")
-    assert numbers(tmp_path / "own") == numbers(tmp_path / "kd")
+    same_numbers(tmp_path / "own", tmp_path / "kd")
     assert result["config"]["loss"] == "my_loss:like_kd" and result["radius"] is None
     half = train(tmp_path / "half", base, loss="my_loss:like_kd", loss_settings="share=0.5")
     assert half["student"]["nll"] != result["student"]["nll"]
@@ -59,7 +65,7 @@ def test_it_trains_as_the_built_in_loss_that_it_repeats(tmp_path, digits_teacher
 def test_without_a_teacher_it_trains_alone(tmp_path):
     train(tmp_path / "plain", SETTINGS, loss="cross_entropy")
     train(tmp_path / "own", SETTINGS, loss="my_loss:like_kd")
-    assert numbers(tmp_path / "own") == numbers(tmp_path / "plain")
+    same_numbers(tmp_path / "own", tmp_path / "plain")
 
 
 def test_what_is_wrong_with_it_is_found_before_anything_is_written(tmp_path):
