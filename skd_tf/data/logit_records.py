@@ -60,7 +60,7 @@ class LogitRecord:
     def fits(self, records: np.ndarray) -> bool:
         """Whether all numbers in encoded records are finite."""
         fields = records.view(self.layout)
-        return all(np.isfinite(fields[name]).all() for name in self.layout.names if name != "classes")
+        return all(np.isfinite(fields[name]).all() for name in self.layout.names or () if name != "classes")
 
     def decode(self, records: tf.Tensor) -> tf.Tensor:
         """uint8 `[n, bytes]` -> logits `[n, classes]`: in the record's dtype, float32 from a top-k record."""

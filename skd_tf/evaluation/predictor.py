@@ -22,8 +22,9 @@ def predictor_of(model: Any) -> "Predictor":
 
 def local_devices(strategy: tf.distribute.Strategy | None) -> tuple[str, ...]:
     """Names of this process's devices in a strategy; none if it has one replica."""
-    several = strategy is not None and strategy.num_replicas_in_sync > 1
-    return tuple(strategy.extended.worker_devices) if several else ()
+    if strategy is None or strategy.num_replicas_in_sync == 1:
+        return ()
+    return tuple(strategy.extended.worker_devices)
 
 
 class Predictor:
@@ -84,7 +85,7 @@ class Predictor:
             finally:
                 free.put(forward)
 
-        working = collections.deque()
+        working: collections.deque[futures.Future] = collections.deque()
         pool = futures.ThreadPoolExecutor(len(self._places) + 1, thread_name_prefix="predictor")
         try:
             for images, rows in batches:

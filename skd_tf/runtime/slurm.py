@@ -52,7 +52,7 @@ def addresses(environment: Mapping[str, str]) -> tuple[tuple[str, ...], int] | N
 
 def expand_nodes(text: str) -> list[str]:
     """The hosts in a list such as "gpu[08-10,2],login"."""
-    hosts = []
+    hosts: list[str] = []
     for item in re.findall(r"(?:[^,\[]|\[[^\]]*\])+", text):
         parts = re.split(r"\[([^\]]*)\]", item)  # text, numbers, text, numbers, ...
         choices = [_expand_numbers(part) if i % 2 else [part] for i, part in enumerate(parts)]

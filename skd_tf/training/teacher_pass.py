@@ -34,7 +34,7 @@ def compute(
     """
     images_of = functools.lru_cache(maxsize=1)(images_of)
     images = {shard: len(shards.images_in(shard.number)) for shard in wanted}
-    start, total, computed = time.monotonic(), sum(images.values()), []
+    start, total, computed = time.monotonic(), sum(images.values()), list[Shard]()
     if not wanted:
         return
     try:
@@ -79,7 +79,8 @@ def _compute_free(shards, wanted, claims, predictor, images_of, on_progress) -> 
         claims.release(shards.path(shard))
         return shard
 
-    records, done, writing = [], 0, None
+    records: list[np.ndarray] = []
+    done, writing = 0, None
     jobs = batches()
     first = next(jobs, None)
     if first is None:
@@ -93,7 +94,8 @@ def _compute_free(shards, wanted, claims, predictor, images_of, on_progress) -> 
                 if writing:
                     yield writing.result()
                 writing, records = writer.submit(write, started.popleft(), np.concatenate(records)), []
-        yield writing.result()
+        if writing:
+            yield writing.result()
 
 
 def _chain(first, rest):

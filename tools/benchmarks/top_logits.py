@@ -25,7 +25,7 @@ def main(*, kept: list[int], model: str, images: str, output: str | None) -> Non
     found = {name: [_row(logits, k) for k in kept if k <= logits.shape[1] - 2] for name, logits in sets.items()}
     for name, rows in found.items():
         print(
-            f"\n{name}\n" + results.table([*rows[0]], ([f"{v:.2g}" for v in row.values()] for row in rows)), flush=True
+            f"\n{name}\n" + results.table([*rows[0]], ([f"{v:.3g}" for v in row.values()] for row in rows)), flush=True
         )
     results.write(output, {"logits": {name: facts(logits) for name, logits in sets.items()}, "kl": found})
 
