@@ -66,6 +66,7 @@ setup(
             *("scikit-learn>=1.9", "scipy>=1.17"),  # --tuner=bayesian
             *("ai-edge-litert>=2.3", "onnx>=1.23", "tf2onnx>=1.17", "onnxruntime>=1.32"),  # what an export can be
             "safetensors>=0.6",  # tools/convert_torch
+            "mlflow-skinny>=3.1",  # the tracker of docs/trackers.md
             *("nbclient>=0.10", "ipykernel>=6.29"),  # docs/quickstart.ipynb
         ],
         # mkdocs 2 has no plugins and no hooks.

@@ -10,6 +10,19 @@ _QUALITY = columns("accuracy", "top5_accuracy", "nll", "brier", "ece", "ece_debi
 _OVER_CLASSES = columns("balanced_accuracy", "macro_f1", "worst_class_recall")
 _BESIDE_TEACHER = columns("agreement", "agreement_at_5", "kl_to_teacher", "confidence_gap")
 _WORST_CLASSES = 5
+
+
+def epochs_of(result: Mapping[str, Any]) -> str:
+    """How long a run trained and which epoch it ships, in words."""
+    planned = result["config"]["epochs"]
+    trained = result.get("epochs_trained", planned)  # earlier versions trained all and shipped the last
+    shipped = result.get("shipped_epoch", trained)
+    stopped = f", stopped early of {planned}" if trained < planned else ""
+    return f"{trained} epochs{stopped}" + (
+        f", ships epoch {shipped}, the best on validation" if shipped < trained else ""
+    )
+
+
 _ROLES = {
     "teacher": "teacher",
     "student_alone": "student alone",

@@ -1,6 +1,8 @@
 """Early stopping, the epoch that ships, and trackers: exact on resume, and said in the result."""
 
 import json
+import pathlib
+import re
 import shutil
 import sys
 
@@ -11,13 +13,22 @@ import pytest
 from skd_tf import data
 from skd_tf.config import Config
 from skd_tf.errors import EnvironmentFailure, InputError
+from skd_tf.runs.result_tables import epochs_of
 from skd_tf.training import experiment
 from skd_tf.training.checkpoints import Checkpoints
 from tests.helpers.runs import ALONE, assert_same_run, numbers, read_json, student_of, train
 
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 # Without momentum and with a constant rate, the accuracy on 90 validation images rises and falls.
 SETTINGS = ALONE | {"epochs": 12, "learning_rate": 0.5, "lr_schedule": "constant", "momentum": 0.0, "student": "cnn_4"}
-SETTINGS |= {"early_stopping_patience": 2, "ship": "best", "keep_checkpoints": 20, "calibrate": "none"}
+SETTINGS |= {
+    "early_stopping_patience": 2,
+    "ship": "best",
+    "keep_checkpoints": 20,
+    "calibrate": "none",
+    "report": True,
+    "report_images": 0,
+}
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +48,9 @@ def test_it_stops_after_the_epochs_without_a_better_one_and_ships_the_best(stopp
     result = read_json(folder / "result.json")
     assert (result["epochs_trained"], result["shipped_epoch"]) == (best + 3, best + 1)
     assert result["student"]["val_accuracy"] == max(accuracies)
+    report = (folder / "report.html").read_text()
+    said = f"{best + 3} epochs, stopped early of 12, ships epoch {best + 1}, the best on validation"
+    assert epochs_of(result) == said and said in report
     held_out = data.load(Config(**SETTINGS).pick(data.DataSettings)).validation
     student = keras.models.load_model(folder / "student.keras", compile=False)
     found = student.predict(held_out.images, verbose=0).argmax(axis=1)
@@ -89,3 +103,20 @@ def test_a_tracker_that_fails_is_said_once_and_stops_nothing(tmp_path, monkeypat
         with pytest.raises(InputError, match=words):
             train(tmp_path / "other", ALONE, callback=callback)
         assert not (tmp_path / "other").exists()
+
+
+def test_the_documented_tracker_logs_to_mlflow_offline(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    mlflow = pytest.importorskip("mlflow", reason="pip install mlflow-skinny")
+    mlflow.set_tracking_uri(f"file:{tmp_path}/mlruns")
+    page = (ROOT / "docs" / "trackers.md").read_text()
+    (code,) = re.findall(r"```python\n(# tracking.py: --callback=tracking:to_mlflow\n.*?)```", page, re.DOTALL)
+    (tmp_path / "tracking.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    result = train(tmp_path / "run", ALONE, epochs=2, callback="tracking:to_mlflow")
+    (logged,) = mlflow.search_runs(output_format="list")
+    rows = numbers(tmp_path / "run")
+    losses = mlflow.MlflowClient().get_metric_history(logged.info.run_id, "loss")
+    assert [(point.step, point.value) for point in losses] == [(row["step"], row["loss"]) for row in rows]
+    assert logged.data.metrics["test_accuracy"] == result["student"]["accuracy"]
+    assert logged.data.params["student"] == "cnn_2" and logged.info.status == "FINISHED"

@@ -13,6 +13,7 @@ from skd_tf.config.flags import FIELDS
 from skd_tf.errors import as_text
 from skd_tf.runs.report import answers, charts, failures, run_data, tables
 from skd_tf.runs.report.run_data import Run
+from skd_tf.runs.result_tables import epochs_of
 
 _COMMAND = r"(python -m [\w.]+(?: --[\w=.:/]*[\w/])*|--\w+(?:=[\w.:/]*\w)?)"
 _CALIBRATION_NOTE = (
@@ -95,7 +96,7 @@ def _summary(run):
     source = (
         f"Distilled from {teacher}, loss {config['loss']}" if "teacher" in run.result else "Trained without a teacher"
     )
-    return f"{source}, {config['epochs']} epochs, seed {config['seed']}. Run {run.name}."
+    return f"{source}, {epochs_of(run.result)}, seed {config['seed']}. Run {run.name}."
 
 
 def _losses(series):
