@@ -3,6 +3,7 @@
 config     Config: every setting once, with its type, default, unit, help and check
 versions   settings that an earlier version recorded
 fields     the rules of a setting, and the one check that every value passes
+augmentations  the list of augmentations
 grammar    the grammars of text settings: weights, schedules, intervals, loss settings
 flags      Config to absl flags and back
 flagfile   expands flagfiles into flags and their places

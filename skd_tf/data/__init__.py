@@ -22,7 +22,12 @@ function_source  a user's own function
 disk_images      images that stay encoded on disk and are decoded on demand
 image_ops        decodes, resizes and crops one image
 memory_budget    decides whether decoded images are kept in memory
-augmentation     random padded crops and mirroring of a batch
+augmentation     random numbers per example; random padded crops and mirroring of a batch
+trivial_augment  TrivialAugment of a batch
+erasing          random erasing of a batch
+mixing           mixup and CutMix
+augmenter        all of these in their order
+augmentation_grid  a picture of training images, augmented
 training_stream  train_stream: augmented training batches from any step
 teacher_cache    facts of a teacher, and files with the logits of whole splits
 logit_records    the logits of one image as bytes: all of them, or the largest with mean and norm of all

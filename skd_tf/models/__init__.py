@@ -6,6 +6,7 @@ student             the student of a run with its initial weights: built from a 
 interface           which tensor is the image and which the logits, in dicts, lists and [batch, 1, 1, classes]
 heads               find the last activation, remove a softmax at the end, or replace the last layer with one of another size
 preprocessing       layers in front of a model that take raw pixels
+frozen_layers       names of layers, and layers that are not trained
 precision           the dtype that a model computes in
 adapter             a model that takes other images than the dataset's, or returns probabilities
 keras_applications  the networks of keras.applications

@@ -9,6 +9,7 @@ teacher_pass   computes its logits of augmented images, shard by shard, shared b
 resources      what several students can share: data, replicas, teacher
 train_student  one student: built, compiled, trained to its last step
 loop           host calls of k steps, cut at epoch ends and checkpoints, resumable at any step
+trackers       the user's functions that are given each epoch's record and the result
 run_callbacks  what happens while it trains: metrics, checkpoints, resuming, a post-mortem
 checkpoints    the state of a run on disk, written in the background
 """
