@@ -10,7 +10,7 @@ import json
 import os
 import pathlib
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from skd_tf.config import Config
@@ -175,7 +175,7 @@ def images_seen(lineage: Lineage, dataset: Dataset, settings: DataSettings) -> l
 
 
 def require_unseen(
-    models: dict[str, str | os.PathLike], dataset: Dataset, settings: DataSettings, *, teachers: Sequence[str] = ()
+    models: Mapping[str, str | os.PathLike], dataset: Dataset, settings: DataSettings, *, teachers: Sequence[str] = ()
 ) -> list[str]:
     """Refuses to measure weights on images that they or their ancestors were trained on.
 

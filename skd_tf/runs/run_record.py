@@ -95,6 +95,19 @@ def run_behind(model: str | os.PathLike) -> Config | None:
         return None
 
 
+def recorded_png_bits(model: str | os.PathLike) -> int | None:
+    """The bits that the run which trained a model took its 16-bit PNGs to have; None if it met none, or is not known.
+
+    Raises:
+      InputError: the file of measurements is damaged.
+    """
+    file = workdir_of(model) / run_files.MEASUREMENTS
+    if not file.is_file():
+        return None
+    remedy = "Remove it and result.json: the run's command then measures again."
+    return read_json(file, "The file of measurements", remedy).get("dataset", {}).get("png_bits")
+
+
 def read_result(path: str | os.PathLike) -> dict[str, Any] | None:
     """The result.json in a workdir; None without that file.
 

@@ -13,6 +13,7 @@ from skd_tf.runs import predictions
 
 # The recipe with the fewest, skd_tf/recipes/cifar10/tune_short.flags, trains for 702.
 FEWEST_STEPS = 700
+WORDS = ("ahead", "level", "behind", "unknown")  # the distilled student, beside the student alone
 _Z = 1.959964  # of a two-sided 95% interval
 _NAMED_CLASSES = 5
 _ROLES = ("teacher", "student_alone", "student_matched", "student")

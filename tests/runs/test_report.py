@@ -244,10 +244,14 @@ def test_many_classes_and_a_run_without_teacher(tmp_path):
 def test_a_wrong_path_is_an_input_error(tmp_path):
     path, damaged = make_run(tmp_path), make_run(tmp_path, name="damaged")
     (damaged / "result.json").write_text("{")
+    strange = make_run(tmp_path, name="strange")
+    (strange / "measurements.json").unlink()
+    write_json(strange / "result.json", read_json(strange / "result.json") | {"verdict": {"word": "<script>"}})
     for run, file, words in (
         (tmp_path, "page.html", "No finished run"),
         (path, "nowhere/page.html", "no folder"),
         (damaged, "page.html", "damaged"),
+        (strange, "page.html", "unknown verdict"),
     ):
         with pytest.raises(InputError, match=words):
             report.write([run], tmp_path / file)

@@ -138,7 +138,7 @@ def read(path: str | os.PathLike, images: int | None = None) -> Run:
             _pictures(path / run_files.REPORT_IMAGES, images),
             predicted,
             labels,
-            result.get("verdict") or verdict.of_run(result, measured, epochs[-1]["step"]),
+            _verdict(result, measured, labels, epochs[-1]["step"]),
             json.loads(exports.read_text())["files"] if exports.is_file() else [],
         )
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
@@ -148,6 +148,19 @@ def read(path: str | os.PathLike, images: int | None = None) -> Run:
             received=f"run={path}",
             remedy="Choose another run",
         ) from error
+
+
+def _verdict(result, measured, labels, steps):
+    """The verdict that follows from the records; the recorded one if they hold no predictions."""
+    recorded = result.get("verdict")
+    if labels is not None or recorded is None:
+        return verdict.of_run(result, measured, steps)
+    if recorded["word"] not in verdict.WORDS:
+        raise ValueError(f"unknown verdict {recorded['word']!r}")
+    verdict.lines(recorded)
+    for comparison in recorded["comparisons"].values():
+        verdict.interval(comparison)
+    return recorded
 
 
 def _pictures(file, most):
