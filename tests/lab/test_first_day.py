@@ -141,6 +141,7 @@ def test_a_bench_trains_as_the_package_does_and_alike_twice(digits_teacher, tmp_
     from skd_tf.training import experiment, train_student
 
     monkeypatch.setitem(sets._SETTINGS, "digits", sets._SETTINGS["digits"] | {"epochs": 2})
+    (tmp_path / "run").mkdir()
     (tmp_path / "digits").mkdir()
     (tmp_path / "digits" / "teacher").symlink_to(digits_teacher)
     ready = bench.Bench("digits", tmp_path)

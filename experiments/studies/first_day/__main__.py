@@ -64,9 +64,9 @@ def _run(options, cells):
     options.records.mkdir(parents=True, exist_ok=True)
     (options.records / f"{options.set}.json").write_text(json.dumps(ready.facts(), indent=1) + "\n")
     for optimizer in options.optimizers:
-        part = (
-            ".rates" if options.command == "rates" and options.arms else ""
-        )  # its own file: it may run beside "screen"
+        # Exploratory cells have files of their own: their process may run beside the others.
+        explores = options.command == "controls" or (options.command == "rates" and options.arms)
+        part = f".{options.command}" if explores else ""
         path = options.records / f"{options.set}.{optimizer}{part}.jsonl"
         left = bench.run_all(ready, [c for c in cells if c.optimizer == optimizer], path, until=until)
         print(f"{optimizer}: {left} cells left.")
