@@ -7,6 +7,7 @@ augmentations  the list of augmentations
 grammar    the grammars of text settings: weights, schedules, intervals, loss settings
 flags      Config to absl flags and back
 flagfile   expands flagfiles into flags and their places
+recipes    the flagfiles in the package, and where a flagfile is
 app        run(): parses the command line, calls the command, and turns errors into one line and an exit code
 
 No module here imports TensorFlow.

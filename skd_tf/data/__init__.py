@@ -10,6 +10,7 @@ hold_out         which examples are held out, by class and by group; without Ten
 redraw           which images of a dataset another split rule trains on
 grouping         groups of images, from the names of their files; without TensorFlow
 dataset          Dataset, Split and Source
+packaged         the datasets inside the package
 tfds_source      any TFDS image classification dataset
 folder_source    a folder of image files
 folder_index     the files of such a folder, split by their names; without TensorFlow
