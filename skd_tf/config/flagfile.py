@@ -34,7 +34,7 @@ def expand(arguments: Iterable[str]) -> Iterator[tuple[str, str]]:
         if directive is None:
             yield argument, ""
             continue
-        path = _path(*directive.groups(), following=arguments)
+        path = _path(directive[1], directive[2], arguments)
         if path:  # an empty one changes nothing, as in absl
             yield from _read(path, None, ())
 
@@ -65,7 +65,7 @@ def _read(path, folder, including):
             continue
         directive = _DIRECTIVE.fullmatch(line)
         if directive:
-            yield from _read(_path(*directive.groups()), found.parent, (*including, found.resolve()))
+            yield from _read(_path(directive[1], directive[2]), found.parent, (*including, found.resolve()))
             continue
         problem = _problem(line)
         if problem:
