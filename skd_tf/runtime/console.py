@@ -208,8 +208,8 @@ class EpochClock:
     def say_epoch(self, epoch: int, record: Mapping[str, Any]) -> None:
         """Reports a finished epoch, with the measurements in its record."""
         if not _verbosity["full"]:
-            shown = (f"{label} {record[name]:.3f}" for label, name in _SHOWN if name in record and label != "loss")
-            self._shown = "".join(f"  {words}" for words in shown)
+            values = (f"{label} {record[name]:.3f}" for label, name in _SHOWN if name in record and label != "loss")
+            self._shown = "".join(f"  {value}" for value in values)
             self._update(epoch * self._steps_per_epoch)
             return
         pace = (time.monotonic() - self._start) / (epoch - self._first_step / self._steps_per_epoch)
