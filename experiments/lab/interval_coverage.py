@@ -1,6 +1,6 @@
 """How often the intervals of the evaluation hold the true value: simulated models whose true values are known.
 
-python -m experiments.lab.interval_coverage --output=experiments/results/intervals/coverage.json [--splits=200]
+python -m experiments.lab.interval_coverage --output=experiments/results/intervals/coverage.json [--splits=400]
 
 A case is a model that states softmax(z) while the true probabilities are softmax(b z). Splits of n images are drawn from
 it, and each gets its intervals as evaluate gives them.
@@ -9,7 +9,6 @@ it, and each gets its intervals as evaluate gives them.
 import argparse
 import json
 import pathlib
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +17,7 @@ from skd_tf.evaluation import bootstrap, calibration_error, metrics
 
 SIZES = (300, 900, 10_000)
 NAMES = ("accuracy", "nll", "brier", "agreement")
-_TRUTH = 400_000  # images from which true values are computed
+_POPULATION, _PART = 200_000, 10_000
 
 
 class Case(NamedTuple):
@@ -47,31 +46,20 @@ def draw(case: Case, count: int, random: np.random.Generator) -> tuple[np.ndarra
     return metrics.log_softmax(logits), true, np.minimum(labels, case.classes - 1)
 
 
-def _parts(case, count, random) -> Iterator:
-    size = 2_000_000 // case.classes
-    for start in range(0, count, size):
-        yield draw(case, min(size, count - start), random)
-
-
-def true_ece(case: Case, random: np.random.Generator) -> float:
-    """sum_b |E[(p_true of the stated class - confidence) 1_b]|; labels are not drawn."""
-    gaps = np.zeros(calibration_error.BINS)
-    for stated, true, _ in _parts(case, _TRUTH, random):
-        top, confidence = stated.argmax(axis=1), np.exp(stated.max(axis=1))
-        difference = true[np.arange(len(top)), top] - confidence
-        gaps += np.bincount(calibration_error.bin_of(confidence), difference, calibration_error.BINS)
-    return float(np.abs(gaps).sum() / _TRUTH)
-
-
 def ece_coverage(case: Case, splits: int, seed: int = 0, sizes: tuple[int, ...] = SIZES) -> list[dict]:
-    """A record for each size: the true ECE, means of the two estimates, and the coverage of the interval."""
+    """A record for each size: the true ECE, means of the two estimates, and the coverage of the interval.
+
+    A split is drawn with replacement from a population of images, whose gaps are the true ones.
+    """
     random, records = np.random.default_rng([seed, case.classes, int(10 * case.spread), int(10 * case.sharpness)]), []
-    truth = true_ece(case, random)
+    confidence, right = (np.concatenate(parts) for parts in zip(*_population(case, random), strict=True))
+    bins = calibration_error.bin_of(confidence)
+    truth = float(np.abs(np.bincount(bins, right - confidence, calibration_error.BINS)).sum() / len(bins))
     for size in sizes:
         held, usual, debiased, width = 0, 0.0, 0.0, 0.0
         for _ in range(splits):
-            stated, _, labels = draw(case, size, random)
-            gaps = calibration_error.bin_gaps(np.exp(stated.max(axis=1)), (stated.argmax(axis=1) == labels) * 1.0)
+            rows = random.integers(0, len(bins), size)
+            gaps = calibration_error.bin_gaps(confidence[rows], (random.random(size) < right[rows]) * 1.0)
             low, high = calibration_error.interval(gaps)
             held += low <= truth <= high
             usual, width = usual + calibration_error.ece(gaps) / splits, width + (high - low) / splits
@@ -79,6 +67,13 @@ def ece_coverage(case: Case, splits: int, seed: int = 0, sizes: tuple[int, ...] 
         estimates = {"true": truth, "ece": usual, "ece_debiased": debiased, "width": width}
         records.append(case._asdict() | {"images": size} | estimates | {"coverage": held / splits, "splits": splits})
     return records
+
+
+def _population(case, random):
+    """Parts of (confidence, true probability that the stated class is right)."""
+    for _ in range(_POPULATION // _PART):
+        stated, true, _ = draw(case, _PART, random)
+        yield np.exp(stated.max(axis=1)), true[np.arange(_PART), stated.argmax(axis=1)]
 
 
 def bootstrap_coverage(case: Case, splits: int, seed: int = 0, sizes: tuple[int, ...] = SIZES) -> list[dict]:
@@ -94,7 +89,7 @@ def bootstrap_coverage(case: Case, splits: int, seed: int = 0, sizes: tuple[int,
 
     truth = dict.fromkeys(NAMES, 0.0)
     for _ in range(10):
-        stated, teacher, true, _ = both(_TRUTH // 10)
+        stated, teacher, true, _ = both(_POPULATION // 10)
         probabilities, top = np.exp(stated), stated.argmax(axis=1)
         truth["accuracy"] += true[np.arange(len(top)), top].mean() / 10
         truth["nll"] -= (true * stated).sum(axis=1).mean() / 10
@@ -118,11 +113,11 @@ def bootstrap_coverage(case: Case, splits: int, seed: int = 0, sizes: tuple[int,
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=pathlib.Path, required=True)
-    parser.add_argument("--splits", type=int, default=200)
+    parser.add_argument("--splits", type=int, default=400)
     arguments = parser.parse_args()
     record = {
         "ece_debiased": [entry for case in CASES for entry in ece_coverage(case, arguments.splits)],
-        "bootstrap": [entry for case in BOOTSTRAP_CASES for entry in bootstrap_coverage(case, arguments.splits // 2)],
+        "bootstrap": [entry for case in BOOTSTRAP_CASES for entry in bootstrap_coverage(case, arguments.splits // 4)],
     }
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps(record, indent=1) + "\n")

@@ -78,7 +78,7 @@ class DrawnFrom(NamedTuple):
     """Labels, positions in the source's training split, and groups or None of the examples; each int `[n]`."""
 
     labels: np.ndarray
-    index: np.ndarray
+    positions: np.ndarray
     groups: np.ndarray | None
 
 

@@ -44,11 +44,11 @@ def trained_on(rule: DataSettings, dataset: Dataset, settings: DataSettings) -> 
         return {name: sum(here[part[name]][i] in used for i in split.index) for name, split in splits.items()}
     if dataset.drawn_from is None or "validation" not in splits:  # the splits are the dataset's own
         return dict.fromkeys(splits, 0)
-    labels, index, groups = dataset.drawn_from
+    labels, positions, groups = dataset.drawn_from
     if rule.group != settings.group:  # the names of the files are not known here: at worst it has used all
         held_out = np.zeros(0, np.int64)
     else:
-        held_out = index[hold_out.validation_rows(labels, rule, groups)]
+        held_out = positions[hold_out.validation_rows(labels, rule, groups)]
     count = len(np.setdiff1d(splits["validation"].index, held_out))
     return {name: count if name == "validation" else 0 for name in splits}
 

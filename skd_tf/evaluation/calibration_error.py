@@ -26,17 +26,17 @@ class BinGaps(NamedTuple):
     Attributes:
       gaps: `[15]`, sums of x.
       squares: `[15]`, sums of x^2.
-      count: number of images.
+      images: their number.
     """
 
     gaps: np.ndarray
     squares: np.ndarray
-    count: int
+    images: int
 
     @property
     def errors(self) -> np.ndarray:
         """The standard errors of the gaps, `[15]`."""
-        return np.sqrt(np.maximum(self.squares - self.gaps**2, 0) / self.count)
+        return np.sqrt(np.maximum(self.squares - self.gaps**2, 0) / self.images)
 
     def noise(self, draws: int) -> np.ndarray:
         """Gaussian noise of the gaps, `[draws, 15]`, with their covariance (diag(squares) - gaps gaps^T) / count."""
@@ -45,7 +45,7 @@ class BinGaps(NamedTuple):
         direction = self.gaps / np.maximum(scale, 1e-300)
         length = min(float(direction @ direction), 1.0)
         share = (1 - math.sqrt(1 - length)) / length if length else 0.0  # (I - share d d^T)^2 = I - d d^T
-        return scale * (normal - share * np.outer(normal @ direction, direction)) / math.sqrt(self.count)
+        return scale * (normal - share * np.outer(normal @ direction, direction)) / math.sqrt(self.images)
 
 
 def bin_of(confidence: np.ndarray) -> np.ndarray:
@@ -99,9 +99,11 @@ def interval(found: BinGaps) -> list[float]:
 
     def end(quantile):
         """The smallest true ECE for which this quantile of the estimate reaches the observed one."""
+        rank = round(quantile * (_DRAWS - 1))
 
         def above(share):
-            return np.quantile(np.abs(share * np.abs(found.gaps) + noise).sum(axis=1), quantile) - observed
+            estimates = np.abs(share * np.abs(found.gaps) + noise).sum(axis=1)
+            return np.partition(estimates, rank)[rank] - observed
 
         return observed * _root(above)
 
@@ -122,7 +124,7 @@ def _root(increasing: Callable[[float], float]) -> float:
         return low
     while increasing(high) < 0:
         high *= 2
-    while high - low > 1e-6:
+    while high - low > 1e-4:
         middle = (low + high) / 2
         low, high = (middle, high) if increasing(middle) < 0 else (low, middle)
     return high

@@ -113,7 +113,7 @@ def _run(
             measured, details, student, pictures = measuring.measure(
                 resources, student, others, calibrate=calibrate, images=images
             )
-        teacher = resources.teacher and resources.teacher.path
+        teacher = resources.teacher.path if resources.teacher else None
         ancestry = lineage.of_run(config, resources.dataset, data_facts(resources.dataset), teacher)
         with watch("export"):
             _export(student, folder, resources.dataset.class_names, ancestry)

@@ -70,8 +70,9 @@ def flops_of_training(config: Config, resources: SharedResources) -> dict[str, i
     assert resources.teacher is not None
     shape = resources.dataset.image_shape
     models = {"student": build_student(config, resources), "teacher": resources.teacher.model}
-    found = {f"{name}_flops": cost.flops(model, shape) for name, model in models.items()}
-    unknown = [name for name, flops in found.items() if flops is None]
+    counted = {f"{name}_flops": cost.flops(model, shape) for name, model in models.items()}
+    found = {name: flops for name, flops in counted.items() if flops is not None}
+    unknown = sorted(counted.keys() - found.keys())
     if unknown:
         raise input_error(
             "The computation of the teacher or the student cannot be counted",

@@ -4,8 +4,10 @@ import sys
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from skd_tf import data
+from skd_tf.data import function_source, image_ops
 from skd_tf.errors import InputError
 
 LABELS = np.arange(12) % 3
@@ -93,3 +95,11 @@ def test_class_names_become_texts(function, capsys):
 def test_other_class_names_are_refused(function, names, words):
     with pytest.raises(InputError, match=words):
         function(names=names)
+
+
+def test_images_are_resized_in_batches_as_one_by_one(monkeypatch):
+    images = np.random.default_rng(0).integers(0, 256, [13, 20, 16, 3], np.uint8)
+    monkeypatch.setattr(function_source, "_BATCH", 5)
+    for shape, resize in (((8, 8, 3), 8), ((12, 12, 3), 14)):
+        expected = [image_ops.fit(tf.constant(image), shape, resize).numpy() for image in images]
+        np.testing.assert_array_equal(function_source._resized(images, shape, resize), expected)

@@ -13,8 +13,9 @@ import pytest
 from skd_tf import data, evaluate
 from skd_tf.config import Config
 from skd_tf.config.flags import read_flagfile
-from skd_tf.data import folder_index, grouping, hold_out
+from skd_tf.data import dataset, folder_index, grouping, hold_out
 from skd_tf.errors import InputError
+from skd_tf.runs import data_identity
 from skd_tf.runs.run_record import with_recorded_rules
 from skd_tf.runtime.files import write_json
 from skd_tf.training import dry_run, nested_runs, preflight
@@ -282,3 +283,12 @@ def test_a_folder_without_groups_is_split_as_before(tmp_path):
     root = clips(tmp_path)
     found = folder_index.find(f"folder:{root}", 0)
     assert collections.Counter(label for _, label in found.splits["test"]) == {0: 6, 1: 6} and found.groups is None
+
+
+def test_the_images_of_a_run_are_hashed_once(monkeypatch):
+    """Each trial of a search identifies its data, and the teacher's cache does so too."""
+    hashed = []
+    monkeypatch.setattr(dataset, "digest_of", lambda images: hashed.append(len(images)) or "digest")
+    digits = data.load(Config().pick(data.DataSettings))
+    assert [data_identity.data_facts(digits)["images"] for _ in range(3)].count(None) == 0
+    assert digits.train.images_digest == "digest" and hashed == [len(digits.train)]
