@@ -145,6 +145,7 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, CompilationMixin, Step
             is_new = value is not vars(self).get(name)
             if is_new:
                 self._check_teacher(value)
+                value, _ = deploy.without_temperature(value)  # a calibrated student teaches what it was trained to say
             object.__setattr__(self, name, value)
             if is_new and getattr(self, "compiled", False):
                 self._make_step_functions()  # the traced ones contain the previous teacher

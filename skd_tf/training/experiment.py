@@ -1,6 +1,7 @@
 """run(config, workdir): a run from its settings to a student that ships."""
 
 import contextlib
+import functools
 import os
 import pathlib
 from collections.abc import Iterable
@@ -167,12 +168,17 @@ def prepare(
         warn(text)
     unknown = lineage.joined(lineage.read(path) for path in (*start.values(), *([teacher] if teacher else []))).unknown
     if unknown:
-        say(
-            f"What {', '.join(unknown)} was trained on is not recorded: whether it has seen the images that this run "
-            "measures on cannot be checked."
-        )
+        _say_unknown(unknown)
     opened = open_teacher(teacher, config, dataset, strategy) if teacher else None
     return SharedResources(dataset, strategy, opened, tuple(warnings))
+
+
+@functools.cache  # once, though the student alone starts from the same weights
+def _say_unknown(names: tuple[str, ...]) -> None:
+    say(
+        f"What {', '.join(names)} was trained on is not recorded: whether it has seen the images that this run measures on "
+        "cannot be checked."
+    )
 
 
 def make_strategy(config: Config) -> tf.distribute.Strategy:

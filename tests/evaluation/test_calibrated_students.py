@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import skd_tf
 from skd_tf import data, losses
 from skd_tf.config import Config
 from skd_tf.evaluation import metrics, predictor, temperature_scaling
@@ -74,6 +75,9 @@ def test_a_calibrated_file_teaches_and_starts_with_its_uncalibrated_logits(digit
     served = loading.load_teacher(digits_run / "saved_model", **options)(tf.constant(images)).numpy()
     np.testing.assert_allclose(served, teach[0], rtol=1e-5, atol=1e-4)
     assert np.abs(loading.load(digits_run)(images).numpy() - teach[0]).max() > 0.01  # the file itself is calibrated
+    model = loading.load(digits_run)
+    distiller = skd_tf.Distiller(make_student(StudentSettings("cnn_2"), digits), model, loss="kd")
+    np.testing.assert_array_equal(distiller.teacher(images), loading.load(plain)(images))
     for settings in ({"student": "{}"}, {"student": "cnn_4", "student_checkpoint": "{}"}):
         starts = [
             make_student(StudentSettings(**{k: v.format(path) for k, v in settings.items()}), digits)(images).numpy()
