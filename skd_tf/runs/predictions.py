@@ -7,7 +7,7 @@ classes = numpy.frombuffer(zlib.decompress(base64.b64decode(record["zlib_base64"
 
 import base64
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy as np
 _KINDS = ("int8", "<i2", "<i4")  # the smallest that holds all classes
 
 
-def encode(classes: np.ndarray) -> dict[str, Any]:
+def encode(classes: np.ndarray | Sequence[int]) -> dict[str, Any]:
     """A record of class numbers.
 
     Args:
