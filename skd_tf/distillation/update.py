@@ -84,7 +84,9 @@ def _apply_flat(optimizer, gradient, weights, finite):
     groups = [weights, *slots_of(optimizer)]
     before = [replicas.pack(group)[0] for group in groups]
     rate = tf.cast(optimizer.learning_rate, gradient.dtype)
-    weight = before[0] - before[0] * optimizer.weight_decay * rate if optimizer.weight_decay else before[0]
+    weight = before[0]
+    if optimizer.weight_decay:
+        weight = weight - weight * tf.cast(optimizer.weight_decay, weight.dtype) * rate
     after = rule(optimizer, gradient, rate, weight, *before[1:])
     if optimizer.use_ema:
         groups.append(compat.moving_averages(optimizer))
@@ -100,18 +102,24 @@ def _apply_flat(optimizer, gradient, weights, finite):
 
 def _sgd(optimizer, gradient, rate, weight, velocity=None):
     """`optimizers.SGD.update_step`: [weight, velocity] after the step."""
-    step = gradient + optimizer.l2 * weight if optimizer.l2 else gradient
-    if velocity is None:
+    l2 = keras.ops.cast(optimizer.l2, gradient.dtype)
+    if optimizer.momentum and not optimizer.nesterov:
+        # Of the sums in `update_step`, TensorFlow's graph optimizer makes one sum in this order. A difference, which it
+        # leaves alone, rounds as that does.
+        velocity = optimizer.momentum * velocity + gradient
+        velocity = velocity - -l2 * weight if optimizer.l2 else velocity
+        return [weight - rate * velocity, velocity]
+    step = gradient + l2 * weight if optimizer.l2 else gradient
+    if not optimizer.momentum:
         return [weight - rate * step]
     velocity = optimizer.momentum * velocity + step
-    step = step + optimizer.momentum * velocity if optimizer.nesterov else velocity
-    return [weight - rate * step, velocity]
+    return [weight - rate * (step + optimizer.momentum * velocity), velocity]
 
 
 def _adam(optimizer, gradient, rate, weight, first, second):
     """`keras.optimizers.AdamW.update_step`: [weight, first moment, second moment] after the step."""
     step = tf.cast(optimizer.iterations.value + 1, gradient.dtype)
-    powers = [tf.pow(tf.constant(beta, gradient.dtype), step) for beta in (optimizer.beta_1, optimizer.beta_2)]
+    powers = [tf.pow(keras.ops.cast(b, gradient.dtype), step) for b in (optimizer.beta_1, optimizer.beta_2)]
     alpha = rate * tf.sqrt(1 - powers[1]) / (1 - powers[0])
     first = first + (gradient - first) * (1 - optimizer.beta_1)
     second = second + (tf.square(gradient) - second) * (1 - optimizer.beta_2)

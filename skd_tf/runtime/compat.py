@@ -202,12 +202,26 @@ def adam_moments(optimizer: Any) -> tuple[list[Any], list[Any]]:
     return optimizer._momentums, optimizer._velocities
 
 
+def op_determinism() -> bool:
+    """Whether TensorFlow was told to use deterministic kernels only."""
+    # tensorflow 2.21.0; tests/runtime/test_replicas.py
+    from tensorflow.python.framework import config
+
+    return config.is_op_determinism_enabled()
+
+
 def inside_xla() -> bool:
     """Whether XLA compiles what is being traced."""
     # tensorflow 2.21.0; tests/networks/test_batch_norm.py
     import tensorflow as tf
 
     return tf.__internal__.get_enclosing_xla_context() is not None
+
+
+def renormalizes(batch_norm: Any) -> bool:
+    """Whether a BatchNormalization does batch renormalization, which Keras 3.12 does not know."""
+    # keras 3.12.4, 3.15.1; tests/networks/test_batch_norm.py
+    return getattr(batch_norm, "renorm", False)
 
 
 def empty_graph(name: str) -> Any:

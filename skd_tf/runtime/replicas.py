@@ -1,13 +1,17 @@
 """The distribution strategy, and the one collective of a training step."""
 
+import contextlib
 import functools
+import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import tensorflow as tf
 
 from skd_tf.errors import input_error
-from skd_tf.runtime import cluster, console, devices
+from skd_tf.runtime import cluster, compat, console, devices
+
+_XLA_FLAGS = ("--xla_gpu_deterministic_ops=true", "--xla_gpu_autotune_level=0")
 
 
 def make_strategy(
@@ -27,6 +31,8 @@ def make_strategy(
       WorkerLost: a worker of the cluster never came.
     """
     kind, me = device_kind(), cluster.member(strategy)
+    if me or "KERASTUNER_TUNER_ID" in os.environ:
+        _grow_memory()
     if me:
         gpus = len(tf.config.list_physical_devices("GPU"))
         _, count = devices.replicas(strategy, virtual_devices=virtual_devices, gpus=gpus, member=me)
@@ -50,6 +56,37 @@ def _require_divisible(batch_size, count):
 def _mirrored(names):
     """One strategy per set of devices: two would number their collectives alike, and TensorFlow would mix them up."""
     return tf.distribute.MirroredStrategy(list(names))
+
+
+def set_determinism(setting: str) -> None:
+    """Does what `--deterministic` asks for, for the whole process; call it before any operation runs.
+
+    Args:
+      setting: "true", or "auto" or "false", which change nothing.
+    """
+    if setting != "true":
+        return
+    tf.config.experimental.enable_op_determinism()
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+    os.environ["TF_CUDNN_USE_AUTOTUNE"] = "0"
+    flags = os.environ.get("XLA_FLAGS", "").split()
+    os.environ["XLA_FLAGS"] = " ".join([*flags, *(flag for flag in _XLA_FLAGS if flag not in flags)])
+
+
+def determinism() -> str:
+    """Whether the same run gives the same numbers, in words, as this process is set up."""
+    if compat.op_determinism():
+        return "yes, with deterministic kernels, without TF32 and autotuning"
+    if device_kind() == "CPU":
+        return "yes, on this kind of CPU"
+    return "no: a GPU's fastest kernels differ by rounding from run to run (--deterministic=true)"
+
+
+def arithmetic(precision: str) -> str:
+    """The kind of device and the dtype that a network computes in here, such as "GPU in tensorfloat32"."""
+    kind = device_kind()
+    rounds = kind == "GPU" and precision == "float32" and tf.config.experimental.tensor_float_32_execution_enabled()
+    return f"{kind} in {'tensorfloat32' if rounds else precision}"
 
 
 def device_kind() -> str:
@@ -137,6 +174,13 @@ def unless_empty(image: tf.Tensor, sums: Sequence[Any], statistics: Sequence[Any
     has_examples = tf.shape(image)[0] > 0
     otherwise = [*map(tf.zeros_like, sums), *before]
     return [tf.where(has_examples, *pair) for pair in zip([*sums, *statistics], otherwise, strict=True)]
+
+
+def _grow_memory():
+    """Lets each GPU's memory grow with use: several processes may share it, and the first would take all of it."""
+    for gpu in tf.config.list_physical_devices("GPU"):
+        with contextlib.suppress(RuntimeError):  # TensorFlow has already started its devices
+            tf.config.experimental.set_memory_growth(gpu, True)
 
 
 def _split_device(kind, count):

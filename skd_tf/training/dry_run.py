@@ -75,6 +75,7 @@ def _machine(config: Config) -> list[str]:
         f"strategy       {strategy}, replicas: {replicas}{place}",
         f"batch          {config.batch_size} global, {share} per replica",
         f"XLA            {'on' if xla else 'off'} ({reason})",
+        f"deterministic  {'yes' if config.deterministic == 'true' or not gpus else 'no: a GPU may differ by rounding'}",
         f"precision      {config.precision} student, {config.teacher_precision} teacher",
     ]
 
@@ -129,6 +130,7 @@ def _loss(config: Config, sizes: Sizes | None) -> list[str]:
     ]
     if facts_of(config.loss).probabilities == "sphere":
         lines.append(f"radius         {_radius(config.radius, sizes)}")
+        lines.append(f"gradient       {'times norm / radius' if config.gradient_scale != 'none' else 'as it is'}")
     return lines
 
 

@@ -16,7 +16,15 @@ MOST_EPOCHS = 10_000
 _SHARED_WITH_TEACHER = (
     *("dataset", "download", "data_seed", "validation_fraction", "image_size", "augmentation", "cache_dataset"),
     *("data_rules", "validation_split", "group", "calibrate"),
-    *("strategy", "virtual_devices", "jit_compile", "steps_per_call", "checkpoint_every", "keep_checkpoints"),
+    *(
+        "strategy",
+        "virtual_devices",
+        "jit_compile",
+        "deterministic",
+        "steps_per_call",
+        "checkpoint_every",
+        "keep_checkpoints",
+    ),
     *("overwrite", "verbosity", "report", "report_images"),
 )
 # Settings that only mean something with a teacher; without one they take their defaults.

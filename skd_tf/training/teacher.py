@@ -21,7 +21,7 @@ from skd_tf.evaluation import metrics, predictor
 from skd_tf.models import loading
 from skd_tf.models.paths import file_fingerprint
 from skd_tf.networks.names import NETWORK_NAMES
-from skd_tf.runtime import cluster
+from skd_tf.runtime import cluster, replicas
 from skd_tf.runtime.console import detail, warn
 from skd_tf.runtime.files import sha256_of_json
 from skd_tf.training import preflight, teacher_pass
@@ -144,6 +144,7 @@ class Teacher:
         first = cluster.share(missing)  # the workers begin at different shards
         wanted = [*first, *sorted({*missing} - {*first})]
         teacher_pass.compute(shards, wanted, lambda: self._predict, images_of)
+        self._note_arithmetic(key, computed=bool(missing))
         if cluster.workers() > 1:
             cluster.agree(lambda: None)  # waits for all
 
@@ -151,6 +152,19 @@ class Teacher:
             teacher_pass.compute(shards, damaged, self._predictor_of_any_thread, images_of)
 
         return EpochLogits(shards, epochs, old, repair, warn)
+
+    def _note_arithmetic(self, key: str, *, computed: bool) -> None:
+        """Stores what kind of device computed the logits of a key; warns if another kind than this one did."""
+        name, here = sha256_of_json([key, "computed on"]), replicas.arithmetic(self._config.teacher_precision)
+        known = self._cache.read_facts(name) or []
+        others = [kind for kind in known if kind != here]
+        if others:
+            warn(
+                f"The cached teacher logits were computed on a {', '.join(others)}, and this is a {here}: they differ by "
+                "rounding."
+            )
+        if computed and here not in known:
+            self._cache.write_facts(name, sorted([*known, here]))
 
     def _predictor_of_any_thread(self):
         """A `Predictor` for repairs, while a training step may be running: creates no variable on several workers."""

@@ -17,11 +17,11 @@ from skd_tf.distillation.distiller import Distiller
 from skd_tf.distillation.objective import Objective
 from skd_tf.errors import as_text, flag_error, input_error
 from skd_tf.losses import sphere_geometry
-from skd_tf.models import precision
+from skd_tf.models import frozen_layers, precision
 from skd_tf.models.student import StudentSettings, make_student
 from skd_tf.models.sync_batch_norm import synchronized
 from skd_tf.runs import run_files
-from skd_tf.runtime import cluster, devices, user_code
+from skd_tf.runtime import cluster, devices, replicas, user_code
 from skd_tf.runtime.console import detail, warn
 from skd_tf.runtime.files import write_json
 from skd_tf.training import loop, preflight
@@ -70,16 +70,22 @@ def train_student(
     teacher_logits = teacher.epoch_logits(config.cached_epochs) if teacher else None
     if teacher and not teacher_logits:
         distiller.teacher = teacher.model
-    resolved = {
+    resolved: dict[str, Any] = {
         "radius": float(distiller.radius.numpy()),
         "xla": distiller.xla,
         "xla_reason": distiller.xla_reason,
+        "deterministic": replicas.determinism(),
         "replicas": resources.strategy.num_replicas_in_sync,
         "teacher": teacher and teacher.fingerprint,
     }
     write_json(folder / run_files.CONFIG, config.to_json() | {"resolved": resolved})
     history = _train(config, resources, folder, distiller, steps_per_epoch, teacher_logits, keep_best, track)
+    if distiller.xla != resolved["xla"]:  # XLA could not compile the first step
+        resolved |= {"xla": distiller.xla, "xla_reason": distiller.xla_reason}
+        write_json(folder / run_files.CONFIG, config.to_json() | {"resolved": resolved})
     optimizers.take_average(distiller)
+    if config.freeze:
+        frozen_layers.thaw(distiller.student, config.freeze)
     return distiller, history
 
 
@@ -98,12 +104,14 @@ def build_distiller(config: Config, resources: SharedResources, steps_per_epoch:
             radius=config.radius,
             center=config.center,
             label_smoothing=config.label_smoothing,
+            gradient_scale=config.gradient_scale,
             loss_settings=grammar.parse_loss_settings(config.loss_settings),
         )
         scheduled = {name: schedules.Table(values) for name, values in tables.items()}
         distiller.compile(
             optimizers.make_optimizer(config.pick(optimizers.OptimizerSettings), schedules.Table(rates)),
             jit_compile=config.jit_compile,
+            micro_batches=config.micro_batches,
             schedules=scheduled if distiller.objective.needs_teacher else {},
         )
     adapt_radius(distiller, config, resources)
@@ -139,7 +147,10 @@ def build_student(config: Config, resources: SharedResources) -> keras.Model:
         student = make_student(config.pick(StudentSettings), resources.dataset)
         if config.sync_batch_norm and resources.strategy.num_replicas_in_sync > 1:
             student = synchronized(student)
-        return precision.set_precision(student, config.precision)
+        student = precision.set_precision(student, config.precision)
+        if config.freeze:
+            frozen_layers.freeze(student, config.freeze)
+        return student
 
 
 def loss_weight_tables(
@@ -180,7 +191,7 @@ def _announce(config: Config, resources: SharedResources, distiller: Distiller, 
         f"{config.student} on {dataset.name} {dataset.version}: {len(dataset.train)} images, "
         f"{config.epochs} epochs x {steps_per_epoch} steps, batch {config.batch_size} = {replica_count} x "
         f"{config.batch_size // replica_count}, loss {config.loss}, XLA {'on' if distiller.xla else 'off'} "
-        f"({distiller.xla_reason})."
+        f"({distiller.xla_reason}). Deterministic: {replicas.determinism()}."
     )
     authors = {
         name: value for name, value in distiller.objective.loss.defaults.items() if getattr(config, name) != value
@@ -201,6 +212,8 @@ def _announce_sphere(config: Config, distiller: Distiller, classes: int) -> None
     detail(
         f"Radius {radius:.4g} ({config.radius}), temperature {config.temperature:g}: top probability at most {top:.3f}."
     )
+    if config.gradient_scale != "none":
+        detail("Gradient: times the mean norm of the student's logits in the batch, divided by the radius.")
     if top < _LEAST_TOP_PROBABILITY:
         warn(
             "--radius / --temperature is too small for the sphere to represent the teacher: "

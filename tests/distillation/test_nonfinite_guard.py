@@ -36,3 +36,16 @@ def test_on_two_replicas_one_bad_image_stops_both(two_replicas):
     for variable in state_of(bad).values():
         copies = [copy.numpy() for copy in two_replicas.experimental_local_results(variable.value)]
         assert all(np.array_equal(copies[0], copy) for copy in copies) and np.isfinite(copies[0]).all()
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_moving_statistics_that_overflow_stop_the_run_while_the_loss_is_finite(jit_compile):
+    """A variance of 1e50 is infinite in float32. BatchNorm then divides by infinity, and the loss stays finite."""
+    bad, good = (make_distiller(None, batch_norm=True, jit_compile=jit_compile) for _ in range(2))
+    data = batches(4, size=16)
+    data[2][0][:] *= 1e25
+    run(bad, data, steps_per_call=4)
+    run(good, data[:2], steps_per_call=2)
+    assert "moving statistics" in bad.guard.found() and "loss" not in bad.guard.found()
+    states = values_of(bad), values_of(good)
+    assert all(np.array_equal(states[0][name], states[1][name]) for name in states[1])
