@@ -127,6 +127,7 @@ def all_tables(records: pathlib.Path) -> str:
     found = screens(records)
     parts.append(_arm_table(found))
     parts.extend(_temperature_table(found, optimizer) for optimizer in OPTIMIZERS)
+    parts.append(_best_temperatures(found))
     parts.append(_own_rate_table(records))
     parts.append(_detail_table(found))
     return "\n\n".join(parts)
@@ -178,6 +179,22 @@ def _temperature_table(found: dict[tuple, Screen], optimizer: str) -> str:
             values = [screen.accuracy(arm, float(t)) for screen in chosen.values() for t in TEMPERATURES]
             body.append([arm, *(f"{100 * statistics.mean(v.values()):.1f}" if v else "" for v in values)])
     return _markdown(head, body)
+
+
+def _best_temperatures(found: dict[tuple, Screen]) -> str:
+    """The T with the highest mean over sets and optimizers, and its difference to T = 4: the rule for an arm's own T."""
+    lines = []
+    for arm in ARMS:
+        columns = {t: [screen.accuracy(arm, float(t)) for screen in found.values()] for t in TEMPERATURES}
+        if not own_temperature(ARMS[arm]) or not all(all(column) for column in columns.values()):
+            continue
+        seeds = set.intersection(*(set(column) for several in columns.values() for column in several))
+        means = {t: {s: statistics.mean(c[s] for c in several) for s in seeds} for t, several in columns.items()}
+        best = max(means, key=lambda t: statistics.mean(means[t].values()))
+        values = [100 * (means[best][seed] - means[4][seed]) for seed in sorted(seeds)]
+        error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else float("nan")
+        lines.append(f"* {arm}: T = {best}, {statistics.mean(values):+.1f} against T = 4, standard error {error:.1f}")
+    return "\n".join(["Best temperature over all sets and optimizers (arms with all cells):", "", *lines])
 
 
 def _own_rate_table(records: pathlib.Path) -> str:
