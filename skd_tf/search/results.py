@@ -81,7 +81,13 @@ def verdict(records: TrialRecords, ranked: list[TrialRecord]) -> str:
         why = "lies outside the space" if plan.default is None else "is not among the finished trials"
         return f"The default ({settings}) {why}, so it is unknown whether the best beats it."
     if default is best:
-        return f"The best is the default ({settings})."
+        level, source = 0, ""
+        for other in ranked[1:]:
+            error, words = _standard_error(best, other, plan)
+            source = words or source
+            level += error is not None and abs(best["objective"] - other["objective"]) <= _STANDARD_ERRORS * error
+        apart = f" {level} of the {len(ranked) - 1} others cannot be told apart from it with {source}." if level else ""
+        return f"The best is the default ({settings}).{apart}"
     gain = abs(best["objective"] - default["objective"])
     error, source = _standard_error(best, default, plan)
     reference = f"the default's {default['objective']:.4f} ({settings})"
