@@ -41,7 +41,8 @@ def test_the_comparison_with_keras_is_its_records():
     keras, ours = digits["keras.distillation, its default loss"], digits['skd_tf, loss="spherical"']
     keras_kd, ours_kd = digits["keras.distillation, loss=KLDivergence()"], digits['skd_tf, loss="kd"']
     ms = {name: f"{step['median_ms']:.0f} ms" for name, step in steps.items()}
-    table = {cells[0]: cells[1:] for cells in rows(TEXT, "## Why not")}
+    table = {cells[0]: [cells[1], cells[3]] for cells in rows(TEXT, "## Why not")}
+    assert len(table) == 10
     assert table["student's top-1 on digits, default loss"] == [
         f"{keras['accuracy']:.2f} (loss as an instance: {keras_kd['accuracy']:.2f})",
         f'{ours["accuracy"]:.2f} (`loss="kd"`: {ours_kd["accuracy"]:.2f})',
@@ -52,4 +53,14 @@ def test_the_comparison_with_keras_is_its_records():
         f"{keras['saved']:,} parameters, the teacher's too",
         f"{ours['saved']}, the student's",
     ]
-    assert f"PyTorch takes {ms['PyTorch channels_last bfloat16']}." in TEXT
+    assert f"in PyTorch takes {ms['PyTorch channels_last bfloat16']}." in TEXT
+
+
+def test_the_gain_of_the_demo_is_its_record():
+    record = json.loads((RESULTS / "fashion/skd.json").read_text())
+    gain, nll = record["accuracy"], record["calibrated.nll"]
+    low, high = (f"{100 * end:+.1f}" for end in gain["interval"])
+    text = " ".join(TEXT.split())
+    assert f"gains {100 * gain['difference']:.1f} points of top-1 [{low}, {high}]" in text and float(low) > 0
+    assert f"its calibrated NLL is {nll['student']:.3f}, alone {nll['student_alone']:.3f}" in text and nll["interval"][1] < 0
+    assert record["seeds"] == len(gain["differences"]) == 10 and f"{record['parameters']:,} parameters" in text
