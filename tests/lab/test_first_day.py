@@ -120,6 +120,8 @@ def test_a_killed_run_trains_what_is_missing_and_removes_a_line_cut_off(tmp_path
         c.key() for c in cells
     ]
     assert bench.run_all(again, list(arms.rate_cells([1]))[:3], path, until=0) == 3
+    beside = path.with_name("digits.adamw.rates.jsonl")
+    assert bench.run_all(again, cells, beside) == 0 and bench.read(beside) == []  # they are in the set's other file
 
 
 def test_tables_choose_rates_and_pair_seeds(tmp_path):

@@ -235,15 +235,19 @@ def _encode_wrong(predicted, labels, classes) -> str:
 
 
 def run_all(bench: Bench, cells: Iterable[Cell], path: pathlib.Path, *, until: float = float("inf")) -> int:
-    """Trains the cells that the file of records lacks, in order, and appends a line for each; how many are left.
+    """Trains the cells that the set's records lack, in order, and appends a line for each; how many are left.
 
     Args:
       bench: of the set.
       cells: in the order of importance.
-      path: of JSON lines. A line that was cut off by a kill is removed, and its cell is trained again.
+      path: of JSON lines, SET.OPTIMIZER.jsonl; other files of the set beside it are read too. A line that was cut off by a kill is removed, and its cell is trained again.
       until: time.time() after which no further cell starts.
     """
     done = {key_of(record) for record in read(path)}
+    for other in path.parent.glob(f"{path.name.partition('.')[0]}.*.jsonl"):  # another process may be writing it
+        done |= {
+            key_of(json.loads(line)) for line in other.read_text().splitlines(keepends=True) if line.endswith("\n")
+        }
     missing = [cell for cell in cells if cell.key() not in done]
     path.parent.mkdir(parents=True, exist_ok=True)
     for number, cell in enumerate(missing):
