@@ -74,13 +74,14 @@ class StepModel(keras.Model):
         replica_count = tf.distribute.get_replica_context().num_replicas_in_sync
         weights, optimizer = self.student.trainable_variables, optimizers.updating(self.optimizer)
         statistics, in_loop = summed["statistics"], self._train_steps.in_loop
+        mirrored = tf.distribute.has_strategy()
         totals = summed["sums"], summed["counts"]
         gradients = self.objective.scaled(summed["gradients"], *totals, self.radius.value)
         if replica_count > 1:
             statistics = [vector / replica_count for vector in statistics]
         with compat.own_copies(self._stepped_variables(), optimizer):
             finite = self.guard.check(summed["sums"], gradients, statistics, self.optimizer, in_loop=in_loop)
-            update.apply(self.optimizer, gradients, weights, finite, flat=not self.xla)
+            update.apply(self.optimizer, gradients, weights, finite, flat=not self.xla, mirrored=mirrored)
             keep = (lambda new, _: new) if finite is True else (lambda new, old: tf.where(finite, new, old))
             self.means.update_state(*(keep(summed[name], tf.zeros_like(summed[name])) for name in ("sums", "counts")))
             # The moving statistics are averaged over replicas at every step, so saving after any step changes nothing.
