@@ -15,6 +15,7 @@ from skd_tf.runtime.console import say
 
 _SHARE = 0.5  # of the free memory; loading takes up to 1.3 times the images, and the training needs the rest
 _ALIGNMENT = 64  # bytes: TensorFlow reads an array in place only if it starts at a multiple of this
+_WITHOUT_SYSCONF = 4 << 30  # bytes
 _CGROUPS = pathlib.Path("/sys/fs/cgroup")
 
 
@@ -86,6 +87,8 @@ def _free_on_machine():
         for line in pathlib.Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
                 return int(line.split()[1]) * 1024
+    if not hasattr(os, "sysconf"):  # Windows, where what is free takes a call of its API
+        return _WITHOUT_SYSCONF
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 

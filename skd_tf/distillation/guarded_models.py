@@ -141,6 +141,11 @@ class GuardedModelsMixin:
         except tf.errors.InvalidArgumentError as error:
             clear = labels.translated(error, self._num_classes)
             raise (error if clear is None else clear) from None
+        except ValueError as error:  # Keras' own, about what a generator or PyDataset yields
+            clear = labels.translated_dtype(error, self._num_classes)
+            if clear is None:
+                raise
+            raise clear from None
 
 
 def _require_two_classes(classes):

@@ -1,5 +1,6 @@
 """Checks labels on the host, before a step computes with them: a compiled step cannot raise an error."""
 
+import re
 from typing import Any
 
 import keras
@@ -121,6 +122,19 @@ def translated(error: tf.errors.InvalidArgumentError, num_classes: int | None) -
         expected=f"class numbers from 0 to {(num_classes or 0) - 1}, -1 for an image without a label, or rows that sum to 1",
         received=f"y={found} (of rows, the sum)",
         remedy="Use -1 instead, or drop these images",
+    )
+
+
+def translated_dtype(error: ValueError, num_classes: int | None) -> InputError | None:
+    """The `InputError` of text in the batches of a generator, which Keras refuses itself; None for any other error."""
+    found = re.match(r"Invalid dtype: ((?:str|bytes|object)\d*)", str(error))
+    if isinstance(error, InputError) or not found:
+        return None
+    return input_error(
+        "The batches hold text or objects where numbers belong, as labels may",
+        expected=f"images, and class numbers [n] or rows [n, {num_classes or 'classes'}]",
+        received=f"dtype={found[1]}",
+        remedy="Number the classes from 0: np.unique(y, return_inverse=True)[1]",
     )
 
 

@@ -19,7 +19,7 @@ from skd_tf.evaluation.temperature_scaling import Calibration
 from skd_tf.models import deployable, loading
 from skd_tf.models.paths import file_of
 from skd_tf.runs import lineage, predictions, provenance, result_tables, run_files
-from skd_tf.runs.run_record import recorded_config, run_behind, trusted_config, workdir_of
+from skd_tf.runs.run_record import recorded_config, recorded_png_bits, run_behind, trusted_config, workdir_of
 from skd_tf.runtime.console import say, warn
 from skd_tf.runtime.files import write_json
 from skd_tf.runtime.local_paths import require_local
@@ -63,6 +63,7 @@ def evaluate_and_print(
     dataset = data.load(settings, data_dir, train=preprocessing == "standard" and teacher is not None)
     warnings = _require_unseen([*models, *([teacher] if teacher else [])], dataset, settings)
     _warn_of_other_pixels(models, settings, dataset.image_shape[0])
+    _warn_of_other_depths(models, dataset.png_bits)
     temperatures = {}
     for path, run in runs.items():
         held_out = run.replace(download=settings.download).pick(DataSettings)
@@ -242,6 +243,19 @@ def _warn_of_other_pixels(models, settings, image_size):
                 f"{path} is measured on other pixels than in its run: on the middle {here} of {whole} here, {there} of "
                 f"{whole_there} there (--image_size={run.image_size} --augmentation={run.augmentation}). Evaluate it "
                 "alone and without such flags to measure it as its run did."
+            )
+
+
+def _warn_of_other_depths(models, bits):
+    """Warns of models whose runs took 16-bit PNGs to have another number of bits than those of this dataset."""
+    for path in models:
+        before = recorded_png_bits(path)
+        if bits and before and bits != before:
+            warn(
+                f"{path} is measured on other pixels than in its run: a value of a 16-bit PNG is divided by "
+                f"{2 ** (bits - 8)} here, by {2 ** (before - 8)} there, because the brightest training images differ "
+                f"({bits} and {before} bits). Scale these files to {before} bits, or use skd_tf.predict, which reads files "
+                "as the run did."
             )
 
 

@@ -19,10 +19,9 @@ from skd_tf.evaluation.predictor import BATCH_SIZE, Predictor
 from skd_tf.models import deployable, loading
 from skd_tf.models.paths import STUDENT_FILE, is_saved_model
 from skd_tf.runs import run_files
-from skd_tf.runs.run_record import read_result, run_behind, workdir_of
+from skd_tf.runs.run_record import read_result, recorded_png_bits, run_behind, workdir_of
 from skd_tf.runtime import atomic_files
 from skd_tf.runtime.console import Progress, say, warn
-from skd_tf.runtime.files import read_json
 from skd_tf.runtime.local_paths import require_local
 
 _NAMED = 10  # unreadable files that are named on the screen; the CSV file names all
@@ -189,12 +188,10 @@ def _pixels(path, loaded, image_size, resize) -> tuple[tuple[int, int, int], int
 
 def _rules(path) -> image_files.PixelRules:
     """How the model's run decodes files; of a model without a run, how a new one would."""
-    run, details = run_behind(path), workdir_of(path) / run_files.MEASUREMENTS
+    run = run_behind(path)
     if run is None or source_kind(run.dataset) not in ("folder", "function"):
         return image_files.PixelRules()
-    remedy = "Remove it and result.json: the run's command then measures again."
-    record = read_json(details, "The file of measurements", remedy) if details.is_file() else {}
-    return image_files.PixelRules(run.data_rules != 1, record.get("dataset", {}).get("png_bits", 16))
+    return image_files.PixelRules(run.data_rules != 1, recorded_png_bits(path) or 16)
 
 
 def _temperature(path, own) -> float:

@@ -156,3 +156,10 @@ def test_given_teacher_logits_are_checked():
     for given, message in ((keras.ops.softmax(logits).numpy(), "are probabilities"), (logits[:, :3], "another shape")):
         with pytest.raises(InputError, match=message):
             untrained().fit({"image": IMAGES, "teacher_logits": given}, LABELS, verbose=0)
+
+
+def test_text_labels_of_a_generator_are_one_line():
+    images, labels = np.zeros([8, 6, 6, 2], "float32"), np.array(["cat", "dog"] * 4)
+    for batches in (iter([(images, labels)]), iter([(images, labels.astype(object))])):
+        with pytest.raises(InputError, match=r"hold text.*np\.unique"):
+            make_distiller().fit(batches, verbose=0)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import pathlib
 import shutil
 import types
 import unittest.mock
@@ -111,7 +112,8 @@ def test_a_run_is_measured_on_the_pixels_of_its_own_test_and_a_warning_names_the
     """One run was tested on the middle 7/8 of each photograph, the other on all of it."""
 
     def load(config, *_, **__):
-        return types.SimpleNamespace(config=config, image_shape=(config.image_size, config.image_size, 3))
+        shape = (config.image_size, config.image_size, 3)
+        return types.SimpleNamespace(config=config, image_shape=shape, png_bits=None)
 
     measure = unittest.mock.Mock(side_effect=RuntimeError("measured"))
     monkeypatch.setattr(data, "load", load)
@@ -151,6 +153,21 @@ def test_a_run_is_measured_on_the_pixels_of_its_own_test_and_a_warning_names_the
 
 def test_calibration_is_fitted_on_what_the_run_held_out(workdir, tmp_path, monkeypatch, capsys):
     output, loaded, load = tmp_path / "out.json", [], data.load
+def test_another_rule_for_16_bit_files_than_the_run_s_is_said(tmp_path, capsys):
+    for name, bits in (("twelve", 12), ("sixteen", 16), ("none", None)):
+        (tmp_path / name).mkdir()
+        facts = {"dataset": {} if bits is None else {"png_bits": bits}}
+        write_json(tmp_path / name / "measurements.json", facts)
+    models = [tmp_path / name for name in ("twelve", "sixteen", "none", "nowhere")]
+    for bits, warned in ((12, "sixteen"), (16, "twelve"), (None, "")):
+        evaluate_models._warn_of_other_depths(models, bits)
+        lines = capsys.readouterr().err.splitlines()
+        assert [tmp_path / warned for _ in lines] == [pathlib.Path(line.split()[1]) for line in lines]
+        assert len(lines) == bool(warned)
+        if bits == 12:
+            assert "divided by 16 here, by 256 there" in lines[0] and "(12 and 16 bits)" in lines[0]
+
+
     monkeypatch.setattr(data, "load", lambda *a, **k: loaded.append((a[0].validation_fraction, k)) or load(*a, **k))
     flags = [f"--model={workdir}", "--calibrate", "--notiming", f"--output={output}"]
     assert exit_code(evaluate.cli_main, *flags) == 0

@@ -3,7 +3,6 @@
 import multiprocessing
 import os
 import pickle
-import resource
 import statistics
 import time
 from collections.abc import Callable
@@ -12,6 +11,8 @@ from typing import NamedTuple
 
 def resident_mb() -> float:
     """Peak memory of this process, in MB."""
+    import resource  # not on Windows
+
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
