@@ -16,6 +16,7 @@ from skd_tf.data.epoch_logits import EpochLogits
 from skd_tf.data.memory_budget import aligned
 from skd_tf.data.settings import StreamSettings
 
+_AHEAD = 16  # finished batches of a replica; tf.data's own choice grows for as long as a run lasts
 _SHUFFLE_STREAM = 2 << 32  # beside the streams of `Augmenter`
 
 
@@ -113,7 +114,7 @@ def train_stream(
     stream = epochs.map(tables).prefetch(1).flat_map(parts)
     if on_disk:
         stream = stream.unbatch().map(decode, **in_order).batch(part, drop_remainder=True)
-    stream = stream.map(to_batch, **in_order).prefetch(tf.data.AUTOTUNE)
+    stream = stream.map(to_batch, **in_order).prefetch(_AHEAD)
     options = tf.data.Options()
     if teacher_logits:  # a damaged file is made again in a reading thread, which must not be one that computes
         options.threading.private_threadpool_size = os.cpu_count() or 2

@@ -35,7 +35,13 @@ def site_pages():
 @pytest.fixture(scope="module")
 def known_flags():
     """Every flag of a command, an example or a tool, from its table or its source."""
-    names = {*flags.FIELDS, *flags.PLACES, *(f"no{name}" for name in flags.FIELDS), *("flagfile", "recipe", "list_recipes"), *OTHERS}
+    names = {
+        *flags.FIELDS,
+        *flags.PLACES,
+        *(f"no{name}" for name in flags.FIELDS),
+        *("flagfile", "recipe", "list_recipes"),
+        *OTHERS,
+    }
     names |= {"output", *(flag for command in COMMANDS.values() for flag in command.flags)}
     for path in (*(ROOT / "skd_tf").rglob("*.py"), *(ROOT / "tools").rglob("*.py"), *(ROOT / "examples").glob("*.py")):
         source = path.read_text(encoding="utf-8")
@@ -91,20 +97,25 @@ def test_the_numbers_on_the_scale_page_follow_from_the_records():
     page, benchmarks = (ROOT / "docs/scale.md").read_text(encoding="utf-8"), RESULTS / "benchmarks"
     parts = json.loads((benchmarks / "imagenet.json").read_text())["parts"]
     for name, row in parts.items():
-        unit = "MB" if "MB_per_second" in row else "images"
         spread = f"{min(row['ms']):,.0f} to {max(row['ms']):,.0f}"
-        assert f"| {name} | {row[f'{unit}_per_second']:,.1f} {unit} | {spread} | {row['peak_memory_mb']:,.0f} |" in page
-    memory = json.loads((benchmarks / "memory.json").read_text())
-    first, second = (memory[f"{nth} epoch's peak / file"] for nth in ("first", "second"))
-    assert f"{first:.1f} times its size while it trains, {second:.1f} where one epoch follows" in page
-    tables = memory["stream's tables, bytes an image"]
-    assert f"{tables:.0f} bytes measured in the stream" in page
+        assert f"| {name} | {row['images_per_second']:,.1f} images | {spread} | {row['peak_memory_mb']:,.0f} |" in page
+    memory = json.loads((benchmarks / "memory.json").read_text())["records"]
+    first, *_, last = counts = [*memory]
+    for part in memory[first]:
+        assert f"| {part} | {' | '.join(f'{memory[count][part]:,.1f}' for count in counts)} |" in page
+    grown = max(memory[last][part] - memory[first][part] for part in ("computing, MB", "training, MB"))
+    per_image = 1e6 * grown / (int(last) - int(first))
+    assert f"What grows is {per_image:.0f} bytes per image" in page
+    for rows in json.loads((benchmarks / "top_logits.json").read_text())["kl"].values():
+        for row in rows:
+            kl = [f"{value:.3g}" for name, value in row.items() if name.startswith("T")]
+            assert f"| {row['kept']} | {row['bytes']} | {' | '.join(kl)} |" in page
     # Operations an image; a second of eight accelerators, assumed.
     views, forward, step, accelerators = 1.28e6 * 100, 23.0e9, 10.9e9, 8 * 50e12
     names = ("step of resnet18, logits given", "pass of resnet152")
     student, teacher = (parts[name]["images_per_second"] for name in names)
     images, logits = accelerators / step, 1.28e6 * 1000 * 2
-    seconds_of_check = 100 * logits / 1e6 / parts["check of logits"]["MB_per_second"]
+    seconds_of_check = 100 * logits / 1e6 / min(row["checked, MB per second of CPU"] for row in memory.values())
     hours = {operations: views * operations / accelerators / 3600 for operations in (step, forward)}
     cells = {
         "student's steps, 1.4 EFLOP": f"{views / student / 86400:.0f} days | {hours[step]:.1f} h",
@@ -112,8 +123,9 @@ def test_the_numbers_on_the_scale_page_follow_from_the_records():
         "images into the student's steps": f"{student:.0f} a second | {round(images, -2):,.0f} a second",
         "cores that decode as many": f"a seventh of one | {images / (parts['input']['images_per_second'] / 2):.0f} |",
         "logits in float16, 100 epochs": f"{100 * logits / 1e9:.0f} GB",
-        "their check before the first step": f"{seconds_of_check / 60:.0f} min",
-        "memory for logits, each worker": f"{logits * 3.1 / 1e9:.1f} GB, {logits * 4 / 1e9:.1f} GB",
+        "the 21 largest logits, 100 epochs": f"{views * 92 / 1e9:.1f} GB",
+        "check of the logits, while": f"{seconds_of_check / 60:.1f} min in all",
+        "memory that grows with the set": f"{1.28 * per_image:.0f} MB",
         "pictures read, at random places": f"{student * 0.11:.0f} MB/s | {images * 0.11 / 1000:.1f} GB/s",
     }
     for start, expected in cells.items():
