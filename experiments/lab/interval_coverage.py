@@ -88,17 +88,21 @@ def bootstrap_coverage(case: Case, splits: int, seed: int = 0, sizes: tuple[int,
         return stated, stated + case.spread / 2 * random.normal(size=stated.shape), true, labels
 
     truth = dict.fromkeys(NAMES, 0.0)
-    for _ in range(10):
-        stated, teacher, true, _ = both(_POPULATION // 10)
+    parts = 5 * _POPULATION // _PART
+    for _ in range(parts):
+        stated, teacher, true, _ = both(_PART)
         probabilities, top = np.exp(stated), stated.argmax(axis=1)
-        truth["accuracy"] += true[np.arange(len(top)), top].mean() / 10
-        truth["nll"] -= (true * stated).sum(axis=1).mean() / 10
+        truth["accuracy"] += true[np.arange(len(top)), top].mean() / parts
+        truth["nll"] -= (true * stated).sum(axis=1).mean() / parts
         truth["brier"] += (
             np.square(probabilities).sum(axis=1) - 2 * (probabilities * true).sum(axis=1) + 1
-        ).mean() / 10
-        truth["agreement"] += (top == teacher.argmax(axis=1)).mean() / 10
+        ).mean() / parts
+        truth["agreement"] += (top == teacher.argmax(axis=1)).mean() / parts
     for size in sizes:
-        held = dict.fromkeys(NAMES, 0)
+        random, held = (
+            np.random.default_rng([seed, 2, case.classes, int(10 * case.spread), size]),
+            dict.fromkeys(NAMES, 0),
+        )
         for _ in range(splits):
             stated, teacher, _, labels = both(size)
             student, other = (metrics.summarize(logits, labels) for logits in (stated, teacher))
@@ -117,7 +121,7 @@ def main() -> None:
     arguments = parser.parse_args()
     record = {
         "ece_debiased": [entry for case in CASES for entry in ece_coverage(case, arguments.splits)],
-        "bootstrap": [entry for case in BOOTSTRAP_CASES for entry in bootstrap_coverage(case, arguments.splits // 4)],
+        "bootstrap": [entry for case in BOOTSTRAP_CASES for entry in bootstrap_coverage(case, arguments.splits)],
     }
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps(record, indent=1) + "\n")
