@@ -1,5 +1,6 @@
 """StepModel: one training or test step of student and teacher, in replica context."""
 
+import types
 from typing import Any
 
 import keras
@@ -61,9 +62,10 @@ class StepModel(keras.Model):
         assigned = [pair for pair, yes in zip(zip(variables, before, strict=True), is_assigned(), strict=True) if yes]
         # Statistics are averaged over replicas. Others, such as the state of random seeds, are equal on all of them.
         statistics, others = ([p for p in assigned if ("float" in p[0].dtype) == yes] for yes in (True, False))
-        self._statistics, self._others = ([variable for variable, _ in part] for part in (statistics, others))
+        # Keras would take a list among the attributes for variables of the Distiller's own.
+        self._moved = types.SimpleNamespace(statistics=[v for v, _ in statistics], others=[v for v, _ in others])
         before, others_before = ([value for _, value in part] for part in (statistics, others))
-        after = [variable.value for variable in self._statistics]
+        after = [variable.value for variable in self._moved.statistics]
         local = iter(replicas.unless_empty(image, [*gradients, sums, counts], after, before))
         gradients, sums, counts = [next(local) for _ in weights], next(local), next(local)
         parts = {"gradients": replicas.pack(gradients), "statistics": replicas.pack(local)}
@@ -74,23 +76,23 @@ class StepModel(keras.Model):
         replica_count = tf.distribute.get_replica_context().num_replicas_in_sync
         weights, optimizer = self.student.trainable_variables, optimizers.updating(self.optimizer)
         statistics, in_loop = summed["statistics"], self._train_steps.in_loop
-        mirrored = tf.distribute.has_strategy()
         totals = summed["sums"], summed["counts"]
         gradients = self.objective.scaled(summed["gradients"], *totals, self.radius.value)
         if replica_count > 1:
             statistics = [vector / replica_count for vector in statistics]
         with compat.own_copies(self._stepped_variables(), optimizer):
             finite = self.guard.check(summed["sums"], gradients, statistics, self.optimizer, in_loop=in_loop)
-            update.apply(self.optimizer, gradients, weights, finite, flat=not self.xla, mirrored=mirrored)
+            update.apply(self.optimizer, gradients, weights, finite, flat=not self.xla)
             keep = (lambda new, _: new) if finite is True else (lambda new, old: tf.where(finite, new, old))
             self.means.update_state(*(keep(summed[name], tf.zeros_like(summed[name])) for name in ("sums", "counts")))
             # The moving statistics are averaged over replicas at every step, so saving after any step changes nothing.
             if replica_count > 1 or finite is not True:
                 new = [keep(*pair) for pair in zip(statistics, before[0], strict=True)]
-                for variable, value in zip(self._statistics, replicas.unpack(new, self._statistics), strict=True):
+                variables = self._moved.statistics
+                for variable, value in zip(variables, replicas.unpack(new, variables), strict=True):
                     variable.assign(value)
             if finite is not True:
-                for variable, value in zip(self._others, before[1], strict=True):
+                for variable, value in zip(self._moved.others, before[1], strict=True):
                     variable.assign(keep(variable.value, value))
             if self._compiles_metrics:
                 self._update_compiled_metrics(finite, batch, student_logits)

@@ -31,7 +31,6 @@ def apply(
     finite: Finite,
     *,
     flat: bool,
-    mirrored: bool,
 ) -> None:
     """Updates weights and optimizer if `finite`.
 
@@ -42,14 +41,13 @@ def apply(
       finite: whether anything may change. False still lowers the scale of a LossScaleOptimizer.
       flat: whether to update all weights as one vector where the optimizer allows it. Outside XLA this is faster, since
         it launches a few operations in place of several per variable. Inside, XLA fuses those.
-      mirrored: whether there is a distribution strategy.
     """
     scaled, optimizer = optimizer, optimizers.updating(optimizer)
     if optimizers.may_skip(scaled):
         gradients = [gradient / tf.cast(scaled.dynamic_scale.value, gradient.dtype) for gradient in gradients]
         _adjust_scale(scaled, finite)
     if flat and len(gradients) == 1 and _has_flat_rule(optimizer, weights):
-        _apply_flat(optimizer, gradients[0], weights, finite, mirrored)
+        _apply_flat(optimizer, gradients[0], weights, finite)
         return
     with undone_unless(finite, [*weights, *optimizer.variables]):
         optimizer.apply(replicas.unpack(gradients, weights), weights)
@@ -78,7 +76,7 @@ def _has_flat_rule(optimizer, weights):
     return type(optimizer) in _RULES and not any(special)
 
 
-def _apply_flat(optimizer, gradient, weights, finite, mirrored):
+def _apply_flat(optimizer, gradient, weights, finite):
     """`optimizer.apply` on one vector of all weights, bit for bit equal to Keras' update of each variable."""
     if optimizer.global_clipnorm or optimizer.clipnorm or optimizer.clipvalue:
         (gradient,) = replicas.pack(compat.clipped(optimizer, replicas.unpack([gradient], weights)))
@@ -89,7 +87,7 @@ def _apply_flat(optimizer, gradient, weights, finite, mirrored):
     weight = before[0]
     if optimizer.weight_decay:
         weight = weight - weight * tf.cast(optimizer.weight_decay, weight.dtype) * rate
-    after = rule(optimizer, gradient, rate, weight, *before[1:], mirrored=mirrored)
+    after = rule(optimizer, gradient, rate, weight, *before[1:])
     if optimizer.use_ema:
         groups.append(compat.moving_averages(optimizer))
         before += replicas.pack(groups[-1])
@@ -102,26 +100,25 @@ def _apply_flat(optimizer, gradient, weights, finite, mirrored):
     optimizer.iterations.assign_add(1 if finite is True else tf.cast(finite, optimizer.iterations.dtype))
 
 
-def _sgd(optimizer, gradient, rate, weight, velocity=None, *, mirrored):
+def _sgd(optimizer, gradient, rate, weight, velocity=None):
     """`optimizers.SGD.update_step`: [weight, velocity] after the step.
 
-    Velocity is the sum of three. Version 0.1.0 ran `update_step` per variable, and TensorFlow's graph optimizer reordered
-    this sum without a strategy. Both orders are kept, so that runs begun with it resume bit for bit. They are written as
-    differences, which the graph optimizer does not reorder.
+    Without Nesterov momentum, the velocity is a sum of three. Version 0.1.0 ran `update_step` in a graph, whose optimizer
+    put the gradient last. So does this, and runs of 0.1.0 resume bit for bit. The graph optimizer leaves a difference alone.
     """
     l2, momentum = keras.ops.cast(optimizer.l2, gradient.dtype), optimizer.momentum
-    if momentum and optimizer.l2 and not optimizer.nesterov and not mirrored:
-        velocity = momentum * velocity - -l2 * weight
+    if momentum and not optimizer.nesterov:
+        velocity = momentum * velocity - -l2 * weight if optimizer.l2 else momentum * velocity
         velocity = velocity + gradient
         return [weight - rate * velocity, velocity]
     step = gradient + l2 * weight if optimizer.l2 else gradient
     if not momentum:
         return [weight - rate * step]
-    velocity = step - -momentum * velocity
-    return [weight - rate * (step + momentum * velocity if optimizer.nesterov else velocity), velocity]
+    velocity = momentum * velocity + step
+    return [weight - rate * (step + momentum * velocity), velocity]
 
 
-def _adam(optimizer, gradient, rate, weight, first, second, *, mirrored):
+def _adam(optimizer, gradient, rate, weight, first, second):
     """`keras.optimizers.AdamW.update_step`: [weight, first moment, second moment] after the step."""
     step = tf.cast(optimizer.iterations.value + 1, gradient.dtype)
     powers = [tf.pow(keras.ops.cast(b, gradient.dtype), step) for b in (optimizer.beta_1, optimizer.beta_2)]

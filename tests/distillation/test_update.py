@@ -1,4 +1,4 @@
-"""The update of all weights as one vector equals Keras' update of each variable, and nothing changes unless finite."""
+"""The update of all weights as one vector equals Keras' update of each variable, bit for bit but for SGD, and nothing changes unless finite."""
 
 import keras
 import numpy as np
@@ -44,25 +44,18 @@ def same(one, other):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", CASES)
-def test_one_vector_equals_keras_bit_for_bit(name, dtype):
+def test_one_vector_equals_keras_own_update(name, dtype):
     plain, flat = made(CASES[name], dtype), made(CASES[name], dtype)
     for step in range(4):
         gradients = gradients_of(step, dtype=dtype)
         plain[0].apply(gradients, plain[1])  # eager: a graph may reorder sums
-        update.apply(flat[0], replicas.pack(gradients), flat[1], True, flat=True, mirrored=True)
-        assert same(state(*plain), state(*flat)), step
+        update.apply(flat[0], replicas.pack(gradients), flat[1], True, flat=True)
+        if name in ("sgd", "sgd ema"):  # the order of a sum of three differs, see `update._sgd`
+            for one, other in zip(state(*plain), state(*flat), strict=True):
+                np.testing.assert_allclose(one, other, rtol=1e-4 if dtype == "float32" else 1e-12, atol=1e-6)
+        else:
+            assert same(state(*plain), state(*flat)), step
     assert update._has_flat_rule(*flat) == (name != "lion")
-
-
-def test_both_orders_of_the_sum_differ_by_rounding_only():
-    states = []
-    for mirrored in (True, False):
-        optimizer, weights = made(CASES["sgd"])
-        for step in range(4):
-            update.apply(optimizer, replicas.pack(gradients_of(step)), weights, True, flat=True, mirrored=mirrored)
-        states.append(state(optimizer, weights))
-    for one, other in zip(*states, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("flat", [True, False])
@@ -70,11 +63,11 @@ def test_both_orders_of_the_sum_differ_by_rounding_only():
 def test_nothing_changes_unless_finite(name, flat):
     optimizer, weights = made(CASES[name])
     gradients = replicas.pack(gradients_of(0))
-    update.apply(optimizer, gradients, weights, tf.constant(True), flat=flat, mirrored=True)
+    update.apply(optimizer, gradients, weights, tf.constant(True), flat=flat)
     before = state(optimizer, weights)
-    update.apply(optimizer, [gradients[0] * np.nan], weights, tf.constant(False), flat=flat, mirrored=True)
+    update.apply(optimizer, [gradients[0] * np.nan], weights, tf.constant(False), flat=flat)
     assert same(before, state(optimizer, weights))
-    update.apply(optimizer, gradients, weights, tf.constant(True), flat=flat, mirrored=True)
+    update.apply(optimizer, gradients, weights, tf.constant(True), flat=flat)
     assert not same(before, state(optimizer, weights))
 
 
@@ -88,7 +81,7 @@ def test_loss_scaling_equals_that_of_keras(flat):
         gradients = gradients_of(step, np.inf if step in (1, 2, 5) else 8.0)
         keras_own[0].apply(gradients, keras_own[1])
         finite = tf.reduce_all(tf.math.is_finite(replicas.pack(gradients)[0]))
-        update.apply(ours[0], replicas.pack(gradients), ours[1], finite, flat=flat, mirrored=True)
+        update.apply(ours[0], replicas.pack(gradients), ours[1], finite, flat=flat)
         assert same(state(*keras_own), state(*ours)), step
 
 
