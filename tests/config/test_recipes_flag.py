@@ -56,7 +56,9 @@ def test_an_unknown_recipe_is_one_line(name):
     if not name:
         assert read("--recipe=") == Config()  # as an empty --flagfile
         return
-    with pytest.raises(InputError, match=r"Unknown recipe\. Expected one of those that --list_recipes prints\.") as caught:
+    with pytest.raises(
+        InputError, match=r"Unknown recipe\. Expected one of those that --list_recipes prints\."
+    ) as caught:
         read(f"--recipe={name}")
     assert "\n" not in str(caught.value)
     assert name != "digit" or "Did you mean digits?" in str(caught.value)

@@ -62,5 +62,6 @@ def test_the_gain_of_the_demo_is_its_record():
     low, high = (f"{100 * end:+.1f}" for end in gain["interval"])
     text = " ".join(TEXT.split())
     assert f"gains {100 * gain['difference']:.1f} points of top-1 [{low}, {high}]" in text and float(low) > 0
-    assert f"its calibrated NLL is {nll['student']:.3f}, alone {nll['student_alone']:.3f}" in text and nll["interval"][1] < 0
+    quoted = f"its calibrated NLL is {nll['student']:.3f}, alone {nll['student_alone']:.3f}"
+    assert quoted in text and nll["interval"][1] < 0
     assert record["seeds"] == len(gain["differences"]) == 10 and f"{record['parameters']:,} parameters" in text
