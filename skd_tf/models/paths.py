@@ -11,14 +11,14 @@ from skd_tf.runtime import user_code
 from skd_tf.runtime.local_paths import require_local
 
 STUDENT_FILE = "student.keras"  # in a workdir, and in an export
-RELEASED = "released:"  # before the name of a student in the repository's folder of that name
+RELEASED = "released:"  # before the name of a student in experiments/released/
 LINEAGE = "lineage.json"  # in a .keras file and in a SavedModel folder: what its weights were trained on
 _HDF5 = (
     "Convert it: keras.models.load_model('{0}', compile=False).save('model.keras'), with keras or, if Keras 2 wrote it and "
     "Keras 3 cannot read it, tf_keras and .export() as a SavedModel. A file of weights alone (.weights.h5) needs its "
     "network: model.load_weights('{0}') first"
 )
-_REPOSITORY = pathlib.Path(__file__).resolve().parents[2] / "released"
+_REPOSITORY = pathlib.Path(__file__).resolve().parents[2] / "experiments" / "released"
 _TORCH = "Convert it: python -m tools.convert_torch (docs/teachers.md)"
 _SERVED = "It is made for inference by another program; use the model that it was made from"
 _CONVERT = {  # suffix of a file that is no model here -> what to do
@@ -65,7 +65,7 @@ def _released(name):
             "The installed package has no released students",
             expected="skd_tf installed from a checkout of its repository",
             received=received,
-            remedy="Install it with pip install -e . in a checkout, or copy released/NAME/student.keras and name that file",
+            remedy="Install it with pip install -e . in a checkout, or copy experiments/released/NAME/student.keras and name that file",
         )
     raise input_error(
         "Unknown released student",

@@ -13,7 +13,7 @@ from skd_tf.evaluation.evaluate_models import evaluate_models
 from skd_tf.models import paths
 from skd_tf.training import preflight
 
-RELEASED = pathlib.Path(__file__).resolve().parents[2] / "released"
+RELEASED = pathlib.Path(__file__).resolve().parents[2] / "experiments" / "released"
 NAMES = sorted(path.parent.name for path in RELEASED.glob("*/student.keras"))
 
 
