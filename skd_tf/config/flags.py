@@ -5,16 +5,19 @@ point has its own FlagValues, so that one can be imported from another, or run w
 twice.
 """
 
+import json
 import os
+import pathlib
 import sys
 from collections.abc import Iterable, Sequence
 
 from absl import flags
 
-from skd_tf.config import flagfile
+from skd_tf.config import flagfile, versions
 from skd_tf.config.config import FIELDS, Config
 from skd_tf.config.fields import kinds_of, rules_of
 from skd_tf.errors import InputError, as_text, did_you_mean, input_error
+from skd_tf.runtime.console import warn
 from skd_tf.runtime.local_paths import TFDS_SCHEMES, require_local
 
 PLACES = {
@@ -124,11 +127,34 @@ def parse(
             received=leftovers[0],
             remedy="Join it to its flag with =, and quote it if it has spaces",
         )
+    _warn_of_earlier_flags(dict.fromkeys(where.rpartition(" line ")[0] for _, where in pairs if where), flag_values)
     for name in flag_values:
         values = flag_values[name].value
         for value in values if isinstance(values, list) else [values]:
             if isinstance(value, str):
                 require_local(value, name, schemes=TFDS_SCHEMES if name == "data_dir" else ())
+
+
+def _warn_of_earlier_flags(files, flag_values):
+    """Says which settings a run does not share with an earlier version's run whose flags.txt it takes.
+
+    A run that goes on in its own workdir keeps its settings.
+    """
+    workdir = flag_values["workdir"].value if "workdir" in flag_values else None
+    for file in map(pathlib.Path, files):
+        if file.name != "flags.txt" or not workdir or file.parent.resolve() == pathlib.Path(workdir).resolve():
+            continue
+        try:
+            version = json.loads(file.with_name("config.json").read_text(encoding="utf-8")).get("version", 1)
+            earlier = {name: value for name, (introduced, value) in versions.BEFORE.items() if introduced > version}
+        except (OSError, ValueError, AttributeError, TypeError):
+            continue
+        names = [name for name in earlier if is_setting(name, flag_values) and not flag_values[name].present]
+        names = [name for name in names if earlier[name] != FIELDS[name].default]
+        if names:
+            now = ", ".join(f"--{name}={as_text(FIELDS[name].default)}" for name in names)
+            then = " ".join(f"--{name}={as_text(earlier[name])}" for name in names)
+            warn(f"{file} is of an earlier version, and a new run has {now}. To repeat the earlier one, add {then}.")
 
 
 def _with_home(argument):

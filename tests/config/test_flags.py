@@ -12,7 +12,7 @@ from absl import flags
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from skd_tf.config import Config, app
+from skd_tf.config import Config, app, versions
 from skd_tf.config.fields import kinds_of, rules_of
 from skd_tf.config.flags import (
     FIELDS,
@@ -310,3 +310,25 @@ def test_help_lists_every_flag_quickly(program):
         assert text in finished.stdout
     assert max(map(len, finished.stdout.splitlines()[1:])) <= 110
     assert min(seconds) < 0.5, seconds
+
+
+def test_flags_of_an_earlier_version_s_run_say_what_a_new_run_does_otherwise(tmp_path, capsys):
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.mkdir()
+    (old / "flags.txt").write_text("--epochs=3\n")
+
+    def said(workdir, *more):
+        flag_values = flags.FlagValues()
+        define_flags(flag_values)
+        parse([f"--flagfile={old / 'flags.txt'}", f"--workdir={workdir}", *more], flag_values)
+        return capsys.readouterr().err
+
+    assert said(new) == ""  # nothing tells its version
+    (old / "config.json").write_text("{}")
+    text = said(new)
+    assert text.count("earlier version") == 1 and "a new run has" in text and "--validation_split=stratified" in text
+    assert "--validation_split=uniform" in text.partition("add ")[2] and "--data_rules=1" in text
+    assert "validation_split" not in said(new, "--validation_split=uniform")
+    assert said(old) == ""  # there the run goes on as it began
+    (old / "config.json").write_text(f'{{"version": {versions.VERSION}}}')
+    assert said(new) == ""
