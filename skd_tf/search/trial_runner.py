@@ -104,7 +104,7 @@ class TrialRunner:
         )
 
     def _execute(self, number, values, seed, resources):
-        """Trains one student; returns {"seed", "seconds", "metrics": those of the last epoch}."""
+        """Trains one student; returns {"seed", "seconds", "metrics": those of the epoch that ships}."""
         start = time.monotonic()
         config = self._plan.config_of(values | {"seed": seed}).replace(keep_checkpoints=1)
         folder = Workdir(self._records.trial_folder(number) / f"seed-{seed}", config)
@@ -113,8 +113,9 @@ class TrialRunner:
             self._fill_cache(resources.teacher, config.cached_epochs)
         else:
             resources = dataclasses.replace(resources, teacher=None)
-        train_student.train_student(config, resources, folder.path, keep_best=False)
-        metrics = json.loads((folder / run_files.METRICS).read_text().splitlines()[-1])
+        _, history = train_student.train_student(config, resources, folder.path, keep_best=False)
+        lines = (folder / run_files.METRICS).read_text().splitlines()
+        metrics = json.loads(lines[history["shipped_epoch"] - 1])
         self._require_finite_objective(metrics)
         return {"seed": seed, "seconds": time.monotonic() - start, "metrics": metrics}
 

@@ -60,8 +60,8 @@ COMMANDS = {
     "augmentation": Command(
         "Times the input pipeline with each augmentation.",
         {
-            "sizes": (_integers, [32, 224], "sides of the images"),
-            "rounds": (_integer, 5, "rounds; the lists take turns", 3),
+            "sizes": (_integers, [32, 96], "sides of the images"),
+            "rounds": (_integer, 3, "rounds; the lists take turns", 3),
         },
     ),
     "memory": Command(
