@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import pathlib
 
 import numpy as np
 import pytest
@@ -11,13 +12,14 @@ import tensorflow as tf
 from skd_tf import data
 from skd_tf.config import Config
 from skd_tf.config.augmentations import AugmentationList, parse_augmentation
-from skd_tf.data import erasing, mixing
+from skd_tf.data import augmentation_grid, erasing, mixing
 from skd_tf.data.augmentation import Augmentation, Extra, ResizedCrop, draw_table
 from skd_tf.errors import InputError
 from tests.helpers import images as helpers
 from tests.helpers.images import equal, load, make_folder
 
 STEPS = 20
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 EVERYTHING = "crop, mirror, trivial, erase:0.25, mixup:0.2, cutmix:1"
 LISTS = [EVERYTHING, pytest.param("mixup:0.2", marks=pytest.mark.slow)]
 stream = functools.partial(helpers.stream, steps=STEPS)
@@ -223,3 +225,18 @@ def test_keys_of_old_lists_stay_and_new_ones_differ(tmp_path):
     assert key_of(Augmentation(2, True), NO_EXTRA) == [1, 2, True]
     keys = [key_of(Augmentation(2, True), extra) for extra in (Extra(True), Extra(erase=0.1), Extra(mixup=0.1))]
     assert all(a != b for i, a in enumerate(keys) for b in [[1, 2, True], *keys[:i]])
+
+
+def test_the_picture_of_the_docs_is_what_the_command_writes(tmp_path):
+    page = (ROOT / "docs" / "augmentation.md").read_text(encoding="utf-8")
+    assert f'--augmentation="{EVERYTHING}"' in page and "--dataset=fashion_mnist_10k" in page
+    dataset = load("fashion_mnist_10k", augmentation=EVERYTHING, test=False)
+    assert augmentation_grid.write_grid(dataset, 0, tmp_path / "a.png") == 6
+    written, shown = (
+        tf.io.decode_png(path.read_bytes()).numpy() for path in (tmp_path / "a.png", ROOT / "docs" / "augmentation.png")
+    )
+    assert np.array_equal(written, shown)
+    first = written[:84, :84]  # enlarged three times
+    assert np.array_equal(first[::3, ::3], dataset.train.images[0])
+    second = data.AugmentedImages(dataset, 0, 0)[np.array([0])][0]
+    assert np.array_equal(written[:84:3, 88:172:3], second)
