@@ -5,6 +5,7 @@ A step that must change nothing computes an update like any other, and keeps the
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from typing import TypeAlias
 
 import keras
 import tensorflow as tf
@@ -12,7 +13,7 @@ import tensorflow as tf
 from skd_tf.distillation import optimizers
 from skd_tf.runtime import compat, replicas
 
-Finite = tf.Tensor | bool  # True, or bool `[]`
+Finite: TypeAlias = "tf.Tensor | bool"  # True, or bool `[]`
 
 
 @contextlib.contextmanager
@@ -71,14 +72,19 @@ def _has_flat_rule(optimizer, weights):
         optimizer.loss_scale_factor,
         getattr(optimizer, "amsgrad", False),
         compat.excludes_from_weight_decay(optimizer),
+        _clips(optimizer) and not getattr(optimizer, "nesterov", True),  # rounds as in 0.1.0 only if updated one by one
         any(weight.constraint is not None or weight.overwrite_with_gradient for weight in weights),
     )
     return type(optimizer) in _RULES and not any(special)
 
 
+def _clips(optimizer):
+    return bool(optimizer.global_clipnorm or optimizer.clipnorm or optimizer.clipvalue)
+
+
 def _apply_flat(optimizer, gradient, weights, finite):
     """`optimizer.apply` on one vector of all weights, bit for bit equal to Keras' update of each variable."""
-    if optimizer.global_clipnorm or optimizer.clipnorm or optimizer.clipvalue:
+    if _clips(optimizer):
         (gradient,) = replicas.pack(compat.clipped(optimizer, replicas.unpack([gradient], weights)))
     slots_of, rule = _RULES[type(optimizer)]
     groups = [weights, *slots_of(optimizer)]
@@ -128,7 +134,7 @@ def _adam(optimizer, gradient, rate, weight, first, second):
     return [weight - first * alpha / (tf.sqrt(second) + optimizer.epsilon), first, second]
 
 
-_RULES = {  # type: (what the optimizer keeps per weight, the update of all weights as one vector)
+_RULES = {  # by type: (what the optimizer keeps per weight, the update of all weights as one vector)
     optimizers.SGD: (lambda optimizer: [optimizer.momentums] if optimizer.momentum else [], _sgd),
     keras.optimizers.AdamW: (compat.adam_moments, _adam),
 }
