@@ -59,21 +59,21 @@ def test_two_processes_with_two_devices_each_share_one_pass(start, tmp_path):
 
 def test_a_process_killed_in_mid_pass_loses_at_most_what_it_had_in_flight(start, tmp_path):
     """Another one, which ran beside it, goes on at once; later the same command goes on too. All ends alike."""
-    victim, other = start("a", *TWO_DEVICES, moment=("cache", "9")), start("b", *TWO_DEVICES)
+    victim, other = start("a", *TWO_DEVICES, moment=("cache", "3")), start("b", *TWO_DEVICES)
     outputs = [process.communicate(timeout=300)[0] for process in (victim, other)]
     assert victim.returncode == -signal.SIGKILL and other.returncode == 0, outputs
     assert 0 < computed(outputs[1]) < SHARDS
     again = start("a", *TWO_DEVICES)
     assert computed(again.communicate(timeout=300)[0]) == 0
     for moment in (("half cache", "8"), ("cache", "20")):
-        killed = start("c", moment=moment, cache=moment[0])
+        killed = start(moment[0], moment=moment, cache=f"{moment[0]} of")
         killed.communicate(timeout=300)
         assert killed.returncode == -signal.SIGKILL
-        kept = {path: path.stat().st_mtime_ns for path in (tmp_path / moment[0]).glob("*/*.logits")}
+        kept = {path: path.stat().st_mtime_ns for path in (tmp_path / f"{moment[0]} of").glob("*/*.logits")}
         # The first file is that of the validation images, the last one has no name; a short shard has no half.
         assert int(moment[1]) - 2 <= len(kept) < int(moment[1]) + 4
-        resumed = start("c", cache=moment[0])
+        resumed = start(moment[0], cache=f"{moment[0]} of")
         assert computed(resumed.communicate(timeout=300)[0]) == SHARDS - len(kept)
         assert {path: path.stat().st_mtime_ns for path in kept} == kept
-        assert shards(tmp_path / moment[0]) == shards(tmp_path / "cache")
+        assert shards(tmp_path / f"{moment[0]} of") == shards(tmp_path / "cache")
     assert read_json(tmp_path / "a" / "result.json")["student"] == read_json(tmp_path / "b" / "result.json")["student"]

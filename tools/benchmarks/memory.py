@@ -39,7 +39,9 @@ def main(*, records: list[int], classes: int, top: int, step_ms: int, output: st
     with concurrent.futures.ProcessPoolExecutor(1, context, quiet, max_tasks_per_child=1) as pool:
         found = {str(count): pool.submit(measure, count, classes, top, step_ms / 1e3).result() for count in records}
     parts = next(iter(found.values()))
-    print(results.table(["", *found], ([part, *(f"{found[n][part]:,.1f}" for n in found)] for part in parts)), flush=True)
+    print(
+        results.table(["", *found], ([part, *(f"{found[n][part]:,.1f}" for n in found)] for part in parts)), flush=True
+    )
     results.write(output, {"classes": classes, "top": top, "step_ms": step_ms, "records": found})
 
 
