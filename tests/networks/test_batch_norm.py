@@ -1,8 +1,7 @@
 """FusedBatchNormalization against float64 numpy and against Keras' own layer, eager, in graphs and under XLA."""
 
-import operator
-
 import inspect
+import operator
 
 import keras
 import numpy as np
