@@ -17,7 +17,7 @@ from skd_tf.data.catalog import size_and_resize
 from skd_tf.errors import InputError
 from skd_tf.evaluation import evaluate_models, metrics, predictor, temperature_scaling
 from skd_tf.models import deployable, loading
-from skd_tf.runs import run_files
+from skd_tf.runs import predictions, run_files
 from skd_tf.runtime.files import write_json
 from skd_tf.training import experiment
 from tests.helpers.commands import exit_code
@@ -60,7 +60,9 @@ def test_every_kind_of_model_gives_the_numbers_of_the_run(workdir, tmp_path, cap
     assert exit_code(evaluate.cli_main, *(f"--model={path}" for path in paths), *flags) == 0
     out, record = capsys.readouterr().out, read_json(output)
     assert [row["path"] for row in record["models"]] == [str(path) for path in paths]
+    labels = predictions.decode(record["labels"])
     for row in record["models"]:
+        assert (predictions.decode(row["predictions"]) == labels).mean() == pytest.approx(row["accuracy"], abs=1e-9)
         require_same(row, result["student"], (*NAMES, "brier", "agreement", "kl_to_teacher", "parameters"))
         assert row["overconfidence"] == pytest.approx(row["confidence"] - row["accuracy"])
         assert row["confidence_gap"] == pytest.approx(record["teacher"]["confidence"] - row["confidence"])
@@ -151,8 +153,6 @@ def test_a_run_is_measured_on_the_pixels_of_its_own_test_and_a_warning_names_the
             assert "the middle {} of {} here, {} of {} there".format(*pixels, *there) in lines[0]
 
 
-def test_calibration_is_fitted_on_what_the_run_held_out(workdir, tmp_path, monkeypatch, capsys):
-    output, loaded, load = tmp_path / "out.json", [], data.load
 def test_another_rule_for_16_bit_files_than_the_run_s_is_said(tmp_path, capsys):
     for name, bits in (("twelve", 12), ("sixteen", 16), ("none", None)):
         (tmp_path / name).mkdir()
@@ -168,6 +168,8 @@ def test_another_rule_for_16_bit_files_than_the_run_s_is_said(tmp_path, capsys):
             assert "divided by 16 here, by 256 there" in lines[0] and "(12 and 16 bits)" in lines[0]
 
 
+def test_calibration_is_fitted_on_what_the_run_held_out(workdir, tmp_path, monkeypatch, capsys):
+    output, loaded, load = tmp_path / "out.json", [], data.load
     monkeypatch.setattr(data, "load", lambda *a, **k: loaded.append((a[0].validation_fraction, k)) or load(*a, **k))
     flags = [f"--model={workdir}", "--calibrate", "--notiming", f"--output={output}"]
     assert exit_code(evaluate.cli_main, *flags) == 0
