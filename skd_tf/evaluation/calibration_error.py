@@ -1,9 +1,9 @@
 """The expected calibration error (ECE) of the top probability: as the literature reports it, debiased, and an interval.
 
-With g_b = E[(correct - confidence) 1(confidence in bin b)], ECE = sum_b |g_b| over 15 equal-width bins (Guo et al. 2017,
-arXiv:1706.04599). The usual estimate puts the observed gaps in place of g_b. A gap's noise does not cancel in |.|, so the
-estimate is too high on few images: a calibrated model gets about 0.03 on 900 images. Resampling images adds the noise
-once more, so a bootstrap interval lies above the true value.
+With g_b = E[(correct - confidence) 1(confidence in bin b)], ECE = sum_b |g_b| over 15 equal-width bins (Guo et al.
+2017, arXiv:1706.04599). The usual estimate puts the observed gaps in place of g_b. A gap's noise does not cancel in |.|,
+so the estimate is too high on few images: a calibrated model gets about 0.03 on 900 images. Resampling images adds the
+noise once more, so a bootstrap interval lies above the true value.
 """
 
 import math
@@ -14,7 +14,7 @@ import numpy as np
 
 BINS = 15
 LEVEL = 0.95
-# The direction of the observed gaps is noisy too, which costs about 2% of the coverage; see experiments/results/intervals.
+# The direction of the observed gaps is noisy too, which costs about 2% of the coverage (experiments/results/intervals).
 _TAIL = 0.015
 _DRAWS = 1000
 _PRIOR = 2.0  # images' worth of Bernoulli variance in each bin: a bin without errors would have almost none

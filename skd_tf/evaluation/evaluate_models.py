@@ -109,8 +109,8 @@ def evaluate_models(
 
     Returns:
       {"models": [entry of each path], "teacher": entry or None, "labels" (as `runs.predictions` encodes them), "dataset",
-      "class_names", "versions", "device"}. An entry has "path", what `final_measurements.measure_model` gives, "calibrated" (the quality at the fitted
-      "temperature"), "parameters", "flops", "file_bytes", "latency_ms", "images_per_second".
+      "class_names", "versions", "device"}. An entry has "path", what `final_measurements.measure_model` gives,
+      "parameters", "flops", "file_bytes", "latency_ms", "images_per_second".
 
     Raises:
       InputError: no model is at a path, or it takes other images or has other classes.
@@ -219,7 +219,7 @@ def measuring_settings(models: Sequence[ModelPath], given: Mapping[str, Any]) ->
 
 
 def _require_unseen(models, dataset, settings):
-    """Refuses models that were trained on measured images; warns of those whose teacher was, and returns the warnings."""
+    """Refuses models that were trained on measured images; warns of those whose teacher was; returns the warnings."""
     warnings = [text for path in models for text in lineage.require_unseen({"model": path}, dataset, settings)]
     for text in dict.fromkeys(warnings):
         warn(text)

@@ -51,7 +51,8 @@ def measure_model(
     Returns:
       What `metrics.quality` and `metrics.over_classes` give, "overconfidence" (mean confidence minus accuracy),
       "per_class_accuracy"; with a teacher what `metrics.comparison` gives; "intervals" of `bootstrap.intervals`; "raw",
-      quality of the raw softmax; "predictions", as `runs.predictions` encodes them; "calibrated", quality of the calibrated softmax with "temperature" and
+      quality of the raw softmax; "predictions", as `runs.predictions` encodes them; "calibrated",
+      quality of the calibrated softmax with "temperature" and
       "validation_examples". All others are before calibration.
     """
     summary = summary or metrics.summarize(model.logits, labels)

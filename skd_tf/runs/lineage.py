@@ -1,8 +1,8 @@
 """What a model's weights have seen: the data of their training and of all their ancestors' trainings.
 
-A run records it in result.json, in student.keras, in its SavedModel and in every export. In a file it is bound to a digest
-of the weights, so it survives copying, and an edited file has none. `images_seen` alone answers whether images that are
-measured on were trained on.
+A run records it in result.json, in student.keras, in its SavedModel and in every export. In a file it is bound to a
+digest of the weights, so it survives copying, and an edited file has none. `images_seen` alone answers whether images
+that are measured on were trained on.
 """
 
 import hashlib
@@ -29,8 +29,9 @@ _FORMAT = 1
 _DEEPEST = 20  # ancestors of runs of earlier versions, whose records may name each other
 _ImageNet = {"dataset": "imagenet2012", "set": None, "split": {"validation_fraction": 0.0}}
 
-# A training, as JSON: {"dataset": its name, "place": where it was, without the path itself, "set": {"name", "version"} or
-# None, "data": as `data_identity` gives it or None, "split": the rule that chose its images, "via": WEIGHTS or TEACHER}.
+# A training, as JSON: {"dataset": its name, "place": where it was, without the path itself, "set": {"name", "version"}
+# or None, "data": as `data_identity` gives it or None, "split": the rule that chose its images, "via": WEIGHTS or
+# TEACHER}.
 Training = dict[str, Any]
 
 
@@ -206,7 +207,7 @@ def require_unseen(
                 received=" ".join(
                     f"--{name}={value}" for name, value in redraw.rule_of(settings).items() if value != ""
                 ),
-                remedy="Give these flags, or other weights; a folder split into train/ and test/ has one test part for all",
+                remedy="Give these flags, or other weights; a folder with train/ and test/ has one test part for all",
             )
     return list(dict.fromkeys(warnings))
 

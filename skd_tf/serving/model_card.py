@@ -33,9 +33,9 @@ def model_card(
     student_values: int,
     check_images: int,
     temperature: float | None,
+    lineage: Lineage,
+    device: str,
     png_bits: int | None = None,
-    lineage: Lineage = Lineage(),
-    device: str = "the exporting machine",
 ) -> str:
     """The text of README.md.
 

@@ -14,8 +14,8 @@ import numpy as np  # noqa: E402
 _BATCH = 64
 _WARM_UP_CALLS, _CALLS, _SECONDS = 5, (10, 200), 0.5  # of a timing; at least and at most so many calls
 
-# Each function opens a file of one kind: (a function from images to outputs by name, how many numbers the file stores, the
-# same function on one thread, or None where the runtime does not take the number of threads per file).
+# Each function opens a file of one kind: (a function from images to outputs by name, how many numbers the file stores,
+# the same function on one thread, or None where the runtime does not take the number of threads per file).
 
 
 def saved_model(path):

@@ -1,4 +1,4 @@
-"""The final measurement of a run: every model on the test split, and one temperature for each, fitted on validation data."""
+"""The final measurement of a run: every model on the test split, and a temperature for each from validation data."""
 
 import os
 from collections.abc import Mapping
