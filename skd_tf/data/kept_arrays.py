@@ -34,7 +34,7 @@ def save(path: pathlib.Path, **arrays: np.ndarray) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_unused(path.parent)
         with atomic_files.writing(path) as file:
-            np.savez(file, **arrays)
+            np.savez(file, **arrays)  # type: ignore[arg-type]  # no array is named allow_pickle
 
 
 def _remove_unused(folder):

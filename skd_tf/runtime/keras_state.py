@@ -14,7 +14,12 @@ from skd_tf.errors import input_error
 from skd_tf.runtime import tf_logging
 from skd_tf.runtime.console import warn
 
-_NEEDED = {"backend": "tensorflow", "floatx": "float32", "image_data_format": "channels_last", "epsilon": 1e-7}
+_NEEDED: dict[str, Any] = {
+    "backend": "tensorflow",
+    "floatx": "float32",
+    "image_data_format": "channels_last",
+    "epsilon": 1e-7,
+}
 _BACKEND, _LEGACY = "KERAS_BACKEND", "TF_USE_LEGACY_KERAS"
 _LIMITS = ("KERAS_MAX_EPOCHS", "KERAS_MAX_STEPS_PER_EPOCH")  # Keras stops there, without a word
 
