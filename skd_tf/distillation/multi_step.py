@@ -8,6 +8,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from skd_tf.runtime import compat
+
 
 class MultiStepFunction:
     """Takes global batches from an iterator and runs one step in replica context for each.
@@ -126,14 +128,17 @@ class MultiStepFunction:
         return tf.while_loop(lambda done, more: more & (done < steps), body, start, parallel_iterations=1)[0]
 
     def _loop(self, iterator, steps):
+        # TensorFlow has no clock where only deterministic operations may run. Waiting then counts as 0.
+        clock = (lambda: tf.constant(0.0, tf.float64)) if compat.op_determinism() else tf.timestamp
+
         def body(done, waited):
             # Control dependencies keep both clock readings in program order. Without them, a single thread read the
             # second one only after the step, and 99% of the time counted as waiting.
-            asked = tf.timestamp()
+            asked = clock()
             with tf.control_dependencies([asked]):
                 data = next(iterator)
             with tf.control_dependencies(tf.nest.flatten(data, expand_composites=True)):
-                waited += tf.timestamp() - asked
+                waited += clock() - asked
             with tf.control_dependencies([waited]):
                 self._one(data, in_loop=True)
             return done + 1, waited
