@@ -151,9 +151,9 @@ def check_classes(config: Config, sizes: Sizes | None) -> None:
         check_top(config, sizes.num_classes)
 
 
-def check_top(config: Config, classes: int) -> None:
+def check_top(config: Config, classes: int | None) -> None:
     """Refuses a --teacher_cache_top that leaves fewer than two logits for mean and norm to describe."""
-    if config.teacher_cache_top and config.teacher_cache_top > classes - 2:
+    if classes and config.teacher_cache_top and config.teacher_cache_top > classes - 2:
         raise flag_error(
             "teacher_cache_top",
             config.teacher_cache_top,

@@ -144,7 +144,7 @@ class Teacher:
         first = cluster.share(missing)  # the workers begin at different shards
         wanted = [*first, *sorted({*missing} - {*first})]
         teacher_pass.compute(shards, wanted, lambda: self._predict, images_of)
-        self._note_arithmetic(key, computed=bool(missing))
+        self._note_arithmetic(self._cache, key, computed=bool(missing))
         if cluster.workers() > 1:
             cluster.agree(lambda: None)  # waits for all
 
@@ -153,10 +153,10 @@ class Teacher:
 
         return EpochLogits(shards, epochs, old, repair, warn)
 
-    def _note_arithmetic(self, key: str, *, computed: bool) -> None:
+    def _note_arithmetic(self, cache: teacher_cache.TeacherCache, key: str, *, computed: bool) -> None:
         """Stores what kind of device computed the logits of a key; warns if another kind than this one did."""
         name, here = sha256_of_json([key, "computed on"]), replicas.arithmetic(self._config.teacher_precision)
-        known = self._cache.read_facts(name) or []
+        known = cache.read_facts(name) or []
         others = [kind for kind in known if kind != here]
         if others:
             warn(
@@ -164,7 +164,7 @@ class Teacher:
                 "rounding."
             )
         if computed and here not in known:
-            self._cache.write_facts(name, sorted([*known, here]))
+            cache.write_facts(name, sorted([*known, here]))
 
     def _predictor_of_any_thread(self):
         """A `Predictor` for repairs, while a training step may be running: creates no variable on several workers."""
