@@ -106,10 +106,11 @@ def test_the_numbers_on_the_scale_page_follow_from_the_records():
     grown = max(memory[last][part] - memory[first][part] for part in ("computing, MB", "training, MB"))
     per_image = 1e6 * grown / (int(last) - int(first))
     assert f"What grows is {per_image:.0f} bytes per image" in page
+    top_logits = (ROOT / "docs/top_logits.md").read_text(encoding="utf-8")
     for rows in json.loads((benchmarks / "top_logits.json").read_text())["kl"].values():
         for row in rows:
             kl = [f"{value:.3g}" for name, value in row.items() if name.startswith("T")]
-            assert f"| {row['kept']} | {row['bytes']} | {' | '.join(kl)} |" in page
+            assert f"| {row['kept']} | {row['bytes']} | {' | '.join(kl)} |" in top_logits
     # Operations an image; a second of eight accelerators, assumed.
     views, forward, step, accelerators = 1.28e6 * 100, 23.0e9, 10.9e9, 8 * 50e12
     names = ("step of resnet18, logits given", "pass of resnet152")
