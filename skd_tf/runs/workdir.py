@@ -154,14 +154,14 @@ def locked(path: str | os.PathLike) -> Iterator[None]:
     path = pathlib.Path(path)
     new_run = not (path / run_files.CONFIG).exists()
     new_folders = [folder for folder in (path, *path.parents) if not folder.exists()]
-    try:
-        with contextlib.ExitStack() as held:
-            cluster.agree(lambda: _lock(path, held))
+    with contextlib.ExitStack() as held:
+        cluster.agree(lambda: _lock(path, held))
+        try:
             yield
-    except InputError:
-        if new_run and cluster.is_chief():
-            _remove_unused(path, new_folders)
-        raise
+        except InputError:
+            if new_run and cluster.is_chief():
+                _remove_unused(path, new_folders)
+            raise
 
 
 def _remove_unused(path, new_folders):

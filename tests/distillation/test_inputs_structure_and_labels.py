@@ -160,6 +160,6 @@ def test_given_teacher_logits_are_checked():
 
 def test_text_labels_of_a_generator_are_one_line():
     images, labels = np.zeros([8, 6, 6, 2], "float32"), np.array(["cat", "dog"] * 4)
-    for pairs in (iter([(images, labels)]), iter([(images, labels.astype(object))])):
+    for text in (labels, labels.astype(object)):
         with pytest.raises(InputError, match=r"hold text.*np\.unique"):
-            make_distiller().fit(pairs, verbose=0)
+            make_distiller().fit(((images, given) for given in [text]), verbose=0)

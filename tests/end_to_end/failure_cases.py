@@ -179,7 +179,7 @@ OTHER_IMAGES = r"takes other images.*\(8, 8, 3\).*\(8, 8, 1\)"
 
 # Exit code, what is done, the run's flags, what the command's last line says.
 CASES = [
-    (2, a_file_in_the_way, "--workdir={folder}/file/below", r"workdir cannot be written \(Not a directory"),
+    (2, a_file_in_the_way, "--workdir={folder}/file/below", r"--workdir is inside the file"),
     (2, read_only, "--workdir={folder}/cache", r"workdir cannot be written \(Permission denied"),
     (2, read_only, "--workdir={folder}/cache/below", r"workdir cannot be written \(Permission denied"),
     (2, nothing, "--workdir={folder}/r\udce4um", r"not UTF-8.*Rename"),
@@ -191,7 +191,7 @@ CASES = [
     (1, full_disk_for_keras, "", r"No space left on device.*run/student\.keras\.$"),
     (2, full_disk(".logits"), CACHE + "cache", r"teacher cache cannot be written \(No space left"),
     (2, small_disk, CACHE + "cache", r"disk is too small for the teacher cache"),
-    (2, a_file_in_the_way, CACHE + "file/below", r"teacher cache cannot be written \(Not a directory"),
+    (2, a_file_in_the_way, CACHE + "file/below", r"--teacher_cache_dir is inside the file"),
     (2, read_only, CACHE + "cache", r"teacher cache cannot be written \(Permission denied"),
     # The workdir holds another run, or is damaged.
     (2, copied, FINISHED + " --learning_rate=0.2", r"other settings.*--learning_rate: 0.1 -> 0.2.*--overwrite"),

@@ -139,7 +139,7 @@ def test_a_path_object_is_a_setting_like_its_text(tmp_path):
     for name in ("teacher_checkpoint", "student_checkpoint", "teacher_cache_dir", "teacher_flagfile", "student_alone"):
         assert Config(**{name: tmp_path / "x"}) == Config(**{name: str(tmp_path / "x")}), name
     assert Config(student=pathlib.Path("net.keras")).student == "net.keras"
-    for name, value in (("loss", "kd"), ("epochs", "3")):
+    for name, value in (("optimizer", "sgd"), ("epochs", "3")):
         with pytest.raises(InputError, match="wrong kind"):
             Config(**{name: pathlib.Path(value)})
     with pytest.raises(InputError, match="is a URL"):
