@@ -20,6 +20,15 @@ def two_logical_cpus():
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 
 
+@pytest.fixture(autouse=True)
+def few_charts(request, monkeypatch):
+    """Charts are a third of a small run's time: tests of reports draw them, and the runs of shared fixtures."""
+    if "report" not in request.node.nodeid:
+        from skd_tf.runs.report import charts
+
+        monkeypatch.setattr(charts, "chart", lambda draw, label, **size: f"<svg aria-label='{label}'></svg>")
+
+
 @pytest.fixture(scope="session")
 def two_replicas():
     from skd_tf.runtime import replicas
