@@ -98,6 +98,7 @@ def test_streams_are_equal_for_any_start_replicas_order_and_batch(text):
     assert {image.tobytes() for x, _ in whole[STEPS:] for image in x} <= seen
 
 
+@pytest.mark.slow
 def test_images_on_disk_are_augmented_as_those_in_memory(tmp_path):
     folder = make_folder(tmp_path, per_class=16, formats=(".png",))
     streams = []

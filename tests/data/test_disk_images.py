@@ -17,7 +17,7 @@ from tests.helpers.images import equal, image_set, images_in, load, make_folder,
 PLAIN = pytest.param({"augmentation": "none"}, marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize("settings", [{}, {"image_size": 12}, PLAIN])
+@pytest.mark.parametrize("settings", [{}, pytest.param({"image_size": 12}, marks=pytest.mark.slow), PLAIN])
 def test_images_on_disk_equal_those_in_memory(tmp_path, settings):
     """Splits, statistics, plain and augmented images are bit-equal, from any step and for any replica."""
     make_folder(tmp_path)

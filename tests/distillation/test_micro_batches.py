@@ -42,8 +42,15 @@ def trained(strategy, micro_batches, *, steps, dtype, cached=False, jit_compile=
     return weights_of(student), average, values
 
 
-@pytest.mark.parametrize("cached", [False, True])
-@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize(
+    ("mirrored", "cached"),
+    [
+        (False, False),
+        (True, True),
+        pytest.param(False, True, marks=pytest.mark.slow),
+        pytest.param(True, False, marks=pytest.mark.slow),
+    ],
+)
 def test_twenty_steps_in_float64_agree_to_rounding(mirrored, cached, two_replicas):
     strategy = two_replicas if mirrored else None
     settings = {"steps": 20, "dtype": "float64", "cached": cached}
@@ -54,12 +61,13 @@ def test_twenty_steps_in_float64_agree_to_rounding(mirrored, cached, two_replica
         assert means == pytest.approx(whole[2][0], rel=1e-6) and accuracy == pytest.approx(whole[2][1])
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_step_in_float32_agrees_to_rounding(jit_compile):
     whole, pieces = (trained(None, m, steps=1, dtype="float32", jit_compile=jit_compile)[0] for m in (1, 4))
     assert distance(whole, pieces) < 1e-5
 
 
+@pytest.mark.slow
 def test_a_regularizer_counts_once():
     results = {
         (m, factor): trained(None, m, steps=3, dtype="float64", regularizer=factor)[0]

@@ -17,7 +17,9 @@ def values_of(distiller):
     return {name: variable.numpy().copy() for name, variable in state_of(distiller).items()}
 
 
-@pytest.mark.parametrize(("steps_per_call", "jit_compile"), [(1, False), (4, False), (8, True)])
+@pytest.mark.parametrize(
+    ("steps_per_call", "jit_compile"), [(1, False), (4, False), pytest.param(8, True, marks=pytest.mark.slow)]
+)
 def test_the_state_before_the_step_is_kept(steps_per_call, jit_compile):
     bad, good = (make_distiller(None, batch_norm=True, jit_compile=jit_compile) for _ in range(2))
     run(bad, with_nan(8, at=5), steps_per_call=steps_per_call)
@@ -38,7 +40,7 @@ def test_on_two_replicas_one_bad_image_stops_both(two_replicas):
         assert all(np.array_equal(copies[0], copy) for copy in copies) and np.isfinite(copies[0]).all()
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_moving_statistics_that_overflow_stop_the_run_while_the_loss_is_finite(jit_compile):
     """A variance of 1e50 is infinite in float32. BatchNorm then divides by infinity, and the loss stays finite."""
     bad, good = (make_distiller(None, batch_norm=True, jit_compile=jit_compile) for _ in range(2))

@@ -66,7 +66,7 @@ def adamw(rate):
     return keras.optimizers.LossScaleOptimizer(keras.optimizers.AdamW(rate, use_ema=True))
 
 
-@pytest.mark.parametrize("optimizer", [sgd, adamw])
+@pytest.mark.parametrize("optimizer", [sgd, pytest.param(adamw, marks=pytest.mark.slow)])
 def test_few_operations_are_outside_of_xla_and_none_per_variable(optimizer, two_replicas):
     for strategy, most, clusters in ((tf.distribute.get_strategy(), 15, 1), (two_replicas, 2 * 80, 4)):
         body, _ = traced(strategy, optimizer, jit_compile=True)
@@ -76,7 +76,7 @@ def test_few_operations_are_outside_of_xla_and_none_per_variable(optimizer, two_
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])
-@pytest.mark.parametrize("optimizer", [sgd, adamw, keras.optimizers.Lion])
+@pytest.mark.parametrize("optimizer", [sgd, adamw, pytest.param(keras.optimizers.Lion, marks=pytest.mark.slow)])
 def test_no_step_waits_for_the_host(optimizer, jit_compile, two_replicas):
     for strategy in (tf.distribute.get_strategy(), two_replicas):
         body, condition = traced(strategy, optimizer, jit_compile=jit_compile)

@@ -13,6 +13,7 @@ from tests.helpers.nets import batches, conv_net, make_distiller
 from tests.search.cases import SMALL
 
 
+@pytest.mark.slow
 def test_the_hypermodel_in_a_stock_tuner(config, tmp_path):
     """In keras_tuner.RandomSearch, with a teacher that runs live. No trial stores the teacher."""
     live = config.replace(teacher_cache_dir="", epochs=1)

@@ -194,6 +194,7 @@ def test_classes_may_change_places_in_a_near_tie_and_nowhere_else():
         compared(live, labels, half, class_id=np.array([0, 2]))
 
 
+@pytest.mark.slow
 def test_a_teacher_inside_is_counted(calibrated_run, tmp_path):
     """A SavedModel that also holds another network's variables has too many numbers."""
     student, images = loading.load(calibrated_run), images_of_the_test_split(16)

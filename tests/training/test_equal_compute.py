@@ -1,5 +1,7 @@
 """--student_alone=matched: the student alone gets the computation that distilling took."""
 
+import pytest
+
 from skd_tf.config import Config
 from skd_tf.runs import result_tables
 from skd_tf.training import nested_runs
@@ -20,6 +22,7 @@ def test_epochs_follow_from_the_operations():
     assert more.cached_epochs == 30 and nested_runs.student_matched_config(more, **FLOPS).epochs == 90
 
 
+@pytest.mark.slow
 def test_a_run_shows_both_students_alone(digits_teacher, tmp_path, capsys):
     settings = SMALL | {"teacher_checkpoint": str(digits_teacher), "epochs": 2, "student_alone": "matched"}
     result = train(tmp_path, settings)

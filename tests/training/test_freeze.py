@@ -34,6 +34,7 @@ def test_frozen_layers_stay_and_the_others_train(tmp_path, strategy):
     assert len(distiller.student.trainable_variables) == len(trained.trainable_variables)  # so parameters are counted
 
 
+@pytest.mark.slow
 def test_it_resumes_exactly(tmp_path):
     whole, resumed = train(tmp_path / "whole", SETTINGS), tmp_path / "resumed"
     assert (

@@ -47,6 +47,7 @@ def same_numbers(first, second):
         assert one == pytest.approx(other, rel=1e-4, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_it_trains_as_the_built_in_loss_that_it_repeats(tmp_path, digits_teacher):
     base = SETTINGS | {"teacher_checkpoint": str(digits_teacher), "temperature": 3.0}
     train(tmp_path / "kd", base, loss="kd")

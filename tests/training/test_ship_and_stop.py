@@ -105,6 +105,7 @@ def test_a_tracker_that_fails_is_said_once_and_stops_nothing(tmp_path, monkeypat
         assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.slow
 def test_the_documented_tracker_logs_to_mlflow_offline(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     mlflow = pytest.importorskip("mlflow", reason="pip install mlflow-skinny")
