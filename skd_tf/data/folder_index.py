@@ -16,6 +16,7 @@ from skd_tf.errors import InputError, input_error
 _TEST_FRACTION = 0.2  # of each class, if the folder has no test part
 _UNLABELLED = "-1"
 _PARTS = ("train", "validation", "test")
+_last_walk: list[typing.Any] = []  # a run asks for its folder several times: root, walk, parts, found
 
 
 class ImageFolder(typing.NamedTuple):
@@ -69,11 +70,8 @@ def find(dataset: str, data_seed: int, data_rules: int = 2, group: str = "") -> 
         found = {part: folder_walk.classes_of_earlier_versions(folder, others) for part, folder in folders.items()}
         notes = _others_note(others, "")
     else:
-        parts = folder_parts.find_parts(root, folder_parts.visible_folders(root))
+        parts, found, walk = _walked(root)
         folders = parts or {"train": root}
-        walk = folder_walk.FolderWalk(root)
-        found = {part: walk.classes(folder) for part, folder in folders.items()}
-        walk.finish()
         notes = _others_note(walk.others, walk.first_other) + _notes(root, parts, folders, found, walk)
     found = {part: found[part] for part in _PARTS if part in found}
     class_names = tuple(sorted(found["train"].keys() - {_UNLABELLED}))
@@ -95,6 +93,19 @@ def find(dataset: str, data_seed: int, data_rules: int = 2, group: str = "") -> 
         names = iter(grouping.group_names(below, group))
         groups = {part: list(itertools.islice(names, len(paths))) for part, paths in zip(splits, every, strict=True)}
     return ImageFolder(root, class_names, splits, tuple(notes), groups)
+
+
+def _walked(root):
+    """(parts, {part: {class: paths}}, the walk) of a folder; walked again only if one of its folders has changed."""
+    if _last_walk and _last_walk[0] == root and _last_walk[1].is_current():
+        _, walk, parts, found = _last_walk
+        return parts, found, walk
+    walk = folder_walk.FolderWalk(root)
+    parts = folder_parts.find_parts(root, folder_parts.visible_folders(root))
+    found = {part: walk.classes(folder) for part, folder in (parts or {"train": root}).items()}
+    walk.finish()
+    _last_walk[:] = root, walk, parts, found
+    return parts, found, walk
 
 
 def _below_class(folder, path):

@@ -28,14 +28,15 @@ def read(settings: DataSettings, data_dir: str | None, names: Sequence[str]) -> 
     say(f"{folder.root}: {len(folder.class_names)} classes, {counts}.")
     key_name = settings.dataset if settings.data_rules == 1 else "folder"
     groups = grouping.numbered(folder.groups) if folder.groups else None
+    lines = list(_lines(folder))
     return Source(
-        _digest(_lines(folder)),
+        _digest(lines),
         folder.class_names,
         splits,
         key_name=key_name,
         png_bits=files.png_bits,
         groups=groups,
-        set_version=_digest(sorted(_lines(folder))),
+        set_version=_digest(sorted(lines)),
     )
 
 

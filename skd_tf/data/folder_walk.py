@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import time
 import unicodedata
 from collections import Counter
 
@@ -9,6 +10,7 @@ from skd_tf.data.folder_parts import is_leaving, shown, unlistable, visible_fold
 from skd_tf.errors import input_error
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif")
+_CLOCK_NS = 2_000_000_000  # the coarsest clock of a file system
 _SUFFIXES_OF_EARLIER_VERSIONS = (".jpg", ".jpeg", ".png")
 
 
@@ -32,6 +34,8 @@ class FolderWalk:
         self.first_other = ""
         self.links: list[str] = []
         self._root = os.path.realpath(root)
+        self._started = time.time_ns()
+        self._stamps = {str(folder): _stamp(folder) for folder in (root, *visible_folders(root))}
         self._seen: dict[str, str] = {}  # real path -> class folder
         self._pending: list[tuple[str, list[str], str]] = []  # links, with the images and the folder of their class
 
@@ -41,6 +45,7 @@ class FolderWalk:
         Raises:
           InputError: two class folders are one folder, or their names differ in their Unicode form only.
         """
+        self._stamps[str(folder)] = _stamp(folder)
         found: dict[str, list[str]] = {}
         for entry in visible_folders(folder):
             real = os.path.realpath(entry)
@@ -70,8 +75,14 @@ class FolderWalk:
             else:
                 self._read(link, images, class_folder)
 
+    def is_current(self) -> bool:
+        """Whether another walk would find the same names, because no folder has changed since this one started."""
+        before = self._started - _CLOCK_NS
+        return all(_stamp(folder) == stamp and stamp[0] < before for folder, stamp in self._stamps.items())
+
     def _read(self, folder, images, class_folder):
         self._seen[os.path.realpath(folder)] = class_folder
+        self._stamps[folder] = _stamp(folder)
         try:
             with os.scandir(folder) as entries:
                 listed = sorted(
@@ -128,6 +139,15 @@ def nested_alike(folder: pathlib.Path) -> str:
     """Names of the subfolders, if all class folders in a folder have the same ones; else an empty text."""
     inside = [tuple(entry.name for entry in visible_folders(place)) for place in visible_folders(folder)]
     return shown(inside[0]) if len(inside) > 1 and inside[0] and len(set(inside)) == 1 else ""
+
+
+def _stamp(folder):
+    """When a folder's list of names last changed, and which folder it is."""
+    try:
+        status = os.stat(folder)
+    except OSError:
+        return 0, 0, 0
+    return status.st_mtime_ns, status.st_dev, status.st_ino
 
 
 def _is_folder(entry):

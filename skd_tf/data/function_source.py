@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 import operator
 import os
 from collections import Counter
@@ -22,7 +23,8 @@ from skd_tf.runtime import user_code
 from skd_tf.runtime.console import warn
 
 _REQUIRED = ("class_names", "train")
-_BATCH = 256  # images that are resized at once
+_BATCH = 256  # images that are read or resized at once, if they take less than
+_BATCH_BYTES = 8 << 20
 _OPTIONAL = ("test", "groups", "version", "mean", "std", "pad", "flip")
 
 
@@ -177,12 +179,14 @@ def _collected(settings, part, stream):
     settings_auto = dataclasses.replace(settings, cache_dataset="auto")  # a stream can only be kept in memory
     stream = stream.map(lambda image, label: (image_ops.fit(image, shape, resize), label))
     images, labels, most, filled = np.empty((0, *shape), np.uint8), [], budget(), 0
-    for batch, batch_labels in stream.batch(256).as_numpy_iterator():
+    for batch, batch_labels in stream.batch(_batch_size(shape)).as_numpy_iterator():
         labels.append(batch_labels)
         if not keeps_in_memory(settings_auto, [filled + len(batch)], shape, most):
             raise _error(settings, part, "a tf.data.Dataset that fits in memory, or paths of files", "a larger one")
-        if filled + len(batch) > len(images):  # the system moves large arrays without copying them
-            images.resize((2 * filled + len(batch), *shape), refcheck=False)
+        if filled + len(batch) > len(
+            images
+        ):  # the system moves large arrays without copying them, and fills them with 0
+            images.resize((filled + filled // 8 + len(batch), *shape), refcheck=False)
         images[filled : filled + len(batch)] = batch
         filled += len(batch)
     if not filled:
@@ -202,10 +206,7 @@ def _array_split(settings, name, holder, labels):
     if given[1:] == shape:
         images, own = own_memory.taken_over(holder)
         return Split(images, labels, index, own_memory=own)
-    images = aligned_empty(len(labels), shape)
-    for row, image in enumerate(holder.pop()):
-        images[row] = image_ops.fit(tf.constant(image), shape, resize)
-    return Split(images, labels, index, own_memory=True)
+    return Split(_resized(holder.pop(), shape, resize), labels, index, own_memory=True)
 
 
 def _resized(images, shape, resize):
@@ -215,12 +216,16 @@ def _resized(images, shape, resize):
     def fit(batch):
         return image_ops.fit(batch, shape, resize)
 
-    resized = np.empty([len(images), *shape], np.uint8)
+    resized, size = aligned_empty(len(images), shape), _batch_size(images.shape[1:])
     with tf.device("CPU"):
-        for start in range(0, len(images), _BATCH):
-            rows = slice(start, start + _BATCH)
+        for start in range(0, len(images), size):
+            rows = slice(start, start + size)
             resized[rows] = fit(tf.constant(images[rows])).numpy()
     return resized
+
+
+def _batch_size(shape):
+    return min(_BATCH, max(1, _BATCH_BYTES // math.prod(shape)))
 
 
 def _checked_labels(settings, name, labels, classes):

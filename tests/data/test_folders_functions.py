@@ -20,12 +20,12 @@ def function(tmp_path, monkeypatch):
     (tmp_path / "given_data.py").write_text("spec = {}\ndef load(data_dir):\n    return dict(spec)\n")
     monkeypatch.delitem(sys.modules, "given_data", raising=False)
 
-    def load(labels=LABELS, names=("a", "b", "c"), count=12):
+    def load(labels=LABELS, names=("a", "b", "c"), count=12, **settings):
         import given_data
 
         images = np.zeros([count, 4, 4, 1], np.uint8)
         given_data.spec = {"class_names": names, "train": (images, labels), "test": (images, labels)}
-        return data.load(data.DataSettings(dataset="given_data:load", validation_fraction=0))
+        return data.load(data.DataSettings(dataset="given_data:load", validation_fraction=0, **settings))
 
     yield load
     sys.modules.pop("given_data", None)
@@ -97,9 +97,12 @@ def test_other_class_names_are_refused(function, names, words):
         function(names=names)
 
 
-def test_images_are_resized_in_batches_as_one_by_one(monkeypatch):
+def test_images_are_resized_in_batches_as_one_by_one(monkeypatch, function):
     images = np.random.default_rng(0).integers(0, 256, [13, 20, 16, 3], np.uint8)
     monkeypatch.setattr(function_source, "_BATCH", 5)
     for shape, resize in (((8, 8, 3), 8), ((12, 12, 3), 14)):
         expected = [image_ops.fit(tf.constant(image), shape, resize).numpy() for image in images]
         np.testing.assert_array_equal(function_source._resized(images, shape, resize), expected)
+    counts, resized = [], function_source._resized
+    monkeypatch.setattr(function_source, "_resized", lambda *given: counts.append(len(given[0])) or resized(*given))
+    assert function(image_size=2).train.images.shape == (12, 2, 2, 1) and counts == [12, 12]

@@ -1,6 +1,8 @@
 """What a process reads: one load per run, the test split alone when only that is measured, each file decoded once."""
 
 import contextlib
+import os
+import pathlib
 from collections import Counter
 
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 
 from skd_tf import data
 from skd_tf.config import Config
-from skd_tf.data import file_splits, loading
+from skd_tf.data import file_splits, folder_index, folder_walk, loading
 from skd_tf.errors import InputError
 from skd_tf.evaluation import evaluate_models
 from skd_tf.training import experiment
@@ -33,8 +35,26 @@ def decoded(monkeypatch):
     return counts
 
 
-def test_a_run_with_teacher_and_student_alone_loads_once(tmp_path, decoded, monkeypatch):
+@pytest.fixture
+def listed(monkeypatch):
+    """Counts the walks through a folder."""
+    counts, read = Counter(), folder_walk.FolderWalk.classes
+    monkeypatch.setattr(
+        folder_walk.FolderWalk, "classes", lambda walk, folder: counts.update([str(folder)]) or read(walk, folder)
+    )
+    return counts
+
+
+def make_older(root, seconds=60):
+    """Sets back when the folders were last changed."""
+    for folder, _, _ in os.walk(root):
+        changed = os.stat(folder).st_mtime - seconds
+        os.utime(folder, (changed, changed))
+
+
+def test_a_run_with_teacher_and_student_alone_loads_once(tmp_path, decoded, listed, monkeypatch):
     make_folder(tmp_path / "set", per_class=12, size=lambda i: (8, 8), formats=(".png",))
+    make_older(tmp_path / "set")
     loads = Counter()
     read = loading._load
     monkeypatch.setattr(loading, "_load", lambda *arguments: loads.update(["load"]) or read(*arguments))
@@ -43,6 +63,29 @@ def test_a_run_with_teacher_and_student_alone_loads_once(tmp_path, decoded, monk
     with contextlib.suppress(InputError):  # a teacher that learned nothing in one epoch is refused, after the load
         experiment.run(config, tmp_path / "run")
     assert loads["load"] == 1 and decoded["files"] == 72
+    assert listed == {str(tmp_path / "set" / part): 1 for part in ("train", "test")}
+
+
+def test_a_folder_is_listed_again_when_it_has_changed(tmp_path, listed):
+    make_folder(tmp_path, parts=("",), size=lambda i: (8, 8), formats=(".png",))
+    (tmp_path / "cat" / "more").mkdir()
+    find = lambda seed=0: folder_index.find(f"folder:{tmp_path}", seed)  # noqa: E731
+    count = lambda found: sum(map(len, found.splits.values()))  # noqa: E731
+    find(), find()
+    assert listed.total() == 2  # a change within the clock's precision cannot be seen
+    make_older(tmp_path)
+    first, other_seed = find(), find(1)
+    assert listed.total() == 3 and first.splits != other_seed.splits and find().splits == first.splits
+    deep = tmp_path / "cat" / "more" / "x.png"
+    write_image(deep, random_image(1, 8, 8))
+    make_older(tmp_path, 30)
+    assert count(find()) == count(first) + 1 and count(find()) == count(first) + 1 and listed.total() == 4
+    deep.unlink()
+    assert find().splits == first.splits
+    for folder in (tmp_path / "fox", pathlib.Path(tmp_path, "gnu")):
+        write_image(folder / "1.png", random_image(2, 8, 8))
+        write_image(folder / "2.png", random_image(3, 8, 8))
+        assert folder.name in find().class_names
 
 
 def test_loads_are_shared_inside_the_context_only():

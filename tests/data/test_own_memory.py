@@ -1,22 +1,27 @@
 """Arrays of data functions: moved without a second copy if nothing else refers to them, else left alone."""
 
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from skd_tf import data
-from skd_tf.data import memory_budget, own_memory
+from skd_tf.data import function_source, memory_budget, own_memory
 
 SHAPE = (300, 8, 8, 3)
 
 
 def numbers(shape=SHAPE):
     """A new array whose memory starts where TensorFlow cannot read it in place."""
-    array = np.empty(shape, np.uint8)
-    while memory_budget.is_aligned(array):
-        array = np.empty(shape, np.uint8)
+    tried = [np.empty(shape, np.uint8)]
+    while memory_budget.is_aligned(tried[-1]):
+        tried.append(
+            np.empty((len(tried) + shape[0], *shape[1:]), np.uint8)
+        )  # keeps its place, so the next has another
+        tried[-1].resize(shape, refcheck=False)
+    array = tried.pop()
     array[:] = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     return array
 
@@ -86,3 +91,13 @@ def test_a_function_s_own_arrays_stay_as_they_are_and_all_forms_give_the_same_sp
     assert small.train.images.shape[1:] == small.test.images.shape[1:] == (4, 4, 1)
     expected = tf.image.resize(fresh.test.images[3], (4, 4), antialias=True)
     assert np.abs(small.test.images[3] - expected.numpy()).max() <= 1
+
+
+def test_a_stream_of_unknown_length_is_collected_without_a_second_copy():
+    images = np.random.default_rng(0).integers(0, 256, (2000, 32, 32, 1), np.uint8)
+    stream = tf.data.Dataset.from_tensor_slices((images, np.zeros(2000, np.int32))).filter(lambda *_: True)
+    tracemalloc.start()
+    found, _ = function_source._collected(data.DataSettings(dataset="m:f"), "train split", stream)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert np.array_equal(found, images) and peak < 1.3 * images.nbytes
