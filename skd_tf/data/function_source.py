@@ -183,9 +183,7 @@ def _collected(settings, part, stream):
         labels.append(batch_labels)
         if not keeps_in_memory(settings_auto, [filled + len(batch)], shape, most):
             raise _error(settings, part, "a tf.data.Dataset that fits in memory, or paths of files", "a larger one")
-        if filled + len(batch) > len(
-            images
-        ):  # the system moves large arrays without copying them, and fills them with 0
+        if filled + len(batch) > len(images):  # large arrays are moved without a copy, but what is added is written
             images.resize((filled + filled // 8 + len(batch), *shape), refcheck=False)
         images[filled : filled + len(batch)] = batch
         filled += len(batch)
@@ -225,7 +223,7 @@ def _resized(images, shape, resize):
 
 
 def _batch_size(shape):
-    return min(_BATCH, max(1, _BATCH_BYTES // math.prod(shape)))
+    return min(_BATCH, max(1, _BATCH_BYTES // max(1, math.prod(shape))))
 
 
 def _checked_labels(settings, name, labels, classes):
