@@ -23,9 +23,12 @@ def load(path: pathlib.Path) -> dict[str, np.ndarray]:
     """The arrays in a file by name; none if it is missing or damaged."""
     try:
         with np.load(path, allow_pickle=False) as kept:
-            return dict(kept)
+            arrays = dict(kept)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return {}
+    with contextlib.suppress(OSError):
+        os.utime(path)  # a file that is read is in use
+    return arrays
 
 
 def save(path: pathlib.Path, **arrays: np.ndarray) -> None:

@@ -73,3 +73,14 @@ def test_a_cache_folder_that_cannot_be_written_is_no_problem(monkeypatch):
     place = kept_arrays.place("shards", "x")
     kept_arrays.save(place, one=np.zeros(3))
     assert kept_arrays.load(place) == {} and isinstance(place, pathlib.Path)
+
+
+def test_a_kept_file_that_is_read_is_not_removed_for_its_age(cache):
+    read, unused = (kept_arrays.place("shards", name) for name in ("read", "unused"))
+    for place in (read, unused):
+        kept_arrays.save(place, one=np.zeros(3))
+    for place in (read, unused):
+        os.utime(place, ns=(0, 10**18))  # in 2001
+    assert kept_arrays.load(read)["one"].shape == (3,)
+    kept_arrays.save(kept_arrays.place("shards", "new"), one=np.zeros(3))
+    assert read.exists() and not unused.exists()

@@ -65,15 +65,14 @@ def test_steps_per_execution_takes_its_steps_in_one_call(arrays, count):
         assert found[1][1] == pytest.approx(means, rel=1e-5)
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
-def test_steps_per_execution_on_two_replicas_changes_nothing_but_the_number_of_calls(jit_compile, two_replicas):
+def test_steps_per_execution_on_two_replicas_changes_nothing_but_the_number_of_calls(two_replicas):
     """Of 43 images the last batch gives one replica two images and the other one; of 41, it leaves one without any."""
     for count in (43, 41):
         found = {}
         for steps in (1, 5):
             distiller = make_distiller(two_replicas, batch_norm=True)
             with two_replicas.scope():
-                distiller.compile(keras.optimizers.SGD(0.05), jit_compile=jit_compile, steps_per_execution=steps)
+                distiller.compile(keras.optimizers.SGD(0.05), steps_per_execution=steps)
             calls = counted_calls(distiller)
             data = IMAGES[:count], LABELS[:count]
             history = distiller.fit(*data, batch_size=4, epochs=2, shuffle=False, verbose=0).history
