@@ -24,7 +24,7 @@ from skd_tf.runtime.console import warn
 
 _REQUIRED = ("class_names", "train")
 _BATCH = 256  # images that are read or resized at once, if they take less than
-_BATCH_BYTES = 8 << 20
+_BATCH_BYTES = 1 << 20
 _OPTIONAL = ("test", "groups", "version", "mean", "std", "pad", "flip")
 
 
@@ -198,7 +198,7 @@ def _array_split(settings, name, holder, labels):
     if isinstance(holder[0], list):
         raise _error(settings, f"{name} split", "arrays as in the other split", "paths of files")
     given, index = holder[0].shape, np.arange(len(labels))
-    if holder[0].dtype != np.uint8 or len(given) != 4 or not len(labels):
+    if holder[0].dtype != np.uint8 or len(given) != 4 or not holder[0].size:
         raise _error(settings, f"{name} split", "uint8 images [n, h, w, c]", f"{holder[0].dtype} of shape {given}")
     shape, resize = fixed_shape(settings, given[1:])
     if given[1:] == shape:
@@ -223,7 +223,7 @@ def _resized(images, shape, resize):
 
 
 def _batch_size(shape):
-    return min(_BATCH, max(1, _BATCH_BYTES // max(1, math.prod(shape))))
+    return min(_BATCH, max(1, _BATCH_BYTES // math.prod(shape)))
 
 
 def _checked_labels(settings, name, labels, classes):

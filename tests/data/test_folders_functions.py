@@ -20,10 +20,10 @@ def function(tmp_path, monkeypatch):
     (tmp_path / "given_data.py").write_text("spec = {}\ndef load(data_dir):\n    return dict(spec)\n")
     monkeypatch.delitem(sys.modules, "given_data", raising=False)
 
-    def load(labels=LABELS, names=("a", "b", "c"), count=12, **settings):
+    def load(labels=LABELS, names=("a", "b", "c"), count=12, size=(4, 4), **settings):
         import given_data
 
-        images = np.zeros([count, 4, 4, 1], np.uint8)
+        images = np.zeros([count, *size, 1], np.uint8)
         given_data.spec = {"class_names": names, "train": (images, labels), "test": (images, labels)}
         return data.load(data.DataSettings(dataset="given_data:load", validation_fraction=0, **settings))
 
@@ -106,3 +106,9 @@ def test_images_are_resized_in_batches_as_one_by_one(monkeypatch, function):
     counts, resized = [], function_source._resized
     monkeypatch.setattr(function_source, "_resized", lambda *given: counts.append(len(given[0])) or resized(*given))
     assert function(image_size=2).train.images.shape == (12, 2, 2, 1) and counts == [12, 12]
+
+
+@pytest.mark.parametrize("settings", [{}, {"image_size": 2}])
+def test_images_without_pixels_are_refused(function, settings):
+    with pytest.raises(InputError, match=r"\(12, 0, 4, 1\)"):
+        function(size=(0, 4), **settings)
