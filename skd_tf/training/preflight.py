@@ -61,7 +61,19 @@ def check_before_loading(config: Config, data_dir: str | os.PathLike | None) -> 
     sizes = dataset_sizes(config, data_dir)
     check_classes(config, sizes)
     if sizes:
-        steps_per_epoch(config, sizes.train - sizes.held_out(config.validation_fraction))
+        held_out = sizes.held_out(config.validation_fraction)
+        steps_per_epoch(config, sizes.train - held_out)
+        require_validation(config, bool(held_out or sizes.validation))
+
+
+def require_validation(config: Config, is_held_out: bool) -> None:
+    """Raises `InputError` if a setting depends on validation images and none are held out."""
+    if not is_held_out and (config.early_stopping_patience or config.ship == "best"):
+        name = "early_stopping_patience" if config.early_stopping_patience else "ship"
+        problem = "needs validation images, and none are held out"
+        raise flag_error(
+            name, getattr(config, name), problem, "--validation_fraction > 0", "Raise it, or drop this flag"
+        )
 
 
 def check_code(config: Config) -> None:

@@ -15,7 +15,7 @@ from skd_tf.config import Config, grammar
 from skd_tf.distillation import optimizers
 from skd_tf.distillation.distiller import Distiller
 from skd_tf.distillation.objective import Objective
-from skd_tf.errors import as_text, flag_error, input_error
+from skd_tf.errors import as_text, input_error
 from skd_tf.losses import sphere_geometry
 from skd_tf.models import frozen_layers, precision
 from skd_tf.models.student import StudentSettings, make_student
@@ -62,7 +62,7 @@ def train_student(
         held out although a setting depends on them.
     """
     folder = pathlib.Path(folder)
-    _require_validation(config, resources.dataset)
+    preflight.require_validation(config, resources.dataset.validation is not None)
     steps_per_epoch = _steps_per_epoch(config, resources.dataset)
     distiller = (build or build_distiller)(config, resources, steps_per_epoch)
     _announce(config, resources, distiller, steps_per_epoch)
@@ -116,15 +116,6 @@ def build_distiller(config: Config, resources: SharedResources, steps_per_epoch:
         )
     adapt_radius(distiller, config, resources)
     return distiller
-
-
-def _require_validation(config: Config, dataset: data.Dataset) -> None:
-    if dataset.validation is None and (config.early_stopping_patience or config.ship == "best"):
-        name = "early_stopping_patience" if config.early_stopping_patience else "ship"
-        problem = "needs validation images, and none are held out"
-        raise flag_error(
-            name, getattr(config, name), problem, "--validation_fraction > 0", "Raise it, or drop this flag"
-        )
 
 
 def loss_of(config: Config) -> str | losses.Loss:

@@ -13,7 +13,7 @@ from skd_tf.errors import InputError
 from skd_tf.runtime import user_code
 from skd_tf.search.plan import Plan
 from skd_tf.search.run_search import run_search
-from skd_tf.training import dry_run, experiment
+from skd_tf.training import dry_run, experiment, preflight
 from tests.helpers import runs
 
 CODE = """
@@ -151,3 +151,10 @@ def test_a_flagfile_with_a_byte_order_mark_is_read(tmp_path):
     (tmp_path / "run.flags").write_bytes(b"\xef\xbb\xbf--flagfile=base.flags\r\n--seed=3\r\n")
     config, given = read_flagfile(tmp_path / "run.flags")
     assert (config.epochs, config.seed, given) == (7, 3, {"epochs", "seed"})
+
+
+@pytest.mark.parametrize("setting", [{"early_stopping_patience": 2}, {"ship": "best"}])
+def test_validation_images_are_asked_for_before_anything_is_trained(setting):
+    with pytest.raises(InputError, match=f"--{next(iter(setting))} needs validation images"):
+        preflight.check_before_loading(Config(**runs.ALONE | setting | {"validation_fraction": 0.0}), None)
+    preflight.check_before_loading(Config(**runs.ALONE | setting), None)
