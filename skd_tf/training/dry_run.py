@@ -37,6 +37,8 @@ def describe(
     preflight.check_dataset(config, data_dir)
     sizes = preflight.dataset_sizes(config, data_dir)
     preflight.check_classes(config, sizes)
+    if sizes:
+        preflight.require_validation(config, bool(sizes.held_out(config.validation_fraction) or sizes.validation))
     sections = {
         "Settings (* is not the default)": _settings(config),
         "Machine": _machine(config),

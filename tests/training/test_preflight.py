@@ -157,4 +157,6 @@ def test_a_flagfile_with_a_byte_order_mark_is_read(tmp_path):
 def test_validation_images_are_asked_for_before_anything_is_trained(setting):
     with pytest.raises(InputError, match=f"--{next(iter(setting))} needs validation images"):
         preflight.check_before_loading(Config(**runs.ALONE | setting | {"validation_fraction": 0.0}), None)
+    with pytest.raises(InputError, match="needs validation images"):
+        dry_run.describe(Config(**runs.ALONE | setting | {"validation_fraction": 0.0}))
     preflight.check_before_loading(Config(**runs.ALONE | setting), None)
