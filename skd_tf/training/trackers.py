@@ -33,8 +33,8 @@ class Trackers:
                     name = getattr(function, "__qualname__", None) or repr(function)
                     text = " ".join(str(error).split())
                     warn(
-                        f"the callback {name} raised {type(error).__name__}: {text}. Training goes on. It is called again, "
-                        "but this is said once."
+                        f"the callback {name} raised {type(error).__name__}: {text}. Training continues. Its later "
+                        "failures are not reported."
                     )
 
 
