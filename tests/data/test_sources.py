@@ -233,7 +233,13 @@ def test_wrong_facts_of_a_function_are_refused(load_returned, facts, words):
 
 
 def test_a_name_decides_the_reader():
-    names = {"digits": "packaged", "fashion_mnist_10k": "packaged", "cifar10": "tfds", "cifar10:3.0.2": "tfds", "cats_vs_dogs/x:1.*.*": "tfds"}
+    names = {
+        "digits": "packaged",
+        "fashion_mnist_10k": "packaged",
+        "cifar10": "tfds",
+        "cifar10:3.0.2": "tfds",
+        "cats_vs_dogs/x:1.*.*": "tfds",
+    }
     names |= {"folder:a/b": "folder", "folder:C:/x y": "folder", "my.module:function": "function"}
     assert {name: catalog.source_kind(name) for name in names} == names
 

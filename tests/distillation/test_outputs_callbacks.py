@@ -65,6 +65,7 @@ def test_steps_per_execution_takes_its_steps_in_one_call(arrays, count):
         assert found[1][1] == pytest.approx(means, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_steps_per_execution_on_two_replicas_changes_nothing_but_the_number_of_calls(two_replicas):
     """41 images in batches of 4 are 11 steps; the last batch leaves one replica without images."""
     data, found = (IMAGES[:41], LABELS[:41]), {}
