@@ -61,7 +61,7 @@ def run(
       >>> config = skd_tf.Config(student="cnn_2", loss="cross_entropy", epochs=1, strategy="one_device", report=False)
       >>> with tempfile.TemporaryDirectory() as folder:  # doctest: +ELLIPSIS
       ...     result = skd_tf.run(config, folder)
-      Each epoch ...
+      student    cnn_2: 1 epoch in ...
       >>> result["student"]["parameters"]
       152
     """

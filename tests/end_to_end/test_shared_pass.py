@@ -59,10 +59,10 @@ def test_two_processes_with_two_devices_each_share_one_pass(start, tmp_path):
 
 def test_a_process_killed_in_mid_pass_loses_at_most_what_it_had_in_flight(start, tmp_path):
     """Another one, which ran beside it, goes on at once; later the same command goes on too. All ends alike."""
-    victim, other = start("a", *TWO_DEVICES, moment=("cache", "3")), start("b", *TWO_DEVICES)
+    victim, other = start("a", *TWO_DEVICES, moment=("cache", "2")), start("b", *TWO_DEVICES)
     outputs = [process.communicate(timeout=300)[0] for process in (victim, other)]
     assert victim.returncode == -signal.SIGKILL and other.returncode == 0, outputs
-    assert 0 < computed(outputs[1]) < SHARDS
+    assert 0 < computed(outputs[1]) <= SHARDS  # the killed one may not have finished its first
     again = start("a", *TWO_DEVICES)
     assert computed(again.communicate(timeout=300)[0]) == 0
     for moment in (("half cache", "8"), ("cache", "20")):
