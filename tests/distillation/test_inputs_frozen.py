@@ -45,8 +45,10 @@ def trained(strategy, *, jit_compile, eager=False, monkeypatch=None):
     return before, after, sizes, len(student.trainable_variables)
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
-@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize(
+    ("mirrored", "jit_compile"),
+    [(False, False), (False, True), (True, False), pytest.param(True, True, marks=pytest.mark.slow)],
+)
 def test_frozen_weights_stay_and_only_moving_statistics_are_summed(mirrored, jit_compile, two_replicas, monkeypatch):
     strategy = two_replicas if mirrored else None
     before, after, sizes, trainable = trained(strategy, jit_compile=jit_compile, monkeypatch=monkeypatch)

@@ -2,12 +2,15 @@
 
 import re
 
+import pytest
+
 import skd_tf
 
 SETTINGS = {"teacher": "cnn_4", "student": "cnn_2", "student_alone": "train", "epochs": 6, "report": False}
 SETTINGS |= {"optimizer": "adamw", "learning_rate": 0.05, "batch_size": 32}
 
 
+@pytest.mark.slow
 def test_a_run_prints_its_stages_the_gain_and_a_next_step(tmp_path, capsys):
     skd_tf.run(skd_tf.Config(**SETTINGS), tmp_path / "run")
     lines = capsys.readouterr().out.splitlines()
