@@ -17,7 +17,7 @@ def main(flag_values: flags.FlagValues) -> int:
     looks = config.show_augmentation or config.list_layers
     if not looks:
         config.require_teacher()
-    cluster.member(config.strategy)  # reports a bad TF_CONFIG before TensorFlow is loaded
+    worker = cluster.member(config.strategy)  # reports a bad TF_CONFIG before TensorFlow is loaded
     if config.dry_run:
         from skd_tf.training import dry_run
 
@@ -26,7 +26,8 @@ def main(flag_values: flags.FlagValues) -> int:
         _look(config, data_dir)
     if config.dry_run or looks:
         return 0
-    console.say(nested_runs.headline(config, workdir))
+    if worker is None or worker.index == 0:  # the cluster is joined later
+        console.say(nested_runs.first_line(config, workdir))
     tf_logging.import_tensorflow()
     from skd_tf.training import experiment
 

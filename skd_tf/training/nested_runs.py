@@ -67,7 +67,7 @@ def student_alone_config(config: Config) -> Config:
     return _without_teacher(config).replace(**{name: getattr(config, name) for name in repeated})
 
 
-def headline(config: Config, workdir: str | os.PathLike) -> str:
+def first_line(config: Config, workdir: str | os.PathLike) -> str:
     """What a run does, in a line, before anything is loaded."""
     if not config.needs_teacher:
         return f"Training {config.student} on {config.dataset}, in {workdir}"
