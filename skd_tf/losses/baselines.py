@@ -4,19 +4,8 @@ import math
 
 from keras import ops
 
-from skd_tf.errors import input_error
 from skd_tf.losses.spherical import project
-from skd_tf.losses.terms import (
-    Scalar,
-    Tensor,
-    Terms,
-    as_float,
-    distill_term,
-    holds_class_numbers,
-    label_term,
-    logit_pair,
-    target_probabilities,
-)
+from skd_tf.losses.terms import Scalar, Tensor, Terms, as_float, distill_term, label_term, logit_pair, one_class_targets
 
 
 def cross_entropy(student_logits: Tensor, teacher_logits: Tensor | None, labels: Tensor) -> Terms:
@@ -148,15 +137,7 @@ def dkd(
     Reference: Zhao et al. 2022, arXiv:2203.08679.
     """
     student, teacher = logit_pair(student_logits, teacher_logits)
-    labels = ops.convert_to_tensor(labels)
-    if not holds_class_numbers(labels):
-        raise input_error(
-            "dkd needs one class per example",
-            expected="class numbers of shape [batch]",
-            received=f"labels.shape={tuple(labels.shape)}",
-            remedy="Pass class numbers, without smoothing or mixing",
-        )
-    targets = target_probabilities(labels, student.shape[-1], student.dtype)
+    targets = one_class_targets("dkd", labels, student)
     temperature = ops.convert_to_tensor(temperature, dtype=student.dtype)
     student_target, student_rest, student_others = _decoupled(student / temperature, targets)
     teacher_target, teacher_rest, teacher_others = _decoupled(teacher / temperature, targets)

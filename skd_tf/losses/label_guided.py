@@ -2,8 +2,7 @@
 
 from keras import ops
 
-from skd_tf.errors import input_error
-from skd_tf.losses.terms import Scalar, Tensor, Terms, holds_class_numbers, label_term, logit_pair, target_probabilities
+from skd_tf.losses.terms import Scalar, Tensor, Terms, label_term, logit_pair, one_class_targets
 
 
 def rld(
@@ -49,15 +48,7 @@ def rld(
     Reference: Sun et al. 2025, arXiv:2408.07703.
     """
     student, teacher = logit_pair(student_logits, teacher_logits)
-    labels = ops.convert_to_tensor(labels)
-    if not holds_class_numbers(labels):
-        raise input_error(
-            "rld needs one class per example",
-            expected="class numbers of shape [batch]",
-            received=f"labels.shape={tuple(labels.shape)}",
-            remedy="Pass class numbers, without smoothing or mixing",
-        )
-    targets = target_probabilities(labels, student.shape[-1], student.dtype)
+    targets = one_class_targets("rld", labels, student)
     temperature = ops.convert_to_tensor(temperature, dtype=student.dtype)
     a = ops.convert_to_tensor(confidence_temperature, dtype=student.dtype)
     at_top = ops.one_hot(ops.argmax(teacher, axis=-1), teacher.shape[-1], dtype=teacher.dtype)

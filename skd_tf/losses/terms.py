@@ -85,6 +85,31 @@ def target_probabilities(labels: Tensor, num_classes: int, dtype: str = "float32
     return ops.cast(labels, dtype)
 
 
+def one_class_targets(name: str, labels: Tensor, student_logits: Tensor) -> Tensor:
+    """`target_probabilities` for a loss that needs one class per example.
+
+    Args:
+      name: of the loss, for the error.
+      labels: class numbers `[batch]`, -1 for unlabelled.
+      student_logits: `[batch, classes]`; they give the classes and the dtype.
+
+    Returns:
+      One-hot `[batch, classes]`.
+
+    Raises:
+      InputError: one-hot or soft labels.
+    """
+    labels = ops.convert_to_tensor(labels)
+    if not holds_class_numbers(labels):
+        raise input_error(
+            f"{name} needs one class per example",
+            expected="class numbers of shape [batch]",
+            received=f"labels.shape={tuple(labels.shape)}",
+            remedy="Pass class numbers, without smoothing or mixing",
+        )
+    return target_probabilities(labels, student_logits.shape[-1], student_logits.dtype)
+
+
 def label_term(logits: Tensor, labels: Tensor) -> Tensor:
     """Cross entropy between the labels y and softmax(z): -sum_c y_c log p_c.
 

@@ -168,7 +168,7 @@ class Bench:
 
 
 class _CompiledStep:
-    """One Distiller, compiled once; its weights, optimizer and settings are set anew for each cell."""
+    """One compiled Distiller for many cells. Each cell resets its weights, its optimizer and its settings."""
 
     def __init__(self, arm: Arm, optimizer: str, bench: Bench):
         self._bench, config = bench, bench.config
