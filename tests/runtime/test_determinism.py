@@ -1,0 +1,64 @@
+"""What --deterministic sets, what is said of it, and that a GPU's input is copied ahead."""
+
+import os
+import types
+
+import pytest
+import tensorflow as tf
+
+from skd_tf.data import teacher_cache
+from skd_tf.runtime import compat, replicas
+from skd_tf.training.teacher import Teacher
+
+
+@pytest.mark.parametrize("setting", ["auto", "false", "true"])
+def test_deterministic_sets_kernels_tf32_autotuning_and_xla_and_keeps_the_users_flags(setting, monkeypatch):
+    done = []
+    monkeypatch.setattr(tf.config.experimental, "enable_op_determinism", lambda: done.append("kernels"))
+    monkeypatch.setattr(tf.config.experimental, "enable_tensor_float_32_execution", done.append)
+    monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=x --xla_gpu_autotune_level=0")
+    monkeypatch.setenv("TF_CUDNN_USE_AUTOTUNE", "")  # restored after the test
+    monkeypatch.delenv("TF_CUDNN_USE_AUTOTUNE")
+    replicas.set_determinism(setting)
+    flags = os.environ["XLA_FLAGS"].split()
+    if setting == "true":
+        assert done == ["kernels", False] and os.environ["TF_CUDNN_USE_AUTOTUNE"] == "0"
+        assert sorted(flags) == ["--xla_dump_to=x", "--xla_gpu_autotune_level=0", "--xla_gpu_deterministic_ops=true"]
+    else:
+        assert not done and len(flags) == 2 and "TF_CUDNN_USE_AUTOTUNE" not in os.environ
+
+
+@pytest.mark.parametrize(
+    ("device", "kernels", "words"),
+    [("CPU", False, "yes, on this kind of CPU"), ("GPU", True, "yes, with determ"), ("GPU", False, "no: a GPU's")],
+)
+def test_the_promise_depends_on_the_device(device, kernels, words, monkeypatch):
+    monkeypatch.setattr(replicas, "device_kind", lambda: device)
+    monkeypatch.setattr(compat, "op_determinism", lambda: kernels)
+    assert replicas.determinism().startswith(words)
+
+
+def test_logits_of_another_kind_of_device_are_warned_of(tmp_path, monkeypatch, capsys):
+    cache = teacher_cache.TeacherCache(tmp_path, "float16", print)
+    teacher = types.SimpleNamespace(_config=types.SimpleNamespace(teacher_precision="float32"))
+    for device, computed in (("GPU", True), ("GPU", False)):
+        monkeypatch.setattr(replicas, "device_kind", lambda device=device: device)
+        Teacher._note_arithmetic(teacher, cache, "key", computed=computed)
+        assert not capsys.readouterr().err
+    monkeypatch.setattr(replicas, "device_kind", lambda: "CPU")
+    Teacher._note_arithmetic(teacher, cache, "key", computed=False)
+    assert "computed on a GPU in tensorfloat32, and this is a CPU in float32" in "".join(capsys.readouterr())
+
+
+def test_batches_are_copied_to_a_gpu_ahead_of_the_step(monkeypatch):
+    dataset = tf.data.Dataset.range(4)
+    assert replicas.prefetched(dataset) is dataset  # on a CPU there is nothing to copy
+    ahead = replicas.prefetched(dataset, "/CPU:0")
+    assert ahead is not dataset and [int(x) for x in ahead] == [0, 1, 2, 3]
+    used = []
+    monkeypatch.setattr(replicas, "device_kind", lambda: "GPU")
+    monkeypatch.setattr(
+        tf.data.experimental, "prefetch_to_device", lambda device, **_: used.append(device) or (lambda d: d)
+    )
+    replicas.prefetched(dataset)
+    assert used == ["/GPU:0"]
