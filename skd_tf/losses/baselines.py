@@ -5,7 +5,18 @@ import math
 from keras import ops
 
 from skd_tf.losses.spherical import project
-from skd_tf.losses.terms import Scalar, Tensor, Terms, as_float, distill_term, label_term, logit_pair, one_class_targets
+from skd_tf.losses.terms import (
+    Scalar,
+    Tensor,
+    Terms,
+    Weights,
+    as_float,
+    distill_term,
+    label_term,
+    logit_pair,
+    one_class_targets,
+    softened,
+)
 
 
 def cross_entropy(student_logits: Tensor, teacher_logits: Tensor | None, labels: Tensor) -> Terms:
@@ -31,16 +42,24 @@ def cross_entropy(student_logits: Tensor, teacher_logits: Tensor | None, labels:
     return {"label": label_term(as_float(student_logits), labels)}
 
 
-def kd(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, *, temperature: Scalar = 4.0) -> Terms:
+def kd(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor,
+    *,
+    temperature: Scalar = 4.0,
+    teacher_weights: Weights = None,
+) -> Terms:
     """Knowledge Distillation: the label term on raw logits, and the KL divergence between softened softmaxes.
 
         distill = T^2 * KL( softmax(z_t / T) || softmax(z_s / T) )
 
     Args:
       student_logits: z_s, `[batch, classes]`, any float dtype; computed in float32, or float64 if given float64.
-      teacher_logits: z_t, `[batch, classes]`; receives no gradient.
+      teacher_logits: z_t, `[batch, classes]`; receives no gradient. Of several teachers `[batch, teachers, classes]`.
       labels: class numbers `[batch]`, -1 for unlabelled (label term 0); or one-hot or soft `[batch, classes]`.
       temperature: softmax temperature T > 0 of the distill term.
+      teacher_weights: of several teachers, numbers > 0; None: equal. The target is the mean of their softmaxes.
 
     Returns:
       {"label": `[batch]`, "distill": `[batch]`} float32 or float64, in nats, not reduced.
@@ -56,12 +75,20 @@ def kd(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, *, temper
 
     Reference: Hinton et al. 2015, arXiv:1503.02531.
     """
-    student, teacher = logit_pair(student_logits, teacher_logits)
-    return {"label": label_term(student, labels), "distill": distill_term(student, teacher, temperature)}
+    student, teacher = logit_pair(student_logits, teacher_logits, several=True)
+    return {
+        "label": label_term(student, labels),
+        "distill": distill_term(student, teacher, temperature, teacher_weights),
+    }
 
 
 def logit_standardization(
-    student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, *, temperature: Scalar = 2.0
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor,
+    *,
+    temperature: Scalar = 2.0,
+    teacher_weights: Weights = None,
 ) -> Terms:
     """Logit Standardization: KD between standardized logits, with the label term on raw logits.
 
@@ -72,9 +99,10 @@ def logit_standardization(
 
     Args:
       student_logits: z_s, `[batch, classes]`, any float dtype; computed in float32, or float64 if given float64.
-      teacher_logits: z_t, `[batch, classes]`; receives no gradient.
+      teacher_logits: z_t, `[batch, classes]`; receives no gradient. Of several teachers `[batch, teachers, classes]`.
       labels: class numbers `[batch]`, -1 for unlabelled (label term 0); or one-hot or soft `[batch, classes]`.
       temperature: softmax temperature T > 0 of the distill term.
+      teacher_weights: of several teachers, numbers > 0; None: equal. The target is the mean of their softmaxes.
 
     Returns:
       {"label": `[batch]`, "distill": `[batch]`} float32 or float64, in nats, not reduced.
@@ -90,9 +118,9 @@ def logit_standardization(
 
     Reference: Sun et al. 2024, arXiv:2403.01427.
     """
-    student, teacher = logit_pair(student_logits, teacher_logits)
+    student, teacher = logit_pair(student_logits, teacher_logits, several=True)
     radius = math.sqrt(student.shape[-1] - 1)
-    distill = distill_term(project(student, radius), project(teacher, radius), temperature)
+    distill = distill_term(project(student, radius), project(teacher, radius), temperature, teacher_weights)
     return {"label": label_term(student, labels), "distill": distill}
 
 
@@ -104,6 +132,7 @@ def dkd(
     temperature: Scalar = 4.0,
     alpha: float = 1.0,
     beta: float = 8.0,
+    teacher_weights: Weights = None,
 ) -> Terms:
     """Decoupled Knowledge Distillation: separate weights for the label's class and for the other classes.
 
@@ -115,11 +144,12 @@ def dkd(
     Args:
       student_logits: z_s, `[batch, classes]`, at least two classes, any float dtype; computed in float32, or float64 if
         given float64.
-      teacher_logits: z_t, `[batch, classes]`; receives no gradient.
+      teacher_logits: z_t, `[batch, classes]`; receives no gradient. Of several teachers `[batch, teachers, classes]`.
       labels: class numbers `[batch]`. An unlabelled example (-1) has no class to separate: both its terms are 0.
       temperature: softmax temperature T > 0 of the distill term.
       alpha: weight of the label's class.
       beta: weight of the other classes; the authors use 2 to 8, depending on the pair of networks.
+      teacher_weights: of several teachers, numbers > 0; None: equal. The target is the mean of their softmaxes.
 
     Returns:
       {"label": `[batch]`, "distill": `[batch]`} float32 or float64, in nats, not reduced.
@@ -136,11 +166,11 @@ def dkd(
 
     Reference: Zhao et al. 2022, arXiv:2203.08679.
     """
-    student, teacher = logit_pair(student_logits, teacher_logits)
+    student, teacher = logit_pair(student_logits, teacher_logits, several=True)
     targets = one_class_targets("dkd", labels, student)
     temperature = ops.convert_to_tensor(temperature, dtype=student.dtype)
     student_target, student_rest, student_others = _decoupled(student / temperature, targets)
-    teacher_target, teacher_rest, teacher_others = _decoupled(teacher / temperature, targets)
+    teacher_target, teacher_rest, teacher_others = _decoupled(softened(teacher, temperature, teacher_weights), targets)
     target_kl = ops.exp(teacher_target) * (teacher_target - student_target)
     target_kl += ops.exp(teacher_rest) * (teacher_rest - student_rest)
     others_kl = ops.sum(ops.exp(teacher_others) * (teacher_others - student_others), axis=-1)
@@ -158,7 +188,14 @@ def _decoupled(logits, targets):
     return log_target, ops.squeeze(log_rest, axis=-1), others - log_rest
 
 
-def dist(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, *, temperature: Scalar = 4.0) -> Terms:
+def dist(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor,
+    *,
+    temperature: Scalar = 4.0,
+    teacher_weights: Weights = None,
+) -> Terms:
     """DIST: the correlation of the softmaxes, over the classes of an image and over the images of a batch.
 
         distill = T^2 * [ (1 - pearson over classes) + mean over classes of (1 - pearson over the batch) ]
@@ -168,9 +205,10 @@ def dist(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, *, temp
 
     Args:
       student_logits: z_s, `[batch, classes]`, any float dtype; computed in float32, or float64 if given float64.
-      teacher_logits: z_t, `[batch, classes]`; receives no gradient.
+      teacher_logits: z_t, `[batch, classes]`; receives no gradient. Of several teachers `[batch, teachers, classes]`.
       labels: class numbers `[batch]`, -1 for unlabelled (label term 0); or one-hot or soft `[batch, classes]`.
       temperature: softmax temperature T > 0 of the distill term.
+      teacher_weights: of several teachers, numbers > 0; None: equal. The target is the mean of their softmaxes.
 
     Returns:
       {"label": `[batch]`, "distill": `[batch]`} float32 or float64, not reduced; "label" is in nats.
@@ -187,10 +225,10 @@ def dist(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, *, temp
 
     Reference: Huang et al. 2022, arXiv:2205.10536.
     """
-    student, teacher = logit_pair(student_logits, teacher_logits)
+    student, teacher = logit_pair(student_logits, teacher_logits, several=True)
     temperature = ops.convert_to_tensor(temperature, dtype=student.dtype)
     student_probabilities = ops.softmax(student / temperature)
-    teacher_probabilities = ops.softmax(teacher / temperature)
+    teacher_probabilities = ops.softmax(softened(teacher, temperature, teacher_weights))
     over_classes = _correlation_distance(student_probabilities, teacher_probabilities, axis=1)
     over_batch = ops.mean(_correlation_distance(student_probabilities, teacher_probabilities, axis=0))
     return {"label": label_term(student, labels), "distill": temperature**2 * (over_classes + over_batch)}

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-_RUN_SETTINGS = ("temperature", "radius", "center")
+_RUN_SETTINGS = ("temperature", "radius", "center", "teacher_weights")
 
 
 class LossFacts(NamedTuple):
@@ -26,18 +26,24 @@ class LossFacts(NamedTuple):
         """The arguments given in --loss_settings. The others have flags of their own."""
         return tuple(name for name in self.arguments if name not in _RUN_SETTINGS)
 
+    @property
+    def takes_several_teachers(self) -> bool:
+        """Whether the distill term depends on one distribution of the teacher, which several can share."""
+        return "teacher_weights" in self.arguments
+
 
 LOSS_FACTS = {
-    "spherical": LossFacts(("temperature", "radius", "center"), probabilities="sphere"),
-    "kd": LossFacts(("temperature",)),
+    "spherical": LossFacts(_RUN_SETTINGS, probabilities="sphere"),
+    "kd": LossFacts(("temperature", "teacher_weights")),
     "cross_entropy": LossFacts((), needs_teacher=False),
-    "logit_standardization": LossFacts(("temperature",)),
-    "dkd": LossFacts(("temperature", "alpha", "beta"), needs_one_class=True),
-    "dist": LossFacts(("temperature",)),
+    "logit_standardization": LossFacts(("temperature", "teacher_weights")),
+    "dkd": LossFacts(("temperature", "alpha", "beta", "teacher_weights"), needs_one_class=True),
+    "dist": LossFacts(("temperature", "teacher_weights")),
     "rld": LossFacts(("temperature", "alpha", "beta", "confidence_temperature"), needs_one_class=True),
     "wttm": LossFacts(("exponent", "weighted")),
 }
 LOSS_NAMES = tuple(LOSS_FACTS)
+OF_SEVERAL_TEACHERS = tuple(name for name, facts in LOSS_FACTS.items() if facts.takes_several_teachers)
 _OWN = LossFacts(_RUN_SETTINGS)
 
 

@@ -6,7 +6,17 @@ from keras import ops
 
 from skd_tf.errors import input_error
 from skd_tf.losses import sphere_geometry
-from skd_tf.losses.terms import Scalar, Tensor, Terms, as_float, distill_term, label_term, logit_pair
+from skd_tf.losses.terms import (
+    Scalar,
+    Tensor,
+    Terms,
+    Weights,
+    as_float,
+    distill_term,
+    label_term,
+    logit_pair,
+    over_teachers,
+)
 
 # A row with a smaller spread counts as all-equal: its gradient, R / norm, would overflow float32.
 _SMALLEST_SPREAD = 1e-30
@@ -42,12 +52,12 @@ def project(logits: Tensor, radius: Scalar, *, center: bool = True) -> Tensor:
     norm. `layer_norm(z) * m` (population std) equals `project(z, m * sqrt(classes))`.
 
     Args:
-      logits: z, `[batch, classes]`, any float dtype; computed in float32, or float64 if given float64.
-      radius: the norm R > 0: a float, a scalar tensor or a `[batch, 1]` tensor.
+      logits: z, `[..., classes]`, any float dtype; computed in float32, or float64 if given float64.
+      radius: the norm R > 0: a float, a scalar tensor or a `[..., 1]` tensor.
       center: whether to subtract the mean over classes, m(z), first.
 
     Returns:
-      `[batch, classes]` float32 or float64. An all-equal row (without centring: an all-zero row) gives zeros and a
+      `[..., classes]` float32 or float64. An all-equal row (without centring: an all-zero row) gives zeros and a
       finite gradient that leads away from there.
 
     Raises:
@@ -78,11 +88,11 @@ def logit_norm(logits: Tensor, *, center: bool = True) -> Tensor:
     """The norm that `project` replaces: ||z - m(z)||_2, or ||z||_2 without centring.
 
     Args:
-      logits: z, `[batch, classes]`, any float dtype; computed in float32, or float64 if given float64.
+      logits: z, `[..., classes]`, any float dtype; computed in float32, or float64 if given float64.
       center: whether to subtract the mean over classes first.
 
     Returns:
-      `[batch]` float32 or float64. It is a measurement: do not differentiate it.
+      `[...]` float32 or float64. It is a measurement: do not differentiate it.
 
     Examples:
       >>> from skd_tf import losses
@@ -103,6 +113,7 @@ def spherical_kd(
     temperature: Scalar = 4.0,
     radius: Scalar | str,
     center: bool = True,
+    teacher_weights: Weights = None,
 ) -> Terms:
     """Spherical Knowledge Distillation: both terms use logits projected onto one sphere.
 
@@ -118,12 +129,15 @@ def spherical_kd(
 
     Args:
       student_logits: z_s, `[batch, classes]`, any float dtype; computed in float32, or float64 if given float64.
-      teacher_logits: z_t, `[batch, classes]`; receives no gradient.
+      teacher_logits: z_t, `[batch, classes]`; receives no gradient. Of several teachers `[batch, teachers, classes]`.
       labels: class numbers `[batch]`, -1 for unlabelled (label term 0); or one-hot or soft `[batch, classes]`.
       temperature: softmax temperature T > 0 of the distill term, a float or a scalar tensor.
       radius: norm R > 0 that the logits of both networks are scaled to, a float or a scalar tensor; or
-        "teacher_sample": each image's own teacher norm, which leaves the teacher's logits as they are.
+        "teacher_sample": each image's own teacher norm, which leaves the teacher's logits as they are; of several
+        teachers the mean of their norms.
       center: whether to subtract the mean over classes before the norm.
+      teacher_weights: of several teachers, numbers > 0; None: equal. The target is the mean of the softmaxes of their
+        projected logits.
 
     Returns:
       {"label": `[batch]`, "distill": `[batch]`} float32 or float64, in nats, not reduced.
@@ -145,23 +159,32 @@ def spherical_kd(
 
     Reference: Guo et al. 2021, arXiv:2010.07485, and its code.
     """
-    student, teacher = on_one_sphere(student_logits, teacher_logits, radius, center=center)
-    return {"label": label_term(student, labels), "distill": distill_term(student, teacher, temperature)}
+    student, teacher = on_one_sphere(
+        student_logits, teacher_logits, radius, center=center, teacher_weights=teacher_weights
+    )
+    distill = distill_term(student, teacher, temperature, teacher_weights)
+    return {"label": label_term(student, labels), "distill": distill}
 
 
 def on_one_sphere(
-    student_logits: Tensor, teacher_logits: Tensor, radius: Scalar | str, *, center: bool = True
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    radius: Scalar | str,
+    *,
+    center: bool = True,
+    teacher_weights: Weights = None,
 ) -> tuple[Tensor, Tensor]:
     """The logits of both networks on the sphere of `spherical_kd`. No gradient flows into the teacher's.
 
     Args:
       student_logits: `[batch, classes]`, any float dtype; computed in float32, or float64 if given float64.
-      teacher_logits: `[batch, classes]`.
+      teacher_logits: `[batch, classes]`, or `[batch, teachers, classes]`.
       radius: as in `spherical_kd`.
       center: as in `project`.
+      teacher_weights: as in `spherical_kd`; only "teacher_sample" reads them here.
 
     Returns:
-      (student, teacher), each `[batch, classes]` float32 or float64.
+      (student, teacher), of the same shapes, float32 or float64.
 
     Raises:
       InputError: any other name for the radius, or shapes that do not match.
@@ -172,9 +195,11 @@ def on_one_sphere(
       >>> print(student.numpy().round(3), teacher.numpy().round(3))
       [[ 3. -3.]] [[-3.  3.]]
     """
-    student, teacher = logit_pair(student_logits, teacher_logits)
+    student, teacher = logit_pair(student_logits, teacher_logits, several=True)
     if isinstance(radius, str) and radius == "teacher_sample":
-        radius = logit_norm(teacher, center=center)[:, None]
+        radius = over_teachers(logit_norm(teacher, center=center), teacher_weights)[:, None]
+        if len(teacher.shape) > 2:  # their norms differ, and one sphere has one radius
+            teacher = project(teacher, radius[:, None], center=center)
     else:
         teacher = project(teacher, radius, center=center)
     return project(student, radius, center=center), teacher

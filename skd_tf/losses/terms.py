@@ -1,15 +1,19 @@
 """The parts of every loss: float32 logits, target probabilities, the label term and the distill term."""
 
+from collections.abc import Sequence
 from typing import TypeAlias
 
+import numpy as np
 import tensorflow as tf
 from keras import ops
 
 from skd_tf.errors import input_error
+from skd_tf.losses.teacher_shares import teacher_shares
 
 Tensor: TypeAlias = tf.Tensor
 Scalar: TypeAlias = float | tf.Tensor
 Terms: TypeAlias = dict[str, tf.Tensor]  # each [batch]: "label" and, with a teacher, "distill"
+Weights: TypeAlias = Sequence[float] | None  # of several teachers; None: equal
 
 
 def as_float(logits: Tensor) -> Tensor:
@@ -18,18 +22,19 @@ def as_float(logits: Tensor) -> Tensor:
     return logits if logits.dtype == "float64" else ops.cast(logits, "float32")
 
 
-def logit_pair(student_logits: Tensor, teacher_logits: Tensor) -> tuple[Tensor, Tensor]:
+def logit_pair(student_logits: Tensor, teacher_logits: Tensor, *, several: bool = False) -> tuple[Tensor, Tensor]:
     """The logits of both networks in the student's float type. No gradient flows into the teacher's.
 
     Args:
       student_logits: `[batch, classes]`, any float dtype.
-      teacher_logits: `[batch, classes]`, any float dtype.
+      teacher_logits: `[batch, classes]`, any float dtype; or, if `several`, `[batch, teachers, classes]`.
+      several: whether the loss can use several teachers.
 
     Returns:
-      (student, teacher), each `[batch, classes]` float32, or float64 if the student's logits are float64.
+      (student, teacher), of these shapes, float32, or float64 if the student's logits are float64.
 
     Raises:
-      InputError: the two networks have different numbers of classes.
+      InputError: the networks have different numbers of classes, or there are several teachers and the loss takes one.
     """
     student = as_float(student_logits)
     teacher = ops.stop_gradient(ops.convert_to_tensor(teacher_logits, dtype=student.dtype))
@@ -40,7 +45,47 @@ def logit_pair(student_logits: Tensor, teacher_logits: Tensor) -> tuple[Tensor, 
             received=f"teacher_logits.shape={tuple(teacher.shape)}",
             remedy="Use a teacher trained on the same dataset",
         )
+    if len(teacher.shape) > 2 and not several:
+        raise input_error(
+            "This loss takes one teacher",
+            expected="teacher_logits of shape [batch, classes]",
+            received=f"teacher_logits.shape={tuple(teacher.shape)}",
+            remedy="Use a loss that takes teacher_weights, as kd does",
+        )
     return student, teacher
+
+
+def softened(teacher_logits: Tensor, temperature: Scalar, teacher_weights: Weights = None) -> Tensor:
+    """Logits whose softmax is the target of a loss. With several teachers it is the mean of their softmaxes.
+
+        one teacher         softmax(z / T)
+        several teachers    sum_m w_m softmax(z_m / T)
+
+    Args:
+      teacher_logits: z `[batch, classes]` or z_m `[batch, teachers, classes]`, float32 or float64.
+      temperature: T > 0, a float or a scalar tensor.
+      teacher_weights: w_m > 0 up to a common factor; None: equal.
+
+    Returns:
+      `[batch, classes]` in the dtype of the logits.
+
+    Raises:
+      InputError: there is not one weight > 0 for each teacher.
+    """
+    logits = teacher_logits / temperature
+    if len(logits.shape) == 2:
+        return logits
+    shares = np.log(teacher_shares(teacher_weights, logits.shape[1]))
+    shares = ops.convert_to_tensor(shares[:, None], dtype=logits.dtype)
+    return ops.logsumexp(ops.log_softmax(logits) + shares, axis=1)
+
+
+def over_teachers(values: Tensor, teacher_weights: Weights = None) -> Tensor:
+    """The weighted mean over several teachers of values `[batch, teachers]`; values `[batch]` of one as they are."""
+    if len(values.shape) == 1:
+        return values
+    shares = teacher_shares(teacher_weights, values.shape[1])
+    return ops.sum(values * ops.convert_to_tensor(shares, dtype=values.dtype), axis=-1)
 
 
 def holds_class_numbers(labels: Tensor) -> bool:
@@ -124,13 +169,17 @@ def label_term(logits: Tensor, labels: Tensor) -> Tensor:
     return -ops.sum(targets * ops.log_softmax(logits), axis=-1)
 
 
-def distill_term(student_logits: Tensor, teacher_logits: Tensor, temperature: Scalar) -> Tensor:
+def distill_term(
+    student_logits: Tensor, teacher_logits: Tensor, temperature: Scalar, teacher_weights: Weights = None
+) -> Tensor:
     """T^2 * KL( softmax(z_t / T) || softmax(z_s / T) ); the factor T^2 keeps the gradient's size when T changes.
 
     Args:
       student_logits: z_s, `[batch, classes]` float32 or float64.
-      teacher_logits: z_t, `[batch, classes]`, the same dtype.
+      teacher_logits: z_t, `[batch, classes]`, the same dtype. Of several teachers `[batch, teachers, classes]`: the mean
+        of their softmaxes takes the place of softmax(z_t / T).
       temperature: softmax temperature T > 0, a float or a scalar tensor.
+      teacher_weights: as in `softened`.
 
     Returns:
       `[batch]` in the dtype of the logits, in nats.
@@ -139,5 +188,5 @@ def distill_term(student_logits: Tensor, teacher_logits: Tensor, temperature: Sc
     """
     temperature = ops.convert_to_tensor(temperature, dtype=student_logits.dtype)
     student = ops.log_softmax(student_logits / temperature)
-    teacher = ops.log_softmax(teacher_logits / temperature)
+    teacher = ops.log_softmax(softened(teacher_logits, temperature, teacher_weights))
     return temperature**2 * ops.sum(ops.exp(teacher) * (teacher - student), axis=-1)
