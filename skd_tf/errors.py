@@ -53,6 +53,16 @@ def as_text(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with its noun, which is in the plural unless it is one.
+
+    Example:
+      >>> counted(1, "file"), counted(2_000, "image"), counted(0, "class")
+      ('1 file', '2,000 images', '0 classes')
+    """
+    return f"{number:,} {noun}" + ("" if number == 1 else "es" if noun.endswith("s") else "s")
+
+
 def did_you_mean(name: object, names: Iterable[str], otherwise: str) -> str:
     """A remedy: the nearest of `names`, or `otherwise` if none is near."""
     folded = {known.lower(): known for known in names}

@@ -2,7 +2,6 @@
 
 import ctypes
 import dataclasses
-import fcntl
 import os
 import pathlib
 import shlex
@@ -18,6 +17,7 @@ from experiments.lab.records import CALIBRATED, file_of, from_workdir, read_all,
 from skd_tf.errors import InputError
 from skd_tf.runtime import devices, signals
 from skd_tf.runtime.console import duration, say
+from skd_tf.runtime.files import LockedError, file_lock
 
 _POLL_SECONDS = 0.2
 _PR_SET_PDEATHSIG = 1  # of Linux' prctl
@@ -133,17 +133,14 @@ class Runner:
         lock = self.workdir(cell) / ".lock"
         if not lock.is_file():
             return True
-        with open(lock) as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if self._waits_for != cell:
-                    say(f"{cell.path}: waits for the {file.read()}, which has its workdir.")
-                self._waits_for = cell
-                return False
-            except OSError:  # a file system without locks
+        try:
+            with file_lock(lock, wait=False, without_locks="run one study at a time."):
                 return True
-        return True
+        except LockedError as error:
+            if self._waits_for != cell:
+                say(f"{cell.path}: waits for the {error.owner}, which has its workdir.")
+            self._waits_for = cell
+            return False
 
     def _begin(self, cell, slot):
         log = self._log(cell)

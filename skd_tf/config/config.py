@@ -234,7 +234,7 @@ Leave it out for the default, 30.
     gradient_scale: str = setting(
         "none",
         "factor of the gradient, with the spherical loss. student_norm: the mean norm of the student's logits in the batch, "
-        "divided by the radius, which cancels the loss's own factor; none: 1",
+        "divided by the radius, which cancels the loss's own factor, for the student's own regularizers as well; none: 1",
         choices=("none", "student_norm"),
     )
     loss_settings: str = setting(
@@ -282,7 +282,7 @@ Leave it out for the default, 30.
     strategy: str = setting(
         "auto",
         "which devices train together; auto: multi_worker if TF_CONFIG names several workers, mirrored if there are several "
-        "devices, else one_device",
+        "devices, else one_device. Several give the numbers of one to rounding, or statistically: docs/devices.md",
         choices=("auto", "one_device", "mirrored", "multi_worker"),
         heading="Machine",
     )

@@ -18,7 +18,7 @@ from skd_tf.data.file_facts import DAMAGED, DECODES, UNREADABLE, UNTRIED, FileFa
 from skd_tf.data.folder_parts import shown
 from skd_tf.data.memory_budget import aligned_empty, keeps_in_memory
 from skd_tf.data.settings import DataSettings
-from skd_tf.errors import input_error
+from skd_tf.errors import counted, input_error
 from skd_tf.runtime.console import warn
 
 # Part of the identity of images on disk: raise it when the same files would give other pixels.
@@ -107,10 +107,10 @@ class FileSplits:
         count, total = sum(int(flags.sum()) for flags in deep.values()), sum(map(len, deep.values()))
         found = f"the brightest training value is {brightest}" if brightest >= 0 else "none of them is for training"
         over = sum(int((peaks[name] >= 2**self.png_bits).sum()) for name in names)
-        clipped = f" {over} images have brighter pixels, which become 255." if over else ""
+        clipped = f" Pixels of {counted(over, 'image')} are brighter and become 255." if over else ""
         warn(
-            f"{count} of {total} images are 16-bit PNGs, and {found}: all are read as {self.png_bits}-bit images, value / "
-            f"{2 ** (self.png_bits - 8)}.{clipped}"
+            f"16-bit PNGs: {count:,} of {counted(total, 'image')}, and {found}. They are read as {self.png_bits}-bit "
+            f"images, value / {2 ** (self.png_bits - 8)}.{clipped}"
         )
 
     def _measure_deep(self, name):
@@ -223,7 +223,8 @@ class FileSplits:
         for path, problem in unreadable[:_NAMED]:
             warn(f"Skipped {path}: {problem}.")
         if len(unreadable) > _NAMED:
-            warn(f"Skipped {len(unreadable) - _NAMED} more files of the {name} split that do not decode.")
+            more = counted(len(unreadable) - _NAMED, "more file")
+            warn(f"Could not decode {more} of the {name} split, and skipped them.")
 
     def _report_equal_content(self, labels):
         """Says which pictures are in two splits, or under two labels of one."""
@@ -239,7 +240,7 @@ class FileSplits:
                 ]
                 if pairs:
                     warn(
-                        f"{len(pairs)} files of the {other} split have the same content as files of the {one} split "
+                        f"The {one} split contains {counted(len(pairs), 'file')} of the {other} split, by content "
                         f"({pairs[0][1]} is {pairs[0][0]}), so what is measured there is too good."
                     )
             if one not in labels:
@@ -247,9 +248,8 @@ class FileSplits:
             twice = {pair for pair in zip(hashes[one], labels[one].tolist(), strict=True) if pair[0] and pair[1] >= 0}
             several = [found for found, count in Counter(found for found, _ in twice).items() if count > 1]
             if several:
-                warn(
-                    f"{len(several)} pictures of the {one} split are in several classes, one of them {known[several[0]]}."
-                )
+                count = counted(len(several), "picture")
+                warn(f"The {one} split has {count} in several classes, such as {known[several[0]]}.")
 
 
 def _fitted(store, shape, resize, row):

@@ -11,7 +11,7 @@ import numpy as np
 from skd_tf.data import folder_parts, folder_walk, grouping, hold_out
 from skd_tf.data.catalog import FOLDER
 from skd_tf.data.folder_parts import shown
-from skd_tf.errors import InputError, input_error
+from skd_tf.errors import InputError, counted, input_error
 
 _TEST_FRACTION = 0.2  # of each class, if the folder has no test part
 _UNLABELLED = "-1"
@@ -149,7 +149,7 @@ def _check_classes(root, folders, found, class_names):
         folder = folders[part]
         if not classes or (part != "train" and not any(classes.values())):
             loose = folder_walk.loose_images(folder)
-            received = f"{len(loose)} images without a class folder" if loose else "no images"
+            received = f"{counted(len(loose), 'image')} without a class folder" if loose else "no images"
             _refuse_part(root, part, folder, received)
     for part, classes in found.items():
         folder = folders[part]
@@ -210,7 +210,8 @@ def _notes(root, parts, folders, found, walk):
         loose = folder_walk.loose_images(folder)
         if loose:
             notes.append(
-                f"Not used: {len(loose)} images in {folder} itself, outside the class folders ({loose[0]} ...)"
+                f"Not used: {counted(len(loose), 'image')} in {folder} itself, outside the class folders "
+                f"({loose[0]} ...)"
             )
     alike = folder_walk.nested_alike(folders["train"])
     if alike:
@@ -224,8 +225,8 @@ def _notes(root, parts, folders, found, walk):
         notes.append(f"Class names that differ only in case or spaces are different classes: {shown(doubled)}")
     if walk.links:
         notes.append(
-            f"Not followed: {len(walk.links)} links to folders that are read anyway or lie around them "
-            f"({shown(walk.links, 3)})"
+            f"Not followed: {counted(len(walk.links), 'link')} to a folder that is read anyway or lies around one "
+            f"that is ({shown(walk.links, 3)})"
         )
     return notes
 
@@ -234,9 +235,10 @@ def _others_note(others, first):
     if not others:
         return []
     counts = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(6))
-    more = f" and {len(others) - 6} more kinds" if len(others) > 6 else ""
+    more = f" and {counted(len(others) - 6, 'more kind')}" if len(others) > 6 else ""
     example = f" ({os.path.basename(first)} ...)" if first else ""
-    return [f"Skipped {sum(others.values())} other files, which are not read as images: {counts}{more}{example}"]
+    total = counted(sum(others.values()), "other file")
+    return [f"Skipped, because only images are read: {total}: {counts}{more}{example}"]
 
 
 def _split(classes, class_names, data_seed):

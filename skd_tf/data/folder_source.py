@@ -10,6 +10,7 @@ from skd_tf.data import folder_index, grouping
 from skd_tf.data.dataset import Source
 from skd_tf.data.file_splits import FileSplits
 from skd_tf.data.settings import DataSettings
+from skd_tf.errors import counted
 from skd_tf.runtime.console import say, warn
 
 
@@ -24,8 +25,8 @@ def read(settings: DataSettings, data_dir: str | None, names: Sequence[str]) -> 
     paths = {name: [path for path, _ in folder.splits[name]] for name in folder.splits}
     files = FileSplits(settings, folder.root, paths, folder.class_names)
     splits = files.read(labels)
-    counts = ", ".join(f"{len(split)} {name} images" for name, split in splits.items())
-    say(f"{folder.root}: {len(folder.class_names)} classes, {counts}.")
+    counts = ", ".join(counted(len(split), f"{name} image") for name, split in splits.items())
+    say(f"{folder.root}: {counted(len(folder.class_names), 'class')}, {counts}.")
     key_name = settings.dataset if settings.data_rules == 1 else "folder"
     groups = grouping.numbered(folder.groups) if folder.groups else None
     lines = list(_lines(folder))

@@ -16,9 +16,9 @@ from skd_tf.data.catalog import crops_originals, fixed_shape
 from skd_tf.data.dataset import Source, Split
 from skd_tf.data.file_splits import FileSplits
 from skd_tf.data.folder_parts import shown
-from skd_tf.data.memory_budget import aligned_empty, budget, keeps_in_memory
+from skd_tf.data.memory_budget import budget, keeps_in_memory
 from skd_tf.data.settings import DataSettings
-from skd_tf.errors import input_error
+from skd_tf.errors import counted, input_error
 from skd_tf.runtime import user_code
 from skd_tf.runtime.console import warn
 
@@ -65,7 +65,7 @@ def read(settings: DataSettings, data_dir: str | None, names: Sequence[str]) -> 
         images[name], unchecked = _unpacked(settings, name, spec.pop(name))
         labels[name] = _checked_labels(settings, name, unchecked, len(class_names))
         if len(images[name]) != len(labels[name]):
-            received = f"{len(images[name])} images and {len(labels[name])} labels"
+            received = f"{counted(len(images[name]), 'image')} and {counted(len(labels[name]), 'label')}"
             raise _error(settings, f"{name} split", "one label per image", received)
     groups = _groups(settings, spec, images) if "train" in names else None
     if all(isinstance(part, list) for part in images.values()):
@@ -204,22 +204,16 @@ def _array_split(settings, name, holder, labels):
     if given[1:] == shape:
         images, own = own_memory.taken_over(holder)
         return Split(images, labels, index, own_memory=own)
-    return Split(_resized(holder.pop(), shape, resize), labels, index, own_memory=True)
 
-
-def _resized(images, shape, resize):
-    """Images of one size at another, in batches in one graph."""
-
-    @tf.function(input_signature=[tf.TensorSpec([None, *images.shape[1:]], tf.uint8)], autograph=False)
+    @tf.function(input_signature=[tf.TensorSpec([None, *given[1:]], tf.uint8)], autograph=False)
     def fit(batch):
         return image_ops.fit(batch, shape, resize)
 
-    resized, size = aligned_empty(len(images), shape), _batch_size(images.shape[1:])
     with tf.device("CPU"):
-        for start in range(0, len(images), size):
-            rows = slice(start, start + size)
-            resized[rows] = fit(tf.constant(images[rows])).numpy()
-    return resized
+        resized = own_memory.converted(
+            holder, shape, _batch_size(given[1:]), lambda rows: fit(tf.constant(rows)).numpy()
+        )
+    return Split(resized, labels, index, own_memory=True)
 
 
 def _batch_size(shape):

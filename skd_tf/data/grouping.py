@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from skd_tf.data.catalog import source_kind
-from skd_tf.errors import flag_error
+from skd_tf.errors import counted, flag_error
 from skd_tf.runtime.console import warn
 
 
@@ -47,7 +47,8 @@ def group_names(names: Iterable[str], group: str) -> list[str]:
         )
     if unmatched:
         warn(
-            f"--group={group} does not match {len(unmatched)} of {len(found)} files, such as {unmatched[0]}: each is its own group."
+            f"--group={group} does not match {len(unmatched)} of {counted(len(found), 'file')}, such as {unmatched[0]}: "
+            "each is its own group."
         )
     return found
 
@@ -67,6 +68,6 @@ def warn_of_shared(groups: Mapping[str, np.ndarray]) -> None:
         if len(shared):
             images = int(np.isin(groups[name], shared).sum())
             warn(
-                f"{len(shared)} groups are in both train and {name}, with {images} of {len(groups[name])} {name} images: "
-                "what is measured on them is too good."
+                f"Both train and {name} contain {counted(len(shared), 'group')} with {images} of "
+                f"{counted(len(groups[name]), f'{name} image')}: what is measured on them is too good."
             )

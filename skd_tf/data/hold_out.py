@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from skd_tf.data.settings import DataSettings
-from skd_tf.errors import flag_error
+from skd_tf.errors import counted, flag_error
 
 _FEW = 5  # names in a message
 
@@ -109,4 +109,4 @@ def missing_classes(labels: np.ndarray, class_names: Sequence[str]) -> str:
     if not present or not missing:
         return ""
     more = f" and {len(missing) - _FEW} more" if len(missing) > _FEW else ""
-    return f"{len(missing)} of {len(class_names)} classes: {', '.join(missing[:_FEW])}{more}"
+    return f"{len(missing)} of {counted(len(class_names), 'class')}: {', '.join(missing[:_FEW])}{more}"

@@ -13,7 +13,7 @@ from skd_tf.data.augmentation import Augmentation, Extra, ResizedCrop
 from skd_tf.data.catalog import augmentations, source_kind
 from skd_tf.data.dataset import Dataset, DrawnFrom, evenly_spaced
 from skd_tf.data.settings import DataSettings
-from skd_tf.errors import flag_error, input_error
+from skd_tf.errors import counted, flag_error, input_error
 from skd_tf.runtime.console import warn
 
 _MEASURED = 10_000  # images from which mean and std are computed
@@ -79,7 +79,7 @@ def _load(settings, data_dir, train, test):
         raise input_error(
             "No test image has a label, so nothing can be measured",
             expected="labels from 0 in the test split",
-            received=f"{len(source.splits['test'])} unlabelled images from {settings.dataset}",
+            received=f"{counted(len(source.splits['test']), 'unlabelled image')} from {settings.dataset}",
             remedy="Add a test split with labels",
         )
     drawn_from = None
@@ -134,7 +134,7 @@ def _augmentation(settings, source, training):
         raise flag_error(
             "augmentation",
             settings.augmentation,
-            f"cannot mix labels: {unlabelled} of {len(training)} training images have none",
+            f"cannot mix labels: {unlabelled} of {counted(len(training), 'training image')} without one",
             "a list without mixup and cutmix",
             "Drop these two, or the images without a label",
         )

@@ -2,6 +2,7 @@
 
 import math
 import sys
+from collections.abc import Callable
 
 import numpy as np
 
@@ -15,9 +16,6 @@ _PIECE_BYTES = 16 << 20
 def taken_over(holder: list[np.ndarray]) -> tuple[np.ndarray, bool]:
     """Takes the array out of a list, in memory that TensorFlow can read in place if it can be moved there.
 
-    An array that nothing else refers to is moved piece by piece, from its end, and its memory is given back at the same
-    rate: the peak is one piece more than the array.
-
     Args:
       holder: a list of one uint8 array `[n, ...]`, which should be the only reference to it. It is emptied.
 
@@ -26,17 +24,43 @@ def taken_over(holder: list[np.ndarray]) -> tuple[np.ndarray, bool]:
     """
     if not _is_alone(holder):
         return holder.pop(), False
-    images = holder.pop()
-    if is_aligned(images):
-        return images, True
-    owner = images if images.base is None else images.base
-    images = images.view()  # keeps its shape when the owner shrinks
-    count, size = len(images), math.prod(images.shape[1:])
-    moved, step = aligned_empty(count, images.shape[1:]), max(1, _PIECE_BYTES // size)
+    if is_aligned(holder[0]):
+        return holder.pop(), True
+    shape = holder[0].shape[1:]
+    return converted(holder, shape, max(1, _PIECE_BYTES // math.prod(shape)), lambda images: images), True
+
+
+def converted(
+    holder: list[np.ndarray], shape: tuple[int, ...], step: int, convert: Callable[[np.ndarray], np.ndarray]
+) -> np.ndarray:
+    """Takes the array out of a list and converts it piece by piece, from its end.
+
+    The memory of an array that nothing else refers to is given back at the same rate: the peak is then one piece more
+    than the larger one of the two arrays.
+
+    Args:
+      holder: as for `taken_over`.
+      shape: of a converted image.
+      step: images in a piece.
+      convert: images `[at most step, ...]` -> uint8 `[as many, *shape]`.
+
+    Returns:
+      The converted images, which TensorFlow can read in place.
+    """
+    alone, images = _is_alone(holder), holder.pop()
+    owner = images if images.base is None or not alone else images.base
+    count, given, strides = len(images), images.shape[1:], images.strides
+    del images
+    result = aligned_empty(count, shape)
     for start in range((count - 1) // step * step, -1, -step):
-        moved[start : start + step] = images[start : start + step]
-        owner.resize(start * size, refcheck=False)  # the view ends beyond it from here on, and is not read there again
-    return moved, True
+        rows = min(step, count - start)
+        # A new view each time, because an array that shrinks may move.
+        left = np.lib.stride_tricks.as_strided(owner, (start + rows, *given), strides, writeable=False)
+        result[start : start + rows] = convert(left[start:])
+        del left
+        if alone:
+            owner.resize(start * math.prod(given), refcheck=False)
+    return result
 
 
 def _is_alone(holder):

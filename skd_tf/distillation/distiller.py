@@ -60,7 +60,8 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, CompilationMixin, Step
     Args:
       student: network that returns raw logits `[batch, classes]`, without a softmax. The logits may be the only entry of
         a dict or list, the entry "logits" of a dict, or `[batch, 1, 1, classes]`.
-      teacher: the same for the teacher, or a keras.layers.TFSMLayer. A softmax at its end is undone, with a warning. None if x contains its logits, or if the loss needs no teacher.
+      teacher: the same for the teacher, or a keras.layers.TFSMLayer. A softmax at its end is undone, with a warning. None
+        if x contains its logits, or if the loss needs no teacher.
       loss: a name in `skd_tf.LOSSES`; a `skd_tf.losses.Loss`; or a function
         `(student_logits, teacher_logits, labels, **settings)` that returns {"label": `[batch]`, "distill": `[batch]`}.
       temperature: softmax temperature T > 0 of the distill term.
@@ -74,7 +75,7 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, CompilationMixin, Step
         does not.
       label_smoothing: probability spread evenly over all classes in the label term, in [0, 1).
       gradient_scale: "student_norm" multiplies the gradient by the mean norm of the student's logits over the global
-        batch, divided by the radius; with "spherical" only. "none": by 1.
+        batch, divided by the radius; with "spherical" only. It also scales the student's own regularizers. "none": by 1.
       loss_settings: {name: number} for the loss function's own arguments, such as {"beta": 2.0} for "dkd".
       name: of the model.
 

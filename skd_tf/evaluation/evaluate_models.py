@@ -12,12 +12,12 @@ from skd_tf.data import redraw
 from skd_tf.data.catalog import size_and_resize
 from skd_tf.data.dataset import Dataset
 from skd_tf.data.settings import DataSettings
-from skd_tf.errors import input_error
+from skd_tf.errors import counted, input_error
 from skd_tf.evaluation import bootstrap, cost, final_measurements, metrics, temperature_scaling
 from skd_tf.evaluation.predictor import Predictor
 from skd_tf.evaluation.temperature_scaling import Calibration
 from skd_tf.models import deployable, loading
-from skd_tf.models.paths import file_of
+from skd_tf.models.paths import file_of, require
 from skd_tf.runs import lineage, predictions, provenance, result_tables, run_files
 from skd_tf.runs.run_record import recorded_config, recorded_png_bits, run_behind, trusted_config, workdir_of
 from skd_tf.runtime.console import say, warn
@@ -56,6 +56,8 @@ def evaluate_and_print(
     """
     if output:
         require_local(output, "output")
+    for path in (*models, *([teacher] if teacher else [])):
+        require(path)
     settings, preprocessing = measuring_settings(models, given)
     runs = {str(path): _run_to_calibrate(path, settings) for path in models} if calibrated else {}
     say(f"Test split of {settings.dataset}")
@@ -180,7 +182,7 @@ def calibrate(workdir: ModelPath, dataset: Dataset) -> Calibration:
         raise input_error(
             "Nothing was held out: the share rounds to no image",
             expected=f"--validation_fraction of at least {1 / len(dataset.train):.2g} in the run",
-            received=f"{len(dataset.train)} training images in {workdir}",
+            received=f"{counted(len(dataset.train), 'training image')} in {workdir}",
             remedy="Leave out --calibrate for this model",
         )
     logits = Predictor(model)(split.images, what="calibrating")
@@ -188,7 +190,7 @@ def calibrate(workdir: ModelPath, dataset: Dataset) -> Calibration:
     before, after = (metrics.quality(z, split.labels) for z in (logits, logits / temperature))
     temperature_scaling.store(workdir, temperature, examples=len(split), before=before, after=after)
     say(
-        f"{workdir}: temperature {temperature:.4f}, fitted on {len(split)} validation images: "
+        f"{workdir}: temperature {temperature:.4f}, fitted on {counted(len(split), 'validation image')}: "
         f"NLL {before['nll']:.4f} -> {after['nll']:.4f}, ECE {before['ece']:.4f} -> {after['ece']:.4f}. "
         f"Kept in {pathlib.Path(workdir) / run_files.CALIBRATION} for export."
     )

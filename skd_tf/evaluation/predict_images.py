@@ -13,7 +13,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from skd_tf.data.catalog import size_and_resize, source_kind
 from skd_tf.data.settings import DataSettings
-from skd_tf.errors import flag_error, input_error
+from skd_tf.errors import counted, flag_error, input_error
 from skd_tf.evaluation import image_files, metrics, temperature_scaling
 from skd_tf.evaluation.predictor import BATCH_SIZE, Predictor
 from skd_tf.models import deployable, loading
@@ -77,7 +77,7 @@ def predict_images(
         count = ", ".join(f"{number} {suffix}" for suffix, number in others.most_common())
         say(f"Not images by their names, and left out: {count}.")
     how = f"shorter side to {side} pixels, then the middle {shape[0]}x{shape[1]}"
-    say(f"{len(names):,} images for a model of {shape[0]}x{shape[1]} pixels; other sizes: {how}.")
+    say(f"{counted(len(names), 'image')} for a model of {shape[0]}x{shape[1]} pixels; other sizes: {how}.")
     unreadable = []
     with atomic_files.writing(output) as file:
         _write(file, [*_HEADER, *(f"p_{name}" for name in class_names)])
@@ -86,7 +86,7 @@ def predict_images(
             if answer.probabilities is None:
                 unreadable.append(answer)
         _report(unreadable, len(names))
-    say(f"Written: {output}, with {len(names) - len(unreadable):,} of {len(names):,} images classified.")
+    say(f"Written: {output}, with {len(names) - len(unreadable):,} of {counted(len(names), 'image')} classified.")
     return [answer.file for answer in unreadable]
 
 
@@ -151,13 +151,13 @@ def _report(unreadable: Sequence[Answer], count: int) -> None:
         raise input_error(
             "No image can be read",
             expected="JPEG, PNG, WebP, BMP or GIF files",
-            received=f"{count} others, {first.file} first: {first.problem}",
+            received=f"{counted(count, 'other')}, {first.file} first: {first.problem}",
             remedy="Convert them",
         )
     for answer in unreadable[:_NAMED]:
         warn(f"Not classified: {answer.file}: {answer.problem}")
     if len(unreadable) > _NAMED:
-        warn(f"Not classified: {len(unreadable) - _NAMED:,} more files. The column problem says why.")
+        warn(f"Not classified: {counted(len(unreadable) - _NAMED, 'more file')}. The column problem says why.")
 
 
 def _pixels(path, loaded, image_size, resize) -> tuple[tuple[int, int, int], int]:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from skd_tf.errors import InputError, input_error
+from skd_tf.errors import InputError, counted, input_error
 from skd_tf.evaluation import metrics
 from skd_tf.models import paths
 from skd_tf.runs import run_files
@@ -68,7 +68,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
         raise input_error(
             "No temperature fits: the validation loss has no minimum",
             expected="some right and some wrong predictions",
-            received=f"{metrics.quality(logits, labels)['accuracy']:.4f} accuracy on {len(labels)} images",
+            received=f"{metrics.quality(logits, labels)['accuracy']:.4f} accuracy on {counted(len(labels), 'image')}",
             remedy="Hold out more, or export without calibration",
         )
     while high - low > 1e-9:
@@ -89,9 +89,9 @@ def fit(logits: np.ndarray, labels: np.ndarray) -> tuple["Calibration | None", s
     labels = np.asarray(labels)
     count, right = int((labels >= 0).sum()), int((np.argmax(logits, axis=1) == labels).sum())
     if count < LEAST_IMAGES:
-        return None, f"{count} validation images are too few, {LEAST_IMAGES} are needed"
+        return None, f"it needs {LEAST_IMAGES} validation images and has {count}"
     if right in (0, count):
-        return None, f"{'all' if right else 'none'} of the {count} validation images are classified correctly"
+        return None, f"{'all' if right else 'none'} of the {count:,} validation images are classified correctly"
     try:
         return Calibration(fit_temperature(logits, labels), count), ""
     except InputError:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from skd_tf.errors import counted
 from skd_tf.runs.columns import columns
 
 _RESULT = columns("accuracy", "nll", "ece", "confidence", "agreement", "parameters")
@@ -18,7 +19,7 @@ def epochs_of(result: Mapping[str, Any]) -> str:
     trained = result.get("epochs_trained", planned)  # earlier versions trained all and shipped the last
     shipped = result.get("shipped_epoch", trained)
     stopped = f", stopped early of {planned}" if trained < planned else ""
-    return f"{trained} epochs{stopped}" + (
+    return f"{counted(trained, 'epoch')}{stopped}" + (
         f", ships epoch {shipped}, the best on validation" if shipped < trained else ""
     )
 
@@ -90,7 +91,7 @@ def evaluation_tables(result: Mapping[str, Any]) -> str:
     models = [(entry["path"], entry) for entry in result["models"]]
     teacher = [("teacher", result["teacher"])] if result["teacher"] else []
     everyone = models + teacher
-    parts = [_with_intervals(f"{result['dataset']['test_examples']:,} images", everyone, _QUALITY)]
+    parts = [_with_intervals(counted(result["dataset"]["test_examples"], "image"), everyone, _QUALITY)]
     parts.append(_with_intervals("every class counts the same", everyone, _OVER_CLASSES))
     if teacher:
         parts.append(_with_intervals("beside the teacher", models, _BESIDE_TEACHER))

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from skd_tf.errors import counted
 from skd_tf.runs import predictions
 
 # The recipe with the fewest, skd_tf/recipes/cifar10/tune_short.flags, trains for 702.
@@ -162,7 +163,7 @@ def _headline(helped, models):
             "Whether distilling helped is unknown: --student_alone=train also trains the student without its teacher, "
             "and compares." * distilled
         )
-    images, gain = f"{helped['images']:,} test images", points(helped["difference"], helped["images"])
+    images, gain = counted(helped["images"], "test image"), points(helped["difference"], helped["images"])
     if helped["word"] == "level":
         return f"Distilled and alone cannot be told apart with {images}: {gain} points of top-1 ({interval(helped)})."
     how, against = ("helped", "over") if helped["word"] == "ahead" else ("made it WORSE", "against")
@@ -209,11 +210,13 @@ def _lost_classes(predicted, labels, class_names, who):
         return []
     named = ", ".join(f"{class_names[c]} (of {examples[c]:,})" for c in lost[:_NAMED_CLASSES])
     more = f" and {len(lost) - _NAMED_CLASSES} more" if len(lost) > _NAMED_CLASSES else ""
-    return [f"The {who} gets no test image right of {len(lost)} of {len(class_names)} classes: {named}{more}."]
+    count = f"{len(lost)} of {counted(len(class_names), 'class')}"
+    return [f"The {who} gets no test image right of {count}: {named}{more}."]
 
 
 def _few_steps(steps):
-    return f"The run had {steps:,} optimizer steps, fewer than any recipe of skd_tf ({FEWEST_STEPS:,} and more)."
+    count = counted(steps, "optimizer step")
+    return f"The run had {count}, fewer than any recipe of skd_tf ({FEWEST_STEPS:,} and more)."
 
 
 def _next(word, models, config, steps, *, weak_teacher):

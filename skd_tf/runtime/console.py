@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Self, TextIO
 
+from skd_tf.errors import counted
 from skd_tf.runtime.cluster import chief_only
 
 _SHOWN = (("loss", "loss"), ("train", "accuracy"), ("validation", "val_accuracy"), ("agreement", "agreement"))
@@ -223,8 +224,7 @@ class EpochClock:
     def say_end(self) -> None:
         """Prints the line of the finished run at normal verbosity."""
         if not _verbosity["full"]:
-            epochs = f"{self._epochs} epoch{'s' * (self._epochs > 1)}"
-            say(f"{self._title}: {epochs} in {duration(self.seconds())}{self._shown}")
+            say(f"{self._title}: {counted(self._epochs, 'epoch')} in {duration(self.seconds())}{self._shown}")
 
     def _update(self, step: int) -> None:
         """The progress line at normal verbosity, if it is time for one."""

@@ -1,5 +1,7 @@
 """A user's own function, given on the command line as MODULE:FUNCTION."""
 
+import ast
+import hashlib
 import importlib
 import importlib.util
 import inspect
@@ -94,6 +96,33 @@ def resolve(text: str, flag: str) -> Callable[..., Any]:
             remedy="Change its parameters",
         ) from error
     return function
+
+
+def fingerprint(function: Callable[..., Any]) -> str:
+    """SHA-256 of a function's code and of what it uses of its own module; comments and layout do not count.
+
+    "" for a function without source.
+    """
+    function = inspect.unwrap(function)
+    try:
+        tree = ast.parse(inspect.getsource(sys.modules[function.__module__]))
+    except (OSError, TypeError, AttributeError, KeyError, SyntaxError):
+        return ""
+    used, wanted = set(), {function.__name__}
+    while wanted:
+        used |= wanted
+        parts = [part for part in tree.body if used & _sets(part)]
+        wanted = {node.id for part in parts for node in ast.walk(part) if isinstance(node, ast.Name)} - used
+    return hashlib.sha256("\n".join(map(ast.unparse, parts)).encode()).hexdigest()
+
+
+def _sets(statement):
+    """The names that a statement of a module sets."""
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    nodes = [statement] if isinstance(statement, functions) else list(ast.walk(statement))
+    names = {node.name for node in nodes if isinstance(node, functions)}
+    names |= {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    return names | {(node.asname or node.name).partition(".")[0] for node in nodes if isinstance(node, ast.alias)}
 
 
 def _find(module, text, flag):

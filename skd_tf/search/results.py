@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 from skd_tf.config import Config, flags
-from skd_tf.errors import as_text
+from skd_tf.errors import as_text, counted
 from skd_tf.runs import result_tables, run_files
 from skd_tf.runtime.files import write_text
 from skd_tf.search.plan import Plan
@@ -66,9 +66,8 @@ def summary(records: TrialRecords, ranked: list[TrialRecord]) -> str:
         spread = "-" if record["spread"] is None else f"{record['spread']:.4f}"
         values = [short(record["values"][name]) for name in plan.names]
         lines.append([f"{record['objective']:.4f}", spread, str(record["trial"] + 1), *values])
-    counts = f"{len(ranked)} trials finished" + f", {failed} failed" * bool(failed)
-    executions = f"{plan.executions_per_trial} execution{'s' * (plan.executions_per_trial > 1)} each"
-    how = f"{counts}; {executions}, validation split, last epoch"
+    counts = f"{counted(len(ranked), 'trial')} finished" + f", {failed} failed" * bool(failed)
+    how = f"{counts}; {counted(plan.executions_per_trial, 'execution')} each, validation split, last epoch"
     return f"{result_tables.aligned(lines)}\n{how}.\n{verdict(records, ranked)}"
 
 
@@ -86,7 +85,8 @@ def verdict(records: TrialRecords, ranked: list[TrialRecord]) -> str:
             error, words = _standard_error(best, other, plan)
             source = words or source
             level += error is not None and abs(best["objective"] - other["objective"]) <= _STANDARD_ERRORS * error
-        apart = f" {level} of the {len(ranked) - 1} others cannot be told apart from it with {source}." if level else ""
+        others = counted(len(ranked) - 1, "other")
+        apart = f" {level} of {others} cannot be told apart from it with {source}." if level else ""
         return f"The best is the default ({settings}).{apart}"
     gain = abs(best["objective"] - default["objective"])
     error, source = _standard_error(best, default, plan)
@@ -131,7 +131,7 @@ def _standard_error(one, other, plan):
     if plan.goal.name != "val_accuracy":
         return None, ""
     over_images = math.hypot(standard_error(one), standard_error(other))
-    return over_images or None, f"{one['validation_examples']:,} validation images"
+    return over_images or None, counted(one["validation_examples"], "validation image")
 
 
 def short(value: Any) -> str:

@@ -7,7 +7,7 @@ import dataclasses
 import os
 from typing import TYPE_CHECKING
 
-from skd_tf.errors import EnvironmentFailure, input_error, message
+from skd_tf.errors import EnvironmentFailure, counted, input_error, message
 from skd_tf.runs.run_record import recorded_config, with_recorded_rules
 from skd_tf.runs.workdir import locked
 from skd_tf.runtime import cluster, tf_logging
@@ -56,6 +56,7 @@ def run_search(
     require_folder(workdir, "workdir")
     preflight.check_files(plan.shared)
     preflight.check_dataset(plan.shared, data_dir)
+    preflight.check_sizes(plan.config, data_dir, searched=plan.names)
     tf_logging.import_tensorflow()
     from skd_tf.search.oracles import make_oracle
     from skd_tf.search.trial_runner import TrialRunner
@@ -87,7 +88,7 @@ def describe(plan: Plan, workdir: str | os.PathLike, data_dir: str | None = None
     """What a search would do, as text of several lines; raises `InputError` for what `run_search` would refuse."""
     process_role()
     preflight.check_files(plan.shared)
-    search = f"Search: {plan.trials} trials, {plan.tuner}, {plan.goal.name} {plan.goal.direction}"
+    search = f"Search: {counted(plan.trials, 'trial')}, {plan.tuner}, {plan.goal.name} {plan.goal.direction}"
     run = dry_run.describe(plan.config, workdir, data_dir)
     return "\n".join([run, search, *(f"  {dimension.text}" for dimension in plan.space)])
 
@@ -137,7 +138,7 @@ def _search(records, runner, oracle):
             runner.remove_weights(record["trial"])
     if len(known) < plan.trials or any(record["status"] == RUNNING for record in known):
         space = ", ".join(dimension.text for dimension in plan.space)
-        say(f"{plan.trials} trials over {space} ({plan.tuner}), {len(known)} of them started earlier.")
+        say(f"{counted(plan.trials, 'trial')} over {space} ({plan.tuner}), {len(known)} of them started earlier.")
         tensorboard.write_space(records.folder, plan)
         oracle.begin(records)
         try:

@@ -10,7 +10,7 @@ from typing import Any
 from skd_tf import data
 from skd_tf.config import Config
 from skd_tf.config.flags import write_flags
-from skd_tf.errors import InputError, input_error
+from skd_tf.errors import InputError, counted, input_error
 from skd_tf.evaluation import predictor, temperature_scaling
 from skd_tf.models import deployable, loading, paths
 from skd_tf.runs import lineage, provenance, report, result_tables, run_files
@@ -60,6 +60,7 @@ def export_student(
     remedy = "Remove it and result.json: the run's command then measures again."
     measurements = read_json(details, "The file of measurements", remedy) if details.is_file() else {}
     _require_empty(output)
+    paths.require(workdir)
     config = trusted_config(Config.from_json(result["config"]), workdir, dataset=dataset, download=download)
     if dataset not in (None, config.dataset):
         raise input_error(
@@ -92,7 +93,7 @@ def export_student(
             if file.kind in ("keras", "saved_model"):
                 lineage.write(folder / file.name, ancestry)
         lineage.write_beside([folder / file.name for file in files], folder / paths.LINEAGE, ancestry)
-        say(f"Running each in a fresh process, on {len(images):,} test images")
+        say(f"Running each in a fresh process, on {counted(len(images), 'test image')}")
         rows = parity_check.check(files, folder, images, compared.labels, live_logits, values)
         card = model_card.model_card(
             settings=dataclasses.asdict(config),

@@ -14,7 +14,7 @@ from skd_tf.runs.run_record import read_result, recorded_config, settings_record
 from skd_tf.runs.workdir import refuse_differences
 from skd_tf.runtime import cluster, devices
 from skd_tf.runtime.local_paths import require_folder
-from skd_tf.training import preflight
+from skd_tf.training import no_effect, preflight
 from skd_tf.training.preflight import Sizes
 
 
@@ -47,6 +47,8 @@ def describe(
         "Loss": _loss(config, sizes),
         "Workdir": [_workdir(config, workdir)],
     }
+    if no_effect.lines(config):
+        sections["Without effect"] = no_effect.lines(config)
     lines = ["Dry run: nothing is loaded, trained or written."]
     for title, body in sections.items():
         lines += [title, *(f"  {line}" for line in body)]

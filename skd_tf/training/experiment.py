@@ -15,7 +15,7 @@ from skd_tf.config import Config
 from skd_tf.config.flags import write_flags
 from skd_tf.data.dataset import Dataset
 from skd_tf.distillation.distiller import Distiller
-from skd_tf.errors import InputError, input_error
+from skd_tf.errors import InputError, counted, input_error
 from skd_tf.runs import lineage, predictions, provenance, report, result_tables, run_files, verdict
 from skd_tf.runs.data_identity import data_facts
 from skd_tf.runs.run_record import read_result, recorded_config, with_recorded_rules
@@ -209,8 +209,8 @@ def _students_alone(config: Config, folder: pathlib.Path, data_dir, resources: S
         wanted[run_files.STUDENT_MATCHED] = matched
         student, teacher = (1e-6 * number for number in flops.values())
         say_of_part(
-            f"Equal compute: {config.epochs} epochs of distilling cost as much as {matched.epochs} of the student alone, at "
-            f"3 x {student:,.2f} MFLOPs per image and training step and {teacher:,.2f} per teacher pass."
+            f"Equal compute: distilling for {counted(config.epochs, 'epoch')} costs as much as {matched.epochs} of the student "
+            f"alone, at 3 x {student:,.2f} MFLOPs per image and training step and {teacher:,.2f} per teacher pass."
         )
     return {
         name: _nested_run(name.replace("_", " ").capitalize(), settings, folder / name, data_dir)
@@ -219,7 +219,7 @@ def _students_alone(config: Config, folder: pathlib.Path, data_dir, resources: S
 
 
 def _nested_run(what: str, config: Config, path: pathlib.Path, data_dir) -> pathlib.Path:
-    detail(f"{what}: {config.student}, {config.epochs} epochs, in {path}")
+    detail(f"{what}: {config.student}, {counted(config.epochs, 'epoch')}, in {path}")
     name, finished = what.removeprefix("Student ").lower(), _is_finished(config, path)
     if finished:
         say(f"{name:9}  {config.student}: trained before, in {path}")

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import re
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -58,11 +59,27 @@ def check_before_loading(config: Config, data_dir: str | os.PathLike | None) -> 
     check_code(config)
     check_dataset(config, data_dir)
     nested_runs.check_student_alone(config)
+    check_sizes(config, data_dir)
+
+
+def check_sizes(config: Config, data_dir: str | os.PathLike | None, *, searched: Sequence[str] = ()) -> None:
+    """Checks classes, batch size and validation images against the size of the dataset, if it is known.
+
+    Args:
+      config: a `Config`.
+      data_dir: the TFDS data folder.
+      searched: settings that a search varies; what depends on them is left to its trials.
+
+    Raises:
+      InputError: they do not fit.
+    """
     sizes = dataset_sizes(config, data_dir)
-    check_classes(config, sizes)
+    if "loss" not in searched:
+        check_classes(config, sizes)
     if sizes:
         held_out = sizes.held_out(config.validation_fraction)
-        steps_per_epoch(config, sizes.train - held_out)
+        if "batch_size" not in searched:
+            steps_per_epoch(config, sizes.train - held_out)
         require_validation(config, bool(held_out or sizes.validation))
 
 

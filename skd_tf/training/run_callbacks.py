@@ -11,13 +11,14 @@ from skd_tf import schedules
 from skd_tf.config import Config
 from skd_tf.distillation import optimizers
 from skd_tf.distillation.distiller import Distiller
-from skd_tf.errors import DivergedError, input_error, message
+from skd_tf.errors import DivergedError, counted, input_error, message
 from skd_tf.evaluation import metrics, predictor
+from skd_tf.losses.names import LOSS_NAMES
 from skd_tf.models.student import architecture_fingerprint
 from skd_tf.runs import run_files
 from skd_tf.runs.data_identity import data_facts, require_same_data
 from skd_tf.runs.metrics_log import MetricsLog
-from skd_tf.runtime import cluster
+from skd_tf.runtime import cluster, user_code
 from skd_tf.runtime.console import EpochClock, detail, say, warn
 from skd_tf.runtime.files import write_json
 from skd_tf.runtime.signals import Interrupted
@@ -68,9 +69,11 @@ class RunCallbacks:
             keep=config.keep_checkpoints,
             keep_best=keep_best or config.ship == "best",
         )
+        own_loss = None if config.loss in LOSS_NAMES else user_code.resolve(config.loss, "loss")
         self._facts = {
             "teacher": resources.teacher and resources.teacher.fingerprint,
             "student": architecture_fingerprint(distiller.student),
+            "loss": own_loss and user_code.fingerprint(own_loss),
             **data_facts(resources.dataset),
             "replicas": resources.strategy.num_replicas_in_sync,
         }
@@ -108,6 +111,13 @@ class RunCallbacks:
                 received=f"others from --student={self._config.student}",
                 remedy=remedy,
             )
+        if extra.get("loss", self._facts["loss"]) != self._facts["loss"]:
+            raise input_error(
+                "The code of the loss has changed since this run began",
+                expected="the same function, and what it uses of its module",
+                received=f"other code in --loss={self._config.loss}",
+                remedy=f"Restore it. {remedy}",
+            )
         if "records" not in extra:
             raise input_error(
                 "The checkpoint was written by another version of skd_tf",
@@ -115,9 +125,13 @@ class RunCallbacks:
                 received=f"none in {self._folder / 'checkpoints'}",
                 remedy="Continue with that version, or choose another --workdir",
             )
-        if extra.get("replicas") != self._facts["replicas"]:
-            began, now = extra.get("replicas"), self._facts["replicas"]
-            warn(f"this run began on {began} replicas and continues on {now}: numbers differ by rounding.")
+        now = self._facts["replicas"]
+        began = extra.get("replicas", now)
+        if began != now:
+            warn(
+                f"this run began on {counted(began, 'replica')} and continues on {now}: its numbers differ from those of a run "
+                "on one number of replicas, by rounding at least (docs/devices.md)."
+            )
 
     def on_call(self, step: int) -> None:
         self._clock.say_step(step)
@@ -137,7 +151,8 @@ class RunCallbacks:
             return False
         self.last_step = step
         patience = self._config.early_stopping_patience
-        say(f"Stops after epoch {step // self._steps_per_epoch}: no better validation accuracy in {patience} epochs.")
+        since = counted(patience, "epoch")
+        say(f"Stops after epoch {step // self._steps_per_epoch}: no better validation accuracy in {since}.")
         return True
 
     def _stops(self) -> bool:

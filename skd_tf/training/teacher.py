@@ -16,7 +16,7 @@ from skd_tf.data.disk_images import DiskImages
 from skd_tf.data.epoch_logits import EpochLogits
 from skd_tf.data.logit_records import LogitRecord
 from skd_tf.data.logit_shards import LogitShards, OldEpoch, Shard, shard_rows
-from skd_tf.errors import input_error
+from skd_tf.errors import counted, input_error
 from skd_tf.evaluation import metrics, predictor
 from skd_tf.models import loading
 from skd_tf.models.paths import file_fingerprint
@@ -136,8 +136,8 @@ class Teacher:
         size = sum(map(shards.file_bytes, range(shards.count))) / 1e6
         kind = f"{record.dtype} logits" + (f", the {top} largest of {classes}" if top else "")
         detail(
-            f"Teacher cache {self._cache.folder}: {epochs} epochs x {size:.1f} MB = {epochs * size / 1e3:.2f} GB of {kind}, "
-            f"in {epochs * shards.count:,} shards of up to {rows:,} images, {len(missing):,} to compute."
+            f"Teacher cache {self._cache.folder}: {counted(epochs, 'epoch')} x {size:.1f} MB = {epochs * size / 1e3:.2f} GB of "
+            f"{kind}, in {counted(epochs * shards.count, 'shard')} of up to {rows:,} images, {len(missing):,} to compute."
         )
         teacher_cache.require_space(self._cache.folder, sum(shards.file_bytes(shard.number) for shard in missing))
         images_of = functools.partial(data.AugmentedImages, self._dataset, self._config.data_seed)
@@ -198,11 +198,12 @@ def open_teacher(
     if math.isnan(quality["nll"]):
         raise input_error(
             "The teacher's logits are not finite",
-            expected=f"numbers on all of {len(split)} {what} images",
+            expected=f"numbers on all {what} images",
             received=f"NaN or infinity from {path}",
             remedy=f"Check the file, or use --teacher_precision=float32 (now {config.teacher_precision})",
         )
-    detail(f"Teacher {teacher.facts['name']} from {path}: accuracy {accuracy:.4f} on {len(split)} {what} images.")
+    images = counted(len(split), f"{what} image")
+    detail(f"Teacher {teacher.facts['name']} from {path}: accuracy {accuracy:.4f} on {images}.")
     if is_chance_level(accuracy, dataset.num_classes, len(split)):
         raise input_error(
             "The teacher is at chance level",

@@ -11,6 +11,7 @@ import numpy as np
 
 from skd_tf.data.logit_shards import BATCH, LogitShards, Shard
 from skd_tf.data.teacher_cache import ABANDONED_SECONDS, unwritable
+from skd_tf.errors import counted
 from skd_tf.evaluation.predictor import Predictor
 from skd_tf.runtime import atomic_files
 from skd_tf.runtime.claims import Claims
@@ -53,8 +54,9 @@ def compute(
         raise unwritable(shards.folder, error) from error
     if computed:
         seconds, done = time.monotonic() - start, sum(images[shard] for shard in computed)
-        count = f"{len(computed):,} shard{'s' * (len(computed) > 1)}"
-        detail(f"  teacher pass: {count} in {duration(seconds)}, {done / seconds:,.0f} images/s")
+        detail(
+            f"  teacher pass: {counted(len(computed), 'shard')} in {duration(seconds)}, {done / seconds:,.0f} images/s"
+        )
 
 
 def _compute_free(shards, wanted, claims, predictor, images_of, on_progress) -> Iterator[Shard]:

@@ -15,7 +15,7 @@ from skd_tf.config import Config, grammar
 from skd_tf.distillation import optimizers
 from skd_tf.distillation.distiller import Distiller
 from skd_tf.distillation.objective import Objective
-from skd_tf.errors import as_text, input_error
+from skd_tf.errors import as_text, counted, input_error
 from skd_tf.losses import sphere_geometry
 from skd_tf.models import frozen_layers, precision
 from skd_tf.models.student import StudentSettings, make_student
@@ -24,7 +24,7 @@ from skd_tf.runs import run_files
 from skd_tf.runtime import cluster, devices, replicas, user_code
 from skd_tf.runtime.console import detail, warn
 from skd_tf.runtime.files import write_json
-from skd_tf.training import loop, preflight
+from skd_tf.training import loop, no_effect, preflight
 from skd_tf.training.resources import SharedResources
 from skd_tf.training.run_callbacks import RunCallbacks
 from skd_tf.training.trackers import NO_TRACKERS, Tracker
@@ -171,7 +171,9 @@ def _steps_per_epoch(config: Config, dataset: data.Dataset) -> int:
     steps = preflight.steps_per_epoch(config, len(dataset.train))
     dropped = len(dataset.train) - steps * config.batch_size
     if dropped:
-        detail(f"Each epoch drops its last {dropped} of {len(dataset.train)} images, which do not fill a batch.")
+        detail(
+            f"Each epoch drops its last {dropped} of {counted(len(dataset.train), 'image')}, which do not fill a batch."
+        )
     return steps
 
 
@@ -179,8 +181,8 @@ def _announce(config: Config, resources: SharedResources, distiller: Distiller, 
     """Prints what is trained, on what, and what is unusual about the settings."""
     dataset, replica_count = resources.dataset, resources.strategy.num_replicas_in_sync
     detail(
-        f"{config.student} on {dataset.name} {dataset.version}: {len(dataset.train)} images, "
-        f"{config.epochs} epochs x {steps_per_epoch} steps, batch {config.batch_size} = {replica_count} x "
+        f"{config.student} on {dataset.name} {dataset.version}: {counted(len(dataset.train), 'image')}, "
+        f"{counted(config.epochs, 'epoch')} x {counted(steps_per_epoch, 'step')}, batch {config.batch_size} = {replica_count} x "
         f"{config.batch_size // replica_count}, loss {config.loss}, XLA {'on' if distiller.xla else 'off'} "
         f"({distiller.xla_reason}). Deterministic: {replicas.determinism()}."
     )
@@ -193,6 +195,8 @@ def _announce(config: Config, resources: SharedResources, distiller: Distiller, 
     slow = devices.half_precision_warning((config.precision, config.teacher_precision))
     if slow:
         warn(slow)
+    for line in no_effect.lines(config):
+        warn(f"{line}.")
     if distiller.objective.loss.readout == "sphere":
         _announce_sphere(config, distiller, dataset.num_classes)
 
@@ -205,6 +209,8 @@ def _announce_sphere(config: Config, distiller: Distiller, classes: int) -> None
     )
     if config.gradient_scale != "none":
         detail("Gradient: times the mean norm of the student's logits in the batch, divided by the radius.")
+        if distiller.student.losses:
+            warn("--gradient_scale also scales the gradient of the student's own regularizers, but not --weight_decay.")
     if top < _LEAST_TOP_PROBABILITY:
         warn(
             "--radius / --temperature is too small for the sphere to represent the teacher: "

@@ -111,7 +111,7 @@ def test_sixteen_bit_files_keep_their_grey_levels(tmp_path, capsys, peak, bits):
         assert dataset.png_bits == bits and dataset.image_shape == (24, 32, 1)
         assert np.array_equal(dataset.train.images[0][..., 0], values // 2 ** (bits - 8))
         printed = capsys.readouterr().err
-        assert f"12 of 12 images are 16-bit PNGs, and the brightest training value is {peak}" in printed
+        assert f"16-bit PNGs: 12 of 12 images, and the brightest training value is {peak}" in printed
     assert len(np.unique(dataset.train.images[0])) >= 200
 
 
@@ -122,7 +122,7 @@ def test_the_training_part_alone_decides_how_deep_files_are_read(tmp_path, capsy
                 save(tmp_path / part / name / f"{i}.png", np.full([8, 8], peak, np.uint16))
     dataset = load(tmp_path, validation_fraction=0)
     assert dataset.png_bits == 10 and (dataset.train.images == 250).all() and (dataset.test.images == 255).all()
-    assert "4 images have brighter pixels" in capsys.readouterr().err
+    assert "Pixels of 4 images are brighter" in capsys.readouterr().err
 
 
 def test_webp_bmp_and_gif_are_read(tmp_path):
@@ -202,14 +202,14 @@ def test_equal_pictures_on_both_sides_are_counted(tmp_path, capsys):
         write_image(tmp_path / "train" / "ab"[i % 2] / f"{i}.png", random_image(i))
         write_image(tmp_path / "test" / "ab"[i % 2] / f"other{i}.png", random_image(100 + i))
     load(tmp_path)
-    assert "same content" not in capsys.readouterr().err
+    assert "by content" not in capsys.readouterr().err
     for i in range(3):
         shutil.copy(tmp_path / "train" / "a" / f"{2 * i}.png", tmp_path / "test" / "a" / f"copy{i}.png")
     shutil.copy(tmp_path / "train" / "a" / "0.png", tmp_path / "train" / "b" / "x.png")
     load(tmp_path)
     printed = capsys.readouterr().err
-    assert "3 files of the test split have the same content" in printed and "copy" in printed
-    assert "1 pictures of the train split are in several classes" in printed
+    assert "The train split contains 3 files of the test split, by content" in printed and "copy" in printed
+    assert "The train split has 1 picture in several classes" in printed
 
 
 def test_a_validation_folder_is_the_validation_split(tmp_path):

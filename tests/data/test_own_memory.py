@@ -1,5 +1,7 @@
 """Arrays of data functions: moved without a second copy if nothing else refers to them, else left alone."""
 
+import mmap
+import pathlib
 import sys
 import tracemalloc
 
@@ -41,6 +43,34 @@ def test_an_array_of_nobody_else_is_moved_piece_by_piece(kind, piece, monkeypatc
     expected = np.array(holder[0])
     images, own = own_memory.taken_over(holder)
     assert own and not holder and memory_budget.is_aligned(images) and np.array_equal(images, expected)
+
+
+@pytest.mark.parametrize("kind", MADE)
+@pytest.mark.parametrize("step", [1, 7, 1000])
+def test_an_array_is_converted_piece_by_piece_and_a_kept_one_stays(kind, step):
+    halved = lambda images: images[:, ::2, ::2] // 2  # noqa: E731
+    kept = MADE[kind]()
+    expected, holders = halved(kept), ([kept], [MADE[kind]()])
+    for holder in holders:
+        images = own_memory.converted(holder, (4, 4, 3), step, halved)
+        assert not holder and memory_budget.is_aligned(images) and np.array_equal(images, expected)
+    assert np.array_equal(halved(kept), expected)
+
+
+@pytest.mark.skipif(not pathlib.Path("/proc/self/statm").exists(), reason="needs /proc")
+def test_converting_an_array_of_nobody_else_takes_little_more_than_the_array():
+    def resident():
+        return int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
+
+    def convert(images):
+        taken.append(resident() - before)
+        return images[:, 1:]
+
+    before, taken = resident(), []
+    holder = [np.ones((2000, 180, 180, 3), np.uint8)]
+    given = holder[0].nbytes
+    images = own_memory.converted(holder, (179, 180, 3), 10, convert)
+    assert max(taken) < 1.3 * given and (images[::100] == 1).all()
 
 
 def test_an_array_that_something_else_refers_to_is_left_alone():

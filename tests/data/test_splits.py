@@ -177,7 +177,7 @@ def test_a_dry_run_counts_what_the_run_gets(tmp_path):
 def test_groups_that_the_folder_itself_tears_apart_are_named(tmp_path, capsys):
     root = clips(tmp_path, parts=("train", "test"))
     load(root, group=r"^(\w+)_")
-    assert "20 groups are in both train and test, with 60 of 60 test images" in capsys.readouterr().err
+    assert "Both train and test contain 20 groups with 60 of 60 test images" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("dataset", ["digits", "cifar10"])
@@ -256,6 +256,7 @@ def test_a_model_with_other_groups_has_seen_the_test_images(tmp_path, monkeypatc
     config = Config(dataset=f"folder:{root}", loss="cross_entropy", group=r"^(\w+)_")
     (tmp_path / "run").mkdir()
     write_json(tmp_path / "run" / "config.json", config.to_json())
+    (tmp_path / "run" / "student.keras").touch()
     flags = [f"--model={tmp_path / 'run'}", f"--dataset={config.dataset}", "--group="]
     monkeypatch.setattr("sys.argv", ["evaluate", *flags])
     with pytest.raises(SystemExit) as ended:

@@ -108,16 +108,16 @@ def test_too_few_images_or_nothing_to_fit_is_one_line(digits, tmp_path, capsys):
     fitted, problem = temperature_scaling.fit(logits, labels)
     assert fitted.examples == 80 and not problem
     for z, y, words in (
-        (logits[:79], labels[:79], "79 validation images are too few, 80 are needed"),
+        (logits[:79], labels[:79], "it needs 80 validation images and has 79"),
         (logits, logits.argmax(axis=1), "all of the 80"),
         (logits, logits.argmin(axis=1), "none of the 80"),
-        (logits, np.where(np.arange(80) < 79, labels, -1), "79 validation images"),
+        (logits, np.where(np.arange(80) < 79, labels, -1), "and has 79"),
     ):
         fitted, problem = temperature_scaling.fit(z, y)
         assert fitted is None and words in problem
     result = train(tmp_path, epochs=1, validation_fraction=0.05)
     out = capsys.readouterr().out
-    assert out.count("is not calibrated") == 1 and "45 validation images are too few" in out
+    assert out.count("is not calibrated") == 1 and "needs 80 validation images and has 45" in out
     assert "calibrated" not in result["student"]
 
 

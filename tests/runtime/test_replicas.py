@@ -1,4 +1,10 @@
-"""Two replicas equal one in weights, losses and metrics, and a wrongly scaled loss makes them differ."""
+"""What docs/devices.md says of replicas, case by case.
+
+Two replicas equal one in weights, losses and metrics to rounding, without BatchNorm or with a synchronized one, and a
+wrongly scaled loss makes them differ. With BatchNorm, Dropout and DIST each replica is as one device on its part.
+"""
+
+import contextlib
 
 import keras
 import numpy as np
@@ -7,6 +13,7 @@ import tensorflow as tf
 
 from skd_tf import losses
 from skd_tf.config import Config
+from skd_tf.distillation.distiller import Distiller
 from skd_tf.errors import InputError
 from skd_tf.models import deployable
 from skd_tf.runtime import replicas
@@ -154,6 +161,61 @@ def test_synchronized_batch_norm_equals_one_replica(two_replicas, dtype, toleran
     shipped = deployable.stock_copy(two.student)
     assert {type(layer) for layer in shipped.layers if "batch" in layer.name} == {keras.layers.BatchNormalization}
     np.testing.assert_allclose(shipped(data[0][0]), two.student(data[0][0]), rtol=1e-5, atol=1e-6)
+
+
+def with_dropout(strategy, **settings):
+    """A Distiller of a student with a Dropout in front of its only weights, one row of them for each of 1,600 pixels."""
+    with strategy.scope() if strategy else contextlib.nullcontext():
+        images = keras.Input([40, 40, 1])
+        kept = keras.layers.Dropout(0.5, seed=0)(keras.layers.Flatten()(images))
+        student = keras.Model(images, keras.layers.Dense(CLASSES, kernel_initializer="zeros")(kept))
+        distiller = Distiller(student, None, "cross_entropy")
+        distiller.compile(keras.optimizers.SGD(0.1), **settings)
+    return distiller
+
+
+@pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_replicas_draw_their_own_dropout_masks_as_one_device_does_for_each_image(two_replicas, jit_compile):
+    """A quarter of the pixels is in neither of two images' masks; with one mask for both replicas it would be half."""
+    seeds = {}
+    for strategy in (None, two_replicas):
+        distiller = with_dropout(strategy, jit_compile=jit_compile)
+        run(distiller, [(np.ones([2, 40, 40, 1], np.float32), np.array([0, 1], np.int32))])
+        assert (distiller.student.layers[-1].kernel.numpy() == 0).all(axis=1).mean() == pytest.approx(0.25, abs=0.05)
+        (state,) = [v for v in distiller.student.non_trainable_variables if "seed" in v.path]
+        local = distiller.distribute_strategy.experimental_local_results(state.value)
+        seeds[strategy] = [copy.numpy().tolist() for copy in local]
+    assert seeds[two_replicas] == 2 * seeds[None]
+
+
+def test_with_dropout_two_replicas_resume_to_the_last_bit(two_replicas):
+    images = np.random.default_rng(0).normal(size=[4, 2, 40, 40, 1]).astype(np.float32)
+    data = [(batch, np.array([0, 1], np.int32)) for batch in images]
+    straight, first, second = (with_dropout(two_replicas, jit_compile=False) for _ in range(3))
+    run(straight, data)
+    run(first, data[:2])
+    for variable, value in zip(state_of(second).values(), state_of(first).values(), strict=True):
+        variable.assign(value.numpy())
+    run(second, data[2:])
+    assert np.array_equal(weights_of(straight.student), weights_of(second.student))
+
+
+def test_dist_compares_the_images_of_one_replica(two_replicas):
+    """Its term over the batch is the mean of the halves' own terms, and not that of the whole batch."""
+    ((images, labels),) = batches(1, size=16)
+    term, student, teacher = {}, conv_net(1), conv_net(2)
+    for strategy in (None, two_replicas):
+        distiller = make_distiller(strategy, loss="dist", optimizer=lambda: keras.optimizers.SGD(0.0))
+        term[strategy] = run(distiller, [(images, labels)])["distill_loss"]
+
+    def by_hand(rows):
+        settings = {"temperature": 4.0}
+        terms = losses.LOSSES["dist"].function(student(images[rows]), teacher(images[rows]), labels[rows], **settings)
+        return float(tf.reduce_mean(terms["distill"]))
+
+    whole, halves = by_hand(slice(16)), (by_hand(slice(8)) + by_hand(slice(8, 16))) / 2
+    assert term[None] == pytest.approx(whole, rel=1e-5) and term[two_replicas] == pytest.approx(halves, rel=1e-5)
+    assert abs(whole - halves) > 1e-3 * whole
 
 
 def test_xla_and_synchronized_batch_norm_exclude_each_other(two_replicas):

@@ -42,7 +42,7 @@ def _combinations(plan):
         (
             [0.80, 0.88, 0.90, 0.89, 0.80],
             None,
-            ". 2 of the 4 others cannot be told apart from it with 1,000 validation images.",
+            ". 2 of 4 others cannot be told apart from it with 1,000 validation images.",
         ),
         ([0.80, 0.81, None, 0.83, 0.80], None, "is not among the finished trials"),
         ([0.80, 0.81, 0.82, 0.83, 0.80], [0.001] * 5, "standard errors of 0.0008"),

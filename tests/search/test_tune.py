@@ -176,7 +176,7 @@ def test_a_trial_that_diverges_is_recorded_and_the_search_goes_on(config, resour
     assert "smaller than one batch" in every[1]["reason"] and not list(tmp_path.rglob("*.ckpt"))
     # The failed trials before it have not changed its result.
     assert accuracy_alone(plan, ranked[0]["values"], resources, tmp_path / "alone") == ranked[0]["objective"]
-    assert "1 trials finished, 3 failed" in capsys.readouterr().out
+    assert "1 trial finished, 3 failed" in capsys.readouterr().out
 
 
 def test_no_trial_that_finishes_is_an_error(config, resources, tmp_path):

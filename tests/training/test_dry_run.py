@@ -1,14 +1,16 @@
 """What is known of a run before TensorFlow starts: devices, datasets, the dry run's text."""
 
 import json
+import pathlib
 
 import pytest
 
 from skd_tf.config import Config
+from skd_tf.config.flags import read_flagfile
 from skd_tf.data.catalog import KNOWN_DATASETS
 from skd_tf.errors import InputError
 from skd_tf.runtime import devices
-from skd_tf.training import dry_run
+from skd_tf.training import dry_run, no_effect
 
 
 def prepare(folder, name, version, train, classes, **tests):
@@ -90,6 +92,19 @@ def test_the_digits_run_is_counted_by_hand(monkeypatch):
 def test_changed_settings_are_marked():
     text = describe(epochs=5)
     assert "  * --epochs=5\n" in text and "    --temperature=4.0\n" in text
+
+
+def test_settings_without_effect_are_named():
+    settings = {"optimizer": "adamw", "nesterov": True, "early_stopping_patience": 30, "loss": "kd", "center": False}
+    text = dry_run.describe(Config(**settings, teacher="cnn_2"))
+    assert "--nesterov=true has no effect with --optimizer=adamw" in text
+    assert "--early_stopping_patience=30 has no effect with --epochs=30" in text
+    assert (
+        "--center=false has no effect with --loss=kd" in text
+        and "--momentum" not in text.partition("Without effect")[2]
+    )
+    for path in (pathlib.Path(no_effect.__file__).parents[1] / "recipes").rglob("*.flags"):
+        assert path.name.startswith("tune") or no_effect.lines(read_flagfile(path)[0]) == [], path
 
 
 def test_replicas_share_the_batch_or_the_run_is_refused(monkeypatch):

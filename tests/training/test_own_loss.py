@@ -1,5 +1,6 @@
 """A loss of one's own by command: trained, resumed and searched like the others; never called from a record."""
 
+import importlib
 import sys
 import textwrap
 
@@ -8,6 +9,7 @@ import pytest
 from skd_tf.config import Config
 from skd_tf.errors import InputError
 from skd_tf.runs.run_record import recorded_config
+from skd_tf.runtime import user_code
 from skd_tf.search.plan import Plan
 from skd_tf.training import dry_run
 from tests.helpers.runs import SMALL, numbers, train
@@ -65,8 +67,38 @@ def test_it_trains_as_the_built_in_loss_that_it_repeats(tmp_path, digits_teacher
 
 def test_without_a_teacher_it_trains_alone(tmp_path):
     train(tmp_path / "plain", SETTINGS, loss="cross_entropy")
-    train(tmp_path / "own", SETTINGS, loss="my_loss:like_kd")
+    result = train(tmp_path / "own", SETTINGS, loss="my_loss:like_kd")
     same_numbers(tmp_path / "own", tmp_path / "plain")
+    # A resumed run notices other code, and no other layout.
+    module, own = tmp_path / "my_loss.py", SETTINGS | {"loss": "my_loss:like_kd"}
+    (tmp_path / "own" / "result.json").unlink()
+    for old, new in (("label_term(student, labels)", "2 * label_term(student, labels)"), ("2 * label", "label")):
+        module.write_text(module.read_text().replace(old, new) + "# more\n")
+        del sys.modules["my_loss"]
+        if new.startswith("2"):
+            with pytest.raises(InputError, match=r"code of the loss has changed.*--loss=my_loss:like_kd"):
+                train(tmp_path / "own", own)
+    assert train(tmp_path / "own", own)["student"] == result["student"]
+
+
+def test_a_fingerprint_is_of_the_function_and_what_it_uses(tmp_path):
+    code = "SCALE = 2\ndef helper(x):\n    return x * SCALE\ndef used(x):\n    return helper(x)\ndef other(x):\n    return x\n"
+
+    def fingerprint(text):
+        (tmp_path / "printed.py").write_text(text)
+        sys.modules.pop("printed", None)
+        return user_code.fingerprint(importlib.import_module("printed").used)
+
+    first = fingerprint(code)
+    for old, new, same in (
+        ("return helper(x)", "return (helper(x))  # as before", True),
+        ("def other(x):\n    return x", "def other(x):\n    return -x", True),
+        ("SCALE = 2", "SCALE = 3", False),
+        ("return x * SCALE", "return x + SCALE", False),
+        ("return helper(x)", "return -helper(x)", False),
+    ):
+        assert (fingerprint(code.replace(old, new)) == first) == same, new
+    assert user_code.fingerprint(len) == ""
 
 
 def test_what_is_wrong_with_it_is_found_before_anything_is_written(tmp_path):

@@ -16,11 +16,13 @@ from skd_tf.search.run_search import run_search
 from skd_tf.training import dry_run, experiment, preflight
 from tests.helpers import runs
 
+OLD_RUN = pathlib.Path(__file__).parents[1] / "old_runs" / "0.1.0" / "finished"
 CODE = """
 import keras
 if True:
     def small(input_shape, num_classes): raise AssertionError("called")
 def one_argument(input_shape): ...
+def hungry(student_logits, teacher_logits, labels, power): ...
 def data(): ...
 from json import loads as imported
 number = 3
@@ -42,6 +44,10 @@ def place(tmp_path, monkeypatch):
     for name in ("old.h5", "torch.pth", "lite.tflite", "file"):
         (tmp_path / name).touch()
     (tmp_path / "photos").mkdir()
+    for name in "ab":
+        (tmp_path / "two" / name).mkdir(parents=True)
+        for number in range(60):
+            (tmp_path / "two" / name / f"{number}.png").touch()
     (tmp_path / "dangling").symlink_to(tmp_path / "gone")
     (tmp_path / "nested.flags").write_text("--student=my_nets:smal\n--epochs=1\n")
     monkeypatch.setattr(loading, "_load", lambda *_: pytest.fail("data are loaded"))
@@ -69,18 +75,28 @@ REFUSALS = [
     ("photos is not prepared.*Did you mean --dataset=folder:photos", {"dataset": "photos"}),
     (r"No model there.*old.h5.*load_model\('old.h5'", {"teacher_checkpoint": "old.h5"}),
     ("No model there.*convert_torch", {"teacher_checkpoint": "torch.pth"}),
-    ("No model there.*another program", {"student_alone": "lite.tflite"}),
     ("No model there.*typo", {"student_checkpoint": "typo"}),
     ("--teacher_cache_dir is a file", {"teacher_cache_dir": "file"}),
     ("at least 5000 training examples", {"batch_size": 5000}),
     ("link that leads nowhere.*gone", {"workdir": "dangling"}),
     ("link that leads nowhere.*gone", {"workdir": "dangling/run"}),
+    ("Two classes leave two points", {"dataset": "folder:two"}),
+    ("--teacher_cache_top is too large", {"teacher_cache_dir": "cache", "teacher_cache_top": 9}),
     ("is a file", {"workdir": "file"}),
     ("is inside the file", {"workdir": "file/run"}),
 ]
 
 
-@pytest.mark.parametrize(("words", "settings"), REFUSALS)
+# A search takes no student alone, and the dry run calls no loss.
+OF_A_RUN = [
+    ("needs settings that are not given", {"loss": "my_nets:hungry"}),
+    ("is not this training without its teacher", {"student_alone": str(OLD_RUN)}),
+    ("No model there.*another program", {"student_alone": "lite.tflite"}),
+    ("needs a teacher", {"teacher": ""}),
+]
+
+
+@pytest.mark.parametrize(("words", "settings"), REFUSALS + OF_A_RUN)
 def test_a_run_is_refused_before_it_loads_anything_and_leaves_no_workdir(place, words, settings):
     workdir = settings.get("workdir", "runs/first")
     config = Config(
@@ -105,9 +121,8 @@ def test_the_dry_run_and_a_search_refuse_the_same(place):
     for words, settings in REFUSALS:
         settings = {"teacher": "cnn_2"} | settings
         workdir = settings.pop("workdir", "runs/first")
-        if "batch_size" not in settings and "student_alone" not in settings:
-            with pytest.raises(InputError, match=words):
-                run_search(Plan(Config(**settings), ("temperature:choice:1,2",)), workdir)
+        with pytest.raises(InputError, match=words):
+            run_search(Plan(Config(**settings), ("temperature:choice:1,2",)), workdir)
     assert not (place / "runs").exists()
 
 

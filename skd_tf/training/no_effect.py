@@ -1,0 +1,26 @@
+"""Settings that the others leave without effect: accepted, and named in a line each."""
+
+from skd_tf.config import Config
+from skd_tf.errors import as_text
+from skd_tf.losses.names import facts_of
+
+
+def lines(config: Config) -> list[str]:
+    """A line for each setting that is not the default and changes nothing in this run.
+
+    Example:
+      >>> lines(Config(optimizer="adamw", nesterov=True, epochs=3, early_stopping_patience=3))
+      ['--nesterov=true has no effect with --optimizer=adamw', '--early_stopping_patience=3 has no effect with --epochs=3']
+    """
+    facts, unused = facts_of(config.loss), []
+    if config.optimizer != "sgd":
+        unused += [("momentum", "optimizer"), ("nesterov", "optimizer")]
+    elif not config.momentum:
+        unused.append(("nesterov", "momentum"))
+    if config.early_stopping_patience >= config.epochs:
+        unused.append(("early_stopping_patience", "epochs"))
+    if facts.needs_teacher:
+        unused += [(name, "loss") for name in ("temperature", "radius", "center") if name not in facts.arguments]
+    value, default = (lambda name: f"--{name}={as_text(getattr(config, name))}"), Config()
+    changed = [pair for pair in unused if getattr(config, pair[0]) != getattr(default, pair[0])]
+    return [f"{value(name)} has no effect with {value(other)}" for name, other in changed]
