@@ -162,8 +162,8 @@ def spherical_kd(
     student, teacher = on_one_sphere(
         student_logits, teacher_logits, radius, center=center, teacher_weights=teacher_weights
     )
-    distill = distill_term(student, teacher, temperature, teacher_weights)
-    return {"label": label_term(student, labels), "distill": distill}
+    label = label_term(student, labels)
+    return {"label": label, "distill": distill_term(student, teacher, temperature, teacher_weights)}
 
 
 def on_one_sphere(
