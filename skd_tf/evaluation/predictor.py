@@ -104,7 +104,8 @@ class _Place:
     def __init__(self, model, device):
         self._model, self._device = model, device
         self._weights = None
-        self._forward = tf.function(self._compute, autograph=False)
+        # TensorFlow warns of retracing by code object; a partial has none, so several models do not add up.
+        self._forward = tf.function(functools.partial(self._compute), autograph=False)
 
     def refreshed(self):
         """Itself, with the weights that the model has at present."""
