@@ -18,7 +18,7 @@ from skd_tf.evaluation.predictor import Predictor
 from skd_tf.evaluation.temperature_scaling import Calibration
 from skd_tf.models import deployable, loading
 from skd_tf.models.paths import file_of, require
-from skd_tf.runs import lineage, predictions, provenance, result_tables, run_files
+from skd_tf.runs import lineage, predictions, provenance, result_tables, run_files, verdict
 from skd_tf.runs.run_record import recorded_config, recorded_png_bits, run_behind, trusted_config, workdir_of
 from skd_tf.runtime.console import say, warn
 from skd_tf.runtime.files import write_json
@@ -110,9 +110,9 @@ def evaluate_models(
       bootstrap_seed: seed of the resampling.
 
     Returns:
-      {"models": [entry of each path], "teacher": entry or None, "labels" (as `runs.predictions` encodes them), "dataset",
-      "class_names", "versions", "device"}. An entry has "path", what `final_measurements.measure_model` gives,
-      "parameters", "flops", "file_bytes", "latency_ms", "images_per_second".
+      {"models": [entry of each path], "comparisons" (`runs.verdict.compare_with_best`), "teacher": entry or None, "labels"
+      (as `runs.predictions` encodes them), "dataset", "class_names", "versions", "device"}. An entry has "path", what
+      `final_measurements.measure_model` gives, "parameters", "flops", "file_bytes", "latency_ms", "images_per_second".
 
     Raises:
       InputError: no model is at a path, or it takes other images or has other classes.
@@ -154,10 +154,16 @@ def evaluate_models(
         logits = predict(rival, "the teacher")
         teacher_summary = metrics.summarize(logits, labels)
         teacher_entry = entry(str(teacher), rival, logits, teacher_summary, None)
+    entries = [
+        entry(path, opened[path], predict(opened[path], path), None, teacher_summary) for path in map(str, paths)
+    ]
+    compared = []
+    if all("accuracy" in one for one in entries):
+        answers = [(one["path"], predictions.decode(one["predictions"])) for one in entries]
+        compared = verdict.compare_with_best(answers, labels)
     return {
-        "models": [
-            entry(path, opened[path], predict(opened[path], path), None, teacher_summary) for path in map(str, paths)
-        ],
+        "models": entries,
+        "comparisons": compared,
         "teacher": teacher_entry,
         "dataset": {"name": dataset.name, "version": dataset.version, "test_examples": len(labels)},
         "labels": predictions.encode(labels),

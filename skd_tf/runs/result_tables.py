@@ -5,6 +5,7 @@ from typing import Any
 
 from skd_tf.errors import counted
 from skd_tf.runs.columns import columns
+from skd_tf.runs.verdict import comparison_lines
 
 _RESULT = columns("accuracy", "nll", "ece", "confidence", "agreement", "parameters")
 _QUALITY = columns("accuracy", "top5_accuracy", "nll", "brier", "ece", "ece_debiased", "confidence", "overconfidence")
@@ -87,11 +88,13 @@ def export_table(files: Sequence[Mapping[str, Any]], student_values: int) -> str
 
 
 def evaluation_tables(result: Mapping[str, Any]) -> str:
-    """The tables of what `evaluate_models` returned: quality, closeness to the teacher, cost, worst classes."""
+    """What `evaluate_models` returned: quality, models compared, closeness to the teacher, cost, worst classes."""
     models = [(entry["path"], entry) for entry in result["models"]]
     teacher = [("teacher", result["teacher"])] if result["teacher"] else []
     everyone = models + teacher
     parts = [_with_intervals(counted(result["dataset"]["test_examples"], "image"), everyone, _QUALITY)]
+    if result["comparisons"]:
+        parts.append("\n".join(comparison_lines(result["comparisons"])))
     parts.append(_with_intervals("every class counts the same", everyone, _OVER_CLASSES))
     if teacher:
         parts.append(_with_intervals("beside the teacher", models, _BESIDE_TEACHER))

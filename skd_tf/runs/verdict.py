@@ -59,6 +59,38 @@ def compare_accuracies(first: float, second: float, images: int) -> dict[str, An
     return _worded(first - second, ends) | {"images": images, "paired": False}
 
 
+def compare_with_best(models: Sequence[tuple[str, np.ndarray]], labels: np.ndarray) -> list[dict[str, Any]]:
+    """The model with the most right answers, compared with each of the others on the same images.
+
+    Args:
+      models: (name, predicted classes `[n]`) of each model.
+      labels: integer `[n]`.
+
+    Returns:
+      {"first", "second" (their names)} and what `compare` gives, for each other model; [] for one model.
+    """
+    best = max(range(len(models)), key=lambda i: int((models[i][1] == labels).sum()))
+    name, predicted = models[best]
+    return [
+        {"first": name, "second": other} | compare(predicted, theirs, labels)
+        for i, (other, theirs) in enumerate(models)
+        if i != best
+    ]
+
+
+def comparison_lines(comparisons: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What `compare_with_best` found, a sentence for each comparison."""
+    found = []
+    for one in comparisons:
+        gain = f"{points(one['difference'], one['images'])} points of top-1, {interval(one)}"
+        images, (first, second) = counted(one["images"], "image"), (one["first"], one["second"])
+        if one["word"] == "level":
+            found.append(f"{first} and {second} cannot be told apart on these {images}: {gain}.")
+        else:
+            found.append(f"{first} is {one['word']} of {second} on the same {images}: {gain}.")
+    return found + ["Each interval holds for its comparison alone."] * (len(comparisons) > 1)
+
+
 def judge(
     models: Mapping[str, Mapping[str, Any]],
     predicted: Mapping[str, np.ndarray],

@@ -72,6 +72,8 @@ def test_every_kind_of_model_gives_the_numbers_of_the_run(workdir, tmp_path, cap
     assert record["models"][0]["file_bytes"] == (workdir / "student.keras").stat().st_size
     assert record["models"][0]["raw"]["logit_norm"] == pytest.approx(result["student"]["logit_norm"], rel=1e-5)
     assert {"versions", "device", "dataset"} <= record.keys()
+    assert [one["second"] for one in record["comparisons"]] == [str(path) for path in paths[1:]]
+    assert f"{paths[0]} and {paths[2]} cannot be told apart on these 899 images: +0.0 points" in out
     shown = ("agreement at 5", "KL to the teacher", "images/s at batch 128", "raw softmax", "lowest", str(workdir))
     assert [words for words in shown if words not in out] == []
     assert files_of(workdir) == before

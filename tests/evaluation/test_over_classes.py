@@ -87,7 +87,8 @@ def test_evaluation_and_its_tables(rare):
     )
     assert {name: entry[name] for name in NAMES} == metrics.over_classes(logits, labels)
     entry |= {"parameters": 1, "flops": 2, "file_bytes": 3}
-    result = {"models": [entry], "teacher": None, "class_names": list("abcdefgh"), "dataset": {"test_examples": 500}}
+    result = {"models": [entry], "comparisons": [], "teacher": None, "class_names": list("abcdefgh")}
+    result["dataset"] = {"test_examples": 500}
     text = result_tables.evaluation_tables(result)
     for words in ("balanced accuracy", "macro F1", "worst class's recall", f"{entry['macro_f1']:.4f}"):
         assert words in text

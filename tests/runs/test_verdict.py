@@ -118,6 +118,22 @@ def test_a_comparison_by_hand():
     assert verdict.compare(labels, labels, labels)["p_value"] == 1.0
 
 
+def test_several_models_are_compared_with_the_best_in_words():
+    labels = np.zeros(400, int)
+    models = [("a", answers(labels, 0.70, 0)), ("b", answers(labels, 0.90, 1)), ("c", answers(labels, 0.89, 2))]
+    found = verdict.compare_with_best(models, labels)
+    assert [(one["first"], one["second"], one["word"]) for one in found] == [("b", "a", "ahead"), ("b", "c", "level")]
+    for one, (_, predicted) in zip(found, (models[0], models[2]), strict=True):
+        assert one.items() >= verdict.compare(models[1][1], predicted, labels).items() and one["difference"] > 0
+    first, second, note = verdict.comparison_lines(found)
+    low, high = (100 * end for end in found[0]["interval"])
+    gain = 100 * found[0]["difference"]
+    interval = f"95% interval {low:+.1f} to {high:+.1f}"
+    assert first == f"b is ahead of a on the same 400 images: {gain:+.1f} points of top-1, {interval}."
+    assert second.startswith("b and c cannot be told apart on these 400 images: +") and "alone" in note
+    assert len(verdict.comparison_lines(found[:1])) == 1 and verdict.compare_with_best(models[:1], labels) == []
+
+
 def test_without_predictions_the_interval_is_that_of_independent_images():
     paired = verdict.compare(
         answers(np.zeros(900, int), 0.8, 0), answers(np.zeros(900, int), 0.7, 1), np.zeros(900, int)
