@@ -17,6 +17,7 @@ _DIRECTIONS = {
     "loss": "down",
     "label_loss": "down",
     "distill_loss": "down",
+    "feature_loss": "down",
 }
 _MetricsList: Any = compat.metrics_list_class()
 

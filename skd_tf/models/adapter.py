@@ -32,10 +32,11 @@ class ModelAdapter:
 
     Attributes:
       size: (height, width) that images are resized to, or None.
+      network: the model itself.
     """
 
     def __init__(self, model: Any, dataset: "Dataset", preprocessing: str, *, probabilities: bool = False) -> None:
-        self._model, self._probabilities = model, probabilities
+        self.network, self._probabilities = model, probabilities
         image_shape, size = dataset.image_shape, tuple(model.input_shape[1:3])
         self.size = None if None in size or size == image_shape[:2] else size
         self._resize = self.size and [_resizing(*pair) for pair in zip(image_shape, size, strict=False)]
@@ -58,7 +59,7 @@ class ModelAdapter:
             images = tf.einsum("Yy,byxc,Xx->bYXc", rows, tf.cast(images, tf.float32), columns)
         if self._preprocess is not None:
             images = self._preprocess(images)
-        outputs = self._model(images, training=False)
+        outputs = self.network(images, training=False)
         return log_probabilities(outputs) if self._probabilities else outputs
 
 

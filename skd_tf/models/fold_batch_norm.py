@@ -7,12 +7,14 @@ its row's mean.
 """
 
 import collections
+from collections.abc import Collection
 from typing import NamedTuple
 
 import keras
 import numpy as np
 
-from skd_tf.models.graph import graph_of, replace_layers
+from skd_tf.models.frozen_layers import layer_names
+from skd_tf.models.graph import calls_in, graph_of, rebuilt, replace_layers
 from skd_tf.networks.batch_norm import FusedBatchNormalization
 from skd_tf.runtime import compat
 
@@ -38,7 +40,7 @@ class FoldedLayers(NamedTuple):
     batch_norms: int
 
 
-def fold_batch_norm(model: keras.Model) -> keras.Model:
+def fold_batch_norm(model: keras.Model, keep: Collection[str] = ()) -> keras.Model:
     """The same network for inference, with each BatchNorm that directly follows a kernel folded into that kernel.
 
         gamma * (kernel * x + bias - mean) / s + beta = (gamma / s * kernel) * x + beta + (bias - mean) * gamma / s,
@@ -49,21 +51,24 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
 
     Args:
       model: keras.Model; it is left unchanged.
+      keep: names of layers (`frozen_layers.layer_names`) whose output stays as it is: nothing is folded into them.
 
     Returns:
       A copy with the attribute `folding`, a `FoldedLayers`. The model itself if nothing can be folded: if it is neither
       Functional nor Sequential, or if some call in it forces training=True.
     """
     pairs = _foldable(model)
+    if keep:
+        kept = [layer for name, layer in layer_names(model).items() if name in keep]
+        pairs = {layer: batch_norm for layer, batch_norm in pairs.items() if layer not in kept}
     if not pairs:
         return model
     folded = set(pairs.values())
 
     def replacement(layer):
-        config = layer.get_config()
         if layer in folded:
-            return keras.layers.Identity.from_config({key: config[key] for key in ("name", "dtype")})
-        return type(layer).from_config(config | {"use_bias": True} if layer in pairs else config)
+            return keras.layers.Identity(name=layer.name, dtype=layer.dtype_policy)
+        return rebuilt(layer, **({"use_bias": True} if layer in pairs else {}))
 
     copy, copies = replace_layers(model, replacement, fresh=folded | pairs.keys())
     for layer, batch_norm in pairs.items():
@@ -75,17 +80,12 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
 
 def _foldable(model):
     """{layer: the BatchNorm to fold into it}."""
-    graphs, calls = [graph for graph in [graph_of(model)] if graph], []
-    for graph in graphs:  # grows by the nested graphs
-        for call in compat.graph_nodes(graph):
-            calls.append(call)
-            inner = graph_of(call.operation)
-            if inner and inner not in graphs:
-                graphs.append(inner)
+    calls = calls_in(model)
     if any(call.arguments.kwargs.get("training") for call in calls):
         return {}  # Keras passes training=True of one call on to the calls after it
     times_called = collections.Counter(call.operation for call in calls)
     readers = collections.Counter(id(tensor) for call in calls for tensor in call.input_tensors)
+    graphs = {graph_of(model), *(graph_of(call.operation) for call in calls)} - {None}
     readers.update(id(tensor) for graph in graphs for tensor in graph.outputs)
     pairs = {}
     for call in calls:

@@ -49,6 +49,25 @@ def replace_layers(
     return copy, copies
 
 
+def rebuilt(layer: Any, kind: type | None = None, **changes: Any) -> Any:
+    """A new layer or operation with the settings of another.
+
+    Args:
+      layer: whose settings are taken.
+      kind: class of the new layer; by default the same.
+      **changes: settings that replace those of the layer.
+    """
+    kind, config = kind or type(layer), layer.get_config() | changes
+    try:
+        return kind.from_config(config)
+    except TypeError:
+        # Layers of KerasHub also describe what they compute from their settings, and do not take it.
+        taken = {name for base in kind.__mro__ for name in inspect.signature(base.__init__).parameters}
+        if taken.issuperset(config):
+            raise
+        return kind.from_config({name: value for name, value in config.items() if name in taken})
+
+
 def _copy_state(layer, copy):
     """Copies a layer's weights, and what it derives from them at loading, as an adapted Normalization does."""
     if not isinstance(layer, keras.layers.Layer):
@@ -57,6 +76,18 @@ def _copy_state(layer, copy):
         store = {}
         one.save_own_variables(store)
         other.load_own_variables(store)
+
+
+def calls_in(model: Any) -> list[Any]:
+    """The calls of layers and operations in a graph and in the graphs nested in it, as of `compat.graph_nodes`."""
+    graphs, calls = [graph for graph in [graph_of(model)] if graph], []
+    for graph in graphs:  # grows by the nested graphs
+        for call in compat.graph_nodes(graph):
+            calls.append(call)
+            inner = graph_of(call.operation)
+            if inner and inner not in graphs:
+                graphs.append(inner)
+    return calls
 
 
 def graph_of(model: Any) -> Any:

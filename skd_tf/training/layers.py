@@ -1,0 +1,52 @@
+"""The layers of a run's networks before it trains them: what --list_layers prints and --feature_pairs names."""
+
+from typing import Any
+
+from skd_tf.config import Config, grammar
+from skd_tf.data.dataset import Dataset
+from skd_tf.distillation.features import Features
+from skd_tf.models import frozen_layers, layer_outputs, loading, student
+from skd_tf.runs.result_tables import aligned
+from skd_tf.runtime import console
+from skd_tf.training import nested_runs
+
+
+def tables(config: Config, dataset: Dataset) -> str:
+    """A table of the layers of the student and of each teacher: name, kind, output and number of weights."""
+    return "\n\n".join(_table(name, model) for name, model in _networks(config, dataset).items())
+
+
+def check_feature_pairs(config: Config, dataset: Dataset) -> None:
+    """Raises InputError if a layer of --feature_pairs does not exist, or two cannot be compared; trains no teacher."""
+    pairs = grammar.parse_feature_pairs(config.feature_pairs)
+    if pairs:
+        with console.silence():
+            model, teacher = _networks(config, dataset).values()
+        Features.of(model, pairs, config.feature_loss, config.seed).connect(model, teacher)
+
+
+def kept(config: Config) -> tuple[str, ...]:
+    """The teacher's layers in --feature_pairs, whose outputs must be those of its file."""
+    return tuple(name for name, _ in grammar.parse_feature_pairs(config.feature_pairs))
+
+
+def _networks(config, dataset) -> dict[str, Any]:
+    """{role and name: network} of the student and of each teacher; one that is not trained yet has its initial weights."""
+    found = {f"student {config.student}": student.make_student(config.pick(student.StudentSettings), dataset)}
+    if not config.needs_teacher or not config.teacher_source:
+        return found
+    if config.teachers:
+        return found | {f"teacher {path}": loading.load(path, download=config.download) for path in config.teachers}
+    settings = nested_runs.teacher_config(config)
+    made = student.make_student(settings.pick(student.StudentSettings), dataset)
+    return found | {f"teacher {settings.student}": made}
+
+
+def _table(name, model):
+    shapes = layer_outputs.output_shapes(model)
+    lines = [[name, "kind", "output", "weights"]]
+    for layer_name, layer in frozen_layers.layer_names(model, weightless=True).items():
+        if layer_name in shapes or layer._trainable_variables or layer._non_trainable_variables:
+            shape = " x ".join(str(size or "?") for size in shapes.get(layer_name, ())[1:])
+            lines.append([layer_name, type(layer).__name__, shape, f"{layer.count_params():,}"])
+    return aligned(lines)
