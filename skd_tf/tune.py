@@ -35,8 +35,9 @@ def define(flag_values):
 
 
 def main(flag_values):
-    cache = Config(teacher_cache_dir=str(pathlib.Path(flag_values.workdir) / "teacher_cache"))
-    config = config_from(flag_values, base=cache)  # the teacher runs once for all trials
+    live = flag_values.feature_pairs or any(text.startswith("feature_pairs:") for text in flag_values.search)
+    cache = "" if live else str(pathlib.Path(flag_values.workdir) / "teacher_cache")
+    config = config_from(flag_values, base=Config(teacher_cache_dir=cache))  # the teacher runs once for all trials
     names = ("tuner", "objective", "max_trials", "search_seed", "executions_per_trial")
     plan = Plan(config, tuple(flag_values.search), **{name: flag_values[name].value for name in names})
     console.set_verbosity(config.verbosity)

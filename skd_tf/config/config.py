@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from skd_tf.config import augmentations, grammar, recipes, versions
 from skd_tf.config.fields import rules_of, setting, validate
 from skd_tf.errors import as_text, did_you_mean, flag_error, input_error
-from skd_tf.losses.names import LOSS_NAMES, facts_of
+from skd_tf.losses.names import LOSS_NAMES, OF_SEVERAL_TEACHERS, facts_of
 from skd_tf.networks.names import NETWORK_NAMES
-from skd_tf.runtime import user_code
+from skd_tf.runtime import local_paths, user_code
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -22,7 +22,8 @@ T = TypeVar("T", bound="DataclassInstance")
 PRECISIONS = ("float32", "bfloat16", "float16")
 PREPROCESSINGS = ("raw", "unit", "tf", "torch", "caffe", "standard")
 _NETWORK = (
-    f"one of {', '.join(NETWORK_NAMES)}; keras.applications:NAME; or MODULE:FUNCTION of (input_shape, num_classes)"
+    f"one of {', '.join(NETWORK_NAMES)}; keras.applications:NAME; keras_hub:PRESET; or MODULE:FUNCTION of "
+    "(input_shape, num_classes)"
 )
 _LOSS = f"one of {', '.join(LOSS_NAMES)}; or MODULE:FUNCTION of (student_logits, teacher_logits, labels)"
 
@@ -34,7 +35,7 @@ def _not_empty(name, value):
 
 
 def _network(name, value):
-    if value in ("", *NETWORK_NAMES) or user_code.is_reference(value) or user_code.application(value):
+    if value in ("", *NETWORK_NAMES) or user_code.is_reference(value) or user_code.published(value):
         return value if value or name == "teacher" else _not_empty(name, value)
     if value.endswith(".keras") and name == "student":
         return value
@@ -50,10 +51,45 @@ def _loss(name, value):
     raise flag_error(name, value, "is not a loss", _LOSS, remedy)
 
 
+def _teachers(name, value):
+    parts = local_paths.split_paths(value)
+    for part in parts:
+        local_paths.require_local(part, name)
+    if not all(parts):
+        raise flag_error(name, value, "has an empty name", "a teacher, or several as A,B", "Drop the comma")
+    return ",".join(parts)
+
+
+def _each_of(choices):
+    """A check of one of the choices, or of one for each teacher, which it writes once if all are equal."""
+
+    def check(name, value):
+        parts = [part.strip() for part in value.split(",")]
+        unknown = next((part for part in parts if part not in choices), None)
+        if unknown is not None:
+            remedy = did_you_mean(unknown, choices, f"Leave it out for the default, {choices[0]}")
+            raise flag_error(name, value, "has an unknown value", _each_of_words(choices), remedy)
+        return ",".join(parts) if len(set(parts)) > 1 else parts[0]
+
+    return check
+
+
+def _each_of_words(choices):
+    return f"one of {', '.join(choices)}; or one for each of several teachers, as {choices[0]},{choices[1]}"
+
+
 def _png(name, value):
     if value and not value.lower().endswith(".png"):
         raise flag_error(name, value, "is not a PNG file", "a name that ends with .png", "Change the ending")
     return value
+
+
+def _unlabelled(name, value):
+    kind, _, path = value.partition(":")
+    if value and (kind not in ("images", "folder") or not path):
+        remedy = f"Write --{name}=images:{path or value}" if path or not value.endswith(":") else "Add the path"
+        raise flag_error(name, value, "is not a folder of images", "images:PATH", remedy)
+    return f"images:{path}" if value else value
 
 
 def _function(name, value):
@@ -94,8 +130,8 @@ Leave it out for the default, 30.
     dataset: str = setting(
         "digits",
         "the images: digits or fashion_mnist_10k, which are in the package; a TFDS image classification dataset (cifar10, "
-        "imagenet2012, ...); folder:PATH with a folder of images per class, in train/ and test/ or split by data_seed; or "
-        "MODULE:FUNCTION",
+        "imagenet2012, ...); folder:PATH with a folder of images per class, in train/ and test/ or split by data_seed; "
+        "images:PATH with images without labels, whose classes are the teacher's; or MODULE:FUNCTION",
         check=_not_empty,
         heading="Data",
     )
@@ -116,6 +152,14 @@ Leave it out for the default, 30.
         "of every split that is drawn",
         check=_pattern,
     )
+    unlabelled: str = setting(
+        "",
+        "images:PATH or folder:PATH: more training images, whose labels are unknown or not used; the student learns the "
+        "teacher's answers to them",
+        grammar="images:PATH",
+        check=_unlabelled,
+    )
+    unlabelled_share: float = setting(0.5, "fraction of each batch taken from --unlabelled", above=0, below=1)
     image_size: int = setting(0, "side to resize images to; 0: the dataset's own size", low=0, unit="pixels")
     augmentation: str = setting(
         "auto",
@@ -155,7 +199,7 @@ Leave it out for the default, 30.
     )
     student_checkpoint: str = setting(
         "",
-        "initial weights: a workdir, a .keras file, released:NAME or keras.applications:NAME; a head of another size starts from "
+        "initial weights: a workdir, a .keras file, released:NAME, keras.applications:NAME or keras_hub:PRESET; a head of another size starts from "
         "scratch",
     )
     student_preprocessing: str = setting(
@@ -184,12 +228,24 @@ Leave it out for the default, 30.
         check=_network,
     )
     teacher_checkpoint: str = setting(
-        "", "the teacher: the workdir of a run, a .keras file, a SavedModel folder, or keras.applications:NAME"
+        "",
+        "the teacher: the workdir of a run, a .keras file, a SavedModel folder, keras.applications:NAME or keras_hub:PRESET; or several, "
+        "separated by commas: the target is then the mean of their softmaxes at the temperature",
+        check=_teachers,
+    )
+    teacher_weights: str = setting(
+        "",
+        "weights of several teachers in the target, in their order, as 2,1; they are divided by their sum; empty: equal",
+        grammar=grammar.TEACHER_WEIGHTS,
+        check=grammar.canonical_teacher_weights,
+        affects_result=grammar.shares_of,
     )
     teacher_preprocessing: str = setting(
         "auto",
-        "preprocessing in front of a loaded teacher that does not contain its own, as for the student; auto: raw",
-        choices=("auto", *PREPROCESSINGS),
+        "preprocessing in front of a loaded teacher that does not contain its own, as for the student; auto: raw; for "
+        "several teachers one for all, or one for each, as unit,torch",
+        grammar=_each_of_words(("auto", *PREPROCESSINGS)),
+        check=_each_of(("auto", *PREPROCESSINGS)),
     )
     teacher_flagfile: str = setting(
         "",
@@ -243,6 +299,25 @@ Leave it out for the default, 30.
         grammar=grammar.LOSS_SETTINGS,
         check=grammar.canonical_loss_settings,
     )
+    feature_pairs: str = setting(
+        "",
+        "pairs of layers (--list_layers) whose outputs are compared too, teacher first; a trained projector, which no export "
+        "contains, maps the student's to the teacher's width",
+        grammar=grammar.FEATURE_PAIRS,
+        check=grammar.canonical_feature_pairs,
+    )
+    feature_weight: float | str = setting(
+        1.0,
+        "weight of the feature term, which is the sum over --feature_pairs",
+        low=0,
+        grammar=grammar.WEIGHT,
+        check=grammar.canonical_weight,
+    )
+    feature_loss: str = setting(
+        "mse",
+        "how features are compared. mse: mean squared error; cosine: squared distance of the features scaled to norm 1",
+        choices=("mse", "cosine"),
+    )
 
     epochs: int = setting(30, "passes over the training split", low=1, high=10_000, heading="Training")
     batch_size: int = setting(64, "global batch size, over all replicas", low=1, unit="examples")
@@ -267,14 +342,15 @@ Leave it out for the default, 30.
     label_smoothing: float = setting(0.0, "fraction of each label that is spread over all classes", low=0, below=1)
     early_stopping_patience: int = setting(
         0,
-        "stop after this many epochs without a better accuracy on the validation images; 0: train all epochs",
+        "stop after this many epochs without a better accuracy (without labels: agreement with the teacher) on the validation "
+        "images; 0: train all epochs",
         low=0,
         unit="epochs",
     )
     ship: str = setting(
         "last",
         "which weights are measured and exported. last: those after the last epoch; best: those of the epoch with the best "
-        "accuracy on the validation images",
+        "accuracy (without labels: agreement with the teacher) on the validation images",
         choices=("last", "best"),
     )
     seed: int = setting(0, "seed of the student's initial weights and the shuffle order", low=0, high=2**31 - 1)
@@ -293,7 +369,12 @@ Leave it out for the default, 30.
         False, "compute BatchNorm's statistics over the global batch, not per replica; excludes XLA"
     )
     precision: str = setting("float32", "dtype that the student computes in", choices=PRECISIONS)
-    teacher_precision: str = setting("float32", "dtype that the teacher computes in", choices=PRECISIONS)
+    teacher_precision: str = setting(
+        "float32",
+        "dtype that the teacher computes in; for several teachers one for all, or one for each, as float32,bfloat16",
+        grammar=_each_of_words(PRECISIONS),
+        check=_each_of(PRECISIONS),
+    )
     jit_compile: str = setting("auto", "compile with XLA; auto: on a GPU", choices=("auto", "true", "false"))
     deterministic: str = setting(
         "auto",
@@ -355,7 +436,11 @@ Leave it out for the default, 30.
         check=_png,
         affects_result=False,
     )
-    list_layers: bool = setting(False, "print the names of the student's layers, and stop", affects_result=False)
+    list_layers: bool = setting(
+        False,
+        "print the layers of student and teacher with the shapes of their outputs, and stop",
+        affects_result=False,
+    )
     dry_run: bool = setting(False, "print what would run, and stop", affects_result=False)
     overwrite: bool = setting(False, "restart from scratch in a workdir that holds another run", affects_result=False)
 
@@ -383,6 +468,24 @@ Leave it out for the default, 30.
         if self.loss in LOSS_NAMES and grammar.parse_loss_settings(self.loss_settings).keys() - set(facts.settings):
             known = ", ".join(facts.settings) or "nothing"
             yield "loss_settings", f"has a name that {loss} does not take", f"{known} for this loss", "Drop it"
+        if self.feature_pairs and not self.needs_teacher:
+            problem, expected = f"needs a teacher, which {loss} does not use", "a loss with a teacher"
+            yield "feature_pairs", problem, expected, "Use --loss=kd --kd_weight=0 for labels and features alone"
+        if self.feature_pairs and self.teacher_cache_dir:
+            problem = "needs the teacher's layers in every step, and a teacher cache holds only its logits"
+            yield "feature_pairs", problem, "no --teacher_cache_dir with it", "Drop one of the two"
+        if self.feature_pairs and len(self.teachers) > 1:
+            yield "feature_pairs", "are those of one teacher", "one --teacher_checkpoint", "Drop one of the two"
+        count = max(len(self.teachers), 1)
+        if count > 1 and facts.needs_teacher and not facts.takes_several_teachers:
+            expected = f"one, or --loss={', '.join(OF_SEVERAL_TEACHERS)}"
+            remedy = "Choose one of the teachers, or another loss"
+            yield "teacher_checkpoint", f"names {count} teachers, and {loss} takes one", expected, remedy
+        for name in ("teacher_weights", "teacher_precision", "teacher_preprocessing"):
+            given = len(getattr(self, name).split(","))
+            if getattr(self, name) and given != count and (given > 1 or name == "teacher_weights"):
+                expected = f"one for each of {count} in --teacher_checkpoint"
+                yield name, "does not fit the teachers", expected, "Give as many, in the same order"
         if self.teacher_cache_epochs and not self.teacher_cache_dir:
             expected = "--teacher_cache_dir with it"
             yield "teacher_cache_epochs", "needs a teacher cache", expected, "Add --teacher_cache_dir=DIR"
@@ -395,6 +498,9 @@ Leave it out for the default, 30.
         if self.sync_batch_norm and self.jit_compile == "true":
             problem = "excludes --sync_batch_norm: XLA cannot compile sums over replicas"
             yield "jit_compile", problem, "auto or false with --sync_batch_norm", "Drop one of the two"
+        if self.unlabelled and not 0 < self.unlabelled_batch < self.batch_size:
+            problem = f"is {self.unlabelled_batch} of --batch_size={self.batch_size} images"
+            yield "unlabelled_share", problem, "some images of each kind in a batch", "Change it, or --batch_size"
         if self.warmup_epochs is not None and self.warmup_epochs > self.epochs:
             expected = f"at most --epochs={self.epochs}"
             yield "warmup_epochs", "is longer than the run", expected, "Shorten the warm-up, or raise --epochs"
@@ -403,6 +509,16 @@ Leave it out for the default, 30.
     def needs_teacher(self) -> bool:
         """Whether the loss uses a teacher. A loss of your own does if you name one."""
         return facts_of(self.loss).needs_teacher and (self.loss in LOSS_NAMES or bool(self.teacher_source))
+
+    @property
+    def unlabelled_batch(self) -> int:
+        """How many images of each batch come from --unlabelled."""
+        return round(self.unlabelled_share * self.batch_size) if self.unlabelled else 0
+
+    @property
+    def labelled_batch(self) -> int:
+        """How many images of each batch come from --dataset."""
+        return self.batch_size - self.unlabelled_batch
 
     @property
     def cached_epochs(self) -> int:
@@ -414,6 +530,26 @@ Leave it out for the default, 30.
         """(flag, value) that says where the teacher comes from, the most specific one given; None without any."""
         sources = ("teacher_checkpoint", "teacher_flagfile", "teacher")
         return next(((name, getattr(self, name)) for name in sources if getattr(self, name)), None)
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """The teachers in --teacher_checkpoint."""
+        return local_paths.split_paths(self.teacher_checkpoint)
+
+    @property
+    def for_each_teacher(self) -> "tuple[Config, ...]":
+        """These settings with each of several teachers alone; themselves with one teacher or none."""
+        count = len(self.teachers)
+        if count < 2:
+            return (self,)
+        of_each = {"teacher_checkpoint": self.teachers}
+        for name in ("teacher_precision", "teacher_preprocessing"):
+            given = getattr(self, name).split(",")
+            of_each[name] = tuple(given if len(given) > 1 else given * count)
+        return tuple(
+            self.replace(teacher_weights="", **dict(zip(of_each, values, strict=True)))
+            for values in zip(*of_each.values(), strict=True)
+        )
 
     def require_teacher(self) -> None:
         """Raises InputError if the loss needs a teacher and no flag says where one comes from."""

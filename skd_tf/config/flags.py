@@ -160,7 +160,9 @@ def _warn_of_earlier_flags(files, flag_values):
 def _with_home(argument):
     """Expands --flag=~/PATH. A shell expands ~ only at the start of a word, and in a flagfile there is no shell."""
     name, _, value = argument.partition("=")
-    return f"{name}={os.path.expanduser(value)}" if value.startswith("~/") else argument
+    parts = value.split(",") if name.endswith("teacher_checkpoint") else [value]
+    expanded = [os.path.expanduser(part) if part.startswith("~/") else part for part in parts]
+    return f"{name}={','.join(expanded)}" if expanded != parts else argument
 
 
 def read_flagfile(path: str | os.PathLike, base: Config | None = None) -> tuple[Config, set[str]]:

@@ -8,6 +8,7 @@ import re
 from typing import Any, NamedTuple
 
 from skd_tf.errors import as_text, did_you_mean, flag_error
+from skd_tf.losses.teacher_shares import teacher_shares
 
 WEIGHT = (
     'a number >= 0, steps as "0.9, 0.5 from epoch 60, 0.1 from epoch 80", or a ramp as "linear 0 to 1 over '
@@ -16,7 +17,9 @@ WEIGHT = (
 LR_SCHEDULE = "constant, cosine, linear, or multistep:EPOCH,EPOCH,...[:FACTOR] (the factor is 0.1 unless given)"
 LOSS_SETTINGS = 'numbers >= 0 by name, as "beta=2" or "alpha=1, beta=2"'
 INTERVAL = '"epoch", "N steps" (or just N) or "N seconds" (or Ns)'
+TEACHER_WEIGHTS = "numbers > 0, one for each of several teachers, as 2,1; or nothing, if all are equal"
 STEP_RANGE = "A,B: two step numbers with 1 <= A <= B, or nothing"
+FEATURE_PAIRS = "TEACHER_LAYER:STUDENT_LAYER, with commas between several pairs, or nothing"
 
 _NUMBER = r"(\d+\.?\d*(?:e[-+]?\d+)?|\.\d+(?:e[-+]?\d+)?)"
 _STEP = re.compile(rf"{_NUMBER} from epoch {_NUMBER}")
@@ -145,6 +148,22 @@ def parse_loss_settings(value: str, name: str = "loss_settings") -> dict[str, fl
     return dict(sorted(settings.items()))
 
 
+def parse_teacher_weights(value: str, name: str = "teacher_weights") -> tuple[float, ...]:
+    """Reads text in the grammar `TEACHER_WEIGHTS`; () if it is empty. Raises InputError for anything else."""
+    parts = [part.strip() for part in _plain(value).split(",")] if value else []
+    weights = tuple(float(part) for part in parts if re.fullmatch(_NUMBER, part))
+    if len(weights) < len(parts) or not all(0 < weight < float("inf") for weight in weights):
+        remedy = f"Write for example --{name}=2,1"
+        raise flag_error(name, value, "is not a list of weights", TEACHER_WEIGHTS, remedy)
+    return weights
+
+
+def shares_of(value: str) -> tuple[float, ...]:
+    """The weights of teachers divided by their sum; () if they are equal. Equal results lead to equal targets."""
+    weights = parse_teacher_weights(value)
+    return teacher_shares(weights, len(weights)) if len(set(weights)) > 1 else ()
+
+
 def parse_interval(value: str, name: str = "checkpoint_every") -> tuple[float, str]:
     """Reads text in the grammar `INTERVAL` into (count, "epoch", "steps" or "seconds"). Raises InputError otherwise."""
     text = _plain(value)
@@ -169,6 +188,23 @@ def parse_step_range(value: str, name: str = "profile_steps") -> tuple[int, int]
     return int(match[1]), int(match[2])
 
 
+def parse_feature_pairs(value: str, name: str = "feature_pairs") -> tuple[tuple[str, str], ...]:
+    """Reads text in the grammar `FEATURE_PAIRS` into pairs of layer names. Raises InputError for anything else.
+
+    Examples:
+      >>> parse_feature_pairs("stage2_relu:stage1_relu, stage3_relu:stage2_relu")
+      (('stage2_relu', 'stage1_relu'), ('stage3_relu', 'stage2_relu'))
+    """
+    pieces = [piece.split(":") for piece in value.split(",")] if value.strip() else []
+    pairs = tuple((piece[0].strip(), piece[-1].strip()) for piece in pieces if len(piece) == 2)
+    if len(pairs) < len(pieces) or not all(map(all, pairs)):
+        remedy = f"Write for example --{name}=stage3_relu:stage2_relu; --list_layers prints the names"
+        raise flag_error(name, value, "is not a list of pairs of layers", FEATURE_PAIRS, remedy)
+    if len({*pairs}) < len(pairs):
+        raise flag_error(name, value, "has a pair twice", FEATURE_PAIRS, "Drop one of the two")
+    return pairs
+
+
 # The canonical form of each, as `FieldSpec.check` wants it.
 
 
@@ -188,10 +224,20 @@ def canonical_loss_settings(name: str, value: str) -> str:
     return ", ".join(f"{setting}={_short(number)}" for setting, number in parse_loss_settings(value, name).items())
 
 
+def canonical_teacher_weights(name: str, value: str) -> str:
+    """As in "2,1"."""
+    return ",".join(map(_short, parse_teacher_weights(value, name)))
+
+
 def canonical_interval(name: str, value: str) -> str:
     """As in "epoch" or "100 steps"."""
     count, unit = parse_interval(value, name)
     return "epoch" if unit == "epoch" else f"{_short(count)} {unit}"
+
+
+def canonical_feature_pairs(name: str, value: str) -> str:
+    """As in "stage2_relu:stage1_relu, stage3_relu:stage2_relu"."""
+    return ", ".join(map(":".join, parse_feature_pairs(value, name)))
 
 
 def canonical_step_range(name: str, value: str) -> str:

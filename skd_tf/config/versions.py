@@ -30,6 +30,12 @@ BEFORE: dict[str, tuple[int, Any]] = {
     "gradient_scale": (2, "none"),
     "deterministic": (2, "auto"),
     "micro_batches": (2, 1),
+    "unlabelled": (2, ""),
+    "unlabelled_share": (2, 0.5),
+    "teacher_weights": (2, ""),
+    "feature_pairs": (2, ""),
+    "feature_weight": (2, 1.0),
+    "feature_loss": (2, "mse"),
 }
 
 

@@ -14,6 +14,7 @@ packaged         the datasets inside the package
 tfds_source      any TFDS image classification dataset
 folder_source    a folder of image files
 folder_index     the files of such a folder, split by their names; without TensorFlow
+picture_index    the files of a folder without class folders; without TensorFlow
 folder_parts     which folders are the training, validation and test parts; without TensorFlow
 folder_walk      which files are images, and which links are followed; without TensorFlow
 file_splits      splits of image files, in memory or on disk
@@ -29,6 +30,7 @@ erasing          random erasing of a batch
 mixing           mixup and CutMix
 augmenter        all of these in their order
 augmentation_grid  a picture of training images, augmented
+unlabelled       --unlabelled: further images without labels, and batches with a share of them
 training_stream  train_stream: augmented training batches from any step
 teacher_cache    facts of a teacher, and files with the logits of whole splits
 logit_records    the logits of one image as bytes: all of them, or the largest with mean and norm of all

@@ -11,6 +11,7 @@ from skd_tf.errors import flag_error
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _VERSION = re.compile(r":[\d.*]+$")
 FOLDER = "folder:"
+IMAGES = "images:"  # a folder of images without labels
 PACKAGED = ("digits", "fashion_mnist_10k")  # read from the package itself
 
 
@@ -68,17 +69,27 @@ KNOWN_DATASETS = {
 
 
 def source_kind(name: str) -> str:
-    """Which reader a dataset's name belongs to: "packaged", "folder", "function" or "tfds"."""
+    """Which reader a dataset's name belongs to: "packaged", "folder", "images", "function" or "tfds"."""
     if name in PACKAGED:
         return "packaged"
-    if name.startswith(FOLDER):
-        return "folder"
+    if is_folder(name):
+        return "folder" if has_labels(name) else "images"
     return "function" if _FUNCTION.fullmatch(name) else "tfds"
+
+
+def is_folder(name: str) -> bool:
+    """Whether a name stands for a folder of image files, with class folders or without."""
+    return name.startswith((FOLDER, IMAGES))
+
+
+def has_labels(name: str) -> bool:
+    """Whether a dataset has labels: all have but images:PATH."""
+    return not name.startswith(IMAGES)
 
 
 def is_code(name: str) -> bool:
     """Whether a name decides which code runs: a user's function, or a TFDS community set, whose code TFDS fetches."""
-    return not name.startswith(FOLDER) and ":" in _VERSION.sub("", name)
+    return not is_folder(name) and ":" in _VERSION.sub("", name)
 
 
 def known_of(name: str) -> KnownDataset | None:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from skd_tf.data.augmentation import NO_EXTRA, Augmentation, Extra, ResizedCrop
+from skd_tf.data.catalog import has_labels
 from skd_tf.data.disk_images import DiskImages, digest_of
 
 _MOVED = 64  # images that are moved at once
@@ -89,12 +90,13 @@ class Dataset:
     Attributes:
       name: as in --dataset.
       version: of the data; it changes if the data do.
-      class_names: in the order of the labels.
+      class_names: in the order of the labels; of a dataset without labels, those of the teacher.
       mean, std: per channel, of pixels scaled to [0, 1].
       augmentation: how training images are cropped and mirrored.
       extra: their augmentation after that.
       train: may contain unlabelled examples.
-      validation, test: all examples are labelled; None without such a split.
+      validation, test: all examples are labelled, or none in a dataset without labels; None without such a split.
+      unlabelled: more training images, without labels; only its own training split is used.
       drawn_from: the training examples that the validation split was drawn from; None: it was not drawn.
       set_version: as `version`, but independent of how a folder is split.
       key_name: stands for the name in the identity of the data; without the path of a folder, which may be a copy.
@@ -115,10 +117,16 @@ class Dataset:
     extra: Extra = NO_EXTRA
     drawn_from: DrawnFrom | None = None
     set_version: str = ""
+    unlabelled: "Dataset | None" = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "key_name", self.key_name or self.name)
         object.__setattr__(self, "set_version", self.set_version or self.version)
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether its examples have labels: all but those of images:PATH."""
+        return has_labels(self.name)
 
     @property
     def num_classes(self) -> int:

@@ -2,7 +2,7 @@
 
 import pathlib
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -135,6 +135,21 @@ class EpochLogits:
         found.files[file] = None
         if found.is_old:
             del self._old[found.epoch], self._passes[found.epoch]
+
+
+class JointLogits:
+    """The logits of several teachers by epoch and image.
+
+    Args:
+      parts: those of each teacher, of as many passes over the same images.
+    """
+
+    def __init__(self, parts: Sequence[EpochLogits]) -> None:
+        self.parts, self.epochs = tuple(parts), parts[0].epochs
+
+    def lookup(self, epoch: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
+        """As `EpochLogits.lookup`: the logits `[n, teachers, classes]`."""
+        return tf.stack([part.lookup(epoch, rows) for part in self.parts], axis=1)
 
 
 class _Pass:

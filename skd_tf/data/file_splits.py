@@ -38,6 +38,8 @@ class FileSplits:
       root: folder of the data set.
       paths: {split: paths of its files}, also of splits that are not read.
       class_names: in the order of the labels.
+      channels: of all images; None: 1 if all files are grey, else 3.
+      png_bits: with which 16-bit PNGs are read; None: by the brightest training image.
 
     Attributes:
       png_bits: bits that hold the brightest value of the training part's 16-bit PNGs; None if no file that was read is
@@ -50,9 +52,13 @@ class FileSplits:
         root: str | os.PathLike,
         paths: Mapping[str, Sequence[str]],
         class_names: Sequence[str],
+        *,
+        channels: int | None = None,
+        png_bits: int | None = None,
     ) -> None:
+        self._channels = channels
         self._settings, self._root, self._paths, self._class_names = settings, root, paths, class_names
-        self.png_bits: int | None = None
+        self.png_bits = png_bits
         self._facts: dict[str, FileFacts] = {}
 
     def read(self, labels: Mapping[str, np.ndarray]) -> dict[str, Split]:
@@ -97,7 +103,7 @@ class FileSplits:
     def _find_bits(self, names):
         """Finds what the 16-bit PNGs of the training part hold, and says so."""
         deep = {name: self._facts[name].rows["deep"] for name in names}
-        if not any(flags.any() for flags in deep.values()):
+        if self.png_bits is not None or not any(flags.any() for flags in deep.values()):
             return
         for name in self._facts:
             self._measure_deep(name)
@@ -137,7 +143,7 @@ class FileSplits:
                 self._try(name, UNTRIED)
             found = self._sizes(names)
         grey = [self._facts[name].rows["grey"][self._usable(name)] for name in names]
-        channels = 1 if all(flags.all() for flags in grey) else 3
+        channels = self._channels or (1 if all(flags.all() for flags in grey) else 3)
         same = len(found) > 0 and (found == found[0]).all()
         height, width = found[0].tolist() if same else (None, None)
         if not len(found):

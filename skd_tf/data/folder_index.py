@@ -1,4 +1,4 @@
-"""Folders of images with one folder per class: found and split by file names alone, without TensorFlow."""
+"""Folders of image files: found and split by their names alone, without TensorFlow."""
 
 import itertools
 import os
@@ -8,8 +8,8 @@ from collections import Counter
 
 import numpy as np
 
-from skd_tf.data import folder_parts, folder_walk, grouping, hold_out
-from skd_tf.data.catalog import FOLDER
+from skd_tf.data import folder_parts, folder_walk, grouping, hold_out, picture_index
+from skd_tf.data.catalog import FOLDER, IMAGES, has_labels, is_folder
 from skd_tf.data.folder_parts import shown
 from skd_tf.errors import InputError, counted, input_error
 
@@ -24,7 +24,7 @@ class ImageFolder(typing.NamedTuple):
 
     Attributes:
       root: its path.
-      class_names: in alphabetical order, which is the order of the labels.
+      class_names: in alphabetical order, which is the order of the labels; () for a folder without labels.
       splits: {"train", "test" and, if the folder has one, "validation"} -> list of (path, label); label -1 is unlabelled.
       notes: what the user must know about the folder; texts without a period.
       groups: {split: group of each of its images}; None without --group.
@@ -43,11 +43,12 @@ def find(dataset: str, data_seed: int, data_rules: int = 2, group: str = "") -> 
         PATH/train/CLASS/*.jpg and PATH/test/CLASS/*.jpg (or val), or PATH/CLASS/*.jpg, split by data_seed
 
     Common spellings of train, validation and test are known (`skd_tf.data.folder_parts`). Images in subfolders of a
-    class folder belong to that class. A class folder named -1 holds unlabelled images.
+    class folder belong to that class. A class folder named -1 holds unlabelled images. "images:PATH" has no classes:
+    all images of the tree belong to it, or all of its parts.
 
     Args:
-      dataset: "folder:PATH".
-      data_seed: if the folder has no test part, decides which fifth of each class is the test split.
+      dataset: "folder:PATH" or "images:PATH".
+      data_seed: if the folder has no test part, decides which fifth of each class, or of the images, is the test split.
       data_rules: as the flag of that name; 1 reads the folder as skd_tf 0.1 did.
       group: as the flag of that name; searched in the path below the class folder.
 
@@ -59,10 +60,14 @@ def find(dataset: str, data_seed: int, data_rules: int = 2, group: str = "") -> 
     if not root.is_dir():
         raise input_error(
             "There is no such folder",
-            expected="a folder with train/ and test/, or with one folder per class",
+            expected="a folder with train/ and test/, or with one folder per class"
+            if has_labels(dataset)
+            else "a folder of images",
             received=f"--dataset={dataset}",
             remedy="Check the path",
         )
+    if not has_labels(dataset):
+        return _without_labels(root, data_seed, group)
     if data_rules == 1:
         parts = folder_parts.find_parts_of_earlier_versions(root)
         others: Counter[str] = Counter()
@@ -93,6 +98,26 @@ def find(dataset: str, data_seed: int, data_rules: int = 2, group: str = "") -> 
         names = iter(grouping.group_names(below, group))
         groups = {part: list(itertools.islice(names, len(paths))) for part, paths in zip(splits, every, strict=True)}
     return ImageFolder(root, class_names, splits, tuple(notes), groups)
+
+
+def unlabelled_paths(dataset: str) -> list[str]:
+    """The images that --unlabelled=images:PATH trains on: the training part, or all if the folder has no parts."""
+    splits = find(dataset, data_seed=0).splits
+    drawn = splits["test"] if draws_test_split(dataset) else []
+    return sorted(path for path, _ in splits["train"] + drawn)
+
+
+def _without_labels(root, data_seed, group):
+    found, walk = picture_index.find(root)
+    if "test" not in found:
+        found["train"], found["test"] = picture_index.split(root, found["train"], _TEST_FRACTION, data_seed, group)
+    found = {part: found[part] for part in _PARTS if part in found}
+    groups = {part: picture_index.group_names(root, paths, group) for part, paths in found.items()} if group else None
+    splits = {part: [(path, -1) for path in paths] for part, paths in found.items()}
+    parts = picture_index.parts_of(root)
+    notes = _parts_notes(root, parts) + (_loose_note(root, "outside the parts") if parts else [])
+    notes += _others_note(walk.others, walk.first_other) + _links_note(walk.links)
+    return ImageFolder(root, (), splits, tuple(notes), groups)
 
 
 def _walked(root):
@@ -132,8 +157,10 @@ def _split_groups(root, classes, class_names, data_seed, group):
 def draws_test_split(dataset: str) -> bool:
     """Whether a dataset is a folder without a test part, so that data_seed decides which images are the test split."""
     root = _root(dataset)
-    if not dataset.startswith(FOLDER) or not root.is_dir():
-        return dataset.startswith(FOLDER)
+    if not is_folder(dataset) or not root.is_dir():
+        return is_folder(dataset)
+    if not has_labels(dataset):
+        return not picture_index.parts_of(root)
     try:
         return not folder_parts.find_parts(root, folder_parts.visible_folders(root))
     except InputError:  # whoever reads the folder reports it
@@ -141,7 +168,7 @@ def draws_test_split(dataset: str) -> bool:
 
 
 def _root(dataset):
-    return pathlib.Path(dataset.removeprefix(FOLDER)).expanduser()
+    return pathlib.Path(dataset.removeprefix(FOLDER).removeprefix(IMAGES)).expanduser()
 
 
 def _check_classes(root, folders, found, class_names):
@@ -198,21 +225,9 @@ def _refuse_part(root, part, folder, received):
 
 def _notes(root, parts, folders, found, walk):
     """What the user must know of a folder that is used."""
-    notes = []
-    if parts:
-        used = {folder if folder.parent == root else folder.parent for folder in parts.values()}
-        unused = [folder.name for folder in folder_parts.visible_folders(root) if folder not in used]
-        if unused:
-            notes.append(f"Not used, beside {shown(sorted(f.name for f in used))}: the folders {shown(unused)}")
-        if folder_parts.part_of(parts["test"].name)[0] == "validation":
-            notes.append(f"There is no test folder: {parts['test']} is the test split")
+    notes = _parts_notes(root, parts)
     for folder in dict.fromkeys([*folders.values(), root]):
-        loose = folder_walk.loose_images(folder)
-        if loose:
-            notes.append(
-                f"Not used: {counted(len(loose), 'image')} in {folder} itself, outside the class folders "
-                f"({loose[0]} ...)"
-            )
+        notes += _loose_note(folder, "outside the class folders")
     alike = folder_walk.nested_alike(folders["train"])
     if alike:
         notes.append(
@@ -223,12 +238,33 @@ def _notes(root, parts, folders, found, walk):
     doubled = [name for name in sorted(found["train"]) if folded[" ".join(name.casefold().split())] > 1]
     if doubled:
         notes.append(f"Class names that differ only in case or spaces are different classes: {shown(doubled)}")
-    if walk.links:
-        notes.append(
-            f"Not followed: {counted(len(walk.links), 'link')} to a folder that is read anyway or lies around one "
-            f"that is ({shown(walk.links, 3)})"
-        )
+    return notes + _links_note(walk.links)
+
+
+def _parts_notes(root, parts):
+    if not parts:
+        return []
+    notes, used = [], {folder if folder.parent == root else folder.parent for folder in parts.values()}
+    unused = [folder.name for folder in folder_parts.visible_folders(root) if folder not in used]
+    if unused:
+        notes.append(f"Not used, beside {shown(sorted(f.name for f in used))}: the folders {shown(unused)}")
+    if folder_parts.part_of(parts["test"].name)[0] == "validation":
+        notes.append(f"There is no test folder: {parts['test']} is the test split")
     return notes
+
+
+def _loose_note(folder, where):
+    loose = folder_walk.loose_images(folder)
+    return [f"Not used: {counted(len(loose), 'image')} in {folder} itself, {where} ({loose[0]} ...)"] if loose else []
+
+
+def _links_note(links):
+    if not links:
+        return []
+    return [
+        f"Not followed: {counted(len(links), 'link')} to a folder that is read anyway or lies around one "
+        f"that is ({shown(links, 3)})"
+    ]
 
 
 def _others_note(others, first):

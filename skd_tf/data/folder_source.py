@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from skd_tf.data import folder_index, grouping
+from skd_tf.data.catalog import source_kind
 from skd_tf.data.dataset import Source
 from skd_tf.data.file_splits import FileSplits
 from skd_tf.data.settings import DataSettings
@@ -15,7 +16,7 @@ from skd_tf.runtime.console import say, warn
 
 
 def read(settings: DataSettings, data_dir: str | None, names: Sequence[str]) -> Source:
-    """The `Source` of --dataset=folder:PATH."""
+    """The `Source` of --dataset=folder:PATH or images:PATH; the latter has no labels, and no class names yet."""
     del data_dir
     folder = folder_index.find(settings.dataset, settings.data_seed, settings.data_rules, settings.group)
     for note in folder.notes:
@@ -26,19 +27,27 @@ def read(settings: DataSettings, data_dir: str | None, names: Sequence[str]) -> 
     files = FileSplits(settings, folder.root, paths, folder.class_names)
     splits = files.read(labels)
     counts = ", ".join(counted(len(split), f"{name} image") for name, split in splits.items())
-    say(f"{folder.root}: {counted(len(folder.class_names), 'class')}, {counts}.")
-    key_name = settings.dataset if settings.data_rules == 1 else "folder"
+    kind = source_kind(settings.dataset)
+    classes = counted(len(folder.class_names), "class") if kind == "folder" else "no labels"
+    say(f"{folder.root}: {classes}, {counts}.")
+    key_name = settings.dataset if settings.data_rules == 1 else kind
     groups = grouping.numbered(folder.groups) if folder.groups else None
-    lines = list(_lines(folder))
+    version, set_version = digests_of(folder)
     return Source(
-        _digest(lines),
+        version,
         folder.class_names,
         splits,
         key_name=key_name,
         png_bits=files.png_bits,
         groups=groups,
-        set_version=_digest(sorted(lines)),
+        set_version=set_version,
     )
+
+
+def digests_of(folder: folder_index.ImageFolder) -> tuple[str, str]:
+    """(version, set version) of a folder's files, as in `Dataset`."""
+    lines = list(_lines(folder))
+    return _digest(lines), _digest(sorted(lines))
 
 
 def _lines(folder):

@@ -65,6 +65,12 @@ class FolderWalk:
             self._read(str(entry), found[name], str(entry))
         return found
 
+    def tree(self, folder: pathlib.Path) -> list[str]:
+        """Paths of all images in a folder and below it; `finish` adds what links lead to."""
+        images: list[str] = []
+        self._read(str(folder), images, str(folder))
+        return images
+
     def finish(self) -> None:
         """Follows the links inside class folders, once all class folders are read."""
         while self._pending:

@@ -12,7 +12,7 @@ from skd_tf.runtime.console import warn
 
 def check(dataset: str, group: str) -> None:
     """Raises `InputError` if --group is given for a dataset without file names."""
-    if group and source_kind(dataset) not in ("folder", "function"):
+    if group and source_kind(dataset) not in ("folder", "images", "function"):
         problem = f"needs the names of files, which {dataset} does not have"
         raise flag_error("group", group, problem, "--dataset=folder:PATH or MODULE:FUNCTION with it", "Omit it")
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from skd_tf.data.catalog import has_labels
 from skd_tf.data.settings import DataSettings
 from skd_tf.errors import counted, flag_error
 
@@ -53,7 +54,11 @@ def held_out_rows(
 
 
 def validation_rows(labels: np.ndarray, settings: DataSettings, groups: np.ndarray | None = None) -> np.ndarray:
-    """The rows of the training split that become the validation split; see `held_out_rows`."""
+    """The rows of the training split that become the validation split; see `held_out_rows`.
+
+    In a dataset without labels all rows count as one class.
+    """
+    labels = labels if has_labels(settings.dataset) else np.zeros(len(labels), int)
     random = np.random.Generator(np.random.Philox(settings.data_seed))
     stratified = settings.validation_split == "stratified"
     return held_out_rows(labels, settings.validation_fraction, random, stratified=stratified, groups=groups)

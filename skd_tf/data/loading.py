@@ -4,14 +4,14 @@ import contextlib
 import contextvars
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from skd_tf.data import folder_source, function_source, grouping, hold_out, packaged, tfds_source
 from skd_tf.data.augmentation import Augmentation, Extra, ResizedCrop
-from skd_tf.data.catalog import augmentations, source_kind
-from skd_tf.data.dataset import Dataset, DrawnFrom, evenly_spaced
+from skd_tf.data.catalog import augmentations, has_labels, source_kind
+from skd_tf.data.dataset import Dataset, DrawnFrom, Split, evenly_spaced
 from skd_tf.data.settings import DataSettings
 from skd_tf.errors import counted, flag_error, input_error
 from skd_tf.runtime.console import warn
@@ -38,7 +38,14 @@ def shared_loads() -> Iterator[None]:
         _last_load.reset(token)
 
 
-def load(settings: DataSettings, data_dir: str | None = None, *, train: bool = True, test: bool = True) -> Dataset:
+def load(
+    settings: DataSettings,
+    data_dir: str | None = None,
+    *,
+    train: bool = True,
+    test: bool = True,
+    class_names: Sequence[str] = (),
+) -> Dataset:
     """Reads a dataset. Images are decoded into memory if they fit; otherwise they stay on disk, decoded on demand.
 
     Args:
@@ -47,10 +54,11 @@ def load(settings: DataSettings, data_dir: str | None = None, *, train: bool = T
       train: whether to read the training split. Without it `train` is empty, and mean and std are so too unless the
         source knows them.
       test: whether to read the test split (a hyperparameter search must not see it).
+      class_names: of the teacher, for a dataset without labels; other datasets have their own.
 
     Returns:
       A `Dataset`. `validation` is the source's own validation part, or drawn from the labelled training examples, which
-      depends on data_seed alone; `test` is the labelled part of the test split.
+      depends on data_seed alone; `test` is the labelled part of the test split. A dataset without labels has all of them.
 
     Raises:
       InputError: the dataset is unknown or not prepared, is not for image classification, has images of several sizes,
@@ -61,20 +69,21 @@ def load(settings: DataSettings, data_dir: str | None = None, *, train: bool = T
       >>> digits.image_shape, len(digits.train), len(digits.validation), len(digits.test)
       ((8, 8, 1), 808, 90, 899)
     """
-    last, key = _last_load.get(), (dataclasses.replace(settings, download=False), data_dir, train, test)
+    last, key = _last_load.get(), (dataclasses.replace(settings, download=False), data_dir, train, test, *class_names)
     if last is None:
-        return _load(settings, data_dir, train, test)
+        return _load(settings, data_dir, train, test, class_names)
     if key not in last:
         last.clear()
-        last[key] = _load(settings, data_dir, train, test)
+        last[key] = _load(settings, data_dir, train, test, class_names)
     return last[key]
 
 
-def _load(settings, data_dir, train, test):
+def _load(settings, data_dir, train, test, class_names):
     grouping.check(settings.dataset, settings.group)
     read = _READERS[source_kind(settings.dataset)]
     source = read(settings, data_dir, (*["train"] * train, *["test"] * test))
-    test_split = source.splits["test"].labelled() if test else None
+    measured = Split.labelled if has_labels(settings.dataset) else lambda split: split
+    test_split = measured(source.splits["test"]) if test else None
     if test_split is not None and not len(test_split):
         raise input_error(
             "No test image has a label, so nothing can be measured",
@@ -88,9 +97,9 @@ def _load(settings, data_dir, train, test):
         if validation is None:
             groups = source.groups and source.groups["train"][training.index]
             drawn_from = DrawnFrom(training.labels, training.index, groups)
-            training, validation = _hold_out(training, settings, source.groups)
+            training, validation = _hold_out(training, settings, source.groups, measured)
         else:
-            validation = validation.labelled() if (validation.labels >= 0).any() else None
+            validation = measured(validation) if len(measured(validation)) else None
     else:
         training, validation = source.splits["test"].take(np.zeros(0, np.int64)), None
     if source.groups:
@@ -107,7 +116,7 @@ def _load(settings, data_dir, train, test):
     return Dataset(
         settings.dataset,
         source.version,
-        source.class_names,
+        source.class_names or tuple(class_names),
         mean,
         std,
         crop,
@@ -144,12 +153,12 @@ def _augmentation(settings, source, training):
     return Augmentation(pad=(default if how.pad is None else how.pad) if how.crop else 0, flip=flip), extra
 
 
-def _hold_out(split, settings, groups=None):
+def _hold_out(split, settings, groups, measured):
     """(training part, validation part or None) of a split. Groups that are held out take their unlabelled images along."""
     rows = hold_out.validation_rows(split.labels, settings, groups and groups["train"][split.index])
     if not len(rows):
         return split, None
-    held_out = split.take(rows).labelled()  # before the others move
+    held_out = measured(split.take(rows))  # before the others move
     return split.without(rows), held_out
 
 
@@ -171,6 +180,7 @@ def _pixel_statistics(images):
 _READERS = {
     "packaged": packaged.read,
     "folder": folder_source.read,
+    "images": folder_source.read,
     "function": function_source.read,
     "tfds": tfds_source.read,
 }

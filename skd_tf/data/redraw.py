@@ -1,11 +1,11 @@
 """How many of a dataset's validation and test images another split rule trains on: the other split is drawn again."""
 
-import dataclasses
+import os
 
 import numpy as np
 
 from skd_tf.data import folder_index, grouping, hold_out
-from skd_tf.data.catalog import FOLDER
+from skd_tf.data.catalog import is_folder
 from skd_tf.data.dataset import Dataset
 from skd_tf.data.settings import DataSettings
 
@@ -22,26 +22,32 @@ def is_drawn(part: str, dataset: Dataset, settings: DataSettings) -> bool:
     return folder_index.draws_test_split(settings.dataset) if part == "test" else dataset.drawn_from is not None
 
 
-def trained_on(rule: DataSettings, dataset: Dataset, settings: DataSettings) -> dict[str, int]:
+def trained_on(rule: DataSettings, dataset: Dataset, settings: DataSettings, *, whole: bool = False) -> dict[str, int]:
     """How many images of each measured split a training with another rule has used.
 
     Args:
-      rule: the settings of that training.
+      rule: the settings of that training; its dataset is the one that is measured on, or reads the same folder otherwise.
       dataset: the dataset that is measured on, loaded with `settings`.
       settings: its own settings.
+      whole: whether the training held nothing out, as with --unlabelled.
 
     Returns:
       {"validation": count, "test": count} of the splits that the dataset has.
     """
     mine = {"validation": dataset.validation, "test": dataset.test}
     splits = {name: split for name, split in mine.items() if split is not None}
-    if rule_of(rule) == rule_of(settings):
+    same = rule.dataset == settings.dataset and not whole
+    if same and rule_of(rule) == rule_of(settings):
         return dict.fromkeys(splits, 0)  # what is measured on was held out
-    rule = dataclasses.replace(rule, dataset=settings.dataset)
-    if settings.dataset.startswith(FOLDER):
-        here, used = _files(settings), _training_files(rule, dataset)
+    if is_folder(settings.dataset):
+        here, used = _files(settings), _training_files(rule, whole)
+        if not same:  # the two may name a folder in different ways
+            here = {name: [os.path.realpath(path) for path in paths] for name, paths in here.items()}
+            used = {os.path.realpath(path) for path in used}
         part = {"validation": "validation" if "validation" in here else "train", "test": "test"}
         return {name: sum(here[part[name]][i] in used for i in split.index) for name, split in splits.items()}
+    if not same:
+        return dict.fromkeys(splits, 0)
     if dataset.drawn_from is None or "validation" not in splits:  # the splits are the dataset's own
         return dict.fromkeys(splits, 0)
     labels, positions, groups = dataset.drawn_from
@@ -59,8 +65,10 @@ def _files(settings):
     return {part: [path for path, _ in files] for part, files in found.splits.items()}
 
 
-def _training_files(rule, dataset):
+def _training_files(rule, whole):
     """The set of paths that a rule trains on."""
+    if whole:
+        return {*folder_index.unlabelled_paths(rule.dataset)}
     folder = folder_index.find(rule.dataset, rule.data_seed, rule.data_rules, rule.group)
     paths, labels = zip(*folder.splits["train"], strict=True)
     if "validation" in folder.splits:

@@ -12,7 +12,7 @@ from skd_tf.data import mixing
 from skd_tf.data.augmenter import Augmenter
 from skd_tf.data.dataset import Dataset
 from skd_tf.data.disk_images import DiskImages, batch_decoder
-from skd_tf.data.epoch_logits import EpochLogits
+from skd_tf.data.epoch_logits import EpochLogits, JointLogits
 from skd_tf.data.memory_budget import aligned
 from skd_tf.data.settings import StreamSettings
 
@@ -29,7 +29,7 @@ def train_stream(
     last_step: int,
     shards: int = 1,
     shard_range: range | None = None,
-    teacher_logits: EpochLogits | None = None,
+    teacher_logits: EpochLogits | JointLogits | None = None,
 ) -> tf.data.Dataset:
     """Augmented training batches of the steps [first_step, last_step).
 
@@ -49,7 +49,8 @@ def train_stream(
     Returns:
       tf.data.Dataset of (images uint8 `[batch / shards, h, w, c]`, labels int32 `[batch / shards]`). Mixing makes the
       labels float32 `[batch / shards, classes]`. With the teacher's logits, images become
-      {"image": images, "teacher_logits": `[batch / shards, classes]`}.
+      {"image": images, "teacher_logits": `[batch / shards, classes]`}; of several teachers
+      `[batch / shards, teachers, classes]`.
     """
     if last_step <= first_step:
         raise ValueError(f"The stream is empty: steps {first_step} to {last_step}.")

@@ -3,6 +3,7 @@
     distiller.py         Distiller: compile, fit, evaluate, predict, save and export as in Keras
     train_step.py        StepModel: one training or test step: both networks, the gradient, one collective, the optimizer
     objective.py         Objective: from logits and labels to the loss of each example and the logged means
+    features.py          Features: the term that compares layers of student and teacher, and its projectors
     hyperparameters.py   temperature, loss weights and radius as variables, checked when assigned
     guarded_models.py    checks of the two models and the data, before anything is trained
     inputs.py            the structure of x and y that a Distiller accepts

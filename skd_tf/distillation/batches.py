@@ -12,6 +12,7 @@ from skd_tf.distillation.hyperparameters import number_in_range
 from skd_tf.distillation.inputs import TEACHER_LOGITS, image_of
 from skd_tf.distillation.objective import class_numbers
 from skd_tf.errors import InputError, input_error
+from skd_tf.losses.terms import Weights, over_teachers
 from skd_tf.models import interface
 from skd_tf.models.sync_batch_norm import counting
 from skd_tf.runtime import replicas
@@ -45,7 +46,7 @@ def no_radius() -> InputError:
 
 
 def given_logits(x: Any) -> tf.Tensor | None:
-    """The teacher's logits in x, `[batch, classes]`; None if there are none."""
+    """The teachers' logits in x, `[batch, classes]` or `[batch, teachers, classes]`; None if there are none."""
     return as_logits(x[TEACHER_LOGITS]) if isinstance(x, dict) and TEACHER_LOGITS in x else None
 
 
@@ -165,13 +166,16 @@ def first_batch(
     return keras.tree.map_structure(lambda part: strategy.experimental_local_results(part)[0], (x, y))
 
 
-def mean_logit_norm(data: Any, logits_of: Callable[[Any], tf.Tensor | None], *, center: bool) -> float:
+def mean_logit_norm(
+    data: Any, logits_of: Callable[[Any], tf.Tensor | None], *, center: bool, teacher_weights: Weights = None
+) -> float:
     """The mean norm of a teacher's logits over the first 10,000 images.
 
     Args:
       data: un-augmented images in a fixed order: an array, or batches of (x, y) or x.
-      logits_of: from x to logits `[batch, classes]`, or to None without a teacher.
+      logits_of: from x to logits `[batch, classes]` or `[batch, teachers, classes]`, or to None without a teacher.
       center: whether to subtract the mean over classes first.
+      teacher_weights: of several teachers, whose norms are averaged; None: equal.
 
     Raises:
       InputError: there is no teacher, or no data.
@@ -182,7 +186,8 @@ def mean_logit_norm(data: Any, logits_of: Callable[[Any], tf.Tensor | None], *, 
         logits = logits_of(x)
         if logits is None:
             raise no_teacher()
-        norms.append(losses.logit_norm(logits, center=center).numpy()[: _ADAPT_EXAMPLES - seen])
+        norm = over_teachers(losses.logit_norm(logits, center=center), teacher_weights)
+        norms.append(norm.numpy()[: _ADAPT_EXAMPLES - seen])
         seen += len(norms[-1])
         if seen >= _ADAPT_EXAMPLES:
             break

@@ -19,7 +19,7 @@ class CompilationMixin:
     """Compiles the step of a `Distiller`, which has the networks and the step functions."""
 
     student: Any
-    teacher: Any
+    teachers: Any
     run_eagerly: bool
     distribute_strategy: Any
     _jit_compile: str | bool
@@ -32,7 +32,8 @@ class CompilationMixin:
             self._jit_compile,
             replicas.device_kind(),
             collective=several and is_synchronized(self.student),
-            unsupported=_unsupported_layer(self.student, "student") or _unsupported_layer(self.teacher, "teacher"),
+            unsupported=_unsupported_layer(self.student, "student")
+            or next(filter(None, (_unsupported_layer(teacher, "teacher") for teacher in self.teachers)), ""),
         )
         self._forget_traces()
         self._compiles_metrics = True

@@ -1,18 +1,18 @@
 """Distiller: the keras.Model that trains a student from a teacher, on one device or many."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from skd_tf import losses
-from skd_tf.distillation import batches, fit_display, inputs, optimizers
+from skd_tf.distillation import batches, features, fit_display, inputs, optimizers
 from skd_tf.distillation.batches import forward
 from skd_tf.distillation.compilation import CompilationMixin
 from skd_tf.distillation.guarded_models import GuardedModelsMixin
-from skd_tf.distillation.hyperparameters import HyperparametersMixin
+from skd_tf.distillation.hyperparameters import HyperparametersMixin, ScalarVariable
 from skd_tf.distillation.inputs import image_of
 from skd_tf.distillation.mean_metrics import MeanMetrics
 from skd_tf.distillation.multi_step import MultiStepFunction
@@ -45,7 +45,8 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, CompilationMixin, Step
     student. The data is `(x, y)` or `(x, y, sample_weight)`, in arrays or a tf.data.Dataset:
 
         x               the input of both networks; or {"image": input, "teacher_logits": `[batch, classes]`}, whose
-                        logits are used instead of the teacher's; "image" may also be the name of the student's input
+                        logits are used instead of the teacher's; "image" may also be the name of the student's input.
+                        Of several teachers `[batch, teachers, classes]`
         y               class numbers, -1 for an image without a label; or one-hot or soft `[batch, classes]`
         sample_weight   `[batch]`; multiplies the loss of each example
 
@@ -55,13 +56,14 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, CompilationMixin, Step
     The weights are those of the student and the four scalars `.temperature`, `.kd_weight`, `.label_weight` and
     `.radius`. Each of them has `.assign(number)`, which checks the number and does not retrace. The teacher is never
     updated, even if it is trainable. It is not part of the weights, of saved files or of the summary; set `.teacher`
-    after loading.
+    after loading. Of several teachers, the target is the weighted mean of their softmaxes at T, with "spherical" of
+    the softmaxes of their projected logits.
 
     Args:
       student: network that returns raw logits `[batch, classes]`, without a softmax. The logits may be the only entry of
         a dict or list, the entry "logits" of a dict, or `[batch, 1, 1, classes]`.
-      teacher: the same for the teacher, or a keras.layers.TFSMLayer. A softmax at its end is undone, with a warning. None
-        if x contains its logits, or if the loss needs no teacher.
+      teacher: the same for the teacher, or a keras.layers.TFSMLayer; or a list of several teachers. A softmax at its
+        end is undone, with a warning. None if x contains its logits, or if the loss needs no teacher.
       loss: a name in `skd_tf.LOSSES`; a `skd_tf.losses.Loss`; or a function
         `(student_logits, teacher_logits, labels, **settings)` that returns {"label": `[batch]`, "distill": `[batch]`}.
       temperature: softmax temperature T > 0 of the distill term.
@@ -77,11 +79,19 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, CompilationMixin, Step
       gradient_scale: "student_norm" multiplies the gradient by the mean norm of the student's logits over the global
         batch, divided by the radius; with "spherical" only. It also scales the student's own regularizers. "none": by 1.
       loss_settings: {name: number} for the loss function's own arguments, such as {"beta": 2.0} for "dkd".
+      teacher_weights: a number > 0 for each of several teachers; None: all are equal. Losses that take several teachers
+        have the argument teacher_weights: "spherical", "kd", "logit_standardization", "dkd" and "dist".
+      feature_pairs: (teacher's layer, student's layer), each by name, or as in "stage3_relu:stage2_relu": adds
+        feature_weight * feature to the loss, as `skd_tf.distillation.features.Features` defines it. Its projectors are
+        trained, saved and loaded with the Distiller, and are in no export. The teacher must be live.
+      feature_weight: weight of the feature term, >= 0; `.feature_weight` is a variable like the others.
+      feature_loss: "mse" or "cosine".
+      feature_seed: of the projectors' initial weights.
       name: of the model.
 
     Raises:
-      InputError: an unknown loss, a setting that the loss does not have, a number out of range, or a student or teacher
-        that is not a model with raw logits as its output.
+      InputError: an unknown loss, a setting that the loss does not have, a number out of range, a layer that does not
+        exist, a student or teacher that is not a model with raw logits as its output, or several teachers for a loss that takes one.
 
     Examples:
       >>> import keras
@@ -113,7 +123,7 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, CompilationMixin, Step
     def __init__(
         self,
         student: keras.Model,
-        teacher: keras.Model | None = None,
+        teacher: keras.Model | Sequence[keras.Model] | None = None,
         loss: LossLike = "spherical",
         *,
         temperature: float = 4.0,
@@ -124,31 +134,53 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, CompilationMixin, Step
         label_smoothing: float = 0.0,
         gradient_scale: str = "none",
         loss_settings: dict[str, float] | None = None,
+        teacher_weights: Sequence[float] | None = None,
+        feature_pairs: str | Sequence[tuple[str, str]] = (),
+        feature_weight: float = 1.0,
+        feature_loss: str = "mse",
+        feature_seed: int = 0,
         name: str = "distiller",
     ):
         keras_state.require()
         super().__init__(name=name)
         self._num_classes = self._checked_student(student)
         self.student = student
-        self.teacher = teacher
+        pairs = features.as_pairs(feature_pairs)
+        self.features = features.Features.of(student, pairs, feature_loss, feature_seed) if pairs else None
         self.objective = Objective(
-            loss, center=center, label_smoothing=label_smoothing, gradient_scale=gradient_scale, settings=loss_settings
+            loss,
+            center=center,
+            label_smoothing=label_smoothing,
+            gradient_scale=gradient_scale,
+            settings=loss_settings,
+            teacher_weights=teacher_weights,
+            features=self.features is not None,
         )
+        self.teacher = teacher
         self.means = MeanMetrics(self.objective.mean_names)
         self.guard = NonFiniteGuard(self.objective.mean_names)
         self.built = student.built
         self._make_hyperparameters(
             temperature=temperature, kd_weight=kd_weight, label_weight=label_weight, radius=radius
         )
+        if self.features is not None:
+            self.feature_weight = ScalarVariable("feature_weight", feature_weight)
 
     def __setattr__(self, name, value):
         if name == "teacher":  # bypasses the tracking of Keras and TensorFlow, so that no file contains the teacher
             is_new = value is not vars(self).get(name)
             if is_new:
-                self._check_teacher(value)
-                value, _ = deploy.without_temperature(value)  # a calibrated student teaches what it was trained to say
+                teachers = value if isinstance(value, (list, tuple)) else () if value is None else (value,)
+                self._check_teachers(teachers)
+                # A calibrated student teaches what it was trained to say.
+                raw = tuple(deploy.without_temperature(teacher)[0] for teacher in teachers)
+                value = raw if len(raw) > 1 else next(iter(raw), None)
+            if is_new and self.features is not None:
+                with self.distribute_strategy.scope():
+                    self.features.connect(self.student, value)
             object.__setattr__(self, name, value)
             if is_new and getattr(self, "compiled", False):
+                self._build_optimizer()
                 self._make_step_functions()  # the traced ones contain the previous teacher
         else:
             super().__setattr__(name, value)
@@ -223,9 +255,10 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, CompilationMixin, Step
         self._make_step_functions()
 
     def _build_optimizer(self):
-        if self.student.built and not self.optimizer.built:
+        waits = self.features is not None and not self.features.projectors  # for a teacher
+        if self.student.built and not self.optimizer.built and not waits:
             with self.distribute_strategy.scope():
-                self.optimizer.build(self.student.trainable_variables)
+                self.optimizer.build(self.trained_variables)
 
     def _make_step_functions(self):
         strategy, eager = self.distribute_strategy, self.run_eagerly
@@ -344,7 +377,7 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, CompilationMixin, Step
         return losses.readout(logits, self.objective.loss.readout, self.radius.value, center=self.objective.center)
 
     def adapt(self, data: Any) -> "Distiller":
-        """Sets the radius to the mean norm of the teacher's logits, for "teacher_mean" and "teacher_sample".
+        """Sets the radius to the mean norm of the teachers' logits, for "teacher_mean" and "teacher_sample".
 
         The norm is that of the centred logits if `center`. With "teacher_sample", evaluation and export use this mean.
 
@@ -363,7 +396,10 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, CompilationMixin, Step
             self._inspect_teacher(x)
             return self._teacher_logits_of(x)
 
-        self.radius.assign(batches.mean_logit_norm(data, logits_of, center=self.objective.center))
+        radius = batches.mean_logit_norm(
+            data, logits_of, center=self.objective.center, teacher_weights=self.objective.teacher_weights
+        )
+        self.radius.assign(radius)
         return self
 
     def get_config(self) -> dict[str, Any]:
@@ -371,6 +407,7 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, CompilationMixin, Step
         return (
             self.objective.get_config()
             | self._hyperparameters_config()
+            | ({} if self.features is None else self.features.get_config() | {"feature_channels": self.features.channels})
             | {"student": keras.saving.serialize_keras_object(self.student), "name": self.name}
         )
 
@@ -386,7 +423,12 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, CompilationMixin, Step
           custom_objects: {name: class or function} that are not registered with Keras.
         """
         objects = {k: v for k, v in config.items() if isinstance(v, dict)}
-        return cls(**config | {k: keras.saving.deserialize_keras_object(v, custom_objects) for k, v in objects.items()})
+        arguments = config | {k: keras.saving.deserialize_keras_object(v, custom_objects) for k, v in objects.items()}
+        channels = arguments.pop("feature_channels", ())
+        distiller = cls(**arguments)
+        if channels:  # a saved file has no teacher to tell them
+            distiller.features.make(channels)
+        return distiller
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:

@@ -1,6 +1,7 @@
 """Checks of a Distiller's two models and its data, with one clear error in place of a silently wrong result."""
 
 import contextlib
+import functools
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -28,13 +29,13 @@ class GuardedModelsMixin:
     _num_classes: int | None
     _inspected: bool
     _student_inspected: bool
-    _teacher_probabilities: bool  # whether the teacher returns probabilities in place of logits
+    _teacher_probabilities: list[bool]  # whether each teacher returns probabilities in place of logits
     _teacher_inspected: bool
 
     def _checked_student(self, student):
         """The number of classes of a student; None if it is known only from its first logits, as for a subclass."""
         self._inspected = self._student_inspected = False
-        self._teacher_inspected = self._teacher_probabilities = False
+        self._teacher_inspected, self._teacher_probabilities = False, []
         interface.require_model(student, "student")
         interface.require_one_input(student, "student")
         classes = interface.classes_of(student, "student")
@@ -45,16 +46,24 @@ class GuardedModelsMixin:
         _require_two_classes(classes)
         return classes
 
-    def _check_teacher(self, teacher):
-        """Checks a teacher as far as that is possible without calling it."""
-        self._teacher_inspected = self._teacher_probabilities = False
-        interface.require_model(teacher, "teacher")
-        if teacher is None:
-            return
-        self._require_teacher_classes(interface.classes_of(teacher, "teacher"))
-        self._teacher_probabilities = heads.require_raw_logits(interface.with_logits(teacher, "teacher"), "teacher")
-        if self._teacher_probabilities:
-            _warn_of_softmax()
+    @property
+    def teachers(self) -> tuple:
+        """The teachers: none, one or several."""
+        several = isinstance(self.teacher, tuple)
+        return self.teacher if several else () if self.teacher is None else (self.teacher,)
+
+    def _check_teachers(self, teachers):
+        """Checks the teachers as far as that is possible without calling them."""
+        self._teacher_inspected, self._teacher_probabilities = False, []
+        if teachers:
+            self.objective.require_teachers(len(teachers))
+        for teacher, who in _named(teachers):
+            interface.require_model(teacher, who)
+            self._require_teacher_classes(interface.classes_of(teacher, who))
+            found = heads.require_raw_logits(interface.with_logits(teacher, who), who)
+            self._teacher_probabilities.append(found)
+            if found:
+                _warn_of_softmax()
 
     def _require_teacher_classes(self, classes):
         if None not in (classes, self._num_classes) and classes != self._num_classes:
@@ -66,31 +75,37 @@ class GuardedModelsMixin:
             )
 
     def _teacher_forward(self, image):
-        logits = forward(self.teacher, image, who="teacher")
-        return log_probabilities(logits) if self._teacher_probabilities else logits
+        """The teacher's logits `[batch, classes]`; of several `[batch, teachers, classes]`."""
+        each = [
+            log_probabilities(logits) if is_probability else logits
+            for is_probability, (teacher, who) in zip(self._teacher_probabilities, _named(self.teachers), strict=True)
+            for logits in [forward(teacher, image, who=who)]
+        ]
+        if len(each) == 1:
+            return each[0]
+        dtype = tf.float64 if any(logits.dtype == tf.float64 for logits in each) else tf.float32
+        return tf.stack([tf.cast(logits, dtype) for logits in each], axis=1)
 
     def _inspect_teacher(self, x):
-        """Finds out from the first images whether a teacher that cannot be inspected returns probabilities."""
+        """Finds out from the first images whether teachers that cannot be inspected return probabilities."""
         if self._teacher_inspected or self.teacher is None or given_logits(x) is not None:
             return
         images = inputs.image_of(x)[:_PROBED_IMAGES]
         if not len(images):
             return
-
-        def raw(images):
-            return forward(self.teacher, images, who="teacher")
-
-        outputs = raw(images)
-        self._require_teacher_classes(outputs.shape[-1])
-        found = returns_probabilities(raw, images, "teacher")
+        for i, (teacher, who) in enumerate(_named(self.teachers)):
+            raw = functools.partial(forward, teacher, who=who)
+            outputs = raw(images)
+            self._require_teacher_classes(outputs.shape[-1])
+            found = returns_probabilities(raw, images, who)
+            if self._teacher_probabilities[i]:
+                continue
+            if found:
+                self._teacher_probabilities[i] = True
+                _warn_of_softmax()
+            elif interface.graph_of(teacher) is None and bool(tf.reduce_all((outputs >= 0) & (outputs <= 1))):
+                warnings.warn(f"All outputs of the {who} are in [0, 1]: are they its raw logits?", stacklevel=2)
         self._teacher_inspected = True
-        if self._teacher_probabilities:
-            return
-        if found:
-            self._teacher_probabilities = True
-            _warn_of_softmax()
-        elif interface.graph_of(self.teacher) is None and bool(tf.reduce_all((outputs >= 0) & (outputs <= 1))):
-            warnings.warn("All outputs of the teacher are in [0, 1]: are they its raw logits?", stacklevel=2)
 
     def _inspect_once(self, data):
         """Checks the first batch of a call of fit, evaluate, train_on_batch or test_on_batch, on the host."""
@@ -146,6 +161,11 @@ class GuardedModelsMixin:
             if clear is None:
                 raise
             raise clear from None
+
+
+def _named(teachers):
+    """(teacher, its name in messages) of each."""
+    return [(teacher, f"teacher {i}" if len(teachers) > 1 else "teacher") for i, teacher in enumerate(teachers, 1)]
 
 
 def _require_two_classes(classes):

@@ -119,7 +119,7 @@ class HyperparametersMixin:
             "kd_weight": _decimal(self.kd_weight),
             "label_weight": None if self._label_follows else _decimal(self.label_weight),
             "radius": self._radius_argument if isinstance(self._radius_argument, str) else _decimal(self.radius),
-        }
+        } | ({"feature_weight": _decimal(self.feature_weight)} if hasattr(self, "feature_weight") else {})
 
 
 def _decimal(variable):

@@ -128,14 +128,16 @@ def check_batch(x: Any, y: Any, *, names: Sequence[str], num_classes: int | None
     labels.check(y, num_classes)
     if isinstance(x, Mapping) and TEACHER_LOGITS in x:
         logits = np.asarray(x[TEACHER_LOGITS])
-        if num_classes is not None and logits.shape[1:] != (num_classes,):
+        fits = logits.ndim in (2, 3) and num_classes in (None, logits.shape[-1])
+        if not fits:
             raise input_error(
                 "The teacher's logits have another shape",
-                expected=f"[n, {num_classes}]",
+                expected=f"[n, {num_classes}], or of several teachers [n, teachers, {num_classes}]",
                 received=f"teacher_logits.shape={logits.shape}",
                 remedy="Use the student's classes",
             )
-        if len(logits) > 1 and are_probabilities(logits):
+        each = np.reshape(logits, (len(logits), -1, logits.shape[-1]))  # of several teachers, or of one
+        if len(logits) > 1 and any(are_probabilities(each[:, i]) for i in range(each.shape[1])):
             raise input_error(
                 "The teacher's logits are probabilities",
                 expected="raw logits",

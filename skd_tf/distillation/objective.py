@@ -1,7 +1,7 @@
 """Objective: from logits and labels to the loss of each example, and to the values whose epoch means are logged."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import keras
@@ -11,7 +11,9 @@ from skd_tf import losses
 from skd_tf.distillation.hyperparameters import finite_number
 from skd_tf.distillation.labels import as_numbers
 from skd_tf.errors import did_you_mean, input_error
-from skd_tf.losses.terms import Scalar, Tensor
+from skd_tf.losses.names import OF_SEVERAL_TEACHERS
+from skd_tf.losses.teacher_shares import teacher_shares
+from skd_tf.losses.terms import Scalar, Tensor, over_teachers, softened
 
 LossLike: TypeAlias = str | losses.Loss | Callable[..., dict]
 
@@ -30,6 +32,8 @@ class Objective:
       label_smoothing: probability spread evenly over all classes in the label term, in [0, 1).
       gradient_scale: "none", or "student_norm" for a loss on the sphere; see `scaled`.
       settings: {name: number} for the loss function's own keyword arguments.
+      teacher_weights: a number > 0 for each of several teachers; None: equal.
+      features: whether there is a feature term too, which the loss function does not see.
 
     Raises:
       InputError: an unknown loss, a setting that the loss does not have, or a value out of range.
@@ -43,8 +47,10 @@ class Objective:
         label_smoothing: float,
         gradient_scale: str = "none",
         settings: dict[str, float] | None = None,
+        teacher_weights: Sequence[float] | None = None,
+        features: bool = False,
     ):
-        self.loss = _as_loss(loss)
+        self.loss, self.features = _as_loss(loss), features
         self.center, self.label_smoothing = bool(center), float(label_smoothing)
         if not 0 <= self.label_smoothing < 1:
             raise input_error(
@@ -62,8 +68,16 @@ class Objective:
                 received=f"gradient_scale={gradient_scale!r}",
                 remedy="Leave it out, or use the spherical loss",
             )
+        if features and not self.loss.needs_teacher:
+            raise input_error(
+                "Features are those of a teacher, which the loss does not use",
+                expected="a loss with a teacher",
+                received=f"feature_pairs with loss={loss!r}",
+                remedy='Use loss="kd", kd_weight=0 for labels and features alone',
+            )
         self._accepted = set(inspect.signature(self.loss.function).parameters)
-        own = self._accepted - {"student_logits", "teacher_logits", "labels", "temperature", "radius", "center"}
+        run = {"temperature", "radius", "center", "teacher_weights"}
+        own = self._accepted - {"student_logits", "teacher_logits", "labels", *run}
         self.settings = {name: finite_number(name, value) for name, value in (settings or {}).items()}
         if not self.settings.keys() <= own:
             raise input_error(
@@ -73,7 +87,7 @@ class Objective:
                 remedy="Remove the others",
             )
 
-        given = {"temperature", "radius", "center", *self.settings}
+        given = run | self.settings.keys()
         parameters = list(inspect.signature(self.loss.function).parameters.values())[3:]
         missing = [
             p.name for p in parameters if p.default is p.empty and p.kind != p.VAR_KEYWORD and p.name not in given
@@ -85,6 +99,9 @@ class Objective:
                 received=f"loss_settings={self.settings}",
                 remedy="Add them, or give them defaults",
             )
+        self.teacher_weights = None if teacher_weights is None else tuple(map(float, teacher_weights))
+        if self.teacher_weights is not None:
+            self.require_teachers(len(self.teacher_weights))
 
     def get_config(self) -> dict[str, Any]:
         """The Distiller's arguments that make this objective; your own loss function must be registered with Keras."""
@@ -98,7 +115,19 @@ class Objective:
             "label_smoothing": self.label_smoothing,
             "gradient_scale": self.gradient_scale,
             "loss_settings": self.settings,
-        }
+        } | ({} if self.teacher_weights is None else {"teacher_weights": list(self.teacher_weights)})
+
+    def require_teachers(self, count: int) -> None:
+        """Raises `InputError` if the loss takes one teacher and there are more, or not as many as weights."""
+        if count > 1 and "teacher_weights" not in self._accepted:
+            able = ", ".join(OF_SEVERAL_TEACHERS)
+            raise input_error(
+                "The loss takes one teacher",
+                expected=f"one, or a loss of several: {able}, or your own with the argument teacher_weights",
+                received=f"{count} teachers",
+                remedy="Choose one of the teachers, or another loss",
+            )
+        teacher_shares(self.teacher_weights, count)
 
     @property
     def needs_teacher(self) -> bool:
@@ -113,7 +142,7 @@ class Objective:
     @property
     def mean_names(self) -> tuple[str, ...]:
         """The names of the logged means, in the order of `__call__`'s sums and counts."""
-        return LABEL_MEANS + (TEACHER_MEANS if self.needs_teacher else ())
+        return LABEL_MEANS + (TEACHER_MEANS if self.needs_teacher else ()) + ("feature_loss",) * self.features
 
     def scaled(self, gradients: list[Tensor], sums: Tensor, counts: Tensor, radius: Scalar) -> list[Tensor]:
         """With "student_norm" the gradients times (mean norm of the student's logits) / R, else as they are.
@@ -146,13 +175,15 @@ class Objective:
         readout_radius: Scalar,
         kd_weight: Scalar,
         label_weight: Scalar,
+        feature: Tensor | None = None,
+        feature_weight: Scalar = 0.0,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The loss of each example of a batch, and what the batch adds to the logged means.
 
         Args:
           student_logits: `[batch, classes]`.
-          teacher_logits: `[batch, classes]`, or None: then there is only a label term, and no example counts in the
-            mean "loss" of a loss that needs a teacher.
+          teacher_logits: `[batch, classes]`, or of several teachers `[batch, teachers, classes]`; or None: then there
+            is only a label term, and no example counts in the mean "loss" of a loss that needs a teacher.
           labels: class numbers `[batch]`, -1 for unlabelled; or one-hot or soft `[batch, classes]`.
           sample_weight: `[batch]`, `[batch, 1]` or None; multiplies both terms of the loss, but no other measurement.
           temperature: as in `Distiller`, a scalar.
@@ -161,20 +192,28 @@ class Objective:
             is "teacher_sample".
           kd_weight: as in `Distiller`, a scalar.
           label_weight: as in `Distiller`, a scalar.
+          feature: the feature term, `[batch]`, or None.
+          feature_weight: as in `Distiller`, a scalar.
 
         Returns:
           (loss `[batch]`, sums `[means]`, counts `[means]`), with the means in the order of `mean_names`.
 
         Raises:
-          InputError: the loss function returns other terms than "label" and, with a teacher, "distill".
+          InputError: the loss function returns other terms than "label" and, with a teacher, "distill"; or there are
+            several teachers, and it takes one or another number.
         """
         distills = self.needs_teacher and teacher_logits is not None
+        several = False
+        if teacher_logits is not None and len(teacher_logits.shape) > 2:
+            self.require_teachers(teacher_logits.shape[1])
+            several = distills
         targets = self._smooth(labels, student_logits)
         if self.needs_teacher and teacher_logits is None:
             logits = losses.readout(student_logits, self.loss.readout, readout_radius, self.center)
             terms = losses.cross_entropy(logits, None, targets)
         else:
             known = {"temperature": temperature, "radius": radius, "center": self.center} | self.settings
+            known["teacher_weights"] = self.teacher_weights if several else None
             settings = {name: value for name, value in known.items() if name in self._accepted}
             terms = self.loss.function(student_logits, teacher_logits, targets, **settings)
         wanted = {"label", "distill"} if distills else {"label"}
@@ -185,6 +224,8 @@ class Objective:
                 received=", ".join(sorted(terms)) or "none",
                 remedy="Return a dict with exactly these keys and one value per example",
             )
+        if feature is not None:
+            terms = terms | {"feature": tf.cast(feature, terms["label"].dtype)}
         if sample_weight is not None:
             weight = tf.reshape(sample_weight, [-1])
             terms = {name: term * tf.cast(weight, term.dtype) for name, term in terms.items()}
@@ -192,6 +233,8 @@ class Objective:
         loss = tf.cast(label_weight, dtype) * terms["label"]
         if distills:
             loss += tf.cast(kd_weight, dtype) * terms["distill"]
+        if feature is not None:
+            loss += tf.cast(feature_weight, dtype) * terms["feature"]
 
         classes = class_numbers(labels)
         labelled = tf.cast(classes >= 0, dtype)
@@ -205,17 +248,24 @@ class Objective:
         if distills or not self.needs_teacher:
             values["loss"] = (loss, everyone)
         if distills:
-            guess = tf.argmax(teacher_logits, axis=-1)
+            # Several teachers together say the class of the mean of their softmaxes.
+            whole = softened(teacher_logits, 1.0, self.teacher_weights) if several else teacher_logits
+            guess = tf.argmax(whole, axis=-1)
             values |= {
                 "distill_loss": (terms["distill"], everyone),
                 "agreement": (tf.cast(prediction == guess, dtype), everyone),
                 "teacher_accuracy": (tf.cast(guess == classes, dtype) * labelled, labelled),
-                "teacher_logit_norm": (losses.logit_norm(teacher_logits, center=self.center), everyone),
+                "teacher_logit_norm": (self._norm(teacher_logits), everyone),
             }
+        if feature is not None:
+            values["feature_loss"] = (terms["feature"], everyone)
         absent = (tf.zeros_like(everyone),) * 2
         sums, counts = zip(*(values.get(name, absent) for name in self.mean_names), strict=True)
         sums = tf.reduce_sum(tf.stack([tf.cast(value, dtype) for value in sums]), axis=1)
         return loss, sums, tf.reduce_sum(tf.stack(counts), axis=1)
+
+    def _norm(self, teacher_logits):
+        return over_teachers(losses.logit_norm(teacher_logits, center=self.center), self.teacher_weights)
 
     def _smooth(self, labels, logits):
         if not self.label_smoothing:

@@ -101,7 +101,7 @@ def averaged(distiller: keras.Model) -> Iterator[None]:
     The average is updated after each step and starts at the weights after the first step. BatchNorm's moving
     statistics are averages already and do not change.
     """
-    weights = distiller.student.trainable_variables if updating(distiller.optimizer).use_ema else []
+    weights = distiller.trained_variables if updating(distiller.optimizer).use_ema else []
     before = [np.array(weight.numpy()) for weight in weights]
     take_average(distiller)
     try:
@@ -116,7 +116,7 @@ def take_average(distiller: keras.Model) -> None:
     optimizer = updating(distiller.optimizer)
     if optimizer.use_ema:
         averages = compat.moving_averages(optimizer)
-        for weight, average in zip(distiller.student.trainable_variables, averages, strict=True):
+        for weight, average in zip(distiller.trained_variables, averages, strict=True):
             weight.assign(average.numpy())
 
 

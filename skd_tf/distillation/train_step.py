@@ -1,12 +1,13 @@
 """StepModel: one training or test step of student and teacher, in replica context."""
 
+import contextlib
 import types
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from skd_tf.distillation import batches, labels, optimizers, update
+from skd_tf.distillation import batches, features, labels, optimizers, update
 from skd_tf.distillation.batches import forward, given_logits
 from skd_tf.distillation.inputs import image_of
 from skd_tf.distillation.objective import class_numbers
@@ -16,6 +17,13 @@ from skd_tf.runtime import compat, replicas
 
 class StepModel(keras.Model):
     """The step of a `Distiller`, which has the networks, the objective and the hyperparameters."""
+
+    features: Any = None  # a `Features`
+
+    @property
+    def trained_variables(self) -> list[keras.Variable]:
+        """What the optimizer updates: the student's weights, and those of the projectors of its features."""
+        return self.student.trainable_variables + ([] if self.features is None else self.features.trainable_variables)
 
     def train_step(self, data: Any) -> dict[str, Tensor]:
         """One update in replica context. XLA compiles what is before the sum over replicas, and what is after it.
@@ -52,7 +60,7 @@ class StepModel(keras.Model):
         """Both forward passes, loss and gradient: ({name: what to sum over replicas}, statistics before, logits)."""
         self.traces += 1
         self._assign_schedules()
-        image, (student, weights) = batch[0], (self.student, self.student.trainable_variables)
+        image, (student, weights) = batch[0], (self.student, self.trained_variables)
         variables = student.non_trainable_variables
         before = [tf.identity(variable.value) for variable in variables]
         own_seeds = compat.own_seeds(student, replicas.this_replica())
@@ -74,7 +82,7 @@ class StepModel(keras.Model):
     def _update(self, summed, before, batch, student_logits):
         """Optimizer, means, moving statistics and metrics from the sums over replicas; whether the step was finite."""
         replica_count = tf.distribute.get_replica_context().num_replicas_in_sync
-        weights, optimizer = self.student.trainable_variables, optimizers.updating(self.optimizer)
+        weights, optimizer = self.trained_variables, optimizers.updating(self.optimizer)
         statistics, in_loop = summed["statistics"], self._train_steps.in_loop
         totals = summed["sums"], summed["counts"]
         gradients = self.objective.scaled(summed["gradients"], *totals, self.radius.value)
@@ -102,6 +110,7 @@ class StepModel(keras.Model):
         """What a step may assign."""
         metrics = compat.compiled_metrics(self)
         own = [*self.student.variables, *self.optimizer.variables, *self.means.variables, self.guard.variable]
+        own += [] if self.features is None else self.features.trainable_variables
         return own + (list(metrics.variables) if metrics is not None else [])
 
     def test_step(self, data: Any) -> dict[str, Tensor]:
@@ -115,9 +124,12 @@ class StepModel(keras.Model):
         """
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         y = labels.as_numbers(y)
-        student_logits = forward(self.student, image_of(x))
-        teacher_logits = self._teacher_logits_of(x) if self.objective.needs_teacher else None
-        _, sums, counts = self._objective(student_logits, teacher_logits, y, sample_weight)
+        with self._recorded("student") as mine:
+            student_logits = forward(self.student, image_of(x))
+        with self._recorded("teacher") as its:
+            teacher_logits = self._teacher_logits_of(x) if self.objective.needs_teacher else None
+        feature = None if teacher_logits is None else self._feature_term(mine, its, student_logits)
+        _, sums, counts = self._objective(student_logits, teacher_logits, y, sample_weight, feature)
         self.means.update_state(*replicas.sum_over_replicas([sums, counts]))
         self._update_compiled_metrics(True, (None, None, y, sample_weight), student_logits)
         return self.means.result()
@@ -130,7 +142,7 @@ class StepModel(keras.Model):
         size = batches.piece_size(batch[0].shape[0], pieces)
         full, rest = divmod(batch[0].shape[0], size)
         stacked = [None if p is None else tf.reshape(p[: full * size], [full, size, *p.shape[1:]]) for p in batch]
-        weights = self.student.trainable_variables
+        weights = self.trained_variables
         dtype = tf.float64 if any(weight.dtype == "float64" for weight in weights) else tf.float32
 
         def added(totals, parts):
@@ -153,15 +165,18 @@ class StepModel(keras.Model):
 
     def _loss_and_gradients(self, image, teacher_logits, labels, sample_weight, batch_size):
         """(sums, counts, gradients, the student's logits) of this replica's part of a batch."""
-        if teacher_logits is None and self.objective.needs_teacher:
-            teacher_logits = self._teacher_logits_of(image)
-            if teacher_logits is None:
-                raise batches.no_teacher()
-        weights = [variable.value for variable in self.student.trainable_variables]
+        with self._recorded("teacher") as its:
+            if teacher_logits is None and self.objective.needs_teacher:
+                teacher_logits = self._teacher_logits_of(image)
+                if teacher_logits is None:
+                    raise batches.no_teacher()
+        weights = [variable.value for variable in self.trained_variables]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(weights)
-            student_logits = forward(self.student, image, training=True)
-            per_example, sums, counts = self._objective(student_logits, teacher_logits, labels, sample_weight)
+            with self._recorded("student") as mine:
+                student_logits = forward(self.student, image, training=True)
+            feature = self._feature_term(mine, its, student_logits)
+            per_example, sums, counts = self._objective(student_logits, teacher_logits, labels, sample_weight, feature)
             # The only division by the GLOBAL batch size: the sum over replicas is then the mean over the batch.
             batch_size = tf.cast(batch_size, per_example.dtype)
             loss = tf.reduce_sum(per_example) / batch_size
@@ -173,7 +188,19 @@ class StepModel(keras.Model):
         gradients = tape.gradient(loss, weights, unconnected_gradients="zero")
         return sums, counts, [tf.convert_to_tensor(gradient) for gradient in gradients], student_logits
 
-    def _objective(self, student_logits, teacher_logits, labels, sample_weight):
+    def _recorded(self, who):
+        """A context in which the features that are compared are recorded; empty without any."""
+        return contextlib.nullcontext(()) if self.features is None else self.features.recorded(who)
+
+    def _feature_term(self, mine, its, logits):
+        """The feature term of each image, from what was recorded; None without features."""
+        if self.features is None:
+            return None
+        if not its or any(part is None for part in its):
+            raise features.not_live()
+        return self.features.term(mine, its, tf.shape(logits)[0])
+
+    def _objective(self, student_logits, teacher_logits, labels, sample_weight, feature):
         radius = self.radius.value
         return self.objective(
             student_logits,
@@ -185,6 +212,8 @@ class StepModel(keras.Model):
             readout_radius=radius,
             kd_weight=self.kd_weight.value,
             label_weight=self.label_weight.value,
+            feature=feature,
+            feature_weight=0.0 if feature is None else self.feature_weight.value,
         )
 
     def _teacher_logits_of(self, x):

@@ -20,29 +20,33 @@ def intervals(
     `calibration_error`.
 
     Args:
-      summary: of the model; unlabelled examples are left out.
+      summary: of the model; unlabelled examples are left out, unless all are.
       teacher: of its teacher on the same images, or None.
       samples: number of resampled splits.
       seed: seed of the draws.
 
     Returns:
       {name: [low, high]} of accuracy, top5_accuracy, nll, brier, confidence, ece_debiased and what `metrics.over_classes`
-      gives; with a teacher also of what `metrics.comparison` gives.
+      gives; with a teacher also of what `metrics.comparison` gives. Without any label only confidence and the latter.
     """
-    columns = dict(summary.columns)
+    has_labels = bool(summary.labelled.any())
+    counted = summary.labelled if has_labels else np.ones(len(summary.labels), bool)
+    columns = dict(summary.columns) if has_labels else {"confidence": summary.confidence}
     if teacher is not None:
         compared = summary.comparison_columns(teacher)
-        columns |= {name: column[summary.labelled] for name, column in compared.items()}
+        columns |= {name: column[counted] for name, column in compared.items()}
     examples = np.column_stack(list(columns.values()))
     blocks, of_classes = [], []
     for counts in _draws(len(examples), samples, np.random.Generator(np.random.Philox(seed))):
         blocks.append(counts @ examples / len(examples))
-        of_classes.append(metrics.of_class_counts(*summary.class_counts(counts)))
+        if has_labels:
+            of_classes.append(metrics.of_class_counts(*summary.class_counts(counts)))
     found = dict(zip(columns, np.concatenate(blocks).T, strict=False))
-    found |= {name: np.concatenate([draw[name] for draw in of_classes]) for name in of_classes[0]}
+    if of_classes:
+        found |= {name: np.concatenate([draw[name] for draw in of_classes]) for name in of_classes[0]}
     tails = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
     ends = {name: [float(end) for end in np.quantile(values, tails)] for name, values in found.items()}
-    return ends | {"ece_debiased": calibration_error.interval(summary.gaps)}
+    return ends | ({"ece_debiased": calibration_error.interval(summary.gaps)} if has_labels else {})
 
 
 def _draws(count, samples, random):

@@ -9,7 +9,7 @@ from typing import Any
 from skd_tf import data
 from skd_tf.config import Config
 from skd_tf.data import redraw
-from skd_tf.data.catalog import size_and_resize
+from skd_tf.data.catalog import has_labels, size_and_resize
 from skd_tf.data.dataset import Dataset
 from skd_tf.data.settings import DataSettings
 from skd_tf.errors import counted, input_error
@@ -18,7 +18,7 @@ from skd_tf.evaluation.predictor import Predictor
 from skd_tf.evaluation.temperature_scaling import Calibration
 from skd_tf.models import deployable, loading
 from skd_tf.models.paths import file_of, require
-from skd_tf.runs import lineage, predictions, provenance, result_tables, run_files, verdict
+from skd_tf.runs import class_names, lineage, predictions, provenance, result_tables, run_files, verdict
 from skd_tf.runs.run_record import recorded_config, recorded_png_bits, run_behind, trusted_config, workdir_of
 from skd_tf.runtime.console import say, warn
 from skd_tf.runtime.files import write_json
@@ -58,11 +58,14 @@ def evaluate_and_print(
         require_local(output, "output")
     for path in (*models, *([teacher] if teacher else [])):
         require(path)
-    settings, preprocessing = measuring_settings(models, given)
+    settings, preprocessing = measuring_settings(models, given, teacher)
+    _require_teacher(models, teacher, settings)
     runs = {str(path): _run_to_calibrate(path, settings) for path in models} if calibrated else {}
     say(f"Test split of {settings.dataset}")
     # The training split is read only to measure its mean and std.
-    dataset = data.load(settings, data_dir, train=preprocessing == "standard" and teacher is not None)
+    names = [] if has_labels(settings.dataset) else class_names.of_model(models[0])
+    standard = preprocessing == "standard" and teacher is not None
+    dataset = data.load(settings, data_dir, train=standard, class_names=names)
     warnings = _require_unseen([*models, *([teacher] if teacher else [])], dataset, settings)
     _warn_of_other_pixels(models, settings, dataset.image_shape[0])
     _warn_of_other_depths(models, dataset.png_bits)
@@ -103,7 +106,7 @@ def evaluate_models(
       dataset: a `Dataset` with a test split.
       teacher: path of a model to compare with, or None; the images are resized if it takes another size.
       teacher_preprocessing: the preprocessing that the teacher does not contain, as in training.
-      download: whether Keras may download weights of keras.applications.
+      download: whether weights that are not cached may be downloaded.
       temperatures: {path: `Calibration`} fitted now; without one, that of a calibrated file is measured.
       timing: whether to measure latency and throughput.
       bootstrap_samples: resampled test splits for the 95% intervals; 0 for no intervals.
@@ -203,7 +206,9 @@ def calibrate(workdir: ModelPath, dataset: Dataset) -> Calibration:
     return Calibration(temperature, len(split))
 
 
-def measuring_settings(models: Sequence[ModelPath], given: Mapping[str, Any]) -> tuple[DataSettings, str]:
+def measuring_settings(
+    models: Sequence[ModelPath], given: Mapping[str, Any], teacher: ModelPath | None = None
+) -> tuple[DataSettings, str]:
     """The settings to read the test split with, and the teacher's preprocessing.
 
     Settings that the user gave win over those of the first run among the models. If the user names a dataset, only a
@@ -212,6 +217,7 @@ def measuring_settings(models: Sequence[ModelPath], given: Mapping[str, Any]) ->
     Args:
       models: paths of the models.
       given: {setting: value} that the user gave, of `DataSettings` and "teacher_preprocessing".
+      teacher: path of the model to compare with; of a run with several teachers, that of this one counts.
 
     Raises:
       InputError: a run's record is damaged, or names code that the user does not.
@@ -223,7 +229,22 @@ def measuring_settings(models: Sequence[ModelPath], given: Mapping[str, Any]) ->
             config = trusted_config(run, path, dataset=dataset, download=config.download).replace(**given)
             break
     settings = dataclasses.replace(config.pick(DataSettings), validation_fraction=0.0)
-    return settings, config.teacher_preprocessing
+    each = config.for_each_teacher
+    own = [one.teacher_preprocessing for one in each if len(each) == 1 or one.teacher_checkpoint == str(teacher)]
+    return settings, own[0] if own else "auto"
+
+
+def _require_teacher(models, teacher, settings):
+    """Refuses a dataset without labels and without a teacher: there is nothing to measure then."""
+    if not has_labels(settings.dataset) and not teacher:
+        runs = (run_behind(path) for path in models)
+        known = next((path for run in runs if run for path in run.teachers), "PATH")
+        raise input_error(
+            "A dataset without labels is measured by agreement with a teacher",
+            expected="--teacher with it",
+            received=f"--dataset={settings.dataset} alone",
+            remedy=f"Add --teacher={known}",
+        )
 
 
 def _require_unseen(models, dataset, settings):
@@ -270,6 +291,13 @@ def _warn_of_other_depths(models, bits):
 def _run_to_calibrate(path, settings):
     """The `Config` of the run in a workdir; InputError if it held out no images, or has other data."""
     run = recorded_config(path)
+    if run is not None and not has_labels(run.dataset):
+        raise input_error(
+            "--calibrate needs labels",
+            expected="a run on labelled images",
+            received=f"--model={path}, trained on {run.dataset}",
+            remedy="Leave out --calibrate for this model",
+        )
     if run is None or not run.validation_fraction:
         raise input_error(
             "--calibrate needs images that no training has seen",

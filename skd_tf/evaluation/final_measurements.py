@@ -42,7 +42,7 @@ def measure_model(
 
     Args:
       model: its logits.
-      labels: integer `[n]`, all >= 0.
+      labels: integer `[n]`, all >= 0; or all -1 in a dataset without labels, whose models have no accuracy.
       summary: of the logits, if it is known already.
       teacher: summary of the teacher to compare with, or None.
       bootstrap_samples: resampled test splits for the 95% intervals; 0 for no intervals.
@@ -57,8 +57,9 @@ def measure_model(
     """
     summary = summary or metrics.summarize(model.logits, labels)
     found: dict[str, Any] = summary.quality() | summary.over_classes()
-    found["overconfidence"] = found["confidence"] - found["accuracy"]
-    found["per_class_accuracy"] = summary.per_class_accuracy()
+    if "accuracy" in found:
+        found["overconfidence"] = found["confidence"] - found["accuracy"]
+        found["per_class_accuracy"] = summary.per_class_accuracy()
     if teacher is not None:
         found |= summary.comparison(teacher)
     if bootstrap_samples:
@@ -76,7 +77,7 @@ def measure(models: Mapping[str, ModelLogits], labels: np.ndarray) -> tuple[dict
 
     Args:
       models: {name: `ModelLogits`}. The others are compared with "teacher".
-      labels: integer `[n]`, all >= 0.
+      labels: integer `[n]`, all >= 0; or all -1 in a dataset without labels, whose models have no accuracy.
 
     Returns:
       (results, details), two dicts by name. A result, for result.json, has what `metrics.quality`,
@@ -89,23 +90,21 @@ def measure(models: Mapping[str, ModelLogits], labels: np.ndarray) -> tuple[dict
     raw = {name: metrics.summarize(model.raw, labels) for name, model in models.items() if model.raw is not None}
     norms = {name: raw.get(name, summary).norm for name, summary in summaries.items()}
     edges = _shared_edges(list(norms.values()))
-    results, details = {}, {}
+    results: dict[str, Any] = {}
+    details: dict[str, dict[str, Any]] = {}
     for name, model in models.items():
         summary, teacher = summaries[name], summaries.get("teacher") if name != "teacher" else None
         found = measure_model(model._replace(raw=None), labels, summary=summary, teacher=teacher)
         results[name] = {key: value for key, value in found.items() if key not in _DETAILS}
         results[name] |= {"logit_norm": float(norms[name].mean()), "parameters": model.parameters}
-        details[name] = {
-            "reliability": summary.reliability(),
-            "per_class_accuracy": found["per_class_accuracy"],
-            **{key: found[key] for key in ("intervals", "predictions")},
-            "norms": {"edges": edges.tolist(), "counts": np.histogram(norms[name], edges)[0].tolist()},
-        }
+        histogram = {"edges": edges.tolist(), "counts": np.histogram(norms[name], edges)[0].tolist()}
+        kept = ("per_class_accuracy", "intervals", "predictions")
+        details[name] = {"norms": histogram} | {key: found[key] for key in kept if key in found}
         if name in raw:
-            details[name] |= {"raw": raw[name].quality(), "raw_reliability": raw[name].reliability()}
-        if model.calibration is not None:
-            calibrated = metrics.summarize(model.calibration.scaled(model.logits), labels)
-            details[name]["calibrated_reliability"] = calibrated.reliability()
+            details[name]["raw"] = raw[name].quality()
+        for kind, of_kind in (("reliability", summary), ("raw_reliability", raw.get(name))):
+            if of_kind is not None and of_kind.labelled.any():
+                details[name][kind] = of_kind.reliability()
         if model.calibration is not None:
             calibrated = metrics.summarize(model.calibration.scaled(model.logits), labels)
             details[name]["calibrated_reliability"] = calibrated.reliability()

@@ -19,20 +19,20 @@ _LOSSLESS = 48 * 48  # pixels of an image that stays exact, as PNG
 def choose(answers: Mapping[str, metrics.Summary], labels: np.ndarray, most: int = MOST) -> list[tuple[str, int]]:
     """Which images to show.
 
-    Mistakes are wrong answers of the student, the most confident first. Disagreements are the other images on which the
+    Mistakes are wrong answers of the student to labelled images, the most confident first. Disagreements are the other images on which the
     teacher has another answer, first those on which the less confident of the two is most confident. Half of the images
     are of each kind, if there are as many.
 
     Args:
       answers: {model: summary of its logits} with "student", and "teacher" if there is one.
-      labels: integer `[n]`.
+      labels: integer `[n]`; -1 is unlabelled.
       most: how many, of both kinds together.
 
     Returns:
       [(kind, row)], the mistakes first.
     """
     student, teacher = answers["student"], answers.get("teacher")
-    wrong = _first(_answers(student) != labels, student.confidence)
+    wrong = _first((labels >= 0) & (_answers(student) != labels), student.confidence)
     apart = np.zeros(0, int)
     if teacher is not None:
         apart = _first(_answers(student) != _answers(teacher), np.minimum(student.confidence, teacher.confidence))

@@ -62,6 +62,8 @@ class Summary:
 
     def quality(self) -> dict[str, float]:
         """As the function `quality`."""
+        if not self.labelled.any():
+            return {"confidence": float(self.confidence.mean()), "logit_norm": float(self.norm.mean())}
         means = {name: float(column.mean()) for name, column in self.columns.items()}
         confidence = means.pop("confidence")
         means |= {"ece": calibration_error.ece(self.gaps), "ece_debiased": calibration_error.debiased(self.gaps)}
@@ -69,6 +71,8 @@ class Summary:
 
     def over_classes(self) -> dict[str, float]:
         """As the function `over_classes`."""
+        if not self.labelled.any():
+            return {}
         counts = self.class_counts(np.ones([1, int(self.labelled.sum())]))
         return {name: float(value[0]) for name, value in of_class_counts(*counts).items()}
 
@@ -201,7 +205,8 @@ def quality(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 
     Returns:
       {"accuracy", "top5_accuracy" (1 for up to five classes), "nll" (nats), "brier" (0 to 2), "ece", "ece_debiased",
-      "confidence" (mean top probability), "logit_norm" (mean of ||z - mean(z)||_2)}.
+      "confidence" (mean top probability), "logit_norm" (mean of ||z - mean(z)||_2)}. Without any label only the last two,
+      of all examples.
 
     Example: two images of two classes, both predicted as class 0 with probability 0.75.
 
@@ -223,7 +228,7 @@ def over_classes(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
       labels: integer `[n]`; -1 means unlabelled and counts nowhere.
 
     Returns:
-      {"balanced_accuracy" (mean recall), "macro_f1" (mean F1), "worst_class_recall" (lowest recall)}.
+      {"balanced_accuracy" (mean recall), "macro_f1" (mean F1), "worst_class_recall" (lowest recall)}; {} without any label.
 
     Example: class 0 has three images, all right; class 1 has one, which is wrong.
 

@@ -8,8 +8,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
-import tensorflow as tf
-from tensorflow.core.protobuf import saved_model_pb2
 
 from skd_tf.data.catalog import size_and_resize, source_kind
 from skd_tf.data.settings import DataSettings
@@ -17,9 +15,9 @@ from skd_tf.errors import counted, flag_error, input_error
 from skd_tf.evaluation import image_files, metrics, temperature_scaling
 from skd_tf.evaluation.predictor import BATCH_SIZE, Predictor
 from skd_tf.models import deployable, loading
-from skd_tf.models.paths import STUDENT_FILE, is_saved_model
 from skd_tf.runs import run_files
-from skd_tf.runs.run_record import read_result, recorded_png_bits, run_behind, workdir_of
+from skd_tf.runs.class_names import of_model as class_names_of
+from skd_tf.runs.run_record import recorded_png_bits, run_behind, workdir_of
 from skd_tf.runtime import atomic_files
 from skd_tf.runtime.console import Progress, say, warn
 from skd_tf.runtime.local_paths import require_local
@@ -71,7 +69,7 @@ def predict_images(
     root, names, others = image_files.find(images)
     loaded, own_temperature = deployable.without_temperature(loading.load(model))
     shape, side = _pixels(model, loaded, image_size, resize)
-    class_names = _class_names(model, loaded.output_shape[-1])
+    class_names = class_names_of(model, loaded.output_shape[-1])
     temperature, rules = _temperature(model, own_temperature) if calibrated else 1.0, _rules(model)
     if others:
         count = ", ".join(f"{number} {suffix}" for suffix, number in others.most_common())
@@ -189,7 +187,7 @@ def _pixels(path, loaded, image_size, resize) -> tuple[tuple[int, int, int], int
 def _rules(path) -> image_files.PixelRules:
     """How the model's run decodes files; of a model without a run, how a new one would."""
     run = run_behind(path)
-    if run is None or source_kind(run.dataset) not in ("folder", "function"):
+    if run is None or source_kind(run.dataset) not in ("folder", "images", "function"):
         return image_files.PixelRules()
     return image_files.PixelRules(run.data_rules != 1, recorded_png_bits(path) or 16)
 
@@ -202,34 +200,3 @@ def _temperature(path, own) -> float:
         return own or 1.0
     say(f"Temperature {record['temperature']:.4f}, from {workdir / run_files.CALIBRATION}.")
     return record["temperature"]
-
-
-def _class_names(path, count: int) -> list[str]:
-    """The names of the model's classes: of its run, or of the SavedModel itself or beside it; else numbers."""
-    result = read_result(workdir_of(path)) if run_behind(path) else None
-    names = list((result or {}).get("class_names", ()))
-    if not names and is_saved_model(path):
-        names = _names_in_saved_model(pathlib.Path(path), count)
-    elif not names and pathlib.Path(path).name == STUDENT_FILE:  # of an export, which may hold both
-        names = _names_in_saved_model(pathlib.Path(path).with_name(run_files.SAVED_MODEL), count)
-    if len(names) == count:
-        return [str(name) for name in names]
-    say(f"{path} does not name its classes: they are numbered from 0.")
-    return [str(number) for number in range(count)]
-
-
-def _names_in_saved_model(folder: pathlib.Path, count: int) -> list[str]:
-    """The class names that `skd_tf.serving.saved_model` writes into the graph of a SavedModel, or []."""
-    if not is_saved_model(folder):
-        return []
-    message = saved_model_pb2.SavedModel()
-    message.ParseFromString((folder / "saved_model.pb").read_bytes())
-    for graph in message.meta_graphs:
-        for function in graph.graph_def.library.function:
-            for node in function.node_def:
-                value = node.attr["value"].tensor
-                if node.op == "Const" and value.dtype == tf.string.as_datatype_enum:
-                    names = tf.make_ndarray(value)
-                    if names.shape == (count,):
-                        return [name.decode() for name in names]
-    return []

@@ -88,6 +88,8 @@ def fit(logits: np.ndarray, labels: np.ndarray) -> tuple["Calibration | None", s
     """
     labels = np.asarray(labels)
     count, right = int((labels >= 0).sum()), int((np.argmax(logits, axis=1) == labels).sum())
+    if not count and len(labels):
+        return None, "the validation images have no labels"
     if count < LEAST_IMAGES:
         return None, f"it needs {LEAST_IMAGES} validation images and has {count}"
     if right in (0, count):

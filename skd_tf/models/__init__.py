@@ -10,6 +10,8 @@ frozen_layers       names of layers, and layers that are not trained
 precision           the dtype that a model computes in
 adapter             a model that takes other images than the dataset's, or returns probabilities
 keras_applications  the networks of keras.applications
+keras_hub_models    the image classifiers of KerasHub
+published           either, by LIBRARY:NAME
 graph               replace layers in a Functional or Sequential model
 fold_batch_norm     fold BatchNorm into the convolution before it
 sync_batch_norm     BatchNorm over the global batch

@@ -12,7 +12,7 @@ import keras
 
 from skd_tf.errors import input_error
 from skd_tf.models import interface
-from skd_tf.models.graph import graph_of, replace_layers
+from skd_tf.models.graph import graph_of, rebuilt, replace_layers
 from skd_tf.networks.batch_norm import FusedBatchNormalization
 from skd_tf.runtime import compat
 
@@ -27,9 +27,9 @@ def stock_copy(model: keras.Model) -> keras.Model:
 
     def stock(layer):
         if not isinstance(layer, keras.layers.Layer):
-            return type(layer).from_config(layer.get_config())
+            return rebuilt(layer)
         kind = keras.layers.BatchNormalization if isinstance(layer, FusedBatchNormalization) else type(layer)
-        return kind.from_config(layer.get_config() | {"dtype": "float32"})
+        return rebuilt(layer, kind, dtype="float32")
 
     return replace_layers(model, stock)[0]
 
@@ -97,7 +97,7 @@ def at_inference(model: keras.Model) -> keras.Model:
     """
     if not any(_trains_by_default(layer) for layer in compat.layers_of(model)) or graph_of(model) is not model:
         return model
-    return replace_layers(model, lambda layer: type(layer).from_config(layer.get_config()), training=False)[0]
+    return replace_layers(model, rebuilt, training=False)[0]
 
 
 def _trains_by_default(layer):

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from skd_tf.errors import input_error
-from skd_tf.models.graph import graph_of, replace_layers
+from skd_tf.models.graph import graph_of, rebuilt, replace_layers
 from skd_tf.runtime import compat
 
 # Layers without weights that may follow the head; they keep the number of values.
@@ -105,11 +105,10 @@ def without_softmax(model: keras.Model) -> tuple[keras.Model, bool]:
         return model, False
 
     def replacement(layer):
-        config = layer.get_config()
         if layer not in softmax:
-            return type(layer).from_config(config)
+            return rebuilt(layer)
         if hasattr(layer, "kernel"):
-            return type(layer).from_config(config | {"activation": "linear"})
+            return rebuilt(layer, activation="linear")
         return keras.layers.Identity(name=layer.name)
 
     return replace_layers(model, replacement)[0], True
@@ -126,11 +125,11 @@ def with_new_head(model: keras.Model, num_classes: int, seed: int) -> tuple[kera
         return None
 
     def replacement(layer):
-        config = layer.get_config()
-        if layer is head:  # initialised as torch.nn.Linear is, like all networks here
-            config |= {"units": num_classes, "bias_initializer": "zeros"}
-            config["kernel_initializer"] = keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform", seed=seed)
-        return type(layer).from_config(config)
+        if layer is not head:
+            return rebuilt(layer)
+        # Initialised as torch.nn.Linear is, like all networks here.
+        kernel = keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform", seed=seed)
+        return rebuilt(layer, units=num_classes, bias_initializer="zeros", kernel_initializer=kernel)
 
     return replace_layers(model, replacement, fresh=[head])[0], head.name
 

@@ -18,7 +18,7 @@ LOGITS = "logits"
 
 
 def require_model(model: Any, who: str) -> None:
-    """Raises `InputError` if what is given as a student or teacher is not a model; None is a teacher that is absent."""
+    """Raises `InputError` if what is given as a student or teacher is not a model."""
     if isinstance(model, (str, os.PathLike)):
         remedy = "Load it: keras.models.load_model(PATH), or keras.layers.TFSMLayer(PATH, ...) for a SavedModel teacher"
         raise _not_a_model(who, f"{str(model)!r}", remedy)
@@ -26,7 +26,7 @@ def require_model(model: Any, who: str) -> None:
         raise _not_a_model(
             who, f"a {type(model).__name__} of {len(model)}", "Join them in one model: keras.layers.Average"
         )
-    if (who == "student" and not isinstance(model, keras.Model)) or not (model is None or callable(model)):
+    if (who == "student" and not isinstance(model, keras.Model)) or not callable(model):
         raise _not_a_model(who, type(model).__name__, "Pass a keras.Model")
 
 

@@ -1,18 +1,18 @@
-"""Loads trained models: from a workdir, a `.keras` file, a SavedModel or keras.applications; prepares teachers."""
+"""Loads trained models: from a workdir, a `.keras` file, a SavedModel or a library; prepares teachers."""
 
 import copy
 import functools
 import math
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 import keras
 import tensorflow as tf
 
 from skd_tf.errors import InputError, input_error
-from skd_tf.models import deployable, heads, interface, keras_applications, precision
+from skd_tf.models import deployable, heads, interface, precision, published
 from skd_tf.models.adapter import ModelAdapter, returns_probabilities
 from skd_tf.models.fold_batch_norm import fold_batch_norm
 from skd_tf.models.paths import is_saved_model, keras_file
@@ -74,9 +74,9 @@ def load(path: str | os.PathLike, *, download: bool = False) -> Any:
     Keras' safe mode stays on: a `.keras` file that would run code is refused. A SavedModel's graph is trusted input.
 
     Args:
-      path: workdir of a finished run, `.keras` file, SavedModel folder, or keras.applications:NAME, which gets
-        ImageNet's weights.
-      download: whether Keras may download weights of keras.applications that it has not cached.
+      path: workdir of a finished run, `.keras` file, SavedModel folder, keras.applications:NAME, which gets ImageNet's
+        weights, or keras_hub:PRESET, which gets those of the preset.
+      download: whether weights that are not cached may be downloaded.
 
     Returns:
       keras.Model or `SavedModel`, from raw pixels `[batch, h, w, c]` to logits `[batch, classes]`.
@@ -84,9 +84,8 @@ def load(path: str | os.PathLike, *, download: bool = False) -> Any:
     Raises:
       InputError: there is no model, or it does not load.
     """
-    name = user_code.application(str(path))
-    if name:
-        return keras_applications.build(name, pretrained=True, download=download)
+    if user_code.published(str(path)):
+        return interface.with_logits(published.build(str(path), pretrained=True, download=download), f"model {path}")
     read: Callable[..., Any] = functools.partial(keras.models.load_model, compile=False, safe_mode=True)
     file, read = (path, SavedModel) if is_saved_model(path) else (keras_file(path), read)
     try:
@@ -121,6 +120,7 @@ def load_teacher(
     teacher_precision: str,
     teacher_preprocessing: str = "auto",
     download: bool = False,
+    keep: Collection[str] = (),
 ) -> Any:
     """Loads a teacher, checks that it fits the dataset, and folds its BatchNorm (`.folding` counts the layers).
 
@@ -134,6 +134,7 @@ def load_teacher(
       teacher_precision: float32, bfloat16 or float16.
       teacher_preprocessing: a kind of `skd_tf.models.preprocessing.with_preprocessing`; "auto" gives it raw pixels.
       download: as in `load`.
+      keep: names of layers whose outputs stay those of the file, as in `fold_batch_norm`.
 
     Raises:
       InputError: it has other classes or channels than the dataset, or it is another network than `name`.
@@ -158,7 +159,7 @@ def load_teacher(
     else:
         parameters = parameter_count(model)
         model = _remove_softmax(model, path)
-        folded = fold_batch_norm(model)
+        folded = fold_batch_norm(model, keep)
         folded.unfolded_parameters = parameters
         if folded is not model:
             count, batch_norms = folded.folding

@@ -47,7 +47,7 @@ def keras_file(path: str | os.PathLike) -> pathlib.Path:
             remedy = remedy.format(file)
         raise input_error(
             "No model there",
-            expected=f"a finished workdir, a .keras file, a SavedModel folder or {user_code.APPLICATIONS}:NAME",
+            expected="a finished workdir, a .keras file, a SavedModel folder, keras.applications:NAME or keras_hub:PRESET",
             received=f"path={path}",
             remedy=remedy,
         )
@@ -86,18 +86,21 @@ def file_of(path: str | os.PathLike) -> pathlib.Path:
 
 
 def require(path: str | os.PathLike) -> None:
-    """Raises `InputError` if there is no model behind a path; of keras.applications:NAME only the form is checked."""
-    if not user_code.application(str(path)):
+    """Raises `InputError` if there is no model behind a path; of keras.applications:NAME and keras_hub:PRESET only the form
+    is checked."""
+    if not user_code.published(str(path)):
         file_of(path)
 
 
 def file_fingerprint(path: str | os.PathLike) -> str:
     """SHA-256 of a model's weights and architecture, read from its files without building it."""
-    if user_code.application(str(path)):  # Keras verifies the weight file itself
-        return hashlib.sha256(f"{path} {importlib.metadata.version('keras')}".encode()).hexdigest()
-    path = pathlib.Path(path)
+    published = user_code.published(str(path))
+    if published and not pathlib.Path(published[1]).is_dir():  # the library verifies the weight file itself
+        version = importlib.metadata.version(published[0].split(".")[0])
+        return hashlib.sha256(f"{path} {version}".encode()).hexdigest()
+    path = pathlib.Path(published[1] if published else path)
     digest = hashlib.sha256()
-    if is_saved_model(path):
+    if published or is_saved_model(path):
         files = (file for file in path.rglob("*") if file.is_file() and file != path / LINEAGE)
         for file in sorted(files):
             digest.update(str(file.relative_to(path)).encode() + b"\0" + file.read_bytes())

@@ -11,7 +11,7 @@ import keras
 
 from skd_tf import networks
 from skd_tf.errors import input_error
-from skd_tf.models import deployable, graph, heads, interface, keras_applications, loading, preprocessing
+from skd_tf.models import deployable, graph, heads, interface, loading, preprocessing, published
 from skd_tf.networks.names import NETWORK_NAMES
 from skd_tf.runtime import user_code
 from skd_tf.runtime.console import say
@@ -59,9 +59,10 @@ def _network(settings, dataset):
         return networks.build(
             name, input_shape=shape, num_classes=classes, mean=dataset.mean, std=dataset.std, seed=settings.seed
         )
-    if user_code.application(name):
+    if user_code.published(name):
         keras.utils.set_random_seed(settings.seed)
-        return keras_applications.build(user_code.application(name), input_shape=shape, num_classes=classes)
+        model = published.build(name, input_shape=shape, num_classes=classes, download=settings.download)
+        return heads.without_softmax(interface.with_logits(model, f"student {name}"))[0]
     if not user_code.is_reference(name):
         model, _ = deployable.without_temperature(loading.load(name))
         return _fit_to_dataset(deployable.without_sphere(model) or model, settings, dataset)
@@ -172,7 +173,7 @@ def _load_start_weights(model, settings):
     if not isinstance(source, keras.Model):
         raise input_error(
             "The start weights cannot be read from a SavedModel",
-            expected="a workdir, a .keras file or keras.applications:NAME",
+            expected="a workdir, a .keras file, keras.applications:NAME or keras_hub:PRESET",
             received=flag,
             remedy="Use the .keras file",
         )

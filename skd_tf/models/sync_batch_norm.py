@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from skd_tf.models.graph import replace_layers
+from skd_tf.models.graph import rebuilt, replace_layers
 from skd_tf.networks.batch_norm import FusedBatchNormalization
 from skd_tf.runtime import compat, replicas
 
@@ -82,7 +82,7 @@ def synchronized(model: keras.Model) -> keras.Model:
     def replacement(layer):
         is_batch_norm = isinstance(layer, keras.layers.BatchNormalization)
         kind = SynchronizedBatchNormalization if is_batch_norm else type(layer)
-        return kind.from_config(layer.get_config())
+        return rebuilt(layer, kind)
 
     return replace_layers(model, replacement)[0]
 

@@ -16,14 +16,18 @@ def data_facts(dataset: data.Dataset) -> dict[str, Any]:
     """What identifies the data of a training, as JSON.
 
     Returns:
-      {"data": [name, version, number of training images, digest of labels], "images": digest of what a step
+      {"data": [name, version, number of training images, digest of labels], with --unlabelled also [version, number of
+      images], "images": digest of what a step
       sees besides labels, "images_in": "memory" or "none", as --cache_dataset names them}.
     """
     labels = data.digest_of(dataset.train.labels)
+    more = dataset.unlabelled
+    unlabelled = [[str(more.version), len(more.train)]] if more else []
+    kinds = ["memory" if isinstance(part.train.images, np.ndarray) else "none" for part in (dataset, more) if part]
     return {
-        "data": [dataset.key_name, str(dataset.version), len(dataset.train), labels],
+        "data": [dataset.key_name, str(dataset.version), len(dataset.train), labels, *unlabelled],
         "images": _digest_of_images(dataset),
-        "images_in": "memory" if isinstance(dataset.train.images, np.ndarray) else "none",
+        "images_in": kinds[0] if len({*kinds}) == 1 else f"{kinds[0]}, but {kinds[1]} for --unlabelled",
     }
 
 
@@ -33,6 +37,7 @@ def _digest_of_images(dataset):
     version, *values = key_of(dataset.augmentation, dataset.extra)
     augmentation = [version, type(dataset.augmentation).__name__, *values]
     facts = [dataset.train.images_digest, numbers, augmentation]
+    facts += [dataset.unlabelled.train.images_digest] if dataset.unlabelled else []
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from skd_tf.config import Config
 from skd_tf.data import redraw
-from skd_tf.data.catalog import FOLDER
+from skd_tf.data.catalog import FOLDER, IMAGES, is_folder
 from skd_tf.data.dataset import Dataset
 from skd_tf.data.settings import DataSettings
 from skd_tf.errors import InputError, input_error
@@ -27,11 +27,12 @@ from skd_tf.runtime import user_code
 WEIGHTS, TEACHER = "weights", "teacher"  # how a training has reached the weights
 _FORMAT = 1
 _DEEPEST = 20  # ancestors of runs of earlier versions, whose records may name each other
+_Whole = {"validation_fraction": 0.0}
 _ImageNet = {"dataset": "imagenet2012", "set": None, "split": {"validation_fraction": 0.0}}
 
 # A training, as JSON: {"dataset": its name, "place": where it was, without the path itself, "set": {"name", "version"}
 # or None, "data": as `data_identity` gives it or None, "split": the rule that chose its images, "via": WEIGHTS or
-# TEACHER}.
+# TEACHER}. "whole" is true if no image was held out, as of --unlabelled.
 Training = dict[str, Any]
 
 
@@ -53,11 +54,13 @@ class Seen(NamedTuple):
     """Measured images that a training has used: {split: (how many, of how many)}, and that training.
 
     `exact` is false if the set has changed since: images are then drawn again, and most of them were used before.
+    `elsewhere` is true if the training read the folder in another way, or a folder in it or around it.
     """
 
     images: dict[str, tuple[int, int]]
     training: Training
     exact: bool = True
+    elsewhere: bool = False
 
     @property
     def text(self) -> str:
@@ -70,9 +73,11 @@ class Seen(NamedTuple):
 
     @property
     def remedy(self) -> str:
-        """The flags with which a run measures on images that this training held out."""
+        """The flags with which a run measures on images that this training held out; "" if no flags do."""
         if not self.exact:
             return "weights from before the data changed cannot be used, unless it is split into train/ and test/"
+        if self.elsewhere or self.training.get("whole"):
+            return ""
         split = self.training["split"]
         drawn = ["validation_fraction", "validation_split"] if "validation" in self.images else []
         names = [name for name in ("data_seed", *drawn, "group") if name in split]
@@ -95,16 +100,14 @@ def start_weights(config: Config) -> dict[str, str]:
     return {flag: path for flag, path in (found | {"student_checkpoint": config.student_checkpoint}).items() if path}
 
 
-def of_run(
-    config: Config, dataset: Dataset, facts: dict[str, Any] | None, teacher: str | os.PathLike | None
-) -> Lineage:
+def of_run(config: Config, dataset: Dataset, facts: dict[str, Any] | None, *teachers: str | os.PathLike) -> Lineage:
     """The lineage of a run's student.
 
     Args:
       config: the run's settings.
       dataset: its data.
       facts: `data_identity.data_facts` of it, or None.
-      teacher: path of its teacher, or None.
+      teachers: paths of its teachers.
     """
     own = {
         "dataset": dataset.key_name,
@@ -114,8 +117,14 @@ def of_run(
         "split": redraw.rule_of(config.pick(DataSettings)),
         "via": WEIGHTS,
     }
+    owns = [own]
+    if dataset.unlabelled:
+        more = dataset.unlabelled
+        known = {"name": more.key_name, "version": str(more.set_version)}
+        of_more = {"dataset": more.key_name, "place": _place(more.name), "set": known, "data": None}
+        owns.append(of_more | {"split": _Whole, "via": WEIGHTS, "whole": True})
     ancestors = [read(path) for path in start_weights(config).values()]
-    return joined([Lineage((own,)), *ancestors, *([read(teacher).as_teacher()] if teacher else [])])
+    return joined([Lineage(tuple(owns)), *ancestors, *(read(teacher).as_teacher() for teacher in teachers)])
 
 
 def read(model: str | os.PathLike, depth: int = 0) -> Lineage:
@@ -124,12 +133,13 @@ def read(model: str | os.PathLike, depth: int = 0) -> Lineage:
     A run of an earlier version recorded none: its settings, and those of the runs that they name, say the same.
 
     Args:
-      model: a workdir, a `.keras` file, a SavedModel folder or keras.applications:NAME.
+      model: a workdir, a `.keras` file, a SavedModel folder, keras.applications:NAME or keras_hub:PRESET.
       depth: how many records led here.
     """
     name = str(model)
-    if user_code.application(name):
-        return Lineage(({**_ImageNet, "via": WEIGHTS},))
+    if user_code.published(name):
+        known = user_code.published(name)[0] == user_code.APPLICATIONS or "imagenet" in name
+        return Lineage(({**_ImageNet, "via": WEIGHTS},)) if known else Lineage(unknown=(name,))
     recorded = _recorded_in_file(model)
     if recorded is not None:
         return recorded
@@ -138,10 +148,13 @@ def read(model: str | os.PathLike, depth: int = 0) -> Lineage:
         return Lineage(unknown=(name,))
     own = {"dataset": run.dataset, "set": None, "data": None, "split": redraw.rule_of(run.pick(DataSettings))}
     parts = [Lineage(({**own, "via": WEIGHTS},), (name,) if _was_recorded(model) else ())]
+    if run.unlabelled:
+        more = {**own, "dataset": run.unlabelled, "split": _Whole, "via": WEIGHTS, "whole": True}
+        parts.append(Lineage((more,)))
     parts += [read(path, depth + 1) for path in start_weights(run).values()]
     if run.needs_teacher:
-        teacher = run.teacher_checkpoint or str(workdir_of(model) / run_files.TEACHER)
-        parts.append(read(teacher, depth + 1).as_teacher())
+        teachers = run.teachers or (str(workdir_of(model) / run_files.TEACHER),)
+        parts += [read(teacher, depth + 1).as_teacher() for teacher in teachers]
     return joined(parts)
 
 
@@ -149,7 +162,8 @@ def images_seen(lineage: Lineage, dataset: Dataset, settings: DataSettings) -> l
     """Which trainings in a lineage have used images that the dataset's validation or test split measures on.
 
     The split of each training on the same set is drawn again. A set with the same name that has changed since counts as
-    seen wherever its measured images are drawn.
+    seen wherever its measured images are drawn. A folder that was read in another way, with labels or without, or a
+    folder in it or around it, is compared file by file.
 
     Args:
       lineage: of the weights that are measured, or that training starts from.
@@ -160,18 +174,27 @@ def images_seen(lineage: Lineage, dataset: Dataset, settings: DataSettings) -> l
     same_set = {"name": dataset.key_name, "version": str(dataset.set_version)}
     found = []
     for training in lineage.trainings:
-        known = training["set"]
-        same_place = training.get("place", _place(training["dataset"])) == _place(settings.dataset)
-        if known != same_set and not same_place:
-            continue
-        exact = known in (None, same_set)
+        known, place = training["set"], training.get("place", _place(training["dataset"]))
+        name = settings.dataset
+        if known != same_set and place != _place(name):
+            name = _folders_near(name).get(place, "") if is_folder(place) else ""
+            if not name:
+                continue
+        elsewhere = name != settings.dataset
+        exact = elsewhere or known in (None, same_set)
         if not exact:
             counts = {name: len(split) * redraw.is_drawn(name, dataset, settings) for name, split in splits.items()}
         else:
-            counts = redraw.trained_on(DataSettings(**training["split"]), dataset, settings)
+            rule, whole = DataSettings(**training["split"], dataset=name), training.get("whole", False)
+            try:
+                counts = redraw.trained_on(rule, dataset, settings, whole=whole)
+            except InputError:
+                if not elsewhere:
+                    raise
+                continue  # that folder is no data set any more
         images = {name: (count, len(splits[name])) for name, count in counts.items() if count}
         if images:
-            found.append(Seen(images, training, exact))
+            found.append(Seen(images, training, exact, elsewhere))
     return found
 
 
@@ -196,18 +219,22 @@ def require_unseen(
         for seen in images_seen(read(path), dataset, settings):
             if flag in teachers or seen.training["via"] == TEACHER:
                 who = f"The teacher {path}" if flag in teachers else f"The teacher of --{flag}={path}"
+                own = f" (its own split: {seen.remedy})" if seen.remedy else ""
                 warnings.append(
-                    f"{who} was trained on {seen.text} of {dataset.name}, so what it says about them is too good "
-                    f"(its own split: {seen.remedy})."
+                    f"{who} was trained on {seen.text} of {dataset.name}, so what it says about them is too good{own}."
                 )
                 continue
             raise input_error(
                 f"--{flag}={path} has trained on {seen.text}, so no number measured on them would be true",
-                expected=f"the split of its own run: {seen.remedy}",
+                expected=f"the split of its own run: {seen.remedy}"
+                if seen.remedy
+                else "images that it was not trained on",
                 received=" ".join(
                     f"--{name}={value}" for name, value in redraw.rule_of(settings).items() if value != ""
                 ),
-                remedy="Give these flags, or other weights; a folder with train/ and test/ has one test part for all",
+                remedy="Give these flags, or other weights; a folder with train/ and test/ has one test part for all"
+                if seen.remedy
+                else "Measure on other images, or use other weights",
             )
     return list(dict.fromkeys(warnings))
 
@@ -234,10 +261,21 @@ def write_beside(files: Sequence[pathlib.Path], path: pathlib.Path, lineage: Lin
 
 def _place(dataset):
     """A dataset's name; of a folder a digest of its path, because an exported file tells it to strangers."""
-    if not dataset.startswith(FOLDER):
+    if not is_folder(dataset):
         return dataset
-    path = os.path.realpath(os.path.expanduser(dataset.removeprefix(FOLDER)))
-    return FOLDER + hashlib.sha256(os.fsencode(path)).hexdigest()[:12]
+    kind, _, path = dataset.partition(":")
+    path = os.path.realpath(os.path.expanduser(path))
+    return f"{kind}:" + hashlib.sha256(os.fsencode(path)).hexdigest()[:12]
+
+
+def _folders_near(dataset):
+    """{place: name} of the datasets that a folder, those around it and those in it may be; {} for another dataset."""
+    if not is_folder(dataset):
+        return {}
+    root = pathlib.Path(os.path.realpath(os.path.expanduser(dataset.partition(":")[2])))
+    inside = (path for path, folders, _ in os.walk(root))
+    names = [f"{kind}{path}" for path in (*root.parents, *inside) for kind in (FOLDER, IMAGES)]
+    return {_place(name): name for name in names}
 
 
 def _recorded_in_file(model):

@@ -47,9 +47,13 @@ def decode(record: Mapping[str, Any]) -> np.ndarray:
 
 
 def of_record(details: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
-    """The predictions in a measurements.json: ({model: classes}, labels); ({}, None) of an earlier version."""
+    """The predictions in a measurements.json: ({model: classes}, labels); ({}, None) of an earlier version.
+
+    The labels of a dataset without labels are None.
+    """
     if "labels" not in details:
         return {}, None
     models = details.get("models", {})
     found = {name: decode(model["predictions"]) for name, model in models.items() if "predictions" in model}
-    return found, decode(details["labels"])
+    labels = decode(details["labels"])
+    return found, labels if (labels >= 0).any() or not len(labels) else None

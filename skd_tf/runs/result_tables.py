@@ -8,6 +8,7 @@ from skd_tf.runs.columns import columns
 from skd_tf.runs.verdict import comparison_lines
 
 _RESULT = columns("accuracy", "nll", "ece", "confidence", "agreement", "parameters")
+_WITHOUT_LABELS = columns("agreement", "agreement_at_5", "kl_to_teacher", "confidence", "parameters")
 _QUALITY = columns("accuracy", "top5_accuracy", "nll", "brier", "ece", "ece_debiased", "confidence", "overconfidence")
 _OVER_CLASSES = columns("balanced_accuracy", "macro_f1", "worst_class_recall")
 _BESIDE_TEACHER = columns("agreement", "agreement_at_5", "kl_to_teacher", "confidence_gap")
@@ -61,17 +62,40 @@ _COST = {  # heading: cell of a model
 def result_table(result: Mapping[str, Any]) -> str:
     """The table of a result.json: one line per model, measured on the test split after the last epoch."""
     names = _ROLES if "teacher" in result else _ROLES | {"student": "student"}
-    lines = [["test split", *(column.heading for column in _RESULT)]]
+    if "teachers" in result:
+        names = names | {"teacher": f"mean of {len(result['teachers'])} teachers"}
+    shown = _RESULT if "accuracy" in result["student"] else _WITHOUT_LABELS
+    lines = [["test split", *(column.heading for column in shown)]]
     for key in names:
         if key in result:
-            lines.append([names[key], *(column.text(result[key]) for column in _RESULT)])
-            lines += _calibrated(result[key], _RESULT)
+            lines.append([names[key], *(column.text(result[key]) for column in shown)])
+            lines += _calibrated(result[key], shown)
+        if key == "teacher":
+            lines += [[f"  {name}", *(column.text(one) for column in shown)] for name, one in each_teacher(result)]
     text = aligned(lines)
+    text += "".join(f"\n{sentence}" for sentence in agreements(result))
     if result.get("radius"):
         config = result["config"]
         radius = f"radius {result['radius']:.4g} ({config['radius']})"
         text += f"\non the sphere of {radius}, temperature {config['temperature']:g}"
     return text
+
+
+def each_teacher(result: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """(name with its weight, measurements) of each of several teachers; [] of one or none."""
+    return [
+        (f"teacher {i}, {one['name']}, weight {one['weight']:.3g}", one)
+        for i, one in enumerate(result.get("teachers", []), 1)
+    ]
+
+
+def agreements(result: Mapping[str, Any]) -> list[str]:
+    """A sentence on how often the student gives the answer of each of several teachers, in a list; [] without them."""
+    if "teachers" not in result:
+        return []
+    each = [f"{one['student_agreement']:.1%} with teacher {i}" for i, one in enumerate(result["teachers"], 1)]
+    mean = f"{result['student']['agreement']:.1%} with the mean of their softmaxes"
+    return [f"Agreement of the student: {mean}, {', '.join(each)}."]
 
 
 def export_table(files: Sequence[Mapping[str, Any]], student_values: int) -> str:
@@ -82,8 +106,10 @@ def export_table(files: Sequence[Mapping[str, Any]], student_values: int) -> str
       student_values: how many numbers the student consists of.
     """
     lines = [list(_EXPORT), *([cell(file) for cell in _EXPORT.values()] for file in files)]
-    measured = [["measured from the file", *_AFTER_EXPORT]]
-    measured += [[file["file"], *(cell(file) for cell in _AFTER_EXPORT.values())] for file in files]
+    has_labels = all("accuracy" in file for file in files)
+    cells = {heading: cell for heading, cell in _AFTER_EXPORT.items() if has_labels or heading.startswith("ms")}
+    measured = [["measured from the file", *cells]]
+    measured += [[file["file"], *(cell(file) for cell in cells.values())] for file in files]
     return f"{aligned(lines)}\nThe student consists of {student_values:,} numbers.\n\n{aligned(measured)}"
 
 
@@ -95,12 +121,15 @@ def evaluation_tables(result: Mapping[str, Any]) -> str:
     parts = [_with_intervals(counted(result["dataset"]["test_examples"], "image"), everyone, _QUALITY)]
     if result["comparisons"]:
         parts.append("\n".join(comparison_lines(result["comparisons"])))
-    parts.append(_with_intervals("every class counts the same", everyone, _OVER_CLASSES))
+    has_labels = all("accuracy" in entry for _, entry in everyone)
+    if has_labels:
+        parts.append(_with_intervals("every class counts the same", everyone, _OVER_CLASSES))
     if teacher:
         parts.append(_with_intervals("beside the teacher", models, _BESIDE_TEACHER))
     costs = [[name, *(cell(entry) for cell in _COST.values())] for name, entry in everyone]
     parts.append(aligned([["cost", *_COST], *costs]))
-    parts.append("\n".join(_worst_classes(name, entry, result["class_names"]) for name, entry in everyone))
+    if has_labels:
+        parts.append("\n".join(_worst_classes(name, entry, result["class_names"]) for name, entry in everyone))
     return "\n\n".join(parts)
 
 
@@ -121,13 +150,15 @@ def aligned(lines: Sequence[Sequence[str]]) -> str:
 
 def _with_intervals(heading, named, shown):
     """A table of metrics. Each model is followed by its intervals and, for quality, its raw and calibrated softmax."""
+    of_quality = shown is _QUALITY
+    shown = [column for column in shown if any(column.number(entry) is not None for _, entry in named)]
     lines = [[heading, *(column.heading for column in shown)]]
     for name, entry in named:
         lines.append([name, *(column.text(entry) for column in shown)])
         if "intervals" in entry:
             ends = [entry["intervals"].get(column.key) for column in shown]
             lines.append(["  95%", *("{:.3f} to {:.3f}".format(*pair) if pair else "" for pair in ends)])
-        if shown is _QUALITY:
+        if of_quality:
             if "raw" in entry:
                 lines.append(["  raw softmax", *(column.text(_with_gap(entry["raw"])) for column in shown)])
             lines += _calibrated(entry, shown)
@@ -143,7 +174,7 @@ def _calibrated(entry, shown):
 
 
 def _with_gap(quality):
-    return quality | {"overconfidence": quality["confidence"] - quality["accuracy"]}
+    return quality | ({"overconfidence": quality["confidence"] - quality["accuracy"]} if "accuracy" in quality else {})
 
 
 def _between(file, name):

@@ -121,12 +121,12 @@ def judge(
         if first in models and second in models:
             if labels is not None and {first, second} <= predicted.keys():
                 against[f"{first} against {second}"] = compare(predicted[first], predicted[second], labels)
-            elif images:
+            elif images and "accuracy" in models[first]:
                 mine, other = (models[name]["accuracy"] for name in (first, second))
                 against[f"{first} against {second}"] = compare_accuracies(mine, other, images)
     helped = against.get("student against student_alone")
     weak_teacher = _weak_teacher(against.get("teacher against student_alone"), models)
-    few = steps < FEWEST_STEPS
+    few, has_labels = steps < FEWEST_STEPS, all("accuracy" in model for model in models.values())
     warnings = [
         *weak_teacher,
         *_costly(against.get("student against student_matched")),
@@ -136,7 +136,7 @@ def judge(
     word = helped["word"] if helped else "unknown"
     return {
         "word": word,
-        "text": _headline(helped, models),
+        "text": _headline(helped, models) if has_labels else _agreement(models["student"], images),
         "warnings": warnings,
         "next": _next(word, models, config, steps, weak_teacher=bool(weak_teacher)),
         "comparisons": against,
@@ -200,6 +200,14 @@ def _headline(helped, models):
         return f"Distilled and alone cannot be told apart with {images}: {gain} points of top-1 ({interval(helped)})."
     how, against = ("helped", "over") if helped["word"] == "ahead" else ("made it WORSE", "against")
     return f"Distilling {how}: {gain} points of top-1 {against} the student alone ({interval(helped)}, {images})."
+
+
+def _agreement(student, images):
+    """What is known of a student without any label."""
+    return (
+        f"The student gives the teacher's answer to {student['agreement']:.1%} of {counted(images, 'test image')}, at a KL "
+        f"divergence of {student['kl_to_teacher']:.4f} nats. These images have no labels, so no accuracy is known."
+    )
 
 
 def _weak_teacher(comparison, models):

@@ -15,13 +15,20 @@ from typing import Any, Self, TextIO
 from skd_tf.errors import counted
 from skd_tf.runtime.cluster import chief_only
 
-_SHOWN = (("loss", "loss"), ("train", "accuracy"), ("validation", "val_accuracy"), ("agreement", "agreement"))
+_SHOWN = (
+    ("loss", "loss"),
+    ("train", "accuracy"),
+    ("validation", "val_accuracy"),
+    ("validation agreement", "val_agreement"),
+    ("agreement", "agreement"),
+)
 _SECONDS_BETWEEN_LINES = 20.0  # in a log
 _SECONDS_BETWEEN_UPDATES = 0.5  # on a terminal
 _SECONDS_BETWEEN_TENTHS = 10.0  # in a log at normal verbosity: a line for each tenth, but not more often than this,
 _MOST_SECONDS_WITHOUT_A_LINE = 600.0  # and not less often than this
 _live = {"length": 0}  # of the progress line on the terminal, which the next line overwrites
 _stage: contextvars.ContextVar[str] = contextvars.ContextVar("stage", default="")
+_silent: contextvars.ContextVar[bool] = contextvars.ContextVar("silent", default=False)
 _verbosity = {"full": False}
 
 
@@ -40,11 +47,22 @@ def stage(name: str) -> Iterator[None]:
         _stage.reset(token)
 
 
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """Inside this context, no line and no warning is printed: of what is built here only to be looked at."""
+    token = _silent.set(True)
+    try:
+        yield
+    finally:
+        _silent.reset(token)
+
+
 @chief_only
 def say(text: str = "") -> None:
     """Prints a line on standard output."""
-    _clear()
-    write(text, sys.stdout)
+    if not _silent.get():
+        _clear()
+        write(text, sys.stdout)
 
 
 def detail(text: str = "") -> None:
@@ -61,8 +79,9 @@ def say_of_part(text: str = "") -> None:
 @chief_only
 def warn(text: str) -> None:
     """Prints a warning on standard error."""
-    _clear()
-    write(f"warning: {text}", sys.stderr)
+    if not _silent.get():
+        _clear()
+        write(f"warning: {text}", sys.stderr)
 
 
 def write(text: str, stream: TextIO | None, end: str = "\n") -> None:

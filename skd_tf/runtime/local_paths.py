@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from skd_tf.errors import flag_error, input_error
 
 TFDS_SCHEMES = ("gs",)  # that TFDS reads a --data_dir from; TensorFlow's wheel has no other file system
-_URL = re.compile(r"(?:folder:)?([A-Za-z][A-Za-z0-9+.-]*)://")
+_URL = re.compile(r"(?:folder:|images:)?([A-Za-z][A-Za-z0-9+.-]*)://")
 _COLLAPSED_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")  # pathlib.Path("gs://bucket") is gs:/bucket
 _REMEDY = (
     "Mount the bucket (gcsfuse, mount-s3, rclone mount), or use a local folder and mirror it after each checkpoint: "
@@ -46,6 +46,18 @@ def require_local(path: str | os.PathLike, name: str, *, schemes: Iterable[str] 
         raise flag_error(name, path, "is a URL", "a path", "Leave out file://")
     allowed = "".join(f" or {known}://" for known in schemes)
     raise flag_error(name, path, "is a URL, not a folder or file", f"a path{allowed}", _REMEDY)
+
+
+def split_paths(text: str) -> tuple[str, ...]:
+    """The paths in a text that separates them with commas; a text that is itself a path is one, commas included.
+
+    Example:
+      >>> split_paths("runs/a, runs/b"), split_paths("runs/a"), split_paths("")
+      (('runs/a', 'runs/b'), ('runs/a',), ())
+    """
+    if "," not in text or os.path.exists(text):
+        return (text,) if text else ()
+    return tuple(part.strip() for part in text.split(","))
 
 
 def require_folder(path: str | os.PathLike, name: str) -> None:

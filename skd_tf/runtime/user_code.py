@@ -16,7 +16,7 @@ from typing import Any
 from skd_tf.errors import input_error
 
 _REFERENCE = re.compile(r"([A-Za-z_][\w.]*):([A-Za-z_]\w*)")
-APPLICATIONS = "keras.applications"
+APPLICATIONS, HUB = "keras.applications", "keras_hub"
 _NETWORK = ("input_shape", "num_classes")
 ARGUMENTS = {  # flag -> what its function is given
     "student": _NETWORK,
@@ -32,10 +32,10 @@ def is_reference(text: str) -> bool:
     return bool(_REFERENCE.fullmatch(text))
 
 
-def application(text: str) -> str | None:
-    """NAME in a text that reads keras.applications:NAME, else None."""
-    module, _, name = text.partition(":")
-    return name if module == APPLICATIONS and name else None
+def published(text: str) -> tuple[str, str] | None:
+    """(library, NAME) of a text that reads keras.applications:NAME or keras_hub:PRESET, else None."""
+    library, _, name = text.partition(":")
+    return (library, name) if library in (APPLICATIONS, HUB) and name else None
 
 
 def require(text: str, flag: str) -> None:

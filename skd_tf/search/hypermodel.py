@@ -73,7 +73,7 @@ class DistillationHyperModel(keras_tuner.HyperModel):
         """The compiled Distiller of the values drawn."""
         config, resources = self.config_of(hp), self.resources
         distiller = train_student.build_distiller(config, resources, self._steps_per_epoch(config))
-        if resources.teacher and config.needs_teacher and not config.teacher_cache_dir:
+        if resources.teacher and config.needs_teacher and not config.teacher_cache_dir and distiller.teacher is None:
             distiller.teacher = resources.teacher.model
         return distiller
 
@@ -88,7 +88,7 @@ class DistillationHyperModel(keras_tuner.HyperModel):
         config, resources = self.config_of(hp), self.resources
         teacher = resources.teacher if config.needs_teacher else None
         if args or "x" in kwargs:
-            if teacher:
+            if teacher and model.features is None:
                 model.teacher = teacher.model  # the cache holds only logits of the Config's images
             return model.fit(*args, **kwargs)
         steps = self._steps_per_epoch(config)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from skd_tf.config import Config
+from skd_tf.data.catalog import IMAGES, has_labels
 from skd_tf.errors import as_text, did_you_mean, flag_error, input_error
 from skd_tf.losses.names import facts_of
 from skd_tf.search.space import Dimension, parse_space
@@ -19,9 +20,12 @@ OBJECTIVES = {
     "val_balanced_accuracy": "max",
     "val_macro_f1": "max",
     "val_worst_class_recall": "max",
+    "val_agreement": "max",
+    "val_kl_to_teacher": "min",
     "loss": "min",
     "label_loss": "min",
     "distill_loss": "min",
+    "feature_loss": "min",
     "accuracy": "max",
     "agreement": "max",
     "teacher_accuracy": "max",
@@ -31,9 +35,14 @@ OBJECTIVES = {
     "learning_rate": None,
     "kd_weight": None,
     "label_weight": None,
+    "feature_weight": None,
     "examples_per_second": "max",
     "input_wait_share": "min",
     "seconds": "min",
+}
+_WITHOUT_LABELS = ("val_agreement", "val_kl_to_teacher")  # of validation images without labels
+_OF_LABELS = {"accuracy", "label_loss", "teacher_accuracy"} | {
+    name for name in OBJECTIVES if name.startswith("val_") and name not in _WITHOUT_LABELS
 }
 OBJECTIVE_GRAMMAR = f"NAME, NAME:min or NAME:max of the last epoch's {', '.join(OBJECTIVES)}"
 
@@ -105,6 +114,13 @@ class Plan:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise flag_error(name, value, "is too small", "at least 1", "Raise it")
+        labelled, expected = has_labels(self.config.dataset), " or ".join(_WITHOUT_LABELS)
+        if not labelled and self.goal.name in _OF_LABELS:
+            problem = f"needs labels, and {IMAGES}PATH has none"
+            raise flag_error("objective", self.objective, problem, expected, f"Add --objective={_WITHOUT_LABELS[1]}")
+        if labelled and self.goal.name in _WITHOUT_LABELS:
+            problem, remedy = f"is measured with --dataset={IMAGES}PATH only", "Choose agreement, or val_accuracy"
+            raise flag_error("objective", self.objective, problem, "a measure with labels", remedy)
         if not self.config.validation_fraction:
             problem = "leaves no validation images, and a search never sees the test split"
             raise flag_error("validation_fraction", 0, problem, "more than 0", "Set it to 0.1, for example")

@@ -16,7 +16,7 @@ from skd_tf.runtime.local_paths import require_folder
 from skd_tf.search import plot, results
 from skd_tf.search.plan import Plan
 from skd_tf.search.trial_records import RUNNING, TrialRecord, TrialRecords, is_disk_full
-from skd_tf.training import dry_run, preflight
+from skd_tf.training import dry_run, preflight, unlabelled
 
 if TYPE_CHECKING:
     from skd_tf.training.train_student import SharedResources
@@ -54,6 +54,7 @@ def run_search(
     """
     role = process_role()
     require_folder(workdir, "workdir")
+    unlabelled.check(plan.shared)
     preflight.check_files(plan.shared)
     preflight.check_dataset(plan.shared, data_dir)
     preflight.check_sizes(plan.config, data_dir, searched=plan.names)

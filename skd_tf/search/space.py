@@ -24,6 +24,9 @@ SEARCHABLE = (
     "radius",
     "center",
     "loss_settings",
+    "feature_pairs",
+    "feature_weight",
+    "feature_loss",
     "epochs",
     "batch_size",
     "learning_rate",
@@ -39,18 +42,20 @@ SEARCHABLE = (
     "seed",
     "precision",
     "sync_batch_norm",
+    "teacher_weights",
     "teacher_cache_epochs",
     "teacher_cache_top",
 )
 _DISTILLING = tuple(loss for loss, facts in LOSS_FACTS.items() if facts.needs_teacher)
-# A setting that only some losses or optimizers read -> ("loss" or "optimizer", the names of those that read it).
+# A setting that only some losses, optimizers or pairs of layers read -> (that setting, its values that read it).
 READ_BY: dict[str, tuple[str, tuple[str, ...]]] = {
     **{
         name: ("loss", tuple(loss for loss, facts in LOSS_FACTS.items() if name in facts.arguments))
-        for name in ("temperature", "radius", "center")
+        for name in ("temperature", "radius", "center", "teacher_weights")
     },
     **dict.fromkeys(("kd_weight", "label_weight"), ("loss", _DISTILLING)),
     **dict.fromkeys(("momentum", "nesterov"), ("optimizer", ("sgd",))),
+    **dict.fromkeys(("feature_weight", "feature_loss"), ("feature_pairs", ("TEACHER_LAYER:STUDENT_LAYER",))),
 }
 GRAMMAR = (
     "NAME:log:LOW:HIGH[:COUNT], NAME:linear:LOW:HIGH[:COUNT], NAME:int:LOW:HIGH[:COUNT], NAME:choice:A,B,... "
@@ -152,13 +157,14 @@ def parse_space(texts: Iterable[str], config: Config) -> tuple[Dimension, ...]:
 
 
 def _require_reader(dimension, space, config):
-    """InputError if no loss or optimizer of the search reads a setting."""
+    """InputError if no loss, optimizer or pair of layers of the search reads a setting."""
     which, readers = READ_BY.get(dimension.name, ("", ()))
     if not which:
         return
     searched = next((other for other in space if other.name == which), None)
     values = searched.values if searched else [getattr(config, which)]
-    own = which == "loss" and any(value not in LOSS_FACTS for value in values)  # it can read any of them
+    # A loss of your own can read any of them, and all pairs of layers read theirs.
+    own = any(value and value not in LOSS_FACTS for value in values) and which != "optimizer"
     if not own and not set(readers) & set(values):
         given = f"--search={searched.text}" if searched else f"--{which}={getattr(config, which)}"
         raise input_error(

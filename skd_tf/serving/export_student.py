@@ -69,7 +69,7 @@ def export_student(
             received=f"--dataset={dataset} with {workdir}",
             remedy="Leave it out",
         )
-    loaded = data.load(config.pick(data.DataSettings), data_dir)
+    loaded = data.load(config.pick(data.DataSettings), data_dir, class_names=result["class_names"])
     student, temperature = deployable.without_temperature(loading.load(workdir))
     student = deployable.at_inference(student)
     loading.check_fits(student, loaded, workdir)

@@ -8,7 +8,7 @@ import jinja2
 
 from skd_tf.runs.columns import columns
 from skd_tf.runs.lineage import Lineage
-from skd_tf.runs.result_tables import epochs_of
+from skd_tf.runs.result_tables import agreements, each_teacher, epochs_of
 from skd_tf.serving.formats import ExportFile
 from skd_tf.serving.input_pixels import input_pixels
 
@@ -18,6 +18,7 @@ _MODELS = {
     "student_matched": "the same student alone, equal compute",
     "student": "this student",
 }
+_WITHOUT_LABELS = columns("agreement", "kl_to_teacher", "confidence", "parameters")
 _COLUMNS = columns("accuracy", "nll", "ece", "confidence", "agreement", "parameters")
 
 
@@ -56,7 +57,9 @@ def model_card(
     """
     template = importlib.resources.files(__package__).joinpath("model_card.md").read_text()
     details = measurements.get("models", {})
-    intervals = {key: model["intervals"].get("accuracy") for key, model in details.items() if "intervals" in model}
+    has_labels = "accuracy" in result["student"]
+    shown = _COLUMNS if has_labels else _WITHOUT_LABELS
+    intervals = {key: model["intervals"].get(shown[0].key) for key, model in details.items() if "intervals" in model}
     environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     return environment.from_string(template + "\n").render(
         settings=settings,
@@ -65,11 +68,12 @@ def model_card(
         measurements=measurements,
         class_names=result["class_names"],
         epochs=epochs_of(result),
+        agreements=agreements(result),
         teacher_name=measurements.get("teacher", {}).get("name", "a larger network"),
         radius=f"{result['radius']:.4f}" if result.get("radius") else "",
         temperature=f"{temperature:.4f}" if temperature else "",
-        models=[(name, result[key], intervals.get(key)) for key, name in _MODELS.items() if key in result],
-        columns=_COLUMNS,
+        models=_models(result, intervals),
+        columns=shown,
         file_by_kind={file.kind: file.name for file in reversed(files)},
         files=list(zip(files, rows, strict=True)),
         image_shape=image_shape,
@@ -79,3 +83,11 @@ def model_card(
         device=device,
         pixels=input_pixels(settings, image_shape, png_bits),
     )
+
+
+def _models(result, intervals):
+    """(name, measurements, interval of top-1) of each model; the mean of several teachers is followed by each."""
+    each = [(name, one, intervals.get(f"teacher_{i}")) for i, (name, one) in enumerate(each_teacher(result), 1)]
+    names = _MODELS | ({"teacher": f"mean of {len(each)} teachers"} if each else {})
+    found = [(name, result[key], intervals.get(key)) for key, name in names.items() if key in result]
+    return [*found[:1], *each, *found[1:]] if each else found

@@ -42,7 +42,7 @@ def check(
       files: the files.
       folder: the folder that holds them.
       images: uint8 `[n, h, w, c]`, real images.
-      labels: integer `[n]`, all >= 0.
+      labels: integer `[n]`, all >= 0; or all -1 in a dataset without labels, and what needs them is then left out.
       live_logits: `[n, classes]`; their softmax is the live student's probability.
       student_values: how many numbers the student has, with BatchNorm's statistics.
 
@@ -74,7 +74,7 @@ def measured_quality(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     """{"accuracy", "nll", "ece", "ece_debiased", "intervals"} of a file's own logits, which quantization may change."""
     summary = metrics.summarize(logits, labels)
     quality, ends = summary.quality(), bootstrap.intervals(summary)
-    found = {name: quality[name] for name in ("accuracy", "nll", "ece", "ece_debiased")}
+    found = {name: quality[name] for name in ("accuracy", "nll", "ece", "ece_debiased") if name in quality}
     return found | {"intervals": {name: ends[name] for name in found if name in ends}}
 
 
@@ -103,7 +103,6 @@ def _compare(file, found, labels, live):
     best, second = np.sort(live, axis=1)[:, :-3:-1].T
     near_tie = best - second <= min(file.largest_difference, _NEAR_TIE) * scale
     agreement = float(same[~near_tie].mean()) if not near_tie.all() else 1.0
-    accuracy = float((found["class_id"] == labels).mean())
     if not np.isfinite(logits).all() or difference > file.largest_difference * scale:
         raise ExportError(
             f"{file.name} differs from the live student by {difference:.3g} in a logit; "
@@ -118,14 +117,16 @@ def _compare(file, found, labels, live):
         alone = np.abs(found[f"batch_of_{count}"] - logits[:count]).max()
         if alone > max(1e-4, file.largest_difference) * scale:
             raise ExportError(f"{file.name} gives logits that differ by {alone:.3g} in a batch of {count}.")
+    accuracy = {}
+    if (labels >= 0).any():
+        right = float((found["class_id"] == labels).mean())
+        accuracy = {"accuracy": right, "accuracy_change": right - float((live.argmax(axis=1) == labels).mean())}
     return {
         "file": file.name,
         "largest_difference": float(difference),
         "largest_probability_difference": float(np.abs(found["probabilities"] - probabilities).max()),
         "agreement": float(same.mean()),
-        "accuracy": accuracy,
-        "accuracy_change": accuracy - float((live.argmax(axis=1) == labels).mean()),
-    }
+    } | accuracy
 
 
 def _litert_values(path):

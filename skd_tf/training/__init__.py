@@ -3,7 +3,8 @@
 experiment     run(): data, teacher, student, training, measurement, export, one step after the other
 preflight      what can be checked before anything is loaded; without TensorFlow
 dry_run        what a run would do, as text; without TensorFlow
-look           --show_augmentation and --list_layers: augmented images, the student's layers
+look           --show_augmentation and --list_layers: augmented images, the layers of the networks
+layers         these layers, as --list_layers prints and --feature_pairs names them
 nested_runs    the settings of the runs that a run starts: its teacher, and the student alone
 teacher        the teacher's logits, live or from the cache, and whether it is good enough to teach
 teacher_pass   computes its logits of augmented images, shard by shard, shared by several processes

@@ -23,13 +23,15 @@ _SUFFIX = ".ckpt"
 
 
 def state_of(distiller: Distiller) -> dict[str, keras.Variable]:
-    """{name: variable} of student, optimizer, loss settings and epoch means; never the teacher."""
+    """{name: variable} of student, optimizer, loss settings, epoch means and projectors; never the teacher."""
     groups = {
         "student": distiller.student.variables,
         "optimizer": distiller.optimizer.variables,
         "setting": [distiller.temperature, distiller.kd_weight, distiller.label_weight, distiller.radius],
         "mean": distiller.means.variables,
     }
+    if distiller.features is not None:
+        groups["feature"] = [*distiller.features.variables, distiller.feature_weight]
     # By position: Keras numbers the names of layers by how many were created before them in the process.
     return {
         f"{group}/{place:04d}": variable

@@ -5,16 +5,18 @@ import os
 from skd_tf import schedules
 from skd_tf.config import Config, grammar
 from skd_tf.config.flags import FIELDS
+from skd_tf.data import folder_index
 from skd_tf.data.catalog import augmentation_of, size_and_resize
 from skd_tf.data.settings import DataSettings
 from skd_tf.errors import as_text
 from skd_tf.losses import sphere_geometry
 from skd_tf.losses.names import facts_of
+from skd_tf.losses.teacher_shares import teacher_shares
 from skd_tf.runs.run_record import read_result, recorded_config, settings_record, with_recorded_rules
 from skd_tf.runs.workdir import refuse_differences
 from skd_tf.runtime import cluster, devices
 from skd_tf.runtime.local_paths import require_folder
-from skd_tf.training import no_effect, preflight
+from skd_tf.training import no_effect, preflight, unlabelled
 from skd_tf.training.preflight import Sizes
 
 
@@ -32,6 +34,7 @@ def describe(
       InputError: a dataset, teacher, student or flagfile does not exist; the workdir belongs to another run; the
         replicas do not divide the global batch, or it is larger than the training split; TF_CONFIG is malformed.
     """
+    unlabelled.check(config)
     preflight.check_files(config)
     config = with_recorded_rules(config, lambda: recorded_config(workdir) if workdir else None)
     preflight.check_dataset(config, data_dir)
@@ -65,6 +68,7 @@ def _machine(config: Config) -> list[str]:
     me = cluster.member(config.strategy)
     strategy, replicas = devices.replicas(config.strategy, virtual_devices=config.virtual_devices, gpus=gpus, member=me)
     share = devices.per_replica_batch(config.batch_size, replicas)
+    unlabelled.check_replicas(config, replicas)
     collective = config.sync_batch_norm and replicas > 1
     xla, reason = devices.jit_compile_choice(config.jit_compile, "GPU" if gpus else "CPU", collective=collective)
     place = f", worker {me.index} of {me.workers}{'' if me.index else ', the chief'}" if me else ""
@@ -97,11 +101,20 @@ def _data(config: Config, sizes: Sizes | None) -> list[str]:
     train, validation = sizes.train - held_out, held_out if sizes.validation is None else sizes.validation
     return [
         f"examples       {train} to train, {validation} to validate, {sizes.test} to test",
+        *_unlabelled(config),
         f"classes        {sizes.num_classes or 'unknown until it is loaded'}",
         f"steps          {steps} per epoch, {steps * config.epochs} in all",
-        f"dropped        {train - steps * config.batch_size} examples per epoch, the last short batch",
+        f"dropped        {train - steps * config.labelled_batch} examples per epoch, the last short batch",
         *images,
     ]
+
+
+def _unlabelled(config: Config) -> list[str]:
+    if not config.unlabelled:
+        return []
+    images = len(folder_index.unlabelled_paths(config.unlabelled))
+    share = f"{config.unlabelled_batch} of each batch of {config.batch_size}"
+    return [f"unlabelled     {images}, {share}"]
 
 
 def _schedule(config: Config, sizes: Sizes | None) -> list[str]:
@@ -132,6 +145,16 @@ def _loss(config: Config, sizes: Sizes | None) -> list[str]:
         f"weights        kd {config.kd_weight}, label {label}",
         f"teacher        {f'--{source[0]}={source[1]}' if source else 'none given'}",
     ]
+    if len(config.teachers) > 1:
+        shares = teacher_shares(grammar.parse_teacher_weights(config.teacher_weights) or None, len(config.teachers))
+        lines += [
+            f"               {one.teacher_checkpoint}: weight {share:.4g}, {one.teacher_precision}, preprocessing "
+            f"{one.teacher_preprocessing}"
+            for one, share in zip(config.for_each_teacher, shares, strict=True)
+        ]
+    if config.feature_pairs:
+        pairs = config.feature_pairs.replace(":", " -> ")
+        lines.append(f"features       {pairs}, {config.feature_loss}, weight {config.feature_weight}")
     if facts_of(config.loss).probabilities == "sphere":
         lines.append(f"radius         {_radius(config.radius, sizes)}")
         lines.append(f"gradient       {'times norm / radius' if config.gradient_scale != 'none' else 'as it is'}")

@@ -13,10 +13,12 @@ import tensorflow as tf
 from skd_tf import data
 from skd_tf.config import Config
 from skd_tf.config.flags import write_flags
+from skd_tf.data.catalog import has_labels
 from skd_tf.data.dataset import Dataset
+from skd_tf.data.unlabelled import with_unlabelled
 from skd_tf.distillation.distiller import Distiller
 from skd_tf.errors import InputError, counted, input_error
-from skd_tf.runs import lineage, predictions, provenance, report, result_tables, run_files, verdict
+from skd_tf.runs import class_names, lineage, predictions, provenance, report, result_tables, run_files, verdict
 from skd_tf.runs.data_identity import data_facts
 from skd_tf.runs.run_record import read_result, recorded_config, with_recorded_rules
 from skd_tf.runs.workdir import Workdir, locked
@@ -25,9 +27,9 @@ from skd_tf.runtime.console import Stopwatch, detail, say, say_of_part, set_verb
 from skd_tf.runtime.files import write_json, write_text
 from skd_tf.runtime.local_paths import require_folder
 from skd_tf.serving import saved_model
-from skd_tf.training import measuring, nested_runs, preflight
+from skd_tf.training import layers, measuring, nested_runs, preflight, unlabelled
+from skd_tf.training.ensemble import open_teachers
 from skd_tf.training.resources import SharedResources
-from skd_tf.training.teacher import open_teacher
 from skd_tf.training.trackers import Tracker, Trackers
 from skd_tf.training.train_student import check_loss, train_student
 
@@ -114,8 +116,8 @@ def _run(
             measured, details, student, pictures = measuring.measure(
                 resources, student, others, calibrate=calibrate, images=images
             )
-        teacher = resources.teacher.path if resources.teacher else None
-        ancestry = lineage.of_run(config, resources.dataset, data_facts(resources.dataset), teacher)
+        teachers = [teacher.path for teacher in resources.teacher.members] if resources.teacher else []
+        ancestry = lineage.of_run(config, resources.dataset, data_facts(resources.dataset), *teachers)
         with watch("export"):
             _export(student, folder, resources.dataset.class_names, ancestry)
         if config.report:
@@ -155,21 +157,27 @@ def prepare(
     Raises:
       InputError: the start weights were trained on images that the run measures on.
     """
+    unlabelled.check(config)
     strategy = strategy or make_strategy(config)
     settings = config.pick(data.DataSettings)
     with data.shared_loads():
-        dataset = data.load(settings, str(data_dir) if data_dir else None, test=test)
+        names = [] if has_labels(config.dataset) else class_names.of_model(config.teachers[0], download=config.download)
+        dataset = data.load(settings, str(data_dir) if data_dir else None, test=test, class_names=names)
+        if config.unlabelled:
+            dataset = with_unlabelled(dataset, config.unlabelled, settings)
         start = lineage.start_weights(config)
         warnings = lineage.require_unseen(start, dataset, settings)  # before a teacher is trained
+        layers.check_feature_pairs(config, dataset)
         teacher = find_teacher(config, pathlib.Path(folder), data_dir)
-    if teacher:
-        warnings += lineage.require_unseen({"teacher": teacher}, dataset, settings, teachers=["teacher"])
+    teachers = config.teachers if len(config.teachers) > 1 else [teacher] if teacher else []
+    for path in teachers:
+        warnings += lineage.require_unseen({"teacher": path}, dataset, settings, teachers=["teacher"])
     for text in warnings:
         warn(text)
-    unknown = lineage.joined(lineage.read(path) for path in (*start.values(), *([teacher] if teacher else []))).unknown
+    unknown = lineage.joined(lineage.read(path) for path in (*start.values(), *teachers)).unknown
     if unknown:
         _say_unknown(unknown)
-    opened = open_teacher(teacher, config, dataset, strategy) if teacher else None
+    opened = open_teachers(teacher, config, dataset, strategy) if teacher else None
     return SharedResources(dataset, strategy, opened, tuple(warnings))
 
 
@@ -268,6 +276,8 @@ def _details(resources: SharedResources, measured: dict, watch: Stopwatch) -> di
     """The content of measurements.json, which the report draws."""
     dataset: Dataset = resources.dataset
     sizes = {"train": len(dataset.train), "test": len(dataset.test or ())}
+    if dataset.unlabelled:
+        sizes["unlabelled"] = len(dataset.unlabelled.train)
     pixels = {} if dataset.png_bits is None else {"png_bits": dataset.png_bits}
     details = {
         "models": measured,
@@ -284,7 +294,9 @@ def _write_result(
     config: Config, folder: Workdir, measured: dict, facts: dict[str, Any], details: dict
 ) -> dict[str, Any]:
     """Writes result.json and the report, then prints the closing table and the verdict."""
-    measured["student"]["val_accuracy"] = facts.pop("val_accuracy")
+    for name in ("val_accuracy", "val_agreement"):
+        if name in facts:
+            measured["student"][name] = facts.pop(name)
     result = measured | facts
     steps = result["epochs_trained"] * preflight.steps_per_epoch(config, details["dataset"]["train"])
     result["verdict"] = verdict.of_run(result, details, steps)

@@ -1,9 +1,11 @@
-"""What a run works on, shown without training: augmented images, the student's layers."""
+"""What a run works on, shown without training: augmented images, the layers of its networks."""
 
 import pathlib
 
 from skd_tf.config import Config
+from skd_tf.data.catalog import has_labels
 from skd_tf.errors import flag_error
+from skd_tf.runs import class_names
 from skd_tf.runtime import console, tf_logging
 from skd_tf.training import preflight
 
@@ -18,13 +20,15 @@ def show(config: Config, data_dir: str | None) -> None:
     tf_logging.import_tensorflow()
     from skd_tf import data
     from skd_tf.data import augmentation_grid
-    from skd_tf.models import frozen_layers, student
+    from skd_tf.training import layers
 
-    dataset = data.load(config.pick(data.DataSettings), data_dir, test=False)
+    names = class_names.of_model(config.teachers[0]) if config.teachers and not has_labels(config.dataset) else []
+    dataset = data.load(config.pick(data.DataSettings), data_dir, test=False, class_names=names)
+    if config.list_layers and not dataset.num_classes:
+        problem = "needs the number of classes, which the teacher of a dataset without labels tells"
+        raise flag_error("list_layers", True, problem, "--teacher_checkpoint with it", "Add it")
     if config.list_layers:
-        model = student.make_student(config.pick(student.StudentSettings), dataset)
-        for name, layer in frozen_layers.layer_names(model).items():
-            console.say(f"{name:40} {type(layer).__name__:24} {layer.count_params():>12,} weights")
+        console.say(layers.tables(config, dataset))
     if not config.show_augmentation:
         return
     rows = augmentation_grid.write_grid(dataset, config.data_seed, config.show_augmentation)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from skd_tf.config import Config
 from skd_tf.errors import input_error
@@ -12,6 +13,7 @@ from skd_tf.evaluation import cost, final_measurements, hard_images, predictor, 
 from skd_tf.evaluation.final_measurements import ModelLogits
 from skd_tf.models import deployable, loading
 from skd_tf.runtime.console import detail, say_of_part
+from skd_tf.training.ensemble import Ensemble
 from skd_tf.training.resources import SharedResources
 from skd_tf.training.train_student import build_student
 
@@ -36,26 +38,35 @@ def measure(
 
     Returns:
       (results, details) of `final_measurements.measure`, the student as it ships, and the images of
-      `hard_images.collect`.
+      `hard_images.collect`. Of several teachers, "teacher" is the mean of their softmaxes, and the results have a list
+      "teachers" of each: "name", "path", "weight", its measurements, and "student_agreement".
     """
     dataset, teacher = resources.dataset, resources.teacher
     test, validation = dataset.test, dataset.validation
     assert test is not None
     models: dict[str, Any] = {name: _before_calibration(path) for name, path in others.items()} | {"student": student}
+    ensemble = teacher if isinstance(teacher, Ensemble) else None
+    each = ensemble.measured(test.images) if ensemble else {}
+    together = {"teacher": ensemble.mean([model.logits for model in each.values()])} if ensemble else {}
     sources: dict[str, Any] = {"teacher": teacher.logits} if teacher else {}
     devices = predictor.local_devices(resources.strategy)
     sources |= {name: predictor.Predictor(model, devices=devices) for name, model in models.items()}
+    if calibrate and not dataset.has_labels:
+        say_of_part("Nothing is calibrated: the images have no labels.")
+        calibrate = False
     measured = {}
     for name, logits_of in sources.items():
         fitted = _fit(name, logits_of, validation) if calibrate else None
         raw = deployable.without_sphere(models.get(name))
         measured[name] = ModelLogits(
-            logits_of(test.images),
+            together[name] if name in together else logits_of(test.images),
             predictor.Predictor(raw, devices=devices)(test.images) if name == "student" and raw is not None else None,
             teacher.facts["parameters"] if teacher and name == "teacher" else loading.parameter_count(models[name]),
             fitted,
         )
-    results, details = final_measurements.measure(measured, test.labels)
+    results, details = final_measurements.measure(measured | each, test.labels)
+    if ensemble:
+        results["teachers"] = ensemble.entries([results.pop(name) for name in each], details)
     shipped = measured["student"].calibration
     pictures = hard_images.collect(test.images, measured, test.labels, images) if images else []
     return results, details, deployable.with_temperature(student, shipped.temperature) if shipped else student, pictures
@@ -69,8 +80,8 @@ def flops_of_training(config: Config, resources: SharedResources) -> dict[str, i
     """
     assert resources.teacher is not None
     shape = resources.dataset.image_shape
-    models = {"student": build_student(config, resources), "teacher": resources.teacher.model}
-    counted = {f"{name}_flops": cost.flops(model, shape) for name, model in models.items()}
+    models = {"student": [build_student(config, resources)], "teacher": _networks(resources.teacher)}
+    counted = {f"{name}_flops": _flops(networks, shape) for name, networks in models.items()}
     found = {name: flops for name, flops in counted.items() if flops is not None}
     unknown = sorted(counted.keys() - found.keys())
     if unknown:
@@ -92,15 +103,37 @@ def costs(resources: SharedResources, student: keras.Model, file: str | os.PathL
       file: its `.keras` file.
     """
     assert resources.dataset.test is not None
-    images, models = resources.dataset.test.images, {"student": student}
+    images, models = resources.dataset.test.images, {"student": [student]}
     if resources.teacher and resources.teacher.is_loaded:
-        models["teacher"] = resources.teacher.model
+        models["teacher"] = _networks(resources.teacher)
     found = {
-        name: {"latency_ms": cost.latency(model, images), "flops": cost.flops(model, resources.dataset.image_shape)}
-        for name, model in models.items()
+        name: {
+            "latency_ms": cost.latency(_one_after_another(networks), images),
+            "flops": _flops(networks, resources.dataset.image_shape),
+        }
+        for name, networks in models.items()
     }
     found["student"]["file_bytes"] = cost.file_bytes(file)
     return found
+
+
+def _networks(teacher):
+    return [member.model for member in teacher.members]
+
+
+def _flops(networks, shape):
+    """The operations of all networks together; None if a graph does not show them."""
+    counts = [cost.flops(network, shape) for network in networks]
+    return None if None in counts else sum(counts)
+
+
+def _one_after_another(networks):
+    """A network that computes all of them."""
+
+    def compute(images, training=False):
+        return tf.stack([tf.cast(network(images, training=training), tf.float32) for network in networks], axis=1)
+
+    return compute if len(networks) > 1 else networks[0]
 
 
 def _before_calibration(path):

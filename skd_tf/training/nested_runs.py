@@ -29,11 +29,12 @@ _SHARED_WITH_TEACHER = (
 )
 # Settings that only mean something with a teacher; without one they take their defaults.
 _DISTILLATION = (
-    *("teacher", "teacher_checkpoint", "teacher_flagfile", "teacher_precision", "teacher_preprocessing"),
+    *("teacher", "teacher_checkpoint", "teacher_weights", "teacher_flagfile"),
+    *("teacher_precision", "teacher_preprocessing"),
     *("teacher_cache_dir", "teacher_cache_dtype", "teacher_cache_epochs", "teacher_cache_top"),
     *("student_alone", "temperature"),
-    *("kd_weight", "label_weight", "radius", "center", "gradient_scale"),
-    *("loss_settings", "profile_steps"),
+    *("kd_weight", "label_weight", "radius", "center", "gradient_scale", "unlabelled", "unlabelled_share"),
+    *("loss_settings", "feature_pairs", "feature_weight", "feature_loss", "profile_steps"),
 )
 
 
@@ -61,17 +62,19 @@ def teacher_config(config: Config) -> Config:
 def student_alone_config(config: Config) -> Config:
     """The settings of the same training without its teacher: only the loss differs.
 
-    Epochs of augmentation that a teacher cache repeats belong to the data, so they stay.
+    Epochs of augmentation that a teacher cache repeats belong to the data, so they stay. Images of --unlabelled teach
+    nothing without a teacher: a batch has the others, so each step has the same labelled images.
     """
     repeated = ("teacher_cache_dir", "teacher_cache_epochs") if config.teacher_cache_epochs else ()
-    return _without_teacher(config).replace(**{name: getattr(config, name) for name in repeated})
+    kept = {name: getattr(config, name) for name in repeated}
+    return _without_teacher(config).replace(**kept, batch_size=config.labelled_batch)
 
 
 def first_line(config: Config, workdir: str | os.PathLike) -> str:
     """What a run does, in a line, before anything is loaded."""
     if not config.needs_teacher:
         return f"Training {config.student} on {config.dataset}, in {workdir}"
-    teacher = config.teacher_checkpoint or teacher_config(config).student
+    teacher = " and ".join(config.teachers) or teacher_config(config).student
     return f"Distilling {teacher} into {config.student} on {config.dataset}, in {workdir}"
 
 
@@ -80,7 +83,7 @@ def student_matched_config(config: Config, *, student_flops: int, teacher_flops:
 
     A training step costs three forward passes, since the backward pass costs two (Kaplan et al. 2020, arXiv:2001.08361).
     So epochs = E (3 F_s + F_t) / (3 F_s), with F_t only for the epochs that a teacher cache holds. The epochs of a
-    learning rate schedule are stretched alike.
+    learning rate schedule are stretched alike. An epoch of distilling has the images of --unlabelled as well.
 
     Args:
       config: of the run that distils.
@@ -88,7 +91,7 @@ def student_matched_config(config: Config, *, student_flops: int, teacher_flops:
     """
     passes = config.cached_epochs if config.teacher_cache_dir else config.epochs
     work = 3 * student_flops * config.epochs
-    stretch = (work + teacher_flops * passes) / work
+    stretch = (work + teacher_flops * passes) / work * config.batch_size / config.labelled_batch
     epochs = min(round(config.epochs * stretch), MOST_EPOCHS)
     schedule = grammar.parse_lr_schedule(config.lr_schedule)
     schedule = schedule._replace(epochs=tuple(epoch * epochs / config.epochs for epoch in schedule.epochs))

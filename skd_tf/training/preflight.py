@@ -10,16 +10,17 @@ from collections.abc import Sequence
 import numpy as np
 
 from skd_tf.config import Config, recipes
-from skd_tf.data import folder_index, grouping, hold_out
-from skd_tf.data.catalog import FOLDER, known_of, source_kind
+from skd_tf.data import folder_index, grouping, hold_out, picture_index
+from skd_tf.data.catalog import FOLDER, is_folder, known_of, source_kind
 from skd_tf.data.settings import DataSettings
 from skd_tf.errors import flag_error, input_error
 from skd_tf.losses import sphere_geometry
 from skd_tf.losses.names import LOSS_NAMES, facts_of
 from skd_tf.models import paths
 from skd_tf.networks.names import NETWORK_NAMES
+from skd_tf.runs import class_names
 from skd_tf.runtime import local_paths, user_code
-from skd_tf.training import nested_runs
+from skd_tf.training import nested_runs, unlabelled
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +56,7 @@ def check_before_loading(config: Config, data_dir: str | os.PathLike | None) -> 
     Raises:
       InputError: one of them does not exist, or does not fit.
     """
+    unlabelled.check(config)
     check_files(config)
     check_code(config)
     check_dataset(config, data_dir)
@@ -94,21 +96,20 @@ def require_validation(config: Config, is_held_out: bool) -> None:
 
 
 def check_code(config: Config) -> None:
-    """Imports the functions that the settings name, and Keras if they name a network of keras.applications.
+    """Imports the functions that the settings name, and looks up the networks of keras.applications and KerasHub.
 
     Raises:
       InputError: there is no such function or network, or its module cannot be imported.
     """
     names = {flag: getattr(config, flag) for flag in ("dataset", "student", "student_checkpoint", "loss", "callback")}
     if config.needs_teacher:
-        names |= {flag: getattr(config, flag) for flag in ("teacher", "teacher_checkpoint")}
+        names |= {"teacher": config.teacher} | {f"teacher_checkpoint {i}": t for i, t in enumerate(config.teachers)}
     for flag, name in names.items():
-        application = user_code.application(name)
-        if application:
-            from skd_tf.models import keras_applications  # imports TensorFlow
+        if user_code.published(name):
+            from skd_tf.models import published  # imports TensorFlow
 
-            keras_applications.require(application)
-        elif flag in user_code.ARGUMENTS and user_code.is_reference(name) and not name.startswith(FOLDER):
+            published.require(name)
+        elif flag in user_code.ARGUMENTS and user_code.is_reference(name) and not is_folder(name):
             user_code.resolve(name, flag)
 
 
@@ -120,7 +121,7 @@ def check_files(config: Config) -> None:
     """
     for flag in ("student", "teacher", "loss", "callback"):
         name = getattr(config, flag)
-        if not name or name in (*NETWORK_NAMES, *LOSS_NAMES) or user_code.application(name):
+        if not name or name in (*NETWORK_NAMES, *LOSS_NAMES) or user_code.published(name):
             continue
         if user_code.is_reference(name):
             user_code.require(name, flag)
@@ -130,10 +131,7 @@ def check_files(config: Config) -> None:
         local_paths.require_folder(config.teacher_cache_dir, "teacher_cache_dir")
     models = [config.student_checkpoint]
     if config.needs_teacher:
-        models += [
-            config.teacher_checkpoint,
-            "" if config.student_alone in nested_runs.TRAINED else config.student_alone,
-        ]
+        models += [*config.teachers, "" if config.student_alone in nested_runs.TRAINED else config.student_alone]
         flagfile = "" if config.teacher_checkpoint else config.teacher_flagfile
         if flagfile and not recipes.locate(flagfile).is_file():
             raise input_error(
@@ -155,8 +153,11 @@ def check_dataset(config: Config, data_dir: str | os.PathLike | None) -> None:
       InputError: it does not.
     """
     grouping.check(config.dataset, config.group)
+    if config.unlabelled:
+        images = len(folder_index.unlabelled_paths(config.unlabelled))
+        picture_index.require_batch(images, config.unlabelled_batch, config.unlabelled)
     kind = source_kind(config.dataset)
-    if kind == "folder":
+    if kind in ("folder", "images"):
         folder_index.find(config.dataset, config.data_seed, config.data_rules, config.group)
     elif kind == "function":
         user_code.require(config.dataset, "dataset")
@@ -195,17 +196,19 @@ def check_top(config: Config, classes: int | None) -> None:
 def steps_per_epoch(config: Config, train_examples: int) -> int:
     """Full global batches in an epoch of `train_examples`, the validation part excluded; the short last one is dropped.
 
+    Images of --unlabelled are further ones in each batch; they do not change how long an epoch is.
+
     Raises:
       InputError: there is not one full batch.
     """
-    if train_examples < config.batch_size:
+    if train_examples < config.labelled_batch:
         raise input_error(
             "The training split is smaller than one batch",
-            expected=f"at least {config.batch_size} training examples",
+            expected=f"at least {config.labelled_batch} training examples",
             received=f"{train_examples} from {config.dataset}",
             remedy=f"Lower --batch_size to at most {train_examples}",
         )
-    return train_examples // config.batch_size
+    return train_examples // config.labelled_batch
 
 
 def dataset_sizes(config: Config, data_dir: str | os.PathLike | None = None) -> Sizes | None:
@@ -215,17 +218,17 @@ def dataset_sizes(config: Config, data_dir: str | os.PathLike | None = None) -> 
       InputError: TFDS' record is damaged.
     """
     kind = source_kind(config.dataset)
-    if kind == "folder":
+    if kind in ("folder", "images"):
         folder = folder_index.find(config.dataset, config.data_seed, config.data_rules, config.group)
         labels = {name: [label for _, label in files] for name, files in folder.splits.items()}
-        labelled = {name: len(found) - found.count(-1) for name, found in labels.items()}
-        unlabelled = labels["train"].count(-1)
+        labelled = {name: len(found) - (found.count(-1) if kind == "folder" else 0) for name, found in labels.items()}
+        unlabelled = len(labels["train"]) - labelled["train"]
         groups = grouping.numbered(folder.groups)["train"] if folder.groups else None
         drawn = hold_out.validation_rows(np.array(labels["train"]), config.pick(DataSettings), groups)
         return Sizes(
             train=len(labels["train"]),
             test=labelled["test"],
-            num_classes=len(folder.class_names),
+            num_classes=len(folder.class_names or class_names.recorded(next(iter(config.teachers), ""))) or None,
             unlabelled=unlabelled,
             validation=labelled.get("validation"),
             drawn=None if "validation" in labelled else len(drawn),

@@ -1,5 +1,6 @@
 """What happens while a run trains: one record per epoch, checkpoints, resuming, and a post-mortem of a failed step."""
 
+import functools
 import os
 import pathlib
 from typing import Any
@@ -64,6 +65,7 @@ class RunCallbacks:
         self._config, self._resources, self._folder = config, resources, pathlib.Path(folder)
         self._distiller, self._steps_per_epoch, self._make_stream = distiller, steps_per_epoch, make_stream
         self.last_step, self._track = config.epochs * steps_per_epoch, track
+        self._measure = "val_accuracy" if resources.dataset.has_labels else "val_agreement"
         self._checkpoints = Checkpoints(
             self._folder / run_files.CHECKPOINTS,
             keep=config.keep_checkpoints,
@@ -151,16 +153,16 @@ class RunCallbacks:
             return False
         self.last_step = step
         patience = self._config.early_stopping_patience
-        since = counted(patience, "epoch")
-        say(f"Stops after epoch {step // self._steps_per_epoch}: no better validation accuracy in {since}.")
+        since, better = counted(patience, "epoch"), self._measure.removeprefix("val_")
+        say(f"Stops after epoch {step // self._steps_per_epoch}: no better validation {better} in {since}.")
         return True
 
     def _stops(self) -> bool:
-        """Whether the last --early_stopping_patience epochs brought no better validation accuracy."""
+        """Whether the last --early_stopping_patience epochs brought no better validation accuracy, or agreement."""
         patience = self._config.early_stopping_patience
         if not patience:
             return False
-        return cluster.agree(lambda: len(self._log.rows()) >= _best_epoch(self._log.rows()) + patience)
+        return cluster.agree(lambda: len(self._log.rows()) >= _best_epoch(self._log.rows(), self._measure) + patience)
 
     @cluster.chief_only
     def _record(self, step: int, means: dict[str, float], pace: Pace) -> None:
@@ -172,10 +174,13 @@ class RunCallbacks:
             with optimizers.averaged(distiller):
                 logits = distiller.probability_logits(self._validate(validation.images))
             summary = metrics.summarize(logits, validation.labels)
-            quality = summary.quality()
-            record |= {f"val_{name}": quality[name] for name in ("accuracy", "nll", "ece")}
-            record |= {f"val_{name}": value for name, value in summary.over_classes().items()}
-            self._checkpoints.save_best(distiller, step, quality["accuracy"], self._extra())
+            if self._resources.dataset.has_labels:
+                measured = summary.quality() | summary.over_classes()
+                names = ("accuracy", "nll", "ece", *summary.over_classes())
+            else:
+                measured, names = summary.comparison(self._teacher_on_validation), ("agreement", "kl_to_teacher")
+            record |= {f"val_{name}": measured[name] for name in names}
+            self._checkpoints.save_best(distiller, step, record[self._measure], self._extra())
         if optimizers.may_skip(distiller.optimizer):  # learning rate and loss weights follow updates, not steps
             record["skipped_steps"] = step - updates
         record |= {
@@ -186,6 +191,13 @@ class RunCallbacks:
         self._log.add(record)
         self._track(record)
         self._clock.say_epoch(epoch, record)
+
+    @functools.cached_property
+    def _teacher_on_validation(self) -> metrics.Summary:
+        """What the teacher says about the validation images."""
+        teacher, validation = self._resources.teacher, self._resources.dataset.validation
+        assert teacher is not None and validation is not None
+        return metrics.summarize(teacher.logits(validation.images), validation.labels)
 
     def save(self, step: int) -> None:
         self._checkpoints.save(self._distiller, step, self._extra())
@@ -235,7 +247,7 @@ class RunCallbacks:
         ships = self._config.ship
         if ships == "best":
             self._checkpoints.restore_best(self._distiller)
-        return cluster.agree(lambda: _summary(self._log.rows(), self._clock.seconds(), ships))
+        return cluster.agree(lambda: _summary(self._log.rows(), self._clock.seconds(), ships, self._measure))
 
     def close(self) -> None:
         self._checkpoints.close()
@@ -245,12 +257,12 @@ class RunCallbacks:
         return self._facts | {"seconds": self._clock.seconds(), "records": lines}
 
 
-def _best_epoch(rows: list[dict]) -> int:
-    """The first epoch with the best validation accuracy, from 1; 0 without any row."""
-    return 1 + int(np.argmax([row["val_accuracy"] for row in rows])) if rows else 0
+def _best_epoch(rows: list[dict], measure: str) -> int:
+    """The first epoch with the best validation accuracy, or agreement, from 1; 0 without any row."""
+    return 1 + int(np.argmax([row[measure] for row in rows])) if rows else 0
 
 
-def _summary(rows: list[dict], seconds: float, ships: str) -> dict[str, Any]:
+def _summary(rows: list[dict], seconds: float, ships: str, measure: str) -> dict[str, Any]:
     names = ("examples_per_second", "input_wait_share")
     rate, waiting = (float(np.median([row[name] for row in rows])) for name in names)
     detail(f"{rate:,.0f} images/s, {waiting:.1%} of the time spent waiting for input.")
@@ -262,12 +274,12 @@ def _summary(rows: list[dict], seconds: float, ships: str) -> dict[str, Any]:
         )
     if waiting > _MOST_WAITING and seconds > _SECONDS_WORTH_A_WARNING:
         warn(f"training waited for its input {waiting:.0%} of the time: the input pipeline limits the speed.")
-    shipped = _best_epoch(rows) if ships == "best" else len(rows)
+    shipped = _best_epoch(rows, measure) if ships == "best" else len(rows)
     return {
         "seconds": seconds,
         "examples_per_second": rate,
         "input_wait_share": waiting,
-        "val_accuracy": rows[shipped - 1].get("val_accuracy"),
+        measure: rows[shipped - 1].get(measure),
         "epochs_trained": len(rows),
         "shipped_epoch": shipped,
     }
@@ -276,7 +288,8 @@ def _summary(rows: list[dict], seconds: float, ships: str) -> dict[str, Any]:
 def _in_force(distiller: Distiller, rate: float, means: dict[str, float]) -> dict[str, float]:
     """The settings of an epoch's last update, and on the sphere R / ||z_s||, the scale of its gradient."""
     values = {"learning_rate": float(rate)}
-    values |= {name: float(getattr(distiller, name).numpy()) for name in ("kd_weight", "label_weight")}
+    names = ("kd_weight", "label_weight", *(["feature_weight"] if distiller.features is not None else []))
+    values |= {name: float(getattr(distiller, name).numpy()) for name in names}
     if distiller.objective.loss.readout == "sphere":
         values["radius_over_student_norm"] = float(distiller.radius.numpy()) / max(means["student_logit_norm"], 1e-30)
     return values

@@ -24,7 +24,7 @@ from skd_tf.networks.names import NETWORK_NAMES
 from skd_tf.runtime import cluster, replicas
 from skd_tf.runtime.console import detail, warn
 from skd_tf.runtime.files import sha256_of_json
-from skd_tf.training import preflight, teacher_pass
+from skd_tf.training import layers, preflight, teacher_pass
 
 _CHECKED_EXAMPLES = 2000  # training images that the teacher's accuracy is measured on if nothing is held out
 
@@ -33,7 +33,7 @@ class Teacher:
     """A teacher for one dataset.
 
     Args:
-      path: a workdir, a `.keras` file, a SavedModel folder or keras.applications:NAME.
+      path: a workdir, a `.keras` file, a SavedModel folder, keras.applications:NAME or keras_hub:PRESET.
       config: a `Config`; of it the settings of the teacher and its cache, data_seed and download are used.
       dataset: the `Dataset` that it teaches on.
       strategy: the replicas that a live network is built for.
@@ -44,6 +44,7 @@ class Teacher:
     ):
         self.path, self._config, self._dataset, self._strategy = path, config, dataset, strategy
         self._identity, self._cache = {}, None
+        self._networks: dict[tuple[str, ...], keras.Model] = {}
         self._required = config.teacher if config.teacher in NETWORK_NAMES else ""
         if config.teacher_cache_dir:
             preflight.check_top(config, dataset.num_classes)
@@ -60,10 +61,16 @@ class Teacher:
     @functools.cached_property
     def model(self) -> keras.Model:
         """The network, built on first use."""
-        with self._strategy.scope():
-            return self._load()
+        return self.network(layers.kept(self._config))
 
-    def _load(self):
+    def network(self, keep: tuple[str, ...]) -> keras.Model:
+        """The network in the strategy's scope; the outputs of the layers named `keep` are those of its file."""
+        if keep not in self._networks:
+            with self._strategy.scope():
+                self._networks[keep] = self._load(keep)
+        return self._networks[keep]
+
+    def _load(self, keep):
         return loading.load_teacher(
             self.path,
             name=self._required,
@@ -71,6 +78,7 @@ class Teacher:
             download=self._config.download,
             teacher_precision=self._config.teacher_precision,
             teacher_preprocessing=self._config.teacher_preprocessing,
+            keep=keep,
         )
 
     @property
@@ -96,6 +104,15 @@ class Teacher:
             self._cache.write_facts(key, facts)
         return facts
 
+    @property
+    def members(self) -> "tuple[Teacher, ...]":
+        """The teachers that it consists of: itself."""
+        return (self,)
+
+    def logits_of_each(self, images: np.ndarray | DiskImages) -> np.ndarray:
+        """The logits as a loss takes them."""
+        return self.logits(images)
+
     def logits(self, images: np.ndarray | DiskImages) -> np.ndarray:
         """Logits of un-augmented images `[n, h, w, c]`, float32 `[n, classes]`; from the cache if there is one."""
         if not self._cache:
@@ -106,18 +123,23 @@ class Teacher:
             self._exact.write(key, self._predict(images))
         return self._exact.read(key, shape)
 
-    def epoch_logits(self, epochs: int) -> EpochLogits | None:
+    def epoch_logits(self, epochs: int, dataset: data.Dataset | None = None) -> EpochLogits | None:
         """The cached logits of every augmented training image in so many epochs; computes missing files.
 
         Returns None without a cache directory.
+
+        Args:
+          epochs: number of passes.
+          dataset: whose training images; None: the one that it teaches on.
         """
         if not self._cache:
             return None
-        train, classes, top = self._dataset.train, self._dataset.num_classes, self._config.teacher_cache_top
+        dataset = dataset or self._dataset
+        train, classes, top = dataset.train, dataset.num_classes, self._config.teacher_cache_top
         shared = self._identity | {
-            "dataset": [self._dataset.key_name, self._dataset.version, data.digest_of(train.images)],
+            "dataset": [dataset.key_name, dataset.version, data.digest_of(train.images)],
             "index": data.digest_of(train.index),
-            "augmentation": augmentation.key_of(self._dataset.augmentation, self._dataset.extra),
+            "augmentation": augmentation.key_of(dataset.augmentation, dataset.extra),
             "data_seed": self._config.data_seed,
             "dtype": self._cache.dtype.name,
         }
@@ -140,7 +162,7 @@ class Teacher:
             f"{kind}, in {counted(epochs * shards.count, 'shard')} of up to {rows:,} images, {len(missing):,} to compute."
         )
         teacher_cache.require_space(self._cache.folder, sum(shards.file_bytes(shard.number) for shard in missing))
-        images_of = functools.partial(data.AugmentedImages, self._dataset, self._config.data_seed)
+        images_of = functools.partial(data.AugmentedImages, dataset, self._config.data_seed)
         first = cluster.share(missing)  # the workers begin at different shards
         wanted = [*first, *sorted({*missing} - {*first})]
         teacher_pass.compute(shards, wanted, lambda: self._predict, images_of)
@@ -168,7 +190,7 @@ class Teacher:
 
     def _predictor_of_any_thread(self):
         """A `Predictor` for repairs, while a training step may be running: creates no variable on several workers."""
-        return self._predict if "model" in vars(self) else predictor.Predictor(self._load())
+        return self._predict if "model" in vars(self) else predictor.Predictor(self._load(()))
 
     @functools.cached_property
     def _predict(self) -> predictor.Predictor:
@@ -190,18 +212,19 @@ def open_teacher(
     if cluster.workers() > 1:
         _ = teacher.model  # on all workers at once: creating variables is a collective, and their caches may differ
     split, what = _checked_split(dataset)
+    if not dataset.has_labels:
+        images = counted(len(split), f"{what} image")
+        if not cluster.agree(lambda: bool(np.isfinite(teacher.logits(split.images)).all())):
+            raise _not_finite(path, config, what)
+        detail(f"Teacher {teacher.facts['name']} from {path}: finite logits on {images}, which have no labels.")
+        return teacher
     if not len(split):
         warn(f"No training image has a label, so the accuracy of the teacher {teacher.facts['name']} is unknown.")
         return teacher
     quality = cluster.agree(lambda: metrics.quality(teacher.logits(split.images), split.labels))
     accuracy = quality["accuracy"]
     if math.isnan(quality["nll"]):
-        raise input_error(
-            "The teacher's logits are not finite",
-            expected=f"numbers on all {what} images",
-            received=f"NaN or infinity from {path}",
-            remedy=f"Check the file, or use --teacher_precision=float32 (now {config.teacher_precision})",
-        )
+        raise _not_finite(path, config, what)
     images = counted(len(split), f"{what} image")
     detail(f"Teacher {teacher.facts['name']} from {path}: accuracy {accuracy:.4f} on {images}.")
     if is_chance_level(accuracy, dataset.num_classes, len(split)):
@@ -212,6 +235,15 @@ def open_teacher(
             remedy=f"Check that it was trained on {dataset.name} with the same class numbers",
         )
     return teacher
+
+
+def _not_finite(path, config, what):
+    return input_error(
+        "The teacher's logits are not finite",
+        expected=f"numbers on all {what} images",
+        received=f"NaN or infinity from {path}",
+        remedy=f"Check the file, or use --teacher_precision=float32 (now {config.teacher_precision})",
+    )
 
 
 def is_chance_level(accuracy: float, classes: int, examples: int) -> bool:
@@ -227,7 +259,7 @@ def _checked_split(dataset: data.Dataset) -> tuple[data.Split, str]:
     """The images that the teacher's accuracy is measured on, and what they are."""
     if dataset.validation is not None:
         return dataset.validation, "validation"
-    split = dataset.train.labelled()
+    split = dataset.train.labelled() if dataset.has_labels else dataset.train
     return split.take(data.evenly_spaced(len(split), _CHECKED_EXAMPLES)), "training (nothing is held out)"
 
 

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from skd_tf import data, losses, schedules
 from skd_tf.config import Config, grammar
+from skd_tf.data import unlabelled as mixed_batches
 from skd_tf.distillation import optimizers
 from skd_tf.distillation.distiller import Distiller
 from skd_tf.distillation.objective import Objective
@@ -24,7 +25,7 @@ from skd_tf.runs import run_files
 from skd_tf.runtime import cluster, devices, replicas, user_code
 from skd_tf.runtime.console import detail, warn
 from skd_tf.runtime.files import write_json
-from skd_tf.training import loop, no_effect, preflight
+from skd_tf.training import layers, loop, no_effect, preflight, unlabelled
 from skd_tf.training.resources import SharedResources
 from skd_tf.training.run_callbacks import RunCallbacks
 from skd_tf.training.trackers import NO_TRACKERS, Tracker
@@ -54,7 +55,8 @@ def train_student(
       track: called with the record of each epoch.
 
     Returns:
-      (the trained `Distiller`, {"seconds", "examples_per_second", "input_wait_share", "val_accuracy", "epochs_trained",
+      (the trained `Distiller`, {"seconds", "examples_per_second", "input_wait_share", "val_accuracy" ("val_agreement"
+      without labels), "epochs_trained",
       "shipped_epoch"}).
 
     Raises:
@@ -62,13 +64,15 @@ def train_student(
         held out although a setting depends on them.
     """
     folder = pathlib.Path(folder)
+    unlabelled.check(config)
+    unlabelled.check_replicas(config, resources.strategy.num_replicas_in_sync)
     preflight.require_validation(config, resources.dataset.validation is not None)
     steps_per_epoch = _steps_per_epoch(config, resources.dataset)
     distiller = (build or build_distiller)(config, resources, steps_per_epoch)
     _announce(config, resources, distiller, steps_per_epoch)
     teacher = resources.teacher
-    teacher_logits = teacher.epoch_logits(config.cached_epochs) if teacher else None
-    if teacher and not teacher_logits:
+    teacher_logits = _cached_logits(config, resources, steps_per_epoch) if teacher else {}
+    if teacher and not teacher_logits and distiller.teacher is None:
         distiller.teacher = teacher.model
     resolved: dict[str, Any] = {
         "radius": float(distiller.radius.numpy()),
@@ -94,9 +98,10 @@ def build_distiller(config: Config, resources: SharedResources, steps_per_epoch:
     with resources.strategy.scope():
         rates = schedules.learning_rate(config, steps_per_epoch)
         starts, tables = loss_weight_tables(config, steps_per_epoch, len(rates))
+        teacher = resources.teacher if config.feature_pairs else None  # the projectors need its layers
         distiller = Distiller(
             build_student(config, resources),
-            None,
+            teacher and teacher.members[0].network(layers.kept(config)),
             loss_of(config),
             temperature=config.temperature,
             kd_weight=starts["kd_weight"],
@@ -106,6 +111,11 @@ def build_distiller(config: Config, resources: SharedResources, steps_per_epoch:
             label_smoothing=config.label_smoothing,
             gradient_scale=config.gradient_scale,
             loss_settings=grammar.parse_loss_settings(config.loss_settings),
+            teacher_weights=grammar.parse_teacher_weights(config.teacher_weights) or None,
+            feature_pairs=config.feature_pairs,
+            feature_weight=starts.get("feature_weight", 1.0),
+            feature_loss=config.feature_loss,
+            feature_seed=config.seed,
         )
         scheduled = {name: schedules.Table(values) for name, values in tables.items()}
         distiller.compile(
@@ -129,7 +139,11 @@ def loss_of(config: Config) -> str | losses.Loss:
 def check_loss(config: Config) -> None:
     """Raises InputError if the loss does not take its settings; nothing is loaded for it."""
     settings = grammar.parse_loss_settings(config.loss_settings)
-    Objective(loss_of(config), center=config.center, label_smoothing=config.label_smoothing, settings=settings)
+    objective = Objective(
+        loss_of(config), center=config.center, label_smoothing=config.label_smoothing, settings=settings
+    )
+    if objective.needs_teacher:
+        objective.require_teachers(max(len(config.teachers), 1))
 
 
 def build_student(config: Config, resources: SharedResources) -> keras.Model:
@@ -147,8 +161,9 @@ def build_student(config: Config, resources: SharedResources) -> keras.Model:
 def loss_weight_tables(
     config: Config, steps_per_epoch: int, total_steps: int
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The two loss weights: ({name: value at the first step}, {name: values of all steps, if scheduled})."""
-    weights = {name: getattr(config, name) for name in ("kd_weight", "label_weight")}
+    """The loss weights: ({name: value at the first step}, {name: values of all steps, if scheduled})."""
+    names = ("kd_weight", "label_weight", *(["feature_weight"] if config.feature_pairs else []))
+    weights = {name: getattr(config, name) for name in names}
     tables = {
         name: schedules.loss_weight(weight, steps_per_epoch, total_steps)
         for name, weight in weights.items()
@@ -163,13 +178,24 @@ def adapt_radius(distiller: Distiller, config: Config, resources: SharedResource
     if measured and resources.teacher:
         train = resources.dataset.train
         images = train.take(data.evenly_spaced(len(train), _ADAPT_EXAMPLES)).images
-        distiller.adapt({"image": images, "teacher_logits": tf.constant(resources.teacher.logits(images))})
+        distiller.adapt({"image": images, "teacher_logits": tf.constant(resources.teacher.logits_of_each(images))})
         distiller.radius.assign(cluster.agree(lambda: float(distiller.radius.numpy())))
+
+
+def _cached_logits(config: Config, resources: SharedResources, steps_per_epoch: int) -> dict[str, Any]:
+    """The arguments of the stream for the teacher's cached logits; {} without a cache."""
+    teacher, dataset, count = resources.teacher, resources.dataset, config.unlabelled_batch
+    assert teacher is not None
+    found = teacher.epoch_logits(config.cached_epochs)
+    if not found or not count:
+        return {"teacher_logits": found} if found else {}
+    passes = mixed_batches.passes(dataset, count, config.cached_epochs * steps_per_epoch)
+    return {"teacher_logits": found, "unlabelled_logits": teacher.epoch_logits(passes, dataset.unlabelled)}
 
 
 def _steps_per_epoch(config: Config, dataset: data.Dataset) -> int:
     steps = preflight.steps_per_epoch(config, len(dataset.train))
-    dropped = len(dataset.train) - steps * config.batch_size
+    dropped = len(dataset.train) - steps * config.labelled_batch
     if dropped:
         detail(
             f"Each epoch drops its last {dropped} of {counted(len(dataset.train), 'image')}, which do not fill a batch."
@@ -186,17 +212,26 @@ def _announce(config: Config, resources: SharedResources, distiller: Distiller, 
         f"{config.batch_size // replica_count}, loss {config.loss}, XLA {'on' if distiller.xla else 'off'} "
         f"({distiller.xla_reason}). Deterministic: {replicas.determinism()}."
     )
+    if dataset.unlabelled:
+        detail(
+            f"{config.unlabelled_batch} images of each batch come from the {counted(len(dataset.unlabelled.train), 'image')} "
+            f"of {dataset.unlabelled.name}; all of them are used once in "
+            f"{counted(mixed_batches.steps_per_pass(dataset, config.unlabelled_batch), 'step')}."
+        )
     authors = {
         name: value for name, value in distiller.objective.loss.defaults.items() if getattr(config, name) != value
     }
     if authors:
         ours = (f"--{name}={as_text(getattr(config, name))} (theirs: {value})" for name, value in authors.items())
         detail(f"These settings differ from those of the authors of {config.loss}: {', '.join(ours)}.")
-    slow = devices.half_precision_warning((config.precision, config.teacher_precision))
+    slow = devices.half_precision_warning((config.precision, *config.teacher_precision.split(",")))
     if slow:
         warn(slow)
     for line in no_effect.lines(config):
         warn(f"{line}.")
+    if distiller.features is not None:
+        count = sum(variable.value.shape.num_elements() for variable in distiller.features.trainable_variables)
+        detail(f"Features {config.feature_pairs}: {config.feature_loss}, projectors of {counted(count, 'parameter')}.")
     if distiller.objective.loss.readout == "sphere":
         _announce_sphere(config, distiller, dataset.num_classes)
 
@@ -233,8 +268,10 @@ def _train(config, resources, folder, distiller, steps_per_epoch, teacher_logits
 
     def make_stream(first_step, shards, shard_range):
         limits = {"steps_per_epoch": steps_per_epoch, "first_step": first_step, "last_step": last_step}
-        part = {"shards": shards, "shard_range": shard_range}
-        return data.train_stream(resources.dataset, settings, **limits, **part, teacher_logits=teacher_logits)
+        limits |= {"shards": shards, "shard_range": shard_range} | teacher_logits
+        if config.unlabelled_batch:
+            return mixed_batches.mixed_stream(resources.dataset, settings, config.unlabelled_batch, **limits)
+        return data.train_stream(resources.dataset, settings, **limits)
 
     callbacks = RunCallbacks(
         config, resources, folder, distiller, steps_per_epoch, make_stream, keep_best=keep_best, track=track

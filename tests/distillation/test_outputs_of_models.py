@@ -163,7 +163,9 @@ def test_linear_ends_are_seen_as_linear():
 def test_what_is_not_a_model_is_refused():
     cases = [
         ((net(), "big.keras"), r"teacher is not a model.*'big\.keras'.*load_model"),
-        ((net(), [net(), net()]), "teacher is not a model.*a list of 2.*Average"),
+        ((net(), {"one": net(), "two": net()}), "teacher is not a model.*a dict of 2.*Average"),
+        ((net(), [net(), None]), "teacher 2 is not a model.*NoneType"),
+        ((net(), [net(), [net(), net()]]), "teacher 2 is not a model.*a list of 2.*Average"),
         ((net(), 3), "teacher is not a model.*int"),
         ((None, net()), "student is not a model"),
         (("student.keras", net()), "student is not a model.*load_model"),

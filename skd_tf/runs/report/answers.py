@@ -1,13 +1,16 @@
 """The first lines of a report: the verdict, and the answers to "is it good", "where does it fail" and "what next"."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from skd_tf.errors import counted
 from skd_tf.runs import verdict
 from skd_tf.runs.report import failures
 from skd_tf.runs.report.run_data import Run
+from skd_tf.runs.result_tables import agreements
 
 _WORDS = {
     "ahead": "Ahead of the student alone",
@@ -50,6 +53,8 @@ def headline(runs: Sequence[Run]) -> Headline:
     if "teacher" not in run.result:
         share = run.result["student"]["accuracy"]
         return Headline("unknown", f"{share:.1%} right", "Trained without a teacher.", None)
+    if not run.has_labels:
+        return Headline("unknown", run.score_text, judged["text"], None)
     compared = judged["comparisons"].get("student against student_alone")
     text = judged["text"]
     if compared and not compared["paired"]:
@@ -78,7 +83,10 @@ def _bar(comparison):
 
 
 def _headline_of_several(runs):
-    best = max(runs, key=lambda run: run.result["student"]["accuracy"])
+    best = max(runs, key=lambda run: run.score)
+    if not all(run.has_labels for run in runs):
+        text = "Without labels, runs are compared by how often they give their teachers' answers."
+        return Headline("unknown", f"{best.name} has the highest agreement", text, None)
     others = [(run, _against(run, best)) for run in runs if run is not best]
     level = [run.name for run, found in others if found is None or found["word"] == "level"]
     word = f"{best.name} has the highest top-1" if level else f"{best.name} is ahead"
@@ -95,6 +103,8 @@ def _against(run, best):
     both = run.labels is not None and best.labels is not None
     if both and np.array_equal(run.labels, best.labels):
         return verdict.compare(run.predicted["student"], best.predicted["student"], run.labels)
+    if not (run.has_labels and best.has_labels):
+        return None
     images = min(run.test_images, best.test_images)
     first, second = (one.result["student"]["accuracy"] for one in (run, best))
     return verdict.compare_accuracies(first, second, images) if images else None
@@ -103,8 +113,8 @@ def _against(run, best):
 def answers(runs: Sequence[Run]) -> list[Answer]:
     """The three answers of one run; for several runs, how far each is from the best."""
     if len(runs) > 1:
-        best = max(runs, key=lambda run: run.result["student"]["accuracy"])
-        items = [(f"{best.name}: {best.result['student']['accuracy']:.1%} right, the most.", False)]
+        best = max(runs, key=lambda run: run.score)
+        items = [(f"{best.name}: {best.score_text}, the most.", False)]
         items += [(_distance(run, _against(run, best)), False) for run in runs if run is not best]
         warnings = [(f"{run.name}: {text}", True) for run in runs for text in _warnings(run)]
         return [Answer("Which is best?", items), *([Answer("What to know?", warnings)] if warnings else [])]
@@ -118,7 +128,7 @@ def answers(runs: Sequence[Run]) -> list[Answer]:
 
 def _distance(run, found):
     if found is None:
-        return f"{run.name}: {run.result['student']['accuracy']:.1%} right."
+        return f"{run.name}: {run.score_text}."
     gain = verdict.points(found["difference"], found["images"])
     return f"{run.name}: {gain} points ({verdict.interval(found)}): {found['word']}."
 
@@ -128,15 +138,21 @@ def _warnings(run):
 
 
 def _good(run):
-    student = run.result["student"]
-    ends = run.of_model("student").get("intervals", {}).get("accuracy")
+    student, teacher = run.result["student"], run.result.get("teacher")
+    ends = run.of_model("student").get("intervals", {}).get("accuracy" if run.has_labels else "agreement")
     images = f" of {run.test_images:,} test images" if run.test_images else " of the test images"
     sure = f" (95% interval {ends[0]:.1%} to {ends[1]:.1%})" if ends else ""
+    if not run.has_labels:
+        yield f"Gives the teacher's answer to {student['agreement']:.1%}{images}{sure}; how often it is right is unknown."
+        yield _size(run, student, teacher)
+        yield f"Its mean confidence is {student['confidence']:.1%}, the teacher's {teacher['confidence']:.1%}."
+        return
     yield f"Right on {student['accuracy']:.1%}{images}{sure}."
-    teacher, compared = run.result.get("teacher"), run.verdict["comparisons"].get("student against teacher")
+    compared = run.verdict["comparisons"].get("student against teacher")
     if compared:
         gain = verdict.points(compared["difference"], compared["images"])
         yield f"{gain} points against the teacher's {teacher['accuracy']:.1%} ({verdict.interval(compared)})."
+    yield from agreements(run.result)
     yield _size(run, student, teacher)
     shipped = student.get("calibrated") or student
     gap = (
@@ -178,18 +194,27 @@ def _fails(run):
             f"Student and teacher disagree on {apart.sum():,} images: the teacher is right on {taught:,} of them, the "
             f"student on {better:,}."
         )
+    elif not run.has_labels:
+        classes = zip(*(run.predicted.get(role, ()) for role in ("teacher", "student")), strict=True)
+        apart = Counter(pair for pair in classes if pair[0] != pair[1])
+        names = run.result["class_names"]
+        common = "; ".join(f"{names[t]} there, {names[s]} here ({n}x)" for (t, s), n in apart.most_common(3))
+        often = f", most often: {common}" * bool(common)
+        yield f"Teacher and student disagree on {counted(apart.total(), 'image')}{often}."
     elif not worst:
         yield "This run recorded neither predictions nor accuracies by class."
 
 
 def _next(run):
     tips = list(run.verdict["next"])
-    if run.verdict["word"] == "unknown" and "teacher" in run.result:
+    if run.verdict["word"] == "unknown" and "teacher" in run.result and run.has_labels:
         tips.insert(0, "add --student_alone=train to see whether distilling helped")
     if run.verdict["word"] in ("ahead", "level"):
         tips.append("repeat with --seed=1, --seed=2: one seed is one draw")
     student = run.result["student"]
-    if not student.get("calibrated") and student["ece"] > _MOST_GAP:
+    if not run.has_labels:
+        tips.append("measure it on labelled images: python -m skd_tf.evaluate --model=WORKDIR --dataset=folder:PATH")
+    elif not student.get("calibrated") and student["ece"] > _MOST_GAP:
         tips.append("calibrate it: python -m skd_tf.evaluate --model=WORKDIR --calibrate")
     if run.verdict["word"] != "behind":
         tips.append("ship it: python -m skd_tf.export --workdir=WORKDIR --output=out --format=litert")

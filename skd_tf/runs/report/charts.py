@@ -101,8 +101,11 @@ def norms(series: Sequence[ChartSeries], radius: Sequence[float], title: str) ->
     return chart(draw, title)
 
 
-def confidence_gap(series: Sequence[ChartSeries]) -> str:
+def confidence_gap(series: Sequence[ChartSeries]) -> str | None:
     """The accuracy and the mean confidence of each model, joined by a line: the confidence gap."""
+    series = [model for model in series if "accuracy" in model.record]
+    if not series:
+        return None
 
     def draw(axes):
         for y, model in enumerate(series):

@@ -113,4 +113,4 @@ def _picture(run, picture):
 
 def _name(run, number):
     names = run.result["class_names"]
-    return names[number] if 0 <= number < len(names) else "none"
+    return names[number] if 0 <= number < len(names) else "no label"

@@ -114,9 +114,12 @@ def _losses(series):
 def _curves(series):
     curve = charts.curve
     accuracy = curve(series, "val_accuracy", "Accuracy", also="accuracy")
+    agreement = curve(series, "val_agreement", "Agreement with the teacher", also="agreement")
     norm = curve(series, "student_logit_norm", "Raw logit norm of the student", log=True)
     return [
         (accuracy, "Validation images; thin: training images, augmented."),
+        (agreement, "Validation images; thin: training images, augmented."),
+        (curve(series, "val_kl_to_teacher", "Validation KL to the teacher", label="nats"), ""),
         (curve(series, "val_nll", "Validation NLL", label="nats"), ""),
         (curve(series, "learning_rate", "Learning rate", zero=True), ""),
         (curve(series, "kd_weight", "Weight of the distill term", zero=True), ""),
@@ -127,9 +130,9 @@ def _curves(series):
 def _reliability_diagrams(series):
     for member in series:
         details = member.details
-        yield charts.reliability(member, details.get("reliability"), member.label, member.record["ece"]), ""
+        yield charts.reliability(member, details.get("reliability"), member.label, member.record.get("ece", 0)), ""
         raw = details.get("raw")
-        if raw and member.colour == "student":
+        if details.get("raw_reliability") and member.colour == "student":
             name = f"{member.label}, raw softmax"
             caption = f"Not what ships: NLL {raw['nll']:.3f}, on the sphere {member.record['nll']:.3f}."
             yield charts.reliability(member, details["raw_reliability"], name, raw["ece"]), caption

@@ -30,6 +30,9 @@ _OF_A_LOSS = (
     "radius",
     "center",
     "loss_settings",
+    "feature_pairs",
+    "feature_weight",
+    "feature_loss",
     "label_smoothing",
 )
 _PICTURE = re.compile(r"data:image/(png|jpeg);base64,[A-Za-z0-9+/=]+")  # nothing that a browser would fetch
@@ -74,9 +77,28 @@ class Run:
         return [role for role in ROLES if role in self.result]
 
     @property
+    def has_labels(self) -> bool:
+        """Whether its images have labels, so that accuracies are known."""
+        return "accuracy" in self.result["student"]
+
+    @property
+    def score(self) -> float:
+        """The student's accuracy; without labels its agreement with the teacher."""
+        return self.result["student"]["accuracy" if self.has_labels else "agreement"]
+
+    @property
+    def score_text(self) -> str:
+        """The score in words."""
+        return f"{self.score:.1%} {'right' if self.has_labels else 'agreement with the teacher'}"
+
+    @property
     def test_images(self) -> int:
         """How many test images there are; 0 if it is not recorded."""
         return len(self.labels) if self.labels is not None else self.details.get("dataset", {}).get("test", 0)
+
+    def label_of(self, role: str) -> str:
+        """What a report calls a model."""
+        return "mean of teachers" if role == "teacher" and "teachers" in self.result else ROLES[role]
 
     def of_model(self, role: str) -> dict[str, Any]:
         """The measurements of a model beside its result."""
@@ -182,7 +204,7 @@ def chart_series(runs: Sequence[Run]) -> list[ChartSeries]:
         return [_series(run, "student", label, f"run{i}", run.epochs) for i, (label, run) in enumerate(labels)]
     (run,) = runs
     epochs = {"student": run.epochs} | run.alone
-    names = ROLES if len(run.roles) > 1 else {"student": "student"}
+    names = {role: run.label_of(role) for role in run.roles} if len(run.roles) > 1 else {"student": "student"}
     return [_series(run, role, names[role], role, epochs.get(role, [])) for role in run.roles]
 
 

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from skd_tf.runs.columns import Column, columns
-from skd_tf.runs.report import run_data
 from skd_tf.runs.report.run_data import ChartSeries, Run
+from skd_tf.runs.result_tables import each_teacher
 
 # The columns of the first table; the second has all others.
 _FIRST = ("accuracy", "nll", "ece", "agreement", "latency_ms", "file_bytes", "parameters")
@@ -39,8 +39,9 @@ def tables(runs: Sequence[Run], series: Sequence[ChartSeries]) -> tuple[Table, T
     """What to see first, and everything else that was measured."""
     models = list(_models(runs, series))
     shown = [column for column in columns() if any(column.number(model["record"]) is not None for model in models)]
-    first = [column for column in shown if column.key in _FIRST]
-    rest = [column for column in shown if column.key not in _FIRST]
+    has_labels = any("accuracy" in model["record"] for model in models)
+    first = [column for column in shown if column.key in _FIRST or (not has_labels and column.key == "kl_to_teacher")]
+    rest = [column for column in shown if column not in first]
     return _table(first, models), _table(
         rest, [m for m in models if any(c.number(m["record"]) is not None for c in rest)]
     )
@@ -59,9 +60,9 @@ def exported(runs: Sequence[Run]) -> Table | None:
         for run in runs
         for file in run.exports
     ]
-    return (
-        _table(columns("accuracy", "nll", "ece", "ece_debiased", "latency_ms", "file_bytes"), files) if files else None
-    )
+    shown = columns("accuracy", "nll", "ece", "ece_debiased", "latency_ms", "file_bytes")
+    shown = [column for column in shown if any(column.number(file["record"]) is not None for file in files)]
+    return _table(shown, files) if files else None
 
 
 def _table(shown, models):
@@ -101,7 +102,7 @@ def _models(runs: Sequence[Run], series: Sequence[ChartSeries]) -> Iterable[dict
         for role in run.roles:
             record, details = run.result[role], run.of_model(role)
             member = shown.get(id(record))
-            label = run_data.ROLES[role]
+            label = run.label_of(role)
             name = label if len(runs) == 1 and "teacher" in run.result else f"{run.name}, {label}"
             name = member.label if member and len(series) == 1 else name
             yield {
@@ -116,3 +117,11 @@ def _models(runs: Sequence[Run], series: Sequence[ChartSeries]) -> Iterable[dict
                 divided = "" if temperature is None else f", logits / {temperature:.3g}"
                 calibrated = {"name": f"{name}, calibrated{divided}", "record": record["calibrated"], "intervals": {}}
                 yield calibrated | {"colour": "", "is_student": role == "student"}
+            for i, (label, one) in enumerate(each_teacher(run.result) if role == "teacher" else [], 1):
+                yield {
+                    "name": label if len(runs) == 1 else f"{run.name}, {label}",
+                    "colour": "",
+                    "record": one,
+                    "intervals": run.of_model(f"teacher_{i}").get("intervals", {}),
+                    "is_student": False,
+                }

@@ -1,0 +1,147 @@
+"""A Distiller with several teachers: live and given, on replicas, with XLA, saved, and what is refused."""
+
+import warnings
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from skd_tf.distillation.distiller import Distiller
+from skd_tf.errors import InputError
+from skd_tf.losses import Loss, spherical_kd, wttm
+from tests.helpers.nets import CLASSES, batches, conv_net, distance, run, weights_of
+from tests.losses import numpy_reference
+
+WEIGHTS = (3.0, 1.0)
+DATA = batches(3)
+
+
+def make(teacher, strategy=None, *, jit_compile=False, **settings):
+    with (strategy or tf.distribute.get_strategy()).scope():
+        distiller = Distiller(conv_net(1), teacher() if teacher is two else teacher, **settings)
+        distiller.compile(keras.optimizers.SGD(0.05, momentum=0.9), jit_compile=jit_compile)
+    return distiller
+
+
+def two():
+    return [conv_net(2), conv_net(3)]
+
+
+def with_logits(data, teachers):
+    images, labels = (np.concatenate([batch[i] for batch in data]) for i in (0, 1))
+    logits = np.stack([teacher(images).numpy() for teacher in teachers], axis=1)
+    return {"image": images, "teacher_logits": logits}, labels
+
+
+def test_a_step_learns_from_the_mean_of_softmaxes():
+    """The logged means against float64 numpy; the same step with given logits; one replica, two, and XLA."""
+    settings = {"teacher_weights": WEIGHTS, "temperature": 2.0, "radius": 5.0}
+    distiller = make(two, **settings)
+    images, labels = DATA[0]
+    student, *each = (net(images).numpy().astype("float64") for net in (distiller.student, *distiller.teachers))
+    softened = [[numpy_reference.softmax(row / 2) for row in numpy_reference.project(z, 5.0)] for z in each]
+    mean = 2 * np.log(0.75 * np.array(softened[0]) + 0.25 * np.array(softened[1]))
+    expected = numpy_reference.kd(numpy_reference.project(student, 5.0), mean, labels, 2.0)["distill"].mean()
+    together = 0.75 * np.array([*map(numpy_reference.softmax, each[0])])
+    together += 0.25 * np.array([*map(numpy_reference.softmax, each[1])])
+    found = {name: float(value) for name, value in run(distiller, DATA[:1]).items()}
+    assert found["distill_loss"] == pytest.approx(expected, rel=1e-5)
+    assert found["teacher_accuracy"] == pytest.approx((together.argmax(1) == labels).mean())
+    assert found["agreement"] == pytest.approx((together.argmax(1) == student.argmax(1)).mean())
+    norm = 0.75 * numpy_reference.logit_norm(each[0]) + 0.25 * numpy_reference.logit_norm(each[1])
+    assert found["teacher_logit_norm"] == pytest.approx(norm.mean(), rel=1e-5)
+
+
+def test_given_logits_replicas_xla_and_pieces_train_alike(two_replicas):
+    settings = {"teacher_weights": WEIGHTS, "radius": "teacher_sample"}
+    trained = {}
+    for name, strategy, jit_compile in (("one", None, False), ("xla", None, True), ("two", two_replicas, False)):
+        distiller = make(two, strategy, jit_compile=jit_compile, **settings)
+        distiller.adapt(DATA[0][0])
+        run(distiller, DATA)
+        trained[name] = weights_of(distiller.student)
+    given = make(None, **settings)
+    x, y = with_logits(DATA, two())
+    given.adapt({name: part[:8] for name, part in x.items()})
+    given.fit(x, y, batch_size=8, shuffle=False, verbose=0)
+    trained["given"] = weights_of(given.student)
+    pieces = make(two, **settings)
+    pieces.compile(keras.optimizers.SGD(0.05, momentum=0.9), micro_batches=2)
+    pieces.fit(x["image"], y, batch_size=8, shuffle=False, verbose=0)
+    trained["pieces"] = weights_of(pieces.student)
+    assert all(distance(trained["one"], other) < 1e-6 for other in trained.values())
+    other = make(two, teacher_weights=(1.0, 3.0), radius="teacher_sample")
+    run(other, DATA)
+    assert distance(trained["one"], weights_of(other.student)) > 1e-4
+
+
+def test_equal_teachers_are_one_and_a_list_of_one_is_that_teacher():
+    trained = []
+    for teacher in (conv_net(2), [conv_net(2)], [conv_net(2), conv_net(2)]):
+        distiller = make(teacher, loss="kd")
+        run(distiller, DATA)
+        trained.append(weights_of(distiller.student))
+    assert np.array_equal(trained[0], trained[1]) and distance(trained[0], trained[2]) < 1e-6
+    assert isinstance(make([conv_net(2)]).teacher, keras.Model)
+
+
+def test_teachers_are_invisible_settable_and_their_weights_are_saved(tmp_path):
+    distiller = make(two, teacher_weights=WEIGHTS)
+    assert len(distiller.weights) == len(make(None).weights)
+    distiller.save(tmp_path / "distiller.keras")
+    loaded = keras.models.load_model(tmp_path / "distiller.keras")
+    assert loaded.teacher is None and loaded.objective.teacher_weights == WEIGHTS
+    assert "teacher_weights" not in make(conv_net(2)).get_config()
+    loaded.teacher = two()
+    loaded.compile(keras.optimizers.SGD(0.05, momentum=0.9))
+    for trained in (loaded, distiller):
+        run(trained, DATA)
+    assert np.array_equal(weights_of(loaded.student), weights_of(distiller.student))
+
+
+def test_each_teacher_may_return_probabilities():
+    softmax = keras.Sequential([conv_net(3), keras.layers.Softmax()])
+    with pytest.warns(UserWarning, match="returns probabilities"):
+        distiller = make([conv_net(2), softmax], loss="kd")
+    run(distiller, DATA)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        raw = make(two, loss="kd")
+    run(raw, DATA)
+    assert distance(weights_of(distiller.student), weights_of(raw.student)) < 1e-5
+    x, y = with_logits(DATA, two())
+    x["teacher_logits"][:, 1] = tf.nn.softmax(x["teacher_logits"][:, 1])
+    with pytest.raises(InputError, match="logits are probabilities"):
+        make(None, loss="kd").fit(x, y, batch_size=8, verbose=0)
+
+
+def your_own(student_logits, teacher_logits, labels, *, temperature=4.0):
+    return wttm(student_logits, teacher_logits, labels)
+
+
+def of_several(student_logits, teacher_logits, labels, *, radius=2.0, teacher_weights):
+    return spherical_kd(student_logits, teacher_logits, labels, radius=radius, teacher_weights=teacher_weights)
+
+
+def test_what_does_not_fit_is_refused_in_one_line():
+    other = keras.Sequential([keras.Input([6, 6, 2]), keras.layers.Flatten(), keras.layers.Dense(CLASSES + 2)])
+    cases = [
+        ({"teacher": two(), "loss": "rld"}, "takes one teacher.*spherical, kd.*teacher_weights.*2 teachers"),
+        ({"teacher": two(), "loss": your_own}, "takes one teacher"),
+        ({"teacher": None, "loss": "wttm", "teacher_weights": WEIGHTS}, "takes one teacher"),
+        ({"teacher": two(), "teacher_weights": (1.0, 2.0, 3.0)}, "2 numbers > 0.*teacher_weights=1,2,3"),
+        ({"teacher": two(), "teacher_weights": (1.0, 0.0)}, "2 numbers > 0.*teacher_weights=1,0"),
+        ({"teacher": conv_net(2), "teacher_weights": WEIGHTS}, "1 number > 0"),
+        ({"teacher": [conv_net(2), other]}, "different classes.*7 from the teacher"),
+    ]
+    for settings, words in cases:
+        with pytest.raises(InputError, match=words):
+            Distiller(conv_net(1), **settings)
+    x, y = with_logits(DATA, [*two(), conv_net(4)])
+    for settings, words in (({"loss": "wttm"}, "takes one teacher"), ({"teacher_weights": WEIGHTS}, "3 numbers > 0")):
+        with pytest.raises(InputError, match=words):
+            make(None, **settings).fit(x, y, batch_size=8, verbose=0)
+    own = make(two, loss=Loss(of_several, "raw", True, {}))
+    assert np.isfinite(float(run(own, DATA)["loss"]))
+    run(make(conv_net(2), loss=Loss(of_several, "raw", True, {})), DATA)  # weights of one teacher are None
