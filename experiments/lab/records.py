@@ -25,10 +25,7 @@ def settings(config: Config) -> dict:
     A teacher counts by its file's name without folder and suffix, the teacher cache by whether there is one.
     A teacher that the loss does not use does not count.
     """
-    values = {}
-    for name, field in _FIELDS.items():
-        affects, value = rules_of(field).affects_result, getattr(config, name)
-        values[name] = affects(value) if callable(affects) else value
+    values = {name: _counted(name, getattr(config, name)) for name in _FIELDS}
     values["teacher_checkpoint"] = pathlib.PurePath(values["teacher_checkpoint"]).stem if config.needs_teacher else ""
     if config.teacher_checkpoint or not config.needs_teacher:
         values["teacher_flagfile"] = ""  # it trains no teacher
@@ -37,9 +34,16 @@ def settings(config: Config) -> dict:
     return values
 
 
+def _counted(name, value):
+    """What counts of a setting's value, as JSON holds it."""
+    affects = rules_of(_FIELDS[name]).affects_result
+    value = affects(value) if callable(affects) else value
+    return list(value) if isinstance(value, tuple) else value
+
+
 def differences(recorded: dict, wanted: dict) -> list[str]:
     """Lines "--flag: recorded -> wanted". A setting newer than a record has the value there that reproduces it."""
-    defaults = settings(Config()) | {name: value for name, (_, value) in versions.BEFORE.items()}
+    defaults = settings(Config()) | {n: _counted(n, value) for n, (_, value) in versions.BEFORE.items() if n in _FIELDS}
     lines = [f"--{name}: {as_text(value)} -> no such setting" for name, value in recorded.items() if name not in wanted]
     for name, value in wanted.items():
         before = recorded.get(name, defaults[name])
