@@ -48,7 +48,8 @@ CONTRACT = [
         "group",
     ),
     *("calibrate", "show_augmentation", "callback", "early_stopping_patience", "ship", "freeze", "list_layers"),
-    *("gradient_scale", "deterministic", "micro_batches"),
+    *("unlabelled", "unlabelled_share"),
+    *("teacher_weights", "gradient_scale", "deterministic", "micro_batches", "feature_pairs", "feature_weight", "feature_loss"),
 ]
 PROGRAM = """
     import sys

@@ -121,4 +121,4 @@ def test_evaluate_reads_the_test_split_alone(digits_run, monkeypatch):
     monkeypatch.setattr(data, "load", lambda *a, _load=data.load, **k: asked.append(k) or _load(*a, **k))
     models = [digits_run]
     whole = evaluate_models.evaluate_and_print(models, {}, timing=False, bootstrap_samples=0)
-    assert asked == [{"train": False}] and whole["models"][0]["accuracy"] > 0.5
+    assert asked == [{"train": False, "class_names": []}] and whole["models"][0]["accuracy"] > 0.5

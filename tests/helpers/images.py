@@ -51,10 +51,12 @@ def write_tfds(folder, name, splits, *, class_names, version="1.0.0", shards=1, 
     kind(data_dir=folder).download_and_prepare(download_config=tfds.download.DownloadConfig(num_shards=shards))
 
 
-def load(dataset="digits", data_dir=None, *, test=True, **settings):
+def load(dataset="digits", data_dir=None, *, test=True, class_names=(), **settings):
     """`data.load` of a name, or of a folder of images given as a path."""
     dataset = f"folder:{dataset}" if isinstance(dataset, pathlib.Path) else dataset
-    return data.load(Config(dataset=dataset, **settings).pick(data.DataSettings), data_dir, test=test)
+    return data.load(
+        Config(dataset=dataset, **settings).pick(data.DataSettings), data_dir, test=test, class_names=class_names
+    )
 
 
 def stream(dataset, config, steps=4, **options):

@@ -25,5 +25,16 @@ def test_rules_of_a_record_win_over_the_default_only(tmp_path):
 def test_every_rule_of_earlier_versions_differs_from_the_default():
     # These were not there, and are off by default.
     same = {"callback", "deterministic", "early_stopping_patience", "freeze", "gradient_scale", "group", "list_layers"}
-    same |= {"micro_batches", "ship", "show_augmentation", "teacher_cache_top", "verbosity"}
+    same |= {
+        "feature_loss",
+        "feature_pairs",
+        "feature_weight",
+        "micro_batches",
+        "ship",
+        "show_augmentation",
+        "teacher_cache_top",
+        "unlabelled",
+        "unlabelled_share",
+        "verbosity",
+    }
     assert all(getattr(Config(), name) != value for name, (_, value) in versions.BEFORE.items() if name not in same)
