@@ -97,7 +97,12 @@ def test_the_logits_are_those_of_mixed_images(open_teacher, digits):
 
 @pytest.mark.parametrize(
     ("replicas", "extra"),
-    [(1, NO_EXTRA), (2, NO_EXTRA), (1, EVERYTHING), pytest.param(2, EVERYTHING, marks=pytest.mark.slow)],
+    [
+        pytest.param(1, NO_EXTRA, marks=pytest.mark.slow),
+        (2, NO_EXTRA),
+        (1, EVERYTHING),
+        pytest.param(2, EVERYTHING, marks=pytest.mark.slow),
+    ],
 )
 def test_training_from_the_cache_equals_training_live(open_teacher, digits, replicas, extra, two_replicas):
     """float32 records up to rounding (other batch sizes run other kernels), float16 records up to their 11 bits."""
