@@ -67,7 +67,8 @@ def fold_batch_norm(model: keras.Model, keep: Collection[str] = ()) -> keras.Mod
 
     def replacement(layer):
         if layer in folded:
-            return keras.layers.Identity(name=layer.name, dtype=layer.dtype_policy)
+            config = layer.get_config()
+            return keras.layers.Identity.from_config({key: config[key] for key in ("name", "dtype")})
         return rebuilt(layer, **({"use_bias": True} if layer in pairs else {}))
 
     copy, copies = replace_layers(model, replacement, fresh=folded | pairs.keys())

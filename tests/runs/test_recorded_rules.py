@@ -33,6 +33,7 @@ def test_every_rule_of_earlier_versions_differs_from_the_default():
         "ship",
         "show_augmentation",
         "teacher_cache_top",
+        "teacher_weights",
         "unlabelled",
         "unlabelled_share",
         "verbosity",
