@@ -12,6 +12,7 @@ from skd_tf.errors import InputError
 from skd_tf.models import loading
 from skd_tf.runs import class_names, lineage, predictions
 from skd_tf.search.plan import Plan
+from skd_tf.serving.export_student import export_student
 from skd_tf.training import dry_run, nested_runs, unlabelled
 from skd_tf.training.checkpoints import Checkpoints
 from tests.helpers.commands import exit_code
@@ -236,3 +237,14 @@ def test_the_lineage_knows_unlabelled_images(beside, without_labels, pictures):
         lineage.require_unseen({"model": trained}, data.load(settings), settings)
     digits = data.load(data.DataSettings())
     assert lineage.require_unseen({"model": workdir}, digits, data.DataSettings()) == []
+
+
+@pytest.mark.slow
+def test_an_export_says_that_no_accuracy_is_known(without_labels, tmp_path, capsys):
+    _, workdir = without_labels
+    rows = export_student(workdir, tmp_path / "out", formats=["keras", "litert"])
+    assert len(rows) == 4 and all("accuracy" not in row and row["agreement"] > 0.9 for row in rows)
+    card, printed = (tmp_path / "out" / "README.md").read_text(), capsys.readouterr().out
+    assert "The images have no labels. The student learned the teacher's answers to them." in card
+    assert "how often the student is right is not known" in card and "top-1" not in card and "top-1" not in printed
+    assert lineage.read(tmp_path / "out" / "student.keras") == lineage.read(workdir)
