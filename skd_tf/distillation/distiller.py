@@ -91,7 +91,8 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, CompilationMixin, Step
 
     Raises:
       InputError: an unknown loss, a setting that the loss does not have, a number out of range, a layer that does not
-        exist, a student or teacher that is not a model with raw logits as its output, or several teachers for a loss that takes one.
+        exist, a student or teacher that is not a model with raw logits as its output, or several teachers for a loss
+        that takes one.
 
     Examples:
       >>> import keras

@@ -3,6 +3,7 @@
     names.py            LOSS_FACTS, LOSS_NAMES: what is known about each loss without TensorFlow
     registry.py         LOSSES: name -> function, where its student's probabilities are taken, the authors' settings
     terms.py            the parts of every loss: target probabilities, the label term, the distill term
+    teacher_shares.py   the weights of several teachers, without TensorFlow
     spherical.py        the sphere: project, logit_norm, resolve_radius, readout, spherical_kd
     sphere_geometry.py  numbers that follow from classes, radius and temperature, without TensorFlow
     baselines.py        the losses to compare with: cross_entropy, kd, logit_standardization, dkd, dist
@@ -13,8 +14,8 @@ Every loss is called as `function(student_logits, teacher_logits, labels, **sett
 
     loss = label_weight * label + kd_weight * distill        label_weight is 1 - kd_weight unless given
 
-`settings` are the keyword arguments in the function's signature. Temperature, radius and center are settings of the
-run; all others come from `Distiller(loss_settings=...)` and `--loss_settings`. To add a loss, write such a function and
+`settings` are the keyword arguments in the function's signature. Temperature, radius, center and teacher_weights are
+settings of the run; all others come from `Distiller(loss_settings=...)` and `--loss_settings`. To add a loss, write such a function and
 give it an entry in names.py and one in registry.py.
 """
 

@@ -1,4 +1,4 @@
-"""Runs with several teachers: live and cached, on replicas, resumed; each with its own size, preprocessing and cache key."""
+"""Runs with several teachers: live and cached, on replicas, resumed; each with its own size and cache key."""
 
 import dataclasses
 import functools
@@ -35,7 +35,7 @@ def loaded():
 
 
 def save_linear(path, size, scale, *, unit, name):
-    """A linear teacher of digits by least squares, for images of another size; with its preprocessing outside or inside."""
+    """A linear teacher of digits by least squares, for images of another size; `unit`: without its preprocessing."""
     images = tf.image.resize(tf.cast(loaded().images, tf.float32), [size, size], antialias=True).numpy() / 255
     pixels = np.c_[images.reshape(len(images), -1), np.ones(len(images))]
     squares = pixels.T @ pixels + np.eye(pixels.shape[1])
