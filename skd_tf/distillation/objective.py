@@ -119,6 +119,8 @@ class Objective:
 
     def require_teachers(self, count: int) -> None:
         """Raises `InputError` if the loss takes one teacher and there are more, or not as many as weights."""
+        if not self.needs_teacher:
+            return
         if count > 1 and "teacher_weights" not in self._accepted:
             able = ", ".join(OF_SEVERAL_TEACHERS)
             raise input_error(

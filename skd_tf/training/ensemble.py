@@ -114,8 +114,8 @@ def open_teachers(
       config, dataset, strategy: as in `Teacher`.
 
     Raises:
-      InputError: the logits of a teacher are not finite, or its accuracy is at chance level. Without labels, which would
-        show it: the recorded classes of two teachers differ.
+      InputError: the logits of a teacher are not finite, or its accuracy is at chance level. Without labels, which
+        would show it: the recorded classes of two teachers differ.
     """
     if len(config.teachers) < 2:
         return open_teacher(path, config, dataset, strategy)

@@ -142,8 +142,7 @@ def check_loss(config: Config) -> None:
     objective = Objective(
         loss_of(config), center=config.center, label_smoothing=config.label_smoothing, settings=settings
     )
-    if objective.needs_teacher:
-        objective.require_teachers(max(len(config.teachers), 1))
+    objective.require_teachers(max(len(config.teachers), 1))
 
 
 def build_student(config: Config, resources: SharedResources) -> keras.Model:

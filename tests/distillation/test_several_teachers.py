@@ -144,6 +144,7 @@ def test_what_does_not_fit_is_refused_in_one_line():
     for settings, words in (({"loss": "wttm"}, "takes one teacher"), ({"teacher_weights": WEIGHTS}, "3 numbers > 0")):
         with pytest.raises(InputError, match=words):
             make(None, **settings).fit(x, y, batch_size=8, verbose=0)
+    make(two, loss="cross_entropy", teacher_weights=WEIGHTS)  # which uses none of them
     objective = Objective(Loss(of_several, "raw", True, {}), center=True, label_smoothing=0.0)
     numbers = {"temperature": 4.0, "radius": 2.0, "readout_radius": 2.0, "kd_weight": 1.0, "label_weight": 0.0}
     teachers = x["teacher_logits"]
