@@ -38,6 +38,7 @@ SEARCHABLE = (
     "weight_decay",
     "clip_norm",
     "label_smoothing",
+    "unlabelled_share",
     "ema_momentum",
     "seed",
     "precision",

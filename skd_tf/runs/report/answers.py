@@ -54,7 +54,7 @@ def headline(runs: Sequence[Run]) -> Headline:
         share = run.result["student"]["accuracy"]
         return Headline("unknown", f"{share:.1%} right", "Trained without a teacher.", None)
     if not run.has_labels:
-        return Headline("unknown", run.score_text, judged["text"], None)
+        return Headline("unknown", _score_text(run, "agreement"), judged["text"], None)
     compared = judged["comparisons"].get("student against student_alone")
     text = judged["text"]
     if compared and not compared["paired"]:
@@ -83,8 +83,8 @@ def _bar(comparison):
 
 
 def _headline_of_several(runs):
-    best = max(runs, key=lambda run: run.score)
-    if not all(run.has_labels for run in runs):
+    best, measure = _best(runs)
+    if measure == "agreement":
         text = "Without labels, runs are compared by how often they give their teachers' answers."
         return Headline("unknown", f"{best.name} has the highest agreement", text, None)
     others = [(run, _against(run, best)) for run in runs if run is not best]
@@ -113,9 +113,9 @@ def _against(run, best):
 def answers(runs: Sequence[Run]) -> list[Answer]:
     """The three answers of one run; for several runs, how far each is from the best."""
     if len(runs) > 1:
-        best = max(runs, key=lambda run: run.score)
-        items = [(f"{best.name}: {best.score_text}, the most.", False)]
-        items += [(_distance(run, _against(run, best)), False) for run in runs if run is not best]
+        best, measure = _best(runs)
+        items = [(f"{best.name}: {_score_text(best, measure)}, the most.", False)]
+        items += [(_distance(run, _against(run, best), measure), False) for run in runs if run is not best]
         warnings = [(f"{run.name}: {text}", True) for run in runs for text in _warnings(run)]
         return [Answer("Which is best?", items), *([Answer("What to know?", warnings)] if warnings else [])]
     (run,) = runs
@@ -126,9 +126,21 @@ def answers(runs: Sequence[Run]) -> list[Answer]:
     ]
 
 
-def _distance(run, found):
+def _best(runs):
+    """(the best run, the measure of its student): agreement with the teacher where a run has no labels."""
+    measure = "accuracy" if all(run.has_labels for run in runs) else "agreement"
+    return max(runs, key=lambda run: run.result["student"].get(measure, 0.0)), measure
+
+
+def _score_text(run, measure):
+    score = run.result["student"].get(measure)
+    words = "right" if measure == "accuracy" else "agreement with the teacher"
+    return f"no {words}" if score is None else f"{score:.1%} {words}"
+
+
+def _distance(run, found, measure):
     if found is None:
-        return f"{run.name}: {run.score_text}."
+        return f"{run.name}: {_score_text(run, measure)}."
     gain = verdict.points(found["difference"], found["images"])
     return f"{run.name}: {gain} points ({verdict.interval(found)}): {found['word']}."
 
@@ -198,8 +210,8 @@ def _fails(run):
         classes = zip(*(run.predicted.get(role, ()) for role in ("teacher", "student")), strict=True)
         apart = Counter(pair for pair in classes if pair[0] != pair[1])
         names = run.result["class_names"]
-        common = "; ".join(f"{names[t]} there, {names[s]} here ({n}x)" for (t, s), n in apart.most_common(3))
-        often = f", most often: {common}" * bool(common)
+        common = "; ".join(f"{names[t]} / {names[s]} ({n}x)" for (t, s), n in apart.most_common(3))
+        often = f", most often (teacher / student): {common}" * bool(common)
         yield f"Teacher and student disagree on {counted(apart.total(), 'image')}{often}."
     elif not worst:
         yield "This run recorded neither predictions nor accuracies by class."

@@ -82,16 +82,6 @@ class Run:
         return "accuracy" in self.result["student"]
 
     @property
-    def score(self) -> float:
-        """The student's accuracy; without labels its agreement with the teacher."""
-        return self.result["student"]["accuracy" if self.has_labels else "agreement"]
-
-    @property
-    def score_text(self) -> str:
-        """The score in words."""
-        return f"{self.score:.1%} {'right' if self.has_labels else 'agreement with the teacher'}"
-
-    @property
     def test_images(self) -> int:
         """How many test images there are; 0 if it is not recorded."""
         return len(self.labels) if self.labels is not None else self.details.get("dataset", {}).get("test", 0)
