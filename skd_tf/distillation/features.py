@@ -37,7 +37,7 @@ class Features(keras.layers.Layer):
       dtype: "float32" or "float64".
 
     Raises:
-      InputError: an unknown loss, or no pair.
+      InputError: an unknown loss.
     """
 
     def __init__(

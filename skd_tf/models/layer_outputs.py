@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from skd_tf.errors import InputError, did_you_mean, input_error
+from skd_tf.errors import did_you_mean, input_error
 from skd_tf.models.frozen_layers import layer_names
 from skd_tf.models.graph import calls_in
 
@@ -53,17 +53,11 @@ def layer_called(model: Any, name: str, who: str) -> Any:
     shapes = output_shapes(model)
     if name in shapes:
         return layer_names(network_of(model), weightless=True)[name]
-    raise no_layer(name, who, shapes)
-
-
-def no_layer(name: str, who: str, names: Sequence[str] | dict[str, Any]) -> InputError:
-    """The model has no such layer."""
-    some = ", ".join([*names][:8])
-    return input_error(
+    raise input_error(
         f"The {who} has no layer of this name that is called once and returns one tensor",
-        expected=f"one of {some}, ..." if names else "a Functional or Sequential model",
+        expected=f"one of {', '.join([*shapes][:8])}, ..." if shapes else "a Functional or Sequential model",
         received=f"feature_pairs with the {who}'s layer {name}",
-        remedy=did_you_mean(name, names, "See --list_layers for all names"),
+        remedy=did_you_mean(name, shapes, "See --list_layers for all names") if shapes else "Use its .keras file",
     )
 
 

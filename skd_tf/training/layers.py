@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import keras
+
 from skd_tf.config import Config, grammar
 from skd_tf.data.dataset import Dataset
 from skd_tf.distillation.features import Features
@@ -43,6 +45,8 @@ def _networks(config, dataset) -> dict[str, Any]:
 
 
 def _table(name, model):
+    if not isinstance(model, keras.Model):
+        return f"{name}: a SavedModel does not show its layers"
     shapes = layer_outputs.output_shapes(model)
     lines = [[name, "kind", "output", "weights"]]
     for layer_name, layer in frozen_layers.layer_names(model, weightless=True).items():

@@ -181,6 +181,18 @@ def test_all_ways_agree_in_float64(how, two_replicas, history):
     assert distance(vector(history[0]), vector(trained(strategy, dtype="float64", **how))) < 1e-10
 
 
+@pytest.mark.slow
+def test_a_replica_without_images_adds_nothing(two_replicas):
+    """Keras' fit() gives the last batch, of one image, to one of the replicas."""
+    images, labels = batches(1, 17, dtype="float64")[0]
+    fits = {"batch_size": 16, "shuffle": False, "verbose": 0, "validation_data": (images, labels)}
+    one, two = (trained(strategy, steps=0, dtype="float64") for strategy in (None, two_replicas))
+    histories = [distiller.fit(images, labels, **fits).history for distiller in (one, two)]
+    for name in ("loss", "feature_loss", "val_loss", "val_feature_loss"):
+        assert histories[0][name] == pytest.approx(histories[1][name], rel=1e-6)
+    assert distance(weights_of(one.student), weights_of(two.student)) < 1e-10
+
+
 def test_projectors_are_clipped_averaged_saved_and_not_exported(history, tmp_path):
     distiller, seen = history
     projectors = distiller.features.trainable_variables
