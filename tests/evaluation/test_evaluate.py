@@ -123,6 +123,7 @@ def test_a_run_is_measured_on_the_pixels_of_its_own_test_and_a_warning_names_the
     monkeypatch.setattr(data, "load", load)
     monkeypatch.setattr(evaluate_models, "evaluate_models", measure)
     monkeypatch.setattr(evaluate_models, "_require_unseen", lambda *_: [])
+    monkeypatch.setattr(evaluate_models, "require", lambda path: None)  # the folders hold settings alone
     own = f"--dataset=folder:{make_folder(tmp_path / 'photos', per_class=1)}"
     cropped, whole = tmp_path / "cropped", tmp_path / "whole"
     for path, augmentation in ((cropped, "resized_crop"), (whole, "pad_crop")):
