@@ -76,6 +76,7 @@ setup(
         "litert": ["ai-edge-litert>=2.3"],  # runs .tflite files; TensorFlow's own interpreter is on its way out
         "bayesian": ["scikit-learn>=1.9", "scipy>=1.17"],  # --tuner=bayesian of skd_tf.tune
         "bench": ["torch>=2.13"],  # tools/benchmarks step, beside PyTorch
+        "hub": ["keras-hub>=0.32"],  # keras_hub:PRESET
         "convert": ["torch>=2.13", "safetensors>=0.6"],  # tools/convert_torch, for checkpoints that are not .npz
     },
     entry_points={

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 
 from skd_tf.errors import input_error
-from skd_tf.models import interface
+from skd_tf.models import interface, precision
 from skd_tf.models.graph import graph_of, rebuilt, replace_layers
 from skd_tf.networks.batch_norm import FusedBatchNormalization
 from skd_tf.runtime import compat
@@ -26,12 +26,19 @@ def stock_copy(model: keras.Model) -> keras.Model:
         return model
 
     def stock(layer):
+        if from_keras_hub(layer):
+            return precision.set_precision(rebuilt(layer), "float32")
         if not isinstance(layer, keras.layers.Layer):
             return rebuilt(layer)
         kind = keras.layers.BatchNormalization if isinstance(layer, FusedBatchNormalization) else type(layer)
         return rebuilt(layer, kind, dtype="float32")
 
-    return replace_layers(model, stock)[0]
+    return replace_layers(model, stock, whole=from_keras_hub)[0]
+
+
+def from_keras_hub(model: Any) -> bool:
+    """Whether a model is a class of KerasHub. Only as a whole can it be saved: some of its layers cannot be loaded alone."""
+    return type(model).__module__.startswith("keras_hub.") and graph_of(model) is not None
 
 
 def deployable(student: keras.Model, readout: str, *, radius: Any, center: bool) -> keras.Model:

@@ -10,7 +10,12 @@ from skd_tf.runtime import compat
 
 
 def replace_layers(
-    model: keras.Model, replacement: Callable[[Any], Any], fresh: Collection[Any] = (), *, training: bool | None = None
+    model: keras.Model,
+    replacement: Callable[[Any], Any],
+    fresh: Collection[Any] = (),
+    *,
+    training: bool | None = None,
+    whole: Callable[[Any], bool] = lambda graph: False,
 ) -> tuple[keras.Model, dict[Any, Any]]:
     """Copies a graph with `replacement(layer)` in place of each layer and operation, also in nested graphs.
 
@@ -19,6 +24,7 @@ def replace_layers(
       replacement: called once per layer or operation; returns its replacement.
       fresh: layers whose weights are not copied to their replacements.
       training: the mode of each call in the copy whose caller does not choose one; None keeps those of the model.
+      whole: of a graph, whether `replacement` is called once for it, and not for the layers inside.
 
     Returns:
       The copy, and {layer: its replacement}.
@@ -27,7 +33,8 @@ def replace_layers(
 
     def copy_of(layer):
         if layer not in copies:
-            copies[layer] = replacement(layer) if graph_of(layer) is None else clone(layer)
+            is_layer = graph_of(layer) is None or whole(layer)
+            copies[layer] = replacement(layer) if is_layer else clone(layer)
         return copies[layer]
 
     def clone(graph):
@@ -42,7 +49,7 @@ def replace_layers(
         return layer(*arguments, **options)
 
     copy = copy_of(model)
-    copies = {layer: new for layer, new in copies.items() if graph_of(layer) is None}
+    copies = {layer: new for layer, new in copies.items() if graph_of(layer) is None or whole(layer)}
     for layer, new in copies.items():
         if layer not in fresh:
             _copy_state(layer, new)
@@ -72,6 +79,12 @@ def _copy_state(layer, copy):
     """Copies a layer's weights, and what it derives from them at loading, as an adapted Normalization does."""
     if not isinstance(layer, keras.layers.Layer):
         return  # a bare operation
+    if graph_of(layer) is not None:  # its layers may come in another order
+        theirs = {variable.path: variable for variable in layer.variables}
+        for variable in copy.variables:
+            variable.assign(theirs.pop(variable.path))
+        assert not theirs, theirs.keys()
+        return
     for one, other in zip(compat.layers_of(layer), compat.layers_of(copy), strict=True):
         store = {}
         one.save_own_variables(store)
