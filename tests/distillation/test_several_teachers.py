@@ -39,14 +39,17 @@ def test_a_step_learns_from_the_mean_of_softmaxes():
     """The logged means, against float64 numpy."""
     settings = {"teacher_weights": WEIGHTS, "temperature": 2.0, "radius": 5.0}
     distiller = make(two, **settings)
-    images, labels = DATA[0]
+    many = batches(1, 64)
+    images, labels = many[0]
     student, *each = (net(images).numpy().astype("float64") for net in (distiller.student, *distiller.teachers))
     softened = [[numpy_reference.softmax(row / 2) for row in numpy_reference.project(z, 5.0)] for z in each]
     mean = 2 * np.log(0.75 * np.array(softened[0]) + 0.25 * np.array(softened[1]))
     expected = numpy_reference.kd(numpy_reference.project(student, 5.0), mean, labels, 2.0)["distill"].mean()
     together = 0.75 * np.array([*map(numpy_reference.softmax, each[0])])
     together += 0.25 * np.array([*map(numpy_reference.softmax, each[1])])
-    found = {name: float(value) for name, value in run(distiller, DATA[:1]).items()}
+    unweighted = sum(np.array([*map(numpy_reference.softmax, logits)]) for logits in each)
+    assert (unweighted.argmax(1) != together.argmax(1)).any()
+    found = {name: float(value) for name, value in run(distiller, many).items()}
     assert found["distill_loss"] == pytest.approx(expected, rel=1e-5)
     assert found["teacher_accuracy"] == pytest.approx((together.argmax(1) == labels).mean())
     assert found["agreement"] == pytest.approx((together.argmax(1) == student.argmax(1)).mean())
