@@ -56,7 +56,7 @@ def replace_layers(
     return copy, copies
 
 
-def rebuilt(layer: Any, kind: type | None = None, **changes: Any) -> Any:
+def rebuilt(layer: Any, kind: Any = None, **changes: Any) -> Any:
     """A new layer or operation with the settings of another.
 
     Args:

@@ -137,8 +137,9 @@ def read(model: str | os.PathLike, depth: int = 0) -> Lineage:
       depth: how many records led here.
     """
     name = str(model)
-    if user_code.published(name):
-        known = user_code.published(name)[0] == user_code.APPLICATIONS or "imagenet" in name
+    published = user_code.published(name)
+    if published:
+        known = published[0] == user_code.APPLICATIONS or "imagenet" in name
         return Lineage(({**_ImageNet, "via": WEIGHTS},)) if known else Lineage(unknown=(name,))
     recorded = _recorded_in_file(model)
     if recorded is not None:
