@@ -1,5 +1,6 @@
 """Features: the term of the loss that compares outputs of layers inside the student with those inside the teacher."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -145,10 +146,13 @@ class Features(keras.layers.Layer):
         terms = []
         for projector, s, t in zip(self.projectors, student, teacher, strict=True):
             s, t = _matched(*(tf.cast(part[:count], self.compute_dtype) for part in (s, tf.stop_gradient(t))))
+            positions = math.prod(s.shape[1:-1])
+            # One matrix product of all positions: the gradient of Keras' own would be one matrix per row of an image.
+            s, t = (tf.reshape(part, [-1, part.shape[-1]]) for part in (s, t))
             s = projector(s)
             is_mse = self.loss == "mse"
             term = tf.reduce_mean(tf.square(s - t), axis=-1) if is_mse else _distance_of_units(s, t)
-            terms.append(tf.reduce_mean(term, axis=range(1, len(term.shape))))
+            terms.append(tf.reduce_mean(tf.reshape(term, [-1, positions]), axis=1))
         return tf.add_n(terms)
 
     @property

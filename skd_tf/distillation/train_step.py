@@ -186,7 +186,10 @@ class StepModel(keras.Model):
                 loss += tf.cast(regularizer, loss.dtype) * share
             loss = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(loss, weights, unconnected_gradients="zero")
-        return sums, counts, [tf.convert_to_tensor(gradient) for gradient in gradients], student_logits
+        gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
+        for gradient, weight in zip(gradients, weights, strict=True):
+            gradient.set_shape(weight.shape)  # that of a broadcast product is lost if the batch size is not known
+        return sums, counts, gradients, student_logits
 
     def _recorded(self, who):
         """A context in which the features that are compared are recorded; empty without any."""
