@@ -5,6 +5,7 @@ digest of the weights, so it survives copying, and an edited file has none. `ima
 that are measured on were trained on.
 """
 
+import functools
 import hashlib
 import json
 import os
@@ -173,14 +174,14 @@ def images_seen(lineage: Lineage, dataset: Dataset, settings: DataSettings) -> l
     """
     splits = {name: getattr(dataset, name) for name in ("validation", "test") if getattr(dataset, name) is not None}
     same_set = {"name": dataset.key_name, "version": str(dataset.set_version)}
-    found = []
+    found, near = [], functools.cache(_folders_near)
     for training in lineage.trainings:
         known, place = training["set"], training.get("place", _place(training["dataset"]))
         name = settings.dataset
         if known != same_set and place != _place(name):
-            name = _folders_near(name).get(place, "") if is_folder(place) else ""
-            if not name:
-                continue
+            name = near(name).get(place, "") if is_folder(place) else ""
+        if not name:
+            continue
         elsewhere = name != settings.dataset
         exact = elsewhere or known in (None, same_set)
         if not exact:
