@@ -103,12 +103,13 @@ def test_unlabelled_images_depend_on_data_seed_and_position_alone(mixed, whole):
     def of_kind(batches, unlabelled=True):
         return [images[(labels < 0) == unlabelled] for images, labels in batches]
 
-    other_seed, other_data = (batches(mixed, Config(batch_size=BATCH, **{name: 5})) for name in ("seed", "data_seed"))
+    plain = dataclasses.replace(mixed.unlabelled, augmentation=Augmentation(0, False))
+    other_seed = batches(mixed, Config(batch_size=BATCH, seed=5))
+    other_data = batches(dataclasses.replace(mixed, unlabelled=plain), Config(batch_size=BATCH, data_seed=5))
     assert equal(of_kind(whole), of_kind(other_seed)) and not equal(of_kind(whole), of_kind(other_data))
     assert not equal(of_kind(whole, unlabelled=False), of_kind(other_seed, unlabelled=False))
-    more = dataclasses.replace(mixed.unlabelled, augmentation=Augmentation(0, False))
-    first_pass = np.concatenate(of_kind(batches(dataclasses.replace(mixed, unlabelled=more)))[:7])
-    assert len(image_set(first_pass)) == 28 and image_set(first_pass) < image_set(more.train.images)  # 7 steps of 4
+    first_pass = np.concatenate(of_kind(other_data)[:7])  # 7 steps of 4 images
+    assert len(image_set(first_pass)) == 28 and image_set(first_pass) < image_set(plain.train.images)
     assert passes(mixed, UNLABELLED, 7) == 1 and passes(mixed, UNLABELLED, 8) == 2
 
 
