@@ -10,7 +10,7 @@ import tensorflow as tf
 from skd_tf.data import folder_index, picture_index, redraw
 from skd_tf.data.catalog import augmentation_of
 from skd_tf.data.dataset import Dataset
-from skd_tf.data.epoch_logits import EpochLogits
+from skd_tf.data.epoch_logits import EpochLogits, JointLogits
 from skd_tf.data.file_splits import FileSplits
 from skd_tf.data.folder_source import digests_of
 from skd_tf.data.settings import DataSettings, StreamSettings
@@ -90,8 +90,8 @@ def mixed_stream(
     last_step: int,
     shards: int = 1,
     shard_range: range | None = None,
-    teacher_logits: EpochLogits | None = None,
-    unlabelled_logits: EpochLogits | None = None,
+    teacher_logits: EpochLogits | JointLogits | None = None,
+    unlabelled_logits: EpochLogits | JointLogits | None = None,
 ) -> tf.data.Dataset:
     """`train_stream` with `unlabelled_batch` images of each global batch from `dataset.unlabelled`, with the label -1.
 
