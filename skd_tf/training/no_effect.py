@@ -19,6 +19,8 @@ def lines(config: Config) -> list[str]:
         unused.append(("nesterov", "momentum"))
     if config.early_stopping_patience >= config.epochs:
         unused.append(("early_stopping_patience", "epochs"))
+    if not config.unlabelled:
+        unused.append(("unlabelled_share", "unlabelled"))
     if not config.feature_pairs:
         unused += [("feature_weight", "feature_pairs"), ("feature_loss", "feature_pairs")]
     if facts.needs_teacher:
