@@ -408,7 +408,7 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, CompilationMixin, Step
         return (
             self.objective.get_config()
             | self._hyperparameters_config()
-            | ({} if self.features is None else self.features.get_config() | {"feature_channels": self.features.channels})
+            | ({} if self.features is None else self.features.get_config())
             | {"student": keras.saving.serialize_keras_object(self.student), "name": self.name}
         )
 

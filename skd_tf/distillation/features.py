@@ -66,9 +66,10 @@ class Features(keras.layers.Layer):
         return made
 
     def get_config(self) -> dict[str, Any]:
-        """The Distiller's arguments that make it."""
+        """The Distiller's arguments that make it, and the widths of its projectors."""
         pairs = [list(pair) for pair in self.pairs]
-        return {"feature_pairs": pairs, "feature_loss": self.loss, "feature_seed": self.seed}
+        own = {"feature_pairs": pairs, "feature_loss": self.loss, "feature_seed": self.seed}
+        return own | {"feature_channels": self.channels}
 
     def connect(self, student: Any, teacher: Any) -> None:
         """Finds the layers, and builds the projectors.
