@@ -19,7 +19,9 @@ from skd_tf.data.folder_parts import shown
 from skd_tf.data.memory_budget import aligned_empty, keeps_in_memory
 from skd_tf.data.settings import DataSettings
 from skd_tf.errors import counted, input_error
+from skd_tf.runtime import devices
 from skd_tf.runtime.console import warn
+from skd_tf.runtime.streams import untuned
 
 # Part of the identity of images on disk: raise it when the same files would give other pixels.
 DECODING_VERSION = 2
@@ -268,7 +270,8 @@ def _stream(rows, function, paths=None):
     if not len(rows):
         columns = (np.zeros(0, np.int64),) if paths is None else (np.zeros(0, np.int64), np.zeros(0, "S1"))
     stream = tf.data.Dataset.from_tensor_slices(columns if len(columns) > 1 else columns[0])
-    return stream.map(function, num_parallel_calls=tf.data.AUTOTUNE, deterministic=False).ignore_errors()
+    stream = stream.map(function, num_parallel_calls=devices.cpu_count(), deterministic=False)
+    return untuned(stream.ignore_errors())
 
 
 def _as_in_earlier_versions(facts, paths):

@@ -21,6 +21,7 @@ from skd_tf.data.settings import DataSettings
 from skd_tf.errors import counted, input_error
 from skd_tf.runtime import user_code
 from skd_tf.runtime.console import warn
+from skd_tf.runtime.streams import untuned
 
 _REQUIRED = ("class_names", "train")
 _BATCH = 256  # images that are read or resized at once, if they take less than
@@ -179,7 +180,7 @@ def _collected(settings, part, stream):
     settings_auto = dataclasses.replace(settings, cache_dataset="auto")  # a stream can only be kept in memory
     stream = stream.map(lambda image, label: (image_ops.fit(image, shape, resize), label))
     images, labels, most, filled = np.empty((0, *shape), np.uint8), [], budget(), 0
-    for batch, batch_labels in stream.batch(_batch_size(shape)).as_numpy_iterator():
+    for batch, batch_labels in untuned(stream.batch(_batch_size(shape))).as_numpy_iterator():
         labels.append(batch_labels)
         if not keeps_in_memory(settings_auto, [filled + len(batch)], shape, most):
             raise _error(settings, part, "a tf.data.Dataset that fits in memory, or paths of files", "a larger one")

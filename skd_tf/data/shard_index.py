@@ -10,6 +10,7 @@ from skd_tf.data import kept_arrays
 from skd_tf.data.disk_images import RECORD_FRAME
 from skd_tf.runtime.console import say
 from skd_tf.runtime.files import sha256_of_json
+from skd_tf.runtime.streams import untuned
 
 _FORMAT = 1  # of what is kept; raise it when it changes its meaning
 
@@ -73,7 +74,7 @@ def _scan(shards, label_key):
     stream = stream.interleave(
         shard_of, cycle_length=16, block_length=64, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
     )
-    chunks = list(stream.batch(4096).as_numpy_iterator())
+    chunks = list(untuned(stream.batch(4096)).as_numpy_iterator())
     columns = [np.concatenate(column) for column in zip(*chunks, strict=True)] or [np.zeros(0, np.int64)] * 3
     in_file_order = np.argsort(columns[0], kind="stable")
     return [column[in_file_order] for column in columns]

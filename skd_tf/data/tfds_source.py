@@ -17,8 +17,10 @@ from skd_tf.data.disk_images import DiskImages, TFRecordImages
 from skd_tf.data.memory_budget import aligned_empty, keeps_in_memory
 from skd_tf.data.settings import DataSettings
 from skd_tf.errors import input_error
+from skd_tf.runtime import devices
 from skd_tf.runtime.files import sha256_of_json
 from skd_tf.runtime.local_paths import TFDS_SCHEMES, require_local, scheme_of
+from skd_tf.runtime.streams import untuned
 
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)  # the machine's state, reported as such
 
@@ -163,7 +165,7 @@ def _has_labels(tfds, settings, builder, split, keys):
         return bool(kept)
     with _damage_as_input_error(settings, builder, split):
         stream = builder.as_dataset(split=split, decoders={keys[0]: tfds.decode.SkipDecoding()}, shuffle_files=False)
-        found = any(stream.map(lambda example: example[keys[1]] >= 0).as_numpy_iterator())
+        found = any(untuned(stream.map(lambda example: example[keys[1]] >= 0)).as_numpy_iterator())
     kept_arrays.save(place, found=np.array(found))
     return found
 
@@ -175,11 +177,11 @@ def _in_memory(tfds, builder, split, keys, count, shape, resize):
     )
     stream = stream.map(
         lambda example: (image_ops.fit(example[keys[0]], shape, resize), example[keys[1]]),
-        num_parallel_calls=tf.data.AUTOTUNE,
+        num_parallel_calls=devices.cpu_count(),
     )
     images, labels, filled = aligned_empty(count, shape), np.empty([count], np.int32), 0
     chunk = max(1, (64 << 20) // math.prod(shape))
-    for image, label in stream.batch(min(chunk, 1024)).as_numpy_iterator():
+    for image, label in untuned(stream.batch(min(chunk, 1024))).as_numpy_iterator():
         images[filled : filled + len(label)], labels[filled : filled + len(label)] = image, label
         filled += len(label)
     if filled != count:

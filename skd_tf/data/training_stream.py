@@ -15,6 +15,8 @@ from skd_tf.data.disk_images import DiskImages, batch_decoder
 from skd_tf.data.epoch_logits import EpochLogits, JointLogits
 from skd_tf.data.memory_budget import aligned
 from skd_tf.data.settings import StreamSettings
+from skd_tf.runtime import devices
+from skd_tf.runtime.streams import untuned
 
 _AHEAD = 16  # finished batches of a replica; tf.data's own choice grows for as long as a run lasts
 _SHUFFLE_STREAM = 2 << 32  # beside the streams of `Augmenter`
@@ -111,17 +113,18 @@ def train_stream(
         return pixels, y
 
     in_order = {"num_parallel_calls": tf.data.AUTOTUNE, "deterministic": True}
+    decoding = in_order | {"num_parallel_calls": devices.cpu_count()}
     epochs = tf.data.Dataset.range(first_step // steps_per_epoch, math.ceil(last_step / steps_per_epoch))
     stream = epochs.map(tables).prefetch(1).flat_map(parts)
     if on_disk:
-        stream = stream.unbatch().map(decode, **in_order).batch(part, drop_remainder=True)
+        stream = stream.unbatch().map(decode, **decoding).batch(part, drop_remainder=True)
     stream = stream.map(to_batch, **in_order).prefetch(_AHEAD)
     options = tf.data.Options()
     if teacher_logits:  # a damaged file is made again in a reading thread, which must not be one that computes
         options.threading.private_threadpool_size = os.cpu_count() or 2
     if not on_disk:
         options.experimental_optimization.apply_default_optimizations = False  # rewriting the graph copies all images
-    return stream.with_options(options)
+    return untuned(stream.with_options(options))
 
 
 class AugmentedImages:

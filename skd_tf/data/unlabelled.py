@@ -17,6 +17,7 @@ from skd_tf.data.settings import DataSettings, StreamSettings
 from skd_tf.data.training_stream import train_stream
 from skd_tf.errors import counted, flag_error, input_error
 from skd_tf.runtime.console import say, warn
+from skd_tf.runtime.streams import untuned
 
 
 def with_unlabelled(dataset: Dataset, name: str, settings: DataSettings) -> Dataset:
@@ -140,7 +141,7 @@ def mixed_stream(
         return tf.nest.map_structure(lambda *parts: tf.gather(tf.concat(parts, axis=0), order), labelled, unlabelled)
 
     merged = tf.data.Dataset.zip(*streams).map(merge, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    return merged.prefetch(2)
+    return untuned(merged.prefetch(2))
 
 
 def passes(dataset: Dataset, unlabelled_batch: int, steps: int) -> int:

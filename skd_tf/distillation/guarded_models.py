@@ -180,7 +180,7 @@ def _require_two_classes(classes):
 
 def _warn_of_softmax():
     warnings.warn(
-        "The teacher returns probabilities, as after a softmax: their logarithms are taken as logits. Exact are the raw "
-        "logits: remove the softmax (classifier_activation=None).",
+        "The teacher returns probabilities, as after a softmax: their logarithms are taken as logits. Raw logits "
+        "would be exact: remove the softmax (classifier_activation=None).",
         stacklevel=3,
     )

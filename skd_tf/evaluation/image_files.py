@@ -12,7 +12,9 @@ import tensorflow as tf
 
 from skd_tf.data import image_header, image_ops
 from skd_tf.errors import input_error
+from skd_tf.runtime import devices
 from skd_tf.runtime.local_paths import require_local
+from skd_tf.runtime.streams import untuned
 
 # Files that are images to a user. Those that TensorFlow cannot decode are listed as unreadable.
 _IMAGES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".jxl", ".tif", ".tiff", ".heic", ".heif")
@@ -116,11 +118,11 @@ def batches(
 
     with tf.device("CPU"):
         stream = tf.data.Dataset.from_tensor_slices((np.arange(len(names)), _encoded(root, names)))
-        stream = stream.map(opened, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        stream = stream.map(opened, num_parallel_calls=devices.cpu_count(), deterministic=True)
         # A file that is not read must not reach the decoder, which crashes on an animated WebP.
         stream = stream.filter(lambda row, encoded, orientation, deep: orientation > 0)
-        stream = stream.map(decoded, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).ignore_errors()
-        yield from stream.batch(batch_size).prefetch(1).as_numpy_iterator()
+        stream = stream.map(decoded, num_parallel_calls=devices.cpu_count(), deterministic=True).ignore_errors()
+        yield from untuned(stream.batch(batch_size).prefetch(1)).as_numpy_iterator()
 
 
 def _opened(strict, path):

@@ -10,6 +10,7 @@ slurm         the cluster of a Slurm job step
 claims        claims on files that several processes make
 devices       devices, replicas and the choice of XLA, without TensorFlow
 replicas      the distribution strategy, and the collective of a training step
+streams       tf.data pipelines without the autotuner, which can delay the end of a run
 compat        private API of Keras and TensorFlow, in one place
 tf_logging    TensorFlow without its start-up notes
 user_code     a user's function, given as MODULE:FUNCTION

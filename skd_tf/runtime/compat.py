@@ -183,6 +183,22 @@ def own_seeds(model: Any, replica: int) -> Iterator[None]:
         state.assign(state.value - tf.constant([replica, 0], state.dtype))
 
 
+@contextlib.contextmanager
+def untuned_device_iterators() -> Iterator[None]:
+    """Inside this context, an iterator over several devices has no autotuner on any of them; see `streams.untuned`."""
+    # tensorflow 2.21.0; tests/runtime/test_compat.py
+    from tensorflow.python.data.ops import multi_device_iterator_ops
+
+    from skd_tf.runtime.streams import untuned
+
+    before = multi_device_iterator_ops._create_device_dataset
+    multi_device_iterator_ops._create_device_dataset = lambda *arguments: untuned(before(*arguments))
+    try:
+        yield
+    finally:
+        multi_device_iterator_ops._create_device_dataset = before
+
+
 def excludes_from_weight_decay(optimizer: Any) -> bool:
     """Whether the optimizer was told to leave some variables out of its weight decay."""
     # keras 3.15.1; tests/distillation/test_update.py

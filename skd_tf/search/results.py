@@ -89,6 +89,8 @@ def verdict(records: TrialRecords, ranked: list[TrialRecord]) -> str:
         apart = f" {level} of {others} cannot be told apart from it with {source}." if level else ""
         return f"The best is the default ({settings}).{apart}"
     gain = abs(best["objective"] - default["objective"])
+    if not gain:
+        return f"The best is no better than the default ({settings})."
     error, source = _standard_error(best, default, plan)
     reference = f"the default's {default['objective']:.4f} ({settings})"
     if error is None:

@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 import tensorflow as tf
 
 from skd_tf.distillation.distiller import Distiller
-from skd_tf.runtime import cluster, replicas, signals
+from skd_tf.runtime import cluster, compat, replicas, signals
 
 MakeStream = Callable[[int, int, range], tf.data.Dataset]
 
@@ -130,7 +130,8 @@ def train(
     with strategy.scope():
         stream = strategy.distribute_datasets_from_function(local_stream)
         # Without a strategy, TensorFlow would copy a batch to the device only when a step asks for it.
-        iterator = iter(stream if tf.distribute.has_strategy() else replicas.prefetched(stream))
+        with compat.untuned_device_iterators():
+            iterator = iter(stream if tf.distribute.has_strategy() else replicas.prefetched(stream))
     distiller.guard.reset()
     step, pace = first_step, Pace(0, 0.0, 0.0)
     with signals.deferred() as interrupted:

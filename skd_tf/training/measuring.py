@@ -143,11 +143,11 @@ def _before_calibration(path):
 def _fit(name, logits_of, validation):
     """The `Calibration` of a model, or None with a line that says why."""
     if validation is None:
-        say_of_part(f"{_words(name)} is not calibrated: no validation image is held out.")
+        say_of_part(f"The {name.replace('_', ' ')} is not calibrated: no validation image is held out.")
         return None
     fitted, problem = temperature_scaling.fit(logits_of(validation.images), validation.labels)
     if fitted is None:
-        say_of_part(f"{_words(name)} is not calibrated: {problem}.")
+        say_of_part(f"The {name.replace('_', ' ')} is not calibrated: {problem}.")
     else:
         detail(f"{_words(name)}: temperature {fitted.temperature:.4f}, fitted on {fitted.examples} validation images.")
     return fitted

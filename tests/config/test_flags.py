@@ -49,7 +49,15 @@ CONTRACT = [
     ),
     *("calibrate", "show_augmentation", "callback", "early_stopping_patience", "ship", "freeze", "list_layers"),
     *("unlabelled", "unlabelled_share"),
-    *("teacher_weights", "gradient_scale", "deterministic", "micro_batches", "feature_pairs", "feature_weight", "feature_loss"),
+    *(
+        "teacher_weights",
+        "gradient_scale",
+        "deterministic",
+        "micro_batches",
+        "feature_pairs",
+        "feature_weight",
+        "feature_loss",
+    ),
 ]
 PROGRAM = """
     import sys

@@ -140,3 +140,13 @@ def test_images_of_several_sizes_need_a_size(prepared):
     with pytest.raises(InputError, match=r"several sizes.*--image_size"):
         load("mixed", prepared)
     assert load("mixed", prepared, image_size=8).image_shape == (8, 8, 3)
+
+
+@pytest.mark.parametrize("cache_dataset", ["auto", "none"])
+def test_no_thread_of_the_autotuner_can_delay_the_end_of_a_run(tmp_path, cache_dataset):
+    """It has kept finished runs from ending for up to a minute: see `streams.untuned`."""
+    folder = helpers.make_folder(tmp_path, size=lambda i: (8, 8))
+    settings = Config(batch_size=4, cache_dataset=cache_dataset)
+    dataset = load(folder, cache_dataset=cache_dataset)
+    found = data.train_stream(dataset, settings.pick(data.StreamSettings), steps_per_epoch=2, first_step=0, last_step=2)
+    assert found.options().autotune.enabled is False and len(list(found)) == 2

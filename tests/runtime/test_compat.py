@@ -11,7 +11,7 @@ import tensorflow as tf
 
 import skd_tf
 from skd_tf import schedules
-from skd_tf.runtime import compat, replicas
+from skd_tf.runtime import compat, replicas, streams
 
 _PRIVATE = re.compile(
     r"keras\.src|tf\.__internal__|tensorflow\.(?:python|compiler)|_flatten_layers|_nodes_by_depth|_keras_history"
@@ -131,6 +131,16 @@ def test_replicas_draw_their_own_numbers_and_store_one_state(two_replicas):
         assert np.array_equal(one, two) != folded
     states = [copy.numpy().tolist() for copy in two_replicas.experimental_local_results(state.value)]
     assert states == [[3, 2], [3, 2]]
+
+
+def test_iterators_over_devices_have_no_autotuner(two_replicas, monkeypatch):
+    untuned, made = streams.untuned, []
+    monkeypatch.setattr(streams, "untuned", lambda dataset: made.append(untuned(dataset)) or made[-1])
+    data = two_replicas.distribute_datasets_from_function(lambda _: tf.data.Dataset.range(4).batch(2))
+    with compat.untuned_device_iterators():
+        values = two_replicas.experimental_local_results(next(iter(data)))
+    assert [dataset.options().autotune.enabled for dataset in made] == [False, False]
+    assert [value.numpy().tolist() for value in values] == [[0, 1], [2, 3]]
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])
