@@ -1,5 +1,6 @@
 """Two logical CPUs stand in for two accelerators. No test sees a GPU or the network."""
 
+import gc
 import os
 import signal
 
@@ -10,6 +11,12 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as the commands set it
 import pytest
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+
+
+def pytest_collection_finish():
+    """Collects garbage less often: walking TensorFlow's and the tests' own objects takes 7% of the tests' time."""
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 100)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -92,7 +92,8 @@ def test_xla_and_plain_steps_agree():
 
 
 @pytest.mark.parametrize(
-    ("replicas", "jit_compile"), [(1, False), pytest.param(1, True, marks=pytest.mark.slow), (2, False)]
+    ("replicas", "jit_compile"),
+    [pytest.param(1, False, marks=pytest.mark.slow), pytest.param(1, True, marks=pytest.mark.slow), (2, False)],
 )
 def test_the_number_of_steps_per_call_changes_no_bit(replicas, jit_compile, two_replicas):
     data, results = batches(7), []

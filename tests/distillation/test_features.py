@@ -167,11 +167,11 @@ def test_the_student_is_called_once_and_without_weight_it_learns_as_without_feat
 @pytest.mark.parametrize(
     "how",
     [
-        {"two": True},
         {"jit_compile": True},
-        {"micro_batches": 3},
+        {"two": True, "micro_batches": 4},
+        pytest.param({"two": True}, marks=pytest.mark.slow),
+        pytest.param({"micro_batches": 3}, marks=pytest.mark.slow),
         pytest.param({"two": True, "jit_compile": True}, marks=pytest.mark.slow),
-        pytest.param({"two": True, "micro_batches": 4}, marks=pytest.mark.slow),
         pytest.param({"jit_compile": True, "micro_batches": 4}, marks=pytest.mark.slow),
         pytest.param({"eager": True}, marks=pytest.mark.slow),
     ],

@@ -45,8 +45,8 @@ def trained(strategy, micro_batches, *, steps, dtype, cached=False, jit_compile=
 @pytest.mark.parametrize(
     ("mirrored", "cached"),
     [
-        (False, False),
         (True, True),
+        pytest.param(False, False, marks=pytest.mark.slow),
         pytest.param(False, True, marks=pytest.mark.slow),
         pytest.param(True, False, marks=pytest.mark.slow),
     ],

@@ -75,8 +75,15 @@ def test_few_operations_are_outside_of_xla_and_none_per_variable(optimizer, two_
     assert body["CollectiveReduceV2"] == 2  # one on each replica
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
-@pytest.mark.parametrize("optimizer", [sgd, adamw, pytest.param(keras.optimizers.Lion, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("optimizer", "jit_compile"),
+    [
+        (sgd, False),
+        (adamw, True),
+        *(pytest.param(o, jit, marks=pytest.mark.slow) for o, jit in ((sgd, True), (adamw, False))),
+        *(pytest.param(keras.optimizers.Lion, jit, marks=pytest.mark.slow) for jit in (False, True)),
+    ],
+)
 def test_no_step_waits_for_the_host(optimizer, jit_compile, two_replicas):
     for strategy in (tf.distribute.get_strategy(), two_replicas):
         body, condition = traced(strategy, optimizer, jit_compile=jit_compile)

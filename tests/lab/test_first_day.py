@@ -138,6 +138,7 @@ def test_tables_choose_rates_and_pair_seeds(tmp_path):
     assert found.mean == pytest.approx(20) and found.half == pytest.approx(100 * 4.302653 * 0.1 / 3**0.5, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_bench_trains_as_the_package_does_and_alike_twice(digits_teacher, tmp_path, monkeypatch):
     """Cells share a step, so a cell must not see the one before; and a cell is a run of skd_tf.train to the last bit."""
     from skd_tf.training import experiment, train_student

@@ -26,6 +26,7 @@ def run(*arguments):
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
 
 
+@pytest.mark.slow
 def test_weights_become_the_teacher_that_they_are_of(tmp_path):
     network = networks.build(
         "resnet8",

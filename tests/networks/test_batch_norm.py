@@ -147,7 +147,9 @@ def small_net(dtype="float32"):
     return precision.set_precision(network, dtype)
 
 
-@pytest.mark.parametrize(("dtype", "jit_compile"), [("float32", True), ("bfloat16", False)])
+@pytest.mark.parametrize(
+    ("dtype", "jit_compile"), [pytest.param("float32", True, marks=pytest.mark.slow), ("bfloat16", False)]
+)
 def test_two_replicas_fed_the_same_images_equal_one(two_replicas, dtype, jit_compile):
     """BatchNorm sees half a batch on each of two replicas; equal halves must give the same result."""
 

@@ -96,6 +96,7 @@ def test_the_recorded_rate_is_that_of_the_last_update(tmp_path, monkeypatch):
     assert rows[0]["learning_rate"] != rates[7]
 
 
+@pytest.mark.slow
 def test_many_epochs_do_not_leak_memory(tmp_path):
     """TensorFlow caches each Python number that it converts to a tensor, 0.7 kB each: that would be 9 MB here."""
     kept = metrics_log.MetricsLog(tmp_path, known=None, config=CONFIG)

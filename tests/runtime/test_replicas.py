@@ -78,7 +78,7 @@ def test_a_regularizer_counts_once(two_replicas):
     assert distance(*results) < 1e-5 < 1e-3 < distance(results[0], weights_of(plain.student))
 
 
-@pytest.mark.parametrize("clip", [{"global_clipnorm": 1.5}, {"clipnorm": 0.5}])
+@pytest.mark.parametrize("clip", [{"global_clipnorm": 1.5}, pytest.param({"clipnorm": 0.5}, marks=pytest.mark.slow)])
 def test_clipping_sees_the_summed_gradient(two_replicas, clip):
     """At norms that clip some steps only: if all were clipped, a gradient twice as long would pass."""
     data = batches(5, size=16)
@@ -237,6 +237,7 @@ def test_a_prediction_does_not_depend_on_the_order_of_rows(two_replicas):
         np.testing.assert_allclose(mixed, two.predict(images, batch_size=16, verbose=0)[order], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_saving_at_any_step_changes_nothing(two_replicas, tmp_path):
     data, saved, plain = batches(4), *(make_distiller(two_replicas, batch_norm=True) for _ in range(2))
     files = Checkpoints(tmp_path)
@@ -260,6 +261,7 @@ def test_a_replica_without_examples_keeps_all_finite(two_replicas):
     assert np.isfinite(weights_of(two.student)).all() and np.isfinite(history["loss"]).all()
 
 
+@pytest.mark.slow
 def test_keras_fit_and_evaluate_on_two_replicas_equal_one(two_replicas):
     """With a ragged last batch: 21 examples in batches of 8 leave 5, 3 on one replica and 2 on the other."""
     ((images, labels),) = batches(1, size=21)
@@ -281,6 +283,7 @@ def test_keras_fit_and_evaluate_on_two_replicas_equal_one(two_replicas):
             assert two[name] == pytest.approx(one[name], rel=1e-4), name
 
 
+@pytest.mark.slow
 def test_a_regularizer_counts_once_where_a_replica_has_no_example(two_replicas):
     """17 examples in batches of 8 leave one: half of the regularizer would be lost with the empty replica."""
     ((images, labels),) = batches(1, size=17)

@@ -113,7 +113,7 @@ SEARCHES = {
 }
 
 
-@pytest.mark.parametrize("tuner", SEARCHES)
+@pytest.mark.parametrize("tuner", [pytest.param(t, marks=[pytest.mark.slow] * (t == "bayesian")) for t in SEARCHES])
 def test_a_search_stopped_anywhere_draws_what_an_uninterrupted_one_draws(tuner, tmp_path):
     """Stopped before a trial, or after its end and before the oracle has seen it; then after each of two more trials."""
     if tuner == "bayesian":
