@@ -302,7 +302,7 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, CompilationMixin, Step
             x, class_weight = batches.with_class_weight(x, class_weight), None
         verbose = kwargs.get("verbose", "auto")
         kwargs["callbacks"] = fit_display.with_display(kwargs.get("callbacks"), self.means.names, verbose)
-        with self._clear_label_errors():
+        with self._clear_label_errors(), compat.untuned_device_iterators():
             return super().fit(x, y, class_weight=class_weight, **kwargs)
 
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
@@ -317,7 +317,7 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, CompilationMixin, Step
         """
         if not kwargs.get("_use_cached_eval_dataset"):  # otherwise called by fit, which has checked the data
             x, y = self._checked_data(x, y)
-        with self._clear_label_errors():
+        with self._clear_label_errors(), compat.untuned_device_iterators():
             return super().evaluate(x, y, *args, **kwargs)
 
     def export(self, filepath: str | os.PathLike, *, images: Any = None, **kwargs: Any) -> Any:
