@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from skd_tf import data
-from skd_tf.data import function_source, image_ops
+from skd_tf.data import function_source, image_ops, own_memory
 from skd_tf.errors import InputError
 
 LABELS = np.arange(12) % 3
@@ -99,12 +99,17 @@ def test_other_class_names_are_refused(function, names, words):
 
 def test_images_are_resized_in_batches_as_one_by_one(monkeypatch, function):
     images = np.random.default_rng(0).integers(0, 256, [13, 20, 16, 3], np.uint8)
-    monkeypatch.setattr(function_source, "_BATCH", 5)
-    for shape, resize in (((8, 8, 3), 8), ((12, 12, 3), 14)):
-        expected = [image_ops.fit(tf.constant(image), shape, resize).numpy() for image in images]
-        np.testing.assert_array_equal(function_source._resized(images, shape, resize), expected)
-    counts, resized = [], function_source._resized
-    monkeypatch.setattr(function_source, "_resized", lambda *given: counts.append(len(given[0])) or resized(*given))
+    with monkeypatch.context() as patch:
+        patch.setattr(function_source, "_batch_size", lambda shape: 5)
+        for shape, resize in (((8, 8, 3), 8), ((12, 12, 3), 14)):
+            patch.setattr(function_source, "fixed_shape", lambda *_, found=(shape, resize): found)
+            split = function_source._array_split(data.DataSettings(), "train", [images.copy()], np.zeros(13, int))
+            expected = [image_ops.fit(tf.constant(image), shape, resize).numpy() for image in images]
+            np.testing.assert_array_equal(split.images, expected)
+    counts, converted = [], own_memory.converted
+    monkeypatch.setattr(
+        own_memory, "converted", lambda holder, *given: counts.append(len(holder[0])) or converted(holder, *given)
+    )
     assert function(image_size=2).train.images.shape == (12, 2, 2, 1) and counts == [12, 12]
 
 
