@@ -175,7 +175,7 @@ def few_labels(data_dir):
     return without_labels(data_dir, keep=40)
 
 
-@pytest.mark.parametrize("dataset", [without_labels, pytest.param(few_labels, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("dataset", [pytest.param(d, marks=pytest.mark.slow) for d in (without_labels, few_labels)])
 def test_images_without_labels_teach_through_the_distill_term_alone(unit, tmp_path, dataset, capsys):
     settings = {"student": "cnn_8", "epochs": 25, "batch_size": 50, "validation_fraction": 0.1}
     student = train(tmp_path, unit, dataset=f"{__name__}:{dataset.__name__}", **settings)["student"]
