@@ -76,7 +76,7 @@ class StepModel(keras.Model):
         after = [variable.value for variable in self._moved.statistics]
         local = iter(replicas.unless_empty(image, [*gradients, sums, counts], after, before))
         gradients, sums, counts = [next(local) for _ in weights], next(local), next(local)
-        parts = {"gradients": replicas.pack(gradients), "statistics": replicas.pack(local)}
+        parts = {"gradients": replicas.pack(gradients, self._largest), "statistics": replicas.pack(local)}
         return parts | {"sums": sums, "counts": counts}, (replicas.pack(before), others_before), student_logits
 
     def _update(self, summed, before, batch, student_logits):
@@ -90,7 +90,7 @@ class StepModel(keras.Model):
             statistics = [vector / replica_count for vector in statistics]
         with compat.own_copies(self._stepped_variables(), optimizer):
             finite = self.guard.check(summed["sums"], gradients, statistics, self.optimizer, in_loop=in_loop)
-            update.apply(self.optimizer, gradients, weights, finite, flat=not self.xla)
+            update.apply(self.optimizer, gradients, weights, finite, flat=not self.xla, largest=self._largest)
             keep = (lambda new, _: new) if finite is True else (lambda new, old: tf.where(finite, new, old))
             self.means.update_state(*(keep(summed[name], tf.zeros_like(summed[name])) for name in ("sums", "counts")))
             # The moving statistics are averaged over replicas at every step, so saving after any step changes nothing.
@@ -105,6 +105,12 @@ class StepModel(keras.Model):
             if self._compiles_metrics:
                 self._update_compiled_metrics(finite, batch, student_logits)
         return tf.convert_to_tensor(finite)
+
+    @property
+    def _largest(self):
+        """Of `replicas.pack`. A sum over replicas wants one vector, and XLA copies nothing that it can fuse."""
+        alone = tf.distribute.get_replica_context().num_replicas_in_sync == 1
+        return replicas.LARGE if alone and not self.xla else None
 
     def _stepped_variables(self):
         """What a step may assign."""

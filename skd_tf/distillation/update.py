@@ -32,6 +32,7 @@ def apply(
     finite: Finite,
     *,
     flat: bool,
+    largest: int | None = None,
 ) -> None:
     """Updates weights and optimizer if `finite`.
 
@@ -40,18 +41,19 @@ def apply(
       gradients: from `replicas.pack`, summed over all replicas.
       weights: what they are the gradients of.
       finite: whether anything may change. False still lowers the scale of a LossScaleOptimizer.
-      flat: whether to update all weights as one vector where the optimizer allows it. Outside XLA this is faster, since
+      flat: whether to update many weights as one vector where the optimizer allows it. Outside XLA this is faster, since
         it launches a few operations in place of several per variable. Inside, XLA fuses those.
+      largest: as for `replicas.pack`.
     """
     scaled, optimizer = optimizer, optimizers.updating(optimizer)
     if optimizers.may_skip(scaled):
         gradients = [gradient / tf.cast(scaled.dynamic_scale.value, gradient.dtype) for gradient in gradients]
         _adjust_scale(scaled, finite)
-    if flat and len(gradients) == 1 and _has_flat_rule(optimizer, weights):
-        _apply_flat(optimizer, gradients[0], weights, finite)
+    if flat and _has_flat_rule(optimizer, weights):
+        _apply_flat(optimizer, gradients, weights, finite, largest)
         return
     with undone_unless(finite, [*weights, *optimizer.variables]):
-        optimizer.apply(replicas.unpack(gradients, weights), weights)
+        optimizer.apply(replicas.unpack(gradients, weights, largest), weights)
 
 
 def _adjust_scale(optimizer, finite):
@@ -82,28 +84,32 @@ def _clips(optimizer):
     return bool(optimizer.global_clipnorm or optimizer.clipnorm or optimizer.clipvalue)
 
 
-def _apply_flat(optimizer, gradient, weights, finite):
-    """`optimizer.apply` on one vector of all weights, bit for bit equal to Keras' update of each variable."""
+def _apply_flat(optimizer, gradients, weights, finite, largest):
+    """`optimizer.apply` on few vectors that hold all weights, bit for bit equal to Keras' update of each variable."""
     if _clips(optimizer):
-        (gradient,) = replicas.pack(compat.clipped(optimizer, replicas.unpack([gradient], weights)))
+        clipped = compat.clipped(optimizer, replicas.unpack(gradients, weights, largest))
+        gradients = replicas.pack(clipped, largest)
     slots_of, rule = _RULES[type(optimizer)]
-    groups = [weights, *slots_of(optimizer)]
-    before = [replicas.pack(group)[0] for group in groups]
-    rate = tf.cast(optimizer.learning_rate, gradient.dtype)
-    weight = before[0]
-    if optimizer.weight_decay:
-        weight = weight - weight * tf.cast(optimizer.weight_decay, weight.dtype) * rate
-    after = rule(optimizer, gradient, rate, weight, *before[1:])
-    if optimizer.use_ema:
-        groups.append(compat.moving_averages(optimizer))
-        before += replicas.pack(groups[-1])
-        momentum = tf.cast(tf.not_equal(optimizer.iterations.value, 0), gradient.dtype) * optimizer.ema_momentum
-        after.append(momentum * before[-1] + (1 - momentum) * after[0])
-    for variables, old, new in zip(groups, before, after, strict=True):
-        new = new if finite is True else tf.where(finite, new, old)
-        for variable, value in zip(variables, replicas.unpack([new], variables), strict=True):
+    groups = [weights, *slots_of(optimizer), *([compat.moving_averages(optimizer)] if optimizer.use_ema else [])]
+    vectors = [replicas.pack(group, largest) for group in groups]
+    updated = [_updated(optimizer, rule, finite, *parts) for parts in zip(gradients, *vectors, strict=True)]
+    for variables, new in zip(groups, zip(*updated, strict=True), strict=True):
+        for variable, value in zip(variables, replicas.unpack(new, variables, largest), strict=True):
             variable.assign(value)
     optimizer.iterations.assign_add(1 if finite is True else tf.cast(finite, optimizer.iterations.dtype))
+
+
+def _updated(optimizer, rule, finite, gradient, *before):
+    """A vector of weights, then those of its slots and of its moving average, after the step if it is `finite`."""
+    rate = tf.cast(optimizer.learning_rate, gradient.dtype)
+    weight, *slots = before[:-1] if optimizer.use_ema else before
+    if optimizer.weight_decay:
+        weight = weight - weight * tf.cast(optimizer.weight_decay, weight.dtype) * rate
+    after = rule(optimizer, gradient, rate, weight, *slots)
+    if optimizer.use_ema:
+        momentum = tf.cast(tf.not_equal(optimizer.iterations.value, 0), gradient.dtype) * optimizer.ema_momentum
+        after.append(momentum * before[-1] + (1 - momentum) * after[0])
+    return after if finite is True else [tf.where(finite, new, old) for new, old in zip(after, before, strict=True)]
 
 
 def _sgd(optimizer, gradient, rate, weight, velocity=None):
@@ -134,7 +140,7 @@ def _adam(optimizer, gradient, rate, weight, first, second):
     return [weight - first * alpha / (tf.sqrt(second) + optimizer.epsilon), first, second]
 
 
-_RULES = {  # by type: (what the optimizer keeps per weight, the update of all weights as one vector)
+_RULES = {  # by type: (what the optimizer keeps per weight, the update of a vector of weights)
     optimizers.SGD: (lambda optimizer: [optimizer.momentums] if optimizer.momentum else [], _sgd),
     keras.optimizers.AdamW: (compat.adam_moments, _adam),
 }

@@ -111,36 +111,48 @@ def this_replica() -> int:
     return int(tf.get_static_value(tf.distribute.get_replica_context().replica_id_in_sync_group))
 
 
-def pack(tensors: Iterable[Any]) -> list[tf.Tensor]:
+LARGE = 65_536  # elements: above, copying a tensor into a vector costs more than the operations that it saves
+
+
+def pack(tensors: Iterable[Any], largest: int | None = None) -> list[tf.Tensor]:
     """All tensors in one vector per dtype, in their order; dtypes are in the order in which they first appear.
 
     Args:
       tensors: tensors or variables of static shapes.
+      largest: tensors of more elements are not copied: each stays a vector of its own. None copies all.
     """
     tensors = [tf.convert_to_tensor(tensor) for tensor in tensors]
     vectors = []
-    for dtype in {tensor.dtype: None for tensor in tensors}:  # a dict, not a set: same order on every worker
-        flat = [tf.reshape(t, [-1]) if t.shape.rank != 1 else t for t in tensors if t.dtype == dtype]
+    for places in _groups(tensors, largest):
+        flat = [tf.reshape(t, [-1]) if t.shape.rank != 1 else t for t in (tensors[place] for place in places)]
         vectors.append(flat[0] if len(flat) == 1 else tf.concat(flat, axis=0))
     return vectors
 
 
-def unpack(vectors: Sequence[tf.Tensor], like: Sequence[Any]) -> list[tf.Tensor]:
+def unpack(vectors: Sequence[tf.Tensor], like: Sequence[Any], largest: int | None = None) -> list[tf.Tensor]:
     """The tensors that `pack` made the vectors of.
 
     Args:
       vectors: from `pack`.
       like: tensors or variables with the shapes and dtypes of those that were packed.
+      largest: as for `pack`.
     """
-    dtypes = [tf.as_dtype(tensor.dtype) for tensor in like]
-    tensors: list[Any] = [None] * len(dtypes)
-    for vector, dtype in zip(vectors, dict.fromkeys(dtypes), strict=True):
-        places = [place for place, other in enumerate(dtypes) if other == dtype]
+    tensors: list[Any] = [None] * len(like)
+    for vector, places in zip(vectors, _groups(like, largest), strict=True):
         shapes = [tf.TensorShape(like[place].shape) for place in places]
         parts = [vector] if len(places) == 1 else tf.split(vector, [shape.num_elements() for shape in shapes])
         for place, part, shape in zip(places, parts, shapes, strict=True):
             tensors[place] = part if shape.rank == 1 else tf.reshape(part, shape)
     return tensors
+
+
+def _groups(tensors, largest):
+    """The places of the tensors that share a vector, in the order of the vectors."""
+    groups: dict[Any, list[int]] = {}  # a dict, not a set: same order on every worker
+    for place, tensor in enumerate(tensors):
+        alone = largest is not None and tf.TensorShape(tensor.shape).num_elements() > largest
+        groups.setdefault((tf.as_dtype(tensor.dtype), place if alone else None), []).append(place)
+    return list(groups.values())
 
 
 def sum_over_replicas(tensors: Iterable[Any]) -> list[tf.Tensor]:

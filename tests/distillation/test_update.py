@@ -42,14 +42,17 @@ def same(one, other):
     return all(np.array_equal(*pair) for pair in zip(one, other, strict=True))
 
 
+@pytest.mark.parametrize("largest", [None, 5])  # 5: some weights are a vector of their own
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", CASES)
-def test_one_vector_equals_keras_own_update(name, dtype):
+def test_vectors_equal_keras_own_update(name, dtype, largest):
     plain, flat = made(CASES[name], dtype), made(CASES[name], dtype)
     for step in range(4):
         gradients = gradients_of(step, dtype=dtype)
         plain[0].apply(gradients, plain[1])  # eager: a graph may reorder sums
-        update.apply(flat[0], replicas.pack(gradients), flat[1], True, flat=True)
+        packed = replicas.pack(gradients, largest)
+        assert len(packed) == 1 or largest
+        update.apply(flat[0], packed, flat[1], True, flat=True, largest=largest)
         if name == "sgd":  # the order of a sum of three differs, see `update._sgd`
             for one, other in zip(state(*plain), state(*flat), strict=True):
                 np.testing.assert_allclose(one, other, rtol=1e-4 if dtype == "float32" else 1e-12, atol=1e-6)
