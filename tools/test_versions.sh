@@ -18,7 +18,7 @@ lines="" failed=0
 
 for combination in $combinations; do
   IFS=: read -r python tensorflow keras <<< "$combination"
-  venv="$folder/$combination" log="$folder/$combination.log"
+  venv="$folder/${combination//:/-}" log="$folder/${combination//:/-}.log"  # venv refuses colons
   echo "== Python $python, TensorFlow $tensorflow, Keras $keras"
   if [ ! -x "$venv/bin/python" ]; then "python$python" -m venv "$venv" || { failed=1; continue; }; fi
   # The bounds of setup.py are what is tested here, so they must not choose the versions.
@@ -38,6 +38,5 @@ print(json.dumps({"python": platform.python_version(), **versions, **facts, "tes
 PYTHON
 )$'\n'
 done
-printf '%s' "$lines" > "$record"
-echo "Written: $record"
+if [ -n "$lines" ]; then printf '%s' "$lines" > "$record" && echo "Written: $record"; else echo "No test ran: $record stays as it is."; fi
 exit $failed
