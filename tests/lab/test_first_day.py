@@ -96,6 +96,9 @@ def test_the_cells_are_those_of_the_protocol():
     assert set(arms.ARMS) <= named
     carried = list(arms.carried_cells({"sgd": 0.1, "adamw": 0.004}, [0], ["skd_auto_50"]))
     assert collections.Counter(cell.arm for cell in carried) == {"alone": 6, "kd": 10, "skd_auto_50": 6}
+    own = list(arms.carried_cells({"sgd": 0.1, "adamw": 0.004}, [0], ["skd"], {"skd": 16.0}))
+    at_16 = [cell.rate for cell in own if (cell.arm, cell.optimizer, cell.temperature) == ("skd", "sgd", 16.0)]
+    assert at_16 == [0.1, 0.05, 0.2] and len(own) == len({cell.key() for cell in own})
     rates = list(arms.rate_cells([0, 1, 2]))
     assert len(rates) == 3 * 12 and {cell.arm for cell in rates} == {"alone"}
 
@@ -122,6 +125,19 @@ def test_a_killed_run_trains_what_is_missing_and_removes_a_line_cut_off(tmp_path
     assert bench.run_all(again, list(arms.rate_cells([1]))[:3], path, until=0) == 3
     beside = path.with_name("digits.adamw.rates.jsonl")
     assert bench.run_all(again, cells, beside) == 0 and bench.read(beside) == []  # they are in the set's other file
+
+
+def test_an_arm_has_its_own_temperature_if_that_is_better_by_a_standard_error():
+    def screen(gains):
+        columns = {}
+        for t in arms.TEMPERATURES:
+            for arm in ("kd", "skd"):
+                seeds = {s: {"accuracy": 0.5 + (gains[arm][s] if t == 16 else 0.0)} for s in range(3)}
+                columns[arm, "sgd", float(t), 0.1] = seeds
+        return {("shapes", "sgd"): tables.Screen(columns, "sgd", 0.1)}
+
+    clear, unclear = [0.02, 0.03, 0.04], [0.10, -0.09, 0.01]
+    assert tables.own_temperatures(screen({"kd": clear, "skd": unclear})) == {"kd": 16.0}
 
 
 def test_tables_choose_rates_and_pair_seeds(tmp_path):

@@ -11,6 +11,7 @@ Pin it to one core: taskset -c 1 python -m ...
 """
 
 import argparse
+import functools
 import os
 import pathlib
 import time
@@ -45,7 +46,9 @@ def main() -> None:
     else:
         common = tables.common_rates(options.records, options.command if options.command == "carry" else "screen")
         print(f"Common rates: {common}", flush=True)
-        make = {"screen": arms.screening_cells, "controls": arms.control_cells, "carry": arms.carried_cells}
+        own = tables.own_temperatures(tables.screens(options.records))
+        carry = functools.partial(arms.carried_cells, own=own)
+        make = {"screen": arms.screening_cells, "controls": arms.control_cells, "carry": carry}
         cells = list(make[options.command](common, options.seeds, options.arms))
     _run(options, cells)
 

@@ -172,20 +172,24 @@ def as_record(cell: Cell) -> dict[str, Any]:
     return dataclasses.asdict(cell)
 
 
-def carried_cells(common: dict[str, float], seeds: list[int], names: list[str] | None = None) -> Iterator[Cell]:
-    """The second stage: the own temperature at the common rate, then T 1 and 16, then half and twice the rate.
+def carried_cells(
+    common: dict[str, float], seeds: list[int], names: list[str] | None = None, own: dict[str, float] | None = None
+) -> Iterator[Cell]:
+    """The second stage: the own temperature at the common rate, then T 1, 4 and 16, then half and twice the rate.
 
     Args:
       common: {optimizer: rate}.
       seeds: of every cell.
       names: the arms that were carried on; alone and kd always come along.
+      own: {arm: its own T by the protocol's rule}; that of `own_temperature` by default.
     """
     names = ["alone", "kd", *(names or [])]
+    chosen = {name: (own or {}).get(name, own_temperature(ARMS[name])) for name in names}
     settings = [
-        *((name, own_temperature(ARMS[name]), 1.0) for name in names),
-        *((name, float(t), 1.0) for t in (1, 16) for name in names if _varies(ARMS[name])),
-        *((name, own_temperature(ARMS[name]), factor) for factor in (0.5, 2.0) for name in names),
+        *((name, chosen[name], 1.0) for name in names),
+        *((name, float(t), 1.0) for t in (1, 4, 16) for name in names if _varies(ARMS[name])),
+        *((name, chosen[name], factor) for factor in (0.5, 2.0) for name in names),
     ]
-    for name, temperature, factor in settings:
+    for name, temperature, factor in dict.fromkeys(settings):
         for seed in seeds:
             yield from (Cell(name, o, temperature, common[o] * factor, seed) for o in OPTIMIZERS)

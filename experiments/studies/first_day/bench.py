@@ -100,7 +100,7 @@ class Bench:
         temperature = self._temperature(arm, cell.temperature, radius)
         kd_weight = arm.kd_weight * (4 * self.classes / radius**2 if arm.weighted else 1.0)
         step = self._step(arm, cell.optimizer)
-        rates = self._rates(cell.rate, arm.warmup_steps)
+        rates = self._rates(cell.rate, max(arm.warmup_steps, sets.WARMUP.get(self.name, 0)))
         norms, loss = step.train(cell.seed, rates, temperature, kd_weight, arm.label_weight, radius)
         logits = step.held_out_logits()
         label_radius = step.label_radius(radius, arm)

@@ -15,6 +15,7 @@ _SETTINGS = {
 }
 SETS = tuple(_SETTINGS)
 FIRST = {"cifar10_5000": 5000}  # this many training images, evenly spaced; the others are not used
+WARMUP = dict.fromkeys((name for name in SETS if name.startswith("cifar")), 100)  # the least warm-up steps of all arms
 _SCHEDULE = {"lr_schedule": "cosine", "momentum": 0.9, "teacher_cache_dtype": "float16", "strategy": "one_device"}
 
 

@@ -181,19 +181,40 @@ def _temperature_table(found: dict[tuple, Screen], optimizer: str) -> str:
     return _markdown(head, body)
 
 
-def _best_temperatures(found: dict[tuple, Screen]) -> str:
-    """The T with the highest mean over sets and optimizers, and its difference to T = 4: the rule for an arm's own T."""
-    lines = []
+class BestTemperature(NamedTuple):
+    """The T with the highest mean over sets and optimizers, its distance to T = 4 in points, and the standard error."""
+
+    temperature: float
+    gain: float
+    error: float
+
+
+def best_temperatures(found: dict[tuple, Screen]) -> dict[str, BestTemperature]:
+    """By arm, of those whose cells at all T are there."""
+    best = {}
     for arm in ARMS:
-        columns = {t: [screen.accuracy(arm, float(t)) for screen in found.values()] for t in TEMPERATURES}
+        columns = {float(t): [screen.accuracy(arm, float(t)) for screen in found.values()] for t in TEMPERATURES}
         if not own_temperature(ARMS[arm]) or not all(all(column) for column in columns.values()):
             continue
         seeds = set.intersection(*(set(column) for several in columns.values() for column in several))
         means = {t: {s: statistics.mean(c[s] for c in several) for s in seeds} for t, several in columns.items()}
-        best = max(means, key=lambda t: statistics.mean(means[t].values()))
-        values = [100 * (means[best][seed] - means[4][seed]) for seed in sorted(seeds)]
+        highest = max(means, key=lambda t: statistics.mean(means[t].values()))
+        values = [100 * (means[highest][seed] - means[4.0][seed]) for seed in sorted(seeds)]
         error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else float("nan")
-        lines.append(f"* {arm}: T = {best}, {statistics.mean(values):+.1f} against T = 4, standard error {error:.1f}")
+        best[arm] = BestTemperature(highest, statistics.mean(values), error)
+    return best
+
+
+def own_temperatures(found: dict[tuple, Screen]) -> dict[str, float]:
+    """{arm: its own T}, the best one if it beats T = 4 by more than a standard error; only arms that differ from T = 4."""
+    return {arm: best.temperature for arm, best in best_temperatures(found).items() if best.gain > best.error}
+
+
+def _best_temperatures(found):
+    lines = [
+        f"* {arm}: T = {best.temperature:g}, {best.gain:+.1f} against T = 4, standard error {best.error:.1f}"
+        for arm, best in best_temperatures(found).items()
+    ]
     return "\n".join(["Best temperature over all sets and optimizers (arms with all cells):", "", *lines])
 
 
