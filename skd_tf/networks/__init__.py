@@ -8,6 +8,7 @@
     wide_resnet.py  pre-activation wide residual networks for CIFAR
     vgg.py          VGG with BatchNorm for CIFAR
     mobilenet.py    MobileNetV2 for CIFAR
+    efficientnet_lite.py  EfficientNet-Lite0 and -Lite1 for ImageNet
     shufflenet.py   ShuffleNet V1 and V2 for CIFAR
     small_cnn.py    students with a few hundred to a few thousand parameters
 

@@ -26,13 +26,23 @@ class LayerMaker:
         outputs = self.conv(inputs, filters, kernel_size, name=f"{name}_conv{number}", **options)
         return (bn_relu if activate else batch_norm)(outputs, name=f"{name}_bn{number}")
 
-    def conv(self, inputs: Tensor, filters: int, kernel_size: int, *, strides=1, use_bias=False, name: str) -> Tensor:
+    def conv(
+        self,
+        inputs: Tensor,
+        filters: int,
+        kernel_size: int,
+        *,
+        strides: int = 1,
+        padding: str = "torch",
+        use_bias: bool = False,
+        name: str,
+    ) -> Tensor:
         """Convolution with PyTorch's padding=kernel_size // 2 and initial weights (He normal, fan-out).
 
         Keras' "same" would pad less at the top and left for a stride of 2 and an even size, so the same weights would
-        give different numbers.
+        give different numbers. Pass `padding="same"` for a network that was trained in TensorFlow.
         """
-        inputs, padding = _torch_padding(inputs, kernel_size, strides, name)
+        inputs, padding = _padded(inputs, kernel_size, strides, padding, name)
         return keras.layers.Conv2D(
             filters,
             kernel_size,
@@ -67,15 +77,17 @@ class LayerMaker:
             outputs.append(convolve(part_inputs))
         return keras.layers.Concatenate(name=f"{name}_concat")(outputs)
 
-    def depthwise_conv(self, inputs: Tensor, *, strides: int = 1, name: str) -> Tensor:
-        """3x3 convolution of each channel separately, padded as in `conv`.
+    def depthwise_conv(
+        self, inputs: Tensor, kernel_size: int = 3, *, strides: int = 1, padding: str = "torch", name: str
+    ) -> Tensor:
+        """Convolution of each channel separately, padded as in `conv`.
 
-        PyTorch's fan-out is 9 * channels (kernel `[channels, 1, 3, 3]`), which is the fan-in of Keras' kernel
-        `[3, 3, channels, 1]`.
+        PyTorch's fan-out is k * k * channels (kernel `[channels, 1, k, k]`), which is the fan-in of Keras' kernel
+        `[k, k, channels, 1]`.
         """
-        inputs, padding = _torch_padding(inputs, 3, strides, name)
+        inputs, padding = _padded(inputs, kernel_size, strides, padding, name)
         return keras.layers.DepthwiseConv2D(
-            3,
+            kernel_size,
             strides=strides,
             padding=padding,
             use_bias=False,
@@ -99,20 +111,20 @@ class LayerMaker:
         return keras.initializers.VarianceScaling(scale, mode, distribution, seed=int(seed))
 
 
-def _torch_padding(inputs, kernel_size, strides, name):
-    """The inputs, and Keras' `padding`, that together pad as PyTorch's padding=kernel_size // 2."""
-    if strides == 1 or kernel_size == 1:
+def _padded(inputs, kernel_size, strides, padding, name):
+    """The inputs, and Keras' `padding`, that together pad as PyTorch's kernel_size // 2 or as TensorFlow's "same"."""
+    if padding == "same" or strides == 1 or kernel_size == 1:
         return inputs, "same"
     return zero_pad(inputs, kernel_size // 2, name=f"{name}_padding"), "valid"
 
 
-def batch_norm(inputs: Tensor, *, name: str) -> Tensor:
+def batch_norm(inputs: Tensor, *, epsilon: float = 1e-5, name: str) -> Tensor:
     """BatchNorm over batch, height and width, with PyTorch's default momentum and epsilon in Keras' terms."""
-    return BATCH_NORM(momentum=0.9, epsilon=1e-5, name=name)(inputs)
+    return BATCH_NORM(momentum=0.9, epsilon=epsilon, name=name)(inputs)
 
 
-def relu(inputs: Tensor, *, name: str) -> Tensor:
-    return keras.layers.ReLU(name=name)(inputs)
+def relu(inputs: Tensor, *, max_value: float | None = None, name: str) -> Tensor:
+    return keras.layers.ReLU(max_value, name=name)(inputs)
 
 
 def bn_relu(inputs: Tensor, *, name: str) -> Tensor:

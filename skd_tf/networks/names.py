@@ -10,7 +10,7 @@ class Published(NamedTuple):
     num_classes: int
 
 
-# Name -> published size, or None. Sizes for 1000 classes are torchvision's, those for 100 are RepDistiller's.
+# Name -> published size, or None. Sizes for 1000 classes are torchvision's and timm's, those for 100 RepDistiller's.
 NETWORK_NAMES: dict[str, Published | None] = {
     "cnn_2": None,
     "cnn_4": None,
@@ -41,4 +41,6 @@ NETWORK_NAMES: dict[str, Published | None] = {
     "resnet50": Published(25_557_032, 1000),
     "resnet101": Published(44_549_160, 1000),
     "resnet152": Published(60_192_808, 1000),
+    "efficientnet_lite0": Published(4_652_008, 1000),
+    "efficientnet_lite1": Published(5_416_680, 1000),
 }

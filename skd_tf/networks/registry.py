@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import keras
 
 from skd_tf.errors import input_error
-from skd_tf.networks import mobilenet, resnet, shufflenet, small_cnn, vgg, wide_resnet
+from skd_tf.networks import efficientnet_lite, mobilenet, resnet, shufflenet, small_cnn, vgg, wide_resnet
 from skd_tf.networks.layers import LayerMaker, logits
 from skd_tf.runtime import keras_state
 
@@ -62,6 +62,8 @@ NETWORKS = {
     "resnet50": Network(resnet.bottleneck_resnet, {"blocks": (3, 4, 6, 3), "stem": resnet.imagenet_stem}),
     "resnet101": Network(resnet.bottleneck_resnet, {"blocks": (3, 4, 23, 3), "stem": resnet.imagenet_stem}),
     "resnet152": Network(resnet.bottleneck_resnet, {"blocks": (3, 8, 36, 3), "stem": resnet.imagenet_stem}),
+    "efficientnet_lite0": Network(efficientnet_lite.efficientnet_lite, {"depth": 1.0}),
+    "efficientnet_lite1": Network(efficientnet_lite.efficientnet_lite, {"depth": 1.1}),
 }
 
 

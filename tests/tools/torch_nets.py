@@ -1,8 +1,11 @@
 """Public networks in PyTorch with the tensor names and formulas of their sources: a reference for tools/convert_torch.
 
-They follow akamaster's resnet.py, torchvision's models/resnet.py and RepDistiller's models/*.py. Each is a function of
+They follow akamaster's resnet.py, torchvision's models/resnet.py, RepDistiller's models/*.py and, for EfficientNet-Lite,
+efficientnet_lite_pytorch's model.py. Each is a function of
 a `Net`, which creates a tensor where it is first used.
 """
+
+import math
 
 import torch
 import torch.nn.functional as F
@@ -15,18 +18,18 @@ class Net:
         self.state = {}
         self._generator = torch.Generator().manual_seed(seed)
 
-    def conv(self, x, name, width, size, stride=1, groups=1, bias=False):
+    def conv(self, x, name, width, size, stride=1, groups=1, bias=False, padding=None):
         fan_in = x.shape[1] // groups
         weight = self._get(f"{name}.weight", (width, fan_in, size, size), 0, (fan_in * size * size) ** -0.5)
         bias = self._get(f"{name}.bias", (width,), 0, 0.1) if bias else None
-        return F.conv2d(x, weight, bias, stride, size // 2, groups=groups)
+        return F.conv2d(x, weight, bias, stride, size // 2 if padding is None else padding, groups=groups)
 
-    def bn(self, x, name):
+    def bn(self, x, name, eps=1e-5):
         centres = {"weight": 1, "bias": 0, "running_mean": 0}
         scale, shift, mean = (self._get(f"{name}.{part}", x.shape[1:2], c, 0.1) for part, c in centres.items())
         variance = self._get(f"{name}.running_var", x.shape[1:2], 0.5, 0.1).abs_()
         self.state[f"{name}.num_batches_tracked"] = torch.tensor(7)
-        return F.batch_norm(x, mean, variance, scale, shift, eps=1e-5)
+        return F.batch_norm(x, mean, variance, scale, shift, eps=eps)
 
     def conv_bn(self, x, conv, bn, *args, **kwargs):
         return self.bn(self.conv(x, conv, *args, **kwargs), bn)
@@ -97,6 +100,28 @@ def mobilenet_v2(net, x, classes, *, half=0.5):
             out = net.conv_bn(out, name(6), name(7), int(width * half), 1)
             x = x + out if out.shape == x.shape else out
     return net.head(F.relu(net.conv_bn(x, "conv2.0", "conv2.1", 1280, 1)), "classifier.0", classes)
+
+
+def efficientnet_lite(net, x, classes, *, depth):
+    def unit(x, conv, bn, width, size, stride=1, groups=1):
+        missing = [max((math.ceil(n / stride) - 1) * stride + size - n, 0) for n in (x.shape[3], x.shape[2])]
+        x = F.pad(x, [side for count in missing for side in (count // 2, count - count // 2)])
+        return net.bn(net.conv(x, conv, width, size, stride, groups, padding=0), bn, eps=1e-3)
+
+    x = F.relu6(unit(x, "_conv_stem", "_bn0", 32, 3, 2))
+    stages = [(1, 3, 16, 1, 1), (6, 3, 24, 2, 2), (6, 5, 40, 2, 2), (6, 3, 80, 3, 2)]
+    stages += [(6, 5, 112, 3, 1), (6, 5, 192, 4, 2), (6, 3, 320, 1, 1)]
+    index = 0
+    for expansion, size, width, blocks, stage_stride in stages:
+        for block in range(math.ceil(blocks * depth) if blocks > 1 else blocks):  # once is the first or the last stage
+            name, stride, out = f"_blocks.{index}", stage_stride if block == 0 else 1, x
+            wide, index = expansion * x.shape[1], index + 1
+            if expansion > 1:
+                out = F.relu6(unit(out, f"{name}._expand_conv", f"{name}._bn0", wide, 1))
+            out = F.relu6(unit(out, f"{name}._depthwise_conv", f"{name}._bn1", wide, size, stride, groups=wide))
+            out = unit(out, f"{name}._project_conv", f"{name}._bn2", width, 1)
+            x = x + out if out.shape == x.shape else out
+    return net.head(F.relu6(unit(x, "_conv_head", "_bn1", 1280, 1)), "_fc", classes)
 
 
 def shufflenet_v1(net, x, classes):

