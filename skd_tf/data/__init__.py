@@ -24,6 +24,7 @@ function_source  a user's own function
 disk_images      images that stay encoded on disk and are decoded on demand
 image_ops        decodes, resizes and crops one image
 memory_budget    decides whether decoded images are kept in memory
+philox           the random numbers of chosen rows of a table that is never made
 augmentation     random numbers per example; random padded crops and mirroring of a batch
 trivial_augment  TrivialAugment of a batch
 erasing          random erasing of a batch

@@ -1,19 +1,22 @@
 """Augmentation as a pure function of (image, example index, epoch, data_seed).
 
-There is no stateful generator: each epoch has one table of random numbers with one row per example, and that row
-decides how the example is augmented. The same augmented image can be made again at any time, in any batch and on any
-replica, so a teacher's logits can be computed once and stored.
+There is no stateful generator: random numbers of (data_seed, epoch, example) decide how an example is augmented. The
+same augmented image can be made again at any time, in any batch and on any replica, so a teacher's logits can be
+computed once and stored.
 """
 
 import typing
+from collections.abc import Sequence
 
 import tensorflow as tf
+
+from skd_tf.data import philox
 
 # Part of the teacher cache's key: raise it when the same draws would give other pixels.
 VERSION = 1
 
 _EPOCHS = 1 << 32  # streams are this far apart, so that no epoch of one equals an epoch of another
-_CROP_STREAM = 1
+CROP = (1, 3)  # number of the stream and random numbers of each example
 
 
 class Augmentation(typing.NamedTuple):
@@ -59,19 +62,20 @@ def key_of(crop: Augmentation | ResizedCrop, extra: Extra) -> list:
     return [VERSION, *crop, *([extra._asdict()] if any(extra) else [])]
 
 
-def draw_table(
-    data_seed: int, epoch: int | tf.Tensor, examples: int, *, stream: int = _CROP_STREAM, columns: int = 3
+def random_numbers(
+    data_seed: int, epoch: int | tf.Tensor, examples: tf.Tensor, streams: Sequence[tuple[int, int]] = (CROP,)
 ) -> tf.Tensor:
-    """The random numbers behind each example's augmentation in one epoch: `[examples, columns]` int32, >= 0."""
-    bits = tf.random.stateless_uniform(
-        [examples, columns],
-        seed=tf.stack([tf.cast(data_seed, tf.int64), tf.cast(epoch, tf.int64) + stream * _EPOCHS]),
-        minval=None,
-        maxval=None,
-        dtype=tf.int32,
-        alg="philox",  # fixed, so that all devices and machines draw the same numbers
-    )
-    return tf.bitwise.bitwise_and(bits, 0x7FFFFFFF)
+    """The random numbers behind the augmentation of examples in one epoch: int32 `[n, columns]`, >= 0.
+
+    Args:
+      data_seed: decides the augmentation.
+      epoch: number of the epoch, an int scalar.
+      examples: int `[n]`, positions in the source's split.
+      streams: (number, columns) of each operation; none depends on which others there are.
+    """
+    seed, epoch = tf.cast(data_seed, tf.int64), tf.cast(epoch, tf.int64)
+    tables = [(tf.stack([seed, epoch + number * _EPOCHS]), columns) for number, columns in streams]
+    return philox.rows(tables, examples)
 
 
 def augment_batch(images: tf.Tensor, draws: tf.Tensor, augmentation: Augmentation | ResizedCrop) -> tf.Tensor:
@@ -79,7 +83,7 @@ def augment_batch(images: tf.Tensor, draws: tf.Tensor, augmentation: Augmentatio
 
     Args:
       images: `[batch, height, width, channels]`, any dtype, raw pixels. The padding is black (0), as is usual.
-      draws: `[batch, 3]` int32, rows of `draw_table`.
+      draws: `[batch, 3]` int32, of `random_numbers`.
       augmentation: an `Augmentation`. For a `ResizedCrop` the images were cropped at decoding and are returned as is.
 
     Returns:

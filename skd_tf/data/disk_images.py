@@ -178,7 +178,7 @@ class DiskImages:
 
         Args:
           row: int scalar, below `len(self)`.
-          draws: int32 `[3]`, the example's row of `draw_table`.
+          draws: int32 `[3]`, the example's `augmentation.random_numbers`.
           augmentation: of the training images.
         """
         row = tf.gather(self._store_rows, row)

@@ -97,8 +97,9 @@ class EpochLogits:
             try:
                 for epoch in (current, (current + 1) % self.epochs):
                     found = self._pass(epoch)
-                    for place in np.argwhere(~found.verified).tolist():
-                        self._verify(found, *place)
+                    for file, verified in enumerate(found.verified):  # file by file: a list of all blocks is large
+                        for block in np.flatnonzero(~verified).tolist():
+                            self._verify(found, file, block)
             except Exception:  # the stream meets the same block, and raises the error where it is seen
                 pass
             with self._lock:

@@ -153,7 +153,7 @@ class LogitShards:
             raise DamagedError("has another key")
         if hashlib.sha256(table).hexdigest() != digest:
             raise DamagedError("is damaged: its table of checksums has changed")
-        checksums = np.frombuffer(table, "<u4", self.blocks(shard.number)).tolist()
+        checksums = np.frombuffer(table, "<u4", self.blocks(shard.number))
         return OpenShard(memoryview(content)[body:], self.block_rows * self.record.bytes, checksums)
 
     def _body(self, number):
@@ -177,12 +177,12 @@ class OpenShard:
     Attributes:
       records: the bytes of all records.
       block_bytes: length of a block; the last one may be shorter.
-      checksums: CRC-32 of each block.
+      checksums: uint32 `[blocks]`, CRC-32 of each block.
     """
 
     records: memoryview
     block_bytes: int
-    checksums: list[int]
+    checksums: np.ndarray
 
     def verify(self, block: int) -> None:
         """Raises `DamagedError` if the content of a block has changed."""

@@ -19,6 +19,7 @@ from skd_tf.runtime import devices
 from skd_tf.runtime.streams import untuned
 
 _AHEAD = 16  # finished batches of a replica; tf.data's own choice grows for as long as a run lasts
+_DRAWN = 4096  # examples whose random numbers are computed at once; for fewer each would take longer
 _SHUFFLE_STREAM = 2 << 32  # beside the streams of `Augmenter`
 
 
@@ -66,31 +67,34 @@ def train_stream(
         images = train.images if on_disk else _in_place(train.images)
         labels = tf.constant(train.labels)
 
-    def tables(epoch):  # of one epoch: all that is in memory for each image, and made while the epoch before runs
-        order = tf.random.experimental.stateless_shuffle(
+    def ordered(epoch):  # the order is all that an epoch holds for each image; made while the epoch before runs
+        return epoch, tf.random.experimental.stateless_shuffle(
             tf.range(examples),
             seed=tf.stack([tf.constant(settings.seed, tf.int64), epoch + _SHUFFLE_STREAM]),
             alg="philox",
         )
-        drawn_epoch = epoch % period if period else epoch
-        return epoch, drawn_epoch, order, augmenter.draws(settings.data_seed, drawn_epoch)
 
-    def parts(epoch, drawn_epoch, order, draws):  # one element per step and local replica
+    def in_parts(column):
+        return tf.reshape(column, [-1, part, *column.shape[1:]])
+
+    def parts(epoch, order):  # one element per step and local replica; of images on disk one per image
         begin = tf.maximum(first_step - epoch * steps_per_epoch, 0)
         end = tf.minimum(last_step - epoch * steps_per_epoch, steps_per_epoch)
+        drawn_epoch = epoch % period if period else epoch
 
-        def columns(number):
-            start = part * (number // len(shard_range) * shards + number % len(shard_range) + shard_range.start)
-            rows = tf.ensure_shape(order[start : start + part], [part])
-            found = {"rows": rows, "draws": tf.gather(draws, rows)}
+        def columns(numbers):
+            starts = part * (numbers // len(shard_range) * shards + numbers % len(shard_range) + shard_range.start)
+            rows = tf.reshape(tf.gather(order, starts[:, None] + tf.range(part, dtype=tf.int64)), [-1])
+            found = {"rows": rows, "draws": augmenter.draws(settings.data_seed, drawn_epoch, rows)}
             if augmenter.mixes:
                 other = augmenter.partners(found["draws"])
-                found |= {"other_rows": other, "other_draws": tf.gather(draws, other)}
+                found |= {"other_rows": other, "other_draws": augmenter.draws(settings.data_seed, drawn_epoch, other)}
             if teacher_logits:
-                found["epoch"] = tf.fill([part], drawn_epoch)
-            return found
+                found["epoch"] = tf.fill(tf.shape(rows), drawn_epoch)
+            return found if on_disk else {name: in_parts(column) for name, column in found.items()}
 
-        return tf.data.Dataset.range(begin * len(shard_range), end * len(shard_range)).map(columns)
+        numbers = tf.data.Dataset.range(begin * len(shard_range), end * len(shard_range))
+        return numbers.batch(max(1, _DRAWN // part)).map(columns).unbatch()
 
     kinds = ("", "other_") if augmenter.mixes else ("",)
 
@@ -115,9 +119,9 @@ def train_stream(
     in_order = {"num_parallel_calls": tf.data.AUTOTUNE, "deterministic": True}
     decoding = in_order | {"num_parallel_calls": devices.cpu_count()}
     epochs = tf.data.Dataset.range(first_step // steps_per_epoch, math.ceil(last_step / steps_per_epoch))
-    stream = epochs.map(tables).prefetch(1).flat_map(parts)
+    stream = epochs.map(ordered).prefetch(1).flat_map(parts)
     if on_disk:
-        stream = stream.unbatch().map(decode, **decoding).batch(part, drop_remainder=True)
+        stream = stream.map(decode, **decoding).batch(part, drop_remainder=True)
     stream = stream.map(to_batch, **in_order).prefetch(_AHEAD)
     options = tf.data.Options()
     if teacher_logits:  # a damaged file is made again in a reading thread, which must not be one that computes
@@ -140,18 +144,21 @@ class AugmentedImages:
 
     def __init__(self, dataset: Dataset, data_seed: int, epoch: int) -> None:
         self._images, self._augmenter = dataset.train.images, Augmenter(dataset)
-        self._draws = self._augmenter.draws(data_seed, epoch)
+        self._data_seed, self._epoch = data_seed, epoch
 
     def __len__(self) -> int:
         return len(self._images)
 
     def __getitem__(self, rows: Any) -> np.ndarray:
-        draws = tf.gather(self._draws, rows)
+        draws = self._draws(rows)
         pixels = self._augmented(rows, draws)
         if self._augmenter.mixes:
             others = self._augmenter.partners(draws).numpy()
-            pixels, _ = self._augmenter.mix(pixels, self._augmented(others, tf.gather(self._draws, others)), draws)
+            pixels, _ = self._augmenter.mix(pixels, self._augmented(others, self._draws(others)), draws)
         return pixels.numpy()
+
+    def _draws(self, rows):
+        return self._augmenter.draws(self._data_seed, self._epoch, rows)
 
     def _augmented(self, rows, draws):
         images = self._images

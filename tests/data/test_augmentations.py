@@ -13,7 +13,7 @@ from skd_tf import data
 from skd_tf.config import Config
 from skd_tf.config.augmentations import AugmentationList, parse_augmentation
 from skd_tf.data import augmentation_grid, erasing, mixing
-from skd_tf.data.augmentation import Augmentation, Extra, ResizedCrop, draw_table
+from skd_tf.data.augmentation import Augmentation, Extra, ResizedCrop, random_numbers
 from skd_tf.errors import InputError
 from tests.helpers import images as helpers
 from tests.helpers.images import equal, load, make_folder
@@ -146,7 +146,7 @@ def test_partners_are_training_images_alone_and_do_not_depend_on_the_seed():
 
 
 def rows_of(columns, count=20_000, stream=3):
-    return draw_table(0, 1, count, stream=stream, columns=columns)
+    return random_numbers(0, 1, tf.range(count), [(stream, columns)])
 
 
 @pytest.mark.parametrize("alpha", [0.2, 1.0, 3.0])

@@ -96,7 +96,7 @@ def test_crops_are_a_function_of_example_epoch_and_data_seed(imagenet):
     view = data.AugmentedImages(dataset, 0, 0)
     plain = dataclasses.replace(dataset, augmentation=augmentation.ResizedCrop(flip=False))
     unflipped = data.AugmentedImages(plain, 0, 0)[everything]
-    flipped = augmentation.draw_table(0, 0, 30).numpy()[dataset.train.index, 2] % 2 == 1
+    flipped = augmentation.random_numbers(0, 0, dataset.train.index).numpy()[:, 2] % 2 == 1
     expected = np.where(flipped[:, None, None, None], unflipped[:, :, ::-1], unflipped)
     assert 4 < flipped.sum() < 20 and len(view) == 24 and np.array_equal(view[everything], expected)
     assert np.array_equal(view[everything], [view[np.array([i])][0] for i in everything])  # the same in any batch
@@ -111,7 +111,7 @@ def test_windows_are_distributed_as_in_torchvision():
     """The area is uniform in [0.1, 1] and the log ratio uniform, among windows that fit; so is the position."""
     how = augmentation.ResizedCrop(flip=True)
     size = tf.constant([1000, 1000])
-    rows = augmentation.draw_table(0, 0, 3000)[:, :2]
+    rows = augmentation.random_numbers(0, 0, tf.range(3000))[:, :2]
     windows = tf.function(lambda rows: tf.map_fn(lambda row: image_ops.random_window(size, row, how), rows))(rows)
     top, left, height, width = windows.numpy().T
     assert (top >= 0).all() and (left >= 0).all() and (top + height <= 1000).all() and (left + width <= 1000).all()

@@ -70,7 +70,7 @@ def test_the_orientation_of_exif_is_applied(tmp_path, kind):
 def test_windows_of_turned_images_are_windows_of_the_upright_one(tmp_path):
     """A resized crop of a photo with any orientation is that of the same picture stored upright."""
     how = augmentation.ResizedCrop(flip=False)
-    draws = augmentation.draw_table(0, 0, 16)[:, :2]
+    draws = augmentation.random_numbers(0, 0, range(16))[:, :2]
     paths, upright = [], []
     for place in range(8):
         path = tmp_path / f"{place}.png"

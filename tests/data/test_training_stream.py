@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from skd_tf import data
 from skd_tf.config import Config
-from skd_tf.data.augmentation import Augmentation, augment_batch, draw_table
+from skd_tf.data.augmentation import Augmentation, augment_batch, random_numbers
 from skd_tf.errors import InputError
 from tests.helpers import images as helpers
 from tests.helpers.images import equal, images_in, load, write_tfds
@@ -80,7 +80,7 @@ def test_seed_changes_the_order_and_data_seed_the_pixels(digits, whole):
 def test_augmentation_is_pad_crop_and_mirror(pad, flip):
     augmentation = Augmentation(pad, flip)
     images = np.random.default_rng(0).integers(0, 256, [64, 6, 5, 3], np.uint8)
-    draws = draw_table(3, 4, 64).numpy()
+    draws = random_numbers(3, 4, range(64)).numpy()
     expected = []
     for image, (dy, dx, mirror) in zip(images, draws, strict=True):
         dy, dx = dy % (2 * pad + 1), dx % (2 * pad + 1)
@@ -89,9 +89,18 @@ def test_augmentation_is_pad_crop_and_mirror(pad, flip):
     assert np.array_equal(augment_batch(tf.constant(images), tf.constant(draws), augmentation), expected)
 
 
-def test_draws_are_uniform_and_do_not_depend_on_the_number_of_examples():
-    draws = draw_table(0, 5, 20_000).numpy()
-    assert np.array_equal(draw_table(0, 5, 50), draws[:50])
+def test_random_numbers_are_those_of_the_whole_table():
+    """What `stateless_uniform` draws for a table that holds all examples, also where a counter overflows 32 bits."""
+    examples, streams = np.array([9, 0, 70_000, 3, 3]), [(1, 3), (4, 4), (5, 5)]
+    tables = [
+        tf.random.stateless_uniform([70_001, n], [6, 2 + (s << 32)], None, None, tf.int32, "philox") for s, n in streams
+    ]
+    expected = np.concatenate([table.numpy()[examples] & 0x7FFFFFFF for table in tables], axis=1)
+    assert np.array_equal(random_numbers(6, 2, examples, streams), expected)
+
+
+def test_random_numbers_are_uniform():
+    draws = random_numbers(0, 5, range(20_000)).numpy()
     for column, values in ((0, 9), (1, 9), (2, 2)):
         share = np.bincount(draws[:, column] % values, minlength=values) / len(draws)
         assert np.abs(share - 1 / values).max() < 0.01

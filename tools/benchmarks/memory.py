@@ -24,6 +24,7 @@ from skd_tf.data import augmentation
 from skd_tf.data.epoch_logits import EpochLogits
 from skd_tf.data.logit_records import LogitRecord
 from skd_tf.data.logit_shards import LogitShards, Shard, shard_rows
+from skd_tf.data.memory_budget import aligned_empty
 from skd_tf.evaluation.predictor import Predictor
 from skd_tf.runtime import tf_logging
 from skd_tf.training import teacher_pass
@@ -85,7 +86,9 @@ def measure(count: int, classes: int, top: int, step_seconds: float) -> dict[str
 
 def made_dataset(count: int, classes: int) -> data.Dataset:
     """`count` images of one pixel."""
-    split = data.Split(np.ones([count, 1, 1, 1], np.uint8), np.ones(count, np.int32), np.arange(count))
+    images = aligned_empty(count, (1, 1, 1))  # as all sources return them; others are copied
+    images.fill(1)
+    split = data.Split(images, np.ones(count, np.int32), np.arange(count))
     names, shifts = tuple(map(str, range(classes))), augmentation.Augmentation(1, False)
     return data.Dataset("made", "1", names, (0.5,), (0.5,), shifts, split, None, None)
 
