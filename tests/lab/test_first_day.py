@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from experiments.studies.first_day import arms, bench, losses, sets, tables
+from experiments.studies.first_day import arms, bench, losses, primary, sets, tables
 from experiments.studies.first_day.target_softness import mean_entropy, temperature_for_entropy
 from tests.losses import numpy_reference as reference
 from tests.losses.loss_cases import batch
@@ -138,6 +138,51 @@ def test_an_arm_has_its_own_temperature_if_that_is_better_by_a_standard_error():
 
     clear, unclear = [0.02, 0.03, 0.04], [0.10, -0.09, 0.01]
     assert tables.own_temperatures(screen({"kd": clear, "skd": unclear})) == {"kd": 16.0}
+
+
+def test_the_primary_test_has_the_cells_and_the_conditions_of_the_protocol():
+    common, seeds = {"sgd": 0.1, "adamw": 0.004}, arms.PROTOCOL["seeds"]["primary_test"]
+    cells = list(arms.primary_cells(common, seeds, ["skd_batch_scale"]))
+    counts = collections.Counter((cell.arm, cell.optimizer) for cell in cells)
+    assert counts["kd", "sgd"] == counts["skd_batch_scale", "adamw"] == 8 * 5 * 3 and counts["alone", "sgd"] == 8
+    assert len(cells) == len({cell.key() for cell in cells})
+
+    def found(gain_over_kd, loss_to_alone_of=None):
+        screens = {}
+        for place in ((name, optimizer) for name in primary.SETS for optimizer in arms.OPTIMIZERS):
+            columns: dict = {}
+            for cell in cells:
+                if cell.optimizer != place[1]:
+                    continue
+                accuracy = 0.5 + 0.01 * cell.seed  # what all arms of a seed share
+                if cell.arm == "skd_batch_scale":
+                    at_own = cell.temperature == 4 and cell.rate == common[cell.optimizer]
+                    accuracy += gain_over_kd - (0.1 if at_own and place == loss_to_alone_of else 0.0)
+                accuracy += 0.002 * (cell.seed % 2) * (cell.arm == "skd_batch_scale")
+                columns.setdefault((cell.arm, cell.optimizer, cell.temperature, cell.rate), {})[cell.seed] = {
+                    "accuracy": accuracy
+                }
+            screens[place] = tables.Screen(columns, place[1], common[place[1]])
+        return screens
+
+    good = found(0.02)
+    assert all(primary.complete(screen, "skd_batch_scale", 4.0) for screen in good.values())
+    assert all(
+        value.mean == pytest.approx(2.1) for value in primary.against_alone(good, "skd_batch_scale", 4.0).values()
+    )
+    kd = primary.over_cells(good, "skd_batch_scale")
+    half = 100 * 2.364624 * np.std([0, 0.002] * 4, ddof=1) / 8**0.5
+    assert kd.mean == pytest.approx(2.1) and kd.half == pytest.approx(half, rel=1e-5)
+    spoilt = primary.against_alone(found(0.02, ("drawings", "adamw")), "skd_batch_scale", 4.0)
+    assert {cell for cell, value in spoilt.items() if value.mean < 0} == {("drawings", "adamw")}
+    name = "skd_batch_scale"
+    text = primary._text(name, spoilt, kd)
+    assert "fails in drawings adamw" in text and text.endswith("does not pass.")
+    assert primary._text(name, primary.against_alone(good, name, 4.0), kd).endswith("skd_batch_scale passes.")
+    worse = primary.over_cells(found(-0.02), name)
+    assert "Above KD over T and rates, -1.9 ± 0.1: fails." in primary._text(name, spoilt, worse)
+    del good["drawings", "adamw"]._columns["kd", "adamw", 1.0, 0.008]
+    assert not primary.complete(good["drawings", "adamw"], name, 4.0)
 
 
 def test_tables_choose_rates_and_pair_seeds(tmp_path):

@@ -4,6 +4,8 @@
     python -m experiments.studies.first_day screen SET     all arms at the common rates
     python -m experiments.studies.first_day controls SET   exploratory: warm-up and clipping without the sphere
     python -m experiments.studies.first_day carry SET      the arms that were carried on
+    python -m experiments.studies.first_day primary SET    the test that decides, with --arms DEFAULT, on a measurement set
+    python -m experiments.studies.first_day verdict --arms DEFAULT    what the test says
     python -m experiments.studies.first_day tables         prints the tables
 
 Options: --folder (teachers and logits; by default runs/first_day), --data_dir (TFDS), --minutes, --arms, --seeds, --optimizers.
@@ -19,13 +21,14 @@ import time
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
+_COMMANDS = ("rates", "screen", "controls", "carry", "primary", "tables", "verdict")
 RECORDS = pathlib.Path("experiments/results/first_day")
 
 
 def main() -> None:
     """Runs the command that the arguments name."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=("rates", "screen", "controls", "carry", "tables"))
+    parser.add_argument("command", choices=_COMMANDS)
     parser.add_argument("set", nargs="?")
     parser.add_argument("--folder", type=pathlib.Path, default=pathlib.Path("runs/first_day"))
     parser.add_argument("--records", type=pathlib.Path, default=RECORDS)
@@ -33,23 +36,29 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=float("inf"), help="start no further cell after so many")
     parser.add_argument("--optimizers", nargs="*", default=["sgd", "adamw"], help="a process for each may run at once")
     parser.add_argument("--arms", nargs="*", help="these arms alone")
-    parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2, 3, 4])
+    parser.add_argument("--seeds", nargs="*", type=int, help="by default those of the protocol")
     options = parser.parse_args()
 
-    from experiments.studies.first_day import arms, tables
+    from experiments.studies.first_day import arms, primary, tables
 
+    seeds = options.seeds or arms.PROTOCOL["seeds"]["primary_test" if options.command == "primary" else "development"]
     if options.command == "tables":
         print(tables.all_tables(options.records))
         return
+    if options.command == "verdict":
+        print("\n".join(primary.verdict(options.records, arm) for arm in options.arms))
+        return
     if options.command == "rates":
-        cells = list(arms.rate_cells(options.seeds, options.arms))
+        cells = list(arms.rate_cells(seeds, options.arms))
     else:
-        common = tables.common_rates(options.records, options.command if options.command == "carry" else "screen")
+        stage = "carry" if options.command in ("carry", "primary") else "screen"
+        common = tables.common_rates(options.records, stage)
         print(f"Common rates: {common}", flush=True)
         own = tables.own_temperatures(tables.screens(options.records))
-        carry = functools.partial(arms.carried_cells, own=own)
-        make = {"screen": arms.screening_cells, "controls": arms.control_cells, "carry": carry}
-        cells = list(make[options.command](common, options.seeds, options.arms))
+        make = {"screen": arms.screening_cells, "controls": arms.control_cells}
+        make["carry"] = functools.partial(arms.carried_cells, own=own)
+        make["primary"] = functools.partial(arms.primary_cells, own=own)
+        cells = list(make[options.command](common, seeds, options.arms))
     _run(options, cells)
 
 

@@ -193,3 +193,26 @@ def carried_cells(
     for name, temperature, factor in dict.fromkeys(settings):
         for seed in seeds:
             yield from (Cell(name, o, temperature, common[o] * factor, seed) for o in OPTIMIZERS)
+
+
+def primary_cells(
+    common: dict[str, float], seeds: list[int], names: list[str] | None = None, own: dict[str, float] | None = None
+) -> Iterator[Cell]:
+    """The primary test of a set: first what the first condition needs, then every T at every rate.
+
+    Args:
+      common: {optimizer: rate}.
+      seeds: of every cell.
+      names: the arm that is to be the default; others are exploratory. Alone and kd always come along.
+      own: {arm: its own T by the protocol's rule}; that of `own_temperature` by default.
+    """
+    names = ["kd", *(names or [])]
+    chosen = {name: (own or {}).get(name, own_temperature(ARMS[name])) for name in names}
+    settings = [("alone", 0.0, 1.0), *((name, chosen[name], 1.0) for name in names)]
+    for factor in (1.0, 0.5, 2.0):
+        for name in names:
+            varied = TEMPERATURES if _varies(ARMS[name]) else [chosen[name]]
+            settings.extend((name, float(t), factor) for t in varied)
+    for name, temperature, factor in dict.fromkeys(settings):
+        for seed in seeds:
+            yield from (Cell(name, o, temperature, common[o] * factor, seed) for o in OPTIMIZERS)

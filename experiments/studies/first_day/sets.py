@@ -5,17 +5,24 @@ import pathlib
 from skd_tf.config import Config
 
 _SHORT = {"batch_size": 32, "validation_fraction": 0.0, "epochs": 30}
+_MEASURED = {"batch_size": 64, "validation_fraction": 0.0}
+_THREE_LAYERS = "experiments.studies.first_day.networks:three_layers"
 _CIFAR = {"student": "resnet8", "batch_size": 128, "validation_split": "uniform"}
 _SETTINGS = {
-    "shapes": {"image_size": 32, "student": "experiments.studies.first_day.networks:three_layers", **_SHORT},
+    "shapes": {"image_size": 32, "student": _THREE_LAYERS, **_SHORT},
     "digits": {"dataset": "digits", "student": "cnn_4", **_SHORT, "epochs": 10},
-    "cifar10_5000": {"dataset": "cifar10", "epochs": 24, **_CIFAR},
+    "cifar10_5000": {"dataset": "cifar10", "epochs": 12, **_CIFAR},
     "cifar10_45000": {"dataset": "cifar10", "epochs": 12, **_CIFAR},
     "cifar100_45000": {"dataset": "cifar100", "epochs": 12, **_CIFAR},
+    "fashion_mnist_2000": {"student": "cnn_16", "epochs": 15, **_MEASURED},
+    "fashion_mnist_10000": {"student": "cnn_16", "epochs": 5, **_MEASURED},
+    "drawings": {"image_size": 32, "student": _THREE_LAYERS, "epochs": 15, **_MEASURED},
 }
+for _name in ("fashion_mnist_2000", "fashion_mnist_10000"):
+    _SETTINGS[_name]["dataset"] = f"experiments.studies.first_day.measurement:{_name}"
 SETS = tuple(_SETTINGS)
 FIRST = {"cifar10_5000": 5000}  # this many training images, evenly spaced; the others are not used
-WARMUP = dict.fromkeys((name for name in SETS if name.startswith("cifar")), 100)  # the least warm-up steps of all arms
+WARMUP = dict.fromkeys((name for name in SETS if name not in ("shapes", "digits")), 100)  # the least steps of all arms
 _SCHEDULE = {"lr_schedule": "cosine", "momentum": 0.9, "teacher_cache_dtype": "float16", "strategy": "one_device"}
 
 
@@ -38,5 +45,5 @@ def config_of(name: str, folder: pathlib.Path) -> Config:
 
 
 def held_out(name: str) -> str:
-    """The split that a development set is measured on."""
+    """The split that a set is measured on."""
     return "validation" if name.startswith("cifar") else "test"
