@@ -14,7 +14,7 @@ from skd_tf.data.dataset import Dataset
 from skd_tf.data.settings import DataSettings
 from skd_tf.errors import counted, input_error
 from skd_tf.evaluation import bootstrap, cost, final_measurements, metrics, temperature_scaling
-from skd_tf.evaluation.predictor import Predictor
+from skd_tf.evaluation.predictor import Predictor, accelerators
 from skd_tf.evaluation.temperature_scaling import Calibration
 from skd_tf.models import deployable, loading
 from skd_tf.models.paths import file_of, require
@@ -96,6 +96,7 @@ def evaluate_models(
     timing: bool = True,
     bootstrap_samples: int = bootstrap.SAMPLES,
     bootstrap_seed: int = 0,
+    devices: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Measures models on `dataset.test`, without changing any weight.
 
@@ -111,6 +112,7 @@ def evaluate_models(
       timing: whether to measure latency and throughput.
       bootstrap_samples: resampled test splits for the 95% intervals; 0 for no intervals.
       bootstrap_seed: seed of the resampling.
+      devices: names of those that share the images of a Keras model; all GPUs if None.
 
     Returns:
       {"models": [entry of each path], "comparisons" (`runs.verdict.compare_with_best`), "teacher": entry or None, "labels"
@@ -131,7 +133,9 @@ def evaluate_models(
     images, labels = dataset.test.images, dataset.test.labels
 
     def predict(model, name):
-        return Predictor(model)(images, what=f"evaluating {name}")
+        return Predictor(model, devices=accelerators() if devices is None else devices)(
+            images, what=f"evaluating {name}"
+        )
 
     def entry(path, model, logits, summary, teacher):
         raw, fitted = deployable.without_sphere(model), (temperatures or {}).get(path)
@@ -194,7 +198,7 @@ def calibrate(workdir: ModelPath, dataset: Dataset) -> Calibration:
             received=f"{counted(len(dataset.train), 'training image')} in {workdir}",
             remedy="Leave out --calibrate for this model",
         )
-    logits = Predictor(model)(split.images, what="calibrating")
+    logits = Predictor(model, devices=accelerators())(split.images, what="calibrating")
     temperature = temperature_scaling.fit_temperature(logits, split.labels)
     before, after = (metrics.quality(z, split.labels) for z in (logits, logits / temperature))
     temperature_scaling.store(workdir, temperature, examples=len(split), before=before, after=after)

@@ -27,6 +27,12 @@ def local_devices(strategy: tf.distribute.Strategy | None) -> tuple[str, ...]:
     return tuple(strategy.extended.worker_devices)
 
 
+def accelerators() -> tuple[str, ...]:
+    """Names of the GPUs that this process sees; none if there is at most one."""
+    names = tuple(device.name for device in tf.config.list_logical_devices("GPU"))
+    return names if len(names) > 1 else ()
+
+
 class Predictor:
     """images uint8 `[n, h, w, c]` -> float32 logits `[n, classes]`; every batch has one size, the last one is padded.
 

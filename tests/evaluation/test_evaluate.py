@@ -79,6 +79,22 @@ def test_every_kind_of_model_gives_the_numbers_of_the_run(workdir, tmp_path, cap
     assert files_of(workdir) == before
 
 
+def test_two_devices_measure_what_one_does(workdir, digits, two_replicas, monkeypatch):
+    """Student on the sphere, its raw logits, and the teacher; a SavedModel stays on one device."""
+    teacher, used = read_json(workdir / "result.json")["config"]["teacher_checkpoint"], []
+    compute = predictor._Place._compute
+    monkeypatch.setattr(
+        predictor._Place, "_compute", lambda self, *given: used.append(self._device) or compute(self, *given)
+    )
+    paths = [workdir, workdir / "saved_model"]
+    one, two = (
+        evaluated(paths, digits, teacher=teacher, devices=names)
+        for names in ((), predictor.local_devices(two_replicas))
+    )
+    assert one == two
+    assert len(used) == 2 * 3 and len({*used}) == 2
+
+
 def test_the_raw_softmax_of_a_student_on_the_sphere_is_worse_and_no_weight_changes(workdir, digits, monkeypatch):
     """Its loss saw only projected logits. Their softmax is its probability; the raw softmax is not."""
     model, labels = loading.load(workdir), digits.test.labels

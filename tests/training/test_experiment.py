@@ -10,6 +10,8 @@ import pytest
 from skd_tf import data
 from skd_tf.config import Config
 from skd_tf.errors import InputError
+from skd_tf.evaluation.evaluate_models import evaluate_models
+from skd_tf.evaluation.predictor import Predictor
 from skd_tf.runs import predictions, verdict
 from skd_tf.training import experiment, train_student
 from tests.helpers.runs import ALONE, SMALL, checkpoint_arrays, numbers, read_json, train
@@ -125,9 +127,26 @@ def test_nothing_is_traced_after_the_first_epoch(small, tmp_path):
     assert [row["label_weight"] for row in numbers(tmp_path)] == pytest.approx([0.1, 0.5, 0.9])
 
 
-def test_two_replicas_through_the_whole_command(small, tmp_path):
+def test_two_replicas_through_the_whole_command(small, tmp_path, monkeypatch):
+    """The teacher's check, validation and the final measurement use both devices; one device measures the same."""
+    devices, predict = [], Predictor.__call__
+    monkeypatch.setattr(
+        Predictor, "__call__", lambda self, *a, **k: devices.append(len(self._places)) or predict(self, *a, **k)
+    )
     result = train(tmp_path, small, strategy="mirrored")
     assert "replicas: 2" in result["device"] and 0.05 < result["student"]["accuracy"] <= 1
+    assert len(devices) > small["epochs"] + 2 and {*devices} == {2}
+    again = evaluate_models(
+        [tmp_path],
+        data.load(data.DataSettings()),
+        teacher=small["teacher_checkpoint"],
+        timing=False,
+        bootstrap_samples=0,
+    )
+    assert {*devices[-2:]} == {1}
+    for found, name in ((again["models"][0], "student"), (again["teacher"], "teacher")):
+        known = {key: value for key, value in result[name].items() if key in ("accuracy", "nll", "ece", "brier")}
+        assert len(known) == 4 and {key: found[key] for key in known} == pytest.approx(known, abs=1e-6), name
 
 
 def test_errors_come_before_anything_is_trained(small, tmp_path):
