@@ -104,6 +104,7 @@ def test_the_numbers_on_the_scale_page_follow_from_the_records():
     for part in memory[first]:
         assert f"| {part} | {' | '.join(f'{memory[count][part]:,.1f}' for count in counts)} |" in page
     grown = max(memory[last][part] - memory[first][part] for part in ("computing, MB", "training, MB"))
+    assert grown < 0.1 * min(memory[first]["computing, MB"], memory[first]["training, MB"])
     per_image = 1e6 * grown / (int(last) - int(first))
     assert f"What grows is {per_image:.0f} bytes per image" in page
     top_logits = (ROOT / "docs/top_logits.md").read_text(encoding="utf-8")
