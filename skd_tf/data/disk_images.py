@@ -212,7 +212,6 @@ def batch_decoder(
 ) -> Callable[..., tf.Tensor]:
     """A graph that applies `decode_one` to each row of its inputs, several rows at once, on the CPU."""
 
-    @tf.function(input_signature=signature, autograph=False)
     def decode_batch(*inputs):
         with tf.device("CPU"):
             return tf.map_fn(
@@ -222,7 +221,8 @@ def batch_decoder(
                 fn_output_signature=tf.TensorSpec(shape, tf.uint8),
             )
 
-    return decode_batch
+    # TensorFlow warns of retracing by code object; a partial has none, so several splits do not add up.
+    return tf.function(functools.partial(decode_batch), input_signature=signature, autograph=False)
 
 
 def digest_of(images: np.ndarray | DiskImages) -> str:

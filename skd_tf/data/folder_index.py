@@ -16,6 +16,11 @@ from skd_tf.errors import InputError, counted, input_error
 _TEST_FRACTION = 0.2  # of each class, if the folder has no test part
 _UNLABELLED = "-1"
 _PARTS = ("train", "validation", "test")
+_WITHOUT_CLASS_FOLDERS = {  # what else a user may do with such a part
+    "train": "",
+    "validation": ", or remove the folder: validation images are then drawn from the training part",
+    "test": ", or pass the training part as the folder: a fifth of each class is then the test split",
+}
 _last_walk: list[typing.Any] = []  # a run asks for its folder several times: root, walk, parts, found
 
 
@@ -219,7 +224,7 @@ def _refuse_part(root, part, folder, received):
         f"The {part} part has no class folders",
         expected=f"{folder}/CLASS/ with the images of each class",
         received=received,
-        remedy="Sort the images into class folders, or remove the folder: then a fifth of each class is the test split",
+        remedy=f"Sort the images into class folders{_WITHOUT_CLASS_FOLDERS[part]}",
     )
 
 

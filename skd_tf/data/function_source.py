@@ -1,6 +1,7 @@
 """A user's own data: --dataset=MODULE:FUNCTION."""
 
 import dataclasses
+import functools
 import itertools
 import math
 import operator
@@ -206,10 +207,9 @@ def _array_split(settings, name, holder, labels):
         images, own = own_memory.taken_over(holder)
         return Split(images, labels, index, own_memory=own)
 
-    @tf.function(input_signature=[tf.TensorSpec([None, *given[1:]], tf.uint8)], autograph=False)
-    def fit(batch):
-        return image_ops.fit(batch, shape, resize)
-
+    signature = [tf.TensorSpec([None, *given[1:]], tf.uint8)]
+    fitted = functools.partial(image_ops.fit, shape=shape, resize=resize)  # no code object: see batch_decoder
+    fit = tf.function(fitted, input_signature=signature, autograph=False)
     with tf.device("CPU"):
         resized = own_memory.converted(
             holder, shape, _batch_size(given[1:]), lambda rows: fit(tf.constant(rows)).numpy()

@@ -16,6 +16,7 @@ from skd_tf.runtime.console import say
 _SHARE = 0.5  # of the free memory; loading takes up to 1.3 times the images, and the training needs the rest
 _ALIGNMENT = 64  # bytes: TensorFlow reads an array in place only if it starts at a multiple of this
 _WITHOUT_SYSCONF = 4 << 30  # bytes
+_UNITS = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
 _CGROUPS = pathlib.Path("/sys/fs/cgroup")
 
 
@@ -43,7 +44,7 @@ def keeps_in_memory(
     needed, most = sum(counts) * math.prod(shape), budget() if most is None else most
     if needed <= most:
         return True
-    size, limit = f"{needed / 2**30:.1f} GiB at image size {shape[0]}x{shape[1]}", f"{most / 2**30:.1f} GiB"
+    size, limit = f"{_shown(needed)} at image size {shape[0]}x{shape[1]}", _shown(most)
     if settings.cache_dataset == "memory":
         raise input_error(
             f"{settings.dataset} does not fit in memory",
@@ -80,6 +81,12 @@ def aligned(images: np.ndarray) -> np.ndarray:
     copy = aligned_empty(len(images), images.shape[1:])
     np.copyto(copy, images)
     return copy
+
+
+def _shown(size):
+    """Bytes as a text with three digits."""
+    unit, name = next(((unit, name) for unit, name in _UNITS if size >= unit), _UNITS[-1])
+    return f"{size / unit:.3g} {name}"
 
 
 def _free_on_machine():

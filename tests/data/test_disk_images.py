@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import logging
 
 import numpy as np
 import pytest
@@ -171,3 +172,18 @@ def test_a_folder_of_images_trains_and_exports(tmp_path):
     served = tf.saved_model.load(str(tmp_path / "live" / "saved_model")).signatures["serving_default"]
     labels = served(images=tf.zeros([1, 16, 16, 3], tf.uint8))["label"].numpy()
     assert labels[0].decode() in images.CLASSES
+
+
+def test_many_splits_on_disk_bring_no_warning_of_retracing(tmp_path, caplog):
+    """Each split has a graph of its own that decodes it; TensorFlow would take them for one that is traced again."""
+    make_folder(tmp_path)
+    caplog.set_level(logging.WARNING)
+    logger = tf.get_logger()
+    logger.addHandler(caplog.handler)
+    try:
+        train = load(tmp_path, cache_dataset="none").train.images
+        for row in range(6):
+            train.take(np.array([row]))[:]
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert not caplog.messages

@@ -80,11 +80,17 @@ def test_classes_may_be_called_like_parts(tmp_path):
         (lambda r: [classes(r, part) for part in ("val", "test")], "one part only"),
         (
             lambda r: [classes(r, "train"), put(r, "test/1.png", "test/2.png")],
-            "test part has no class folders.*2 images",
+            "test part has no class folders.*2 images.*pass the training part as the folder",
         ),
         (lambda r: [classes(r, "train"), (r / "test").mkdir()], "test part has no class folders.*no images"),
-        (lambda r: [classes(r, "train"), classes(r, "test"), (r / "val").mkdir()], "validation part has no class"),
-        (lambda r: [classes(r, "test"), put(r, "train/1.png")], "train part has no class folders.*1 image w"),
+        (
+            lambda r: [classes(r, "train"), classes(r, "test"), (r / "val").mkdir()],
+            "validation part has no class.*remove the folder",
+        ),
+        (
+            lambda r: [classes(r, "test"), put(r, "train/1.png")],
+            "train part has no class folders.*1 image w[^:]*Sort the images into class folders.$",
+        ),
         (lambda r: put(r, "1.png", "2.png"), "too few classes.*2 images without a class folder"),
         (lambda r: r.mkdir(), "too few classes.*no images"),
         (lambda r: classes(r / "photos", ""), "too few classes.*Did you mean .*photos"),
@@ -215,3 +221,8 @@ def test_runs_of_earlier_versions_find_their_files_as_before(tmp_path):
 @pytest.mark.parametrize("name", ["cat", "Set", "chest_xray", "train_test", ""])
 def test_other_names_spell_no_part(name):
     assert part_of(name)[0] is None
+
+
+def test_what_the_message_about_a_flat_test_part_advises_works(tmp_path):
+    classes(tmp_path, "train"), put(tmp_path, "test/1.png")
+    assert sizes(tmp_path / "train")["test"] == 2
