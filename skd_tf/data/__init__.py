@@ -12,6 +12,7 @@ grouping         groups of images, from the names of their files; without Tensor
 dataset          Dataset, Split and Source
 packaged         the datasets inside the package
 tfds_source      any TFDS image classification dataset
+array_record     images that TFDS has prepared as ArrayRecord
 folder_source    a folder of image files
 folder_index     the files of such a folder, split by their names; without TensorFlow
 picture_index    the files of a folder without class folders; without TensorFlow

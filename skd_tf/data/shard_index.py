@@ -1,6 +1,6 @@
 """Where each record of a split's TFRecord shards is, and its label: found in one pass over the shards, and kept."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -40,22 +40,32 @@ def read(name: str, shards: Sequence[str], label_key: str, count: int) -> ShardI
       label_key: the feature that holds the label.
       count: how many records there should be; another number is not kept.
     """
-    status = [(path, (facts := tf.io.gfile.stat(path)).length, facts.mtime_nsec) for path in shards]
+    found = kept(name, shards, label_key, count, lambda: _scan(shards, label_key))
+    return _with_offsets(found["shard"], found["length"], found["label"])
+
+
+def kept(
+    name: str, files: Sequence[str], label_key: str, count: int, scan: Callable[[], dict[str, np.ndarray]]
+) -> dict[str, np.ndarray]:
+    """What `scan` finds in one pass over a split's files, int64 `[n]` by name, or found for an earlier process.
+
+    Args:
+      name, label_key, count: as for `read`.
+      files: paths of the split's files.
+      scan: returns the columns, among them "length" and "label".
+    """
+    status = [(path, (facts := tf.io.gfile.stat(path)).length, facts.mtime_nsec) for path in files]
     place = kept_arrays.place("shards", sha256_of_json([_FORMAT, name, label_key, status])[:32])
-    kept = kept_arrays.load(place)
-    if kept.keys() == {"shard", "length", "label"} and len({count, *map(len, kept.values())}) == 1:
-        return _with_offsets(kept["shard"], kept["length"], kept["label"])
-    say(f"Reading the labels of {count:,} records of {name}; its images stay on disk.")
-    shard, length, label = _scan(shards, label_key)
-    if len(shard) == count:
-        kept_arrays.save(
-            place, shard=shard.astype(np.int32), length=length.astype(np.int32), label=label.astype(np.int32)
-        )
-    return _with_offsets(shard, length, label)
+    found = kept_arrays.load(place)
+    if not found or {*map(len, found.values())} != {count}:
+        say(f"Reading the labels of {count:,} records of {name}; its images stay on disk.")
+        found = scan()
+        if len(found["label"]) == count:
+            kept_arrays.save(place, **{key: column.astype(np.int32) for key, column in found.items()})
+    return {key: column.astype(np.int64) for key, column in found.items()}
 
 
 def _with_offsets(shard, length, label):
-    shard, length, label = (column.astype(np.int64) for column in (shard, length, label))
     ends = np.cumsum(length + RECORD_FRAME)
     starts = ends - length - RECORD_FRAME
     return ShardIndex(shard, starts - starts[np.searchsorted(shard, shard)], length, label)
@@ -77,4 +87,4 @@ def _scan(shards, label_key):
     chunks = list(untuned(stream.batch(4096)).as_numpy_iterator())
     columns = [np.concatenate(column) for column in zip(*chunks, strict=True)] or [np.zeros(0, np.int64)] * 3
     in_file_order = np.argsort(columns[0], kind="stable")
-    return [column[in_file_order] for column in columns]
+    return dict(zip(("shard", "length", "label"), (column[in_file_order] for column in columns), strict=True))

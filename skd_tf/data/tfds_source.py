@@ -1,4 +1,4 @@
-"""Any TFDS image classification dataset: decoded into memory, or read from its TFRecord shards record by record."""
+"""Any TFDS image classification dataset: decoded into memory, or read from its files record by record."""
 
 import contextlib
 import errno
@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from skd_tf.data import image_ops, kept_arrays, shard_index
+from skd_tf.data.array_record import ArrayRecordImages
 from skd_tf.data.catalog import KNOWN_DATASETS, fixed_shape, known_of
 from skd_tf.data.dataset import Source, Split
 from skd_tf.data.disk_images import DiskImages, TFRecordImages
@@ -158,6 +159,9 @@ def _supervised_keys(tfds, info):
 
 def _has_labels(tfds, settings, builder, split, keys):
     """Whether any example of a split has a label: decodes no image, stops at the first label, and keeps the answer."""
+    if _is_array_record(builder):
+        with _damage_as_input_error(settings, builder, split):
+            return bool((ArrayRecordImages(builder, split, *keys).labels >= 0).any())
     files = [(path, tf.io.gfile.stat(path).length) for path in map(str, builder.info.splits[split].filepaths)]
     place = kept_arrays.place("labelled", sha256_of_json([builder.info.full_name, split, keys, files])[:32])
     kept = kept_arrays.load(place).get("found")
@@ -172,13 +176,19 @@ def _has_labels(tfds, settings, builder, split, keys):
 
 def _in_memory(tfds, builder, split, keys, count, shape, resize):
     """A split decoded into memory, in the order of its shards."""
-    stream = builder.as_dataset(
-        split=split, shuffle_files=False, read_config=tfds.ReadConfig(interleave_cycle_length=1, add_tfds_id=False)
-    )
-    stream = stream.map(
-        lambda example: (image_ops.fit(example[keys[0]], shape, resize), example[keys[1]]),
-        num_parallel_calls=devices.cpu_count(),
-    )
+    if _is_array_record(builder):
+        records = ArrayRecordImages(builder, split, *keys)
+        stream = tf.data.Dataset.range(len(records)).map(
+            lambda row: records.fitted_example(row, shape, resize), num_parallel_calls=devices.cpu_count()
+        )
+    else:
+        stream = builder.as_dataset(
+            split=split, shuffle_files=False, read_config=tfds.ReadConfig(interleave_cycle_length=1, add_tfds_id=False)
+        )
+        stream = stream.map(
+            lambda example: (image_ops.fit(example[keys[0]], shape, resize), example[keys[1]]),
+            num_parallel_calls=devices.cpu_count(),
+        )
     images, labels, filled = aligned_empty(count, shape), np.empty([count], np.int32), 0
     chunk = max(1, (64 << 20) // math.prod(shape))
     for image, label in untuned(stream.batch(min(chunk, 1024))).as_numpy_iterator():
@@ -190,29 +200,41 @@ def _in_memory(tfds, builder, split, keys, count, shape, resize):
 
 
 def _on_disk(builder, split, keys, count, shape, resize):
-    """A split whose images stay in their TFRecord shards; one pass finds each record's offset and label."""
+    """A split whose images stay in their files; one pass finds each record's label, and of a TFRecord its offset."""
     image_key, label_key = keys
+    if _is_array_record(builder):
+        store = ArrayRecordImages(builder, split, *keys)
+        labels = store.labels
+    else:
+        store, labels = _tfrecord_images(builder, split, image_key, label_key, count)
+    if len(labels) != count:
+        raise _damaged(builder, count, len(labels))
+    return Split(DiskImages(store, np.arange(count), shape, resize), labels.astype(np.int32), np.arange(count))
+
+
+def _tfrecord_images(builder, split, image_key, label_key, count):
+    """(the images of a split, their labels)."""
     shards = [str(path) for path in builder.info.splits[split].filepaths]
     if builder.info.file_format.value != "tfrecord":
         raise input_error(
             f"{builder.name} is not kept in memory, and its file format has no random access",
-            expected="file format tfrecord",
+            expected="file format tfrecord or array_record",
             received=builder.info.file_format.value,
             remedy="Prepare it again as tfrecord, or lower --image_size",
         )
-
     index = shard_index.read(f"{builder.info.full_name} {split}", shards, label_key, count)
-    if len(index.label) != count:
-        raise _damaged(builder, count, len(index.label))
-    labels = index.label
 
     def image_of(record):
         return tf.io.parse_single_example(record, {image_key: tf.io.FixedLenFeature([], tf.string)})[image_key]
 
-    identity = hashlib.sha256(labels.tobytes() + index.length.tobytes()).hexdigest()
+    identity = hashlib.sha256(index.label.tobytes() + index.length.tobytes()).hexdigest()
     facts = [builder.info.full_name, split, identity]
-    store = TFRecordImages(shards, image_of, np.stack([index.shard, index.offset, index.length], axis=1), facts)
-    return Split(DiskImages(store, np.arange(count), shape, resize), labels.astype(np.int32), np.arange(count))
+    records = np.stack([index.shard, index.offset, index.length], axis=1)
+    return TFRecordImages(shards, image_of, records, facts), index.label
+
+
+def _is_array_record(builder):
+    return builder.info.file_format.value == "array_record"
 
 
 def _damaged(builder, expected, found):

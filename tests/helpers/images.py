@@ -32,7 +32,7 @@ def make_folder(root, parts=("train", "test"), per_class=8, size=lambda i: (20, 
     return root
 
 
-def write_tfds(folder, name, splits, *, class_names, version="1.0.0", shards=1, **image):
+def write_tfds(folder, name, splits, *, class_names, version="1.0.0", shards=1, file_format=None, **image):
     """Prepares a TFDS dataset. `splits` maps each split's name to its (image, label) pairs."""
     import tensorflow_datasets as tfds
 
@@ -48,7 +48,8 @@ def write_tfds(folder, name, splits, *, class_names, version="1.0.0", shards=1, 
     members["_info"] = lambda builder: tfds.core.DatasetInfo(builder=builder, **facts)
     members["_split_generators"] = lambda builder, _: {part: examples(builder, part) for part in splits}
     kind = type(name.title(), (tfds.core.GeneratorBasedBuilder,), members, skip_registration=True)
-    kind(data_dir=folder).download_and_prepare(download_config=tfds.download.DownloadConfig(num_shards=shards))
+    how = tfds.download.DownloadConfig(num_shards=shards)
+    kind(data_dir=folder, file_format=file_format).download_and_prepare(download_config=how)
 
 
 def load(dataset="digits", data_dir=None, *, test=True, class_names=(), **settings):
