@@ -215,6 +215,13 @@ Leave it out for the default, 30.
         "its statistics",
         check=_pattern,
     )
+    layer_rates: str = setting(
+        "",
+        "factors of the learning rate and its weight decay, for the student's layers whose names (--list_layers) contain a match; "
+        "the first match counts, other layers have 1",
+        grammar=grammar.LAYER_RATES,
+        check=grammar.canonical_layer_rates,
+    )
     student_alone: str = setting(
         "none",
         "the same student without a teacher, for comparison. train: train it too, for as many epochs; matched: train it "

@@ -19,6 +19,7 @@ LOSS_SETTINGS = 'numbers >= 0 by name, as "beta=2" or "alpha=1, beta=2"'
 INTERVAL = '"epoch", "N steps" (or just N) or "N seconds" (or Ns)'
 TEACHER_WEIGHTS = "numbers > 0, one for each of several teachers, as 2,1; or nothing, if all are equal"
 STEP_RANGE = "A,B: two step numbers with 1 <= A <= B, or nothing"
+LAYER_RATES = 'regular expressions of layer names with factors >= 0, as "^logits: 10, ^stage[12]_: 0.1", or nothing'
 FEATURE_PAIRS = "TEACHER_LAYER:STUDENT_LAYER, with commas between several pairs, or nothing"
 
 _NUMBER = r"(\d+\.?\d*(?:e[-+]?\d+)?|\.\d+(?:e[-+]?\d+)?)"
@@ -26,6 +27,7 @@ _STEP = re.compile(rf"{_NUMBER} from epoch {_NUMBER}")
 _RAMP = re.compile(rf"(linear|cosine) {_NUMBER} to {_NUMBER} over {_NUMBER} epochs?")
 _MULTISTEP = re.compile(rf"multistep ?: ?({_NUMBER}(?: ?, ?{_NUMBER})*)(?: ?: ?{_NUMBER})?")
 _SETTING = re.compile(rf"([a-z_]\w*) ?= ?{_NUMBER}")
+_LAYER_RATE = re.compile(rf"\s*(\S.*?)\s*:\s*{_NUMBER}\s*(?:,|$)")
 _STEP_RANGE = re.compile(r"(\d+) ?, ?(\d+)")
 _INTERVAL = re.compile(rf"{_NUMBER} ?(steps?|seconds?|s|)")
 
@@ -205,6 +207,30 @@ def parse_feature_pairs(value: str, name: str = "feature_pairs") -> tuple[tuple[
     return pairs
 
 
+def parse_layer_rates(value: str, name: str = "layer_rates") -> dict[str, float]:
+    """Reads text in the grammar `LAYER_RATES` into {regular expression: factor}. Raises InputError for anything else.
+
+    Examples:
+      >>> parse_layer_rates("^logits: 10, ^stage[12]_: .1")
+      {'^logits': 10.0, '^stage[12]_': 0.1}
+    """
+    rates, end = {}, 0
+    while value[end:].strip():
+        piece = _LAYER_RATE.match(value, end)
+        if not piece or not float(piece[2]) < float("inf"):
+            remedy = f'Write for example --{name}="^logits: 10"'
+            raise flag_error(name, value, "is not a list of layers and factors", LAYER_RATES, remedy)
+        if piece[1] in rates:
+            raise flag_error(name, value, f"has {piece[1]} twice", LAYER_RATES, "Drop one of the two")
+        try:
+            re.compile(piece[1])
+        except re.error as error:
+            problem = f"has an expression that does not parse ({error})"
+            raise flag_error(name, value, problem, LAYER_RATES, "Correct it") from error
+        rates[piece[1]], end = float(piece[2]), piece.end()
+    return rates
+
+
 # The canonical form of each, as `FieldSpec.check` wants it.
 
 
@@ -238,6 +264,11 @@ def canonical_interval(name: str, value: str) -> str:
 def canonical_feature_pairs(name: str, value: str) -> str:
     """As in "stage2_relu:stage1_relu, stage3_relu:stage2_relu"."""
     return ", ".join(map(":".join, parse_feature_pairs(value, name)))
+
+
+def canonical_layer_rates(name: str, value: str) -> str:
+    """As in "^logits: 10, ^stage[12]_: 0.1"."""
+    return ", ".join(f"{pattern}: {_short(factor)}" for pattern, factor in parse_layer_rates(value, name).items())
 
 
 def canonical_step_range(name: str, value: str) -> str:

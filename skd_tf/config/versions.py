@@ -25,6 +25,7 @@ BEFORE: dict[str, tuple[int, Any]] = {
     "early_stopping_patience": (2, 0),
     "ship": (2, "last"),
     "freeze": (2, ""),
+    "layer_rates": (2, ""),
     "list_layers": (2, False),
     "show_augmentation": (2, ""),
     "gradient_scale": (2, "none"),

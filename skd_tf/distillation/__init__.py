@@ -12,6 +12,7 @@
     mean_metrics.py      MeanMetrics: the means over an epoch, exact across checkpoints
     multi_step.py        MultiStepFunction: many training steps in one call from Python
     nonfinite_guard.py   NonFiniteGuard: skips the update and stops the loop if the loss or a gradient is not finite
+    layer_rates.py       factors of the learning rate, by the names of the student's layers
     optimizers.py        SGD with the L2 penalty of published recipes; make_optimizer; averages of the weights
 
 It needs only the losses and `skd_tf.models`. The commands, their data and their files are in other packages.

@@ -1,7 +1,7 @@
 """Distiller: the keras.Model that trains a student from a teacher, on one device or many."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from skd_tf import losses
 from skd_tf.distillation import batches, features, fit_display, inputs, optimizers
+from skd_tf.distillation import layer_rates as rates
 from skd_tf.distillation.batches import forward
 from skd_tf.distillation.compilation import CompilationMixin
 from skd_tf.distillation.guarded_models import GuardedModelsMixin
@@ -209,6 +210,7 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, CompilationMixin, Step
         jit_compile: str | bool = "auto",
         schedules: dict[str, Callable[[Tensor], Tensor]] | None = None,
         micro_batches: int = 1,
+        layer_rates: str | Mapping[str, float] = "",
         **kwargs: Any,
     ) -> None:
         """As keras.Model.compile, but without a loss: the Distiller has its own.
@@ -225,11 +227,15 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, CompilationMixin, Step
           micro_batches: number of pieces that each replica computes its part of a batch in, one after the other; one
             update follows. More pieces need less memory, and change the result by rounding only. But BatchNorm takes
             its statistics over a piece, and Dropout and a loss that compares images draw or compare within a piece.
+          layer_rates: {regular expression: factor >= 0}, or as in "^logits: 10, ^stage1_: 0.1": factors of the learning
+            rate, and of a weight decay that is decoupled from the gradient, for the student's layers whose names contain
+            a match. The first match counts; other layers have 1.
           **kwargs: the other arguments of keras.Model.compile.
 
         Raises:
           InputError: `loss` is given; `label_weight` has a schedule although it follows kd_weight; or `jit_compile` is
-            True with a synchronized BatchNorm, or with a layer that XLA cannot compile.
+            True with a synchronized BatchNorm, or with a layer that XLA cannot compile; or an expression in `layer_rates`
+            matches no trained layer.
         """
         if "label_weight" in (schedules or {}) and self._label_follows:
             raise input_error(
@@ -252,11 +258,16 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, CompilationMixin, Step
         self._jit_compile = jit_compile
         self.schedules = dict(schedules or {})
         self.micro_batches = int(micro_batches)
+        object.__setattr__(self, "_layer_rates", rates.as_rates(layer_rates))  # Keras would track a dict
         self._build_optimizer()
         self._make_step_functions()
 
     def _build_optimizer(self):
         waits = self.features is not None and not self.features.projectors  # for a teacher
+        if self.student.built and not waits:
+            factors = rates.factors_of(self.student, self._layer_rates)
+            projectors = len(self.trained_variables) - len(self.student.trainable_variables)
+            object.__setattr__(self, "_rate_factors", factors + (1.0,) * projectors if factors else ())
         if self.student.built and not self.optimizer.built and not waits:
             with self.distribute_strategy.scope():
                 self.optimizer.build(self.trained_variables)

@@ -19,6 +19,7 @@ class StepModel(keras.Model):
     """The step of a `Distiller`, which has the networks, the objective and the hyperparameters."""
 
     features: Any = None  # a `Features`
+    _rate_factors: tuple[float, ...] = ()  # of the learning rate, one per trained variable; none: 1 each
 
     @property
     def trained_variables(self) -> list[keras.Variable]:
@@ -90,7 +91,8 @@ class StepModel(keras.Model):
             statistics = [vector / replica_count for vector in statistics]
         with compat.own_copies(self._stepped_variables(), optimizer):
             finite = self.guard.check(summed["sums"], gradients, statistics, self.optimizer, in_loop=in_loop)
-            update.apply(self.optimizer, gradients, weights, finite, flat=not self.xla, largest=self._largest)
+            options = {"flat": not self.xla, "largest": self._largest, "factors": self._rate_factors}
+            update.apply(self.optimizer, gradients, weights, finite, **options)
             keep = (lambda new, _: new) if finite is True else (lambda new, old: tf.where(finite, new, old))
             self.means.update_state(*(keep(summed[name], tf.zeros_like(summed[name])) for name in ("sums", "counts")))
             # The moving statistics are averaged over replicas at every step, so saving after any step changes nothing.

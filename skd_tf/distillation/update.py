@@ -33,6 +33,7 @@ def apply(
     *,
     flat: bool,
     largest: int | None = None,
+    factors: Sequence[float] = (),
 ) -> None:
     """Updates weights and optimizer if `finite`.
 
@@ -44,15 +45,17 @@ def apply(
       flat: whether to update many weights as one vector where the optimizer allows it. Outside XLA this is faster, since
         it launches a few operations in place of several per variable. Inside, XLA fuses those.
       largest: as for `replicas.pack`.
+      factors: of the learning rate, one per weight (`layer_rates.factors_of`); none are 1 each. With some, variables are
+        updated one by one.
     """
     scaled, optimizer = optimizer, optimizers.updating(optimizer)
     if optimizers.may_skip(scaled):
         gradients = [gradient / tf.cast(scaled.dynamic_scale.value, gradient.dtype) for gradient in gradients]
         _adjust_scale(scaled, finite)
-    if flat and _has_flat_rule(optimizer, weights):
+    if flat and not factors and _has_flat_rule(optimizer, weights):
         _apply_flat(optimizer, gradients, weights, finite, largest)
         return
-    with undone_unless(finite, [*weights, *optimizer.variables]):
+    with undone_unless(finite, [*weights, *optimizer.variables]), compat.scaled_rates(optimizer, factors):
         optimizer.apply(replicas.unpack(gradients, weights, largest), weights)
 
 

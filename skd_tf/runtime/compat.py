@@ -166,6 +166,46 @@ def own_copies(variables: Sequence[Any], optimizer: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def scaled_rates(optimizer: Any, factors: Sequence[float]) -> Iterator[None]:
+    """Inside this context, `optimizer.apply` multiplies the learning rate of each variable by its factor.
+
+    This also scales a decoupled weight decay, which is a multiple of the rate.
+
+    Args:
+      optimizer: any Keras optimizer, but no LossScaleOptimizer.
+      factors: one per variable, in the order of `optimizer.build`; none leave it as it is.
+    """
+    # keras 3.15.1; tests/distillation/test_layer_rates.py
+    if not factors:
+        yield
+        return
+    import tensorflow as tf
+
+    rate, known = tf.convert_to_tensor(optimizer.learning_rate), vars(optimizer)["_learning_rate"]
+    update_step, decay = optimizer.update_step, optimizer._apply_weight_decay
+
+    def scaled_step(gradient, variable, learning_rate):
+        factor = factors[variable_index(optimizer, variable)]
+        update_step(gradient, variable, learning_rate * tf.cast(factor, learning_rate.dtype))
+
+    def scaled_decay(variables):
+        for variable in variables:
+            scaled = rate * tf.cast(factors[variable_index(optimizer, variable)], rate.dtype)
+            object.__setattr__(optimizer, "_learning_rate", lambda scaled=scaled: scaled)
+            decay([variable])
+        object.__setattr__(optimizer, "_learning_rate", lambda: rate)
+
+    object.__setattr__(optimizer, "update_step", scaled_step)
+    object.__setattr__(optimizer, "_apply_weight_decay", scaled_decay)
+    try:
+        yield
+    finally:
+        object.__delattr__(optimizer, "update_step")
+        object.__delattr__(optimizer, "_apply_weight_decay")
+        object.__setattr__(optimizer, "_learning_rate", known)
+
+
+@contextlib.contextmanager
 def own_seeds(model: Any, replica: int) -> Iterator[None]:
     """Inside this context, a model's layers draw other random numbers on each replica.
 

@@ -36,6 +36,7 @@ SEARCHABLE = (
     "momentum",
     "nesterov",
     "weight_decay",
+    "layer_rates",
     "clip_norm",
     "label_smoothing",
     "unlabelled_share",

@@ -122,6 +122,7 @@ def build_distiller(config: Config, resources: SharedResources, steps_per_epoch:
             optimizers.make_optimizer(config.pick(optimizers.OptimizerSettings), schedules.Table(rates)),
             jit_compile=config.jit_compile,
             micro_batches=config.micro_batches,
+            layer_rates=config.layer_rates,
             schedules=scheduled if distiller.objective.needs_teacher else {},
         )
     adapt_radius(distiller, config, resources)

@@ -47,7 +47,16 @@ CONTRACT = [
         "validation_split",
         "group",
     ),
-    *("calibrate", "show_augmentation", "callback", "early_stopping_patience", "ship", "freeze", "list_layers"),
+    *(
+        "calibrate",
+        "show_augmentation",
+        "callback",
+        "early_stopping_patience",
+        "ship",
+        "freeze",
+        "layer_rates",
+        "list_layers",
+    ),
     *("unlabelled", "unlabelled_share"),
     *(
         "teacher_weights",

@@ -29,6 +29,7 @@ def test_every_rule_of_earlier_versions_differs_from_the_default():
         "feature_loss",
         "feature_pairs",
         "feature_weight",
+        "layer_rates",
         "micro_batches",
         "ship",
         "show_augmentation",

@@ -16,7 +16,7 @@ from skd_tf.runtime import compat, replicas, streams
 _PRIVATE = re.compile(
     r"keras\.src|tf\.__internal__|tensorflow\.(?:python|compiler)|_flatten_layers|_nodes_by_depth|_keras_history"
     r"|_inbound_nodes|\._functional|_compile_metrics|_get_variable_index|\._learning_rate"
-    r"|_model_variables_moving_average|_seed_generators|_distribution_strategy|_clip_gradients|_exclude_from_weight_decay|_velocities"
+    r"|_model_variables_moving_average|_seed_generators|_distribution_strategy|_clip_gradients|_apply_weight_decay|_exclude_from_weight_decay|_velocities"
 )
 # reload.py runs where skd_tf cannot be imported.
 _MAY_USE_IT = ("runtime/compat.py", "serving/reload.py")

@@ -1,0 +1,55 @@
+"""Learning rates of layers: factors of the optimizer's rate, by the layers' names."""
+
+import re
+from collections.abc import Mapping
+
+import keras
+
+from skd_tf.config import grammar
+from skd_tf.errors import as_text, flag_error
+from skd_tf.models.frozen_layers import layer_names
+
+
+def as_rates(rates: str | Mapping[str, float]) -> dict[str, float]:
+    """{regular expression: factor}, also from the text of --layer_rates.
+
+    Raises:
+      InputError: the text does not follow the grammar, an expression does not parse, or a factor is not a number >= 0.
+    """
+    if not isinstance(rates, str):
+        rates = ", ".join(f"{pattern}: {as_text(factor)}" for pattern, factor in rates.items())
+    return grammar.parse_layer_rates(rates)
+
+
+def factors_of(student: keras.Model, rates: Mapping[str, float]) -> tuple[float, ...]:
+    """The factor of each trainable weight of a student, in the order of `trainable_variables`.
+
+    The first expression that occurs in the name of a weight's layer (`skd_tf.models.frozen_layers.layer_names`) says
+    which; without any it is 1.
+
+    Args:
+      student: a built model.
+      rates: {regular expression: factor}, from `as_rates`.
+
+    Returns:
+      One number per weight; () if all are 1.
+
+    Raises:
+      InputError: an expression gives no trained weight its factor.
+    """
+    chosen: dict[int, float] = {}
+    used: set[str] = set()
+    for name, layer in layer_names(student).items():
+        pattern = next((pattern for pattern in rates if re.search(pattern, name)), None)
+        own = [variable for variable in layer._trainable_variables if layer.trainable]
+        if pattern is not None and own:
+            used.add(pattern)
+            chosen |= {id(variable): rates[pattern] for variable in own}
+    for pattern in rates:
+        if pattern not in used:
+            problem = "has an expression that matches no trained layer of the student, or only those of an earlier one"
+            expected = f"some of {', '.join([*layer_names(student)][:8])}, ..."
+            remedy = "See --list_layers for all names"
+            raise flag_error("layer_rates", f"{pattern}: {as_text(rates[pattern])}", problem, expected, remedy)
+    factors = tuple(chosen.get(id(variable), 1.0) for variable in student.trainable_variables)
+    return factors if any(factor != 1.0 for factor in factors) else ()
