@@ -12,7 +12,7 @@ import numpy as np
 from skd_tf.errors import counted
 from skd_tf.runs import predictions
 
-# The recipe with the fewest, skd_tf/recipes/cifar10/tune_short.flags, trains for 702.
+# Of the recipes that train from scratch, skd_tf/recipes/cifar10/tune_short.flags has the fewest: 702.
 FEWEST_STEPS = 700
 WORDS = ("ahead", "level", "behind", "unknown")  # the distilled student, beside the student alone
 _Z = 1.959964  # of a two-sided 95% interval
@@ -126,7 +126,8 @@ def judge(
                 against[f"{first} against {second}"] = compare_accuracies(mine, other, images)
     helped = against.get("student against student_alone")
     weak_teacher = _weak_teacher(against.get("teacher against student_alone"), models)
-    few, has_labels = steps < FEWEST_STEPS, all("accuracy" in model for model in models.values())
+    few = steps < FEWEST_STEPS and not _fine_tunes(config)
+    has_labels = all("accuracy" in model for model in models.values())
     warnings = [
         *weak_teacher,
         *_costly(against.get("student against student_matched")),
@@ -138,7 +139,7 @@ def judge(
         "word": word,
         "text": _headline(helped, models) if has_labels else _agreement(models["student"], images),
         "warnings": warnings,
-        "next": _next(word, models, config, steps, weak_teacher=bool(weak_teacher)),
+        "next": _next(word, models, config, max(steps, 1) if few else 0, weak_teacher=bool(weak_teacher)),
         "comparisons": against,
     }
 
@@ -256,14 +257,19 @@ def _lost_classes(predicted, labels, class_names, who):
 
 def _few_steps(steps):
     count = counted(steps, "optimizer step")
-    return f"The run had {count}, fewer than any recipe of skd_tf ({FEWEST_STEPS:,} and more)."
+    return f"The run had {count}, fewer than any recipe of skd_tf from scratch ({FEWEST_STEPS:,} and more)."
 
 
-def _next(word, models, config, steps, *, weak_teacher):
-    """What to try, the most promising first."""
+def _fine_tunes(config):
+    """Whether the student starts from trained weights, so that it may need few steps."""
+    return bool(config.get("student_checkpoint")) or config.get("student", "").endswith(".keras")
+
+
+def _next(word, models, config, few_steps, *, weak_teacher):
+    """What to try, the most promising first. `few_steps` is their number if they are too few, else 0."""
     tips = []
-    if steps < FEWEST_STEPS:
-        epochs = math.ceil(config["epochs"] * FEWEST_STEPS / max(steps, 1))
+    if few_steps:
+        epochs = math.ceil(config["epochs"] * FEWEST_STEPS / few_steps)
         tips.append(f"train longer, --epochs={epochs} or more")
     if weak_teacher:
         tips.append("a better teacher (--teacher_flagfile trains one by its own settings)")

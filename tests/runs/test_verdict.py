@@ -73,9 +73,14 @@ def test_a_student_that_has_learned_nothing_is_said_once():
 
 def test_few_steps_are_said_with_the_epochs_that_would_do():
     found = judge(steps=150, student=0.5)
-    assert found["warnings"] == ["The run had 150 optimizer steps, fewer than any recipe of skd_tf (700 and more)."]
+    assert found["warnings"] == [
+        "The run had 150 optimizer steps, fewer than any recipe of skd_tf from scratch (700 and more)."
+    ]
     assert found["next"][0] == "train longer, --epochs=140 or more"  # 30 epochs of 5 steps: 140 have 700
     assert judge(steps=700)["warnings"] == []
+    for start in ({"student": "net.keras"}, {"student": "resnet8", "student_checkpoint": "runs/first"}):
+        fine_tuned = judge(steps=150, student=0.5, config=CONFIG | start)
+        assert fine_tuned["warnings"] == [] and not any("train longer" in tip for tip in fine_tuned["next"])
 
 
 def test_one_line_says_how_to_know_where_the_student_alone_was_not_trained():
