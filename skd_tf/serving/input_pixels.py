@@ -1,4 +1,4 @@
-"""How a picture becomes the student's input, in words and in two lines of Pillow, for the model card."""
+"""How a picture becomes the student's input, in words and in two or three lines of Pillow, for the model card."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -13,8 +13,8 @@ class InputPixels(NamedTuple):
 
     Attributes:
       text: in words, one paragraph.
-      code: two lines that make `image`, uint8 `[height, width, channels]`, from `path`; empty if the data are arrays of
-        the right size.
+      code: lines that make `image`, uint8 `[height, width, channels]`, from `path`: two, or three if the data have 16-bit
+        PNGs; empty if the data are arrays of the right size.
     """
 
     text: str
@@ -44,6 +44,11 @@ def input_pixels(settings: Mapping[str, Any], image_shape: tuple[int, int, int],
         f"and brought to {'one grey channel' if channels == 1 else 'RGB'}; transparency is dropped.",
     ]
     opened = "ImageOps.exif_transpose(Image.open(path))" if upright else "Image.open(path)"
+    first = ""
+    if png_bits is not None:
+        values = f"numpy.minimum(numpy.asarray(photo) // {2 ** (png_bits - 8)}, 255)"
+        first = f"photo = {opened}\n"
+        opened = f'(Image.fromarray({values}.astype("uint8")) if photo.mode[0] == "I" else photo)'
     if resize:
         steps.append(
             f"Its shorter side is scaled to {resize} pixels, bilinear with an antialias filter where it shrinks, and the "
@@ -57,9 +62,11 @@ def input_pixels(settings: Mapping[str, Any], image_shape: tuple[int, int, int],
     else:
         steps.append(f"All files had {height}x{width} pixels: nothing is resized or cropped.")
         code = f'photo = {opened}.convert("{mode}")\nimage = numpy.asarray(photo)'
-    code += f".reshape({height}, {width}, 1)" if channels == 1 else ""
+    code = first + code + (f".reshape({height}, {width}, 1)" if channels == 1 else "")
     if png_bits is not None:
         steps.append(f"A value v of a 16-bit PNG becomes v // {2 ** (png_bits - 8)}, at most 255, before that.")
+        if png_bits < 16 and channels == 3:
+            steps.append("Of a 16-bit PNG in colour Pillow gives v // 256, so that another library must read it.")
     if kind == "function":
         steps.append("An array that the data function returned took the place of the decoded file.")
     if upright:

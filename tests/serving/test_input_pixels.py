@@ -1,4 +1,4 @@
-"""The two lines of Pillow in the model card give the pixels that the student saw, to one grey level."""
+"""The lines of Pillow in the model card give the pixels that the student saw, to one grey level."""
 
 import dataclasses
 
@@ -58,12 +58,38 @@ def test_the_two_lines_of_pillow(tmp_path, settings, mode, sizes):
     config = dataclasses.asdict(Config(dataset=f"folder:{tmp_path}", **settings))
     code = input_pixels(config, dataset.image_shape, dataset.png_bits).code
     assert code.count("\n") == 1
-    paths = [path for name in ("a", "b") for path in sorted((tmp_path / "test" / name).iterdir())]
+    require_same_pixels(tmp_path, code, dataset)
+
+
+def require_same_pixels(folder, code, dataset):
+    paths = [path for name in ("a", "b") for path in sorted((folder / "test" / name).iterdir())]
     for path, image in zip(paths, dataset.test.images, strict=True):
         scope = {"path": path, "numpy": np, "Image": Image, "ImageOps": ImageOps}
         exec(code, scope)
         assert scope["image"].shape == dataset.image_shape and scope["image"].dtype == np.uint8
         assert np.abs(scope["image"].astype(int) - image).max() <= 1, path
+
+
+@pytest.mark.parametrize(("colour", "bits"), [(False, 12), (True, 16)])
+def test_the_lines_of_pillow_for_16_bits(tmp_path, colour, bits):
+    """12-bit images, one of them brighter than all training images; a set with colour has other kinds beside it."""
+    for part in ("train", "test"):
+        for name in ("a", "b"):
+            folder = tmp_path / part / name
+            folder.mkdir(parents=True)
+            values = np.asarray(photo(len(name), 44, 36, "L")).astype(np.uint16) * 16 + 15
+            values[0, 0] = 2**bits - 1
+            Image.fromarray(values).save(folder / "0.png", exif=orientation(6))
+            Image.fromarray(values * (1 + (part == "test"))).save(folder / "1.png")
+            photo(3, 40, 31, "L").save(folder / "2.png")
+            if colour:
+                photo(4, 40, 31, "RGB").save(folder / "3.jpg")
+    dataset = load(tmp_path, validation_fraction=0, image_size=24)
+    assert (dataset.png_bits, dataset.image_shape[2]) == (bits, 3 if colour else 1)
+    config = dataclasses.asdict(Config(dataset=f"folder:{tmp_path}", image_size=24))
+    pixels = input_pixels(config, dataset.image_shape, dataset.png_bits)
+    assert pixels.code.count("\n") == 2
+    require_same_pixels(tmp_path, pixels.code, dataset)
 
 
 def test_arrays_and_runs_of_earlier_versions():
@@ -72,4 +98,6 @@ def test_arrays_and_runs_of_earlier_versions():
     old = input_pixels(dataclasses.asdict(Config(dataset="folder:x", data_rules=1, image_size=8)), (8, 8, 3), None)
     assert "without EXIF" in old.text and "exif" not in old.code
     deep = input_pixels(dataclasses.asdict(Config(dataset="folder:x", image_size=8)), (8, 8, 1), 12)
-    assert "v // 16" in deep.text
+    assert "v // 16" in deep.text and "another library" not in deep.text
+    colour = input_pixels(dataclasses.asdict(Config(dataset="folder:x", image_size=8)), (8, 8, 3), 12)
+    assert "another library" in colour.text
