@@ -77,8 +77,9 @@ COMMANDS = {
         "Measures how far targets rebuilt from the largest logits are from the full ones.",
         {
             "kept": (_integers, [4, 8, 16, 21, 32], "numbers of logits that are kept"),
-            "model": (_text, "", "a model whose logits are measured too"),
-            "images": (_text, "", "its images: an .npz file with images uint8 [n, h, w, c]"),
+            "model": (_text, "", "a teacher whose logits are measured too"),
+            "dataset": (_text, "cifar100", "the training images that it sees, augmented"),
+            "data_dir": (_text, "", "TFDS data directory"),
         },
     ),
     "gpu": Command(

@@ -2,12 +2,15 @@
 
 The logits are made up, with a Gaussian body and a raised class, scaled so that their norm and the mean probability of the
 top class are those of a real teacher's record (`experiments/results/cifar100`), for 100 classes and for 1,000. With
---model and --images, they are those of a model on a file of images.
+--model they are also those of a teacher on augmented training images of --dataset, which a student would learn from.
 """
+
+import pathlib
 
 import numpy as np
 import tensorflow as tf
 
+from skd_tf import data
 from skd_tf.data.logit_records import LogitRecord
 from skd_tf.evaluation.predictor import Predictor
 from skd_tf.models import loading
@@ -16,12 +19,14 @@ from tools.benchmarks import results
 TEMPERATURES = (1.0, 4.0, 8.0)
 
 
-def main(*, kept: list[int], model: str, images: str, output: str | None) -> None:
+_IMAGES = 4096
+
+
+def main(*, kept: list[int], model: str, dataset: str, data_dir: str, output: str | None) -> None:
     """Measures each set of logits with each number of kept ones."""
     sets = {f"made up, {classes} classes": made_up(classes, norm, top) for classes, norm, top in _STATISTICS}
     if model:
-        with np.load(images, allow_pickle=False) as arrays:
-            sets[f"model, {len(arrays['images']):,} images"] = Predictor(loading.load(model))(arrays["images"])
+        sets = {f"{pathlib.Path(model).stem} on {dataset}": taught(model, dataset, data_dir)} | sets
     found = {name: [_row(logits, k) for k in kept if k <= logits.shape[1] - 2] for name, logits in sets.items()}
     for name, rows in found.items():
         print(
@@ -35,7 +40,14 @@ def main(*, kept: list[int], model: str, images: str, output: str | None) -> Non
 _STATISTICS = ((100, 37.5, 0.86), (1000, 118.6, 0.86))
 
 
-def made_up(classes: int, norm: float, top: float, images: int = 4096) -> np.ndarray:
+def taught(model: str, dataset: str, data_dir: str) -> np.ndarray:
+    """A teacher's logits of augmented training images, evenly spaced; the held-out images are those of the studies."""
+    splits = data.load(data.DataSettings(dataset=dataset, validation_split="uniform"), data_dir or None, test=False)
+    rows = data.evenly_spaced(len(splits.train), _IMAGES)
+    return Predictor(loading.load(model))(data.AugmentedImages(splits, data_seed=0, epoch=0)[rows])
+
+
+def made_up(classes: int, norm: float, top: float, images: int = _IMAGES) -> np.ndarray:
     """Logits `[images, classes]` with this mean norm and mean probability of the top class."""
     random = np.random.default_rng(0)
     body, raised = random.normal(size=[images, classes]), random.integers(0, classes, images)
