@@ -3,7 +3,9 @@
 import json
 import pathlib
 
+import numpy as np
 import pytest
+import tensorflow as tf
 from absl import flags
 
 from experiments.lab import definitions
@@ -24,6 +26,19 @@ RUNS = [path for path in FILES if path not in METHODS and path.name != "base.fla
 
 
 @pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Where the recipes run: it holds the pictures and the networks that fine_tuning names."""
+    folder = tmp_path_factory.mktemp("fine_tuning")
+    for name in ("lite0.keras", "lite1.keras"):
+        (folder / name).touch()
+    for i in range(100):
+        place = folder / "animals" / ("train", "test")[i % 2] / ("bear", "camel", "wolf")[i // 2 % 3]
+        place.mkdir(parents=True, exist_ok=True)
+        (place / f"{i}.png").write_bytes(tf.io.encode_png(np.full([32, 32, 3], i, np.uint8)).numpy())
+    return folder
+
+
+@pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
     """Records of prepared TFDS sets, and nothing else."""
     folder = tmp_path_factory.mktemp("data")
@@ -38,17 +53,17 @@ def data_dir(tmp_path_factory):
     return folder
 
 
-def read(path, *more, monkeypatch):
-    monkeypatch.chdir(ROOT)
+def read(path, *more, monkeypatch, folder=ROOT):
+    monkeypatch.chdir(folder)
     flag_values = flags.FlagValues()
     define_flags(flag_values)
-    parse([f"--flagfile={file}" for file in (path, *more)], flag_values)
+    parse([f"--flagfile={ROOT / file}" for file in (path, *more)], flag_values)
     return config_from(flag_values)
 
 
 @pytest.mark.parametrize("path", RUNS, ids=str)
-def test_a_recipe_dry_runs_and_names_source_cost_and_result(path, data_dir, monkeypatch):
-    config = read(path, monkeypatch=monkeypatch)
+def test_a_recipe_dry_runs_and_names_source_cost_and_result(path, data_dir, folder, monkeypatch):
+    config = read(path, monkeypatch=monkeypatch, folder=folder)
     config.require_teacher()
     text = dry_run.describe(config, "runs/x", data_dir)
     assert "never reached" not in text and "unknown" not in text
@@ -63,10 +78,12 @@ def test_a_recipe_dry_runs_and_names_source_cost_and_result(path, data_dir, monk
 
 
 def test_every_recipe_trains_for_as_many_steps_as_a_verdict_asks_for(data_dir, monkeypatch):
-    """A run with fewer steps than any recipe is told so; tune_short is the shortest."""
+    """A run from scratch with fewer steps than any recipe is told so; tune_short is the shortest."""
     steps = {"tune_short": 2 * (45_000 // 128)}  # epochs of batches
     for path in RUNS:
         config = read(path, monkeypatch=monkeypatch)
+        if config.student.endswith(".keras"):
+            continue
         sizes = preflight.dataset_sizes(config, data_dir)
         images = sizes.train - sizes.held_out(config.validation_fraction)
         steps[path] = config.epochs * preflight.steps_per_epoch(config, images)
