@@ -18,7 +18,7 @@ from skd_tf.data import kept_arrays
 from skd_tf.data.image_header import read_header
 from skd_tf.runtime.console import Progress
 
-_FORMAT = 1  # of the kept files; raise it when a field changes its meaning
+_FORMAT = 2  # of the kept files; raise it when a field changes its meaning, or more files decode
 _CLOCK_NS = 2_000_000_000  # the coarsest clock of a file system
 _READERS = 16  # threads
 UNREADABLE, UNTRIED, DECODES, DAMAGED = range(4)  # values of "state"

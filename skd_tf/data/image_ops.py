@@ -20,6 +20,7 @@ def decode_file(encoded: tf.Tensor, channels: int, orientation: tf.Tensor, deep:
     """The bytes of an image file to upright uint8 `[height, width, channels]`.
 
     JPEG is decoded with the accurate transform, as Pillow does. The bytes of a 16-bit PNG become value / 2^(bits - 8).
+    Transparency is dropped; in a GIF it is black. One channel is Pillow's "L".
 
     Args:
       encoded: a JPEG, PNG, WebP, BMP or GIF file; of a GIF the first frame is taken.
@@ -30,7 +31,7 @@ def decode_file(encoded: tf.Tensor, channels: int, orientation: tf.Tensor, deep:
     """
 
     def other():
-        return tf.cond(deep, lambda: _decode_deep(encoded, channels, bits), lambda: decode(encoded, channels))
+        return tf.cond(deep, lambda: _decode_deep(encoded, channels, bits), lambda: _decode_shallow(encoded, channels))
 
     image = tf.cond(tf.io.is_jpeg(encoded), lambda: _decode_jpeg(encoded, channels), other)
     image.set_shape([None, None, channels])
@@ -44,6 +45,24 @@ def _decode_jpeg(encoded, channels):
 def _decode_deep(encoded, channels, bits):
     values = tf.cast(tf.io.decode_png(encoded, channels=channels, dtype=tf.uint16), tf.int32)
     return tf.cast(tf.minimum(values // 2 ** (bits - 8), 255), tf.uint8)
+
+
+def _decode_shallow(encoded, channels):
+    """A PNG, WebP, BMP or GIF file of 8 bits. Only the decoder of PNG gives other channels than the file has."""
+
+    def converted():
+        image = decode(encoded)
+        colours = tf.gather(image, tf.minimum(tf.range(3), tf.shape(image)[-1] - 1), axis=-1)
+        return colours if channels == 3 else _grey(colours)
+
+    is_png = tf.strings.substr(encoded, 0, 4) == b"\x89PNG"
+    return tf.cond(is_png, lambda: decode(encoded, channels), converted)
+
+
+def _grey(image):
+    """Pillow's "L" of an RGB image: ITU-R 601 luma in 16-bit fixed point."""
+    luma = tf.reduce_sum(tf.cast(image, tf.int32) * [19595, 38470, 7471], axis=-1, keepdims=True)
+    return tf.cast((luma + (1 << 15)) // (1 << 16), tf.uint8)
 
 
 def upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:

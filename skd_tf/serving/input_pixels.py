@@ -41,7 +41,8 @@ def input_pixels(settings: Mapping[str, Any], image_shape: tuple[int, int, int],
     steps = [
         "An image file is decoded"
         + (", turned as its EXIF orientation says" if upright else ", without EXIF orientation"),
-        f"and brought to {'one grey channel' if channels == 1 else 'RGB'}; transparency is dropped.",
+        f"and brought to {'one grey channel' if channels == 1 else 'RGB'}; transparency is dropped, and in a GIF "
+        "it is black.",
     ]
     opened = "ImageOps.exif_transpose(Image.open(path))" if upright else "Image.open(path)"
     first = ""

@@ -143,6 +143,24 @@ def test_webp_bmp_and_gif_are_read(tmp_path):
     assert np.min(distance, axis=1).max() == 0 and len(found) == 12
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_kind_gives_the_channels_that_are_asked_for(tmp_path, channels):
+    """TensorFlow's decoders of WebP, BMP and GIF give only those that the file has."""
+    picture = Image.fromarray(photo(0))
+    faint, mode = picture.copy(), "L" if channels == 1 else "RGB"
+    faint.putalpha(picture.convert("L"))
+    kinds = [(picture, "gif"), (picture.quantize(9), "png"), (faint, "png"), (faint.convert("LA"), "png")]
+    for image in (picture, faint):
+        kinds += [(image, "bmp"), (image, "webp")]
+    kinds += [(picture.convert("L"), kind) for kind in ("png", "bmp", "webp")]
+    for place, (image, kind) in enumerate(kinds):
+        path = tmp_path / f"{place}.{kind}"
+        image.save(path, **({"lossless": True} if kind == "webp" else {}))
+        found = image_ops.decode_file(path.read_bytes(), channels, tf.constant(1), tf.constant(False), 16)
+        expected = np.asarray(Image.open(path).convert(mode)).reshape(found.shape)
+        assert np.abs(found.numpy().astype(int) - expected).max() <= (kind == "png"), path
+
+
 def test_files_that_would_be_read_wrongly_are_named_instead(tmp_path, capsys):
     """TensorFlow takes palette numbers for grey levels, and an animated WebP ends the process."""
     for name in ("a", "b"):
