@@ -102,6 +102,14 @@ def test_the_first_match_counts_and_frozen_layers_have_no_rate():
             layer_rates.factors_of(student, rates)
 
 
+def test_projectors_of_features_have_the_optimizers_rate():
+    distiller = Distiller(conv_net(1), conv_net(2), "kd", feature_pairs="re_lu_1:re_lu_1")
+    distiller.compile("sgd", layer_rates={"dense": 0, "conv2d$": 2})
+    assert distiller._rate_factors == (2, 2, 1, 1, 0, 0, 1, 1) and len(distiller.trained_variables) == 8
+    distiller.compile("sgd")
+    assert distiller._rate_factors == ()
+
+
 def test_the_text_and_its_errors():
     text = " ^stage[12]_(?:conv|bn): .10, a{1,2}:0 ,^logits:1e1"
     assert parse_layer_rates(text) == {"^stage[12]_(?:conv|bn)": 0.1, "a{1,2}": 0, "^logits": 10}

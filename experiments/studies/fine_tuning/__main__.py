@@ -1,6 +1,6 @@
 """python -m experiments.studies.fine_tuning FOLDER --data_dir=DATA: EfficientNet-Lite0 from a fine-tuned Lite1 on 600 pictures.
 
-DATA holds CIFAR-100 as TFDS prepares it, FOLDER lite0.keras and lite1.keras, which `tools.convert_torch --input_size=64` writes
+DATA holds CIFAR-100 as TFDS prepares it, FOLDER lite0.keras and lite1.keras, which `tools.convert_torch --input_size=96` writes
 (docs/fine_tuning.md). Trains the teacher and nine students in FOLDER by the recipe fine_tuning, exports each student, and prints
 the table of docs/fine_tuning.md. What is finished is not repeated. The record is experiments/results/fine_tuning/students.json.
 """
