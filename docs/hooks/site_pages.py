@@ -86,6 +86,17 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
+def on_page_markdown(markdown: str, **_: object) -> str:
+    """Shows the text of a file where a line of a page is a link to it and nothing else."""
+
+    def shown(match):
+        text = (ROOT / match[1]).read_text(encoding="utf-8").rstrip()
+        language = {"py": "python", "flags": "text"}.get(match[2])
+        return f"```{language}\n{text}\n```" if language else text
+
+    return re.sub(r"^\[`([^`\n]+\.(py|flags|md))`\]\((?:\.\./)+\1\)$", shown, markdown, flags=re.M)
+
+
 def adapted(source: str) -> str:
     """A text of the repository for the site: links to pages and images of docs/ keep working, others become text."""
 

@@ -62,7 +62,7 @@ def run(
         alone = any(is_setting(name, flag_values) and flag_values[name].value for name in LOOKS)
         for name in () if alone else required:
             if not flag_values[name].value:
-                expected, remedy = flag_values[name].help, f"Add --{name}=.."
+                expected, remedy = flag_values[name].help, f"Add --{name}=VALUE"
                 raise input_error(f"--{name} is missing", expected=expected, received="nothing", remedy=remedy)
         keras_state.pin()
         with signals.raised():

@@ -187,6 +187,10 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, CompilationMixin, Step
         else:
             super().__setattr__(name, value)
 
+    def __dir__(self):
+        """Without the teacher: Keras saves to, and loads from, every attribute that is listed here (seen in 3.15)."""
+        return [name for name in super().__dir__() if name not in ("teacher", "teachers")]
+
     def call(self, inputs: Any, training: bool = False) -> Tensor:
         """The student's raw logits, `[batch, classes]` float32 or float64.
 

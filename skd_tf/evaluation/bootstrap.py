@@ -1,4 +1,6 @@
-"""Bootstrap intervals: how far the metrics would move with another test split of the same size."""
+"""Intervals: how far the metrics would move with another test split of the same size."""
+
+import math
 
 import numpy as np
 
@@ -6,13 +8,16 @@ from skd_tf.evaluation import calibration_error, metrics
 
 SAMPLES = 1000
 LEVEL = calibration_error.LEVEL
+FRACTIONS = ("accuracy", "top5_accuracy", "agreement")  # means of zeros and ones
 _BLOCK_SIZE = 2**22  # numbers in one block of resampled counts; bounds the memory
 
 
 def intervals(
     summary: metrics.Summary, teacher: metrics.Summary | None = None, *, samples: int = SAMPLES, seed: int = 0
 ) -> dict[str, list[float]]:
-    """95% percentile intervals over resampled examples (Efron 1979), and the interval of the debiased ECE.
+    """95% intervals: percentiles over resampled examples (Efron 1979), and for fractions and the debiased ECE their own.
+
+    Resampling gives no width where every example is right, so fractions have Wilson's interval (`of_fraction`).
 
     A draw is a row of counts. A metric that is a mean over examples is that row times the column of the examples; the
     metrics over classes follow from the weighted hits of each class. The same seed draws the same examples for every
@@ -46,7 +51,23 @@ def intervals(
         found |= {name: np.concatenate([draw[name] for draw in of_classes]) for name in of_classes[0]}
     tails = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
     ends = {name: [float(end) for end in np.quantile(values, tails)] for name, values in found.items()}
+    ends |= {name: of_fraction(columns[name].sum(), len(examples)) for name in FRACTIONS if name in columns}
     return ends | ({"ece_debiased": calibration_error.interval(summary.gaps)} if has_labels else {})
+
+
+def of_fraction(right: float, count: int) -> list[float]:
+    """Wilson's 95% interval (1927) of a fraction p of n independent examples.
+
+        (p + z^2 / 2n -+ z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n),    z = 1.96
+
+    Examples:
+      >>> [round(end, 3) for end in of_fraction(24, 24)]
+      [0.862, 1.0]
+    """
+    z, p = 1.959964, right / count
+    middle, half = p + z**2 / (2 * count), z * math.sqrt(p * (1 - p) / count + z**2 / (4 * count**2))
+    low, high = ((middle + sign * half) / (1 + z**2 / count) for sign in (-1, 1))
+    return [max(0.0, float(low)), min(1.0, float(high))]
 
 
 def _draws(count, samples, random):

@@ -29,7 +29,8 @@ def compare(first: np.ndarray, second: np.ndarray, labels: np.ndarray) -> dict[s
 
     With b and c the images that only the first and only the second model gets right, the interval is Bonett and
     Price's (2012, doi:10.3102/1076998611411915): p = (b + 1)/(n + 2), q = (c + 1)/(n + 2),
-    (p - q) -+ 1.96 sqrt((p + q - (p - q)^2)/(n + 2)). The p value is McNemar's exact one.
+    (p - q) -+ 1.96 sqrt((p + q - (p - q)^2)/(n + 2)). The p value is McNemar's mid-p: the exact one is conservative, and can
+    exceed 0.05 where the interval excludes 0 (Fagerland and others 2013, doi:10.1186/1471-2288-13-91).
 
     Args:
       first, second: predicted classes, integer `[n]`.
@@ -114,7 +115,8 @@ def judge(
 
     Returns:
       {"word": "ahead", "level", "behind" (the distilled student against the student alone) or "unknown", "text": a
-      sentence, "warnings": sentences, "next": what to try, "comparisons": {"student against student_alone": `compare`}}.
+      sentence, "warnings": sentences, "next": what to try, "useless": whether always answering the most common class is as
+      good, "comparisons": {"student against student_alone": `compare`}}.
     """
     against: dict[str, Any] = {}
     for first, second in _PAIRS:
@@ -128,10 +130,12 @@ def judge(
     weak_teacher = _weak_teacher(against.get("teacher against student_alone"), models)
     few = steps < FEWEST_STEPS and not _fine_tunes(config)
     has_labels = all("accuracy" in model for model in models.values())
+    who = "student" if "teacher" in models else "model"
+    useless = _useless(predicted.get("student"), labels, who)
     warnings = [
         *weak_teacher,
         *_costly(against.get("student against student_matched")),
-        *_lost_classes(predicted.get("student"), labels, class_names, "student" if "teacher" in models else "model"),
+        *(useless or _lost_classes(predicted.get("student"), labels, class_names, who)),
         *([_few_steps(steps)] if few else []),
     ]
     word = helped["word"] if helped else "unknown"
@@ -139,7 +143,10 @@ def judge(
         "word": word,
         "text": _headline(helped, models) if has_labels else _agreement(models["student"], images),
         "warnings": warnings,
-        "next": _next(word, models, config, max(steps, 1) if few else 0, weak_teacher=bool(weak_teacher)),
+        "next": _next(
+            word, models, config, max(steps, 1) if few else 0, weak_teacher=bool(weak_teacher), useless=bool(useless)
+        ),
+        "useless": bool(useless),
         "comparisons": against,
     }
 
@@ -183,10 +190,14 @@ def _worded(gain, interval):
 
 
 def _mcnemar(b, c):
-    """The two-sided exact p value of b and c under equal odds: 2 sum over k up to min(b, c) of C(b + c, k) / 2^(b + c)."""
+    """The two-sided mid-p value of b and c under equal odds.
+
+    2 sum over k < m of C(b + c, k) / 2^(b + c) + C(b + c, m) / 2^(b + c), where m = min(b, c); 1 if b = c.
+    """
     n, k = b + c, np.arange(1, min(b, c) + 1)
     log_terms = np.concatenate([[0.0], np.cumsum(np.log(n - k + 1) - np.log(k))]) - n * math.log(2)
-    return min(1.0, float(2 * np.exp(log_terms).sum()))
+    terms = np.exp(log_terms)
+    return 1.0 if b == c else float(2 * terms.sum() - terms[-1])
 
 
 def _headline(helped, models):
@@ -233,19 +244,25 @@ def _costly(comparison):
     ]
 
 
+def _useless(predicted, labels, who):
+    """A sentence about a model that has learned nothing."""
+    if predicted is None or labels is None or not len(labels):
+        return []
+    right, most_common = int((predicted == labels).sum()), int(np.bincount(labels).max())
+    if right > most_common:
+        return []
+    return [
+        f"The {who} (top-1 {right / len(labels):.4f}) is no better than always answering the most common "
+        f"class ({most_common / len(labels):.4f}): it has learned nothing of use."
+    ]
+
+
 def _lost_classes(predicted, labels, class_names, who):
-    """Sentences about classes that a model never gets right, and about one that has learned nothing."""
+    """Sentences about classes that a model never gets right."""
     if predicted is None or labels is None or not len(labels):
         return []
     examples = np.bincount(labels, minlength=len(class_names))
     hits = np.bincount(labels[predicted == labels], minlength=len(class_names))
-    most_common = int(examples.max())
-    if hits.sum() <= most_common:
-        share = most_common / len(labels)
-        return [
-            f"The {who} (top-1 {hits.sum() / len(labels):.4f}) is no better than always answering the most common "
-            f"class ({share:.4f}): it has learned nothing of use."
-        ]
     lost = [c for c in np.argsort(-examples, kind="stable") if examples[c] and not hits[c]]
     if not lost:
         return []
@@ -265,12 +282,15 @@ def _fine_tunes(config):
     return bool(config.get("student_checkpoint")) or config.get("student", "").endswith(".keras")
 
 
-def _next(word, models, config, few_steps, *, weak_teacher):
+def _next(word, models, config, few_steps, *, weak_teacher, useless):
     """What to try, the most promising first. `few_steps` is their number if they are too few, else 0."""
     tips = []
     if few_steps:
         epochs = math.ceil(config["epochs"] * FEWEST_STEPS / few_steps)
         tips.append(f"train longer, --epochs={epochs} or more")
+    if useless:
+        tips.append("search for a rate with python -m skd_tf.tune --search=learning_rate:log:0.001:0.3")
+        tips.append("look whether the labels are right, and add pictures of each class")
     if weak_teacher:
         tips.append("a better teacher (--teacher_flagfile trains one by its own settings)")
     if "teacher" in models and word in ("behind", "level"):

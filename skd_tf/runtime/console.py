@@ -213,6 +213,7 @@ class EpochClock:
         self._title = f"{_stage.get() or 'student':9}  {name}"
         self._last_step, self._printed, self._shown = epochs * steps_per_epoch, self._start, ""
         self._tenth = 10 * first_step // self._last_step
+        self._paced_from: tuple[int, float] | None = None  # the first step reported, and when
 
     def seconds(self) -> float:
         """Seconds that the run has taken in all."""
@@ -224,6 +225,7 @@ class EpochClock:
             self._progress.update(step, f"  (epoch {step // self._steps_per_epoch + 1}/{self._epochs})")
         else:
             self._update(step)
+        self._paced_from = self._paced_from or (step, time.monotonic())
 
     def say_epoch(self, epoch: int, record: Mapping[str, Any]) -> None:
         """Reports a finished epoch, with the measurements in its record."""
@@ -232,11 +234,10 @@ class EpochClock:
             self._shown = "".join(f"  {value}" for value in values)
             self._update(epoch * self._steps_per_epoch)
             return
-        pace = (time.monotonic() - self._start) / (epoch - self._first_step / self._steps_per_epoch)
         shown = "  ".join(f"{label} {record[name]:.3f}" for label, name in _SHOWN if name in record)
         say(
             f"  {self._name} epoch {epoch:>{len(str(self._epochs))}}/{self._epochs}  {shown}  "
-            f"{record['examples_per_second']:,.0f} images/s  {duration(pace * (self._epochs - epoch))} left"
+            f"{record['examples_per_second']:,.0f} images/s  {duration(self._left(epoch * self._steps_per_epoch))} left"
         )
         self._progress.postpone()
 
@@ -255,10 +256,19 @@ class EpochClock:
             due = (tenth > self._tenth and waited >= _SECONDS_BETWEEN_TENTHS) or waited >= _MOST_SECONDS_WITHOUT_A_LINE
         if due and self._first_step < step < self._last_step:
             self._printed, self._tenth = now, tenth
-            left = (now - self._start) / (step - self._first_step) * (self._last_step - step)
+            left = (
+                f"  {duration(self._left(step))} left" if self._paced_from else ""
+            )  # compiling says nothing of the pace
             epoch = f"epoch {step // self._steps_per_epoch + 1}/{self._epochs}"
-            line = f"{self._title}  {step / self._last_step:4.0%}  {epoch}{self._shown}  {duration(left)} left"
+            line = f"{self._title}  {step / self._last_step:4.0%}  {epoch}{self._shown}{left}"
             _show(line, terminal)
+
+    def _left(self, step: int) -> float:
+        """Seconds that the remaining steps take at the pace since the first report: compiling is over by then."""
+        start = self._first_step, self._start
+        if self._paced_from and self._paced_from[0] < step:
+            start = self._paced_from
+        return (time.monotonic() - start[1]) / (step - start[0]) * (self._last_step - step)
 
 
 def duration(seconds: float) -> str:

@@ -91,7 +91,6 @@ def run(
             said = "\n\n".join(_closing(folder.result))
             say_of_part(f"{folder.path} is finished:\n\n{said}\n\nResult: {folder / run_files.RESULT}")
             return folder.result
-        write_text(folder / run_files.FLAGS, write_flags(config))
         own = [user_code.resolve(config.callback, "callback")] if config.callback else []
         return _run(config, folder, data_dir, strategy, Trackers([*own, *callbacks]))
 
@@ -102,6 +101,7 @@ def _run(
     watch = Stopwatch()
     with watch("data and teacher"):
         resources = prepare(config, folder.path, data_dir, strategy=strategy)
+    write_text(folder / run_files.FLAGS, write_flags(config))  # a command that was refused leaves what is there
     with watch("student alone"):
         others = _students_alone(config, folder.path, data_dir, resources)
     with stage("distilled" if config.needs_teacher else "student"):
@@ -305,7 +305,8 @@ def _write_result(
     if config.report:
         written.append(f"Report: {report.write([folder.path], folder / run_files.REPORT)}")
     written.append(
-        f"Next: skd-predict {folder.path} PICTURES, or skd-export --workdir={folder.path} --output=NEW_FOLDER"
+        f"Next: python -m skd_tf.predict {folder.path} PICTURES --output=answers.csv, or python -m skd_tf.export "
+        f"--workdir={folder.path} --output=NEW_FOLDER"
     )
     student = f"Student: {folder / run_files.SAVED_MODEL} and {folder / run_files.STUDENT}"
     say_of_part("\n\n".join(["", *_closing(result), "\n".join([student, *written])]).removeprefix("\n"))

@@ -26,6 +26,7 @@ from skd_tf.runtime.console import detail, warn
 from skd_tf.runtime.files import sha256_of_json
 from skd_tf.training import layers, preflight, teacher_pass
 
+_FEW_EXAMPLES = 50  # with fewer, an accuracy above chance may be that of a good teacher
 _CHECKED_EXAMPLES = 2000  # training images that the teacher's accuracy is measured on if nothing is held out
 
 
@@ -227,14 +228,20 @@ def open_teacher(
         raise _not_finite(path, config, what)
     images = counted(len(split), f"{what} image")
     detail(f"Teacher {teacher.facts['name']} from {path}: accuracy {accuracy:.4f} on {images}.")
-    if is_chance_level(accuracy, dataset.num_classes, len(split)):
-        raise input_error(
-            "The teacher is at chance level",
-            expected=f"an accuracy well above 1/{dataset.num_classes} on the {what} images",
-            received=f"{accuracy:.4f} from {path}",
-            remedy=f"Check that it was trained on {dataset.name} with the same class numbers",
+    if not is_chance_level(accuracy, dataset.num_classes, len(split)):
+        return teacher
+    right = f"{accuracy:.4f} ({round(accuracy * len(split))} of {images})"
+    if len(split) < _FEW_EXAMPLES and accuracy > 1 / dataset.num_classes:
+        warn(
+            f"The accuracy of the teacher {teacher.facts['name']} is {right}. Guessing could give this with so few images."
         )
-    return teacher
+        return teacher
+    raise input_error(
+        "The teacher is at chance level",
+        expected=f"an accuracy well above 1/{dataset.num_classes} on the {what} images",
+        received=f"{right} from {path}",
+        remedy=f"Train it longer or on more images, or check that it was trained on {dataset.name} with the same class numbers",
+    )
 
 
 def _not_finite(path, config, what):

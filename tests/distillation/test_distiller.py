@@ -1,5 +1,6 @@
 """One step of the Distiller against numpy and plain TensorFlow, and variants that must give equal results."""
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -23,6 +24,20 @@ def sphere(z, radius):
 
 def logits_of(distiller, images):
     return [model(images).numpy() for model in (distiller.student, distiller.teacher)]
+
+
+def own_variables(distiller):
+    """What a file of a Distiller may hold: no teacher."""
+    hyperparameters = (distiller.temperature, distiller.kd_weight, distiller.label_weight, distiller.radius)
+    return [*distiller.student.variables, *distiller.optimizer.variables, *hyperparameters]
+
+
+def numbers_in_file(distiller, folder):
+    sizes = []
+    distiller.save_weights(folder / "all.weights.h5")
+    with h5py.File(folder / "all.weights.h5") as file:
+        file.visititems(lambda name, value: sizes.append(value.size) if isinstance(value, h5py.Dataset) else None)
+    return sum(sizes)
 
 
 def spherical_by_hand(
@@ -154,6 +169,7 @@ def test_the_teacher_never_changes_and_is_invisible(tmp_path):
     assert [id(w) for w in distiller.trainable_weights] == [id(w) for w in distiller.student.trainable_weights]
     assert not {id(w) for w in distiller.weights} & {id(w) for w in teacher.weights}
     distiller.save(tmp_path / "distiller.keras")
+    assert numbers_in_file(distiller, tmp_path) == sum(v.numpy().size for v in own_variables(distiller))
     loaded = keras.models.load_model(tmp_path / "distiller.keras")
     assert loaded.teacher is None
     images = batches(1)[0][0]

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from scipy import stats
 
 from skd_tf import networks
 from skd_tf.errors import InputError
@@ -142,6 +143,11 @@ def test_bootstrap_intervals_are_those_of_resampled_splits(sample):
     for name, (low, high) in found.items():
         if name == "ece_debiased":
             continue  # not resampled; tests/evaluation/test_calibration_error.py
+        if name in bootstrap.FRACTIONS:
+            right = round(quality[name] * len(labels))
+            wilson = stats.binomtest(right, len(labels)).proportion_ci(method="wilson")
+            assert (low, high) == pytest.approx(tuple(wilson), abs=1e-6), name
+            continue
         values = np.array([draw[name] for draw in draws])
         assert np.quantile(values, [0.025, 0.975]) == pytest.approx([low, high], abs=0.6 * values.std()), name
     (low, high), p = found["accuracy"], quality["accuracy"]

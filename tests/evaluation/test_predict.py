@@ -277,3 +277,18 @@ def test_bad_input_is_one_line_and_writes_nothing(tmp_path, monkeypatch, command
 def test_the_output_is_no_file_of_a_run(digits, command):
     code, _, err = command(OLD_RUN, digits[0], f"--output={OLD_RUN / 'result.json'}")
     assert code == 2 and "The output is a file of the run" in err
+
+
+def test_16_bits_without_a_run_and_dead_links_are_named(tmp_path, capsys):
+    """A copied file does not say how its run read 16-bit images."""
+    saved(tmp_path / "net.keras", (8, 8, 1))
+    folder = tmp_path / "images"
+    folder.mkdir()
+    write_image(folder / "0.png", random_image(0, 8, 8)[..., :1])
+    predict_images(tmp_path / "net.keras", folder, tmp_path / "answers.csv")
+    assert "16-bit" not in capsys.readouterr().err
+    (folder / "1.png").write_bytes(tf.io.encode_png(np.full([8, 8, 1], 999, np.uint16)).numpy())
+    (folder / "2.png").symlink_to(tmp_path / "gone.png")
+    assert predict_images(tmp_path / "net.keras", folder, tmp_path / "answers.csv") == ["2.png"]
+    assert "16-bit PNGs: 1 of 3 images, read as value / 256." in capsys.readouterr().err
+    assert rows(tmp_path / "answers.csv")[2]["problem"] == "the link leads nowhere"

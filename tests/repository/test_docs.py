@@ -57,7 +57,7 @@ def test_flags_and_code_on_a_page_exist(page, known_flags):
     named = set(re.findall(r"(?<![\w-])--(?:\[no\])?([a-z][a-z_-]+)", text))
     assert sorted(named - known_flags) == []
     for language, code in FENCED.findall(text):
-        if language == "python" and not code.startswith("--8<--"):
+        if language == "python":
             compile(code, page.name, "exec")
             for dotted in re.findall(r"\bskd_tf(?:\.\w+)+", code):
                 pkgutil.resolve_name(dotted)
@@ -91,6 +91,12 @@ def test_links_to_the_repository_become_links_of_the_site(site_pages, tmp_path, 
     links = "[a]({}) [b]({}) {} [d](https://example.org) [e](#map) ![f](x.png)"
     (tmp_path / "README.md").write_text(links.format("docs/keras.md", "CONTRIBUTING.md", "[c](LICENSE)"))
     assert site_pages.adapted("README.md") == links.format("keras.md", "contributing.md", "c (`LICENSE`)")
+
+
+def test_a_line_that_links_to_a_file_shows_it_on_the_site(site_pages):
+    text = "Before [`a.py`](../a.py) after\n\n[`examples/own_loss.py`](../examples/own_loss.py)\n"
+    code = (ROOT / "examples/own_loss.py").read_text(encoding="utf-8").rstrip()
+    assert site_pages.on_page_markdown(text) == f"Before [`a.py`](../a.py) after\n\n```python\n{code}\n```\n"
 
 
 def test_the_numbers_on_the_scale_page_follow_from_the_records():

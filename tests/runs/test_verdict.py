@@ -118,8 +118,10 @@ def test_a_comparison_by_hand():
     assert found["interval"] == pytest.approx([p - q - half, p - q + half], abs=1e-5)
     for b, c in ((10, 5), (1, 0), (3, 9), (300, 420)):
         kinds = np.repeat([0, 1], [b, c])
-        exact = stats.binomtest(b, b + c).pvalue
-        assert verdict.compare(kinds, 1 - kinds, np.zeros(b + c, int))["p_value"] == pytest.approx(exact, rel=1e-9)
+        mid_p = stats.binomtest(b, b + c).pvalue - stats.binom.pmf(b, b + c, 0.5)
+        assert verdict.compare(kinds, 1 - kinds, np.zeros(b + c, int))["p_value"] == pytest.approx(mid_p, rel=1e-9)
+    kinds = np.repeat([0, 1], [7, 7])
+    assert verdict.compare(kinds, 1 - kinds, np.zeros(14, int))["p_value"] == 1.0
     assert verdict.compare(labels, labels, labels)["p_value"] == 1.0
 
 

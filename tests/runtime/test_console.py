@@ -173,6 +173,17 @@ def test_a_stage_is_a_line_per_tenth_in_a_log(clock, capsys):
     assert [line.split()[2] for line in capsys.readouterr().out.splitlines()] == ["80%", "90%", "20"]
 
 
+def test_compiling_does_not_count_in_the_time_left(clock, capsys):
+    run = console.EpochClock("cnn_4", 20, 100, 10, before=0.0)
+    clock[0] += 1000  # the first step is compiled
+    run.say_step(101)
+    for step in range(102, 125):
+        clock[0] += 1
+        run.say_step(step)
+    first, *_, last = capsys.readouterr().out.splitlines()
+    assert first.endswith("50%  epoch 11/20") and last.endswith("60%  epoch 13/20  1:20 left")
+
+
 def test_a_stage_is_one_line_on_a_terminal(clock, capsys, monkeypatch):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     trained(clock, 1.0)

@@ -19,4 +19,4 @@ def test_a_run_prints_its_stages_the_gain_and_a_next_step(tmp_path, capsys):
     assert stages == [["teacher", "cnn_4"], ["alone", "cnn_2"], ["distilled", "cnn_2"]]
     assert sum(line.startswith("test split") for line in lines) == 1  # the teacher and the student alone print no table
     assert any(re.search(r"points of top-1 .*95% interval", line) for line in lines)
-    assert lines[-1].startswith(f"Next: skd-predict {tmp_path / 'run'} ")
+    assert lines[-1].startswith(f"Next: python -m skd_tf.predict {tmp_path / 'run'} PICTURES --output=answers.csv, ")

@@ -192,8 +192,11 @@ def _size(run, student, teacher):
 
 def _fails(run):
     worst = failures.worst_classes(run)
-    if worst:
-        yield "Least accurate classes: " + ", ".join(f"{name} ({value:.0%} right)" for name, value in worst) + "."
+    failing = [(name, value) for name, value in worst if value < 1]
+    if failing:
+        yield "Least accurate classes: " + ", ".join(f"{name} ({value:.0%} right)" for name, value in failing) + "."
+    elif worst:
+        yield "Every test image is right. A larger or harder test split would tell more."
     confused = failures.pairs(run, most=3)
     if confused:
         yield "Most confused: " + ", ".join(f"{p.label} taken for {p.said} ({p.images}x)" for p in confused) + "."
@@ -202,10 +205,13 @@ def _fails(run):
         apart = student != teacher
         taught = (apart & (teacher == run.labels)).sum()
         better = (apart & (student == run.labels)).sum()
-        yield (
-            f"Student and teacher disagree on {apart.sum():,} images: the teacher is right on {taught:,} of them, the "
-            f"student on {better:,}."
-        )
+        if apart.any():
+            yield (
+                f"Student and teacher disagree on {counted(apart.sum(), 'image')}: the teacher is right on {taught:,} of "
+                f"them, the student on {better:,}."
+            )
+        else:
+            yield "Student and teacher give the same answer to every test image."
     elif not run.has_labels:
         classes = zip(*(run.predicted.get(role, ()) for role in ("teacher", "student")), strict=True)
         apart = Counter(pair for pair in classes if pair[0] != pair[1])
@@ -223,12 +229,12 @@ def _next(run):
         tips.insert(0, "add --student_alone=train to see whether distilling helped")
     if run.verdict["word"] in ("ahead", "level"):
         tips.append("repeat with --seed=1, --seed=2: one seed is one draw")
-    student = run.result["student"]
+    student, useless = run.result["student"], run.verdict.get("useless", False)
     if not run.has_labels:
         tips.append("measure it on labelled images: python -m skd_tf.evaluate --model=WORKDIR --dataset=folder:PATH")
-    elif not student.get("calibrated") and student["ece"] > _MOST_GAP:
+    elif not useless and run.result["config"].get("calibrate", "none") == "none" and student["ece"] > _MOST_GAP:
         tips.append("calibrate it: python -m skd_tf.evaluate --model=WORKDIR --calibrate")
-    if run.verdict["word"] != "behind":
+    if run.verdict["word"] != "behind" and not useless:
         tips.append("ship it: python -m skd_tf.export --workdir=WORKDIR --output=out --format=litert")
     return [f"{tip[0].upper()}{tip[1:]}." for tip in tips]
 
