@@ -72,8 +72,7 @@ class FileFacts:
                 else:
                     missing.append(row)
             except OSError as error:
-                dead = os.path.islink(path) and not os.path.exists(path)
-                self.problems[row] = "the link leads nowhere" if dead else f"it cannot be read ({error.strerror})"
+                self.problems[row] = unopened(path, error)
         self._read(missing, paths)
 
     def _read(self, missing, paths):
@@ -116,6 +115,12 @@ class FileFacts:
         return [row["sha256"].tobytes() if row["size"] else b"" for row in self.rows]
 
 
+def unopened(path: str | os.PathLike, error: OSError) -> str:
+    """Why a file cannot be opened, in words."""
+    dead = os.path.islink(path) and not os.path.exists(path)
+    return "the link leads nowhere" if dead else f"it cannot be read ({error.strerror})"
+
+
 def _unchanged(kept, status):
     """Whether size and time are the same. The time of a file that was new when it was read proves nothing."""
     same = kept["size"] == status.st_size and kept["mtime_ns"] == status.st_mtime_ns
@@ -139,7 +144,7 @@ def _facts_of(path):
             facts["height"], facts["width"], facts["grey"] = header.height, header.width, header.grey
             facts["orientation"], facts["deep"], facts["state"] = header.orientation, header.bits == 16, UNTRIED
     except OSError as error:
-        problem = f"it cannot be read ({error.strerror})"
+        problem = unopened(path, error)
     except ValueError as error:
         problem = str(error)
     return facts, problem

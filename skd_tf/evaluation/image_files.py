@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from skd_tf.data import image_header, image_ops
+from skd_tf.data import file_facts, image_header, image_ops
 from skd_tf.errors import input_error
 from skd_tf.runtime import devices
 from skd_tf.runtime.local_paths import require_local
@@ -77,16 +77,16 @@ class PixelRules(NamedTuple):
 
     Attributes:
       upright: whether the EXIF orientation is applied and files are decoded by today's rules, not by those of skd_tf 0.1.
-      bits: that hold the brightest value of 16-bit PNGs, 8 to 16.
+      bits: that hold the brightest value of 16-bit PNGs, 8 to 16; None: no run says, and they are read with 16.
     """
 
     upright: bool = True
-    bits: int = 16
+    bits: int | None = None
 
 
 def batches(
     root: pathlib.Path, names: list[str], shape: tuple[int, int, int], resize: int, batch_size: int, rules: PixelRules
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
     """Reads images in order and brings them to one size; skips those that cannot be decoded.
 
     The image is scaled, bilinear and with an antialias filter where it shrinks, until it covers `resize` times the shape
@@ -101,7 +101,8 @@ def batches(
       rules: how they are decoded.
 
     Yields:
-      (row in `names` `[n]`, uint8 images `[n, height, width, channels]`, their (height, width) in the file `[n, 2]`).
+      (row in `names` `[n]`, uint8 images `[n, height, width, channels]`, their (height, width) in the file `[n, 2]`,
+      which are 16-bit PNGs `[n]`).
     """
 
     def opened(row, path):
@@ -111,10 +112,10 @@ def batches(
 
     def decoded(row, encoded, orientation, deep):
         if rules.upright:
-            image = image_ops.decode_file(encoded, shape[2], orientation, deep, rules.bits)
+            image = image_ops.decode_file(encoded, shape[2], orientation, deep, rules.bits or 16)
         else:
             image = image_ops.decode(encoded, shape[2])
-        return row, _fit(image, shape, resize, rules), tf.shape(image)[:2]
+        return row, _fit(image, shape, resize, rules), tf.shape(image)[:2], deep
 
     with tf.device("CPU"):
         stream = tf.data.Dataset.from_tensor_slices((np.arange(len(names)), _encoded(root, names)))
@@ -170,7 +171,7 @@ def problem_of(root: pathlib.Path, name: str, rules: PixelRules) -> str:
             return "it is empty"
         _facts(rules.upright, content)
     except OSError as error:
-        return f"it cannot be read ({error.strerror})"
+        return file_facts.unopened(root / name, error)
     except ValueError as error:
         return str(error)
     return "it does not decode"

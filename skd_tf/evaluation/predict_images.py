@@ -91,9 +91,9 @@ def predict_images(
 def _answers(loaded, root, names, shape, side, rules, temperature) -> Iterator[Answer]:
     """The `Answer` of each file, in order."""
     predictor = Predictor(loaded, min(BATCH_SIZE, len(names)))
-    given, others, kind = 0, 0, None
+    given, others, deep, kind = 0, 0, 0, None
     with Progress("classifying", len(names), "images") as progress:
-        for rows, images, sizes in image_files.batches(root, names, shape, side, predictor.batch_size, rules):
+        for rows, images, sizes, deeps in image_files.batches(root, names, shape, side, predictor.batch_size, rules):
             outputs = predictor(images, on_progress=lambda done: None)
             if kind is None:
                 kind = _kind_of(outputs)
@@ -103,11 +103,16 @@ def _answers(loaded, root, names, shape, side, rules, temperature) -> Iterator[A
                 known = np.isfinite(probability).all()
                 yield Answer(names[row], probability) if known else Answer(names[row], None, "the output is not finite")
                 given = row + 1
-            others += int((sizes != shape[:2]).any(axis=1).sum())
+            others, deep = others + int((sizes != shape[:2]).any(axis=1).sum()), deep + int(deeps.sum())
             progress.update(given)
     yield from (_unread(root, name, rules) for name in names[given:])
     if others:
         say(f"Images of another size than {shape[0]}x{shape[1]}, which were resized: {others:,}.")
+    if deep and rules.upright and rules.bits is None:
+        warn(
+            f"16-bit PNGs: {deep:,} of {counted(len(names), 'image')}, read as value / 256. The model's run, which may have "
+            "read them otherwise, is not known or had none."
+        )
 
 
 def _kind_of(outputs):
@@ -189,7 +194,7 @@ def _rules(path) -> image_files.PixelRules:
     run = run_behind(path)
     if run is None or source_kind(run.dataset) not in ("folder", "images", "function"):
         return image_files.PixelRules()
-    return image_files.PixelRules(run.data_rules != 1, recorded_png_bits(path) or 16)
+    return image_files.PixelRules(run.data_rules != 1, recorded_png_bits(path))
 
 
 def _temperature(path, own) -> float:
