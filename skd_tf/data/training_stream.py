@@ -126,8 +126,7 @@ def train_stream(
     options = tf.data.Options()
     if teacher_logits:  # a damaged file is made again in a reading thread, which must not be one that computes
         options.threading.private_threadpool_size = os.cpu_count() or 2
-    if not on_disk:
-        options.experimental_optimization.apply_default_optimizations = False  # rewriting the graph copies all images
+    options.experimental_optimization.apply_default_optimizations = False  # rewriting the graph copies all tables
     return untuned(stream.with_options(options))
 
 
