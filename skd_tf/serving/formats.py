@@ -45,6 +45,9 @@ class ExportFile:
       least_agreement: required share of images with the live student's top-1 class, near ties excluded.
       largest_difference: allowed difference of any logit, as a fraction of the largest live logit.
       precision: of its numbers, in words for the model card.
+      near_tie: an image's two best live logits may change places if they differ by at most this fraction of the largest
+        live logit, and by no more than `largest_difference` allows. Half-precision arithmetic, which LiteRT uses on CPUs
+        that have it (AVX512-FP16), moved logits by 0.7% and 1.4% of it.
     """
 
     name: str
@@ -53,6 +56,7 @@ class ExportFile:
     least_agreement: float
     largest_difference: float
     precision: str = "float32"
+    near_tie: float = 0.01
 
 
 class ServingModel(keras.Model):
@@ -117,7 +121,10 @@ FORMATS = {
         ExportFile("student_float32.tflite", "litert", _float32, 1.0, 1e-4),
         ExportFile("student_float16.tflite", "litert", _float16, 0.999, 0.05, "float16 weights"),
         # Activations are rounded. What counts is the accuracy, which is printed; these bounds only catch a broken file.
-        ExportFile("student_int8.tflite", "litert", _int8, 0.9, 0.5, "int8 weights and activations"),
+        # An EfficientNet-Lite0 that is right on 62% of its images is so on 60% in int8. Rounding moves its logits by 4% of the
+        # largest on average, by 47% at most. The class is the same for 97% of the images whose best logits are 10% apart, for
+        # 84% of those 1% apart.
+        ExportFile("student_int8.tflite", "litert", _int8, 0.9, 1.0, "int8 weights and activations", near_tie=0.1),
     ),
     "onnx": (
         ExportFile(

@@ -19,9 +19,6 @@ _RELOAD = str(pathlib.Path(__file__).with_name("reload.py"))  # never imported: 
 # A converter stores shapes and scales besides the weights.
 _CONSTANTS_BESIDE_WEIGHTS = 256
 _SECONDS = 600
-# In a near tie, an image's two best logits differ by at most this fraction of the largest logit and may change places.
-# Half-precision arithmetic, which LiteRT uses on CPUs that have it (AVX512-FP16), moved logits by 0.7% and 1.4% of it.
-_NEAR_TIE = 0.01
 
 
 class ExportError(RuntimeError):
@@ -101,7 +98,7 @@ def _compare(file, found, labels, live):
     difference = np.abs(logits - live).max()
     same = found["class_id"] == live.argmax(axis=1)
     best, second = np.sort(live, axis=1)[:, :-3:-1].T
-    near_tie = best - second <= min(file.largest_difference, _NEAR_TIE) * scale
+    near_tie = best - second <= min(file.largest_difference, file.near_tie) * scale
     agreement = float(same[~near_tie].mean()) if not near_tie.all() else 1.0
     if not np.isfinite(logits).all() or difference > file.largest_difference * scale:
         raise ExportError(
