@@ -25,12 +25,13 @@ def rows(tables: Sequence[tuple[tf.Tensor, int]], places: tf.Tensor) -> tf.Tenso
     Reference: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3" (Philox4x32-10).
     """
     keys, counters, positions = [], [], []
-    for seed, columns in tables:
-        key, counter = tf.raw_ops.StatelessRandomGetKeyCounter(seed=seed)
-        keys.append(tf.repeat(key, columns))
-        counters.append(tf.repeat(counter[None], columns, axis=0))
-        positions.append(tf.cast(places, tf.int64)[:, None] * columns + tf.range(columns, dtype=tf.int64))
-    return _numbers(tf.concat(keys, 0), tf.concat(counters, 0), tf.concat(positions, 1))
+    with tf.device("CPU"):
+        for seed, columns in tables:
+            key, counter = tf.raw_ops.StatelessRandomGetKeyCounter(seed=seed)
+            keys.append(tf.repeat(key, columns))
+            counters.append(tf.repeat(counter[None], columns, axis=0))
+            positions.append(tf.cast(places, tf.int64)[:, None] * columns + tf.range(columns, dtype=tf.int64))
+        return _numbers(tf.concat(keys, 0), tf.concat(counters, 0), tf.concat(positions, 1))
 
 
 @tf.function(
@@ -43,22 +44,17 @@ def rows(tables: Sequence[tuple[tf.Tensor, int]], places: tf.Tensor) -> tf.Tenso
 )
 def _numbers(keys, counters, positions):
     """The numbers at positions `[n, columns]`; each column has a key and a first counter of 128 bits."""
-    bits = tf.bitwise
-    with tf.device("CPU"):
-        blocks = tf.cast(positions // _WORDS, tf.uint64)
-        low = counters[:, 0] + blocks
-        high = counters[:, 1] + tf.cast(low < blocks, tf.uint64)  # the carry
-        (key0, key1), (a, b), (c, d) = _halves(keys), _halves(low), _halves(high)
-        for _ in range(_ROUNDS):
-            (low0, high0), (low1, high1) = _halves(a * _uint64(_MULTIPLIERS[0])), _halves(c * _uint64(_MULTIPLIERS[1]))
-            a, c = (
-                bits.bitwise_xor(bits.bitwise_xor(high1, b), key0),
-                bits.bitwise_xor(bits.bitwise_xor(high0, d), key1),
-            )
-            b, d = low1, low0
-            key0, key1 = (_halves(key + _uint64(more))[0] for key, more in zip((key0, key1), _INCREMENTS, strict=True))
-        words = tf.gather(tf.stack([a, b, c, d], axis=-1), positions % _WORDS, batch_dims=2)
-        return tf.cast(bits.bitwise_and(words, _uint64(0x7FFFFFFF)), tf.int32)
+    xor = tf.bitwise.bitwise_xor
+    blocks = tf.cast(positions // _WORDS, tf.uint64)
+    low = counters[:, 0] + blocks
+    high = counters[:, 1] + tf.cast(low < blocks, tf.uint64)  # the carry
+    (key0, key1), (a, b), (c, d) = _halves(keys), _halves(low), _halves(high)
+    for _ in range(_ROUNDS):
+        (low0, high0), (low1, high1) = _halves(a * _uint64(_MULTIPLIERS[0])), _halves(c * _uint64(_MULTIPLIERS[1]))
+        a, b, c, d = xor(xor(high1, b), key0), low1, xor(xor(high0, d), key1), low0
+        key0, key1 = (_halves(key + _uint64(more))[0] for key, more in zip((key0, key1), _INCREMENTS, strict=True))
+    words = tf.gather(tf.stack([a, b, c, d], axis=-1), positions % _WORDS, batch_dims=2)
+    return tf.cast(tf.bitwise.bitwise_and(words, _uint64(0x7FFFFFFF)), tf.int32)
 
 
 def _halves(numbers):

@@ -90,7 +90,7 @@ def test_augmentation_is_pad_crop_and_mirror(pad, flip):
 
 
 def test_random_numbers_are_those_of_the_whole_table():
-    """What `stateless_uniform` draws for a table that holds all examples, also where a counter overflows 32 bits."""
+    """What `stateless_uniform` draws for a table that holds all examples."""
     examples, streams = np.array([9, 0, 70_000, 3, 3]), [(1, 3), (4, 4), (5, 5)]
     tables = [
         tf.random.stateless_uniform([70_001, n], [6, 2 + (s << 32)], None, None, tf.int32, "philox") for s, n in streams
