@@ -87,13 +87,15 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, **_: object) -> str:
-    """Shows the text of a file where a line of a page is a link to it and nothing else."""
+    """Shows the text of a file where a line of a page is a link to it and nothing else; links to the generated pages."""
 
     def shown(match):
         text = (ROOT / match[1]).read_text(encoding="utf-8").rstrip()
         language = {"py": "python", "flags": "text"}.get(match[2])
         return f"```{language}\n{text}\n```" if language else text
 
+    for file, page in (("../CONTRIBUTING.md", "contributing.md"), ("quickstart.ipynb", "quickstart.md")):
+        markdown = markdown.replace(f"]({file})", f"]({page})")
     return re.sub(r"^\[`([^`\n]+\.(py|flags|md))`\]\((?:\.\./)+\1\)$", shown, markdown, flags=re.M)
 
 

@@ -20,6 +20,9 @@ COMMANDS = {  # command: its module
 def main() -> None:
     """Runs the command that the first argument names."""
     name = sys.argv[1] if len(sys.argv) > 1 else ""
+    if name in ("--help", "-h", "--helpfull"):
+        print(__doc__)
+        return
     if name not in COMMANDS:
         expected, received = f"python -m experiments.lab {'|'.join(COMMANDS)}", name or "nothing"
         text = message("No such command", expected=expected, received=received, remedy="Name one of them")

@@ -48,6 +48,8 @@ def _loss(name, value):
     if value in LOSS_NAMES or user_code.is_reference(value):
         return value
     remedy = did_you_mean(value, LOSS_NAMES, "Choose a listed name, or write MODULE:FUNCTION for your own loss")
+    if value.lower() in ("skd", "spherical_kd", "spherical kd"):
+        remedy = "Spherical KD is --loss=spherical"
     raise flag_error(name, value, "is not a loss", _LOSS, remedy)
 
 

@@ -1,7 +1,7 @@
 """Objective: from logits and labels to the loss of each example, and to the values whose epoch means are logged."""
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import keras
@@ -75,9 +75,9 @@ class Objective:
                 received=f"feature_pairs with loss={loss!r}",
                 remedy='Use loss="kd", kd_weight=0 for labels and features alone',
             )
-        self._accepted = set(inspect.signature(self.loss.function).parameters)
+        self.accepted = set(inspect.signature(self.loss.function).parameters)
         run = {"temperature", "radius", "center", "teacher_weights"}
-        own = self._accepted - {"student_logits", "teacher_logits", "labels", *run}
+        own = self.accepted - {"student_logits", "teacher_logits", "labels", *run}
         self.settings = {name: finite_number(name, value) for name, value in (settings or {}).items()}
         if not self.settings.keys() <= own:
             raise input_error(
@@ -121,7 +121,7 @@ class Objective:
         """Raises `InputError` if the loss takes one teacher and there are more, or not as many as weights."""
         if not self.needs_teacher:
             return
-        if count > 1 and "teacher_weights" not in self._accepted:
+        if count > 1 and "teacher_weights" not in self.accepted:
             able = ", ".join(OF_SEVERAL_TEACHERS)
             raise input_error(
                 "The loss takes one teacher",
@@ -139,7 +139,7 @@ class Objective:
     @property
     def needs_radius(self) -> bool:
         """Whether the radius changes any value: the loss takes one, or probabilities are taken on the sphere."""
-        return self.loss.readout == "sphere" or "radius" in self._accepted
+        return self.loss.readout == "sphere" or "radius" in self.accepted
 
     @property
     def mean_names(self) -> tuple[str, ...]:
@@ -216,14 +216,15 @@ class Objective:
         else:
             known = {"temperature": temperature, "radius": radius, "center": self.center} | self.settings
             known["teacher_weights"] = self.teacher_weights if several else None
-            settings = {name: value for name, value in known.items() if name in self._accepted}
+            settings = {name: value for name, value in known.items() if name in self.accepted}
             terms = self.loss.function(student_logits, teacher_logits, targets, **settings)
         wanted = {"label", "distill"} if distills else {"label"}
-        if set(terms) != wanted:
+        if not isinstance(terms, Mapping) or set(terms) != wanted:
+            keys = ", ".join(sorted(map(str, terms))) or "none" if isinstance(terms, Mapping) else type(terms).__name__
             raise input_error(
                 "The loss function returns the wrong terms",
-                expected=f"the keys {', '.join(sorted(wanted))}",
-                received=", ".join(sorted(terms)) or "none",
+                expected=f"a dict with the keys {', '.join(sorted(wanted))}",
+                received=keys,
                 remedy="Return a dict with exactly these keys and one value per example",
             )
         if feature is not None:

@@ -201,6 +201,9 @@ def calibrate(workdir: ModelPath, dataset: Dataset) -> Calibration:
     logits = Predictor(model, devices=accelerators())(split.images, what="calibrating")
     temperature = temperature_scaling.fit_temperature(logits, split.labels)
     before, after = (metrics.quality(z, split.labels) for z in (logits, logits / temperature))
+    if len(split) < temperature_scaling.LEAST_IMAGES:
+        few, enough = counted(len(split), "validation image"), temperature_scaling.LEAST_IMAGES
+        warn(f"A temperature from {few} is uncertain. Hold out {enough} or more, or export without it.")
     temperature_scaling.store(workdir, temperature, examples=len(split), before=before, after=after)
     say(
         f"{workdir}: temperature {temperature:.4f}, fitted on {counted(len(split), 'validation image')}: "

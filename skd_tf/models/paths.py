@@ -41,12 +41,13 @@ def keras_file(path: str | os.PathLike) -> pathlib.Path:
     path = pathlib.Path(path)
     file = path / STUDENT_FILE if path.is_dir() else path
     if file.suffix != ".keras" or not file.is_file():
-        remedy = f"Check the path; a workdir has no {STUDENT_FILE} until its run has finished"
+        remedy, what = f"Check the path; a workdir has no {STUDENT_FILE} until its run has finished", "No model there"
         if file.is_file() and file.suffix != ".keras":
+            what = "Not a model that skd_tf reads"
             remedy = _CONVERT.get(file.suffix.lower(), "Save the model as a .keras file: model.save('model.keras')")
             remedy = remedy.format(file)
         raise input_error(
-            "No model there",
+            what,
             expected="a finished workdir, a .keras file, a SavedModel folder, keras.applications:NAME or keras_hub:PRESET",
             received=f"path={path}",
             remedy=remedy,

@@ -20,10 +20,17 @@ def epochs_of(result: Mapping[str, Any]) -> str:
     planned = result["config"]["epochs"]
     trained = result.get("epochs_trained", planned)  # earlier versions trained all and shipped the last
     shipped = result.get("shipped_epoch", trained)
-    stopped = f", stopped early of {planned}" if trained < planned else ""
-    return f"{counted(trained, 'epoch')}{stopped}" + (
-        f", ships epoch {shipped}, the best on validation" if shipped < trained else ""
+    text = (
+        f"{trained} of {counted(planned, 'epoch')}, stopped early" if trained < planned else counted(trained, "epoch")
     )
+    return text + (f"; epoch {shipped} ships, the best on validation" if shipped < trained else "")
+
+
+def measured_after(result: Mapping[str, Any]) -> str:
+    """The epoch whose weights were measured and ship, in words."""
+    trained = result.get("epochs_trained", result["config"]["epochs"])
+    shipped = result.get("shipped_epoch", trained)
+    return f"after epoch {shipped}, the best on validation" if shipped < trained else "after the last epoch"
 
 
 _ROLES = {

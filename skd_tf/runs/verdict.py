@@ -101,6 +101,7 @@ def judge(
     config: Mapping[str, Any],
     steps: int,
     images: int = 0,
+    stopped_early: bool = False,
 ) -> dict[str, Any]:
     """The verdict on a finished run.
 
@@ -112,6 +113,7 @@ def judge(
       config: the run's settings.
       steps: optimizer steps of the run.
       images: number of test images, if `labels` is None.
+      stopped_early: whether training ended before its last epoch, so that more epochs would change nothing.
 
     Returns:
       {"word": "ahead", "level", "behind" (the distilled student against the student alone) or "unknown", "text": a
@@ -144,7 +146,12 @@ def judge(
         "text": _headline(helped, models) if has_labels else _agreement(models["student"], images),
         "warnings": warnings,
         "next": _next(
-            word, models, config, max(steps, 1) if few else 0, weak_teacher=bool(weak_teacher), useless=bool(useless)
+            word,
+            models,
+            config,
+            max(steps, 1) if few and not stopped_early else 0,
+            weak_teacher=bool(weak_teacher),
+            useless=bool(useless),
         ),
         "useless": bool(useless),
         "comparisons": against,
@@ -159,7 +166,8 @@ def of_run(result: Mapping[str, Any], details: Mapping[str, Any], steps: int) ->
         predicted,
         labels,
         class_names=result["class_names"],
-        config=result["config"] | {"epochs": result.get("epochs_trained", result["config"]["epochs"])},
+        config=result["config"],
+        stopped_early=result.get("epochs_trained", result["config"]["epochs"]) < result["config"]["epochs"],
         steps=steps,
         images=details.get("dataset", {}).get("test", 0),
     )
@@ -266,10 +274,10 @@ def _lost_classes(predicted, labels, class_names, who):
     lost = [c for c in np.argsort(-examples, kind="stable") if examples[c] and not hits[c]]
     if not lost:
         return []
-    named = ", ".join(f"{class_names[c]} (of {examples[c]:,})" for c in lost[:_NAMED_CLASSES])
+    named = ", ".join(f"{class_names[c]} ({counted(int(examples[c]), 'image')})" for c in lost[:_NAMED_CLASSES])
     more = f" and {len(lost) - _NAMED_CLASSES} more" if len(lost) > _NAMED_CLASSES else ""
     count = f"{len(lost)} of {counted(len(class_names), 'class')}"
-    return [f"The {who} gets no test image right of {count}: {named}{more}."]
+    return [f"The {who} gets every test image of {count} wrong: {named}{more}."]
 
 
 def _few_steps(steps):

@@ -241,10 +241,11 @@ class EpochClock:
         )
         self._progress.postpone()
 
-    def say_end(self) -> None:
-        """Prints the line of the finished run at normal verbosity."""
+    def say_end(self, epochs: int | None = None) -> None:
+        """Prints the line of the finished run at normal verbosity; `epochs` are those trained, all by default."""
         if not _verbosity["full"]:
-            say(f"{self._title}: {counted(self._epochs, 'epoch')} in {duration(self.seconds())}{self._shown}")
+            trained = counted(self._epochs if epochs is None else epochs, "epoch")
+            say(f"{self._title}: {trained} in {duration(self.seconds())}{self._shown}")
 
     def _update(self, step: int) -> None:
         """The progress line at normal verbosity, if it is time for one."""

@@ -8,7 +8,7 @@ import jinja2
 
 from skd_tf.runs.columns import columns
 from skd_tf.runs.lineage import Lineage
-from skd_tf.runs.result_tables import agreements, each_teacher, epochs_of
+from skd_tf.runs.result_tables import agreements, each_teacher, epochs_of, measured_after
 from skd_tf.serving.formats import ExportFile
 from skd_tf.serving.input_pixels import input_pixels
 
@@ -68,6 +68,7 @@ def model_card(
         measurements=measurements,
         class_names=result["class_names"],
         epochs=epochs_of(result),
+        after=measured_after(result),
         agreements=agreements(result),
         teacher_name=measurements.get("teacher", {}).get("name", "a larger network"),
         radius=f"{result['radius']:.4f}" if result.get("radius") else "",

@@ -306,11 +306,16 @@ def _write_result(
         written.append(f"Report: {report.write([folder.path], folder / run_files.REPORT)}")
     written.append(
         f"Next: python -m skd_tf.predict {folder.path} PICTURES --output=answers.csv, or python -m skd_tf.export "
-        f"--workdir={folder.path} --output=NEW_FOLDER"
+        f"--workdir={folder.path} --output=NEW_FOLDER{_own_data(config)}"
     )
     student = f"Student: {folder / run_files.SAVED_MODEL} and {folder / run_files.STUDENT}"
     say_of_part("\n\n".join(["", *_closing(result), "\n".join([student, *written])]).removeprefix("\n"))
     return result
+
+
+def _own_data(config: Config) -> str:
+    """A function that makes the data is called only if the user names it."""
+    return f" --dataset={config.dataset}" if user_code.is_reference(config.dataset) else ""
 
 
 def _closing(result: dict[str, Any]) -> list[str]:

@@ -1,12 +1,18 @@
 """Settings that the others leave without effect: accepted, and named in a line each."""
 
+from collections.abc import Collection
+
 from skd_tf.config import Config
 from skd_tf.errors import as_text
 from skd_tf.losses.names import facts_of
 
 
-def lines(config: Config) -> list[str]:
+def lines(config: Config, own_arguments: Collection[str] | None = None) -> list[str]:
     """A line for each setting that is not the default and changes nothing in this run.
+
+    Args:
+      config: of the run.
+      own_arguments: those of a loss function of the user's own; None if it is not loaded, or a loss of the package.
 
     Example:
       >>> lines(Config(optimizer="adamw", nesterov=True, epochs=3, early_stopping_patience=3))
@@ -24,7 +30,8 @@ def lines(config: Config) -> list[str]:
     if not config.feature_pairs:
         unused += [("feature_weight", "feature_pairs"), ("feature_loss", "feature_pairs")]
     if facts.needs_teacher:
-        unused += [(name, "loss") for name in ("temperature", "radius", "center") if name not in facts.arguments]
+        takes = facts.arguments if own_arguments is None else own_arguments
+        unused += [(name, "loss") for name in ("temperature", "radius", "center") if name not in takes]
     value, default = (lambda name: f"--{name}={as_text(getattr(config, name))}"), Config()
     changed = [pair for pair in unused if getattr(config, pair[0]) != getattr(default, pair[0])]
     return [f"{value(name)} has no effect with {value(other)}" for name, other in changed]

@@ -227,7 +227,8 @@ def _announce(config: Config, resources: SharedResources, distiller: Distiller, 
     slow = devices.half_precision_warning((config.precision, *config.teacher_precision.split(",")))
     if slow:
         warn(slow)
-    for line in no_effect.lines(config):
+    own = distiller.objective.accepted if user_code.is_reference(config.loss) else None
+    for line in no_effect.lines(config, own):
         warn(f"{line}.")
     if distiller.features is not None:
         count = sum(variable.value.shape.num_elements() for variable in distiller.features.trainable_variables)
@@ -249,7 +250,7 @@ def _announce_sphere(config: Config, distiller: Distiller, classes: int) -> None
     if top < _LEAST_TOP_PROBABILITY:
         warn(
             "--radius / --temperature is too small for the sphere to represent the teacher: "
-            f"no class can exceed {top:.3f}."
+            f"no class can exceed {top:.3f}. Lower --temperature or raise --radius."
         )
     weights = {name: float(getattr(distiller, name).numpy()) for name in ("kd_weight", "label_weight")}
     if classes > 2 and any(weights.values()):

@@ -283,6 +283,7 @@ def test_the_command_to_resume_does_not_restart_from_scratch(tmp_path, monkeypat
         (["--workdir=w", "--nocentre"], "Did you mean --nocenter?"),
         (["--workdir=w", "--epochs=0"], "Received --epochs=0."),
         (["--workdir=w", "--student=resnet-20"], "Did you mean resnet20?"),
+        (["--workdir=w", "--loss=skd"], "Spherical KD is --loss=spherical"),
         (["--workdir=w", "--center", "false"], "Received false."),
         (["--workdir=w", "train"], "Received train."),
         (["--workdir=w", "--nocenter=3"], "--nocenter=3"),

@@ -58,9 +58,9 @@ def test_a_class_that_is_never_right_is_named():
         predicted["student"][labels == 3] = 0
 
     (warning,) = judge(change=lose)["warnings"]
-    assert warning == "The student gets no test image right of 1 of 10 classes: class 3 (of 200)."
+    assert warning == "The student gets every test image of 1 of 10 classes wrong: class 3 (200 images)."
     (warning,) = judge(change=lose, without=("teacher", "student_alone"))["warnings"]
-    assert warning.startswith("The model gets no test image right")
+    assert warning.startswith("The model gets every test image")
 
 
 def test_a_student_that_has_learned_nothing_is_said_once():

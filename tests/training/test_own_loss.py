@@ -11,7 +11,7 @@ from skd_tf.errors import InputError
 from skd_tf.runs.run_record import recorded_config
 from skd_tf.runtime import user_code
 from skd_tf.search.plan import Plan
-from skd_tf.training import dry_run
+from skd_tf.training import dry_run, no_effect
 from tests.helpers.runs import SMALL, numbers, train
 
 CODE = """
@@ -28,6 +28,9 @@ CODE = """
 
     def needs_more(student_logits, teacher_logits, labels, power):
         return {}
+
+    def number(student_logits, teacher_logits, labels):
+        return label_term(student_logits, labels)
 
     def narrow(student_logits, labels):
         return {}
@@ -127,3 +130,12 @@ def test_a_search_compares_it_with_others(tmp_path, digits_teacher):
     plan = Plan(Config(**base), ("loss:choice:kd,my_loss:like_kd", "temperature:choice:2,4"), tuner="grid")
     assert plan.trials == 4 and plan.shared.needs_teacher
     assert plan.config_of({"loss": "my_loss:like_kd", "temperature": 2.0}).loss == "my_loss:like_kd"
+
+
+def test_what_it_returns_and_what_it_does_not_take(digits_teacher, tmp_path):
+    for name, received in (("number", "SymbolicTensor"), ("needs_more", "none")):
+        settings = SETTINGS | {"loss": f"my_loss:{name}", "loss_settings": "power=2" * (name == "needs_more")}
+        with pytest.raises(InputError, match=rf"a dict with the keys distill, label\. Received {received}\."):
+            train(tmp_path / name, settings, teacher_checkpoint=str(digits_teacher))
+    config = Config(loss="my_loss:like_kd", temperature=2.0, radius="3")
+    assert no_effect.lines(config, {"temperature"}) == ["--radius=3.0 has no effect with --loss=my_loss:like_kd"]

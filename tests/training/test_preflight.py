@@ -73,8 +73,8 @@ REFUSALS = [
     (r"other arguments.*data\(data_dir\)", {"dataset": "my_nets:data"}),
     ("no such folder.*folder:nope", {"dataset": "folder:nope"}),
     ("photos is not prepared.*Did you mean --dataset=folder:photos", {"dataset": "photos"}),
-    (r"No model there.*old.h5.*load_model\('old.h5'", {"teacher_checkpoint": "old.h5"}),
-    ("No model there.*convert_torch", {"teacher_checkpoint": "torch.pth"}),
+    (r"Not a model that skd_tf reads.*old.h5.*load_model\('old.h5'", {"teacher_checkpoint": "old.h5"}),
+    ("Not a model that skd_tf reads.*convert_torch", {"teacher_checkpoint": "torch.pth"}),
     ("No model there.*typo", {"student_checkpoint": "typo"}),
     ("--teacher_cache_dir is a file", {"teacher_cache_dir": "file"}),
     ("at least 5000 training examples", {"batch_size": 5000}),
@@ -91,7 +91,7 @@ REFUSALS = [
 OF_A_RUN = [
     ("needs settings that are not given", {"loss": "my_nets:hungry"}),
     ("is not this training without its teacher", {"student_alone": str(OLD_RUN)}),
-    ("No model there.*another program", {"student_alone": "lite.tflite"}),
+    ("Not a model that skd_tf reads.*another program", {"student_alone": "lite.tflite"}),
     ("needs a teacher", {"teacher": ""}),
 ]
 

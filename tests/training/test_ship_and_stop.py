@@ -49,7 +49,7 @@ def test_it_stops_after_the_epochs_without_a_better_one_and_ships_the_best(stopp
     assert (result["epochs_trained"], result["shipped_epoch"]) == (best + 3, best + 1)
     assert result["student"]["val_accuracy"] == max(accuracies)
     report = (folder / "report.html").read_text()
-    said = f"{best + 3} epochs, stopped early of 12, ships epoch {best + 1}, the best on validation"
+    said = f"{best + 3} of 12 epochs, stopped early; epoch {best + 1} ships, the best on validation"
     assert epochs_of(result) == said and said in report
     held_out = data.load(Config(**SETTINGS).pick(data.DataSettings)).validation
     student = keras.models.load_model(folder / "student.keras", compile=False)

@@ -95,6 +95,7 @@ def _headline_of_several(runs):
         if level
         else "Every other run is behind it."
     )
+    text += " Intervals are over test images; another seed may differ by more."
     return Headline("level" if level else "ahead", word, text, None)
 
 

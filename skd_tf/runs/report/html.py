@@ -13,7 +13,7 @@ from skd_tf.config.flags import FIELDS
 from skd_tf.errors import as_text
 from skd_tf.runs.report import answers, charts, failures, run_data, tables
 from skd_tf.runs.report.run_data import Run
-from skd_tf.runs.result_tables import epochs_of
+from skd_tf.runs.result_tables import epochs_of, measured_after
 
 _COMMAND = r"(python -m [\w.]+(?: --[\w=.:/]*[\w/])*|--\w+(?:=[\w.:/]*\w)?)"
 _CALIBRATION_NOTE = (
@@ -56,6 +56,7 @@ def page(runs: Sequence[Run]) -> str:
         summary=_summary(one) if one else ", ".join(run.name for run in runs),
         headline=answers.headline(runs),
         answers=answers.answers(runs),
+        after=f", {measured_after(one.result)}" if one else "",
         first_table=first_table,
         more_table=more_table,
         exported=tables.exported(runs),
