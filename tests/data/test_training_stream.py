@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import pathlib
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import tensorflow as tf
 from skd_tf import data
 from skd_tf.config import Config
 from skd_tf.data.augmentation import Augmentation, augment_batch, random_numbers
+from skd_tf.data.memory_budget import aligned_empty
 from skd_tf.errors import InputError
 from tests.helpers import images as helpers
 from tests.helpers.images import equal, images_in, load, write_tfds
@@ -74,6 +76,26 @@ def test_seed_changes_the_order_and_data_seed_the_pixels(digits, whole):
     assert not equal(base, data_seed)
     # Another order drops another eight images; the pixels of all others stay.
     assert len(images_in(base) & images_in(seed)) >= 780
+
+
+@pytest.mark.skipif(not pathlib.Path("/proc/self/status").exists(), reason="Linux says how much memory a process has")
+def test_an_epoch_holds_its_order_and_nothing_else_by_image():
+    """4 bytes for each label, and 4 for the order of this epoch, of the next one and of the one that is being made."""
+    count = 3_000_000
+    pixels = aligned_empty(count, (1, 1, 1))
+    pixels.fill(0)
+    split = data.Split(pixels, np.zeros(count, np.int32), np.arange(count))
+    dataset = data.Dataset("made", "1", ("a", "b"), (0.5,), (0.5,), Augmentation(1, True), split, None, None)
+
+    def anonymous():
+        lines = pathlib.Path("/proc/self/status").read_text().splitlines()
+        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
+
+    before, most, steps = anonymous(), 0, 40
+    limits = {"steps_per_epoch": steps, "first_step": 0, "last_step": 3 * steps}
+    for _ in data.train_stream(dataset, CONFIG.pick(data.StreamSettings), **limits):
+        most = max(most, anonymous())
+    assert 4 < (most - before) / count < 30  # with what the threads of a pipeline take
 
 
 @pytest.mark.parametrize(("pad", "flip"), [(2, True), (1, False), (0, True)])
