@@ -215,10 +215,10 @@ def _students_alone(config: Config, folder: pathlib.Path, data_dir, resources: S
         flops = measuring.flops_of_training(config, resources)
         matched = nested_runs.student_matched_config(config, **flops)
         wanted[run_files.STUDENT_MATCHED] = matched
-        student, teacher = (1e-6 * number for number in flops.values())
+        student, teacher = (f"{n:,.0f}" if n >= 100 else f"{n:.3g}" for n in (1e-6 * f for f in flops.values()))
         say_of_part(
             f"Equal compute: distilling for {counted(config.epochs, 'epoch')} costs as much as {matched.epochs} of the student "
-            f"alone, at 3 x {student:,.2f} MFLOPs per image and training step and {teacher:,.2f} per teacher pass."
+            f"alone, at 3 x {student} MFLOPs per image and training step and {teacher} per teacher pass."
         )
     return {
         name: _nested_run(name.replace("_", " ").capitalize(), settings, folder / name, data_dir)
