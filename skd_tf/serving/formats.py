@@ -119,12 +119,14 @@ FORMATS = {
     "keras": (ExportFile(STUDENT_FILE, "keras", lambda student, path, context: student.save(path), 1.0, 1e-4),),
     "litert": (
         ExportFile("student_float32.tflite", "litert", _float32, 1.0, 1e-4),
-        ExportFile("student_float16.tflite", "litert", _float16, 0.999, 0.05, "float16 weights"),
+        # Rounded weights of an EfficientNet-Lite0 move its logits on the sphere by 5% of the largest: 50 layers, and
+        # depthwise ones among them whose channels have weights of very different sizes.
+        ExportFile("student_float16.tflite", "litert", _float16, 0.999, 0.1, "float16 weights", near_tie=0.03),
         # Activations are rounded. What counts is the accuracy, which is printed; these bounds only catch a broken file.
-        # An EfficientNet-Lite0 that is right on 62% of its images is so on 60% in int8. Rounding moves its logits by 4% of the
-        # largest on average, by 47% at most. The class is the same for 97% of the images whose best logits are 10% apart, for
-        # 84% of those 1% apart.
-        ExportFile("student_int8.tflite", "litert", _int8, 0.9, 1.0, "int8 weights and activations", near_tie=0.1),
+        # An EfficientNet-Lite0 that is right on 62% of its images is so on 60% in int8. Rounding moves its logits by 4% of
+        # the largest on average, by 47% at most, and on the sphere by 108% at most. The class is the same for 97% of the
+        # images whose best logits are 10% apart, and for 84% of those 1% apart.
+        ExportFile("student_int8.tflite", "litert", _int8, 0.9, 2.0, "int8 weights and activations", near_tie=0.1),
     ),
     "onnx": (
         ExportFile(
