@@ -125,8 +125,8 @@ FORMATS = {
         # Activations are rounded. What counts is the accuracy, which is printed; these bounds only catch a broken file.
         # An EfficientNet-Lite0 that is right on 62% of its images is so on 60% in int8. Rounding moves its logits by 4% of
         # the largest on average, by 47% at most, and on the sphere by 108% at most. The class is the same for 97% of the
-        # images whose best logits are 10% apart, and for 84% of those 1% apart.
-        ExportFile("student_int8.tflite", "litert", _int8, 0.9, 2.0, "int8 weights and activations", near_tie=0.1),
+        # images whose best logits are 10% apart (on the sphere 87%), and for 84% of those 1% apart.
+        ExportFile("student_int8.tflite", "litert", _int8, 0.8, 2.0, "int8 weights and activations", near_tie=0.1),
     ),
     "onnx": (
         ExportFile(

@@ -194,7 +194,7 @@ def test_classes_may_change_places_in_a_near_tie_and_nowhere_else():
         compared(live, labels, half, class_id=np.array([0, 2]))
     (int8,) = [file for file in formats.files_of(["litert"]) if "int8" in file.name]
     assert compared(live, labels, int8, class_id=np.array([1, 2]))["agreement"] == 0
-    with pytest.raises(parity_check.ExportError, match=r" 0\.0000% of the 1 images that are not near ties; 90\.0%"):
+    with pytest.raises(parity_check.ExportError, match=r" 0\.0000% of the 1 images that are not near ties; 80\.0%"):
         compared(np.array([[2.0, 1.7, 0.0], [0.0, 1.0, 0.95]]), labels, int8, class_id=ones)
 
 
