@@ -48,12 +48,12 @@ setup(
     },
     # TensorFlow and Keras: experiments/results/versions.jsonl. Of the others, the versions that the tests ran with.
     install_requires=[
-        "tensorflow>=2.19,<2.22",
-        "keras>=3.12,<3.16",
+        "tensorflow>=2.20,<2.22",
+        "keras>=3.13,<3.16",
         "tensorflow-datasets>=4.9.10",
         "importlib_resources>=7.1",  # tensorflow-datasets imports it without declaring it
         "keras-tuner>=1.4.8",
-        "tensorboard>=2.19",  # tensorflow no longer brings it, keras-tuner imports it
+        "tensorboard>=2.20",  # tensorflow no longer brings it, keras-tuner imports it
         "absl-py>=2.5",
         "matplotlib>=3.11",
         "jinja2>=3.1",
@@ -71,7 +71,7 @@ setup(
         ],
         # mkdocs 2 has no plugins and no hooks.
         "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.8,<10", "mkdocstrings[python]>=1.0", "ruff>=0.17"],
-        "gpu": ["tensorflow[and-cuda]>=2.19,<2.22"],
+        "gpu": ["tensorflow[and-cuda]>=2.20,<2.22"],
         "onnx": ["onnx>=1.23", "tf2onnx>=1.17", "onnxruntime>=1.32"],  # --format=onnx
         "litert": ["ai-edge-litert>=2.3"],  # runs .tflite files; TensorFlow's own interpreter is on its way out
         "bayesian": ["scikit-learn>=1.9", "scipy>=1.17"],  # --tuner=bayesian of skd_tf.tune

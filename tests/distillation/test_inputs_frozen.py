@@ -34,10 +34,10 @@ def trained(strategy, *, jit_compile, eager=False, monkeypatch=None):
     before = [[weight.numpy().copy() for weight in part] for part in (frozen, moving)]
     sizes, plain = [], replicas.pack
 
-    def counted(tensors):
+    def counted(tensors, largest=None):
         tensors = list(tensors)
         sizes.append(len(tensors))
-        return plain(tensors)
+        return plain(tensors, largest)
 
     monkeypatch.setattr(replicas, "pack", counted)
     run(distiller, batches(3))
