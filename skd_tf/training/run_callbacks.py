@@ -243,7 +243,8 @@ class RunCallbacks:
 
     def finish(self) -> dict[str, Any]:
         """Gives the Distiller the weights that ship. Returns the summary of all epochs, equal on all workers."""
-        self._clock.say_end(len(self._log.rows()))
+        if self._log:  # the chief's, which alone prints
+            self._clock.say_end(len(self._log.rows()))
         ships = self._config.ship
         if ships == "best":
             self._checkpoints.restore_best(self._distiller)
