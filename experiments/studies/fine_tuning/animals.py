@@ -2,9 +2,6 @@
 
 import pathlib
 
-import tensorflow as tf
-import tensorflow_datasets as tfds
-
 # By CIFAR-100's class number.
 KINDS = {3: "bear", 15: "camel", 19: "cattle", 21: "chimpanzee", 31: "elephant", 38: "kangaroo"}
 KINDS |= {42: "leopard", 43: "lion", 88: "tiger", 97: "wolf"}
@@ -20,6 +17,9 @@ def write(data_dir: str, folder: pathlib.Path) -> None:
     """
     if folder.is_dir():
         return
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+
     part = folder.with_name(folder.name + ".part")
     for split, most in SIZES.items():
         written = dict.fromkeys(KINDS, 0)
