@@ -2,9 +2,12 @@
 
 import copy
 import functools
+import json
 import math
 import os
 import pathlib
+import re
+import zipfile
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
@@ -93,12 +96,34 @@ def load(path: str | os.PathLike, *, download: bool = False) -> Any:
     except InputError:
         raise
     except Exception as error:  # Keras and TensorFlow raise many kinds for a damaged or foreign file
+        newer = _newer_keras(file)
+        if newer:
+            raise input_error(
+                "The model was saved by a newer Keras",
+                expected=f"a file of Keras {keras.__version__} or older",
+                received=f"one of Keras {newer}, path={file}",
+                remedy="Upgrade Keras, or load the run's saved_model instead",
+            ) from error
         raise input_error(
             f"The model does not load: {first_line(error)}",
             expected="a model of stock layers",
             received=f"path={file}",
             remedy="Save it again",
         ) from error
+
+
+def _newer_keras(file):
+    """The version of Keras that wrote a `.keras` file, if it is above the installed one."""
+
+    def numbers(version):
+        return [int(part) for part in re.findall(r"\d+", version)[:2]]
+
+    try:
+        with zipfile.ZipFile(file) as archive:
+            version = json.loads(archive.read("metadata.json"))["keras_version"]
+        return version if numbers(version) > numbers(keras.__version__) else ""
+    except (OSError, zipfile.BadZipFile, KeyError, ValueError, TypeError):
+        return ""
 
 
 def parameter_count(model: Any) -> int:

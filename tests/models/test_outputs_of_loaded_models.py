@@ -1,5 +1,8 @@
 """Models that the commands load: outputs of other forms, last activations and augmentation inside."""
 
+import json
+import zipfile
+
 import keras
 import numpy as np
 import pytest
@@ -69,3 +72,18 @@ def test_a_saved_model_that_augments_is_refused_and_a_spatial_one_is_not(digits,
         teacher(tmp_path / "flip", digits)
     net("spatial").export(tmp_path / "spatial", verbose=False)
     np.testing.assert_allclose(teacher(tmp_path / "spatial", digits)(images), net()(images), atol=1e-5)
+
+
+def test_a_file_of_a_newer_keras_is_named(tmp_path):
+    small = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)])
+    small.save(tmp_path / "small.keras")
+    with zipfile.ZipFile(tmp_path / "small.keras") as old, zipfile.ZipFile(tmp_path / "new.keras", "w") as new:
+        for entry in old.infolist():
+            content = old.read(entry)
+            if entry.filename == "metadata.json":
+                content = json.dumps(json.loads(content) | {"keras_version": "3.99.0"}).encode()
+            if entry.filename == "config.json":
+                content = content.replace(b'"units": 3', b'"units": 3, "of_the_future": 1')
+            new.writestr(entry, content)
+    with pytest.raises(InputError, match=r"saved by a newer Keras.*Received one of Keras 3\.99\.0"):
+        loading.load(tmp_path / "new.keras")
