@@ -49,7 +49,7 @@ setup(
     # TensorFlow and Keras: experiments/results/versions.jsonl. Of the others, the versions that the tests ran with.
     install_requires=[
         "tensorflow>=2.20,<2.22",
-        "keras>=3.13,<3.16",
+        "keras>=3.15,<3.16",
         "tensorflow-datasets>=4.9.10",
         "importlib_resources>=7.1",  # tensorflow-datasets imports it without declaring it
         "keras-tuner>=1.4.8",

@@ -9,7 +9,7 @@
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-combinations=${COMBINATIONS:-"3.11:2.20:3.13 3.11:2.21:3.15 3.12:2.21:3.15 3.13:2.21:3.15"}  # the oldest first
+combinations=${COMBINATIONS:-"3.11:2.20:3.15 3.11:2.21:3.15 3.12:2.21:3.15 3.13:2.21:3.15"}  # the oldest first
 folder=$(realpath -m "${VERSIONS_DIR:-build/versions}")
 record=${RECORD:-experiments/results/versions.jsonl}
 mkdir -p "$folder" "$(dirname "$record")"

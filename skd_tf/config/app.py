@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import re
 import shlex
 import sys
 import textwrap
@@ -106,7 +107,8 @@ def _open_standard_streams():
 def reason(message: str) -> str:
     """TensorFlow's message of an error, without the place in the graph."""
     lines = [line.strip() for line in message.splitlines()]
-    return " ".join([line for line in lines if line and not line.startswith(_NOISE)] or lines)
+    text = " ".join([line for line in lines if line and not line.startswith(_NOISE)] or lines)
+    return re.sub(r"Error in user-defined function passed to \S+ transformation with iterator: \S+: ", "", text)  # 2.20
 
 
 def command_line() -> str:

@@ -13,7 +13,6 @@ from skd_tf.runs.run_record import recorded_config
 from skd_tf.training import teacher_pass
 from tests.search.cases import counting
 
-pytestmark = pytest.mark.skipif(keras.__version__ < "3.15", reason="the runs of 0.1.0 were written by Keras 3.15")
 OLD_RUNS = pathlib.Path(__file__).parents[1] / "old_runs"
 VERSIONS = sorted(path.name for path in OLD_RUNS.iterdir() if path.is_dir())
 COMMON = ("--dataset=digits", "--batch_size=100", "--learning_rate=0.1", "--strategy=one_device", "--noreport")

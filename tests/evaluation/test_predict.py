@@ -19,7 +19,6 @@ from skd_tf.evaluation.predict_images import predict_images
 from skd_tf.serving.saved_model import save_saved_model
 from tests.helpers.images import random_image, write_image
 
-pytestmark = pytest.mark.skipif(keras.__version__ < "3.15", reason="the run of 0.1.0 was written by Keras 3.15")
 OLD_RUN = pathlib.Path(__file__).parents[1] / "old_runs" / "0.1.0" / "finished"
 
 
