@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import gc
 import json
 import math
 import os
@@ -83,6 +84,7 @@ class TrialRunner:
         tensorboard.write_trial(self._records.folder, record, self._records.trial_folder(number))
         self._records.write(record)
         self.remove_weights(number)
+        gc.collect()  # graphs are cyclic: of resnet8, 3.5 MB of each trial stay without this, and 1.3 with it
         return record
 
     def remove_weights(self, number: int) -> None:

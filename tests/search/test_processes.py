@@ -17,7 +17,12 @@ from tests.search.cases import numbers
 pytestmark = pytest.mark.slow
 
 SETTINGS = SMALL | {"epochs": 4, "batch_size": 50, "tuner": "grid", "checkpoint_every": "5 steps"}
-FLAGS = [*as_flags(SETTINGS), "--search=temperature:choice:1,4", "--search=kd_weight:choice:0.5,0.9"]
+FLAGS = [
+    *as_flags(SETTINGS),
+    "--search=temperature:choice:1,4",
+    "--search=kd_weight:choice:0.5,0.9",
+    "--verbosity=full",
+]
 
 
 def start(folder, teacher, **environment):
