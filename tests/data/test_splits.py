@@ -277,6 +277,8 @@ def test_earlier_runs_keep_uniform_and_a_teacher_shares_the_split():
 
 def test_recipes_keep_their_split():
     for path in pathlib.Path(__file__).parents[2].glob("skd_tf/recipes/*/base.flags"):
+        if path.parent.name == "fine_tuning":
+            continue  # has no record from before --validation_split
         assert read_flagfile(path)[0].validation_split == "uniform", path
 
 

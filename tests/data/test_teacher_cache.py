@@ -100,7 +100,7 @@ def test_the_logits_are_those_of_mixed_images(open_teacher, digits):
     [
         pytest.param(1, NO_EXTRA, marks=pytest.mark.slow),
         (2, NO_EXTRA),
-        (1, EVERYTHING),
+        pytest.param(1, EVERYTHING, marks=pytest.mark.slow),
         pytest.param(2, EVERYTHING, marks=pytest.mark.slow),
     ],
 )

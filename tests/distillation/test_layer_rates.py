@@ -77,7 +77,7 @@ def test_factor_one_is_no_factor_and_factor_zero_changes_nothing(optimizer):
 @pytest.mark.parametrize(
     "way",
     [
-        {"jit_compile": True, "micro_batches": 2},
+        pytest.param({"jit_compile": True, "micro_batches": 2}, marks=pytest.mark.slow),
         {"replicas": True},
         pytest.param({"replicas": True, "jit_compile": True, "micro_batches": 2}, marks=pytest.mark.slow),
     ],

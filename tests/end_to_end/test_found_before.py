@@ -20,7 +20,7 @@ SEARCH = "--search=temperature:log:1:16 --teacher=cnn_2 --workdir=search"
 CASES = {
     evaluate: [
         ("--model=nowhere", "No model there.*nowhere"),
-        ("--model=old.h5", r"No model there.*load_model\('old.h5'"),
+        ("--model=old.h5", r"Not a model that skd_tf reads.*load_model\('old.h5'"),
         ("--model={run} --teacher=nowhere", "No model there.*nowhere"),
         ("--model={run} --model=nowhere", "No model there.*nowhere"),
         ("--model={run} --output=no/x.json", "The output has no folder"),
@@ -47,7 +47,7 @@ CASES = {
     ],
     predict: [
         ("nowhere pictures --output=a.csv", "No model there.*nowhere"),
-        ("old.h5 pictures --output=a.csv", r"No model there.*load_model\('old.h5'"),
+        ("old.h5 pictures --output=a.csv", r"Not a model that skd_tf reads.*load_model\('old.h5'"),
         ("{run} nowhere --output=a.csv", "There is no such folder"),
         ("{run} full --output=a.csv", "The folder has no images"),
         ("{run} s3://bucket/photos --output=a.csv", "is a URL"),
@@ -64,7 +64,7 @@ CASES = {
         (f"{SEARCH} --dataset=folder:nowhere", "There is no such folder"),
         (f"{SEARCH} --dataset=mnist --data_dir=full", "mnist is not prepared"),
         (f"{SEARCH} --student=my_nets:small", "no module my_nets"),
-        (f"{SEARCH} --teacher_checkpoint=old.h5", r"No model there.*load_model\('old.h5'"),
+        (f"{SEARCH} --teacher_checkpoint=old.h5", r"Not a model that skd_tf reads.*load_model\('old.h5'"),
         (f"{SEARCH} --search=speed:log:1:2", "speed"),
         (f"{SEARCH} --objective=speed", "names no value that a run logs"),
         (f"{SEARCH} --tuner=magic", "--tuner has an unknown value"),

@@ -107,6 +107,7 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_search_for_balanced_accuracy(folder):
     records = [json.loads(path.read_text()) for path in sorted((folder / "search/trials").glob("*/record.json"))]
     values = [record["executions"][0]["metrics"] for record in records]

@@ -147,6 +147,7 @@ def test_several_seeds_a_trial_give_mean_and_spread(config, resources, tmp_path,
     assert "2 executions each" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_loss_without_a_teacher_is_searched_beside_one_with(config, resources, tmp_path):
     plan = Plan(config.replace(loss="cross_entropy"), ("loss:choice:cross_entropy,kd",), tuner="grid")
     ranked = run_search(plan, tmp_path / "search", resources=resources)
