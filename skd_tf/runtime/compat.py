@@ -274,12 +274,6 @@ def inside_xla() -> bool:
     return tf.__internal__.get_enclosing_xla_context() is not None
 
 
-def renormalizes(batch_norm: Any) -> bool:
-    """Whether a BatchNormalization does batch renormalization, which Keras 3.12 does not know."""
-    # keras 3.12.4, 3.15.1; tests/networks/test_batch_norm.py
-    return getattr(batch_norm, "renorm", False)
-
-
 def empty_graph(name: str) -> Any:
     """A graph to trace into; unlike tf.Graph, it can read the variables of eager code."""
     # tensorflow 2.21.0; tests/evaluation/test_metrics.py

@@ -1,6 +1,5 @@
 """FusedBatchNormalization against float64 numpy and against Keras' own layer, eager, in graphs and under XLA."""
 
-import inspect
 import operator
 
 import keras
@@ -89,9 +88,7 @@ def test_training_follows_the_formula(dtype, jit_compile):
 
 
 facts_of = operator.attrgetter("name", "shape", "dtype", "trainable")
-OPTIONS = [{}, {"axis": 3, "scale": False}, {"center": False}, {"axis": 1}, {"dtype": "float64"}]
-if "renorm" in inspect.signature(keras.layers.BatchNormalization).parameters:  # not in Keras 3.12
-    OPTIONS.append({"renorm": True})
+OPTIONS = [{}, {"axis": 3, "scale": False}, {"center": False}, {"axis": 1}, {"dtype": "float64"}, {"renorm": True}]
 OPTIONS += [{"trainable": False}]  # keeps its statistics
 
 
