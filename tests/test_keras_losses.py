@@ -60,7 +60,11 @@ def weights_by_keras(label_weight):
 
 @pytest.mark.parametrize(
     ("label_weight", "loss", "equal"),
-    [(0.0, "spherical", True), (0.3, spherical_with_a_raw_label_term, True), (0.3, "spherical", False)],
+    [
+        pytest.param(0.0, "spherical", True, marks=pytest.mark.slow),
+        (0.3, spherical_with_a_raw_label_term, True),
+        (0.3, "spherical", False),
+    ],
 )
 def test_only_the_label_term_on_raw_logits_differs_from_our_own_distiller(label_weight, loss, equal):
     distiller = skd_tf.Distiller(conv_net(1), conv_net(2), loss, kd_weight=1.0 - label_weight)
@@ -71,6 +75,7 @@ def test_only_the_label_term_on_raw_logits_differs_from_our_own_distiller(label_
     assert distance(mine, weights_of(conv_net(1))) > 1e-2
 
 
+@pytest.mark.slow
 def test_two_replicas_make_the_same_update_as_one(two_replicas):
     trained = [trained_weights(keras_distiller(0.1, on), size=16, epochs=1) for on in (None, two_replicas)]
     assert distance(*trained) < 1e-5

@@ -69,6 +69,7 @@ def test_one_step_is_the_rate_times_the_norm_over_the_radius(kind, scale):
         np.testing.assert_allclose(after, expected, rtol=1e-5, atol=1e-6 * np.abs(expected - before).max())
 
 
+@pytest.mark.slow
 def test_replicas_xla_and_pieces_agree(two_replicas):
     expected = _stepped("student_norm", steps=4)
     routes = {"two replicas": {"strategy": two_replicas}, "XLA": {"jit_compile": True}}

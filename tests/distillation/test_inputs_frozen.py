@@ -47,7 +47,7 @@ def trained(strategy, *, jit_compile, eager=False, monkeypatch=None):
 
 @pytest.mark.parametrize(
     ("mirrored", "jit_compile"),
-    [(False, False), (False, True), (True, False), pytest.param(True, True, marks=pytest.mark.slow)],
+    [(False, False), (True, False), *(pytest.param(two, True, marks=pytest.mark.slow) for two in (False, True))],
 )
 def test_frozen_weights_stay_and_only_moving_statistics_are_summed(mirrored, jit_compile, two_replicas, monkeypatch):
     strategy = two_replicas if mirrored else None

@@ -24,6 +24,7 @@ class Subclassed(keras.Model):
         return self.net(images, training=training)
 
 
+@pytest.mark.slow
 def test_a_subclassed_student_trains_as_the_functional_one_inside_it():
     ((images, labels),) = batches(1, size=16)
     histories = []
@@ -37,7 +38,7 @@ def test_a_subclassed_student_trains_as_the_functional_one_inside_it():
         distiller.deployable()
 
 
-@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("count", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_subclassed_student_takes_metrics_on_any_number_of_replicas(count, two_replicas):
     """The student is not built: fit creates its weights, the optimizer's and the metrics' variables."""
     ((images, labels),) = batches(1, size=16)
@@ -55,7 +56,7 @@ def test_a_subclassed_student_takes_metrics_on_any_number_of_replicas(count, two
         assert histories[1][name] == pytest.approx(values, rel=1e-4), name
 
 
-@pytest.mark.parametrize("loss", ["kd", LOSSES["spherical"]])
+@pytest.mark.parametrize("loss", ["kd", pytest.param(LOSSES["spherical"], marks=pytest.mark.slow)])
 def test_a_loaded_distiller_has_the_saved_arguments(loss, tmp_path):
     ((images, labels),) = batches(1)
     distiller = make_distiller(loss=loss, temperature=3.0, kd_weight=0.6, radius=5.0, center=False, label_smoothing=0.1)
@@ -102,8 +103,8 @@ def test_steps_need_a_known_radius():
     make_distiller(loss="kd", radius="teacher_mean").evaluate(images, labels, verbose=0)
 
 
-@pytest.mark.parametrize("built", [False, True])
-@pytest.mark.parametrize("step", ["evaluate", "test_on_batch", "train_on_batch"])
+@pytest.mark.parametrize("built", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("step", ["evaluate", "train_on_batch", pytest.param("test_on_batch", marks=pytest.mark.slow)])
 def test_a_subclassed_students_auto_radius_is_known_before_the_first_step(step, built):
     ((images, labels),) = batches(1)
     results = []

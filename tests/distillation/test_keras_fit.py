@@ -61,6 +61,7 @@ def test_class_weights_are_sample_weights_by_class():
     assert same(by_class, with_logits)
 
 
+@pytest.mark.slow
 def test_unlabelled_images_have_weight_one_beside_class_weights():
     labels = np.where(np.arange(24) % 3, LABELS, -1)
     class_weight = {0: 0.5, 1: 2.0, 3: 0.0}  # 2, 4 and -1 are not listed
@@ -76,6 +77,7 @@ def test_unlabelled_images_have_weight_one_beside_class_weights():
         by_class.fit(dataset.map(lambda x, y: (x, y, y[:, 0])), class_weight=class_weight, verbose=0)
 
 
+@pytest.mark.slow
 def test_sample_weights_may_be_a_column_or_part_of_tf_data():
     weights = np.linspace(0, 2, len(LABELS)).astype("float32")
     flat, history = fitted(sample_weight=weights)
@@ -86,7 +88,7 @@ def test_sample_weights_may_be_a_column_or_part_of_tf_data():
     assert same(flat, in_dataset)
 
 
-@pytest.mark.parametrize("one_hot", [False, True])
+@pytest.mark.parametrize("one_hot", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_compiled_metrics_leave_out_unlabelled_images(one_hot):
     """The metrics are those of the labelled images alone; one batch has no labelled image."""
     labelled = np.arange(11) >= 5
@@ -123,7 +125,7 @@ def test_weighted_metrics_are_weighted_and_the_others_are_not():
     assert result["weighted"] == pytest.approx((right * weights).sum() / weights.sum())
 
 
-@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("whole", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_model_checkpoint_keeps_the_best_epoch(whole, tmp_path):
     path = tmp_path / ("best.keras" if whole else "best.weights.h5")
     # "max" of a falling loss: the first epoch stays the best.
@@ -148,6 +150,7 @@ def test_early_stopping_stops_and_restores_the_best_weights():
     assert same(distiller, fitted(epochs=1)[0])
 
 
+@pytest.mark.slow
 def test_reduce_lr_on_plateau_reaches_the_optimizer_without_retracing():
     reduce = keras.callbacks.ReduceLROnPlateau("loss", mode="max", patience=1, factor=0.1, min_delta=0)
     distiller, history = fitted(epochs=3, callbacks=[reduce])
@@ -158,6 +161,7 @@ def test_reduce_lr_on_plateau_reaches_the_optimizer_without_retracing():
     assert same(distiller, by_hand) and distiller.traces == 1
 
 
+@pytest.mark.slow
 def test_tensorboard_holds_the_history(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -236,7 +240,9 @@ def functional():
     return keras.Model(inputs, net(inputs))
 
 
-@pytest.mark.parametrize("make_student", [conv_net, functional, Subclassed])
+@pytest.mark.parametrize(
+    "make_student", [Subclassed, *(pytest.param(kind, marks=pytest.mark.slow) for kind in (conv_net, functional))]
+)
 def test_students_of_every_kind_are_saved_loaded_and_trained_further(make_student, tmp_path):
     """The loss is your own `Loss` with probabilities on the sphere: loading must restore this too."""
     distiller = Distiller(make_student(), conv_net(2), Loss(own_loss, "sphere", True, {}), temperature=2.0)

@@ -64,6 +64,7 @@ def test_a_step_by_definition(optimizer):
             np.testing.assert_allclose(average.numpy(), 0.9 * first + 0.1 * last, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["sgd", pytest.param("adamw", marks=pytest.mark.slow)])
 def test_factor_one_is_no_factor_and_factor_zero_changes_nothing(optimizer):
     options = {"optimizer": optimizer, "dtype": "float32"}

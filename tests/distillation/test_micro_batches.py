@@ -45,8 +45,8 @@ def trained(strategy, micro_batches, *, steps, dtype, cached=False, jit_compile=
 @pytest.mark.parametrize(
     ("mirrored", "cached"),
     [
-        (True, True),
-        pytest.param(False, False, marks=pytest.mark.slow),
+        (False, False),
+        pytest.param(True, True, marks=pytest.mark.slow),
         pytest.param(False, True, marks=pytest.mark.slow),
         pytest.param(True, False, marks=pytest.mark.slow),
     ],
@@ -61,6 +61,7 @@ def test_twenty_steps_in_float64_agree_to_rounding(mirrored, cached, two_replica
         assert means == pytest.approx(whole[2][0], rel=1e-6) and accuracy == pytest.approx(whole[2][1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_step_in_float32_agrees_to_rounding(jit_compile):
     whole, pieces = (trained(None, m, steps=1, dtype="float32", jit_compile=jit_compile)[0] for m in (1, 4))

@@ -18,7 +18,8 @@ def values_of(distiller):
 
 
 @pytest.mark.parametrize(
-    ("steps_per_call", "jit_compile"), [(1, False), (4, False), pytest.param(8, True, marks=pytest.mark.slow)]
+    ("steps_per_call", "jit_compile"),
+    [(4, False), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((1, False), (8, True)))],
 )
 def test_the_state_before_the_step_is_kept(steps_per_call, jit_compile):
     bad, good = (make_distiller(None, batch_norm=True, jit_compile=jit_compile) for _ in range(2))
@@ -30,6 +31,7 @@ def test_the_state_before_the_step_is_kept(steps_per_call, jit_compile):
     assert int(bad.optimizer.iterations) == 5
 
 
+@pytest.mark.slow
 def test_on_two_replicas_one_bad_image_stops_both(two_replicas):
     bad, good = (make_distiller(two_replicas, batch_norm=True) for _ in range(2))
     run(bad, with_nan(6, at=3), steps_per_call=3)

@@ -28,6 +28,7 @@ def test_callbacks_know_the_direction_of_each_metric(tmp_path):
         assert callback.monitor_op is wanted, name
 
 
+@pytest.mark.slow
 def test_the_best_accuracy_is_kept():
     distiller = make_distiller(optimizer=lambda: keras.optimizers.SGD(0.5))
     stop = keras.callbacks.EarlyStopping("val_accuracy", patience=2, restore_best_weights=True)

@@ -67,7 +67,10 @@ def expected():
 
 
 @pytest.mark.filterwarnings("ignore:The student's output")
-@pytest.mark.parametrize("kind", ["one entry", "logits", "list of one", "spatial"])
+@pytest.mark.parametrize(
+    "kind",
+    ["one entry", "spatial", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("logits", "list of one"))],
+)
 def test_clear_outputs_train_and_export_as_plain_ones(kind, expected, tmp_path):
     distiller = fitted(net(kind), net(kind, seed=2))
     assert distance(expected, weights_of(distiller.student)) < 1e-6
@@ -94,7 +97,7 @@ def test_a_saved_model_in_a_tfsm_layer_is_a_teacher(expected, tmp_path):
     assert distance(expected, weights_of(fitted(net(), Opaque(net(seed=2))).student)) < 1e-6
 
 
-@pytest.mark.parametrize("radius", ["auto", "teacher_mean"])
+@pytest.mark.parametrize("radius", ["auto", pytest.param("teacher_mean", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", ["softmax layer", "softmax op", "softmax inside", "opaque"])
 def test_a_softmax_of_the_teacher_is_undone_with_a_warning(kind, radius):
     with_logits = weights_of(fitted(net(), net(seed=2), radius=radius).student)
