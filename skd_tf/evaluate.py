@@ -12,6 +12,7 @@ from skd_tf.runtime import tf_logging
 
 _MODEL = "a workdir, a .keras file or a SavedModel folder"
 _TEACHER = "a model to compare with (agreement, KL, confidence gap); takes what --model takes"
+_PREDICTIONS = "CSV file to write: a line per model and test image, with its file, label, answer and probability"
 _CALIBRATE = "fit one temperature to each model, a workdir, on the images that its run held out; export applies it"
 
 
@@ -19,6 +20,7 @@ def define(flag_values: flags.FlagValues) -> None:
     flags.DEFINE_multi_string("model", None, _MODEL, flag_values=flag_values)
     flags.DEFINE_string("teacher", None, _TEACHER, flag_values=flag_values)
     flags.DEFINE_string("output", None, "JSON file to write", flag_values=flag_values)
+    flags.DEFINE_string("predictions", None, _PREDICTIONS, flag_values=flag_values)
     flags.DEFINE_bool("calibrate", False, _CALIBRATE, flag_values=flag_values)
     flags.DEFINE_bool("timing", True, "measure latency and throughput on this machine", flag_values=flag_values)
     flags.DEFINE_integer("bootstrap", 1000, "resampled test splits for intervals; 0: none", 0, flag_values=flag_values)
@@ -30,6 +32,7 @@ def define(flag_values: flags.FlagValues) -> None:
 
 def main(flag_values: flags.FlagValues) -> None:
     output = require_output(flag_values.output) if flag_values.output else None
+    predictions = require_output(flag_values.predictions, flag="predictions") if flag_values.predictions else None
     config = config_from(flag_values)
     tf_logging.import_tensorflow()
     from skd_tf.evaluation.evaluate_models import evaluate_and_print
@@ -40,6 +43,7 @@ def main(flag_values: flags.FlagValues) -> None:
         data_dir=flag_values.data_dir,
         teacher=flag_values.teacher,
         output=output,
+        predictions_file=predictions,
         calibrated=flag_values.calibrate,
         timing=flag_values.timing,
         bootstrap_samples=flag_values.bootstrap,

@@ -39,12 +39,14 @@ class Split:
       labels: int32 `[n]`; -1 is unlabelled.
       index: int64 `[n]`, each example's position in the source's split. It selects the example's augmentation.
       own_memory: whether the array of images may be changed, because nothing else refers to it.
+      files: paths of the image files, object `[n]`; None for a split that is not in files, or is trained on.
     """
 
     images: np.ndarray | DiskImages
     labels: np.ndarray
     index: np.ndarray
     own_memory: bool = False
+    files: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -57,7 +59,8 @@ class Split:
     def take(self, rows: np.ndarray) -> "Split":
         """The examples at these rows, in this order."""
         images = self.images.take(rows) if isinstance(self.images, DiskImages) else self.images[rows]
-        return Split(images, self.labels[rows], self.index[rows])
+        files = None if self.files is None else self.files[rows]
+        return Split(images, self.labels[rows], self.index[rows], files=files)
 
     def without(self, rows: np.ndarray) -> "Split":
         """The examples at all other rows, in their order. Images of its own are moved in place: this split is used up."""
@@ -68,7 +71,8 @@ class Split:
         for start in range(0, len(kept), _MOVED):  # no row moves backwards past one that is still needed
             chunk = kept[start : start + _MOVED]
             images[start : start + len(chunk)] = images[chunk]
-        return Split(images[: len(kept)], self.labels[kept], self.index[kept], own_memory=True)
+        files = None if self.files is None else self.files[kept]
+        return Split(images[: len(kept)], self.labels[kept], self.index[kept], own_memory=True, files=files)
 
     def labelled(self) -> "Split":
         """The examples that have a label."""

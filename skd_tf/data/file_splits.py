@@ -92,7 +92,9 @@ class FileSplits:
                 images = DiskImages(self._store(name), rows, shape, resize)
             self._report_unreadable(name, labels[name])
             # The index counts all listed files, so skipping one does not change how the others are augmented.
-            splits[name] = Split(images, labels[name][rows], rows.astype(np.int64), own_memory=in_memory)
+            # Names are for people who look at answers. The training split, the largest, needs none.
+            files = None if name == "train" else np.array(self._paths[name], object)[rows]
+            splits[name] = Split(images, labels[name][rows], rows.astype(np.int64), in_memory, files)
         self._report_equal_content(labels)
         return splits
 

@@ -14,6 +14,7 @@ from skd_tf.data.dataset import Dataset
 from skd_tf.data.settings import DataSettings
 from skd_tf.errors import counted, input_error
 from skd_tf.evaluation import bootstrap, cost, final_measurements, metrics, temperature_scaling
+from skd_tf.evaluation.image_answers import ImageAnswers
 from skd_tf.evaluation.predictor import Predictor, accelerators
 from skd_tf.evaluation.temperature_scaling import Calibration
 from skd_tf.models import deployable, loading
@@ -34,6 +35,7 @@ def evaluate_and_print(
     data_dir: str | None = None,
     teacher: ModelPath | None = None,
     output: pathlib.Path | None = None,
+    predictions_file: pathlib.Path | None = None,
     calibrated: bool = False,
     **measuring: Any,
 ) -> dict[str, Any]:
@@ -45,6 +47,7 @@ def evaluate_and_print(
       data_dir: TFDS data directory.
       teacher: path of a model to compare with, or None.
       output: JSON file to write, or None.
+      predictions_file: CSV file to write with every answer to every test image, or None; see `image_answers`.
       calibrated: whether to fit a temperature to each model first; each must then be a workdir.
       **measuring: more arguments of `evaluate_models`.
 
@@ -54,8 +57,9 @@ def evaluate_and_print(
     Raises:
       InputError: a model has trained on the test images, no model is at a path, or there is nothing to calibrate on.
     """
-    if output:
-        require_local(output, "output")
+    for flag, file in (("output", output), ("predictions", predictions_file)):
+        if file:
+            require_local(file, flag)
     for path in (*models, *([teacher] if teacher else [])):
         require(path)
     settings, preprocessing = measuring_settings(models, given, teacher)
@@ -76,12 +80,17 @@ def evaluate_and_print(
         warnings += _require_unseen([path], calibrated_on, held_out)
         temperatures[path] = calibrate(path, calibrated_on)
     measuring |= {"teacher_preprocessing": preprocessing, "download": settings.download}
-    result = evaluate_models(models, dataset, teacher=teacher, temperatures=temperatures, **measuring)
+    assert dataset.test is not None
+    answers = ImageAnswers(dataset.test, dataset.class_names) if predictions_file else None
+    result = evaluate_models(models, dataset, teacher=teacher, temperatures=temperatures, answers=answers, **measuring)
     result["warnings"] = list(dict.fromkeys(warnings))
     say(result_tables.evaluation_tables(result))
     if output:
         write_json(output, result)
         say(f"\nWritten: {output}")
+    if predictions_file and answers:
+        answers.write(predictions_file)
+        say(f"\nWritten: {predictions_file}, a line for each model and test image.")
     return result
 
 
@@ -97,6 +106,7 @@ def evaluate_models(
     bootstrap_samples: int = bootstrap.SAMPLES,
     bootstrap_seed: int = 0,
     devices: Sequence[str] | None = None,
+    answers: ImageAnswers | None = None,
 ) -> dict[str, Any]:
     """Measures models on `dataset.test`, without changing any weight.
 
@@ -113,6 +123,7 @@ def evaluate_models(
       bootstrap_samples: resampled test splits for the 95% intervals; 0 for no intervals.
       bootstrap_seed: seed of the resampling.
       devices: names of those that share the images of a Keras model; all GPUs if None.
+      answers: takes the answers to each image, or None.
 
     Returns:
       {"models": [entry of each path], "comparisons" (`runs.verdict.compare_with_best`), "teacher": entry or None, "labels"
@@ -144,6 +155,8 @@ def evaluate_models(
         measured = final_measurements.ModelLogits(
             logits, None if raw is None else predict(raw, f"{path}, raw logits"), calibration=fitted
         )
+        if answers:
+            answers.add(path, measured)
         found = {"path": path} | final_measurements.measure_model(
             measured,
             labels,
@@ -166,8 +179,8 @@ def evaluate_models(
     ]
     compared = []
     if all("accuracy" in one for one in entries):
-        answers = [(one["path"], predictions.decode(one["predictions"])) for one in entries]
-        compared = verdict.compare_with_best(answers, labels)
+        decoded = [(one["path"], predictions.decode(one["predictions"])) for one in entries]
+        compared = verdict.compare_with_best(decoded, labels)
     return {
         "models": entries,
         "comparisons": compared,

@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from skd_tf.data.dataset import Split
 from skd_tf.evaluation import metrics
 from skd_tf.evaluation.final_measurements import ModelLogits
+from skd_tf.runtime.files import printable
 
 MISTAKE, DISAGREEMENT = "mistake", "disagreement"
 MOST = 48  # images of both kinds together
@@ -43,20 +45,19 @@ def choose(answers: Mapping[str, metrics.Summary], labels: np.ndarray, most: int
     return [(kind, int(row)) for kind, rows in kinds for row in rows]
 
 
-def collect(
-    images: Any, models: Mapping[str, ModelLogits], labels: np.ndarray, most: int = MOST
-) -> list[dict[str, Any]]:
+def collect(split: Split, models: Mapping[str, ModelLogits], most: int = MOST) -> list[dict[str, Any]]:
     """The images that `choose` chooses, as a report shows them.
 
     Args:
-      images: uint8 `[n, height, width, channels]`.
+      split: the test split.
       models: {name: its logits}; their probabilities are calibrated if the model is.
-      labels: integer `[n]`.
       most: how many.
 
     Returns:
-      [{"kind", "row" (of the test split), "label", "answers": {model: [class, its probability]}, "picture": data URL}].
+      [{"kind", "row" (of the test split), "label", "file" (its path, or None), "answers": {model: [class, its probability]},
+      "picture": data URL}].
     """
+    images, labels = split.images, split.labels
     scaled = {name: m.calibration.scaled(m.logits) if m.calibration else m.logits for name, m in models.items()}
     answers = {name: metrics.summarize(logits, labels) for name, logits in scaled.items()}
     said = {name: (_answers(summary), np.nan_to_num(summary.confidence)) for name, summary in answers.items()}
@@ -65,6 +66,7 @@ def collect(
             "kind": kind,
             "row": row,
             "label": int(labels[row]),
+            "file": None if split.files is None else printable(split.files[row]),
             "answers": {name: [int(classes[row]), float(sure[row])] for name, (classes, sure) in said.items()},
             "picture": data_url(np.asarray(images[row : row + 1])[0]),
         }

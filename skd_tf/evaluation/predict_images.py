@@ -1,11 +1,9 @@
 """The classes that a finished model gives to the images of a folder, as a CSV file; what skd_tf.predict does."""
 
-import csv
-import io
 import os
 import pathlib
 from collections.abc import Iterator, Sequence
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,6 +18,7 @@ from skd_tf.runs.class_names import of_model as class_names_of
 from skd_tf.runs.run_record import recorded_png_bits, run_behind, workdir_of
 from skd_tf.runtime import atomic_files
 from skd_tf.runtime.console import Progress, say, warn
+from skd_tf.runtime.files import csv_line
 from skd_tf.runtime.local_paths import require_local
 
 _NAMED = 10  # unreadable files that are named on the screen; the CSV file names all
@@ -78,9 +77,9 @@ def predict_images(
     say(f"{counted(len(names), 'image')} for a model of {shape[0]}x{shape[1]} pixels; other sizes: {how}.")
     unreadable = []
     with atomic_files.writing(output) as file:
-        _write(file, [*_HEADER, *(f"p_{name}" for name in class_names)])
+        file.write(csv_line([*_HEADER, *(f"p_{name}" for name in class_names)]))
         for answer in _answers(loaded, root, names, shape, side, rules, temperature):
-            _write(file, _row(answer, class_names))
+            file.write(csv_line(_row(answer, class_names)))
             if answer.probabilities is None:
                 unreadable.append(answer)
         _report(unreadable, len(names))
@@ -139,12 +138,6 @@ def _row(answer: Answer, class_names: Sequence[str]) -> list[Any]:
     best = int(answer.probabilities.argmax())
     numbers = [f"{number:.6g}" for number in answer.probabilities]
     return [file, class_names[best], best, numbers[best], "", *numbers]
-
-
-def _write(file: BinaryIO, cells: Sequence[Any]) -> None:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(cells)
-    file.write(text.getvalue().encode("utf-8", "backslashreplace"))
 
 
 def _report(unreadable: Sequence[Answer], count: int) -> None:

@@ -99,30 +99,31 @@ class Workdir:
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
-def require_output(output: str | os.PathLike, *, replaceable: str = "") -> pathlib.Path:
-    """The path that --output gives a command to write to, checked.
+def require_output(output: str | os.PathLike, *, flag: str = "output", replaceable: str = "") -> pathlib.Path:
+    """The path of a file that a flag gives a command to write, checked.
 
     Args:
       output: the path.
+      flag: its name.
       replaceable: the name of a run's file that the command may replace.
 
     Raises:
       InputError: the folder does not exist, or the file is another one that a run keeps in its workdir.
     """
-    require_local(output, "output")
+    require_local(output, flag)
     output = pathlib.Path(output)
     if not output.absolute().parent.is_dir():
         raise input_error(
             "The output has no folder",
             expected="an existing folder",
-            received=f"--output={output}",
+            received=f"--{flag}={output}",
             remedy=f"Create {output.parent} first",
         )
     if output.name in run_files.ALL and output.name != replaceable and holds_run(output.parent):
         raise input_error(
             "The output is a file of the run in its folder",
             expected="another name",
-            received=f"--output={output}",
+            received=f"--{flag}={output}",
             remedy=f"Write for example {output.parent / 'evaluation.json'}",
         )
     return output

@@ -1,13 +1,15 @@
 """Text and JSON files, and locks on folders that several processes share."""
 
 import contextlib
+import csv
 import errno
 import hashlib
+import io
 import json
 import os
 import pathlib
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import filelock
@@ -32,6 +34,18 @@ def write_text(path: str | os.PathLike, text: str) -> None:
     """Writes a text file whole or not at all. Only the chief writes."""
     with atomic_files.writing(path) as file:
         file.write(text.encode())
+
+
+def printable(name: str) -> str:
+    """A file name in which the bytes that are not UTF-8 are escaped."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def csv_line(cells: Sequence[Any]) -> bytes:
+    """A line of a CSV file, in UTF-8; see `printable`."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(cells)
+    return printable(text.getvalue()).encode()
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:

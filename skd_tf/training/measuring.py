@@ -68,7 +68,7 @@ def measure(
     if ensemble:
         results["teachers"] = ensemble.entries([results.pop(name) for name in each], details)
     shipped = measured["student"].calibration
-    pictures = hard_images.collect(test.images, measured, test.labels, images) if images else []
+    pictures = hard_images.collect(test, measured, images) if images else []
     return results, details, deployable.with_temperature(student, shipped.temperature) if shipped else student, pictures
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from skd_tf.data.dataset import Split
 from skd_tf.evaluation import hard_images, metrics
 from skd_tf.evaluation.final_measurements import ModelLogits
 from skd_tf.evaluation.temperature_scaling import Calibration
@@ -47,8 +48,10 @@ def test_what_is_recorded_is_as_it_ships(models):
     labels, found = models
     found["student"] = found["student"]._replace(calibration=Calibration(0.5, 100))
     images = np.random.default_rng(1).integers(0, 256, [200, 6, 4, 3]).astype(np.uint8)
-    for entry in hard_images.collect(images, found, labels, 6):
+    names = np.array([f"{row}.png" for row in range(200)], object)
+    for entry in hard_images.collect(Split(images, labels, np.arange(200), files=names), found, 6):
         row = entry["row"]
+        assert entry["file"] == f"{row}.png"
         scaled = np.exp(found["student"].logits[row] / 0.5)
         assert entry["answers"]["student"] == [int(scaled.argmax()), pytest.approx(scaled.max() / scaled.sum())]
         assert entry["label"] == labels[row]
@@ -68,7 +71,7 @@ def test_large_pictures_are_small_files(shape, stored):
 
 def test_a_student_that_answers_nothing_is_no_error():
     logits = np.full([4, 3], np.nan)
-    (entry, *_) = hard_images.collect(
-        np.zeros([4, 2, 2, 1], np.uint8), {"student": ModelLogits(logits)}, np.zeros(4, int), 2
-    )
+    split = Split(np.zeros([4, 2, 2, 1], np.uint8), np.zeros(4, int), np.arange(4))
+    (entry, *_) = hard_images.collect(split, {"student": ModelLogits(logits)}, 2)
+    assert entry["file"] is None
     assert np.isfinite(entry["answers"]["student"][1])

@@ -14,14 +14,15 @@ import numpy as np
 import pytest
 
 from skd_tf.config import Config
+from skd_tf.data.dataset import Split
 from skd_tf.errors import InputError
 from skd_tf.evaluation import final_measurements, hard_images
 from skd_tf.evaluation.final_measurements import ModelLogits
 from skd_tf.runs import predictions, report, verdict
-from skd_tf.runs.report import failures, run_data, svg
+from skd_tf.runs.report import charts, failures, run_data, svg
 from skd_tf.runtime.files import write_json
 from tests.helpers.commands import python
-from tests.helpers.runs import read_json
+from tests.helpers.runs import blank_chart, read_json
 
 CLASSES = ['<b>&"one"', "$x$", "three", "four"]
 SPEED = {"examples_per_second": 100.0, "input_wait_share": 0.1, "seconds": 3.0}
@@ -36,6 +37,16 @@ LABELS = [
 ]
 LABELS += ["Throughput by epoch", "Logit norms before and after", "confidence minus accuracy", "Accuracy by class"]
 LABELS += ["Seconds of each part"]
+
+
+@pytest.fixture(autouse=True)
+def few_charts(request, monkeypatch):
+    """Only two tests look at the drawings."""
+    if request.node.name not in (
+        "test_the_report_of_a_run_shows_all_its_parts",
+        "test_a_browser_renders_it_completely",
+    ):
+        monkeypatch.setattr(charts, "chart", blank_chart)
 
 
 def make_run(folder, *, seed=0, without=(), classes=CLASSES, name="run", extra=None, most=48, **settings):
@@ -60,7 +71,9 @@ def make_run(folder, *, seed=0, without=(), classes=CLASSES, name="run", extra=N
     write_json(path / "result.json", result)
     write_json(path / "measurements.json", facts)
     images = random.integers(0, 256, [300, 8, 8, 1]).astype(np.uint8)
-    write_json(path / "report_images.json", hard_images.collect(images, models, labels, most))
+    files = np.array([f"/photos/{row}.jpg" for row in range(300)], object)
+    pictures = hard_images.collect(Split(images, labels, np.arange(300), files=files), models, most)
+    write_json(path / "report_images.json", pictures)
     epochs = [{"epoch": i, "step": 8 * i, "loss": 1 / (1 + i)} | CURVES for i in range(4)]
     for file in (path / "metrics.jsonl", path / "student_alone" / "metrics.jsonl"):
         file.write_text("".join(json.dumps(epoch) + "\n" for epoch in epochs))
@@ -162,6 +175,7 @@ def test_pictures_are_shown_counted_and_left_out(tmp_path):
     known = read_json(path / "report_images.json")
     assert tags.count("img") == len(known) <= 48 and f"contains {len(known)} test images" in text
     assert [p["picture"] for p in known] == re.findall(r'<img src="([^"]+)"', text)
+    assert [p["file"] for p in known] == re.findall(r'class="file" title="(/photos/\d+.jpg)"', text)
     kinds = [p["kind"] for p in known]
     for most in (0, 5, 11):
         few = report.write([path], tmp_path / "few.html", images=most).read_text()

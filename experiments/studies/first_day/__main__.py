@@ -20,6 +20,7 @@ import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # off by default on CPUs without AVX-512; the commands set it too
 
 _COMMANDS = ("rates", "screen", "controls", "carry", "primary", "tables", "verdict")
 RECORDS = pathlib.Path("experiments/results/first_day")

@@ -16,6 +16,7 @@ import platform
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # off by default on CPUs without AVX-512; the commands set it too
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 METHODS = (("pytorch", "kd"), ("pytorch", "skd"), ("keras", "kd"), ("skd_tf", "kd"), ("skd_tf", "skd"))

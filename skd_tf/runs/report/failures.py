@@ -1,5 +1,6 @@
 """Where a student fails: confused classes, and the test images that it gets wrong or that the teacher sees otherwise."""
 
+import pathlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -107,8 +108,16 @@ def _picture(run, picture):
     answers = picture["answers"]
     teacher = said(answers["teacher"]) if "teacher" in answers else ""
     label, student = _name(run, picture["label"]), said(answers["student"])
-    right = picture["answers"]["student"][0] == picture["label"]
-    return {"source": picture["picture"], "label": label, "student": student, "right": right, "teacher": teacher}
+    right, file = picture["answers"]["student"][0] == picture["label"], str(picture.get("file") or "")
+    return {
+        "source": picture["picture"],
+        "label": label,
+        "student": student,
+        "right": right,
+        "teacher": teacher,
+        "file": pathlib.PurePath(file).name,
+        "path": file,
+    }
 
 
 def _name(run, number):
