@@ -1,5 +1,6 @@
 """Two logical CPUs stand in for two accelerators. No test sees a GPU or the network."""
 
+import fcntl
 import gc
 import os
 import signal
@@ -32,8 +33,9 @@ def few_charts(request, monkeypatch):
     """Charts are a third of a small run's time: tests of reports draw them, and the runs of shared fixtures."""
     if "report" not in request.node.nodeid:
         from skd_tf.runs.report import charts
+        from tests.helpers import runs
 
-        monkeypatch.setattr(charts, "chart", lambda draw, label, **size: f"<svg aria-label='{label}'></svg>")
+        monkeypatch.setattr(charts, "chart", runs.blank_chart)
 
 
 @pytest.fixture(scope="session")
@@ -44,20 +46,37 @@ def two_replicas():
 
 
 @pytest.fixture(scope="session")
-def digits_teacher(tmp_path_factory):
-    """The workdir of a trained teacher of digits."""
-    from tests.helpers import runs
+def once(tmp_path_factory):
+    """`once(name, make)` -> a folder that `make(folder)` has filled in the first of pytest-xdist's processes to ask."""
+    mine = tmp_path_factory.getbasetemp()
+    place = (mine.parent if "PYTEST_XDIST_WORKER" in os.environ else mine) / "once"
+    place.mkdir(exist_ok=True)
 
-    folder = tmp_path_factory.mktemp("digits") / "teacher"
-    assert runs.train(folder, student="cnn_8", epochs=10, batch_size=32)["student"]["accuracy"] > 0.5
-    return folder
+    def folder_of(name, make):
+        with open(place / f"{name}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (place / name / "result.json").exists():
+                make(place / name)
+        return place / name
+
+    return folder_of
 
 
 @pytest.fixture(scope="session")
-def digits_run(digits_teacher):
+def digits_teacher(once):
+    """The workdir of a trained teacher of digits."""
+    from tests.helpers import runs
+
+    def make(folder):
+        assert runs.train(folder, student="cnn_8", epochs=10, batch_size=32)["student"]["accuracy"] > 0.5
+
+    return once("teacher", make)
+
+
+@pytest.fixture(scope="session")
+def digits_run(once, digits_teacher):
     """The workdir of a finished run: a small student distilled on the sphere from `digits_teacher`."""
     from tests.helpers import runs
 
     settings = {"student": "cnn_4", "epochs": 25, "batch_size": 32, "teacher_checkpoint": str(digits_teacher)}
-    runs.train(digits_teacher.parent / "run", runs.SMALL, **settings)
-    return digits_teacher.parent / "run"
+    return once("run", lambda folder: runs.train(folder, runs.SMALL, **settings))

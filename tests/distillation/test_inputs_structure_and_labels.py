@@ -36,13 +36,32 @@ def dataset(*parts):
     return tf.data.Dataset.from_tensor_slices(parts if len(parts) > 1 else parts[0]).batch(8)
 
 
-def test_other_structures_of_the_same_data_train_alike():
-    expected = fit(untrained(), IMAGES, LABELS)
-    bool_rows = ONE_HOT.astype(bool)
-    for data in [([IMAGES], LABELS), ({"image": IMAGES}, LABELS), (IMAGES, LABELS[:, None])]:
-        assert np.array_equal(fit(untrained(), *data), expected)
-    for data in [(IMAGES, bool_rows), (dataset(IMAGES, bool_rows),), (IMAGES, ONE_HOT)]:
-        assert distance(expected, fit(untrained(), *data)) < 1e-6
+@pytest.fixture(scope="module")
+def expected():
+    """The weights after a fit to images and class numbers."""
+    return fit(untrained(), IMAGES, LABELS)
+
+
+ALIKE = {
+    "a list": (lambda: ([IMAGES], LABELS), 0),
+    "by name": (lambda: ({"image": IMAGES}, LABELS), 0),
+    "a column": (lambda: (IMAGES, LABELS[:, None]), 0),
+    "bool rows": (lambda: (IMAGES, ONE_HOT.astype(bool)), 1e-6),
+    "bool rows of tf.data": (lambda: (dataset(IMAGES, ONE_HOT.astype(bool)),), 1e-6),
+    "rows": (lambda: (IMAGES, ONE_HOT), 1e-6),
+}
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind not in ("by name", "rows"))) for kind in ALIKE]
+)
+def test_other_structures_of_the_same_data_train_alike(kind, expected):
+    data, most = ALIKE[kind]
+    assert distance(expected, fit(untrained(), *data())) <= most
+
+
+@pytest.mark.slow
+def test_inputs_and_logits_by_name_train_alike(expected):
     by_name = untrained(named_net("pixels"))
     by_name.fit({"pixels": IMAGES}, LABELS, batch_size=8, shuffle=False, verbose=0)
     assert distance(expected, weights_of(by_name.student)) < 1e-6

@@ -48,6 +48,7 @@ def test_arrays_and_tf_data_train_alike_and_validation_equals_evaluate():
     assert dict(zip(from_arrays.metrics_names, listed, strict=True)) == result
 
 
+@pytest.mark.slow
 def test_class_weights_are_sample_weights_by_class():
     class_weight = {0: 0.5, 1: 2.0, 2: 0.0, 3: 1.0, 4: 3.0}
     by_class, history = fitted(class_weight=class_weight)

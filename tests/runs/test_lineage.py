@@ -47,7 +47,7 @@ RULES = [
 ]
 
 
-@pytest.mark.parametrize("kind", ["drawn", "own test", "digits"])
+@pytest.mark.parametrize("kind", [pytest.param("drawn", marks=pytest.mark.slow), "own test", "digits"])
 def test_the_redrawn_split_is_the_one_that_was_trained_on(tmp_path, kind):
     """Against the pixels of the images that a run with that rule loads."""
     place = "digits" if kind == "digits" else photos(tmp_path, ("train", "test") if kind == "own test" else ("",))
@@ -106,10 +106,15 @@ def test_it_survives_copying_and_not_editing(first, tmp_path):
     assert inside.unknown and inside.trainings[0]["split"] == own["split"]
 
 
+def flags_of(root, workdir):
+    """Flags of a run on photographs."""
+    settings = [f"--{name}={value}" for name, value in TINY.items() if name != "report"]
+    return [*settings, "--noreport", f"--dataset=folder:{root}", f"--workdir={workdir}"]
+
+
 def test_start_weights_that_have_seen_measured_images_are_refused(first, tmp_path, capsys):
     root, workdir = first
-    flags = [f"--{name}={value}" for name, value in TINY.items() if name != "report"] + ["--noreport"]
-    flags += [f"--dataset=folder:{root}", f"--workdir={tmp_path / 'second'}"]
+    flags = flags_of(root, tmp_path / "second")
     copy = shutil.copy(workdir / "student.keras", tmp_path / "copy.keras")
     moved = shutil.copytree(root, tmp_path / "elsewhere")
     for start in (f"--student_checkpoint={workdir}", f"--student={copy}", f"--student_checkpoint={copy}"):
@@ -124,6 +129,13 @@ def test_start_weights_that_have_seen_measured_images_are_refused(first, tmp_pat
     tuned = [*flags, f"--student_checkpoint={workdir}", "--data_seed=1", "--search=learning_rate:choice:0.1,0.01"]
     assert exit_code(tune.cli_main, *tuned, f"--workdir={tmp_path / 'search'}") == 2
     assert "has trained on" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_searched_student_that_has_seen_them_fails_its_trial_and_a_grandchild_is_refused(first, tmp_path, capsys):
+    root, workdir = first
+    flags = flags_of(root, tmp_path / "second")
+    copy = shutil.copy(workdir / "student.keras", tmp_path / "copy.keras")
     searched = [*flags, "--data_seed=1", f"--search=student:choice:cnn_2,{copy}", "--tuner=grid"]
     assert exit_code(tune.cli_main, *searched, f"--workdir={tmp_path / 'searched'}") == 0
     record = read_json(tmp_path / "searched" / "trials" / "0001" / "record.json")
@@ -132,7 +144,6 @@ def test_start_weights_that_have_seen_measured_images_are_refused(first, tmp_pat
     assert exit_code(train.cli_main, *flags, f"--student_checkpoint={workdir}") == 0
     capsys.readouterr()
     grandchild = [*flags, f"--workdir={tmp_path / 'third'}", f"--student_checkpoint={tmp_path / 'second'}"]
-    shutil.rmtree(tmp_path / "elsewhere")
     assert exit_code(train.cli_main, *grandchild, "--data_seed=1") == 2
     assert len(lineage.read(tmp_path / "second").trainings) == 1  # the same set by the same rule, twice
 
@@ -189,6 +200,7 @@ def test_data_that_has_changed_since_counts_as_seen_where_it_is_drawn(first, tmp
     assert lineage.images_seen(lineage.read(workdir), data.load(elsewhere), elsewhere) == []
 
 
+@pytest.mark.slow
 def test_an_unknown_ancestry_is_said_once(first, tmp_path, capsys):
     root, workdir = first
     foreign = tmp_path / "foreign.keras"

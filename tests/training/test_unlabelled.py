@@ -18,7 +18,7 @@ from skd_tf.training import dry_run, nested_runs, unlabelled
 from skd_tf.training.checkpoints import Checkpoints
 from tests.helpers.commands import exit_code
 from tests.helpers.images import write_image
-from tests.helpers.runs import SMALL, assert_same_run, numbers, read_json, student_of, train
+from tests.helpers.runs import SMALL, assert_same_run, blank_chart, numbers, read_json, student_of, train
 
 BASE = SMALL | {"student": "cnn_4", "batch_size": 20, "keep_checkpoints": 20, "calibrate": "auto", "report": False}
 IMAGES = {"epochs": 4, "kd_weight": 1, "early_stopping_patience": 1, "ship": "best", "report_images": 4, "report": True}
@@ -39,8 +39,8 @@ def pictures(tmp_path_factory):
 def without_labels(pictures, digits_teacher):
     """The settings and the workdir of a run on images without labels."""
     settings = {"dataset": f"images:{pictures / 'all'}", "teacher_checkpoint": str(digits_teacher)}
-    with pytest.MonkeyPatch.context() as patch:  # the charts are a third of its time
-        patch.setattr(charts, "chart", lambda draw, label, **size: f"<svg aria-label='{label}'></svg>")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(charts, "chart", blank_chart)
         train(pictures / "run", BASE | IMAGES, **settings)
     return BASE | IMAGES | settings, pictures / "run"
 
@@ -192,6 +192,7 @@ def beside(pictures, digits_teacher):
     return BASE | settings, pictures / "beside"
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_alike_and_changed_images_are_refused(beside, pictures, tmp_path):
     settings, workdir = beside
     cached = settings | {"teacher_cache_dir": str(pictures / "cache")}
