@@ -10,8 +10,12 @@ from experiments.lab.summaries import HELD_OUT, TEST, runs_of
 from experiments.lab.tables import SPECS
 from tests.lab.study_cases import made_records
 
+SLOW = figures.FIGURES.keys() - {"forest", "calibration"}
 
-@pytest.mark.parametrize("name", figures.FIGURES)
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in figures.FIGURES]
+)
 def test_a_figure_is_drawn_and_found_stale(name, tmp_path, monkeypatch):
     def words(runs):
         return [

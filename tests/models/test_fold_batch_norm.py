@@ -76,7 +76,9 @@ def every_case(dtype):
         keras.config.set_dtype_policy("float32")
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 1e-5)])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [("float64", 1e-12), pytest.param("float32", 1e-5, marks=pytest.mark.slow)]
+)
 def test_it_folds_what_it_can_and_changes_nothing(dtype, tolerance):
     model = with_random_statistics(every_case(dtype))
     before, calls = weights_of(model), [len(layer._inbound_nodes) for layer in model._flatten_layers()]
@@ -136,7 +138,9 @@ def test_a_model_without_a_graph_or_without_folds_is_returned_unchanged():
         assert fold_batch_norm(model) is model and not hasattr(model, "folding")
 
 
-@pytest.mark.parametrize(("teacher_precision", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.03)])
+@pytest.mark.parametrize(
+    ("teacher_precision", "tolerance"), [("float32", 1e-5), pytest.param("bfloat16", 0.03, marks=pytest.mark.slow)]
+)
 def test_a_teacher_is_folded_when_it_is_loaded(tmp_path, teacher_precision, tolerance):
     model = with_random_statistics(networks.build("resnet8", input_shape=(16, 16, 3), num_classes=10))
     file, images = tmp_path / "teacher.keras", images_for(model)

@@ -25,7 +25,9 @@ def distiller_in(student_precision, teacher_precision="float32", strategy=None, 
     return distiller
 
 
-@pytest.mark.parametrize(("student", "teacher"), [("bfloat16", "float16"), ("float16", "float32")])
+@pytest.mark.parametrize(
+    ("student", "teacher"), [("bfloat16", "float16"), pytest.param("float16", "float32", marks=pytest.mark.slow)]
+)
 def test_each_network_computes_in_its_own_precision_and_everything_else_in_float32(student, teacher, monkeypatch):
     seen = []
 
@@ -52,18 +54,17 @@ def test_each_network_computes_in_its_own_precision_and_everything_else_in_float
     assert {v.dtype for v in distiller.optimizer.variables if "float" in v.dtype} == {"float32"}
 
 
-SLOW_HALF = pytest.param("float16", 0.001, marks=pytest.mark.slow)
-
-
 # 8 and 11 bits of mantissa: an error of 0.4% and 0.05% in every activation.
-@pytest.mark.parametrize(("half", "tolerance"), [("bfloat16", 0.01), SLOW_HALF])
-def test_training_stays_near_float32(half, tolerance, two_replicas):
-    data = batches(10, size=16)
-    for strategy in (None, two_replicas):
-        full, distiller = distiller_in("float32", strategy=strategy), distiller_in(half, half, strategy)
-        loss = run(full, data)["loss"]
-        assert run(distiller, data, steps_per_call=5)["loss"] == pytest.approx(loss, rel=5 * tolerance)
-        assert 1e-6 < distance(weights_of(full.student), weights_of(distiller.student)) < tolerance
+@pytest.mark.parametrize("mirrored", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("half", "tolerance"), [("bfloat16", 0.01), pytest.param("float16", 0.001, marks=pytest.mark.slow)]
+)
+def test_training_stays_near_float32(half, tolerance, mirrored, two_replicas):
+    data, strategy = batches(10, size=16), two_replicas if mirrored else None
+    full, distiller = distiller_in("float32", strategy=strategy), distiller_in(half, half, strategy)
+    loss = run(full, data)["loss"]
+    assert run(distiller, data, steps_per_call=5)["loss"] == pytest.approx(loss, rel=5 * tolerance)
+    assert 1e-6 < distance(weights_of(full.student), weights_of(distiller.student)) < tolerance
 
 
 @pytest.mark.parametrize(("bad_half", "jit_compile"), [(0, False), pytest.param(1, True, marks=pytest.mark.slow)])
@@ -96,6 +97,7 @@ def test_a_bad_float16_step_is_skipped_by_all_replicas_alike(two_replicas, bad_h
     assert all(np.isfinite(value).all() for value in changed)
 
 
+@pytest.mark.slow
 def test_the_loss_scale_leaves_gradients_as_they_are(two_replicas):
     """Gradients are scaled up before the sum over replicas and down after it: clipping must see the true norm."""
     data = batches(5, size=16)

@@ -60,8 +60,10 @@ def distiller_of(front, loss="kd", **options):
     return distiller
 
 
-@pytest.mark.parametrize("sequential", [False, True])
-@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize("sequential", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind not in ("flip", "inside a layer"))) for kind in LAYERS]
+)
 def test_a_deployable_gives_the_logits_of_predict_in_every_call(kind, sequential, tmp_path):
     distiller = distiller_of(LAYERS[kind](), sequential=sequential)
     expected, model = distiller.predict(IMAGES, verbose=0), distiller.deployable()

@@ -169,6 +169,7 @@ def test_start_weights(digits, tmp_path, capsys):
             build(digits, student=other, student_checkpoint=str(tmp_path))
 
 
+@pytest.mark.slow
 def test_a_function_trains_ships_and_starts_again_from_its_workdir_but_must_not_change(my_nets, tmp_path):
     config = Config(**SMALL | {"student": "my_nets:small"}, ema_momentum=0.5)
     run, shipped = tmp_path / "run", tmp_path / "run" / "student.keras"

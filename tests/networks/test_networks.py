@@ -15,6 +15,7 @@ from skd_tf.networks import NETWORK_NAMES, NETWORKS, build, layers, registry, re
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 SLOW = ["resnet32", "resnet44", "resnet110", "resnet32x4", "cifar_resnet50"]
 SLOW += ["resnet34", "resnet50", "resnet101", "resnet152", "efficientnet_lite0", "efficientnet_lite1"]
+SLOW += ["resnet56", "wrn_16_2", "wrn_40_1", "wrn_40_2", "vgg13", "mobilenet_v2", "shufflenet_v1", "shufflenet_v2"]
 ALL_NAMES = [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in NETWORK_NAMES]
 # From resnet8 on, every 6 layers of a CIFAR ResNet add (278,324 - 83,892) / 2 = 97,216 parameters.
 UNPUBLISHED = {"resnet14": 83_892 + 97_216, "resnet32": 83_892 + 4 * 97_216, "resnet44": 83_892 + 6 * 97_216}
@@ -196,12 +197,12 @@ def torch_shufflenet_v2(torch, x):
     [
         ("resnet20", (12, 12, 3), torch_resnet),
         ("resnet8x4", (9, 10, 1), torch_resnet),
-        ("bottlenecks", (38, 36, 3), torch_resnet),
+        pytest.param("bottlenecks", (38, 36, 3), torch_resnet, marks=pytest.mark.slow),
         ("wrn_16_1", (28, 28, 1), torch_wide_resnet),
         ("vgg8", (28, 28, 1), torch_vgg8),
         ("mobilenet_v2", (24, 24, 3), torch_mobilenet_v2),
         ("shufflenet_v1", (12, 12, 3), torch_shufflenet_v1),
-        ("shufflenet_v2", (12, 12, 3), torch_shufflenet_v2),
+        pytest.param("shufflenet_v2", (12, 12, 3), torch_shufflenet_v2, marks=pytest.mark.slow),
         ("efficientnet_lite0", (38, 45, 3), torch_efficientnet_lite),
     ],
 )

@@ -28,7 +28,9 @@ def trained(strategy, data, **settings):
 
 
 # Float32 training amplifies the rounding of two orders of a sum: to 1e-5 in 5 steps and to 1e-3 in 20.
-@pytest.mark.parametrize(("steps", "tolerance", "jit_compile"), [(5, 1e-5, True), (20, 1e-3, False)])
+@pytest.mark.parametrize(
+    ("steps", "tolerance", "jit_compile"), [(5, 1e-5, True), pytest.param(20, 1e-3, False, marks=pytest.mark.slow)]
+)
 def test_two_replicas_equal_one(two_replicas, jit_compile, steps, tolerance):
     data = batches(steps, size=16)
     one, one_means = trained(None, data, jit_compile=jit_compile)
@@ -46,7 +48,7 @@ def test_in_float64_the_two_agree_to_rounding(two_replicas):
     assert distance(weights_of(one.student), weights_of(two.student)) < 1e-10
 
 
-@pytest.mark.parametrize("factor", [0.5, 2.0])
+@pytest.mark.parametrize("factor", [2.0, pytest.param(0.5, marks=pytest.mark.slow)])
 def test_a_wrong_scale_of_the_loss_is_seen(two_replicas, monkeypatch, factor):
     """The tests above prove nothing if they pass with half or twice the loss on replicas."""
     data = batches(5, size=16)
@@ -78,6 +80,7 @@ def test_a_regularizer_counts_once(two_replicas):
     assert distance(*results) < 1e-5 < 1e-3 < distance(results[0], weights_of(plain.student))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clip", [{"global_clipnorm": 1.5}, pytest.param({"clipnorm": 0.5}, marks=pytest.mark.slow)])
 def test_clipping_sees_the_summed_gradient(two_replicas, clip):
     """At norms that clip some steps only: if all were clipped, a gradient twice as long would pass."""
@@ -200,6 +203,7 @@ def test_with_dropout_two_replicas_resume_to_the_last_bit(two_replicas):
     assert np.array_equal(weights_of(straight.student), weights_of(second.student))
 
 
+@pytest.mark.slow
 def test_dist_compares_the_images_of_one_replica(two_replicas):
     """Its term over the batch is the mean of the halves' own terms, and not that of the whole batch."""
     ((images, labels),) = batches(1, size=16)
@@ -227,6 +231,7 @@ def test_xla_and_synchronized_batch_norm_exclude_each_other(two_replicas):
     assert "XLA            off (synchronized BatchNorm" in text
 
 
+@pytest.mark.slow
 def test_a_prediction_does_not_depend_on_the_order_of_rows(two_replicas):
     """Replicas with their own moving statistics would disagree by 0.2 here."""
     two = make_distiller(two_replicas, batch_norm=True)
@@ -253,6 +258,7 @@ def test_saving_at_any_step_changes_nothing(two_replicas, tmp_path):
         assert all(np.array_equal(copies[0], copy) for copy in copies)
 
 
+@pytest.mark.slow
 def test_a_replica_without_examples_keeps_all_finite(two_replicas):
     """17 examples in batches of 8 leave one, so one replica gets none: a mean over nothing is 0 / 0."""
     ((images, labels),) = batches(1, size=17)

@@ -80,13 +80,13 @@ def test_every_network_of_the_field_has_names():
         ("resnet8x4", {}, resnet_modules((1, 1, 1), "shortcut", "linear")),
         ("resnet20", {"shortcut": "pad"}, resnet_modules((3, 3, 3), "", "linear")),
         ("resnet18", {}, resnet_modules((2, 2, 2, 2), "downsample", "fc")),
-        ("wrn_16_2", {}, wide_resnet_modules(2)),
+        slow("wrn_16_2", {}, wide_resnet_modules(2)),
         pytest.param("vgg13", {}, vgg_modules(), marks=pytest.mark.slow),
-        ("mobilenet_v2", {}, mobilenet_modules()),
-        ("shufflenet_v1", {}, resnet_modules((4, 8, 4), "", "linear")),
-        ("shufflenet_v2", {}, resnet_modules((4, 8, 4), "", "linear")),
+        slow("mobilenet_v2", {}, mobilenet_modules()),
+        slow("shufflenet_v1", {}, resnet_modules((4, 8, 4), "", "linear")),
+        slow("shufflenet_v2", {}, resnet_modules((4, 8, 4), "", "linear")),
         slow("efficientnet_lite0", {}, efficientnet_lite_modules((1, 2, 2, 3, 3, 4, 1))),
-        ("efficientnet_lite1", {}, efficientnet_lite_modules((1, 3, 3, 4, 4, 5, 1))),
+        slow("efficientnet_lite1", {}, efficientnet_lite_modules((1, 3, 3, 4, 4, 5, 1))),
     ],
 )
 def test_a_models_own_weights_come_back_to_the_last_bit(arch, options, modules):

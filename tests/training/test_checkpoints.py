@@ -26,7 +26,7 @@ def state(distiller):
 
 @pytest.mark.parametrize(
     ("replicas", "optimizer"),
-    [(1, None), (2, None), (1, averaging), pytest.param(2, averaging, marks=pytest.mark.slow)],
+    [(1, None), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((2, None), (1, averaging), (2, averaging)))],
 )
 def test_a_restored_run_goes_on_bit_for_bit(tmp_path, replicas, optimizer, two_replicas):
     data, strategy = batches(6), two_replicas if replicas == 2 else None

@@ -33,6 +33,7 @@ def test_it_is_the_average_of_the_weights_after_each_step(optimizer):
         np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_two_replicas_as_one(two_replicas):
     one, two = make_distiller(optimizer=sgd), make_distiller(two_replicas, optimizer=sgd)
     for distiller in (one, two):

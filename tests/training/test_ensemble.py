@@ -77,7 +77,7 @@ def trained(settings, digits, strategy, steps=(1, 4)):
     return found, float(distiller.radius.numpy())
 
 
-@pytest.mark.parametrize("replicas", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.parametrize("replicas", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_cached_is_live(settings, digits, replicas, two_replicas, tmp_path):
     strategy = two_replicas if replicas == 2 else tf.distribute.get_strategy()
     cached = settings | {"teacher_cache_dir": str(tmp_path), "teacher_cache_dtype": "float32"}
