@@ -88,7 +88,8 @@ def comparison_lines(comparisons: Sequence[Mapping[str, Any]]) -> list[str]:
         if one["word"] == "level":
             found.append(f"{first} and {second} cannot be told apart on these {images}: {gain}.")
         else:
-            found.append(f"{first} is {one['word']} of {second} on the same {images}: {gain}.")
+            where = "ahead of" if one["word"] == "ahead" else "behind"
+            found.append(f"{first} is {where} {second} on the same {images}: {gain}.")
     return found + ["Each interval holds for its comparison alone."] * (len(comparisons) > 1)
 
 

@@ -132,7 +132,7 @@ def join(me: Member, announce: Callable[[str], Any] = print) -> Any:
 
     Args:
       me: from `member`.
-      announce: called with one line before the wait.
+      announce: called with a line at a time before the wait.
 
     Returns:
       A tf.distribute.MultiWorkerMirroredStrategy, the same one at every call.
@@ -147,6 +147,8 @@ def join(me: Member, announce: Callable[[str], Any] = print) -> Any:
         _joined.member = me
         everyone = ", ".join(me.addresses)
         announce(f"Waiting for all workers: {everyone}")
+        if not is_chief():
+            announce(f"This is worker {me.index}. Only worker 0, {me.addresses[0]}, prints how the run goes.")
         if not os.environ.get("TF_CONFIG", "").strip(" {}"):
             place = {"cluster": dict(me.jobs), "task": {"type": me.jobs[0][0], "index": me.index}}
             os.environ["TF_CONFIG"] = json.dumps(place)

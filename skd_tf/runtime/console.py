@@ -57,12 +57,17 @@ def silence() -> Iterator[None]:
         _silent.reset(token)
 
 
-@chief_only
-def say(text: str = "") -> None:
-    """Prints a line on standard output."""
+def say_on_every_worker(text: str) -> None:
+    """Prints a line on standard output, on each worker."""
     if not _silent.get():
         _clear()
         write(text, sys.stdout)
+
+
+@chief_only
+def say(text: str = "") -> None:
+    """Prints a line on standard output."""
+    say_on_every_worker(text)
 
 
 def detail(text: str = "") -> None:

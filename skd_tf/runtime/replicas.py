@@ -37,7 +37,7 @@ def make_strategy(
         gpus = len(tf.config.list_physical_devices("GPU"))
         _, count = devices.replicas(strategy, virtual_devices=virtual_devices, gpus=gpus, member=me)
         _require_divisible(batch_size, count)  # before any worker waits
-        return cluster.join(me, announce=console.say)
+        return cluster.join(me, announce=console.say_on_every_worker)
     if virtual_devices:
         _split_device(kind, virtual_devices)
     names = [device.name.replace("/device:", "") for device in tf.config.list_logical_devices(kind)]

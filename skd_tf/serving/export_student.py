@@ -16,7 +16,7 @@ from skd_tf.models import deployable, loading, paths
 from skd_tf.runs import lineage, provenance, report, result_tables, run_files
 from skd_tf.runs.run_record import read_result, trusted_config
 from skd_tf.runtime import atomic_files
-from skd_tf.runtime.console import say
+from skd_tf.runtime.console import say, warn
 from skd_tf.runtime.files import read_json, write_json
 from skd_tf.runtime.local_paths import require_local
 from skd_tf.serving import formats as known_formats
@@ -113,7 +113,10 @@ def export_student(
         (folder / "README.md").write_text(card)
         _require_empty(output)
     _keep_for_report(workdir, output, rows)
-    say(f"\n{result_tables.export_table(rows, values)}\n\nWritten: {output}")
+    say(f"\n{result_tables.export_table(rows, values)}\n")
+    for sentence in parity_check.costly(rows):
+        warn(f"{sentence} Rounding its numbers costs this: take a more precise file if it is too much.")
+    say(f"Written: {output}")
     return rows
 
 

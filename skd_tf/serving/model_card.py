@@ -9,6 +9,7 @@ import jinja2
 from skd_tf.runs.columns import columns
 from skd_tf.runs.lineage import Lineage
 from skd_tf.runs.result_tables import agreements, each_teacher, epochs_of, measured_after
+from skd_tf.serving import parity_check
 from skd_tf.serving.formats import ExportFile
 from skd_tf.serving.input_pixels import input_pixels
 
@@ -77,6 +78,7 @@ def model_card(
         columns=shown,
         file_by_kind={file.kind: file.name for file in reversed(files)},
         files=list(zip(files, rows, strict=True)),
+        costly=parity_check.costly(rows),
         image_shape=image_shape,
         student_values=student_values,
         check_images=check_images,

@@ -6,12 +6,13 @@ import pathlib
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from skd_tf.evaluation import bootstrap, cost, metrics
+from skd_tf.runs import verdict
 from skd_tf.runtime.console import Progress
 from skd_tf.serving.formats import ExportFile
 
@@ -45,7 +46,7 @@ def check(
 
     Returns:
       For each file {"file", "largest_difference" (of a logit), "largest_probability_difference", "agreement",
-      "accuracy", "accuracy_change", "nll", "ece", "ece_debiased", "intervals" (95%), "latency_ms" (one image on one thread,
+      "accuracy", "accuracy_change", "against_student" (`verdict.compare` with the live student), "nll", "ece", "ece_debiased", "intervals" (95%), "latency_ms" (one image on one thread,
       of LiteRT and ONNX Runtime; else None), "stored_values", "bytes"}.
 
     Raises:
@@ -73,6 +74,14 @@ def measured_quality(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     quality, ends = summary.quality(), bootstrap.intervals(summary)
     found = {name: quality[name] for name in ("accuracy", "nll", "ece", "ece_debiased") if name in quality}
     return found | {"intervals": {name: ends[name] for name in found if name in ends}}
+
+
+def costly(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A sentence for each file whose accuracy is below the live student's by more than chance, with the interval."""
+    named = [
+        row["against_student"] | {"first": row["file"], "second": "the student"} for row in rows if "accuracy" in row
+    ]
+    return [line for one in named if one["word"] == "behind" for line in verdict.comparison_lines([one])]
 
 
 def _run(file, path, scratch):
@@ -114,10 +123,11 @@ def _compare(file, found, labels, live):
         alone = np.abs(found[f"batch_of_{count}"] - logits[:count]).max()
         if alone > max(1e-4, file.largest_difference) * scale:
             raise ExportError(f"{file.name} gives logits that differ by {alone:.3g} in a batch of {count}.")
-    accuracy = {}
+    accuracy: dict[str, Any] = {}
     if (labels >= 0).any():
-        right = float((found["class_id"] == labels).mean())
-        accuracy = {"accuracy": right, "accuracy_change": right - float((live.argmax(axis=1) == labels).mean())}
+        against = verdict.compare(found["class_id"], live.argmax(axis=1), labels)
+        accuracy = {"accuracy": float((found["class_id"] == labels).mean()), "accuracy_change": against["difference"]}
+        accuracy["against_student"] = against
     return {
         "file": file.name,
         "largest_difference": float(difference),

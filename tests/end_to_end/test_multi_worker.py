@@ -69,6 +69,7 @@ def train(workdir, *flags, count=2):
     """Workers that have trained to the end."""
     workers = Workers(*train_flags(workdir, *flags), count=count)
     assert workers.wait() == [0] * count, workers.lines
+    assert all(workers.printed(f"[{index}] This is worker {index}.") for index in range(1, count))
     return workers
 
 

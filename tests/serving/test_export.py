@@ -36,11 +36,17 @@ def calibrated_run(digits_run, tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module", params=["without onnx", pytest.param("with onnx", marks=pytest.mark.slow)])
+def names(request):
+    """Formats: all that can be written here, or all but ONNX."""
+    with_onnx = request.param == "with onnx" and WITH_ONNX
+    return ["saved_model", "keras", "litert"] + ["onnx"] * with_onnx
+
+
 @pytest.fixture(scope="module")
-def exported(calibrated_run, tmp_path_factory):
-    """(folder, rows) of an export in every format that can be written here."""
+def exported(names, calibrated_run, tmp_path_factory):
+    """(folder, rows) of an export in these formats."""
     folder = tmp_path_factory.mktemp("export") / "out"
-    names = ["saved_model", "keras", "litert"] + ["onnx"] * WITH_ONNX
     return folder, export_student(calibrated_run, folder, formats=names, check_images=300)
 
 
@@ -52,12 +58,12 @@ def softmax(logits):
     return np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
 
 
-def test_every_format_holds_the_student_and_nothing_else(exported, calibrated_run):
+def test_every_format_holds_the_student_and_nothing_else(exported, names, calibrated_run):
     folder, rows = exported
     values = loading.load(calibrated_run).count_params()
     agreements = {"saved_model": 1.0, "student.keras": 1.0, "student_float32.tflite": 1.0}
     agreements |= {"student_float16.tflite": 0.98, "student_int8.tflite": 0.95}
-    if WITH_ONNX:
+    if "onnx" in names:
         agreements["student.onnx"] = 1.0
     assert {row["file"] for row in rows} == agreements.keys()
     for row in rows:
@@ -181,6 +187,22 @@ def test_what_the_comparison_catches():
     ):
         with pytest.raises(parity_check.ExportError):
             compared(live, labels, **{name: wrong})
+
+
+def test_a_file_that_is_less_accurate_by_more_than_chance_is_named():
+    random = np.random.default_rng(0)
+    labels, rounded = random.integers(0, 2, 1000), formats.ExportFile("int8", "litert", None, 0.5, 2.0, near_tie=0.0)
+    live = np.eye(2)[labels] + 0.4 * random.normal(size=[1000, 2])
+    rows = []
+    for noise in (0.02, 0.4):  # changes few answers, and many
+        logits = live + noise * random.normal(size=live.shape)
+        rows.append(compared(live, labels, rounded, logits=logits, class_id=logits.argmax(axis=1)))
+    level, behind = rows
+    assert parity_check.costly([level]) == []
+    (sentence,) = parity_check.costly(rows)
+    change = behind["accuracy"] - (live.argmax(axis=1) == labels).mean()
+    assert behind["accuracy_change"] == pytest.approx(change) and change < -0.03
+    assert sentence.startswith(f"int8 is behind the student on the same 1,000 images: {100 * change:+.1f} points")
 
 
 def test_classes_may_change_places_in_a_near_tie_and_nowhere_else():
