@@ -58,6 +58,7 @@ def test_in_memory_both_formats_are_the_same_set(folders, files):
         assert_equal(getattr(records, part), getattr(shards, part))
 
 
+@pytest.mark.slow
 def test_windows_of_the_originals_are_equal_and_labels_are_read_once(folders, files, monkeypatch):
     settings = {"image_size": 6, "augmentation": "resized_crop"}
     records, shards = (load("photos", folders[kind], **settings) for kind in FORMATS)

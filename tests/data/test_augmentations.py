@@ -21,7 +21,7 @@ from tests.helpers.images import equal, load, make_folder
 STEPS = 20
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 EVERYTHING = "crop, mirror, trivial, erase:0.25, mixup:0.2, cutmix:1"
-LISTS = [EVERYTHING, pytest.param("mixup:0.2", marks=pytest.mark.slow)]
+LISTS = ["crop, mirror, cutmix:1", *(pytest.param(text, marks=pytest.mark.slow) for text in (EVERYTHING, "mixup:0.2"))]
 stream = functools.partial(helpers.stream, steps=STEPS)
 
 

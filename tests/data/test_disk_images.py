@@ -81,6 +81,7 @@ def test_imagenet_is_read_from_its_shards(imagenet, name):
         load_imagenet(imagenet, name, cache_dataset="memory")
 
 
+@pytest.mark.slow
 def test_imagenet_in_memory_equals_imagenet_on_disk(imagenet):
     """Without resized crops both are possible: the shards are read in the order of TFDS."""
     memory, disk = (load_imagenet(imagenet, augmentation="pad_crop", cache_dataset=keep) for keep in ("memory", "none"))
@@ -174,6 +175,7 @@ def test_a_folder_of_images_trains_and_exports(tmp_path):
     assert labels[0].decode() in images.CLASSES
 
 
+@pytest.mark.slow
 def test_many_splits_on_disk_bring_no_warning_of_retracing(tmp_path, caplog):
     """Each split has a graph of its own that decodes it; TensorFlow would take them for one that is traced again."""
     make_folder(tmp_path)

@@ -52,6 +52,7 @@ def make_older(root, seconds=60):
         os.utime(folder, (changed, changed))
 
 
+@pytest.mark.slow
 def test_a_run_with_teacher_and_student_alone_loads_once(tmp_path, decoded, listed, monkeypatch):
     make_folder(tmp_path / "set", per_class=12, size=lambda i: (8, 8), formats=(".png",))
     make_older(tmp_path / "set")
@@ -99,7 +100,7 @@ def test_loads_are_shared_inside_the_context_only():
     assert data.load(settings) is not one
 
 
-@pytest.mark.parametrize("keep", ["memory", "none"])
+@pytest.mark.parametrize("keep", ["memory", pytest.param("none", marks=pytest.mark.slow)])
 def test_the_test_split_alone_is_that_of_the_whole(tmp_path, decoded, keep):
     """A test split of grey files stays a colour split if the training part has colours."""
     for name in ("a", "b"):

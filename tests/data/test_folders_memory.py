@@ -63,7 +63,7 @@ def test_a_validation_split_is_taken_out_in_place():
     assert np.array_equal(users.without(rows).images, expected[kept]) and np.array_equal(users.images, before)
 
 
-@pytest.mark.parametrize("shift", [0, 1, 16])
+@pytest.mark.parametrize("shift", [1, *(pytest.param(shift, marks=pytest.mark.slow) for shift in (0, 16))])
 def test_the_stream_shares_the_memory_of_images(shift):
     """Images that TensorFlow cannot read in place give the same batches."""
     base = memory_budget.aligned_empty(41, (8, 8, 1)).reshape(-1)

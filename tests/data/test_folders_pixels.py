@@ -52,7 +52,7 @@ def in_pillow(path, size, resize):
     return np.asarray(image)
 
 
-@pytest.mark.parametrize("kind", ["jpg", "png", "webp"])
+@pytest.mark.parametrize("kind", ["jpg", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("png", "webp"))])
 def test_the_orientation_of_exif_is_applied(tmp_path, kind):
     for place in range(8):
         options = {"lossless": True} if kind == "webp" else {"quality": 95} if kind == "jpg" else {}
@@ -67,6 +67,7 @@ def test_the_orientation_of_exif_is_applied(tmp_path, kind):
         assert len(expected) == 8
 
 
+@pytest.mark.slow
 def test_windows_of_turned_images_are_windows_of_the_upright_one(tmp_path):
     """A resized crop of a photo with any orientation is that of the same picture stored upright."""
     how = augmentation.ResizedCrop(flip=False)
@@ -99,7 +100,10 @@ def test_windows_of_turned_images_are_windows_of_the_upright_one(tmp_path):
         )  # JPEG's own rounding
 
 
-@pytest.mark.parametrize(("peak", "bits"), [(4095, 12), (200, 8), (1000, 10), (65535, 16)])
+@pytest.mark.parametrize(
+    ("peak", "bits"),
+    [(4095, 12), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((200, 8), (1000, 10), (65535, 16)))],
+)
 def test_sixteen_bit_files_keep_their_grey_levels(tmp_path, capsys, peak, bits):
     values = np.linspace(0, peak, 24 * 32).round().astype(np.uint16).reshape(24, 32)
     for name in ("a", "b"):
@@ -175,7 +179,7 @@ def test_files_that_would_be_read_wrongly_are_named_instead(tmp_path, capsys):
     assert "palette.bmp: its kind of BMP" in printed and "moving.webp: an animated WebP is not read" in printed
 
 
-@pytest.mark.parametrize("keep", ["memory", "none"])
+@pytest.mark.parametrize("keep", ["memory", pytest.param("none", marks=pytest.mark.slow)])
 def test_a_few_bad_files_do_not_end_a_run_and_each_is_named_with_its_reason(tmp_path, capsys, keep):
     for part in ("train", "test"):
         for name in ("cat", "dog", "eel"):
@@ -240,7 +244,7 @@ def test_a_validation_folder_is_the_validation_split(tmp_path):
     assert (len(old.train), len(old.validation), len(old.test)) == (9, 9, 18)
 
 
-@pytest.mark.parametrize("keep", ["memory", "none"])
+@pytest.mark.parametrize("keep", ["memory", pytest.param("none", marks=pytest.mark.slow)])
 def test_a_copied_or_touched_folder_is_the_same_data(tmp_path, keep):
     one = make_folder(tmp_path / "one", size=lambda i: (8, 8))
     facts = data_facts(load(one, cache_dataset=keep))

@@ -35,6 +35,7 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "cache" / "skd_tf"
 
 
+@pytest.mark.slow
 def test_shards_are_scanned_once_until_one_of_them_changes(shards, cache, monkeypatch, capsys):
     settings = DataSettings(dataset="imagenet2012", image_size=24)
     scans = []

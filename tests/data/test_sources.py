@@ -61,7 +61,8 @@ def test_images_of_several_sizes_need_image_size_and_keep_their_middle(tmp_path)
     assert (image_ops.fit(tf.constant(flat), (10, 10, 3), 10).numpy() == 200).mean() > 0.7
 
 
-def test_an_unreadable_file_is_named_and_skipped_and_too_many_are_an_error(tmp_path, capsys):
+@pytest.mark.parametrize("keep", ["memory", pytest.param("none", marks=pytest.mark.slow)])
+def test_an_unreadable_file_is_named_and_skipped_and_too_many_are_an_error(tmp_path, capsys, keep):
     make_folder(tmp_path, per_class=40, size=lambda i: (4, 4), formats=(".png",))
     whole = load(tmp_path, validation_fraction=0)
     bad = tmp_path / "train" / "dog" / "3.png"
@@ -69,17 +70,16 @@ def test_an_unreadable_file_is_named_and_skipped_and_too_many_are_an_error(tmp_p
     bad.write_bytes(bad.read_bytes()[:40])  # truncated, with an intact header
     (bad.parent / "notes.txt").write_text("")
     capsys.readouterr()
-    for keep in ("memory", "none"):
-        rest = load(tmp_path, validation_fraction=0, cache_dataset=keep)
-        printed = capsys.readouterr().err
-        assert str(bad) in printed and "notes.txt" in printed
-        assert len(rest.train) == 119 and place not in rest.train.index
-        # The other images are augmented as before.
-        augmented, before = (
-            images_in(stream(dataset, Config(batch_size=len(dataset.train)), steps=1, last_step=1))
-            for dataset in (rest, whole)
-        )
-        assert augmented <= before
+    rest = load(tmp_path, validation_fraction=0, cache_dataset=keep)
+    printed = capsys.readouterr().err
+    assert str(bad) in printed and "notes.txt" in printed
+    assert len(rest.train) == 119 and place not in rest.train.index
+    # The other images are augmented as before.
+    augmented, before = (
+        images_in(stream(dataset, Config(batch_size=len(dataset.train)), steps=1, last_step=1))
+        for dataset in (rest, whole)
+    )
+    assert augmented <= before
     for i in (5, 6, 7, 8, 9):
         (bad.parent / f"{i}.png").write_bytes(b"not an image")
     with pytest.raises(InputError, match=r"do not decode: 6 of 120.*dog.3\.png"):
@@ -103,7 +103,7 @@ def test_a_wrong_folder_is_reported_in_one_line(tmp_path, make, words):
         load(tmp_path / "set")
 
 
-@pytest.mark.parametrize("keep", ["memory", "none"])
+@pytest.mark.parametrize("keep", ["memory", pytest.param("none", marks=pytest.mark.slow)])
 def test_unlabelled_images_are_neither_held_out_nor_tested(tmp_path, keep):
     """Accuracy, agreement, their intervals and the check of an export are then all measured on the same images."""
     tested = load(make_folder(tmp_path), cache_dataset=keep).test

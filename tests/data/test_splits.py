@@ -146,8 +146,15 @@ def video_of(split, root):
     return {pixels[image.tobytes()] for image in np.asarray(split.images[:])}
 
 
-@pytest.mark.parametrize("nested, group", [(False, r"^(\w+)_"), (True, r"^([^/]+)/")])
-@pytest.mark.parametrize("cache", ["memory", "none"])
+@pytest.mark.parametrize(
+    "nested, group, cache",
+    [
+        (False, r"^(\w+)_", "memory"),
+        (True, r"^([^/]+)/", "none"),
+        pytest.param(False, r"^(\w+)_", "none", marks=pytest.mark.slow),
+        pytest.param(True, r"^([^/]+)/", "memory", marks=pytest.mark.slow),
+    ],
+)
 def test_a_folder_keeps_groups_together_in_all_three_splits(tmp_path, nested, group, cache):
     root = clips(tmp_path, nested=nested)
     dataset = load(root, group=group, validation_fraction=0.2, cache_dataset=cache)

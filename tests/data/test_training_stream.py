@@ -173,7 +173,7 @@ def test_images_of_several_sizes_need_a_size(prepared):
     assert load("mixed", prepared, image_size=8).image_shape == (8, 8, 3)
 
 
-@pytest.mark.parametrize("cache_dataset", ["auto", "none"])
+@pytest.mark.parametrize("cache_dataset", ["auto", pytest.param("none", marks=pytest.mark.slow)])
 def test_no_thread_of_the_autotuner_can_delay_the_end_of_a_run(tmp_path, cache_dataset):
     """It has kept finished runs from ending for up to a minute: see `streams.untuned`."""
     folder = helpers.make_folder(tmp_path, size=lambda i: (8, 8))

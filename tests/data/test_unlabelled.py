@@ -139,12 +139,16 @@ def test_each_image_gets_its_own_cached_logits(mixed, whole):
     """The pixels are those that the teacher pass computes for that pass and row."""
     logits = {"teacher_logits": RowLogits(2, 0), "unlabelled_logits": RowLogits(2, 1)}
     sets = mixed, mixed.unlabelled
-    augmented = {(kind, p): data.AugmentedImages(sets[kind], 0, p) for kind in (0, 1) for p in (0, 1)}
+    augmented = {
+        (kind, p): data.AugmentedImages(sets[kind], 0, p)[np.arange(len(sets[kind].train))]
+        for kind in (0, 1)
+        for p in (0, 1)
+    }
     found = batches(mixed, last_step=4 * STEPS, **logits)
     for x, labels in found:
         for image, (kind, epoch, row), label in zip(x["image"], x["teacher_logits"].astype(int), labels, strict=True):
             assert kind == (label < 0)
-            np.testing.assert_array_equal(image, augmented[kind, epoch][np.array([row])][0])
+            np.testing.assert_array_equal(image, augmented[kind, epoch][row])
     assert equal([x["image"] for x, _ in found[:STEPS]], [images for images, _ in whole[:STEPS]])
 
 
