@@ -1,5 +1,6 @@
 """The classes that a finished model gives to the images of a folder, as a CSV file; what skd_tf.predict does."""
 
+import collections
 import os
 import pathlib
 from collections.abc import Iterator, Sequence
@@ -11,7 +12,7 @@ from skd_tf.data.catalog import size_and_resize, source_kind
 from skd_tf.data.settings import DataSettings
 from skd_tf.errors import counted, flag_error, input_error
 from skd_tf.evaluation import image_files, metrics, temperature_scaling
-from skd_tf.evaluation.predictor import BATCH_SIZE, Predictor
+from skd_tf.evaluation.predictor import BATCH_SIZE, Predictor, accelerators
 from skd_tf.models import deployable, loading
 from skd_tf.runs import run_files
 from skd_tf.runs.class_names import of_model as class_names_of
@@ -89,11 +90,18 @@ def predict_images(
 
 def _answers(loaded, root, names, shape, side, rules, temperature) -> Iterator[Answer]:
     """The `Answer` of each file, in order."""
-    predictor = Predictor(loaded, min(BATCH_SIZE, len(names)))
+    predictor = Predictor(loaded, min(BATCH_SIZE, len(names)), accelerators())
     given, others, deep, kind = 0, 0, 0, None
+    computing: collections.deque[tuple] = collections.deque()  # the batches whose outputs are to come, in order
+
+    def read():
+        for batch in image_files.batches(root, names, shape, side, predictor.batch_size, rules):
+            computing.append(batch)
+            yield batch[1], range(len(batch[1]))
+
     with Progress("classifying", len(names), "images") as progress:
-        for rows, images, sizes, deeps in image_files.batches(root, names, shape, side, predictor.batch_size, rules):
-            outputs = predictor(images, on_progress=lambda done: None)
+        for outputs in predictor.stream(read()):
+            rows, _, sizes, deeps = computing.popleft()
             if kind is None:
                 kind = _kind_of(outputs)
             probabilities = _probabilities(outputs, kind, temperature)

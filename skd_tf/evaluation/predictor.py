@@ -1,4 +1,4 @@
-"""Predictor: the logits of a whole split, each example once, on all devices of this process."""
+"""Predictor: the logits of a whole split, each example once, on all devices of this process, or of all workers."""
 
 import collections
 import functools
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from skd_tf.runtime import cluster
 from skd_tf.runtime.console import Progress
 
 BATCH_SIZE = 256
@@ -71,6 +72,26 @@ class Predictor:
                 logits.append(part)
                 (on_progress or progress.update)(done)
         return np.concatenate(logits)
+
+    def shared(self, images: Any, *, what: str = "predicting") -> np.ndarray:
+        """As calling it, but the workers of a cluster divide the batches. Every worker must call it, and gets all logits.
+
+        A batch is computed whole by one worker, so the logits are those of one worker, bit for bit.
+        """
+        if cluster.workers() == 1:
+            return self(images, what=what)
+        parts, done = [], 0
+        mine = cluster.share([*self.batches(range(len(images)))])
+        with Progress(what, sum(map(len, mine)), "images") as progress:
+            for rows, part in zip(mine, self.stream((images, rows) for rows in mine), strict=True):
+                parts.append((rows, part))
+                done += len(part)
+                progress.update(done)
+        classes = cluster.max_over_workers(max((part.shape[1] for _, part in parts), default=0))
+        logits = np.zeros([len(images), classes], np.float32)
+        for rows, part in parts:
+            logits[rows.start : rows.stop] = part
+        return cluster.sum_over_workers(logits)
 
     def batches(self, rows: range) -> Iterator[range]:
         """Ranges of at most `batch_size` rows."""

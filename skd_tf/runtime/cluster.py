@@ -12,12 +12,15 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
+import numpy as np
+
 from skd_tf.errors import InputError, input_error
 from skd_tf.runtime import compat, slurm
 
 T = TypeVar("T")
 _EXPECTED = '{"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker", "index": 0}}'
 _CHUNK = 4096  # bytes that one collective of `agree` sends
+_NUMBERS = 1 << 18  # that one collective of `sum_over_workers` sends
 # After TensorFlow's own 10 seconds a busy worker counts as dead. This limit is for a worker that freezes: when a process
 # ends, its connections close and the others notice at once.
 _HEARTBEAT_SECONDS = 60
@@ -121,6 +124,7 @@ class _Joined:
     strategy: Any = None
     sum_bytes: Any = None
     sum_numbers: Any = None
+    sum_large: Any = None
     deciding: bool = False
 
 
@@ -166,7 +170,8 @@ def join(me: Member, announce: Callable[[str], Any] = print) -> Any:
                 remedy="Call run() before anything else uses TensorFlow",
             ) from error
         _joined.strategy = strategy
-        _joined.sum_bytes, _joined.sum_numbers = (_make_sum(strategy, size) for size in (1 + _CHUNK, me.workers))
+        sizes = (1 + _CHUNK, me.workers, _NUMBERS)
+        _joined.sum_bytes, _joined.sum_numbers, _joined.sum_large = (_make_sum(strategy, size) for size in sizes)
     return _joined.strategy
 
 
@@ -181,6 +186,17 @@ def max_over_workers(number: int) -> int:
         return number
     mine = _joined.member.index
     return int(max(_joined.sum_numbers([number if index == mine else 0 for index in range(workers())])))
+
+
+def sum_over_workers(array: np.ndarray) -> np.ndarray:
+    """The sum of all workers' arrays, float32 and of one shape; every worker must call it."""
+    if _joined.strategy is None:
+        return array
+    flat, summed = array.ravel(), np.empty(array.size, np.float32)
+    for start in range(0, array.size, _NUMBERS):
+        part = flat[start : start + _NUMBERS]
+        summed[start : start + len(part)] = _joined.sum_large(np.pad(part, (0, _NUMBERS - len(part))))[: len(part)]
+    return summed.reshape(array.shape)
 
 
 def share(work: Sequence[T]) -> Sequence[T]:
@@ -247,7 +263,7 @@ def _broadcast(text):
 
 
 def _make_sum(strategy, size):
-    """A function that sums a list of `size` numbers over all workers. Every worker must call it.
+    """A function that sums `size` numbers over all workers, float32 `[size]`. Every worker must call it.
 
     Every device can sum float32, which holds bytes and small integers exactly.
     """
@@ -264,7 +280,7 @@ def _make_sum(strategy, size):
     def total(values):
         return strategy.experimental_local_results(strategy.run(replica, (values,)))[0]
 
-    return lambda values: total(tf.constant(values, tf.float32)).numpy().tolist()
+    return lambda values: total(tf.constant(values, tf.float32)).numpy()
 
 
 @contextlib.contextmanager

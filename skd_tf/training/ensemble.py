@@ -63,6 +63,10 @@ class Ensemble:
         """What the teachers say together about un-augmented images: see `mean`."""
         return self.mean([member.logits(images) for member in self.members])
 
+    def shared_logits(self, images: np.ndarray | DiskImages) -> np.ndarray:
+        """As `logits`, divided among the workers; see `Teacher.shared_logits`."""
+        return self.mean([member.shared_logits(images) for member in self.members])
+
     def mean(self, each: Sequence[np.ndarray]) -> np.ndarray:
         """The logarithm of the weighted mean of softmaxes, float32 `[n, classes]`, from the logits of each teacher.
 
@@ -79,7 +83,7 @@ class Ensemble:
     def measured(self, images: np.ndarray | DiskImages) -> dict[str, ModelLogits]:
         """{"teacher_1": its `ModelLogits` of un-augmented images, ...}."""
         return {
-            f"teacher_{i}": ModelLogits(member.logits(images), parameters=member.facts["parameters"])
+            f"teacher_{i}": ModelLogits(member.shared_logits(images), parameters=member.facts["parameters"])
             for i, member in enumerate(self.members, 1)
         }
 

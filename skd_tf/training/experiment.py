@@ -108,14 +108,13 @@ def _run(
         distiller, history = train_student(config, resources, folder.path, track=track)
     watch.add("training", history["seconds"])  # includes earlier, interrupted processes
 
+    with watch("measuring"):
+        calibrate, images = config.calibrate == "auto", config.report_images if config.report else 0
+        measured, details, student, pictures = measuring.measure(
+            resources, distiller.deployable(), others, calibrate=calibrate, images=images
+        )
+
     def finish() -> dict[str, Any]:
-        student = distiller.deployable()
-        with watch("measuring"):
-            calibrate = config.calibrate == "auto"
-            images = config.report_images if config.report else 0
-            measured, details, student, pictures = measuring.measure(
-                resources, student, others, calibrate=calibrate, images=images
-            )
         teachers = [teacher.path for teacher in resources.teacher.members] if resources.teacher else []
         ancestry = lineage.of_run(config, resources.dataset, data_facts(resources.dataset), *teachers)
         with watch("export"):
@@ -128,9 +127,9 @@ def _run(
             write_json(folder / run_files.REPORT_IMAGES, pictures)
         facts = _facts(config, resources, distiller) | history
         facts |= {"lineage": ancestry.to_json(), "warnings": list(resources.warnings)}
-        details = _details(resources, details, watch)
-        write_json(folder / run_files.MEASUREMENTS, details)
-        return _write_result(config, folder, measured, facts, details)
+        found = _details(resources, details, watch)
+        write_json(folder / run_files.MEASUREMENTS, found)
+        return _write_result(config, folder, measured, facts, found)
 
     result = cluster.agree(finish)
     track(result)

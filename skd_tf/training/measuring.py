@@ -26,7 +26,7 @@ def measure(
     calibrate: bool,
     images: int = 0,
 ) -> tuple[dict[str, Any], dict[str, Any], keras.Model, list[dict[str, Any]]]:
-    """Measures teacher, other students and student on the test split, in one pass.
+    """Measures teacher, other students and student on the test split, in one pass. Every worker must call it.
 
     Args:
       resources: data and teacher.
@@ -48,9 +48,9 @@ def measure(
     ensemble = teacher if isinstance(teacher, Ensemble) else None
     each = ensemble.measured(test.images) if ensemble else {}
     together = {"teacher": ensemble.mean([model.logits for model in each.values()])} if ensemble else {}
-    sources: dict[str, Any] = {"teacher": teacher.logits} if teacher else {}
+    sources: dict[str, Any] = {"teacher": teacher.shared_logits} if teacher else {}
     devices = predictor.local_devices(resources.strategy)
-    sources |= {name: predictor.Predictor(model, devices=devices) for name, model in models.items()}
+    sources |= {name: predictor.Predictor(model, devices=devices).shared for name, model in models.items()}
     if calibrate and not dataset.has_labels:
         say_of_part("Nothing is calibrated: the images have no labels.")
         calibrate = False
@@ -60,7 +60,9 @@ def measure(
         raw = deployable.without_sphere(models.get(name))
         measured[name] = ModelLogits(
             together[name] if name in together else logits_of(test.images),
-            predictor.Predictor(raw, devices=devices)(test.images) if name == "student" and raw is not None else None,
+            predictor.Predictor(raw, devices=devices).shared(test.images)
+            if name == "student" and raw is not None
+            else None,
             teacher.facts["parameters"] if teacher and name == "teacher" else loading.parameter_count(models[name]),
             fitted,
         )

@@ -148,7 +148,7 @@ class RunCallbacks:
                     remedy="Use --precision=bfloat16, or lower --learning_rate",
                 )
             )
-        self._record(step, means, pace)
+        self._record(step, means, pace, self._validation_logits())
         if not self._stops():
             return False
         self.last_step = step
@@ -164,15 +164,21 @@ class RunCallbacks:
             return False
         return cluster.agree(lambda: len(self._log.rows()) >= _best_epoch(self._log.rows(), self._measure) + patience)
 
+    def _validation_logits(self) -> np.ndarray | None:
+        """The student's logits of the validation images, which the workers divide; None without such images."""
+        validation = self._resources.dataset.validation
+        if not validation:
+            return None
+        with optimizers.averaged(self._distiller):
+            return self._distiller.probability_logits(self._validate.shared(validation.images))
+
     @cluster.chief_only
-    def _record(self, step: int, means: dict[str, float], pace: Pace) -> None:
+    def _record(self, step: int, means: dict[str, float], pace: Pace, logits: np.ndarray | None) -> None:
         distiller, validation = self._distiller, self._resources.dataset.validation
         epoch = step // self._steps_per_epoch
         updates = int(distiller.optimizer.iterations.numpy())  # fewer than steps if float16 loss scaling skipped some
         record = {"epoch": epoch - 1, "step": step, **means, **_in_force(distiller, self._rates[updates - 1], means)}
-        if validation:
-            with optimizers.averaged(distiller):
-                logits = distiller.probability_logits(self._validate(validation.images))
+        if validation and logits is not None:
             summary = metrics.summarize(logits, validation.labels)
             if self._resources.dataset.has_labels:
                 measured = summary.quality() | summary.over_classes()

@@ -118,11 +118,29 @@ class Teacher:
         """Logits of un-augmented images `[n, h, w, c]`, float32 `[n, classes]`; from the cache if there is one."""
         if not self._cache:
             return self._predict(images)
-        shape = len(images), self._dataset.num_classes
-        key = sha256_of_json(self._identity | {"images": data.digest_of(images)})
+        key, shape = self._exact_key(images)
         if not self._exact.has(key, shape):
             self._exact.write(key, self._predict(images))
         return self._exact.read(key, shape)
+
+    def shared_logits(self, images: np.ndarray | DiskImages) -> np.ndarray:
+        """As `logits`, but the workers of a cluster divide what is not in the chief's cache. Every worker must call it."""
+        if cluster.workers() == 1:
+            return self.logits(images)
+        if not self._cache:
+            return self._predict.shared(images)
+        key, shape = self._exact_key(images)
+        if cluster.agree(lambda: self._exact.has(key, shape)):
+            return cluster.sum_over_workers(self.logits(images) if cluster.is_chief() else np.zeros(shape, np.float32))
+        logits = self._predict.shared(images)
+        if cluster.is_chief():
+            self._exact.write(key, logits)
+        return logits
+
+    def _exact_key(self, images):
+        """The cache's key of un-augmented images, and the shape of their logits."""
+        key = sha256_of_json(self._identity | {"images": data.digest_of(images)})
+        return key, (len(images), self._dataset.num_classes)
 
     def epoch_logits(self, epochs: int, dataset: data.Dataset | None = None) -> EpochLogits | None:
         """The cached logits of every augmented training image in so many epochs; computes missing files.
@@ -215,14 +233,14 @@ def open_teacher(
     split, what = _checked_split(dataset)
     if not dataset.has_labels:
         images = counted(len(split), f"{what} image")
-        if not cluster.agree(lambda: bool(np.isfinite(teacher.logits(split.images)).all())):
+        if not np.isfinite(teacher.shared_logits(split.images)).all():
             raise _not_finite(path, config, what)
         detail(f"Teacher {teacher.facts['name']} from {path}: finite logits on {images}, which have no labels.")
         return teacher
     if not len(split):
         warn(f"No training image has a label, so the accuracy of the teacher {teacher.facts['name']} is unknown.")
         return teacher
-    quality = cluster.agree(lambda: metrics.quality(teacher.logits(split.images), split.labels))
+    quality = metrics.quality(teacher.shared_logits(split.images), split.labels)
     accuracy = quality["accuracy"]
     if math.isnan(quality["nll"]):
         raise _not_finite(path, config, what)

@@ -14,7 +14,8 @@ import tensorflow as tf
 
 from skd_tf import data, networks, predict
 from skd_tf.errors import InputError
-from skd_tf.evaluation import metrics, temperature_scaling
+from skd_tf.evaluation import metrics, predictor, temperature_scaling
+from skd_tf.evaluation import predict_images as predict_images_module
 from skd_tf.evaluation.predict_images import predict_images
 from skd_tf.serving.saved_model import save_saved_model
 from tests.helpers.images import random_image, write_image
@@ -64,7 +65,25 @@ def softmax(model, images):
     return np.exp(metrics.log_softmax(model.predict(np.asarray(images, np.float32), verbose=0)))
 
 
-@pytest.mark.parametrize("kind", ["", "student.keras", "saved_model"])
+def test_two_devices_answer_as_one(digits, tmp_path, command, two_replicas, monkeypatch):
+    """Each computes whole batches, while the next ones are read; the answers stay in the files' order."""
+    folder, _ = digits
+    command(OLD_RUN / "student.keras", folder, f"--output={tmp_path / 'one.csv'}")
+    monkeypatch.setattr(predict_images_module, "BATCH_SIZE", 16)
+    monkeypatch.setattr(predict_images_module, "accelerators", lambda: predictor.local_devices(two_replicas))
+    used, compute = set(), predictor._Place.__call__
+    monkeypatch.setattr(
+        predictor._Place, "__call__", lambda self, images: used.add(self._device) or compute(self, images)
+    )
+    command(OLD_RUN / "student.keras", folder, f"--output={tmp_path / 'two.csv'}")
+    assert len(used) == 2
+    one, two = (probabilities(tmp_path / f"{name}.csv", range(10)) for name in ("one", "two"))
+    np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "kind", ["", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("student.keras", "saved_model"))]
+)
 def test_each_file_gets_the_answer_of_the_model(digits, tmp_path, command, kind):
     folder, images = digits
     code, out, err = command(OLD_RUN / kind, folder, f"--output={tmp_path / 'answers.csv'}")
@@ -104,6 +123,7 @@ def test_files_that_cannot_be_read_are_listed_and_move_no_other(digits, tmp_path
         assert answer == pytest.approx(softmax(model, images[number : number + 1])[0], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_hidden_files_links_in_a_circle_and_other_files_are_left_out(tmp_path, command):
     saved(tmp_path / "net.keras", (8, 8, 3))
     folder = tmp_path / "pictures"
@@ -117,7 +137,16 @@ def test_hidden_files_links_in_a_circle_and_other_files_are_left_out(tmp_path, c
     assert "left out: 1 .txt" in out and "numbered from 0" in out
 
 
-@pytest.mark.parametrize("shape, resize", [((12, 12, 3), 0), ((12, 12, 3), 14), ((12, 20, 3), 0), ((9, 9, 1), 0)])
+@pytest.mark.parametrize(
+    "shape, resize",
+    [
+        ((12, 20, 3), 0),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (((12, 12, 3), 0), ((12, 12, 3), 14), ((9, 9, 1), 0))
+        ),
+    ],
+)
 def test_other_sizes_are_scaled_to_cover_and_cut_out_of_the_middle(tmp_path, shape, resize):
     model = saved(tmp_path / "net.keras", shape)
     image = random_image(0, 30, 41, 3)
@@ -153,7 +182,7 @@ def test_every_format_and_its_first_frame(tmp_path):
     assert probabilities(output, range(3))[1:] == pytest.approx(softmax(model, frames), abs=1e-5)
 
 
-@pytest.mark.parametrize("rules", [1, 2])
+@pytest.mark.parametrize("rules", [2, pytest.param(1, marks=pytest.mark.slow)])
 def test_orientation_and_depth_are_those_of_the_run(tmp_path, rules):
     """Photos are turned as EXIF says and 16-bit files scaled as in the run, unless it began with skd_tf 0.1."""
     workdir = shutil.copytree(OLD_RUN, tmp_path / "run")
@@ -198,6 +227,7 @@ def test_a_model_of_any_size_needs_one(tmp_path):
     assert len(rows(tmp_path / "answers.csv")) == 1
 
 
+@pytest.mark.slow
 def test_the_classes_of_a_saved_model_are_named(tmp_path):
     model = saved(tmp_path / "student.keras", (8, 8, 3))
     names = ["cat", "dog, or wolf", "Äal"]
@@ -276,6 +306,7 @@ def test_the_output_is_no_file_of_a_run(digits, command):
     assert code == 2 and "The output is a file of the run" in err
 
 
+@pytest.mark.slow
 def test_16_bits_without_a_run_and_dead_links_are_named(tmp_path, capsys):
     """A copied file does not say how its run read 16-bit images."""
     saved(tmp_path / "net.keras", (8, 8, 1))

@@ -27,8 +27,19 @@ def main(folder):
         np.save(folder / f"{name}-{index}.npy", weights_of(distiller.student))
         if index == 0:  # only on this worker: a prediction must not wait for the others
             np.save(folder / f"{name}-logits.npy", Predictor(distiller)(data[0][0]))
+    facts |= divided(distiller, data)
     (folder / f"facts-{index}.json").write_text(json.dumps(facts))
     cluster.agree(lambda: None)  # no worker leaves before all are done
+
+
+def divided(distiller, data):
+    """What the workers predict together: batches of 16, 2 for worker 0 and 1 for worker 1, or none for worker 1."""
+    images = np.concatenate([x for x, *_ in data])[:40]
+    alone, together = Predictor(distiller, 16), Predictor(distiller, 16)
+    batches, stream = [], together.stream
+    together.stream = lambda given: stream(batches.append(len(rows)) or (images, rows) for images, rows in given)
+    equal = [np.array_equal(alone(images[:count]), together.shared(images[:count])) for count in (40, 5)]
+    return {"equal": equal, "batches": batches}
 
 
 def decisions(index):
