@@ -66,6 +66,7 @@ def test_the_names_of_before_are_short_for_lists():
         assert equal(*streams) == (names[0] == "pad_crop")
 
 
+@pytest.mark.slow
 def test_a_crop_has_a_range_and_need_not_mirror(tmp_path):
     folder = make_folder(tmp_path)
     options = {"image_size": 8, "cache_dataset": "none"}

@@ -173,6 +173,7 @@ def flipped(content, place, bits=1):
     return content[:place] + bytes([content[place] ^ bits]) + content[place + 1 :]
 
 
+@pytest.mark.slow
 def test_a_damaged_shard_is_reported_and_computed_again_alone(open_teacher, digits, capsys):
     """Also by a process that has not built the teacher, in the thread that reads; nothing unverified is trained on."""
     config, teacher = open_teacher()

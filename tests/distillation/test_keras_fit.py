@@ -126,6 +126,7 @@ def test_weighted_metrics_are_weighted_and_the_others_are_not():
     assert result["weighted"] == pytest.approx((right * weights).sum() / weights.sum())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("whole", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_model_checkpoint_keeps_the_best_epoch(whole, tmp_path):
     path = tmp_path / ("best.keras" if whole else "best.weights.h5")
@@ -241,6 +242,7 @@ def functional():
     return keras.Model(inputs, net(inputs))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make_student", [Subclassed, *(pytest.param(kind, marks=pytest.mark.slow) for kind in (conv_net, functional))]
 )

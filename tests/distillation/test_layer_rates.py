@@ -75,6 +75,7 @@ def test_factor_one_is_no_factor_and_factor_zero_changes_nothing(optimizer):
     assert same(zeros[0][:2], zeros[-1][:2]) and not same(zeros[0][2:], zeros[-1][2:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "way",
     [

@@ -44,6 +44,7 @@ def test_loss_weights_are_refused():
         make_distiller().compile("sgd", loss_weights=[0.5])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("arrays", "count"), [(True, 43), pytest.param(False, 44, marks=pytest.mark.slow)])
 def test_steps_per_execution_takes_its_steps_in_one_call(arrays, count):
     """44 images in batches of 4 are 11 steps; the last batch of 43 is shorter."""

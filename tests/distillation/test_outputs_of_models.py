@@ -69,7 +69,7 @@ def expected():
 @pytest.mark.filterwarnings("ignore:The student's output")
 @pytest.mark.parametrize(
     "kind",
-    ["one entry", "spatial", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("logits", "list of one"))],
+    ["one entry", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("logits", "list of one", "spatial"))],
 )
 def test_clear_outputs_train_and_export_as_plain_ones(kind, expected, tmp_path):
     distiller = fitted(net(kind), net(kind, seed=2))
@@ -98,7 +98,14 @@ def test_a_saved_model_in_a_tfsm_layer_is_a_teacher(expected, tmp_path):
 
 
 @pytest.mark.parametrize("radius", ["auto", pytest.param("teacher_mean", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("kind", ["softmax layer", "softmax op", "softmax inside", "opaque"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "softmax layer",
+        "opaque",
+        *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("softmax op", "softmax inside")),
+    ],
+)
 def test_a_softmax_of_the_teacher_is_undone_with_a_warning(kind, radius):
     with_logits = weights_of(fitted(net(), net(seed=2), radius=radius).student)
     teacher = Opaque(net(seed=2), probabilities=True) if kind == "opaque" else net(kind, seed=2)

@@ -67,12 +67,13 @@ def adamw(rate):
 
 
 @pytest.mark.parametrize("optimizer", [sgd, pytest.param(adamw, marks=pytest.mark.slow)])
-def test_few_operations_are_outside_of_xla_and_none_per_variable(optimizer, two_replicas):
-    for strategy, most, clusters in ((tf.distribute.get_strategy(), 15, 1), (two_replicas, 2 * 80, 4)):
-        body, _ = traced(strategy, optimizer, jit_compile=True)
-        assert body["cluster"] == clusters and body.total() <= most, body
-        assert body == traced(strategy, optimizer, jit_compile=True, blocks=4)[0]
-    assert body["CollectiveReduceV2"] == 2  # one on each replica
+@pytest.mark.parametrize("mirrored", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_few_operations_are_outside_of_xla_and_none_per_variable(optimizer, mirrored, two_replicas):
+    strategy, most, clusters = (two_replicas, 2 * 80, 4) if mirrored else (tf.distribute.get_strategy(), 15, 1)
+    body, _ = traced(strategy, optimizer, jit_compile=True)
+    assert body["cluster"] == clusters and body.total() <= most, body
+    assert body == traced(strategy, optimizer, jit_compile=True, blocks=4)[0]
+    assert body["CollectiveReduceV2"] == 2 * mirrored  # one on each replica
 
 
 @pytest.mark.parametrize(

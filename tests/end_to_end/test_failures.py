@@ -14,6 +14,8 @@ from tests.helpers.commands import exit_code
 
 SETTINGS = [*runs.as_flags(runs.SMALL), "--loss=cross_entropy", "--epochs=2", "--noreport"]
 NAMES = [flags if do_it is nothing else do_it.__name__ for _, do_it, flags, _ in CASES]
+SLOW = ("full_disk_for_keras", "vanishing_images")
+MARKED = [pytest.param(*c, marks=[pytest.mark.slow] * (name in SLOW)) for c, name in zip(CASES, NAMES, strict=True)]
 
 
 @pytest.fixture
@@ -38,7 +40,7 @@ def fingerprints(folder):
     return {path: hashlib.sha256(path.read_bytes()).digest() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize(("code", "do_it", "flags", "message"), CASES, ids=NAMES)
+@pytest.mark.parametrize(("code", "do_it", "flags", "message"), MARKED, ids=NAMES)
 def test_what_goes_wrong_is_one_line_and_harms_nothing(code, do_it, flags, message, finished, tmp_path, run):
     before = fingerprints(finished)
     with Place(finished, tmp_path) as place:
@@ -55,6 +57,7 @@ def test_what_goes_wrong_is_one_line_and_harms_nothing(code, do_it, flags, messa
     assert not any(name.endswith(".tmp") for name in written) and (code == 1 or "metrics.jsonl" not in written)
 
 
+@pytest.mark.slow
 def test_a_run_resumes_after_a_full_disk_and_a_complete_cache_may_be_read_only(finished, tmp_path, run):
     def code(do_it, workdir):
         with Place(finished, tmp_path) as place:
@@ -68,6 +71,7 @@ def test_a_run_resumes_after_a_full_disk_and_a_complete_cache_may_be_read_only(f
     assert code(read_only, "other") == 0
 
 
+@pytest.mark.slow
 def test_paths_with_spaces_and_other_letters(finished, tmp_path, run):
     place = Place(finished, tmp_path / "gemischte Wäsche 2" / "日本")
     code, errors = run(f"--workdir={place.run}", "--student_alone=train", *place.flags(CACHE + "cache"))

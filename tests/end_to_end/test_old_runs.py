@@ -70,6 +70,7 @@ def test_an_interrupted_run_resumes_to_the_same_weights(runs, command):
     assert np.linalg.norm(one - other) <= 1e-3 * np.linalg.norm(other)
 
 
+@pytest.mark.slow
 def test_cached_logits_are_found_again(runs, command):
     shutil.rmtree("cached")
     same_split = ("--teacher_cache_dir=cache", "--validation_split=uniform")
@@ -92,6 +93,7 @@ def test_runs_are_evaluated_as_they_were_measured(runs, command):
         assert row["nll"] == pytest.approx(recorded["nll"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_student_is_exported(runs, command):
     command(export, "--workdir=finished", "--output=exported", "--format=keras", "--check_images=50")
     assert {path.name for path in (runs / "exported").iterdir()} >= {"README.md", "student.keras"}
@@ -103,6 +105,7 @@ def test_runs_are_reported(runs, command):
     assert "finished" in text and "cached" in text
 
 
+@pytest.mark.slow
 def test_a_student_of_then_is_a_teacher_of_now(runs, command):
     command(train, *STUDENT, "--loss=kd", "--workdir=next")
     teacher = json.loads((runs / "next" / "result.json").read_text())["teacher"]
@@ -110,6 +113,7 @@ def test_a_student_of_then_is_a_teacher_of_now(runs, command):
     assert teacher["accuracy"] == pytest.approx(recorded["accuracy"], abs=1.5 / 899)
 
 
+@pytest.mark.slow
 def test_a_search_resumes(runs, command):
     before = json.loads((runs / "search" / "trials" / "0001" / "record.json").read_text())
     shutil.rmtree("search/trials/0001")

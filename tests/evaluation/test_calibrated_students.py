@@ -86,6 +86,7 @@ def test_a_calibrated_file_teaches_and_starts_with_its_uncalibrated_logits(digit
         np.testing.assert_array_equal(*starts)
 
 
+@pytest.mark.slow
 def test_a_run_with_and_without_calibration_trains_the_same_student(digits_teacher, digits, tmp_path, capsys):
     base = SMALL | {"teacher_checkpoint": str(digits_teacher), "report": False}
     on, off = (train(tmp_path / mode, base, calibrate=mode) for mode in ("auto", "none"))
@@ -121,6 +122,7 @@ def test_too_few_images_or_nothing_to_fit_is_one_line(digits, tmp_path, capsys):
     assert "calibrated" not in result["student"]
 
 
+@pytest.mark.slow
 def test_predict_applies_it_unless_told_not_to(digits_run, digits, tmp_path):
     write_image(tmp_path / "images" / "a.png", digits.test.images[0])
     shipped = loading.load(digits_run)

@@ -79,6 +79,7 @@ def test_every_kind_of_model_gives_the_numbers_of_the_run(workdir, tmp_path, cap
     assert files_of(workdir) == before
 
 
+@pytest.mark.slow
 def test_two_devices_measure_what_one_does(workdir, digits, two_replicas, monkeypatch):
     """Student on the sphere, its raw logits, and the teacher; a SavedModel stays on one device."""
     teacher, used = read_json(workdir / "result.json")["config"]["teacher_checkpoint"], []
@@ -109,6 +110,7 @@ def test_the_raw_softmax_of_a_student_on_the_sphere_is_worse_and_no_weight_chang
     assert row["raw"]["nll"] > 1.02 * row["nll"] and row["raw"]["ece"] > 1.1 * row["ece"]
 
 
+@pytest.mark.slow
 def test_probabilities_become_logits_and_a_teacher_is_preprocessed_as_in_training(workdir, digits, tmp_path, capsys):
     """Neither a softmax at the end, even inside a SavedModel, nor pixels scaled outside the model change a metric."""
     student, teacher = before_calibration(workdir), tmp_path / "unit.keras"
@@ -133,7 +135,7 @@ def test_a_run_is_measured_on_the_pixels_of_its_own_test_and_a_warning_names_the
 
     def load(config, *_, **__):
         shape = (config.image_size, config.image_size, 3)
-        return types.SimpleNamespace(config=config, image_shape=shape, png_bits=None)
+        return types.SimpleNamespace(config=config, image_shape=shape, png_bits=None, test=())
 
     measure = unittest.mock.Mock(side_effect=RuntimeError("measured"))
     monkeypatch.setattr(data, "load", load)

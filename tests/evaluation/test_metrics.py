@@ -107,6 +107,7 @@ def test_large_logits_are_read_in_blocks_that_change_nothing(sample, monkeypatch
     np.testing.assert_array_equal(cut.top, np.argsort(-student, axis=1, kind="stable")[:, :5])
 
 
+@pytest.mark.slow
 def test_the_logits_of_many_classes_are_measured_in_seconds():
     """A fifth of ImageNet's test images. With a log-softmax for each metric they took 18 seconds."""
     random = np.random.default_rng(0)

@@ -96,19 +96,14 @@ def test_evaluation_and_its_tables(rare):
     assert f"{low:.3f} to {high:.3f}" in text
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A search for the best balanced accuracy, and a run."""
-    folder = tmp_path_factory.mktemp("runs")
-    config = Config(student="cnn_2", loss="cross_entropy", epochs=1, strategy="one_device")
-    plan = Plan(config, ("learning_rate:choice:0.001,0.2",), tuner="grid", objective="val_balanced_accuracy")
-    run_search(plan, folder / "search")
-    experiment.run(config.replace(learning_rate=0.2), folder / "run")
-    return folder
+CONFIG = Config(student="cnn_2", loss="cross_entropy", epochs=1, strategy="one_device")
 
 
 @pytest.mark.slow
-def test_a_search_for_balanced_accuracy(folder):
+def test_a_search_for_balanced_accuracy(tmp_path):
+    folder = tmp_path
+    plan = Plan(CONFIG, ("learning_rate:choice:0.001,0.2",), tuner="grid", objective="val_balanced_accuracy")
+    run_search(plan, folder / "search")
     records = [json.loads(path.read_text()) for path in sorted((folder / "search/trials").glob("*/record.json"))]
     values = [record["executions"][0]["metrics"] for record in records]
     assert [record["objective"] for record in records] == [row["val_balanced_accuracy"] for row in values]
@@ -120,7 +115,10 @@ def test_a_search_for_balanced_accuracy(folder):
         parse_objective("val_balancedaccuracy")
 
 
-def test_a_run_and_its_report(folder, tmp_path):
+@pytest.mark.slow
+def test_a_run_and_its_page(tmp_path):
+    folder = tmp_path
+    experiment.run(CONFIG.replace(learning_rate=0.2), folder / "run")
     result = json.loads((folder / "run" / "result.json").read_text())
     text = (folder / "run" / "report.html").read_text()
     for name, heading in zip(NAMES, ("balanced accuracy", "macro F1", "worst class&#39;s recall"), strict=True):

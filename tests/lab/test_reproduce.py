@@ -62,7 +62,7 @@ def small(add):
     return add("small")
 
 
-@pytest.mark.parametrize("jobs", [1, 3])
+@pytest.mark.parametrize("jobs", [3, pytest.param(1, marks=pytest.mark.slow)])
 def test_after_a_cell_that_fails_the_next_one_runs(small, tmp_path, jobs, capsys):
     cells = definitions.cells(small)
     runner = PretendRunner(tmp_path, cells, jobs, kd="fails")
@@ -210,6 +210,7 @@ def test_the_dry_run_estimates_from_records_alike(small, add, tmp_path):
     assert "twin/a/kd/seed0: the same training as small/a/kd/seed0" in text and "9 cells, 4 to run" in text
 
 
+@pytest.mark.slow
 def test_cells_without_records_alike_are_estimated_by_operations(tmp_path):
     cells = study_cases.by_path()
     twelve, teacher = cells["capacity_gap/resnet56/kd/seed0"], cells["cifar100_full/none/cifar100_full_resnet56/seed0"]

@@ -233,6 +233,7 @@ def lab(*arguments):
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
 
 
+@pytest.mark.slow
 def test_check_in_the_repository_passes_without_tensorflow():
     code = (
         "import runpy, sys; sys.argv = ['lab', 'tables', '--check']\n"
@@ -258,7 +259,7 @@ def test_the_command_ends_with_1_on_an_edit_and_mends_it(written):
     [
         (["reproduce", "capacity_gp", "--dry_run"], "Received study=capacity_gp. Did you mean capacity_gap?"),
         (["reproduce"], "No such study. Expected one of capacity_gap"),
-        (["figures", "sphre"], "Received figure=sphre. Did you mean sphere?"),
+        pytest.param(["figures", "sphre"], "Received figure=sphre. Did you mean sphere?", marks=pytest.mark.slow),
         (["tabels"], "Expected python -m experiments.lab reproduce|tables|figures"),
         (["reproduce", "precision", "--commit", "--results_dir=/tmp"], "cannot be committed"),
     ],

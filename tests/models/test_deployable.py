@@ -50,6 +50,7 @@ def test_a_half_precision_student_ships_in_float32():
     np.testing.assert_allclose(model(images), plain(images), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_both_formats_give_the_same_numbers_without_skd_tf(tmp_path):
     student, names = cnn_4(), [f"digit {i}" for i in range(10)]
     model = deployable.deployable(student, "sphere", radius=6.3, center=True)

@@ -102,6 +102,7 @@ APPLICATIONS = {"ResNet50": (53, 53), "EfficientNetB0": (49, 49), "DenseNet121":
 SLOW = [pytest.param(*item, marks=pytest.mark.slow) for item in APPLICATIONS.items()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("make", "expected"), [("MobileNetV2", (52, 52)), *SLOW])
 def test_keras_applications(make, expected):
     options = {"weights": None, "input_shape": (32, 32, 3), "classes": 10, "classifier_activation": None}

@@ -114,6 +114,7 @@ def test_the_loss_scale_leaves_gradients_as_they_are(two_replicas):
     assert all(distance(unscaled, trained(strategy, 2.0**10)) < 1e-5 for strategy in (None, two_replicas))
 
 
+@pytest.mark.slow
 def test_skipped_steps_are_recorded_and_printed(tmp_path, monkeypatch, capsys):
     scaled = keras.optimizers.LossScaleOptimizer
     overflowing = functools.partialmethod(scaled.__init__, initial_scale=2.0**40)  # the first gradients overflow

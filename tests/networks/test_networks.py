@@ -200,7 +200,7 @@ def torch_shufflenet_v2(torch, x):
         pytest.param("bottlenecks", (38, 36, 3), torch_resnet, marks=pytest.mark.slow),
         ("wrn_16_1", (28, 28, 1), torch_wide_resnet),
         ("vgg8", (28, 28, 1), torch_vgg8),
-        ("mobilenet_v2", (24, 24, 3), torch_mobilenet_v2),
+        pytest.param("mobilenet_v2", (24, 24, 3), torch_mobilenet_v2, marks=pytest.mark.slow),
         ("shufflenet_v1", (12, 12, 3), torch_shufflenet_v1),
         pytest.param("shufflenet_v2", (12, 12, 3), torch_shufflenet_v2, marks=pytest.mark.slow),
         ("efficientnet_lite0", (38, 45, 3), torch_efficientnet_lite),

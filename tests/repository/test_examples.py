@@ -21,6 +21,7 @@ def example(name):
     return load_source(EXAMPLES / f"{name}.py")
 
 
+@pytest.mark.slow
 def test_a_keras_model_and_a_folder_of_images(tmp_path):
     folder, labels = tmp_path / "images", np.repeat([0, 1, 2], 20)
     images = np.random.default_rng(0).integers(0, 128, (60, 12, 12, 3), dtype=np.uint8)
@@ -82,7 +83,7 @@ def test_the_fields_protocol_on_digits(tmp_path, monkeypatch, capsys):
     assert config["weight_decay"] == 5e-4 and config["validation_fraction"] == 0  # of the CIFAR-100 recipe
 
 
-def test_a_loss_of_ones_own_equals_its_formula_and_trains():
+def test_a_loss_of_ones_own_equals_its_formula():
     module = example("own_loss")
     rng = np.random.default_rng(0)
     student, teacher, labels = rng.normal(size=(6, 4)), 3 * rng.normal(size=(6, 4)), np.arange(6) % 4
@@ -92,7 +93,11 @@ def test_a_loss_of_ones_own_equals_its_formula_and_trains():
     for logits in (student, student + 5):
         terms = module.jensen_shannon(np.float32(logits), np.float32(teacher), labels, temperature=2.0, share=0.3)
         np.testing.assert_allclose(terms["distill"], expected, rtol=1e-4)
-    teacher_result, student_result = module.main(epochs=1)
+
+
+@pytest.mark.slow
+def test_a_loss_of_ones_own_trains():
+    teacher_result, student_result = example("own_loss").main(epochs=1)
     assert 0.2 < teacher_result["accuracy"] == pytest.approx(student_result["teacher_accuracy"], abs=1e-6)
     expected = 0.1 * student_result["label_loss"] + 0.9 * student_result["distill_loss"]
     assert student_result["loss"] == pytest.approx(expected, rel=1e-5)

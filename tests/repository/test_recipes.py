@@ -130,6 +130,7 @@ def test_imagenet_is_the_authors_schedule(monkeypatch):
         assert (config.weight_decay, config.momentum, config.warmup_epochs, config.radius) == (1e-4, 0.9, 0, "auto")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", definitions.STUDIES)
 def test_every_cell_of_a_study_dry_runs_by_its_command(name, data_dir, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)

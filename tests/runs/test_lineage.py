@@ -47,7 +47,9 @@ RULES = [
 ]
 
 
-@pytest.mark.parametrize("kind", [pytest.param("drawn", marks=pytest.mark.slow), "own test", "digits"])
+@pytest.mark.parametrize(
+    "kind", ["digits", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("drawn", "own test"))]
+)
 def test_the_redrawn_split_is_the_one_that_was_trained_on(tmp_path, kind):
     """Against the pixels of the images that a run with that rule loads."""
     place = "digits" if kind == "digits" else photos(tmp_path, ("train", "test") if kind == "own test" else ("",))
@@ -187,6 +189,7 @@ def test_a_teacher_that_has_seen_them_is_a_warning_that_stays(first, tmp_path, c
     assert "The teacher of --model" in warning and "test images" in warning
 
 
+@pytest.mark.slow
 def test_data_that_has_changed_since_counts_as_seen_where_it_is_drawn(first, tmp_path):
     root, workdir = first
     place = shutil.copytree(root, tmp_path / "photos")

@@ -41,6 +41,7 @@ def test_scalars_and_hparams(traced):
     assert columns and all(name.tag in tags[name.group] for name in columns)  # every column of the table has values
 
 
+@pytest.mark.slow
 def test_a_trace_is_written_and_changes_no_number(traced, tmp_path):
     (trace,) = (traced / "tensorboard" / "plugins" / "profile").rglob("*.xplane.pb")
     assert trace.stat().st_size > 1000 and b"EagerKernelExecute" in trace.read_bytes()

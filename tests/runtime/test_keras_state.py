@@ -26,6 +26,7 @@ def python(code, folder, settings=None, **environment):
     return done.returncode, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_a_command_pins_what_keras_json_and_the_environment_change_and_says_so(tmp_path):
     code = """
 from skd_tf.runtime import keras_state

@@ -56,6 +56,7 @@ def test_the_hypermodel_in_hyperband_and_on_data_of_its_users(config, resources,
     assert tuner.oracle.get_best_trials(1)[0].status == "COMPLETED"
 
 
+@pytest.mark.slow
 def test_the_hypermodel_trains_its_teacher_and_refuses_what_a_search_does(tmp_path):
     """The workdir is a string, as a user gives it. The default loss needs no teacher, but a searched one does."""
     config = Config(**SMALL | {"teacher": "cnn_8", "epochs": 12, "loss": "cross_entropy", "report": False})

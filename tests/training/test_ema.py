@@ -21,7 +21,7 @@ def averages(distiller):
     return [np.array(average.numpy()) for average in distiller.optimizer._model_variables_moving_average]
 
 
-@pytest.mark.parametrize("optimizer", [sgd, adamw])
+@pytest.mark.parametrize("optimizer", [sgd, pytest.param(adamw, marks=pytest.mark.slow)])
 def test_it_is_the_average_of_the_weights_after_each_step(optimizer):
     distiller, expected = make_distiller(optimizer=optimizer), None
     for batch in batches(4):
@@ -45,6 +45,7 @@ def test_two_replicas_as_one(two_replicas):
         assert len(parts) == 2 and np.array_equal(parts[0], parts[1])
 
 
+@pytest.mark.slow
 def test_it_is_inside_for_a_while_only_and_without_it_nothing_happens():
     distiller = make_distiller(optimizer=sgd)
     run(distiller, batches(3))

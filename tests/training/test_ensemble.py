@@ -77,6 +77,7 @@ def trained(settings, digits, strategy, steps=(1, 4)):
     return found, float(distiller.radius.numpy())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("replicas", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_cached_is_live(settings, digits, replicas, two_replicas, tmp_path):
     strategy = two_replicas if replicas == 2 else tf.distribute.get_strategy()

@@ -76,6 +76,7 @@ def test_the_finished_run_says_so_and_other_settings_are_refused(finished, capsy
     assert (folder / "result.json").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_a_changed_teacher_is_refused_and_overwrite_restarts(small, tmp_path):
     run, result_file = tmp_path / "run", tmp_path / "run" / "result.json"
     with pytest.raises(InputError, match="No model there"):  # which does not claim the workdir
@@ -98,6 +99,7 @@ def test_a_changed_teacher_is_refused_and_overwrite_restarts(small, tmp_path):
     assert (run / "mine.txt").is_file() and len(numbers(run)) == 3
 
 
+@pytest.mark.slow
 def test_a_run_keeps_pictures_for_its_report_unless_told_not_to(tmp_path, capsys):
     result = train(tmp_path / "with", report=True, report_images=10, epochs=1)
     out = capsys.readouterr().out
@@ -118,6 +120,7 @@ def test_overwrite_removes_no_files_of_another_program(small, tmp_path):
     assert (tmp_path / "student.keras").read_text() == "someone's"
 
 
+@pytest.mark.slow
 def test_nothing_is_traced_after_the_first_epoch(small, tmp_path):
     """Three epochs with validation, a ragged number of steps a call, a stepwise kd weight: one trace of each graph."""
     config = Config(**small, kd_weight="0.9, 0.5 from epoch 1, 0.1 from epoch 2")

@@ -58,6 +58,7 @@ def test_a_run_records_the_features_and_ships_the_student_alone(finished, digits
     assert sorted(training["via"] for training in found) == ["teacher", "weights"]
 
 
+@pytest.mark.slow
 def test_resumed_it_ends_with_the_same_bits(finished, base, tmp_path):
     shutil.copytree(finished, tmp_path / "resumed")
     for name in ("result.json", "measurements.json"):

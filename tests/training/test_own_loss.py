@@ -68,6 +68,7 @@ def test_it_trains_as_the_built_in_loss_that_it_repeats(tmp_path, digits_teacher
     )
 
 
+@pytest.mark.slow
 def test_without_a_teacher_it_trains_alone(tmp_path):
     train(tmp_path / "plain", SETTINGS, loss="cross_entropy")
     result = train(tmp_path / "own", SETTINGS, loss="my_loss:like_kd")

@@ -57,6 +57,7 @@ def test_it_stops_after_the_epochs_without_a_better_one_and_ships_the_best(stopp
     assert np.mean(found == held_out.labels) == pytest.approx(max(accuracies))
 
 
+@pytest.mark.slow
 def test_resumed_from_anywhere_it_ends_alike(stopped, tmp_path, capsys):
     folder, _ = stopped
     for newest in (0, 1, 3):  # killed after the last step, before it, and long before it

@@ -92,6 +92,7 @@ def test_a_saved_model_by_its_signature(digits, images, tmp_path, capsys):
         load(tmp_path / "ours", digits, "bfloat16")
 
 
+@pytest.mark.slow
 def test_preprocessing_outside_the_teacher(digits, images, path, tmp_path):
     net, keys = network(), set()
     net.save(path)
