@@ -1,7 +1,7 @@
 """What a model's weights have seen: the data of their training and of all their ancestors' trainings.
 
-A run records it in result.json, in student.keras, in its SavedModel and in every export. In a file it is bound to a
-digest of the weights, so it survives copying, and an edited file has none. `images_seen` alone answers whether images
+A run records it in result.json, in student.keras, in its SavedModel and in every export. In a file it has a digest of
+itself and of the weights, so it survives copying, and a file in which either was edited has none. `images_seen` alone answers whether images
 that are measured on were trained on.
 """
 
@@ -24,6 +24,7 @@ from skd_tf.models import paths
 from skd_tf.runs import run_files
 from skd_tf.runs.run_record import read_result, run_behind, workdir_of
 from skd_tf.runtime import user_code
+from skd_tf.runtime.files import sha256_of_json
 
 WEIGHTS, TEACHER = "weights", "teacher"  # how a training has reached the weights
 _FORMAT = 1
@@ -242,8 +243,8 @@ def require_unseen(
 
 
 def write(model: str | os.PathLike, lineage: Lineage) -> None:
-    """Adds a lineage to a `.keras` file or a SavedModel folder, bound to its weights."""
-    text = json.dumps({"weights": paths.file_fingerprint(model)} | lineage.to_json())
+    """Adds a lineage to a `.keras` file or a SavedModel folder, with a digest of it and of the weights."""
+    text = json.dumps({"digest": _digest(model, lineage)} | lineage.to_json())
     path = pathlib.Path(model)
     if paths.is_saved_model(path):
         (path / paths.LINEAGE).write_text(text)
@@ -259,6 +260,11 @@ def write_beside(files: Sequence[pathlib.Path], path: pathlib.Path, lineage: Lin
         for file in files
     }
     path.write_text(json.dumps({"sha256": digests} | lineage.to_json(), indent=1) + "\n")
+
+
+def _digest(file, lineage):
+    """Of a model file's weights and its lineage."""
+    return sha256_of_json([paths.file_fingerprint(file), lineage.to_json()])
 
 
 def _place(dataset):
@@ -281,7 +287,7 @@ def _folders_near(dataset):
 
 
 def _recorded_in_file(model):
-    """The `Lineage` in a model's file; None without a file, without a lineage, or if it belongs to other weights."""
+    """The `Lineage` in a model's file; None without a file, without a lineage, or if it or the weights were edited."""
     try:
         file = paths.file_of(model)
         if paths.is_saved_model(file):
@@ -290,9 +296,8 @@ def _recorded_in_file(model):
             with zipfile.ZipFile(file) as archive:
                 text = archive.read(paths.LINEAGE).decode()
         record = json.loads(text)
-        if record["format"] != _FORMAT or record["weights"] != paths.file_fingerprint(file):
-            return None
-        return Lineage(tuple(record["trainings"]), tuple(record["unknown"]))
+        found = Lineage(tuple(record["trainings"]), tuple(record["unknown"]))
+        return found if record["format"] == _FORMAT and record["digest"] == _digest(file, found) else None
     except (InputError, OSError, KeyError, ValueError, TypeError, zipfile.BadZipFile):
         return None
 

@@ -11,6 +11,7 @@ from skd_tf.config import Config
 from skd_tf.errors import InputError
 from skd_tf.evaluation.evaluate_models import evaluate_models
 from skd_tf.models import paths
+from skd_tf.runs import lineage
 from skd_tf.training import preflight
 
 RELEASED = pathlib.Path(__file__).resolve().parents[2] / "experiments" / "released"
@@ -21,6 +22,8 @@ def test_the_students_are_small_and_have_a_card_and_a_record():
     assert NAMES and sum(path.stat().st_size for path in RELEASED.rglob("*") if path.is_file()) < 10_000_000
     for name in NAMES:
         assert (RELEASED / name / "README.md").is_file() and (RELEASED / name / "record.json").is_file()
+        recorded = lineage.read(RELEASED / name / "student.keras")
+        assert recorded.trainings and not recorded.unknown
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -96,7 +96,15 @@ def test_it_survives_copying_and_not_editing(first, tmp_path):
     model.save(edited)
     with zipfile.ZipFile(keras_copy) as archive, zipfile.ZipFile(edited, "a") as target:
         target.writestr(paths.LINEAGE, archive.read(paths.LINEAGE))
-    for file in (tmp_path / "resaved.keras", edited):
+    forged = tmp_path / "forged.keras"
+    with zipfile.ZipFile(keras_copy) as archive, zipfile.ZipFile(forged, "w") as target:
+        for name in archive.namelist():
+            content = archive.read(name)
+            target.writestr(
+                name, content.replace(b'"data_seed": 0', b'"data_seed": 7') if name == paths.LINEAGE else content
+            )
+    assert zipfile.ZipFile(forged).read(paths.LINEAGE) != zipfile.ZipFile(keras_copy).read(paths.LINEAGE)
+    for file in (tmp_path / "resaved.keras", edited, forged):
         assert lineage.read(file) == lineage.Lineage(unknown=(str(file),))
     (saved_copy / "variables" / "variables.index").write_bytes(b"other")
     assert lineage.read(saved_copy).unknown
