@@ -175,17 +175,20 @@ def _collected(settings, part, stream):
     spec = stream.element_spec
     if not isinstance(spec, tuple) or len(spec) != 2 or spec[0].shape.rank != 3 or spec[0].dtype != tf.uint8:
         raise _error(settings, part, "elements (image uint8 [h, w, c], label), without a batch axis", spec)
-    if stream.cardinality() == tf.data.INFINITE_CARDINALITY:
+    count = int(stream.cardinality())
+    if count == tf.data.INFINITE_CARDINALITY:
         raise _error(settings, part, "a finite tf.data.Dataset", "an infinite one")
     shape, resize = fixed_shape(settings, spec[0].shape)
     settings_auto = dataclasses.replace(settings, cache_dataset="auto")  # a stream can only be kept in memory
     stream = stream.map(lambda image, label: (image_ops.fit(image, shape, resize), label))
-    images, labels, most, filled = np.empty((0, *shape), np.uint8), [], budget(), 0
+    labels, most, filled = [], budget(), 0
+    # More would be refused. The system gives no memory for what is never written.
+    images = _room_for(count if count >= 0 else int(most // math.prod(shape)), shape)
     for batch, batch_labels in untuned(stream.batch(_batch_size(shape))).as_numpy_iterator():
         labels.append(batch_labels)
         if not keeps_in_memory(settings_auto, [filled + len(batch)], shape, most):
             raise _error(settings, part, "a tf.data.Dataset that fits in memory, or paths of files", "a larger one")
-        if filled + len(batch) > len(images):  # large arrays are moved without a copy, but what is added is written
+        if filled + len(batch) > len(images):  # this copies all of them
             images.resize((filled + filled // 8 + len(batch), *shape), refcheck=False)
         images[filled : filled + len(batch)] = batch
         filled += len(batch)
@@ -193,6 +196,16 @@ def _collected(settings, part, stream):
         raise _error(settings, part, "examples", "none")
     images.resize((filled, *shape), refcheck=False)
     return images, np.concatenate(labels)
+
+
+def _room_for(count, shape):
+    """An uninitialised array of so many images, or of fewer if the system does not promise the memory."""
+    while count:
+        try:
+            return np.empty((count, *shape), np.uint8)
+        except MemoryError:
+            count //= 2
+    return np.empty((0, *shape), np.uint8)
 
 
 def _array_split(settings, name, holder, labels):

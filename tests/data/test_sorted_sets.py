@@ -57,7 +57,9 @@ def test_a_radius_is_measured_on_all_classes(dataset, monkeypatch):
 
 def test_a_teacher_of_one_class_is_at_chance(dataset, monkeypatch):
     monkeypatch.setattr(teacher, "_CHECKED_EXAMPLES", 100)
-    always_first = types.SimpleNamespace(facts={"name": "t"}, logits=lambda images: np.eye(CLASSES)[[0] * len(images)])
+    always_first = types.SimpleNamespace(
+        facts={"name": "t"}, shared_logits=lambda images: np.eye(CLASSES)[[0] * len(images)]
+    )
     monkeypatch.setattr(teacher, "Teacher", lambda *_: always_first)
     with pytest.raises(InputError, match=r"chance level.*Received 0\.1000"):
         teacher.open_teacher("teacher", Config(), dataset, None)
