@@ -1,6 +1,5 @@
 """Two logical CPUs stand in for two accelerators. No test sees a GPU or the network."""
 
-import fcntl
 import gc
 import os
 import signal
@@ -9,6 +8,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as the commands set it
 
+import filelock
 import pytest
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
@@ -53,8 +53,7 @@ def once(tmp_path_factory):
     place.mkdir(exist_ok=True)
 
     def folder_of(name, make):
-        with open(place / f"{name}.lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with filelock.FileLock(place / f"{name}.lock"):
             if not (place / name / "result.json").exists():
                 make(place / name)
         return place / name
