@@ -7,6 +7,7 @@ from absl import flags
 from skd_tf.config import app
 from skd_tf.config.flags import config_from, define_flags, explicit_names
 from skd_tf.data.settings import DataSettings
+from skd_tf.models import paths
 from skd_tf.runs.workdir import require_output
 from skd_tf.runtime import tf_logging
 
@@ -34,6 +35,8 @@ def main(flag_values: flags.FlagValues) -> None:
     output = require_output(flag_values.output) if flag_values.output else None
     predictions = require_output(flag_values.predictions, flag="predictions") if flag_values.predictions else None
     config = config_from(flag_values)
+    for path in (*flag_values.model, *filter(None, [flag_values.teacher])):
+        paths.require(path)  # before TensorFlow is loaded
     tf_logging.import_tensorflow()
     from skd_tf.evaluation.evaluate_models import evaluate_and_print
 

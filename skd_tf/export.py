@@ -6,6 +6,7 @@ from absl import flags
 
 from skd_tf.config import app
 from skd_tf.config.flags import config_from, define_flags
+from skd_tf.runs.run_record import finished_result
 from skd_tf.runtime import console, tf_logging
 
 _FORMAT = "what to write: saved_model, keras, litert (float32, float16 and int8) or onnx; repeat the flag for several"
@@ -24,6 +25,7 @@ def define(flag_values: flags.FlagValues) -> None:
 
 
 def main(flag_values: flags.FlagValues) -> int | None:
+    finished_result(flag_values.workdir)  # reports another folder before TensorFlow is loaded
     tf_logging.import_tensorflow()
     from skd_tf.serving.export_student import export_student
     from skd_tf.serving.parity_check import ExportError

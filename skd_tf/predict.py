@@ -3,6 +3,7 @@
 from absl import flags
 
 from skd_tf.config import app
+from skd_tf.models import paths
 from skd_tf.runs.workdir import require_output
 from skd_tf.runtime import tf_logging
 
@@ -25,6 +26,7 @@ def define(flag_values: flags.FlagValues) -> None:
 
 def main(flag_values: flags.FlagValues) -> None:
     output = require_output(flag_values.output)
+    paths.require(flag_values.model)  # before TensorFlow is loaded
     tf_logging.import_tensorflow()
     from skd_tf.evaluation.predict_images import predict_images
 

@@ -6,8 +6,9 @@ from absl import flags
 
 from skd_tf.config import app
 from skd_tf.config.flags import config_from
+from skd_tf.runs.run_record import read_result
 from skd_tf.runtime import cluster, console, tf_logging
-from skd_tf.training import look, nested_runs
+from skd_tf.training import look, nested_runs, preflight
 
 
 def main(flag_values: flags.FlagValues) -> int:
@@ -26,6 +27,8 @@ def main(flag_values: flags.FlagValues) -> int:
         return 0
     if worker is None or worker.index == 0:  # the cluster is joined later
         console.say(nested_runs.first_line(config, workdir))
+    if config.overwrite or read_result(workdir) is None:
+        preflight.check_paths(config, data_dir)
     tf_logging.import_tensorflow()
     from skd_tf.training import experiment
 

@@ -13,7 +13,7 @@ from skd_tf.data.settings import DataSettings
 from skd_tf.errors import counted, flag_error, input_error
 from skd_tf.evaluation import image_files, metrics, temperature_scaling
 from skd_tf.evaluation.predictor import BATCH_SIZE, Predictor, accelerators
-from skd_tf.models import deployable, loading
+from skd_tf.models import deployable, loading, paths
 from skd_tf.runs import run_files
 from skd_tf.runs.class_names import of_model as class_names_of
 from skd_tf.runs.run_record import recorded_png_bits, run_behind, workdir_of
@@ -66,6 +66,7 @@ def predict_images(
       InputError: there is no model or no image, no image can be read, or the images' size is not known.
     """
     require_local(output, "output")
+    paths.require(model)  # before a folder is searched, which may be large
     root, names, others = image_files.find(images)
     loaded, own_temperature = deployable.without_temperature(loading.load(model))
     shape, side = _pixels(model, loaded, image_size, resize)

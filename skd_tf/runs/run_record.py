@@ -130,6 +130,19 @@ def read_result(path: str | os.PathLike) -> dict[str, Any] | None:
     return result
 
 
+def finished_result(workdir: str | os.PathLike) -> dict[str, Any]:
+    """As `read_result`; raises `InputError` if the run is not finished."""
+    result = read_result(workdir)
+    if result is None:
+        raise input_error(
+            "The run is not finished",
+            expected=f"a workdir with {run_files.RESULT}",
+            received=f"--workdir={workdir}",
+            remedy="Train it to the end first",
+        )
+    return result
+
+
 def trusted_config(
     recorded: Config, place: str | os.PathLike, *, dataset: str | None = None, download: bool = False
 ) -> Config:

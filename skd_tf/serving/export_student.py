@@ -14,7 +14,7 @@ from skd_tf.errors import InputError, counted, input_error
 from skd_tf.evaluation import predictor, temperature_scaling
 from skd_tf.models import deployable, loading, paths
 from skd_tf.runs import lineage, provenance, report, result_tables, run_files
-from skd_tf.runs.run_record import read_result, trusted_config
+from skd_tf.runs.run_record import finished_result, trusted_config
 from skd_tf.runtime import atomic_files
 from skd_tf.runtime.console import say, warn
 from skd_tf.runtime.files import read_json, write_json
@@ -56,7 +56,7 @@ def export_student(
     files = known_formats.files_of(formats)
     require_local(output, "output")
     workdir, output = pathlib.Path(workdir), pathlib.Path(output)
-    result, details = _finished_result(workdir), workdir / run_files.MEASUREMENTS
+    result, details = finished_result(workdir), workdir / run_files.MEASUREMENTS
     remedy = "Remove it and result.json: the run's command then measures again."
     measurements = read_json(details, "The file of measurements", remedy) if details.is_file() else {}
     _require_empty(output)
@@ -136,15 +136,3 @@ def _require_empty(output):
             received=f"--output={output}",
             remedy="Choose another",
         )
-
-
-def _finished_result(workdir):
-    result = read_result(workdir)
-    if result is None:
-        raise input_error(
-            "The run is not finished",
-            expected="a workdir with result.json",
-            received=f"--workdir={workdir}",
-            remedy="Train it to the end first",
-        )
-    return result

@@ -64,6 +64,18 @@ def check_before_loading(config: Config, data_dir: str | os.PathLike | None) -> 
     check_sizes(config, data_dir)
 
 
+def check_paths(config: Config, data_dir: str | os.PathLike | None) -> None:
+    """Checks in a moment that networks, teacher and dataset are where the settings say; `check_before_loading` does the rest.
+
+    Raises:
+      InputError: one of them is not.
+    """
+    check_files(config)
+    kind, folder = source_kind(config.dataset), config.dataset.partition(":")[2]
+    if kind not in ("folder", "images") or not os.path.isdir(os.path.expanduser(folder)):
+        check_dataset(config, data_dir)
+
+
 def check_sizes(config: Config, data_dir: str | os.PathLike | None, *, searched: Sequence[str] = ()) -> None:
     """Checks classes, batch size and validation images against the size of the dataset, if it is known.
 

@@ -6,10 +6,11 @@ import re
 
 import pytest
 
-from skd_tf import evaluate, export, predict, tune
+from skd_tf import evaluate, export, predict, train, tune
 from skd_tf.data import loading as data_loading
 from skd_tf.evaluation import image_files, predict_images
 from skd_tf.models import loading
+from skd_tf.runtime import tf_logging
 from skd_tf.training import train_student
 from tests.helpers.commands import exit_code
 from tests.helpers.images import random_image, write_image
@@ -111,3 +112,23 @@ def test_it_is_one_line_and_nothing_is_read_or_written(command, tmp_path, monkey
         assert code == 2 and last.startswith("error: ") and "Traceback" not in err, (flags, err)
         assert re.search(words, last), (flags, last)
         assert sorted(tmp_path.rglob("*")) == before, flags
+
+
+@pytest.mark.parametrize(
+    ("command", "flags"),
+    [
+        (evaluate, "--model=nowhere"),
+        (export, "--workdir=nowhere --output=out"),
+        (predict, "nowhere pictures --output=a.csv"),
+        (train, "--workdir=out --teacher_checkpoint=nowhere"),
+        (train, "--workdir=out --loss=cross_entropy --student=nowhere:net"),
+        (train, "--workdir=out --loss=cross_entropy --dataset=folder:nowhere"),
+        (train, "--workdir=out --loss=cross_entropy --dataset=nowhere --data_dir=empty"),
+    ],
+)
+def test_a_wrong_path_is_found_before_tensorflow_is_loaded(command, flags, tmp_path, monkeypatch, capsys):
+    """It takes half a second in place of the many that TensorFlow needs."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tf_logging, "import_tensorflow", lambda: pytest.fail("TensorFlow is loaded"))
+    assert exit_code(command.cli_main, *flags.split()) == 2
+    assert "nowhere" in capsys.readouterr().err and not pathlib.Path("out").exists()
