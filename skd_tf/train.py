@@ -8,7 +8,7 @@ from skd_tf.config import app
 from skd_tf.config.flags import config_from
 from skd_tf.runs.run_record import read_result
 from skd_tf.runtime import cluster, console, tf_logging
-from skd_tf.training import look, nested_runs, preflight
+from skd_tf.training import nested_runs
 
 
 def main(flag_values: flags.FlagValues) -> int:
@@ -22,11 +22,15 @@ def main(flag_values: flags.FlagValues) -> int:
 
         console.say(dry_run.describe(config, workdir, data_dir))
     if looks:
+        from skd_tf.training import look
+
         look.show(config, data_dir)
     if config.dry_run or looks:
         return 0
     if worker is None or worker.index == 0:  # the cluster is joined later
         console.say(nested_runs.first_line(config, workdir))
+    from skd_tf.training import preflight
+
     if config.overwrite or read_result(workdir) is None:
         preflight.check_paths(config, data_dir)
     tf_logging.import_tensorflow()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from skd_tf.config import augmentations, grammar, recipes, versions
 from skd_tf.config.fields import rules_of, setting, validate
 from skd_tf.errors import as_text, did_you_mean, flag_error, input_error
-from skd_tf.losses.names import LOSS_NAMES, OF_SEVERAL_TEACHERS, facts_of
+from skd_tf.losses.names import LOSS_FACTS, LOSS_NAMES, OF_SEVERAL_TEACHERS, facts_of
 from skd_tf.networks.names import NETWORK_NAMES
 from skd_tf.runtime import local_paths, user_code
 
@@ -26,6 +26,9 @@ _NETWORK = (
     "(input_shape, num_classes)"
 )
 _LOSS = f"one of {', '.join(LOSS_NAMES)}; or MODULE:FUNCTION of (student_logits, teacher_logits, labels)"
+_LOSS_ARGUMENTS = "; ".join(
+    f"{name}: {', '.join(facts.settings)}" for name, facts in LOSS_FACTS.items() if facts.settings
+)
 
 
 def _not_empty(name, value):
@@ -276,7 +279,7 @@ Leave it out for the default, 30.
         0, "largest logits of each image to cache, with mean and norm of all; the rest is made up; 0: all", low=0
     )
 
-    loss: str = setting("spherical", f"the distillation method: {_LOSS}", grammar=_LOSS, check=_loss, heading="Loss")
+    loss: str = setting("spherical", "the distillation method", grammar=_LOSS, check=_loss, heading="Loss")
     temperature: float = setting(4.0, "softmax temperature of the distillation term", above=0)
     kd_weight: float | str = setting(
         0.9, "weight of the distillation term", low=0, grammar=grammar.WEIGHT, check=grammar.canonical_weight
@@ -304,7 +307,7 @@ Leave it out for the default, 30.
     )
     loss_settings: str = setting(
         "",
-        "further arguments of the loss (dkd: alpha, beta)",
+        f"further arguments of the loss ({_LOSS_ARGUMENTS})",
         grammar=grammar.LOSS_SETTINGS,
         check=grammar.canonical_loss_settings,
     )

@@ -10,12 +10,13 @@ import functools
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from skd_tf.errors import InputError, input_error
 from skd_tf.runtime import compat, slurm
+
+if TYPE_CHECKING:
+    import numpy as np
 
 T = TypeVar("T")
 _EXPECTED = '{"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker", "index": 0}}'
@@ -188,8 +189,10 @@ def max_over_workers(number: int) -> int:
     return int(max(_joined.sum_numbers([number if index == mine else 0 for index in range(workers())])))
 
 
-def sum_over_workers(array: np.ndarray) -> np.ndarray:
+def sum_over_workers(array: "np.ndarray") -> "np.ndarray":
     """The sum of all workers' arrays, float32 and of one shape; every worker must call it."""
+    import numpy as np  # 0.1 seconds, which no --help needs
+
     if _joined.strategy is None:
         return array
     flat, summed = array.ravel(), np.empty(array.size, np.float32)

@@ -23,6 +23,7 @@ SEARCHABLE = (
     "label_weight",
     "radius",
     "center",
+    "gradient_scale",
     "loss_settings",
     "feature_pairs",
     "feature_weight",
@@ -55,6 +56,7 @@ READ_BY: dict[str, tuple[str, tuple[str, ...]]] = {
         name: ("loss", tuple(loss for loss, facts in LOSS_FACTS.items() if name in facts.arguments))
         for name in ("temperature", "radius", "center", "teacher_weights")
     },
+    "gradient_scale": ("loss", tuple(loss for loss, facts in LOSS_FACTS.items() if facts.probabilities == "sphere")),
     **dict.fromkeys(("kd_weight", "label_weight"), ("loss", _DISTILLING)),
     **dict.fromkeys(("momentum", "nesterov"), ("optimizer", ("sgd",))),
     **dict.fromkeys(("feature_weight", "feature_loss"), ("feature_pairs", ("TEACHER_LAYER:STUDENT_LAYER",))),
@@ -167,8 +169,15 @@ def _require_reader(dimension, space, config):
     values = searched.values if searched else [getattr(config, which)]
     # A loss of your own can read any of them, and all pairs of layers read theirs.
     own = any(value and value not in LOSS_FACTS for value in values) and which != "optimizer"
+    given = f"--search={searched.text}" if searched else f"--{which}={getattr(config, which)}"
+    if dimension.name == "gradient_scale" and not set(values) <= set(readers):
+        raise input_error(
+            "--gradient_scale is only for a loss on the sphere",
+            expected=f"--loss={' or '.join(readers)} in all trials",
+            received=f"--search={dimension.text} with {given}",
+            remedy="Search the losses and the gradient's scale one after the other",
+        )
     if not own and not set(readers) & set(values):
-        given = f"--search={searched.text}" if searched else f"--{which}={getattr(config, which)}"
         raise input_error(
             f"No {which} in this search reads --{dimension.name}, so all its values train the same student",
             expected=f"--{which}={' or '.join(readers)}",
