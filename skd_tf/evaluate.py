@@ -7,13 +7,14 @@ from absl import flags
 from skd_tf.config import app
 from skd_tf.config.flags import config_from, define_flags, explicit_names
 from skd_tf.data.settings import DataSettings
+from skd_tf.errors import flag_error
 from skd_tf.models import paths
 from skd_tf.runs.workdir import require_output
 from skd_tf.runtime import tf_logging
 
 _MODEL = "a workdir, a .keras file or a SavedModel folder"
 _TEACHER = "a model to compare with (agreement, KL, confidence gap); takes what --model takes"
-_PREDICTIONS = "CSV file to write: a line per model and test image, with its file, label, answer and probability"
+_PREDICTIONS = "CSV file to write: a line per model, teacher included, and test image: file, label, answer, probability"
 _CALIBRATE = "fit one temperature to each model, a workdir, on the images that its run held out; export applies it"
 
 
@@ -34,6 +35,9 @@ def define(flag_values: flags.FlagValues) -> None:
 def main(flag_values: flags.FlagValues) -> None:
     output = require_output(flag_values.output) if flag_values.output else None
     predictions = require_output(flag_values.predictions, flag="predictions") if flag_values.predictions else None
+    if output and output == predictions:
+        problem, remedy = "is also the file of --output", "Name another file"
+        raise flag_error("predictions", predictions, problem, "a file of its own", remedy)
     config = config_from(flag_values)
     for path in (*flag_values.model, *filter(None, [flag_values.teacher])):
         paths.require(path)  # before TensorFlow is loaded

@@ -39,7 +39,7 @@ class Split:
       labels: int32 `[n]`; -1 is unlabelled.
       index: int64 `[n]`, each example's position in the source's split. It selects the example's augmentation.
       own_memory: whether the array of images may be changed, because nothing else refers to it.
-      files: paths of the image files, object `[n]`; None for a split that is not in files, or is trained on.
+      files: paths of the image files below the folder of the data, object `[n]`; None for a split that is not in files, or is trained on.
     """
 
     images: np.ndarray | DiskImages

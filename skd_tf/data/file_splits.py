@@ -4,6 +4,7 @@ import functools
 import hashlib
 import math
 import os
+import pathlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -93,10 +94,16 @@ class FileSplits:
             self._report_unreadable(name, labels[name])
             # The index counts all listed files, so skipping one does not change how the others are augmented.
             # Names are for people who look at answers. The training split, the largest, needs none.
-            files = None if name == "train" else np.array(self._paths[name], object)[rows]
+            files = None if name == "train" else self._names(name)[rows]
             splits[name] = Split(images, labels[name][rows], rows.astype(np.int64), in_memory, files)
         self._report_equal_content(labels)
         return splits
+
+    def _names(self, name):
+        """The paths of a split's files below the folder of the data, object `[n]`."""
+        return np.array(
+            [pathlib.PurePath(os.path.relpath(p, self._root)).as_posix() for p in self._paths[name]], object
+        )
 
     def _facts_of(self, name):
         facts = FileFacts(self._root, self._paths[name])

@@ -182,12 +182,14 @@ def _collected(settings, part, stream):
     settings_auto = dataclasses.replace(settings, cache_dataset="auto")  # a stream can only be kept in memory
     stream = stream.map(lambda image, label: (image_ops.fit(image, shape, resize), label))
     labels, most, filled = [], budget(), 0
+    if count > 0 and not keeps_in_memory(settings_auto, [count], shape, most):
+        raise _too_large(settings, part)
     # More would be refused. The system gives no memory for what is never written.
     images = _room_for(count if count >= 0 else int(most // math.prod(shape)), shape)
     for batch, batch_labels in untuned(stream.batch(_batch_size(shape))).as_numpy_iterator():
         labels.append(batch_labels)
         if not keeps_in_memory(settings_auto, [filled + len(batch)], shape, most):
-            raise _error(settings, part, "a tf.data.Dataset that fits in memory, or paths of files", "a larger one")
+            raise _too_large(settings, part)
         if filled + len(batch) > len(images):  # this copies all of them
             images.resize((filled + filled // 8 + len(batch), *shape), refcheck=False)
         images[filled : filled + len(batch)] = batch
@@ -196,6 +198,10 @@ def _collected(settings, part, stream):
         raise _error(settings, part, "examples", "none")
     images.resize((filled, *shape), refcheck=False)
     return images, np.concatenate(labels)
+
+
+def _too_large(settings, part):
+    return _error(settings, part, "a tf.data.Dataset that fits in memory, or paths of files", "a larger one")
 
 
 def _room_for(count, shape):

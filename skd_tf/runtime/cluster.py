@@ -202,6 +202,15 @@ def sum_over_workers(array: "np.ndarray") -> "np.ndarray":
     return summed.reshape(array.shape)
 
 
+def from_chief(read: Callable[[], "np.ndarray"], shape: tuple[int, ...]) -> "np.ndarray":
+    """The chief's array, float32 of this shape, on all workers; `InputError` on all if it cannot be read."""
+    import numpy as np
+
+    found = []
+    agree(lambda: found.append(read()))
+    return sum_over_workers(found[0] if found else np.zeros(shape, np.float32))
+
+
 def share(work: Sequence[T]) -> Sequence[T]:
     """This worker's part of a list that the workers divide among them."""
     return work[_joined.member.index :: workers()]
@@ -276,8 +285,8 @@ def _make_sum(strategy, size):
 
     def replica(values):
         context = tf.distribute.get_replica_context()
-        first = tf.cast(tf.equal(context.replica_id_in_sync_group % local_replicas, 0), tf.float32)
-        return context.all_reduce(tf.distribute.ReduceOp.SUM, first * values)
+        first = tf.equal(context.replica_id_in_sync_group % local_replicas, 0)
+        return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.where(first, values, 0.0))
 
     @tf.function(input_signature=[tf.TensorSpec([size])], autograph=False)
     def total(values):

@@ -131,10 +131,9 @@ class Teacher:
             return self._predict.shared(images)
         key, shape = self._exact_key(images)
         if cluster.agree(lambda: self._exact.has(key, shape)):
-            return cluster.sum_over_workers(self.logits(images) if cluster.is_chief() else np.zeros(shape, np.float32))
+            return cluster.from_chief(lambda: self._exact.read(key, shape), shape)
         logits = self._predict.shared(images)
-        if cluster.is_chief():
-            self._exact.write(key, logits)
+        cluster.agree(lambda: self._exact.write(key, logits))  # if it fails, all workers raise the error
         return logits
 
     def _exact_key(self, images):

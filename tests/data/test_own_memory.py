@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from skd_tf import data
 from skd_tf.data import function_source, memory_budget, own_memory
+from skd_tf.errors import InputError
 
 SHAPE = (300, 8, 8, 3)
 
@@ -128,10 +129,18 @@ def test_a_stream_is_collected_into_room_for_all_of_it(known, monkeypatch):
     numbers = tf.data.Dataset.range(600).map(lambda n: (tf.fill([4, 4, 1], tf.cast(n % 256, tf.uint8)), n % 2))
     stream, room = numbers if known else numbers.filter(lambda *_: True), []
     make = function_source._room_for
-    monkeypatch.setattr(function_source, "_room_for", lambda count, shape: room.append(count) or make(count, shape))
+    monkeypatch.setattr(
+        function_source, "_room_for", lambda count, shape: room.extend((count, make(count, shape))) or room[1]
+    )
     found, labels = function_source._collected(data.DataSettings(dataset="m:f"), "train split", stream)
     assert (found[:, 0, 0, 0] == np.arange(600) % 256).all() and (labels == np.arange(600) % 2).all()
-    assert found.base is None and (room == [600] if known else room[0] > 10**6)
+    assert found is room[1] and (room[0] == 600 if known else room[0] > 10**6)
+
+
+def test_a_stream_that_says_it_is_too_large_is_refused_at_once():
+    numbers = tf.data.Dataset.range(600).map(lambda n: (tf.fill([4, 4, 1], tf.cast(n % 256, tf.uint8)), n % 2))
+    with pytest.raises(InputError, match="fits in memory"):
+        function_source._collected(data.DataSettings(dataset="m:f"), "train split", numbers.repeat(2**40))
 
 
 def test_a_stream_is_collected_where_little_memory_is_promised(monkeypatch):
