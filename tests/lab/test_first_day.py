@@ -140,7 +140,7 @@ def test_an_arm_has_its_own_temperature_if_that_is_better_by_a_standard_error():
     assert tables.own_temperatures(screen({"kd": clear, "skd": unclear})) == {"kd": 16.0}
 
 
-def test_the_primary_test_has_the_cells_and_the_conditions_of_the_protocol():
+def test_the_primary_test_has_the_cells_and_the_conditions_of_the_protocol(monkeypatch):
     common, seeds = {"sgd": 0.1, "adamw": 0.004}, arms.PROTOCOL["seeds"]["primary_test"]
     cells = list(arms.primary_cells(common, seeds, ["skd_batch_scale"]))
     counts = collections.Counter((cell.arm, cell.optimizer) for cell in cells)
@@ -165,6 +165,12 @@ def test_the_primary_test_has_the_cells_and_the_conditions_of_the_protocol():
             screens[place] = tables.Screen(columns, place[1], common[place[1]])
         return screens
 
+    first = arms.of_first_condition(cells, common, {"skd_batch_scale": 4.0})
+    assert {(cell.arm, cell.temperature, cell.rate) for cell in first} == {
+        *(("alone", 0.0, rate) for rate in common.values()),
+        *(("skd_batch_scale", 4.0, rate) for rate in common.values()),
+    }
+    assert len(first) == 2 * 2 * 8
     good = found(0.02)
     assert all(primary.complete(screen, "skd_batch_scale", 4.0) for screen in good.values())
     assert all(
@@ -179,6 +185,13 @@ def test_the_primary_test_has_the_cells_and_the_conditions_of_the_protocol():
     text = primary._text(name, spoilt, kd)
     assert "fails in drawings adamw" in text and text.endswith("does not pass.")
     assert primary._text(name, primary.against_alone(good, name, 4.0), kd).endswith("skd_batch_scale passes.")
+    # An arm that fails the first condition anywhere is decided, though its grid was not run.
+    only_first = found(0.02, ("drawings", "adamw"))
+    del only_first["drawings", "adamw"]._columns["kd", "adamw", 1.0, 0.008]
+    for screens, words in ((only_first, "does not pass"), (found(0.02), "skd_batch_scale passes.")):
+        monkeypatch.setattr(tables, "screens", lambda *_, screens=screens: screens)
+        monkeypatch.setattr(tables, "own_temperatures", lambda screens: {name: 4.0})
+        assert words in primary.verdict(None, name)
     worse = primary.over_cells(found(-0.02), name)
     assert "Above KD over T and rates, -1.9 ± 0.1: fails." in primary._text(name, spoilt, worse)
     del good["drawings", "adamw"]._columns["kd", "adamw", 1.0, 0.008]

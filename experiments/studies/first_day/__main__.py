@@ -8,7 +8,8 @@
     python -m experiments.studies.first_day verdict --arms DEFAULT    what the test says
     python -m experiments.studies.first_day tables         prints the tables
 
-Options: --folder (teachers and logits; by default runs/first_day), --data_dir (TFDS), --minutes, --arms, --seeds, --optimizers.
+Options: --folder (teachers and logits; by default runs/first_day), --data_dir (TFDS), --minutes, --arms, --seeds, --optimizers,
+--first_condition.
 Pin it to one core: taskset -c 1 python -m ...
 """
 
@@ -37,6 +38,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=float("inf"), help="start no further cell after so many")
     parser.add_argument("--optimizers", nargs="*", default=["sgd", "adamw"], help="a process for each may run at once")
     parser.add_argument("--arms", nargs="*", help="these arms alone")
+    parser.add_argument("--first_condition", action="store_true", help="primary: only what its first condition needs")
     parser.add_argument("--seeds", nargs="*", type=int, help="by default those of the protocol")
     options = parser.parse_args()
 
@@ -60,6 +62,8 @@ def main() -> None:
         make["carry"] = functools.partial(arms.carried_cells, own=own)
         make["primary"] = functools.partial(arms.primary_cells, own=own)
         cells = list(make[options.command](common, seeds, options.arms))
+        if options.first_condition:
+            cells = arms.of_first_condition(cells, common, own)
     _run(options, cells)
 
 

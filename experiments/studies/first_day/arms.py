@@ -195,6 +195,21 @@ def carried_cells(
             yield from (Cell(name, o, temperature, common[o] * factor, seed) for o in OPTIMIZERS)
 
 
+def of_first_condition(cells: list[Cell], common: dict[str, float], own: dict[str, float]) -> list[Cell]:
+    """Those cells of the primary test in which alone, and each arm but kd at its own T, trains at the common rate.
+
+    Args:
+      cells: of `primary_cells`.
+      common, own: as there.
+    """
+
+    def needed(cell):
+        at = 0.0 if cell.arm == "alone" else own.get(cell.arm, own_temperature(ARMS[cell.arm]))
+        return cell.arm != "kd" and (cell.temperature, cell.rate) == (at, common[cell.optimizer])
+
+    return [cell for cell in cells if needed(cell)]
+
+
 def primary_cells(
     common: dict[str, float], seeds: list[int], names: list[str] | None = None, own: dict[str, float] | None = None
 ) -> Iterator[Cell]:

@@ -21,6 +21,9 @@ def verdict(records: pathlib.Path, default: str) -> str:
     """
     own = tables.own_temperatures(tables.screens(records)).get(default, own_temperature(ARMS[default]))
     screens = tables.screens(records, "carry", SETS)
+    failed = _failed(against_alone({c: s for c, s in screens.items() if _first_part(s, default, own)}, default, own))
+    if failed:
+        return f"{default} does not pass. It is not above alone by more than {WORST} points, at the lower bound, in: {failed}."
     missing = [cell for cell in cells(screens) if not complete(screens[cell], default, own)]
     if len(screens) < 2 * len(SETS) or missing:
         found = ", ".join(" ".join(cell) for cell in screens if cell not in missing) or "none"
@@ -35,9 +38,16 @@ def cells(screens: dict[tuple, Screen]) -> list[tuple]:
 
 def complete(screen: Screen, default: str, own: float) -> bool:
     """Whether all seeds of all settings of a cell are there."""
-    seeds = len(PROTOCOL["seeds"]["primary_test"])
-    parts = [screen.own("alone"), screen.own(default, own), *_grid(screen, "kd"), *_grid(screen, default)]
-    return all(len(part) >= seeds for part in parts)
+    return _first_part(screen, default, own) and _all_seeds([*_grid(screen, "kd"), *_grid(screen, default)])
+
+
+def _first_part(screen, default, own):
+    """Whether what the first condition needs of a cell is there."""
+    return _all_seeds([screen.own("alone"), screen.own(default, own)])
+
+
+def _all_seeds(parts):
+    return all(len(part) >= len(PROTOCOL["seeds"]["primary_test"]) for part in parts)
 
 
 def against_alone(screens: dict[tuple, Screen], default: str, own: float) -> dict[tuple, Interval]:
@@ -65,6 +75,11 @@ def _grid(screen: Screen, arm: str) -> list[dict[int, float]]:
     return [screen.accuracy(arm, float(t), factor) for t in (TEMPERATURES if own else [own]) for factor in FACTORS]
 
 
+def _failed(alone):
+    """The cells in which the first condition fails, as a text."""
+    return ", ".join(" ".join(cell) for cell, value in alone.items() if value.mean - value.half <= WORST)
+
+
 def _mean(columns: Sequence[dict[int, float]]) -> dict[int, float]:
     seeds = set.intersection(*(set(column) for column in columns))
     return {seed: statistics.mean(column[seed] for column in columns) for seed in seeds}
@@ -73,8 +88,8 @@ def _mean(columns: Sequence[dict[int, float]]) -> dict[int, float]:
 def _text(default, alone, kd):
     lines = [f"| {default}, points | minus alone, own T, common rate |", "| --- | --- |"]
     lines += [f"| {' '.join(cell)} | {value} |" for cell, value in alone.items()]
-    low = [cell for cell, value in alone.items() if value.mean - value.half <= WORST]
-    first = "holds" if not low else f"fails in {', '.join(' '.join(cell) for cell in low)}"
+    low = _failed(alone)
+    first = f"fails in {low}" if low else "holds"
     second = "holds" if kd.mean - kd.half > 0 else "fails"
     passes = "passes" if first == second == "holds" else "does not pass"
     lines += [
