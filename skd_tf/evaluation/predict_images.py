@@ -65,7 +65,8 @@ def predict_images(
     Raises:
       InputError: there is no model or no image, no image can be read, or the images' size is not known.
     """
-    require_local(output, "output")
+    for name, path in (("output", output), ("images", images)):
+        require_local(path, name)
     paths.require(model)  # before a folder is searched, which may be large
     root, names, others = image_files.find(images)
     loaded, own_temperature = deployable.without_temperature(loading.load(model))

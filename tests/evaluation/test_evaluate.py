@@ -16,7 +16,7 @@ from skd_tf.config import Config
 from skd_tf.data.catalog import size_and_resize
 from skd_tf.errors import InputError
 from skd_tf.evaluation import evaluate_models, metrics, predictor, temperature_scaling
-from skd_tf.models import deployable, loading
+from skd_tf.models import deployable, loading, paths
 from skd_tf.runs import predictions, run_files
 from skd_tf.runtime.files import write_json
 from skd_tf.training import experiment
@@ -141,7 +141,8 @@ def test_a_run_is_measured_on_the_pixels_of_its_own_test_and_a_warning_names_the
     monkeypatch.setattr(data, "load", load)
     monkeypatch.setattr(evaluate_models, "evaluate_models", measure)
     monkeypatch.setattr(evaluate_models, "_require_unseen", lambda *_: [])
-    monkeypatch.setattr(evaluate_models, "require", lambda path: None)  # the folders hold settings alone
+    for owner in (evaluate_models, paths):
+        monkeypatch.setattr(owner, "require", lambda path: None)  # the folders hold settings alone
     own = f"--dataset=folder:{make_folder(tmp_path / 'photos', per_class=1)}"
     cropped, whole = tmp_path / "cropped", tmp_path / "whole"
     for path, augmentation in ((cropped, "resized_crop"), (whole, "pad_crop")):
@@ -149,7 +150,7 @@ def test_a_run_is_measured_on_the_pixels_of_its_own_test_and_a_warning_names_the
         config = Config(dataset=own.partition("=")[2], image_size=16, augmentation=augmentation)
         write_json(path / "config.json", config.to_json())
     middle, all_of_it = (16, 18), (16, 16)
-    for paths, flags, pixels, other in (
+    for models, flags, pixels, other in (
         ([cropped], [], middle, None),
         ([cropped], [own], middle, None),
         ([cropped], [own, "--image_size=16"], middle, None),
@@ -164,10 +165,10 @@ def test_a_run_is_measured_on_the_pixels_of_its_own_test_and_a_warning_names_the
         ([cropped], [own, "--image_size=12"], (12, 14), cropped),
     ):
         with pytest.raises(RuntimeError, match="measured"):
-            exit_code(evaluate.cli_main, *(f"--model={path}" for path in paths), *flags)
+            exit_code(evaluate.cli_main, *(f"--model={path}" for path in models), *flags)
         lines = [line for line in capsys.readouterr().err.splitlines() if "other pixels" in line]
-        assert size_and_resize(measure.call_args.args[1].config) == pixels, (paths, flags)
-        assert len(lines) == (other is not None), (paths, flags)
+        assert size_and_resize(measure.call_args.args[1].config) == pixels, (models, flags)
+        assert len(lines) == (other is not None), (models, flags)
         if other:
             there = middle if other == cropped else all_of_it
             assert f"{other} is" in lines[0]
