@@ -115,7 +115,7 @@ def export_student(
     _keep_for_report(workdir, output, rows)
     say(f"\n{result_tables.export_table(rows, values)}\n")
     for sentence in parity_check.costly(rows):
-        warn(f"{sentence} Rounding its numbers costs this: take a more precise file if it is too much.")
+        warn(f"{sentence} Its rounded numbers cost that much. If it is too much, use a more precise file.")
     say(f"Written: {output}")
     return rows
 
