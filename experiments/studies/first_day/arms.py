@@ -85,7 +85,12 @@ CONTROLS: dict[str, Arm] = {
     "alone_clip": dataclasses.replace(ARMS["alone"], clip_norm=1.0),
     "kd_clip": dataclasses.replace(ARMS["kd"], clip_norm=1.0),
 }
-ALL_ARMS = ARMS | CONTROLS
+# The candidates if no arm passes the primary test (see the amendments): screened with the warm-up that all arms have from
+# CIFAR-10 on. There the arm has its plain name.
+CANDIDATES: dict[str, Arm] = {
+    f"{name}_warmup": dataclasses.replace(ARMS[name], warmup_steps=100) for name in ("kd", "dist", "logit_standardization")
+}
+ALL_ARMS = ARMS | CONTROLS | CANDIDATES
 # Dropped first by the protocol, and not built: skd_sgdp, skd_head_decay.
 
 
@@ -150,7 +155,7 @@ def screening_cells(common: dict[str, float], seeds: list[int], names: list[str]
     for stage in stages:
         for name in names:
             for optimizer in OPTIMIZERS:
-                for temperature, factor in stage(ARMS[name]):
+                for temperature, factor in stage(ALL_ARMS[name]):
                     for seed in seeds:
                         cell = Cell(name, optimizer, temperature, common[optimizer] * factor, seed)
                         if cell not in done:

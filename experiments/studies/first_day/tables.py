@@ -90,11 +90,11 @@ class Screen:
         """{seed: top-1} at the arm's own T and the common rate."""
         if arm == "alone":
             return self.accuracy("alone", 0)
-        return self.accuracy(arm, own_temperature(ARMS[arm]) if temperature is None else temperature)
+        return self.accuracy(arm, own_temperature(ALL_ARMS[arm]) if temperature is None else temperature)
 
     def robust(self, arm: str) -> dict[int, float]:
         """{seed: mean top-1}: over T at the common rate, and over three rates at the own T, both averages equal in weight."""
-        own = own_temperature(ARMS[arm])
+        own = own_temperature(ALL_ARMS[arm])
         over_t = [self.accuracy(arm, float(t)) for t in TEMPERATURES] if own else [self.accuracy(arm, own)]
         over_rates = [self.accuracy(arm, own, factor) for factor in FACTORS]
         seeds = set.intersection(*(set(column) for column in (*over_t, *over_rates)))
