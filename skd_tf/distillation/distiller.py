@@ -126,7 +126,7 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, CompilationMixin, Step
         self,
         student: keras.Model,
         teacher: keras.Model | Sequence[keras.Model] | None = None,
-        loss: LossLike = "spherical",
+        loss: LossLike = "kd",
         *,
         temperature: float = 4.0,
         kd_weight: float = 0.9,
