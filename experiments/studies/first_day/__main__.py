@@ -9,7 +9,7 @@
     python -m experiments.studies.first_day tables         prints the tables
 
 Options: --folder (teachers and logits; by default runs/first_day), --data_dir (TFDS), --minutes, --arms, --seeds, --optimizers,
---first_condition.
+--temperatures, --rates, --first_condition.
 Pin it to one core: taskset -c 1 python -m ...
 """
 
@@ -38,6 +38,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=float("inf"), help="start no further cell after so many")
     parser.add_argument("--optimizers", nargs="*", default=["sgd", "adamw"], help="a process for each may run at once")
     parser.add_argument("--arms", nargs="*", help="these arms alone")
+    parser.add_argument("--temperatures", nargs="*", type=float, help="rates: at these T, and not at each arm's own")
+    parser.add_argument("--rates", nargs="*", type=float, help="rates: these candidates alone")
     parser.add_argument("--first_condition", action="store_true", help="primary: only what its first condition needs")
     parser.add_argument("--seeds", nargs="*", type=int, help="by default those of the protocol")
     options = parser.parse_args()
@@ -52,7 +54,7 @@ def main() -> None:
         print("\n".join(primary.verdict(options.records, arm) for arm in options.arms))
         return
     if options.command == "rates":
-        cells = list(arms.rate_cells(seeds, options.arms))
+        cells = list(arms.rate_cells(seeds, options.arms, options.temperatures, options.rates))
     else:
         stage = "carry" if options.command in ("carry", "primary") else "screen"
         common = tables.common_rates(options.records, stage)

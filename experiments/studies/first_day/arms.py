@@ -119,13 +119,26 @@ def least_label_scale(classes: int, probability: float = 0.9) -> float:
     return (classes - 1) / classes * math.log((classes - 1) * probability / (1 - probability))
 
 
-def rate_cells(seeds: list[int], names: list[str] | None = None) -> Iterator[Cell]:
-    """Arms at every candidate rate and their own T. Alone by default: the common rates are chosen from it."""
+def rate_cells(
+    seeds: list[int],
+    names: list[str] | None = None,
+    temperatures: list[float] | None = None,
+    only: list[float] | None = None,
+) -> Iterator[Cell]:
+    """Arms at every candidate rate and their own T. Alone by default: the common rates are chosen from it.
+
+    Args:
+      seeds: of every cell.
+      names: the arms.
+      temperatures: these T in place of each arm's own.
+      only: those candidate rates alone.
+    """
     for optimizer, rates in PROTOCOL["common_rate"]["candidates"].items():
         for name in names or ["alone"]:
-            for rate in rates:
-                own = 0.0 if name == "alone" else own_temperature(ARMS[name])
-                yield from (Cell(name, optimizer, own, rate, seed) for seed in seeds)
+            for rate in (rate for rate in rates if not only or rate in only):
+                own = own_temperature(ALL_ARMS[name])
+                for temperature in temperatures if own and temperatures else [own]:
+                    yield from (Cell(name, optimizer, temperature, rate, seed) for seed in seeds)
 
 
 def control_cells(common: dict[str, float], seeds: list[int], names: list[str] | None = None) -> Iterator[Cell]:
