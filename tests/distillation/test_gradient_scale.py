@@ -29,7 +29,9 @@ def _stepped(gradient_scale, strategy=None, *, steps=1, scale=1.0, **how):
     """The student's weights after steps on one batch."""
     x, teacher, y = _batch()
     with (strategy or tf.distribute.get_strategy()).scope():
-        distiller = skd_tf.Distiller(_student(scale=scale), loss="spherical", temperature=3.0, gradient_scale=gradient_scale)
+        distiller = skd_tf.Distiller(
+            _student(scale=scale), loss="spherical", temperature=3.0, gradient_scale=gradient_scale
+        )
         distiller.compile(optimizers.SGD(0.1, 0.9, l2=0.01), **how)
     data = tf.data.Dataset.from_tensors(({"image": x, "teacher_logits": teacher}, y)).repeat(steps)
     distiller.fit(data.unbatch().batch(len(x)), epochs=1, verbose=0)

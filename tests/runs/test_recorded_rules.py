@@ -24,7 +24,10 @@ def test_rules_of_a_record_win_over_the_default_only(tmp_path):
 
 def test_the_loss_and_the_warmup_of_then_are_kept_and_the_loss_is_said(capsys):
     old = recorded_config(OLD)
-    assert (old.loss, old.min_warmup_steps) == ("spherical", 0) and (Config().loss, Config().min_warmup_steps) == ("kd", 100)
+    assert (old.loss, old.min_warmup_steps) == ("spherical", 0) and (Config().loss, Config().min_warmup_steps) == (
+        "kd",
+        100,
+    )
     continued = with_recorded_rules(Config(), lambda: old)
     assert (continued.loss, continued.min_warmup_steps) == ("spherical", 0)
     assert capsys.readouterr().out == (

@@ -222,10 +222,16 @@ def _measured_table(records: pathlib.Path) -> str:
     body = []
     for name in (name for name in PROTOCOL["measurement_sets"] if name != "touched"):
         columns = read(records, name)
-        for arm, optimizer, t, rate in sorted(columns, key=lambda key: (key[1] != "sgd", key[3], list(ARMS).index(key[0]), key[2])):
+        for arm, optimizer, t, rate in sorted(
+            columns, key=lambda key: (key[1] != "sgd", key[3], list(ARMS).index(key[0]), key[2])
+        ):
             cell = _accuracies(columns, arm, optimizer, t, rate)
             if len(cell) == len(PROTOCOL["seeds"]["primary_test"]):
-                minus = "" if arm == "alone" else _text(difference(cell, _accuracies(columns, "alone", optimizer, 0.0, rate)))
+                minus = (
+                    ""
+                    if arm == "alone"
+                    else _text(difference(cell, _accuracies(columns, "alone", optimizer, 0.0, rate)))
+                )
                 what = f"{arm}, T = {t:g}" if t else arm
                 body.append([name, optimizer, f"{rate:g}", what, f"{100 * statistics.mean(cell.values()):.1f}", minus])
     return _markdown(["set", "optimizer", "rate", "arm", "top-1", "minus alone"], body)
