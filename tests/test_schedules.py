@@ -37,10 +37,30 @@ def test_the_learning_rate_is_the_peak_times_factors(lr_schedule, epochs, warmup
 
 @pytest.mark.parametrize("lr_schedule", ["constant", "cosine", "linear", "multistep:15"])
 def test_the_default_warmup_is_five_percent_of_the_run(lr_schedule):
-    config = Config(epochs=20, learning_rate=1.0, lr_schedule=lr_schedule)
+    config = Config(epochs=20, learning_rate=1.0, lr_schedule=lr_schedule, min_warmup_steps=0)
     rates = schedules.learning_rate(config, 10)
     assert schedules.warmup_steps(config, 10) == 10 and rates.max() == 1.0
     assert_allclose(rates[:10], np.arange(1, 11) / 10, rtol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "steps_per_epoch", "settings", "steps"),
+    [
+        (30, 100, {}, 150),  # 5%
+        (10, 100, {}, 100),  # at least 100 steps
+        (20, 9, {}, 90),  # at most half of the run
+        (1, 1, {}, 0),
+        (10, 100, {"min_warmup_steps": 0}, 50),
+        (10, 100, {"min_warmup_steps": 300}, 300),
+        (10, 100, {"warmup_epochs": 0}, 0),
+        (10, 100, {"warmup_epochs": 0.5}, 50),  # what the user gives is what runs
+    ],
+)
+def test_a_short_run_warms_up_over_a_least_number_of_steps(epochs, steps_per_epoch, settings, steps):
+    config = Config(epochs=epochs, learning_rate=1.0, lr_schedule="constant", **settings)
+    assert schedules.warmup_steps(config, steps_per_epoch) == steps
+    rates = schedules.learning_rate(config, steps_per_epoch)
+    assert_allclose(rates, np.minimum((np.arange(epochs * steps_per_epoch) + 1) / max(steps, 1), 1), rtol=1e-14)
 
 
 @pytest.mark.parametrize(

@@ -279,7 +279,7 @@ Leave it out for the default, 30.
         0, "largest logits of each image to cache, with mean and norm of all; the rest is made up; 0: all", low=0
     )
 
-    loss: str = setting("spherical", "the distillation method", grammar=_LOSS, check=_loss, heading="Loss")
+    loss: str = setting("kd", "the distillation method", grammar=_LOSS, check=_loss, heading="Loss")
     temperature: float = setting(4.0, "softmax temperature of the distillation term", above=0)
     kd_weight: float | str = setting(
         0.9, "weight of the distillation term", low=0, grammar=grammar.WEIGHT, check=grammar.canonical_weight
@@ -338,7 +338,13 @@ Leave it out for the default, 30.
         "cosine", "learning rate after the warm-up", grammar=grammar.LR_SCHEDULE, check=grammar.canonical_lr_schedule
     )
     warmup_epochs: float | None = setting(
-        None, "linear warm-up of the learning rate; none: 5% of the run", low=0, unit="epochs"
+        None,
+        "linear warm-up of the learning rate; none: 5% of the run, and not under --min_warmup_steps",
+        low=0,
+        unit="epochs",
+    )
+    min_warmup_steps: int = setting(
+        100, "least steps of the warm-up if --warmup_epochs is none; it never takes more than half of the run", low=0
     )
     optimizer: str = setting("sgd", "the optimizer", choices=("sgd", "adamw"))
     momentum: float = setting(0.9, "momentum of sgd", low=0, below=1)

@@ -9,9 +9,9 @@ from typing import Any
 
 from skd_tf.errors import input_error
 
-VERSION = 2  # increment it with every entry of BEFORE
+VERSION = 3  # increment it with every entry of BEFORE
 
-# {setting: (version that introduced it, value that reproduces what earlier versions did)}.
+# {setting: (version that introduced it or changed its default, value that reproduces what earlier versions did)}.
 # Records of skd_tf 0.1.0 hold no version. They are version 1.
 BEFORE: dict[str, tuple[int, Any]] = {
     "data_rules": (2, 1),
@@ -37,6 +37,8 @@ BEFORE: dict[str, tuple[int, Any]] = {
     "feature_pairs": (2, ""),
     "feature_weight": (2, 1.0),
     "feature_loss": (2, "mse"),
+    "loss": (3, "spherical"),
+    "min_warmup_steps": (3, 0),
 }
 
 

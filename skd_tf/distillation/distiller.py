@@ -35,11 +35,14 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, CompilationMixin, Step
         loss = label_weight * label + kd_weight * distill
 
     Both terms are per example. The loss of a batch is the sum over its examples, divided by the global batch size. The
-    default loss is "spherical". With the logits z_s of the student and z_t of the teacher, labels y, temperature T and
-    radius R, its terms are:
+    default loss is "kd". With the logits z_s of the student and z_t of the teacher, labels y and temperature T, its terms
+    are:
 
-        label   = CE( softmax(project(z_s; R)), y )
-        distill = T^2 * KL( softmax(project(z_t; R) / T) || softmax(project(z_s; R) / T) )
+        label   = CE( softmax(z_s), y )
+        distill = T^2 * KL( softmax(z_t / T) || softmax(z_s / T) )
+
+    With "spherical", Spherical Knowledge Distillation, both take project(z; R) in place of z, on a sphere of radius R:
+
         project(z; R) = R * (z - mean(z)) / ||z - mean(z)||
 
     Compile it without a loss, then fit, evaluate, predict and save it like any Keras model. `export` writes the
@@ -126,7 +129,7 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, CompilationMixin, Step
         self,
         student: keras.Model,
         teacher: keras.Model | Sequence[keras.Model] | None = None,
-        loss: LossLike = "spherical",
+        loss: LossLike = "kd",
         *,
         temperature: float = 4.0,
         kd_weight: float = 0.9,

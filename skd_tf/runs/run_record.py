@@ -9,6 +9,7 @@ from skd_tf.config import Config, versions
 from skd_tf.data.catalog import is_code
 from skd_tf.errors import InputError, input_error
 from skd_tf.runs import run_files
+from skd_tf.runtime.console import say
 from skd_tf.runtime.files import read_json
 from skd_tf.runtime.local_paths import require_local
 
@@ -61,8 +62,8 @@ def recorded_config(path: str | os.PathLike) -> Config | None:
 def with_recorded_rules(config: Config, recorded: Callable[[], Config | None]) -> Config:
     """The settings with which a run or search goes on: earlier versions' rules stay those that it started with.
 
-    A setting that is newer than the run keeps the value that reproduces what was done then, unless the user gives
-    another value than the default.
+    A setting that is newer than the run, or whose default is, keeps the value that reproduces what was done then, unless
+    the user gives another value than the default. A loss that is kept is said.
 
     Args:
       config: the settings of today's command.
@@ -78,6 +79,8 @@ def with_recorded_rules(config: Config, recorded: Callable[[], Config | None]) -
         for name, (_, value) in versions.BEFORE.items()
         if getattr(before, name) == value and getattr(config, name) == getattr(defaults, name) != value
     }
+    if "loss" in kept:
+        say(f"This run started with --loss={kept['loss']} and keeps it. A new run has --loss={config.loss}.")
     return config.replace(**kept)
 
 

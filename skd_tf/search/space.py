@@ -33,6 +33,7 @@ SEARCHABLE = (
     "learning_rate",
     "lr_schedule",
     "warmup_epochs",
+    "min_warmup_steps",
     "optimizer",
     "momentum",
     "nesterov",

@@ -27,7 +27,7 @@ from skd_tf.training.resources import SharedResources
 # Settings that change neither the graph of a training step nor its memory.
 _SAME_GRAPH = (
     *("temperature", "kd_weight", "label_weight", "radius", "learning_rate", "lr_schedule", "warmup_epochs"),
-    *("weight_decay", "seed"),
+    *("min_warmup_steps", "weight_decay", "seed"),
 )
 
 

@@ -123,9 +123,11 @@ def _schedule(config: Config, sizes: Sizes | None) -> list[str]:
     if never:
         rate += f"; never reached: epoch {', '.join(f'{epoch:g}' for epoch in never)}"
     warmup = "5% of the run" if config.warmup_epochs is None else f"{config.warmup_epochs:g} epochs"
+    if config.warmup_epochs is None and config.min_warmup_steps:
+        warmup += f", at least {config.min_warmup_steps} steps, at most half of the run"
     if sizes:
         steps = _steps_per_epoch(config, sizes)
-        warmup += f", {schedules.warmup_steps(config, steps)} steps"
+        warmup = f"{schedules.warmup_steps(config, steps)} steps: {warmup}"
         rate += f"; last step {schedules.learning_rate(config, steps)[-1]:.3g}"
     return [
         f"epochs         {config.epochs}",

@@ -75,7 +75,7 @@ def first_line(config: Config, workdir: str | os.PathLike) -> str:
     if not config.needs_teacher:
         return f"Training {config.student} on {config.dataset}, in {workdir}"
     teacher = " and ".join(config.teachers) or teacher_config(config).student
-    return f"Distilling {teacher} into {config.student} on {config.dataset}, in {workdir}"
+    return f"Distilling {teacher} into {config.student} with --loss={config.loss} on {config.dataset}, in {workdir}"
 
 
 def student_matched_config(config: Config, *, student_flops: int, teacher_flops: int) -> Config:

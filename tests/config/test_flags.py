@@ -32,6 +32,7 @@ CONTRACT = [
     *("student", "student_alone", "teacher", "teacher_checkpoint", "teacher_flagfile"),
     *("loss", "temperature", "kd_weight", "label_weight", "radius", "center", "loss_settings"),
     *("epochs", "batch_size", "learning_rate", "lr_schedule", "warmup_epochs", "optimizer", "momentum"),
+    "min_warmup_steps",
     *("nesterov", "weight_decay", "clip_norm", "label_smoothing", "seed"),
     *("strategy", "virtual_devices", "precision", "teacher_precision", "jit_compile", "steps_per_call"),
     *("checkpoint_every", "keep_checkpoints", "dry_run", "overwrite", "sync_batch_norm"),

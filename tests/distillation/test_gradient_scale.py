@@ -29,7 +29,9 @@ def _stepped(gradient_scale, strategy=None, *, steps=1, scale=1.0, **how):
     """The student's weights after steps on one batch."""
     x, teacher, y = _batch()
     with (strategy or tf.distribute.get_strategy()).scope():
-        distiller = skd_tf.Distiller(_student(scale=scale), temperature=3.0, gradient_scale=gradient_scale)
+        distiller = skd_tf.Distiller(
+            _student(scale=scale), loss="spherical", temperature=3.0, gradient_scale=gradient_scale
+        )
         distiller.compile(optimizers.SGD(0.1, 0.9, l2=0.01), **how)
     data = tf.data.Dataset.from_tensors(({"image": x, "teacher_logits": teacher}, y)).repeat(steps)
     distiller.fit(data.unbatch().batch(len(x)), epochs=1, verbose=0)
@@ -85,12 +87,12 @@ def test_equal_logits_can_leave():
 
 
 def test_it_is_saved_and_refused_where_there_is_no_sphere():
-    distiller = skd_tf.Distiller(_student(), gradient_scale="student_norm")
+    distiller = skd_tf.Distiller(_student(), loss="spherical", gradient_scale="student_norm")
     again = skd_tf.Distiller.from_config(distiller.get_config())
     assert again.objective.gradient_scale == "student_norm"
     with pytest.raises(skd_tf.InputError, match="Leave it out, or use the spherical loss"):
         skd_tf.Distiller(_student(), loss="kd", gradient_scale="student_norm")
     with pytest.raises(skd_tf.InputError, match="none or student_norm for a loss on the sphere"):
-        skd_tf.Distiller(_student(), gradient_scale="norm")
+        skd_tf.Distiller(_student(), loss="spherical", gradient_scale="norm")
     with pytest.raises(skd_tf.InputError, match="--gradient_scale excludes --loss=kd, which has no sphere"):
         skd_tf.Config(loss="kd", gradient_scale="student_norm")

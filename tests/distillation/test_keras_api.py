@@ -29,7 +29,7 @@ def test_a_subclassed_student_trains_as_the_functional_one_inside_it():
     ((images, labels),) = batches(1, size=16)
     histories = []
     for student in (conv_net(1), Subclassed()):
-        distiller = Distiller(student, conv_net(2))
+        distiller = Distiller(student, conv_net(2), "spherical")
         distiller.compile(keras.optimizers.SGD(0.05))
         histories.append(distiller.fit(images, labels, batch_size=8, epochs=2, shuffle=False, verbose=0).history)
     for name, values in histories[0].items():
@@ -45,7 +45,7 @@ def test_a_subclassed_student_takes_metrics_on_any_number_of_replicas(count, two
     histories, weights = [], []
     for make_student in (lambda: conv_net(1), Subclassed):
         with two_replicas.scope() if count == 2 else contextlib.nullcontext():
-            distiller = Distiller(make_student(), conv_net(2))
+            distiller = Distiller(make_student(), conv_net(2), "spherical")
             nll = keras.metrics.SparseCategoricalCrossentropy(from_logits=True)
             distiller.compile(keras.optimizers.SGD(0.05, momentum=0.9), metrics=["sparse_categorical_accuracy", nll])
         histories.append(distiller.fit(images, labels, batch_size=8, epochs=2, shuffle=False, verbose=0).history)
@@ -111,7 +111,7 @@ def test_a_subclassed_students_auto_radius_is_known_before_the_first_step(step, 
     for student in (conv_net(1), Subclassed()):
         if built:
             student(images)
-        distiller = Distiller(student, conv_net(2))
+        distiller = Distiller(student, conv_net(2), "spherical")
         distiller.compile(keras.optimizers.SGD(0.05))
         results.append(floats(getattr(distiller, step)(images, labels, return_dict=True)))
         assert float(distiller.radius.numpy()) == pytest.approx(2 * CLASSES**0.5)
@@ -120,7 +120,7 @@ def test_a_subclassed_students_auto_radius_is_known_before_the_first_step(step, 
 
 def test_a_radius_that_is_given_is_not_replaced_when_the_classes_are_known():
     ((images, labels),) = batches(1)
-    distiller = Distiller(Subclassed(), conv_net(2), radius=3.0)
+    distiller = Distiller(Subclassed(), conv_net(2), "spherical", radius=3.0)
     assert float(distiller.radius.numpy()) == 3.0
     distiller.radius.assign(7.0)
     distiller.compile("sgd")
@@ -132,7 +132,7 @@ def test_a_generator_is_not_used_up_by_measuring():
     distiller = make_distiller(radius="teacher_mean")
     with pytest.raises(InputError, match="only once"):
         distiller.fit((batch for batch in batches(3)), verbose=0)
-    distiller = Distiller(Subclassed(), conv_net(2))
+    distiller = Distiller(Subclassed(), conv_net(2), "spherical")
     distiller.compile("sgd")
     for step in (distiller.fit, distiller.evaluate):
         with pytest.raises(InputError, match="only once"):

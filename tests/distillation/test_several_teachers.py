@@ -20,7 +20,7 @@ DATA = batches(3)
 
 def make(teacher, strategy=None, *, jit_compile=False, **settings):
     with (strategy or tf.distribute.get_strategy()).scope():
-        distiller = Distiller(conv_net(1), teacher() if teacher is two else teacher, **settings)
+        distiller = Distiller(conv_net(1), teacher() if teacher is two else teacher, **{"loss": "spherical"} | settings)
         distiller.compile(keras.optimizers.SGD(0.05, momentum=0.9), jit_compile=jit_compile)
     return distiller
 

@@ -60,7 +60,7 @@ CASES = {
     ],
     tune: [
         (f"{SEARCH} --batch_size=5000", "at least 5000 training examples"),
-        (f"{SEARCH} --dataset=folder:two", "Two classes leave two points"),
+        (f"{SEARCH} --dataset=folder:two --loss=spherical", "Two classes leave two points"),
         (f"{SEARCH} --teacher_cache_top=9", "--teacher_cache_top is too large"),
         (f"{SEARCH} --dataset=folder:nowhere", "There is no such folder"),
         (f"{SEARCH} --dataset=mnist --data_dir=full", "mnist is not prepared"),

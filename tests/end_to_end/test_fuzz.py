@@ -51,8 +51,8 @@ def _sensible(name):
     return st.sampled_from(SENSIBLE.get(name) or rules.choices or switch)
 
 
-OPTIONAL = {name: _sensible(name) for name in FIELDS if name != "teacher"}
-SANE = st.fixed_dictionaries({"teacher": st.just("resnet8")}, optional=OPTIONAL)
+OPTIONAL = {name: _sensible(name) for name in FIELDS if name not in ("teacher", "loss")}
+SANE = st.fixed_dictionaries({"teacher": st.just("resnet8"), "loss": st.just("spherical")}, optional=OPTIONAL)
 ODD = st.dictionaries(st.sampled_from(sorted(FIELDS)), JUNK, min_size=1, max_size=2)
 
 

@@ -55,7 +55,8 @@ def make_distiller(
     jit_compile=False,
     **settings,
 ):
-    """A compiled Distiller of two `conv_net`s; `settings` are its arguments, `optimizer` is called to make one."""
+    """A compiled Distiller of two `conv_net`s, spherical unless told otherwise; `settings` are its arguments, `optimizer` makes one."""
+    settings = {"loss": "spherical"} | settings
     with strategy.scope() if strategy else contextlib.nullcontext():
         student, teacher = (conv_net(seed, batch_norm=batch_norm, dtype=dtype) for seed in (1, 2))
         distiller = Distiller(synchronized(student) if synchronize else student, teacher, **settings)

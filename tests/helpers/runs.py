@@ -10,6 +10,7 @@ from skd_tf.training.checkpoints import Checkpoints, _read
 
 # One device: --strategy=auto would make two replicas of the tests' two logical CPUs.
 SMALL = {"student": "cnn_2", "epochs": 3, "batch_size": 100, "learning_rate": 0.1, "strategy": "one_device"}
+SMALL |= {"loss": "spherical"}  # it has more parts than the default
 ALONE = SMALL | {"loss": "cross_entropy", "report": False}
 
 

@@ -63,9 +63,9 @@ def test_two_classes_need_an_uncentred_sphere():
     for loss in ("kd", "cross_entropy"):
         assert Distiller(net, loss=loss).radius is not None
     with pytest.raises(InputError, match=r"Two classes.*--nocenter"):
-        Distiller(net)
+        Distiller(net, loss="spherical")
     with pytest.raises(InputError, match="Two classes"):
         SphericalDistillation().compute_loss(tf.zeros([1, 2]), tf.zeros([1, 2]))
-    Distiller(net, center=False)
+    Distiller(net, loss="spherical", center=False)
     values = {center: loss_of(np.array([[0.3, 1.2], [0.3, 1.3]]), 2.0, 4.0, 0.9, center) for center in (True, False)}
     assert abs(np.diff(values[True])) < 1e-12 < 1e-3 < abs(np.diff(values[False]))  # a constant cannot train a student

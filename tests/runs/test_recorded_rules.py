@@ -22,6 +22,24 @@ def test_rules_of_a_record_win_over_the_default_only(tmp_path):
     assert with_recorded_rules(Config(), Config) == Config()
 
 
+def test_the_loss_and_the_warmup_of_then_are_kept_and_the_loss_is_said(capsys):
+    old = recorded_config(OLD)
+    assert (old.loss, old.min_warmup_steps) == ("spherical", 0) and (Config().loss, Config().min_warmup_steps) == (
+        "kd",
+        100,
+    )
+    continued = with_recorded_rules(Config(), lambda: old)
+    assert (continued.loss, continued.min_warmup_steps) == ("spherical", 0)
+    assert capsys.readouterr().out == (
+        "This run started with --loss=spherical and keeps it. A new run has --loss=kd.\n"
+    )
+    other = with_recorded_rules(Config(loss="dist"), lambda: old)  # refused later: the workdir belongs to another run
+    assert other.loss == "dist" and not capsys.readouterr().out
+    # Flags that name the loss, and a workdir of today, say nothing.
+    assert with_recorded_rules(Config(loss="spherical"), lambda: old).loss == "spherical"
+    assert with_recorded_rules(Config(), Config).loss == "kd" and not capsys.readouterr().out
+
+
 def test_every_rule_of_earlier_versions_differs_from_the_default():
     # These were not there, and are off by default.
     same = {"callback", "deterministic", "early_stopping_patience", "freeze", "gradient_scale", "group", "list_layers"}

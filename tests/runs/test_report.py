@@ -64,7 +64,7 @@ def make_run(folder, *, seed=0, without=(), classes=CLASSES, name="run", extra=N
     models = {m: ModelLogits(z, raw.get(m), parameters[m]) for m, z in logits.items() if m not in without}
     rows, details = final_measurements.measure(models, labels)
     details["student"]["cost"] = {"latency_ms": {"median": 0.25}, "file_bytes": 12_345}
-    config = Config(student="cnn_4", teacher="resnet8", **settings)
+    config = Config(**{"student": "cnn_4", "teacher": "resnet8", "loss": "spherical"} | settings)
     result = rows | SPEED | {"radius": 4.0, "class_names": list(classes), "config": config.to_json()}
     result |= {"versions": {"skd_tf": "0"}, "device": "a machine", "git_commit": None} | (extra or {})
     facts = {"seconds": {"training": 3.0, "export": 1.0}, "teacher": {"name": "resnet8", "path": "p"}}

@@ -16,7 +16,7 @@ from skd_tf.search.trial_records import TrialRecords, is_disk_full
 from skd_tf.search.tuner import Tuner
 from tests.search.cases import one_line_with
 
-CONFIG = Config(teacher_checkpoint="teacher", student="cnn_2")
+CONFIG = Config(teacher_checkpoint="teacher", student="cnn_2", loss="spherical")
 TEMPERATURES = "temperature:choice:1,2,4,8,16"
 
 

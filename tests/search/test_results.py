@@ -11,7 +11,7 @@ from skd_tf.search import plot, results
 from skd_tf.search.plan import Plan
 from skd_tf.search.trial_records import TrialRecords
 
-CONFIG = Config(teacher_checkpoint="teacher", student="cnn_2")
+CONFIG = Config(teacher_checkpoint="teacher", student="cnn_2", loss="spherical")
 TEMPERATURES = "temperature:choice:1,2,4,8,16"
 
 

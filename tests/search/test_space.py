@@ -10,7 +10,7 @@ from skd_tf.errors import InputError
 from skd_tf.search.space import READ_BY, SEARCHABLE, parse_dimension, parse_space
 from tests.search.cases import one_line_with
 
-CONFIG = Config(teacher_checkpoint="teacher", student="cnn_2")
+CONFIG = Config(teacher_checkpoint="teacher", student="cnn_2", loss="spherical")
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,11 @@ def test_every_searchable_name_is_a_setting_and_each_is_searched_once():
         ({"loss": "cross_entropy"}, ["temperature:log:1:16"], "No loss in this search reads --temperature"),
         ({"loss": "cross_entropy"}, ["kd_weight:linear:0:1"], "No loss in this search reads --kd_weight"),
         ({"optimizer": "adamw"}, ["momentum:linear:0:0.9"], "Expected --optimizer=sgd."),
-        ({}, ["loss:choice:spherical,kd", "gradient_scale:choice:none,student_norm"], "only for a loss on the sphere"),
+        (
+            {"loss": "spherical"},
+            ["loss:choice:spherical,kd", "gradient_scale:choice:none,student_norm"],
+            "only for a loss on the sphere",
+        ),
     ],
 )
 def test_what_no_loss_or_optimizer_of_a_search_reads_is_refused(fixed, searched, words):

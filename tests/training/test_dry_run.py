@@ -76,12 +76,12 @@ def test_xla_is_chosen_by_device_unless_asked_for():
 
 def test_the_digits_run_is_counted_by_hand(monkeypatch):
     monkeypatch.setattr(devices, "gpu_count", lambda: 0)
-    found = lines(teacher="resnet20", epochs=20, temperature=2, workdir="runs/x")
+    found = lines(teacher="resnet20", epochs=20, temperature=2, loss="spherical", workdir="runs/x")
     expected = {
         "examples": "808 to train, 90 to validate, 899 to test",  # 90 of 898 held out
         "steps": "12 per epoch, 240 in all",
         "dropped": "40 examples per epoch, the last short batch",
-        "warm-up": "5% of the run, 12 steps",
+        "warm-up": "100 steps: 5% of the run, at least 100 steps, at most half of the run",
         "batch": "64 global, 64 per replica",
         "teacher": "--teacher=resnet20",
     }
@@ -96,7 +96,9 @@ def test_changed_settings_are_marked():
 
 def test_settings_without_effect_are_named():
     settings = {"optimizer": "adamw", "nesterov": True, "early_stopping_patience": 30, "loss": "kd", "center": False}
+    settings |= {"warmup_epochs": 1, "min_warmup_steps": 7}
     text = dry_run.describe(Config(**settings, teacher="cnn_2"))
+    assert "--min_warmup_steps=7 has no effect with --warmup_epochs=1.0" in text
     assert "--nesterov=true has no effect with --optimizer=adamw" in text
     assert "--early_stopping_patience=30 has no effect with --epochs=30" in text
     assert (
@@ -123,7 +125,7 @@ def test_a_prepared_set_is_read_from_its_newest_record(tmp_path):
     prepare(tmp_path, "flowers", "9.0.0", [7], 5)
     newest = prepare(tmp_path, "flowers", "10.1.0", [1000, 1000], 25)
     flowers = {"dataset": "flowers", "data_dir": tmp_path}
-    found = lines(**flowers, validation_fraction=0.25)
+    found = lines(**flowers, validation_fraction=0.25, loss="spherical")
     assert found["examples"] == "1500 to train, 500 to validate, 10 to test"
     assert found["classes"] == "25" and found["radius"].startswith("10.0000 ")
     older = lines(dataset="flowers:9.0.0", data_dir=tmp_path, batch_size=7, validation_fraction=0)
@@ -157,10 +159,10 @@ def test_a_folder_is_counted_by_its_files(tmp_path):
             for i in range(count):
                 (tmp_path / part / name / f"{i}.jpg").write_text("")
     settings = {"dataset": f"folder:{tmp_path}", "augmentation": "resized_crop", "image_size": 160}
-    found = lines(**settings, center=False)
+    found = lines(**settings, loss="spherical", center=False)
     assert found["examples"] == "126 to train, 14 to validate, 6 to test" and found["classes"] == "2"
     assert found["images"] == "160x160" and found["augmentation"] == "resized_crop"
-    refused("Two classes", **settings, center=True)  # their centred sphere has only two points
+    refused("Two classes", **settings, loss="spherical")  # their centred sphere has only two points
     refused("no such folder", dataset=f"folder:{tmp_path / 'typo'}")
 
 

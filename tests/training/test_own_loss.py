@@ -120,7 +120,7 @@ def test_what_is_wrong_with_it_is_found_before_anything_is_written(tmp_path):
 
 
 def test_a_dry_run_and_a_record_do_not_run_it(tmp_path):
-    config = Config(**SETTINGS, loss="my_loss:like_kd")
+    config = Config(**SETTINGS | {"loss": "my_loss:like_kd"})
     assert "my_loss:like_kd" in dry_run.describe(config)
     assert Config.from_json(config.to_json()) == config
     assert not (tmp_path / "imported").exists()

@@ -80,7 +80,7 @@ REFUSALS = [
     ("at least 5000 training examples", {"batch_size": 5000}),
     ("link that leads nowhere.*gone", {"workdir": "dangling"}),
     ("link that leads nowhere.*gone", {"workdir": "dangling/run"}),
-    ("Two classes leave two points", {"dataset": "folder:two"}),
+    ("Two classes leave two points", {"dataset": "folder:two", "loss": "spherical"}),
     ("--teacher_cache_top is too large", {"teacher_cache_dir": "cache", "teacher_cache_top": 9}),
     ("is a file", {"workdir": "file"}),
     ("is inside the file", {"workdir": "file/run"}),

@@ -22,6 +22,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 # Without momentum and with a constant rate, the accuracy on 90 validation images rises and falls.
 SETTINGS = ALONE | {"epochs": 12, "learning_rate": 0.5, "lr_schedule": "constant", "momentum": 0.0, "student": "cnn_4"}
 SETTINGS |= {
+    "min_warmup_steps": 0,
     "early_stopping_patience": 2,
     "ship": "best",
     "keep_checkpoints": 20,

@@ -88,7 +88,8 @@ CONTROLS: dict[str, Arm] = {
 # The candidates if no arm passes the primary test (see the amendments): screened with the warm-up that all arms have from
 # CIFAR-10 on. There the arm has its plain name.
 CANDIDATES: dict[str, Arm] = {
-    f"{name}_warmup": dataclasses.replace(ARMS[name], warmup_steps=100) for name in ("kd", "dist", "logit_standardization")
+    f"{name}_warmup": dataclasses.replace(ARMS[name], warmup_steps=100)
+    for name in ("kd", "dist", "logit_standardization")
 }
 ALL_ARMS = ARMS | CONTROLS | CANDIDATES
 # Dropped first by the protocol, and not built: skd_sgdp, skd_head_decay.

@@ -23,7 +23,8 @@ for _name in ("fashion_mnist_2000", "fashion_mnist_10000"):
 SETS = tuple(_SETTINGS)
 FIRST = {"cifar10_5000": 5000}  # this many training images, evenly spaced; the others are not used
 WARMUP = dict.fromkeys((name for name in SETS if name not in ("shapes", "digits")), 100)  # the least steps of all arms
-_SCHEDULE = {"lr_schedule": "cosine", "momentum": 0.9, "teacher_cache_dtype": "float16", "strategy": "one_device"}
+_SCHEDULE = {"lr_schedule": "cosine", "min_warmup_steps": 0, "momentum": 0.9}  # WARMUP and the arms say how many
+_RUN = {"teacher_cache_dtype": "float16", "strategy": "one_device"}
 
 
 def config_of(name: str, folder: pathlib.Path) -> Config:
@@ -39,6 +40,7 @@ def config_of(name: str, folder: pathlib.Path) -> Config:
     return Config(
         **settings,
         **_SCHEDULE,
+        **_RUN,
         teacher_checkpoint=str(teacher or folder / name / "teacher"),
         teacher_cache_dir=str(folder / "logits"),
     )

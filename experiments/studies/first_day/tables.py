@@ -3,13 +3,14 @@
 import json
 import pathlib
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from experiments.lab.statistics import critical
 from experiments.studies.first_day.arms import (
     ALL_ARMS,
     ARMS,
+    CANDIDATES,
     FACTORS,
     OPTIMIZERS,
     PROTOCOL,
@@ -128,7 +129,15 @@ def all_tables(records: pathlib.Path) -> str:
     parts.append(_arm_table(found))
     parts.extend(_temperature_table(found, optimizer) for optimizer in OPTIMIZERS)
     parts.append(_best_temperatures(found))
+    parts.append("If no arm passes: methods without a sphere, all with a warm-up of 100 steps, and alone likewise.")
+    parts.append(_candidate_table(found))
+    parts.extend(_temperature_table(found, optimizer, CANDIDATES) for optimizer in OPTIMIZERS)
+    parts.append(_best_temperatures(found, CANDIDATES))
     parts.append(_own_rate_table(records))
+    parts.append("With the warm-up of 100 steps, exploratory:")
+    parts.append(_warmed_rate_table(records))
+    parts.append("The measurement sets, eight seeds, with the warm-up:")
+    parts.append(_measured_table(records))
     parts.append(_detail_table(found))
     return "\n\n".join(parts)
 
@@ -169,13 +178,72 @@ def _arm_table(found: dict[tuple, Screen]) -> str:
     return _markdown(head, body)
 
 
-def _temperature_table(found: dict[tuple, Screen], optimizer: str) -> str:
+def _candidate_table(found: dict[tuple, Screen]) -> str:
+    """(candidate - KD) over T and rates, and (candidate - alone) at its own T; the score is the mean over the screened sets."""
+    own, places = own_temperatures(found, CANDIDATES), [f"{name} {optimizer}" for name, optimizer in found]
+    head = ["candidate", "score", "own T", *(f"- KD, {p}" for p in places), *(f"- alone, {p}" for p in places)]
+    body = []
+    for arm in CANDIDATES:
+        t = own.get(arm, own_temperature(CANDIDATES[arm]))
+        robust = [difference(screen.robust(arm), screen.robust("kd_warmup")) for screen in found.values()]
+        safe = [difference(screen.own(arm, t), screen.accuracy("alone_warmup", 0.0)) for screen in found.values()]
+        if all(value is not None for value in (*robust, *safe)):
+            score = statistics.mean(value.mean for value in robust)
+            body.append([arm, f"{score:+.1f}", f"{t:g}" if t else "", *map(str, robust), *map(str, safe)])
+    return _markdown(head, body)
+
+
+def _warmed_rate_table(records: pathlib.Path) -> str:
+    """Alone, and KD at T = 1 and 4, at every candidate rate on the screened sets; and minus alone at the same rate."""
+    lines = []
+    for optimizer in OPTIMIZERS:
+        rates = PROTOCOL["common_rate"]["candidates"][optimizer]
+        body = []
+        for name in SCREENED:
+            columns = read(records, name)
+            for arm, t in (("alone_warmup", 0.0), ("kd_warmup", 1.0), ("kd_warmup", 4.0)):
+                cells = [_accuracies(columns, arm, optimizer, t, rate) for rate in rates]
+                alone = [_accuracies(columns, "alone_warmup", optimizer, 0.0, rate) for rate in rates]
+                means = [f"{100 * statistics.mean(cell.values()):.1f}" if cell else "" for cell in cells]
+                if t:
+                    pairs = zip(cells, alone, means, strict=True)
+                    means = [f"{mean} ({_text(difference(cell, other))})" for cell, other, mean in pairs]
+                body.append([name, f"{arm}, T = {t:g}" if t else arm, *means])
+        lines.append(_markdown(["set", f"{optimizer}: arm", *(f"{rate:g}" for rate in rates)], body))
+    return "\n\n".join(lines)
+
+
+def _accuracies(columns: Columns, arm: str, optimizer: str, temperature: float, rate: float) -> dict[int, float]:
+    return {s: r["accuracy"] for s, r in columns.get((arm, optimizer, temperature, rate), {}).items()}
+
+
+def _measured_table(records: pathlib.Path) -> str:
+    """Every arm with eight seeds on the measurement sets, and minus alone at the same rate."""
+    body = []
+    for name in (name for name in PROTOCOL["measurement_sets"] if name != "touched"):
+        columns = read(records, name)
+        for arm, optimizer, t, rate in sorted(
+            columns, key=lambda key: (key[1] != "sgd", key[3], list(ARMS).index(key[0]), key[2])
+        ):
+            cell = _accuracies(columns, arm, optimizer, t, rate)
+            if len(cell) == len(PROTOCOL["seeds"]["primary_test"]):
+                minus = (
+                    ""
+                    if arm == "alone"
+                    else _text(difference(cell, _accuracies(columns, "alone", optimizer, 0.0, rate)))
+                )
+                what = f"{arm}, T = {t:g}" if t else arm
+                body.append([name, optimizer, f"{rate:g}", what, f"{100 * statistics.mean(cell.values()):.1f}", minus])
+    return _markdown(["set", "optimizer", "rate", "arm", "top-1", "minus alone"], body)
+
+
+def _temperature_table(found: dict[tuple, Screen], optimizer: str, names: Iterable[str] = ARMS) -> str:
     """Mean top-1 at every T, per set."""
     chosen = {name: screen for (name, o), screen in found.items() if o == optimizer}
     head = [f"{optimizer}: arm", *(f"{name} T={t}" for name in chosen for t in TEMPERATURES)]
     body = []
-    for arm in ARMS:
-        if own_temperature(ARMS[arm]):
+    for arm in names:
+        if own_temperature(ALL_ARMS[arm]):
             values = [screen.accuracy(arm, float(t)) for screen in chosen.values() for t in TEMPERATURES]
             body.append([arm, *(f"{100 * statistics.mean(v.values()):.1f}" if v else "" for v in values)])
     return _markdown(head, body)
@@ -189,12 +257,12 @@ class BestTemperature(NamedTuple):
     error: float
 
 
-def best_temperatures(found: dict[tuple, Screen]) -> dict[str, BestTemperature]:
+def best_temperatures(found: dict[tuple, Screen], names: Iterable[str] = ARMS) -> dict[str, BestTemperature]:
     """By arm, of those whose cells at all T are there."""
     best = {}
-    for arm in ARMS:
+    for arm in names:
         columns = {float(t): [screen.accuracy(arm, float(t)) for screen in found.values()] for t in TEMPERATURES}
-        if not own_temperature(ARMS[arm]) or not all(all(column) for column in columns.values()):
+        if not own_temperature(ALL_ARMS[arm]) or not all(all(column) for column in columns.values()):
             continue
         seeds = set.intersection(*(set(column) for several in columns.values() for column in several))
         means = {t: {s: statistics.mean(c[s] for c in several) for s in seeds} for t, several in columns.items()}
@@ -205,15 +273,15 @@ def best_temperatures(found: dict[tuple, Screen]) -> dict[str, BestTemperature]:
     return best
 
 
-def own_temperatures(found: dict[tuple, Screen]) -> dict[str, float]:
+def own_temperatures(found: dict[tuple, Screen], names: Iterable[str] = ARMS) -> dict[str, float]:
     """{arm: its own T}, the best one if it beats T = 4 by more than a standard error; only arms that differ from T = 4."""
-    return {arm: best.temperature for arm, best in best_temperatures(found).items() if best.gain > best.error}
+    return {arm: best.temperature for arm, best in best_temperatures(found, names).items() if best.gain > best.error}
 
 
-def _best_temperatures(found):
+def _best_temperatures(found, names=ARMS):
     lines = [
         f"* {arm}: T = {best.temperature:g}, {best.gain:+.1f} against T = 4, standard error {best.error:.1f}"
-        for arm, best in best_temperatures(found).items()
+        for arm, best in best_temperatures(found, names).items()
     ]
     return "\n".join(["Best temperature over all sets and optimizers (arms with all cells):", "", *lines])
 

@@ -18,12 +18,13 @@ from skd_tf.evaluation.evaluate_models import evaluate_models
 SEEDS = (0, 1, 2)
 STUDENT = {
     "student": "cnn_8_16_32",
+    "loss": "spherical",
     "optimizer": "adamw",
     "learning_rate": 0.01,
     "weight_decay": 0.01,
     "batch_size": 64,
 }
-QUIET = {"report": False, "strategy": "one_device", "checkpoint_every": "1000"}
+QUIET = {"report": False, "strategy": "one_device", "checkpoint_every": "1000", "min_warmup_steps": 0}
 SHARE = {"unlabelled_share": 0.75}
 
 
