@@ -6,7 +6,7 @@ from absl import flags
 
 from skd_tf.config import app
 from skd_tf.config.flags import config_from
-from skd_tf.runs.run_record import read_result
+from skd_tf.runs.run_record import read_result, recorded_config, with_recorded_rules
 from skd_tf.runtime import cluster, console, tf_logging
 from skd_tf.training import nested_runs
 
@@ -27,6 +27,7 @@ def main(flag_values: flags.FlagValues) -> int:
         look.show(config, data_dir)
     if config.dry_run or looks:
         return 0
+    config = with_recorded_rules(config, lambda: recorded_config(workdir))
     if worker is None or worker.index == 0:  # the cluster is joined later
         console.say(nested_runs.first_line(config, workdir))
     from skd_tf.training import preflight

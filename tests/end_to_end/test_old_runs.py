@@ -62,6 +62,7 @@ def test_an_interrupted_run_resumes_to_the_same_weights(runs, command):
     done = rows(runs / "interrupted" / "metrics.jsonl")
     output = command(train, *STUDENT, "--checkpoint_every=2 steps", "--workdir=interrupted")
     assert "Resuming at step 12 of 24" in output
+    assert "started with --loss=spherical and keeps it" in output and "into cnn_2 with --loss=spherical on" in output
     now, straight = (rows(runs / name / "metrics.jsonl") for name in ("interrupted", "uninterrupted"))
     assert now[:1] == done and [row["step"] for row in now] == [8, 16, 24]
     assert [row["loss"] for row in now] == pytest.approx([row["loss"] for row in straight], rel=1e-4)
