@@ -6,7 +6,7 @@ Here: the Jensen-Shannon divergence between both nets' softmaxes, M their mean,
 
     distill = T^2 * [ KL(p_t || M) + KL(p_s || M) ] / 2
 
-on the package's digits. To add a loss to the package see CONTRIBUTING.md: the same function, a row, a test, a flagfile.
+on the package's digits. CONTRIBUTING.md says how such a function becomes a loss of the package.
 """
 
 import keras
@@ -53,7 +53,8 @@ def main(epochs=20):
     plain.compile(keras.optimizers.SGD(0.05, momentum=0.9))
     plain.fit(*training, epochs=epochs, verbose=0)
 
-    # A bare function is read out raw. A loss on the sphere is a row: skd_tf.losses.Loss(function, "sphere", True, {}).
+    # With a plain function, the student's probabilities are the softmax of its raw logits. If your loss projects the
+    # logits onto the sphere, give skd_tf.losses.Loss(function, "sphere", True, {}): the student is then measured there.
     student = skd_tf.networks.build("cnn_4", **net, seed=1)
     distiller = skd_tf.Distiller(student, teacher, jensen_shannon, kd_weight=0.9, loss_settings={"share": 0.5})
     distiller.compile(keras.optimizers.SGD(0.05, momentum=0.9))
