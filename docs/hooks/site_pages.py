@@ -94,8 +94,9 @@ def on_page_markdown(markdown: str, **_: object) -> str:
         language = {"py": "python", "flags": "text"}.get(match[2])
         return f"```{language}\n{text}\n```" if language else text
 
-    for file, page in (("../CONTRIBUTING.md", "contributing.md"), ("quickstart.ipynb", "quickstart.md")):
-        markdown = markdown.replace(f"]({file})", f"]({page})")
+    generated = {f"../{source}": page for page, source in TEXTS.items()} | {"quickstart.ipynb": "quickstart.md"}
+    for file, page in generated.items():
+        markdown = re.sub(rf"\]\({re.escape(file)}(?=[#)])", f"]({page}", markdown)
     return re.sub(r"^\[`([^`\n]+\.(py|flags|md))`\]\((?:\.\./)+\1\)$", shown, markdown, flags=re.M)
 
 
@@ -106,10 +107,11 @@ def adapted(source: str) -> str:
         words, target = match.groups()
         if re.match(r"https?:|#|mailto:", target):
             return match[0]
-        inside = {file: name for name, file in TEXTS.items()} | INCLUDED
-        page = inside.get(target, target.removeprefix("docs/") if target.startswith("docs/") else "")
+        file, sharp, heading = target.partition("#")
+        inside = {text: page for page, text in TEXTS.items()} | INCLUDED
+        page = inside.get(file, file.removeprefix("docs/") if file.startswith("docs/") else "")
         page = re.sub(r"\.ipynb$", ".md", page)
-        return f"[{words}]({page})" if page else f"{words} (`{target}`)"
+        return f"[{words}]({page}{sharp}{heading})" if page else f"{words} (`{target}`)"
 
     text = re.sub(r"(!\[[^\]\n]*\]\()docs/", r"\1", (ROOT / source).read_text(encoding="utf-8"))
     return re.sub(r"(?<!!)\[([^\]\n]+)\]\(([^)\s]+)\)", link, text)

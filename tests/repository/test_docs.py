@@ -89,8 +89,11 @@ def test_the_flag_reference_has_every_setting(site_pages):
 def test_links_to_the_repository_become_links_of_the_site(site_pages, tmp_path, monkeypatch):
     monkeypatch.setattr(site_pages, "ROOT", tmp_path)
     links = "[a]({}) [b]({}) {} [d](https://example.org) [e](#map) ![f](x.png)"
-    (tmp_path / "README.md").write_text(links.format("docs/keras.md", "CONTRIBUTING.md", "[c](LICENSE)"))
-    assert site_pages.adapted("README.md") == links.format("keras.md", "contributing.md", "c (`LICENSE`)")
+    (tmp_path / "README.md").write_text(links.format("docs/keras.md#fit", "CONTRIBUTING.md#tests", "[c](LICENSE)"))
+    assert site_pages.adapted("README.md") == links.format("keras.md#fit", "contributing.md#tests", "c (`LICENSE`)")
+    page = "[g](../{}) [h](../{}) [i]({})"
+    adapted = site_pages.on_page_markdown(page.format("SECURITY.md", "CONTRIBUTING.md#tests", "quickstart.ipynb"))
+    assert adapted == page.replace("../", "").format("security.md", "contributing.md#tests", "quickstart.md")
 
 
 def test_a_line_that_links_to_a_file_shows_it_on_the_site(site_pages):
