@@ -5,7 +5,7 @@ import sys
 from absl import flags
 
 from skd_tf.config import app
-from skd_tf.config.flags import config_from
+from skd_tf.config.flags import config_from, explicit_names
 from skd_tf.runs.run_record import read_result, recorded_config, with_recorded_rules
 from skd_tf.runtime import cluster, console, tf_logging
 from skd_tf.training import nested_runs
@@ -17,6 +17,8 @@ def main(flag_values: flags.FlagValues) -> int:
     if not looks:
         config.require_teacher()
     worker = cluster.member(config.strategy)  # reports a bad TF_CONFIG before TensorFlow is loaded
+    if workdir and not looks:
+        config = with_recorded_rules(config, lambda: recorded_config(workdir), explicit_names(flag_values))
     if config.dry_run:
         from skd_tf.training import dry_run
 
@@ -27,7 +29,6 @@ def main(flag_values: flags.FlagValues) -> int:
         look.show(config, data_dir)
     if config.dry_run or looks:
         return 0
-    config = with_recorded_rules(config, lambda: recorded_config(workdir))
     if worker is None or worker.index == 0:  # the cluster is joined later
         console.say(nested_runs.first_line(config, workdir))
     from skd_tf.training import preflight

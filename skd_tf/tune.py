@@ -6,9 +6,11 @@ import sys
 from absl import flags
 
 from skd_tf.config import Config, app
-from skd_tf.config.flags import FIELDS, LOOKS, PLACES, config_from, define_flags
+from skd_tf.config.flags import FIELDS, LOOKS, PLACES, config_from, define_flags, explicit_names
 from skd_tf.errors import EnvironmentFailure
+from skd_tf.runs.run_record import with_recorded_rules
 from skd_tf.runtime import console
+from skd_tf.search import trial_records
 from skd_tf.search.plan import OBJECTIVE_GRAMMAR, TUNERS, Plan
 from skd_tf.search.run_search import describe, run_search
 from skd_tf.search.space import GRAMMAR
@@ -38,6 +40,8 @@ def main(flag_values):
     live = flag_values.feature_pairs or any(text.startswith("feature_pairs:") for text in flag_values.search)
     cache = "" if live else str(pathlib.Path(flag_values.workdir) / "teacher_cache")
     config = config_from(flag_values, base=Config(teacher_cache_dir=cache))  # the teacher runs once for all trials
+    explicit = explicit_names(flag_values)
+    config = with_recorded_rules(config, lambda: trial_records.recorded_config(flag_values.workdir), explicit)
     names = ("tuner", "objective", "max_trials", "search_seed", "executions_per_trial")
     plan = Plan(config, tuple(flag_values.search), **{name: flag_values[name].value for name in names})
     console.set_verbosity(config.verbosity)

@@ -30,6 +30,7 @@ _COMMAND_ONLY = (
     "overwrite",
     *LOOKS,
 )  # they belong to one start of a run; a file that repeats the run lacks them
+_RECORD_BESIDE = {"flags.txt": "config.json", "best.flags": "search.json"}  # where a flagfile's version is recorded
 
 
 class SettingFlag(flags.Flag):
@@ -136,16 +137,18 @@ def parse(
 
 
 def _warn_of_earlier_flags(files, flag_values):
-    """Says which settings a run does not share with an earlier version's run whose flags.txt it takes.
+    """Says which settings a run does not share with an earlier version's run or search whose flagfile it takes.
 
     A run that goes on in its own workdir keeps its settings.
     """
     workdir = flag_values["workdir"].value if "workdir" in flag_values else None
     for file in map(pathlib.Path, files):
-        if file.name != "flags.txt" or not workdir or file.parent.resolve() == pathlib.Path(workdir).resolve():
+        own = workdir and file.parent.resolve() == pathlib.Path(workdir).resolve()
+        if file.name not in _RECORD_BESIDE or not workdir or (own and file.name == "flags.txt"):
             continue
         try:
-            version = json.loads(file.with_name("config.json").read_text(encoding="utf-8")).get("version", 1)
+            record = json.loads(file.with_name(_RECORD_BESIDE[file.name]).read_text(encoding="utf-8"))
+            version = record.get("config", record).get("version", 1)
             earlier = {name: value for name, (introduced, value) in versions.BEFORE.items() if introduced > version}
         except (OSError, ValueError, AttributeError, TypeError):
             continue

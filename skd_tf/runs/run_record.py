@@ -2,7 +2,7 @@
 
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from skd_tf.config import Config, versions
@@ -59,7 +59,9 @@ def recorded_config(path: str | os.PathLike) -> Config | None:
     return Config.from_json({name: value for name, value in record.items() if name != "resolved"})
 
 
-def with_recorded_rules(config: Config, recorded: Callable[[], Config | None]) -> Config:
+def with_recorded_rules(
+    config: Config, recorded: Callable[[], Config | None], explicit: Collection[str] = ()
+) -> Config:
     """The settings with which a run or search goes on: earlier versions' rules stay those that it started with.
 
     A setting that is newer than the run, or whose default is, keeps the value that reproduces what was done then, unless
@@ -69,6 +71,10 @@ def with_recorded_rules(config: Config, recorded: Callable[[], Config | None]) -
       config: the settings of today's command.
       recorded: reads the recorded settings, or None for a new run. With --overwrite it is not called: a record that
         this version cannot read is about to be removed.
+      explicit: the settings that the user has named. None of them is replaced.
+
+    Raises:
+      InputError: such a setting would have to be replaced.
     """
     before = None if config.overwrite else recorded()
     if before is None:
@@ -79,6 +85,18 @@ def with_recorded_rules(config: Config, recorded: Callable[[], Config | None]) -
         for name, (_, value) in versions.BEFORE.items()
         if getattr(before, name) == value and getattr(config, name) == getattr(defaults, name) != value
     }
+    if before.min_warmup_steps:  # version 3 began the run, so it was given its loss
+        kept.pop("loss", None)
+    changed = before.differences(config.replace(**{name: v for name, v in kept.items() if name not in explicit}))
+    changed = [line for line in changed if line.partition(":")[0].removeprefix("--") in kept]
+    if changed:
+        raise input_error(
+            "An earlier version began this run with other settings",
+            expected="the same settings",
+            received="; ".join(changed),
+            remedy="Leave these flags out to go on with the run, choose another --workdir, or add --overwrite",
+        )
+    kept = {name: value for name, value in kept.items() if name not in explicit}
     if "loss" in kept:
         say(f"This run started with --loss={kept['loss']} and keeps it. A new run has --loss={config.loss}.")
     return config.replace(**kept)

@@ -13,7 +13,7 @@ from skd_tf.runs.workdir import locked
 from skd_tf.runtime import cluster, tf_logging
 from skd_tf.runtime.console import say
 from skd_tf.runtime.local_paths import require_folder
-from skd_tf.search import plot, results
+from skd_tf.search import plot, results, trial_records
 from skd_tf.search.plan import Plan
 from skd_tf.search.trial_records import RUNNING, TrialRecord, TrialRecords, is_disk_full
 from skd_tf.training import dry_run, preflight, unlabelled
@@ -96,8 +96,9 @@ def describe(plan: Plan, workdir: str | os.PathLike, data_dir: str | None = None
 
 def _continued(plan, workdir):
     """The plan with which the search in a folder goes on: rules of earlier versions stay."""
-    records = TrialRecords(workdir, plan)
-    return dataclasses.replace(plan, config=with_recorded_rules(plan.config, records.recorded_config))
+    return dataclasses.replace(
+        plan, config=with_recorded_rules(plan.config, lambda: trial_records.recorded_config(workdir))
+    )
 
 
 def process_role() -> str:

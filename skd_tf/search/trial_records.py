@@ -18,7 +18,8 @@ from skd_tf.search.plan import Plan
 # over the executions), "spread" (their standard deviation), "reason" (of a failure), "validation_examples".
 TrialRecord = dict[str, Any]
 RUNNING, FINISHED, FAILED = "running", "finished", "failed"
-_OUTPUTS = ("search.json", "trials.csv", "trials.jsonl", "search.png", "best.flags", "trials", "tensorboard", "final")
+_PLAN = "search.json"
+_OUTPUTS = (_PLAN, "trials.csv", "trials.jsonl", "search.png", "best.flags", "trials", "tensorboard", "final")
 _OTHER_WORKDIR = "Choose another --workdir, or add --overwrite to restart from scratch"
 _RESTORE = "Put back a copy, or add --overwrite to restart from scratch"
 
@@ -38,7 +39,7 @@ class TrialRecords:
     def __init__(self, folder: str | os.PathLike, plan: Plan) -> None:
         require_local(folder, "workdir")
         self.folder, self.plan = pathlib.Path(folder), plan
-        self._plan_file = self.folder / "search.json"
+        self._plan_file = self.folder / _PLAN
 
     def claim(self) -> None:
         """Starts or continues the search in this folder.
@@ -51,7 +52,7 @@ class TrialRecords:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if self.plan.config.overwrite and self._plan_file.is_file():
-                self._recorded_plan()  # refuses a search.json of another program
+                _recorded_plan(self._plan_file)  # refuses a search.json of another program
                 self._clear()
             if not self._plan_file.is_file():
                 self._require_unused()
@@ -75,7 +76,7 @@ class TrialRecords:
 
     def require_same(self) -> None:
         """InputError if the folder belongs to another search."""
-        differences = self.plan.differences(self._recorded_plan())
+        differences = self.plan.differences(_recorded_plan(self._plan_file))
         if differences:
             raise input_error(
                 f"The workdir {self.folder} belongs to another search",
@@ -83,17 +84,6 @@ class TrialRecords:
                 received="; ".join(differences),
                 remedy=_OTHER_WORKDIR,
             )
-
-    def recorded_config(self) -> Config | None:
-        """The settings that the search in this folder started with; None for a new search."""
-        return Config.from_json(self._recorded_plan()["config"]) if self._plan_file.is_file() else None
-
-    def _recorded_plan(self):
-        """The content of search.json; InputError if it is damaged or of another program."""
-        recorded = _read_json(self._plan_file, "Put back a copy, or choose another --workdir.")
-        if not isinstance(recorded, dict) or not recorded.keys() >= {"config", "search", "tuner", "objective"}:
-            raise _not_of_a_search(f"a file of another program, {self._plan_file}")
-        return recorded
 
     def _clear(self):
         for name in _OUTPUTS:
@@ -109,7 +99,7 @@ class TrialRecords:
         """
         from skd_tf.runs.data_identity import require_same_data  # imports TensorFlow, which takes seconds
 
-        recorded = self._recorded_plan()
+        recorded = _recorded_plan(self._plan_file)
         if teacher and recorded.get("teacher", teacher) != teacher:
             raise input_error(
                 "The teacher has changed since this search started",
@@ -173,6 +163,20 @@ class TrialRecords:
         """The finished trials, best first; of two equal ones, the earlier first."""
         finished = [record for record in self.all() if record["status"] == FINISHED]
         return sorted(finished, key=lambda record: (self.plan.goal.sign * record["objective"], record["trial"]))
+
+
+def recorded_config(workdir: str | os.PathLike) -> Config | None:
+    """The settings that the search in a folder started with; None for a new search."""
+    file = pathlib.Path(workdir) / _PLAN
+    return Config.from_json(_recorded_plan(file)["config"]) if file.is_file() else None
+
+
+def _recorded_plan(file):
+    """The content of search.json; InputError if it is damaged or of another program."""
+    recorded = _read_json(file, "Put back a copy, or choose another --workdir.")
+    if not isinstance(recorded, dict) or not recorded.keys() >= {"config", "search", "tuner", "objective"}:
+        raise _not_of_a_search(f"a file of another program, {file}")
+    return recorded
 
 
 def _not_of_a_search(received):

@@ -25,7 +25,7 @@ def lines(config: Config, own_arguments: Collection[str] | None = None) -> list[
         unused.append(("nesterov", "momentum"))
     if config.early_stopping_patience >= config.epochs:
         unused.append(("early_stopping_patience", "epochs"))
-    if config.warmup_epochs is not None:
+    if config.warmup_epochs is not None and config.min_warmup_steps:
         unused.append(("min_warmup_steps", "warmup_epochs"))
     if not config.unlabelled:
         unused.append(("unlabelled_share", "unlabelled"))

@@ -1,6 +1,7 @@
 """Config: what it accepts, what it refuses and how, and its records."""
 
 import dataclasses
+import inspect
 import json
 import subprocess
 import sys
@@ -234,3 +235,12 @@ def test_a_dataclass_gets_the_settings_that_its_fields_name():
 def test_what_needs_no_tensorflow_does_not_import_it(code):
     code += "; import sys; assert not {'tensorflow', 'keras', 'tensorflow_datasets'} & set(sys.modules), 'imported'"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_command_and_the_distiller_have_the_same_default_loss():
+    from skd_tf import Distiller
+
+    defaults = {name: p.default for name, p in inspect.signature(Distiller.__init__).parameters.items()}
+    names = ("loss", "temperature", "kd_weight", "label_weight", "radius", "center", "gradient_scale")
+    assert {name: defaults[name] for name in names} == {name: getattr(Config(), name) for name in names}
+    assert Config().loss == "kd"

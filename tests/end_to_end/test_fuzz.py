@@ -52,7 +52,9 @@ def _sensible(name):
 
 
 OPTIONAL = {name: _sensible(name) for name in FIELDS if name not in ("teacher", "loss")}
-SANE = st.fixed_dictionaries({"teacher": st.just("resnet8"), "loss": st.just("spherical")}, optional=OPTIONAL)
+SANE = st.fixed_dictionaries(
+    {"teacher": st.just("resnet8"), "loss": st.sampled_from(["spherical", "spherical", "kd"])}, optional=OPTIONAL
+)
 ODD = st.dictionaries(st.sampled_from(sorted(FIELDS)), JUNK, min_size=1, max_size=2)
 
 

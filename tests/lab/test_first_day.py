@@ -14,6 +14,7 @@ from experiments.studies.first_day.target_softness import mean_entropy, temperat
 from tests.losses import numpy_reference as reference
 from tests.losses.loss_cases import batch
 
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 _T, _R = 3.0, 7.0
 
 
@@ -235,3 +236,37 @@ def test_a_bench_trains_as_the_package_does_and_alike_twice(digits_teacher, tmp_
     assert len(first["norms"]) == config.epochs and pathlib.Path(tmp_path / "logits").is_dir()
     scaled = ready.run(arms.Cell("skd_label_scale", "sgd", 2.0, 0.05, 3))
     assert scaled["label_radius"] != pytest.approx(first["radius"], abs=1e-3)  # it is learned
+
+
+def test_rates_can_be_run_at_given_temperatures_and_candidates_only():
+    cells = list(arms.rate_cells([0, 1], ["alone_warmup", "kd_warmup"], [1.0, 4.0], [0.05, 0.004]))
+    alone, kd = ([c for c in cells if c.arm == arm] for arm in ("alone_warmup", "kd_warmup"))
+    assert {(c.optimizer, c.rate) for c in cells} == {("sgd", 0.05), ("adamw", 0.004)}
+    assert len(alone) == 2 * 2 and {c.temperature for c in alone} == {0.0}
+    assert len(kd) == 2 * 2 * 2 and {c.temperature for c in kd} == {1.0, 4.0}
+
+
+def test_the_page_has_the_numbers_of_the_records():
+    page = (ROOT / "docs/studies/first_day.md").read_text(encoding="utf-8")
+    records = ROOT / "experiments/results/first_day"
+    sets = ("fashion_mnist_2000", "fashion_mnist_10000", "drawings")
+
+    def minus_alone(name, optimizer, arm, t, rate, alone="alone"):
+        columns = tables.read(records, name)
+        one, other = (tables._accuracies(columns, *key, rate) for key in ((arm, optimizer, t), (alone, optimizer, 0.0)))
+        assert len(one) == len(other) == (8 if name in sets else 5)
+        return str(tables.difference(one, other))
+
+    rates = tables.common_rates(records, "carry")
+    for arm, t, line in (
+        ("skd", 16.0, "SKD, T = 16"),
+        ("skd_batch_scale", 4.0, "SKD, scaled gradient"),
+        ("skd_clip", 4.0, "SKD, clipping"),
+    ):
+        found = [minus_alone(name, optimizer, arm, t, rates[optimizer]) for name in sets for optimizer in rates]
+        assert f"| {line} | {' | '.join(found)} |" in page
+    for t in (1.0, 4.0):
+        small = [minus_alone(name, "sgd", "kd_warmup", t, 0.05, "alone_warmup") for name in ("shapes", "digits")]
+        found = [minus_alone(name, "sgd", "kd", t, 0.05) for name in sets[:2]]
+        assert f"| KD, T = {t:g} | {' | '.join([*small, *found])} |" in page
+    assert all("does not pass" in primary.verdict(records, arm) for arm in ("skd", "skd_batch_scale", "skd_clip"))

@@ -3,7 +3,10 @@
 import json
 import pathlib
 
+import pytest
+
 from skd_tf.config import Config, versions
+from skd_tf.errors import InputError
 from skd_tf.runs.run_record import recorded_config, with_recorded_rules
 
 OLD = pathlib.Path(__file__).parents[1] / "old_runs" / "0.1.0" / "interrupted"
@@ -35,6 +38,12 @@ def test_the_loss_and_the_warmup_of_then_are_kept_and_the_loss_is_said(capsys):
     )
     other = with_recorded_rules(Config(loss="dist"), lambda: old)  # refused later: the workdir belongs to another run
     assert other.loss == "dist" and not capsys.readouterr().out
+    with pytest.raises(
+        InputError, match=r"began this run with other settings.*Received --loss: spherical -> kd\. Leave"
+    ):
+        with_recorded_rules(Config(), lambda: old, {"loss", "temperature"})
+    today = Config(loss="spherical")  # its user gave the loss, so a command without it is another run
+    assert with_recorded_rules(Config(), lambda: today).loss == "kd"
     # Flags that name the loss, and a workdir of today, say nothing.
     assert with_recorded_rules(Config(loss="spherical"), lambda: old).loss == "spherical"
     assert with_recorded_rules(Config(), Config).loss == "kd" and not capsys.readouterr().out

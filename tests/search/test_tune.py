@@ -9,10 +9,12 @@ import signal
 import numpy as np
 import pytest
 
-from skd_tf import tune
+from skd_tf import train, tune
+from skd_tf.config import Config
 from skd_tf.config.flags import read_flagfile
 from skd_tf.distillation.distiller import Distiller
 from skd_tf.errors import InputError
+from skd_tf.runtime.files import write_json
 from skd_tf.search.plan import OBJECTIVES, Plan
 from skd_tf.search.run_search import _final_run, run_search
 from skd_tf.search.trial_records import TrialRecords
@@ -249,3 +251,28 @@ def test_errors_of_the_command_come_before_tensorflow_and_touch_nothing(config, 
 def test_the_entry_point_imports_neither_tensorflow_nor_keras_tuner():
     program = "import sys, skd_tf.tune; print({'tensorflow', 'keras', 'keras_tuner', 'matplotlib'} & set(sys.modules))"
     assert python("-c", program) == "set()\n"
+
+
+def test_an_earlier_search_goes_on_with_the_loss_of_then(tmp_path, capsys):
+    before = Config(teacher="cnn_2", student="cnn_2", loss="spherical", min_warmup_steps=0)
+    before = before.replace(teacher_cache_dir=str(tmp_path / "teacher_cache"))
+    plan = Plan(before, ("radius:choice:auto,3",)).to_json()
+    for name in ("version", "min_warmup_steps"):  # as version 2 wrote it
+        del plan["config"][name]
+    write_json(tmp_path / "search.json", plan | {"config": plan["config"] | {"version": 2}})
+    flags = [
+        "--teacher=cnn_2",
+        "--student=cnn_2",
+        "--search=radius:choice:auto,3",
+        f"--workdir={tmp_path}",
+        "--dry_run",
+    ]
+    assert exit_code(tune.cli_main, *flags) == 0
+    assert "started with --loss=spherical and keeps it" in capsys.readouterr().out
+    assert exit_code(tune.cli_main, *flags, "--loss=kd") == 2
+    assert "Received --loss: spherical -> kd. Leave" in capsys.readouterr().err
+    # Its best.flags in a new run means what it meant only with the loss.
+    (tmp_path / "best.flags").write_text("--student=cnn_2\n")
+    again = [f"--flagfile={tmp_path}/best.flags", "--teacher=cnn_2", f"--workdir={tmp_path}/again", "--dry_run"]
+    assert exit_code(train.cli_main, *again) == 0
+    assert "--loss=spherical --min_warmup_steps=0" in capsys.readouterr().err

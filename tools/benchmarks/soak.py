@@ -32,6 +32,7 @@ def main(*, minutes: float, output: str | None) -> None:
     experiment.run(teacher, folder / "teacher")
     config = Config(
         student="cnn_2",
+        loss="spherical",
         epochs=10_000,
         steps_per_call=4,
         teacher_checkpoint=str(folder / "teacher"),

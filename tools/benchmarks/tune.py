@@ -53,6 +53,7 @@ def measure(*, student: str, teacher: str, batch_size: int, trials: int, epochs:
     make_net(teacher, dataset, stock=True).save(folder / "teacher.keras")
     config = Config(
         student=student,
+        loss="spherical",
         teacher_checkpoint=str(folder / "teacher.keras"),
         teacher_cache_dir=str(folder / "cache"),
         epochs=epochs,
