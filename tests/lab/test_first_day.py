@@ -265,8 +265,17 @@ def test_the_page_has_the_numbers_of_the_records():
     ):
         found = [minus_alone(name, optimizer, arm, t, rates[optimizer]) for name in sets for optimizer in rates]
         assert f"| {line} | {' | '.join(found)} |" in page
+    causes = (ROOT / "docs/studies/first_day_causes.md").read_text(encoding="utf-8")
     for t in (1.0, 4.0):
-        small = [minus_alone(name, "sgd", "kd_warmup", t, 0.05, "alone_warmup") for name in ("shapes", "digits")]
-        found = [minus_alone(name, "sgd", "kd", t, 0.05) for name in sets[:2]]
-        assert f"| KD, T = {t:g} | {' | '.join([*small, *found])} |" in page
+        for where, optimizer, rate in (
+            ("SGD at 0.05", "sgd", 0.05),
+            ("SGD at 0.4", "sgd", 0.4),
+            ("AdamW at 0.032", "adamw", 0.032),
+        ):
+            small = [
+                minus_alone(name, optimizer, "kd_warmup", t, rate, "alone_warmup") for name in ("shapes", "digits")
+            ]
+            found = [minus_alone(name, optimizer, "kd", t, rate) for name in sets[:2]]
+            line = next(line for line in causes.splitlines() if line.startswith(f"| T = {t:g}, {where}"))
+            assert line.split(" | ")[1:] == [*small, *found[:-1], f"{found[-1]} |"], line
     assert all("does not pass" in primary.verdict(records, arm) for arm in ("skd", "skd_batch_scale", "skd_clip"))
