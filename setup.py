@@ -18,7 +18,7 @@ def long_description() -> str:
 setup(
     name="skd_tf",
     version=re.search(r'^__version__ = "(.+)"', (ROOT / "skd_tf/__init__.py").read_text(encoding="utf-8"), re.M)[1],
-    description="Spherical Knowledge Distillation of image classifiers in Keras 3 and TensorFlow",
+    description="Knowledge distillation of image classifiers in Keras 3 and TensorFlow, with Spherical KD and six other losses",
     long_description=long_description(),
     long_description_content_type="text/markdown",
     author="The skd_tf authors",

@@ -1,4 +1,4 @@
-"""skd_tf: distils a large image classifier into a small one with Spherical Knowledge Distillation (arXiv:2010.07485).
+"""skd_tf: distils a large image classifier into a small one, by Spherical KD (arXiv:2010.07485) or one of six other losses.
 
     flagfile -> cli -> Config -> experiment.run -+- data      -> batches -----+
                                                  +- networks  -> two models --+-> Distiller -> loop -> student, records
