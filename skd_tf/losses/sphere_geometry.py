@@ -52,17 +52,16 @@ def second_minimum_radius(
 ) -> float:
     """The radius above which the loss on the sphere has a second minimum, opposite the label.
 
-        R = sqrt(C (C - 1)) * (label_weight + kd_weight T) / (label_weight + kd_weight)
+    Opposite the label, the gradient of CE(q, softmax(R u)) points along z, so the projection removes all of it. The target
+    q has q_y on the label, and the same on each other class. With p the softmax and k = sqrt(C / (C - 1)), the curvature
+    there is the same in every direction that keeps the mean over classes:
 
-    Opposite the label, the gradient of CE(softmax(R u), y) points along z, so the projection removes all of it. With p
-    the softmax and k = sqrt(C / (C - 1)), the curvature there is the same in every direction that keeps the mean over
-    classes:
+        c(R, q_y) = R^2 (1 - p_y) / (C - 1) - R k (q_y - p_y)        p_y = 1 / (1 + (C - 1) exp(R k))
 
-        (1 - p_y) (R^2 / (C - 1) - R k)
-
-    Below R = sqrt(C (C - 1)) the point is therefore a maximum, which images leave. Above, an image that gets there
-    stays, with a loss of R k + ln(C - 1). The distill term of a teacher that is sure of the label has R / T in place of
-    R and a factor T^2. The formula for both terms together approximates 1 - p_y by 1.
+    In the label term q_y is 1: below R = sqrt(C (C - 1)) the point is a maximum, which images leave. Above, an image that
+    gets there stays, with a loss of R k + ln(C - 1). In the distill term R / T stands for R, times T^2, and q_y is the
+    top probability that a teacher can reach on the sphere. The result is the R at which the weighted sum is 0. For many
+    classes it is close to sqrt(C (C - 1)) (label_weight + kd_weight T) / (label_weight + kd_weight).
 
     Args:
       num_classes: number of classes C > 2.
@@ -79,5 +78,18 @@ def second_minimum_radius(
       >>> round(second_minimum_radius(10, temperature=4.0, kd_weight=0.9, label_weight=0.1), 1)
       35.1
     """
-    mean_temperature = (label_weight + kd_weight * temperature) / (label_weight + kd_weight)
-    return math.sqrt(num_classes * (num_classes - 1)) * mean_temperature
+    k = math.sqrt(num_classes / (num_classes - 1))
+
+    def curvature(radius, target):
+        label = 1 / (1 + (num_classes - 1) * math.exp(radius * k))
+        return radius**2 * (1 - label) / (num_classes - 1) - radius * k * (target - label)
+
+    def total(radius):
+        distill = curvature(radius / temperature, top_probability(num_classes, radius, temperature))
+        return label_weight * curvature(radius, 1.0) + kd_weight * temperature**2 * distill
+
+    low, high = 0.0, math.sqrt(num_classes * (num_classes - 1)) * max(1.0, temperature)  # there both terms bend up
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if total(middle) < 0 else (low, middle)
+    return high
