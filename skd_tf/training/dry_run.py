@@ -16,7 +16,7 @@ from skd_tf.runs.run_record import read_result, recorded_config, settings_record
 from skd_tf.runs.workdir import refuse_differences
 from skd_tf.runtime import cluster, devices
 from skd_tf.runtime.local_paths import require_folder
-from skd_tf.training import no_effect, preflight, unlabelled
+from skd_tf.training import no_effect, preflight, short_runs, unlabelled
 from skd_tf.training.preflight import Sizes
 
 
@@ -52,6 +52,8 @@ def describe(
     }
     if no_effect.lines(config):
         sections["Without effect"] = no_effect.lines(config)
+    if sizes and short_runs.warnings(config, config.epochs * _steps_per_epoch(config, sizes)):
+        sections["To consider"] = short_runs.warnings(config, config.epochs * _steps_per_epoch(config, sizes))
     lines = ["Dry run: nothing is loaded, trained or written."]
     for title, body in sections.items():
         lines += [title, *(f"  {line}" for line in body)]

@@ -25,7 +25,7 @@ from skd_tf.runs import run_files
 from skd_tf.runtime import cluster, devices, replicas, user_code
 from skd_tf.runtime.console import detail, warn
 from skd_tf.runtime.files import write_json
-from skd_tf.training import layers, loop, no_effect, preflight, unlabelled
+from skd_tf.training import layers, loop, no_effect, preflight, short_runs, unlabelled
 from skd_tf.training.resources import SharedResources
 from skd_tf.training.run_callbacks import RunCallbacks
 from skd_tf.training.trackers import NO_TRACKERS, Tracker
@@ -230,6 +230,8 @@ def _announce(config: Config, resources: SharedResources, distiller: Distiller, 
     own = distiller.objective.accepted if user_code.is_reference(config.loss) else None
     for line in no_effect.lines(config, own):
         warn(f"{line}.")
+    for line in short_runs.warnings(config, config.epochs * steps_per_epoch):
+        warn(line)
     if distiller.features is not None:
         count = sum(variable.value.shape.num_elements() for variable in distiller.features.trainable_variables)
         detail(f"Features {config.feature_pairs}: {config.feature_loss}, projectors of {counted(count, 'parameter')}.")

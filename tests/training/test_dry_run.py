@@ -109,6 +109,19 @@ def test_settings_without_effect_are_named():
         assert path.name.startswith("tune") or no_effect.lines(read_flagfile(path)[0]) == [], path
 
 
+def test_what_lost_accuracy_in_short_runs_is_said():
+    for settings, words in (
+        ({"loss": "spherical", "epochs": 10}, "--loss=spherical with --optimizer=sgd ended up to 6 points"),
+        ({"optimizer": "adamw", "epochs": 10}, "Take --temperature=1 or sgd"),
+        ({"loss": "spherical", "optimizer": "adamw", "epochs": 10}, None),
+        ({"optimizer": "adamw", "temperature": 1, "epochs": 10}, None),
+        ({"epochs": 10}, None),
+        ({"loss": "spherical", "epochs": 70}, None),  # 840 steps
+    ):
+        text = describe(**settings)
+        assert ("To consider" in text) == bool(words) and (words or "") in text
+
+
 def test_replicas_share_the_batch_or_the_run_is_refused(monkeypatch):
     monkeypatch.setattr(devices, "gpu_count", lambda: 0)
     found = lines(virtual_devices=4)
