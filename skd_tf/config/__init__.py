@@ -2,6 +2,8 @@
 
 config     Config: every setting once, with its type, default, unit, help and check
 versions   settings that an earlier version recorded
+checks     what each setting accepts by itself
+conflicts  settings that contradict each other
 fields     the rules of a setting, and the one check that every value passes
 augmentations  the list of augmentations
 grammar    the grammars of text settings: weights, schedules, intervals, loss settings

@@ -4,16 +4,15 @@ The flags (`skd_tf.config.flags`), the JSON record and the comparison of two run
 """
 
 import dataclasses
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from skd_tf.config import augmentations, grammar, recipes, versions
+from skd_tf.config import augmentations, checks, grammar, recipes, versions
+from skd_tf.config.conflicts import conflicts
 from skd_tf.config.fields import rules_of, setting, validate
 from skd_tf.errors import as_text, did_you_mean, flag_error, input_error
-from skd_tf.losses.names import LOSS_FACTS, LOSS_NAMES, OF_SEVERAL_TEACHERS, facts_of
-from skd_tf.networks.names import NETWORK_NAMES
-from skd_tf.runtime import local_paths, user_code
+from skd_tf.losses.names import LOSS_NAMES, facts_of
+from skd_tf.runtime import local_paths
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -21,94 +20,6 @@ if TYPE_CHECKING:
 T = TypeVar("T", bound="DataclassInstance")
 PRECISIONS = ("float32", "bfloat16", "float16")
 PREPROCESSINGS = ("raw", "unit", "tf", "torch", "caffe", "standard")
-_NETWORK = (
-    f"one of {', '.join(NETWORK_NAMES)}; keras.applications:NAME; keras_hub:PRESET; or MODULE:FUNCTION of "
-    "(input_shape, num_classes)"
-)
-_LOSS = f"one of {', '.join(LOSS_NAMES)}; or MODULE:FUNCTION of (student_logits, teacher_logits, labels)"
-_LOSS_ARGUMENTS = "; ".join(
-    f"{name}: {', '.join(facts.settings)}" for name, facts in LOSS_FACTS.items() if facts.settings
-)
-
-
-def _not_empty(name, value):
-    if not value:
-        raise flag_error(name, "''", "is empty", "a name", f"Leave --{name} out for its default")
-    return value
-
-
-def _network(name, value):
-    if value in ("", *NETWORK_NAMES) or user_code.is_reference(value) or user_code.published(value):
-        return value if value or name == "teacher" else _not_empty(name, value)
-    if value.endswith(".keras") and name == "student":
-        return value
-    expected = _NETWORK + ("; or a .keras file" if name == "student" else "")
-    remedy = did_you_mean(value, NETWORK_NAMES, "Choose a listed name, or write MODULE:FUNCTION for your own network")
-    raise flag_error(name, value, "is not a network", expected, remedy)
-
-
-def _loss(name, value):
-    if value in LOSS_NAMES or user_code.is_reference(value):
-        return value
-    remedy = did_you_mean(value, LOSS_NAMES, "Choose a listed name, or write MODULE:FUNCTION for your own loss")
-    if value.lower() in ("skd", "spherical_kd", "spherical kd"):
-        remedy = "Spherical KD is --loss=spherical"
-    raise flag_error(name, value, "is not a loss", _LOSS, remedy)
-
-
-def _teachers(name, value):
-    parts = local_paths.split_paths(value)
-    for part in parts:
-        local_paths.require_local(part, name)
-    if not all(parts):
-        raise flag_error(name, value, "has an empty name", "a teacher, or several as A,B", "Drop the comma")
-    return ",".join(parts)
-
-
-def _each_of(choices):
-    """A check of one of the choices, or of one for each teacher, which it writes once if all are equal."""
-
-    def check(name, value):
-        parts = [part.strip() for part in value.split(",")]
-        unknown = next((part for part in parts if part not in choices), None)
-        if unknown is not None:
-            remedy = did_you_mean(unknown, choices, f"Leave it out for the default, {choices[0]}")
-            raise flag_error(name, value, "has an unknown value", _each_of_words(choices), remedy)
-        return ",".join(parts) if len(set(parts)) > 1 else parts[0]
-
-    return check
-
-
-def _each_of_words(choices):
-    return f"one of {', '.join(choices)}; or one for each of several teachers, as {choices[0]},{choices[1]}"
-
-
-def _png(name, value):
-    if value and not value.lower().endswith(".png"):
-        raise flag_error(name, value, "is not a PNG file", "a name that ends with .png", "Change the ending")
-    return value
-
-
-def _unlabelled(name, value):
-    kind, _, path = value.partition(":")
-    if value and (kind not in ("images", "folder") or not path):
-        remedy = f"Write --{name}=images:{path or value}" if path or not value.endswith(":") else "Add the path"
-        raise flag_error(name, value, "is not a folder of images", "images:PATH", remedy)
-    return f"images:{path}" if value else value
-
-
-def _function(name, value):
-    if value and not user_code.is_reference(value):
-        raise flag_error(name, value, "is not a function", "MODULE:FUNCTION", f"Write for example --{name}=my_code:log")
-    return value
-
-
-def _pattern(name, value):
-    try:
-        re.compile(value)
-    except re.error as error:
-        raise flag_error(name, value, f"does not parse ({error})", "a regular expression", "Correct it") from error
-    return value
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -137,7 +48,7 @@ Leave it out for the default, 30.
         "the images: digits or fashion_mnist_10k, which are in the package; a TFDS image classification dataset (cifar10, "
         "imagenet2012, ...); folder:PATH with a folder of images per class, in train/ and test/ or split by data_seed; "
         "images:PATH with images without labels, whose classes are the teacher's; or MODULE:FUNCTION",
-        check=_not_empty,
+        check=checks.not_empty,
         heading="Data",
     )
     download: bool = setting(False, "let TFDS and Keras download data and weights they lack", affects_result=False)
@@ -155,14 +66,14 @@ Leave it out for the default, 30.
         "",
         "regular expression for file names, as ^(patient[0-9]+)_ or ^(.*)_frame: images with equal matches stay on one side "
         "of every split that is drawn",
-        check=_pattern,
+        check=checks.pattern,
     )
     unlabelled: str = setting(
         "",
         "images:PATH or folder:PATH: more training images, whose labels are unknown or not used; the student learns the "
         "teacher's answers to them",
         grammar="images:PATH",
-        check=_unlabelled,
+        check=checks.unlabelled,
     )
     unlabelled_share: float = setting(0.5, "fraction of each batch taken from --unlabelled", above=0, below=1)
     image_size: int = setting(0, "side to resize images to; 0: the dataset's own size", low=0, unit="pixels")
@@ -198,8 +109,8 @@ Leave it out for the default, 30.
 
     student: str = setting(
         "resnet8",
-        f"the network to train: {_NETWORK}; or a .keras file, with its weights",
-        check=_network,
+        f"the network to train: {checks.NETWORK}; or a .keras file, with its weights",
+        check=checks.network,
         heading="Networks",
     )
     student_checkpoint: str = setting(
@@ -218,7 +129,7 @@ Leave it out for the default, 30.
         "",
         "regular expression for names of the student's layers (--list_layers) that are not trained; BatchNorm among them keeps "
         "its statistics",
-        check=_pattern,
+        check=checks.pattern,
     )
     layer_rates: str = setting(
         "",
@@ -231,19 +142,19 @@ Leave it out for the default, 30.
         "none",
         "the same student without a teacher, for comparison. train: train it too, for as many epochs; matched: train it "
         "twice, for as many epochs and for the computation that distilling took; none; or the workdir of such a run",
-        check=_not_empty,
+        check=checks.not_empty,
     )
     teacher: str = setting(
         "",
         "the network to train as the teacher, named as a student is; with a loaded teacher, the network to check it "
         "against",
-        check=_network,
+        check=checks.network,
     )
     teacher_checkpoint: str = setting(
         "",
         "the teacher: the workdir of a run, a .keras file, a SavedModel folder, keras.applications:NAME or keras_hub:PRESET; or several, "
         "separated by commas: the target is then the mean of their softmaxes at the temperature",
-        check=_teachers,
+        check=checks.teachers,
     )
     teacher_weights: str = setting(
         "",
@@ -256,8 +167,8 @@ Leave it out for the default, 30.
         "auto",
         "preprocessing in front of a loaded teacher that does not contain its own, as for the student; auto: raw; for "
         "several teachers one for all, or one for each, as unit,torch",
-        grammar=_each_of_words(("auto", *PREPROCESSINGS)),
-        check=_each_of(("auto", *PREPROCESSINGS)),
+        grammar=checks.each_of_words(("auto", *PREPROCESSINGS)),
+        check=checks.each_of(("auto", *PREPROCESSINGS)),
     )
     teacher_flagfile: str = setting(
         "",
@@ -279,7 +190,7 @@ Leave it out for the default, 30.
         0, "largest logits of each image to cache, with mean and norm of all; the rest is made up; 0: all", low=0
     )
 
-    loss: str = setting("kd", "the distillation method", grammar=_LOSS, check=_loss, heading="Loss")
+    loss: str = setting("kd", "the distillation method", grammar=checks.LOSS, check=checks.loss, heading="Loss")
     temperature: float = setting(4.0, "softmax temperature of the distillation term", above=0)
     kd_weight: float | str = setting(
         0.9, "weight of the distillation term", low=0, grammar=grammar.WEIGHT, check=grammar.canonical_weight
@@ -307,7 +218,7 @@ Leave it out for the default, 30.
     )
     loss_settings: str = setting(
         "",
-        f"further arguments of the loss ({_LOSS_ARGUMENTS})",
+        f"further arguments of the loss ({checks.LOSS_ARGUMENTS})",
         grammar=grammar.LOSS_SETTINGS,
         check=grammar.canonical_loss_settings,
     )
@@ -390,8 +301,8 @@ Leave it out for the default, 30.
     teacher_precision: str = setting(
         "float32",
         "dtype that the teacher computes in; for several teachers one for all, or one for each, as float32,bfloat16",
-        grammar=_each_of_words(PRECISIONS),
-        check=_each_of(PRECISIONS),
+        grammar=checks.each_of_words(PRECISIONS),
+        check=checks.each_of(PRECISIONS),
     )
     jit_compile: str = setting("auto", "compile with XLA; auto: on a GPU", choices=("auto", "true", "false"))
     deterministic: str = setting(
@@ -437,7 +348,7 @@ Leave it out for the default, 30.
         "",
         "your function MODULE:FUNCTION of one dict, for a tracker: it is called with the record of each epoch, and at the end "
         "with the result",
-        check=_function,
+        check=checks.function,
         affects_result=False,
     )
     report: bool = setting(True, "write report.html at the end", affects_result=False)
@@ -451,7 +362,7 @@ Leave it out for the default, 30.
     show_augmentation: str = setting(
         "",
         "write a PNG file of training images, as they are and augmented in several epochs, and stop",
-        check=_png,
+        check=checks.png,
         affects_result=False,
     )
     list_layers: bool = setting(
@@ -465,63 +376,8 @@ Leave it out for the default, 30.
     def __post_init__(self) -> None:
         for name, field in FIELDS.items():
             object.__setattr__(self, name, validate(field, getattr(self, name)))
-        for name, problem, expected, remedy in self._conflicts():
+        for name, problem, expected, remedy in conflicts(self):
             raise flag_error(name, getattr(self, name), problem, expected, remedy)
-
-    def _conflicts(self) -> Iterator[tuple[str, str, str, str]]:
-        """(setting, problem, expected, remedy) of each setting that contradicts another one."""
-        loss, facts = f"--loss={self.loss}", facts_of(self.loss)
-        if facts.needs_teacher and self.label_weight is None and grammar.parse_weight(self.kd_weight).extremes[1] > 1:
-            problem = "leaves a negative weight for the labels (1 - kd_weight)"
-            expected = "values in [0, 1] without --label_weight"
-            yield "kd_weight", problem, expected, "Lower it, or give --label_weight as well"
-        if self.gradient_scale != "none" and facts.probabilities != "sphere":
-            expected = "none, or --loss=spherical"
-            yield "gradient_scale", f"excludes {loss}, which has no sphere", expected, "Drop one of the two"
-        if self.label_smoothing and facts.needs_one_class:
-            yield "label_smoothing", f"excludes {loss}, which needs one class per image", "0", "Drop one of the two"
-        if facts.needs_one_class and augmentations.parse_augmentation(self.augmentation).mixes:
-            problem = f"mixes labels, but {loss} needs one class per image"
-            yield "augmentation", problem, "a list without mixup and cutmix", "Drop them, or choose another --loss"
-        if self.loss in LOSS_NAMES and grammar.parse_loss_settings(self.loss_settings).keys() - set(facts.settings):
-            known = ", ".join(facts.settings) or "nothing"
-            yield "loss_settings", f"has a name that {loss} does not take", f"{known} for this loss", "Drop it"
-        if self.feature_pairs and not self.needs_teacher:
-            problem, expected = f"needs a teacher, which {loss} does not use", "a loss with a teacher"
-            yield "feature_pairs", problem, expected, "Use --loss=kd --kd_weight=0 for labels and features alone"
-        if self.feature_pairs and self.teacher_cache_dir:
-            problem = "needs the teacher's layers in every step, and a teacher cache holds only its logits"
-            yield "feature_pairs", problem, "no --teacher_cache_dir with it", "Drop one of the two"
-        if self.feature_pairs and len(self.teachers) > 1:
-            yield "feature_pairs", "are those of one teacher", "one --teacher_checkpoint", "Drop one of the two"
-        count = max(len(self.teachers), 1)
-        if count > 1 and facts.needs_teacher and not facts.takes_several_teachers:
-            expected = f"one, or --loss={', '.join(OF_SEVERAL_TEACHERS)}"
-            remedy = "Choose one of the teachers, or another loss"
-            yield "teacher_checkpoint", f"names {count} teachers, and {loss} takes one", expected, remedy
-        for name in ("teacher_weights", "teacher_precision", "teacher_preprocessing"):
-            given = len(getattr(self, name).split(","))
-            if getattr(self, name) and given != count and (given > 1 or name == "teacher_weights"):
-                expected = f"one for each of {count} in --teacher_checkpoint"
-                yield name, "does not fit the teachers", expected, "Give as many, in the same order"
-        if self.teacher_cache_epochs and not self.teacher_cache_dir:
-            expected = "--teacher_cache_dir with it"
-            yield "teacher_cache_epochs", "needs a teacher cache", expected, "Add --teacher_cache_dir=DIR"
-        if self.teacher_cache_top and not self.teacher_cache_dir:
-            expected = "--teacher_cache_dir with it"
-            yield "teacher_cache_top", "needs a teacher cache", expected, "Add --teacher_cache_dir=DIR"
-        if self.micro_batches > self.batch_size:
-            expected = f"at most --batch_size={self.batch_size}"
-            yield "micro_batches", "is larger than the batch", expected, "Lower it"
-        if self.sync_batch_norm and self.jit_compile == "true":
-            problem = "excludes --sync_batch_norm: XLA cannot compile sums over replicas"
-            yield "jit_compile", problem, "auto or false with --sync_batch_norm", "Drop one of the two"
-        if self.unlabelled and not 0 < self.unlabelled_batch < self.batch_size:
-            problem = f"is {self.unlabelled_batch} of --batch_size={self.batch_size} images"
-            yield "unlabelled_share", problem, "some images of each kind in a batch", "Change it, or --batch_size"
-        if self.warmup_epochs is not None and self.warmup_epochs > self.epochs:
-            expected = f"at most --epochs={self.epochs}"
-            yield "warmup_epochs", "is longer than the run", expected, "Shorten the warm-up, or raise --epochs"
 
     @property
     def needs_teacher(self) -> bool:
