@@ -27,11 +27,11 @@ def warnings(config: Config, steps: int) -> list[str]:
     below = "below no distillation in measured runs of under 800 steps"
     if config.loss == "spherical" and config.optimizer == "sgd":
         return [
-            f"--loss=spherical with --optimizer=sgd ended up to 6 points of top-1 {below}. Take --loss=kd or adamw. {remedy}"
+            f"--loss=spherical with --optimizer=sgd ended up to 6 points of top-1 {below}. Take --loss=kd, or --optimizer=adamw. {remedy}"
         ]
     if config.loss == "kd" and config.optimizer == "adamw" and config.temperature >= 4:
         return [
             f"--loss=kd with --optimizer=adamw at --temperature=4 ended up to 10 points of top-1 {below}. "
-            f"Take --temperature=1 or sgd. {remedy}"
+            f"Take --temperature=1, or --optimizer=sgd. {remedy}"
         ]
     return []
