@@ -10,6 +10,7 @@ from absl import flags
 
 from experiments.lab import definitions
 from experiments.lab.runner import Runner
+from skd_tf import schedules
 from skd_tf.config import Config, flagfile, recipes
 from skd_tf.config.flags import config_from, define_flags, parse, read_flagfile
 from skd_tf.data.catalog import KNOWN_DATASETS
@@ -169,3 +170,13 @@ def test_every_fragment_belongs_to_a_study_and_says_what_it_is(monkeypatch):
         assert (ROOT / path).read_text().startswith("# "), path
     base = " ".join((ROOT / "experiments/studies/base.flags").read_text().replace("#", "").split()).lower()
     assert "source" in base and "cost" in base and "python -m experiments.lab reproduce" in base
+
+
+@pytest.mark.parametrize("path", RUNS, ids=str)
+def test_a_recipe_names_what_its_result_relied_on(path):
+    """A recipe has its loss and, in a short run, its warm-up of 5%, so that another default changes no result."""
+    config, given = read_flagfile(ROOT / path)
+    assert "loss" in given
+    images = KNOWN_DATASETS[config.dataset].train if config.dataset in KNOWN_DATASETS else 500
+    steps = int(images * (1 - config.validation_fraction)) // config.batch_size
+    assert schedules.warmup_steps(config, steps) == schedules.warmup_steps(config.replace(min_warmup_steps=0), steps)
