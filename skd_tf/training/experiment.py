@@ -169,15 +169,20 @@ def prepare(
         layers.check_feature_pairs(config, dataset)
         teacher = find_teacher(config, pathlib.Path(folder), data_dir)
     teachers = config.teachers if len(config.teachers) > 1 else [teacher] if teacher else []
-    for path in teachers:
-        warnings += lineage.require_unseen({"teacher": path}, dataset, settings, teachers=["teacher"])
+    seen = [
+        text
+        for path in teachers
+        for text in lineage.require_unseen({"teacher": path}, dataset, settings, teachers=["teacher"])
+    ]
+    warnings += seen
     for text in warnings:
         warn(text)
     unknown = lineage.joined(lineage.read(path) for path in (*start.values(), *teachers)).unknown
     if unknown:
         _say_unknown(unknown)
     opened = open_teachers(teacher, config, dataset, strategy) if teacher else None
-    return SharedResources(dataset, strategy, opened, tuple(warnings))
+    new = not seen and not lineage.joined(lineage.read(path) for path in teachers).unknown
+    return SharedResources(dataset, strategy, opened, tuple(warnings), new_to_teacher=new)
 
 
 @functools.cache  # once, though the student alone starts from the same weights

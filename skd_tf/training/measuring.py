@@ -56,7 +56,11 @@ def measure(
         calibrate = False
     measured = {}
     for name, logits_of in sources.items():
-        fitted = _fit(name, logits_of, validation) if calibrate else None
+        if calibrate and name == "teacher" and not resources.new_to_teacher:
+            say_of_part("The teacher is not calibrated: the validation images may not be new to it.")
+            fitted = None
+        else:
+            fitted = _fit(name, logits_of, validation) if calibrate else None
         raw = deployable.without_sphere(models.get(name))
         measured[name] = ModelLogits(
             together[name] if name in together else logits_of(test.images),

@@ -11,9 +11,13 @@ from skd_tf.training.teacher import Teacher
 
 @dataclasses.dataclass(frozen=True)
 class SharedResources:
-    """Data, replicas, a `Teacher` or several (None for a loss without one), and warnings that the result repeats."""
+    """Data, replicas, a `Teacher` or several (None for a loss without one), and warnings that the result repeats.
+
+    `new_to_teacher` says whether the held-out images are known to be new to every teacher.
+    """
 
     dataset: Dataset
     strategy: tf.distribute.Strategy
     teacher: Teacher | Ensemble | None
     warnings: tuple[str, ...] = ()
+    new_to_teacher: bool = True

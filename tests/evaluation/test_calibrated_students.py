@@ -16,7 +16,7 @@ from skd_tf.models import deployable, loading
 from skd_tf.models.student import StudentSettings, make_student
 from skd_tf.runs import result_tables
 from skd_tf.serving import saved_model
-from skd_tf.training import experiment
+from skd_tf.training import experiment, measuring
 from tests.helpers.images import write_image
 from tests.helpers.runs import SMALL, read_json, train
 
@@ -140,3 +140,14 @@ def test_a_model_without_the_layer_is_left_as_it_is(tmp_path):
     saved_model.save_saved_model(model, tmp_path / "plain", "abc")
     assert loading.load(tmp_path / "plain").uncalibrated[1] is None
     assert experiment.Config().calibrate == "auto"
+
+
+def test_a_teacher_is_calibrated_only_on_images_that_are_new_to_it(digits_teacher, digits_run, tmp_path, capsys):
+    foreign = tmp_path / "foreign.keras"
+    loading.load(digits_teacher).save(foreign)  # its training is not recorded
+    student = measuring._before_calibration(digits_run)
+    for teacher, data_seed, new in ((digits_teacher, 0, True), (foreign, 0, False), (digits_teacher, 5, False)):
+        config = Config(**SMALL, teacher_checkpoint=str(teacher), data_seed=data_seed)
+        results, *_ = measuring.measure(experiment.prepare(config, tmp_path), student, {}, calibrate=True)
+        assert ("calibrated" in results["teacher"]) == new and "calibrated" in results["student"]
+        assert ("may not be new to it" in capsys.readouterr().out) != new
