@@ -306,7 +306,7 @@ def _next(word, models, config, few_steps, *, weak_teacher, useless):
         if config["loss"] == "spherical":
             tips.append("--loss=kd")
         # KD at T = 4 with AdamW lost 3.5 and 9.7 points in short runs, and T = 1 none (docs/studies/first_day.md).
-        if config["loss"] == "kd" and config["optimizer"] == "adamw" and config["temperature"] > 1:
+        if config["loss"] == "kd" and config.get("optimizer") == "adamw" and config["temperature"] > 1:
             tips.append("--temperature=1, with --optimizer=adamw")
         tips.append("search with python -m skd_tf.tune --search=temperature:log:1:16 --search=kd_weight:linear:0.1:0.9")
     return tips[:3]

@@ -41,6 +41,10 @@ def test_ahead_level_and_behind_are_said_in_words():
         assert len(tips) == (word != "ahead")
         assert (found["warnings"] == []) and ("--loss=kd" in found["next"]) == (word != "ahead")
     assert "--loss=kd" not in judge(student=0.6, config=CONFIG | {"loss": "kd"})["next"]
+    for optimizer, temperature, advised in (("adamw", 4.0, True), ("adamw", 1.0, False), ("sgd", 4.0, False)):
+        settings = {"loss": "kd", "optimizer": optimizer, "temperature": temperature}
+        tips = judge(student=0.6, config=CONFIG | settings)["next"]
+        assert ("--temperature=1, with --optimizer=adamw" in tips) == advised
 
 
 def test_a_teacher_below_the_student_alone_is_said():
