@@ -87,8 +87,8 @@ def with_recorded_rules(
     }
     if before.min_warmup_steps:  # version 3 began the run, so it was given its loss
         kept.pop("loss", None)
-    changed = before.differences(config.replace(**{name: v for name, v in kept.items() if name not in explicit}))
-    changed = [line for line in changed if line.partition(":")[0].removeprefix("--") in kept]
+    named = {f"--{name}" for name in kept if name in explicit}
+    changed = [line for line in before.differences(config) if line.partition(":")[0] in named]
     if changed:
         raise input_error(
             "An earlier version began this run with other settings",

@@ -131,7 +131,7 @@ def judge(
                 against[f"{first} against {second}"] = compare_accuracies(mine, other, images)
     helped = against.get("student against student_alone")
     weak_teacher = _weak_teacher(against.get("teacher against student_alone"), models)
-    few = steps < FEWEST_STEPS and not _fine_tunes(config)
+    few = steps < FEWEST_STEPS and not fine_tunes(config)
     has_labels = all("accuracy" in model for model in models.values())
     who = "student" if "teacher" in models else "model"
     useless = _useless(predicted.get("student"), labels, who)
@@ -286,7 +286,7 @@ def _few_steps(steps):
     return f"The run had {count}, fewer than any recipe of skd_tf from scratch ({FEWEST_STEPS:,} and more)."
 
 
-def _fine_tunes(config):
+def fine_tunes(config: Mapping[str, Any]) -> bool:
     """Whether the student starts from trained weights, so that it may need few steps."""
     return bool(config.get("student_checkpoint")) or config.get("student", "").endswith(".keras")
 

@@ -52,8 +52,9 @@ def describe(
     }
     if no_effect.lines(config):
         sections["Without effect"] = no_effect.lines(config)
-    if sizes and short_runs.warnings(config, config.epochs * _steps_per_epoch(config, sizes)):
-        sections["To consider"] = short_runs.warnings(config, config.epochs * _steps_per_epoch(config, sizes))
+    consider = short_runs.warnings(config, config.epochs * _steps_per_epoch(config, sizes)) if sizes else []
+    if consider:
+        sections["To consider"] = consider
     lines = ["Dry run: nothing is loaded, trained or written."]
     for title, body in sections.items():
         lines += [title, *(f"  {line}" for line in body)]

@@ -177,12 +177,12 @@ def prepare(
     warnings += seen
     for text in warnings:
         warn(text)
-    unknown = lineage.joined(lineage.read(path) for path in (*start.values(), *teachers)).unknown
+    of_start, of_teachers = (lineage.joined(map(lineage.read, files)) for files in (start.values(), teachers))
+    unknown = lineage.joined([of_start, of_teachers]).unknown
     if unknown:
         _say_unknown(unknown)
     opened = open_teachers(teacher, config, dataset, strategy) if teacher else None
-    new = not seen and not lineage.joined(lineage.read(path) for path in teachers).unknown
-    return SharedResources(dataset, strategy, opened, tuple(warnings), new_to_teacher=new)
+    return SharedResources(dataset, strategy, opened, tuple(warnings), not seen and not of_teachers.unknown)
 
 
 @functools.cache  # once, though the student alone starts from the same weights

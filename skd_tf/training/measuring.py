@@ -56,11 +56,8 @@ def measure(
         calibrate = False
     measured = {}
     for name, logits_of in sources.items():
-        if calibrate and name == "teacher" and not resources.new_to_teacher:
-            say_of_part("The teacher is not calibrated: the validation images may not be new to it.")
-            fitted = None
-        else:
-            fitted = _fit(name, logits_of, validation) if calibrate else None
+        new = name != "teacher" or resources.new_to_teacher
+        fitted = _fit(name, logits_of, validation, new) if calibrate else None
         raw = deployable.without_sphere(models.get(name))
         measured[name] = ModelLogits(
             together[name] if name in together else logits_of(test.images),
@@ -146,12 +143,14 @@ def _before_calibration(path):
     return deployable.without_temperature(loading.load(path))[0]
 
 
-def _fit(name, logits_of, validation):
-    """The `Calibration` of a model, or None with a line that says why."""
+def _fit(name, logits_of, validation, new):
+    """The `Calibration` of a model, or None with a line that says why. `new`: it has surely not seen the images."""
     if validation is None:
-        say_of_part(f"The {name.replace('_', ' ')} is not calibrated: no validation image is held out.")
-        return None
-    fitted, problem = temperature_scaling.fit(logits_of(validation.images), validation.labels)
+        fitted, problem = None, "no validation image is held out"
+    elif not new:
+        fitted, problem = None, "it may have been trained on the validation images"
+    else:
+        fitted, problem = temperature_scaling.fit(logits_of(validation.images), validation.labels)
     if fitted is None:
         say_of_part(f"The {name.replace('_', ' ')} is not calibrated: {problem}.")
     else:

@@ -1,6 +1,9 @@
 """Settings that ended below no distillation in short runs: accepted, and said in a line before training."""
 
+import dataclasses
+
 from skd_tf.config import Config
+from skd_tf.runs import verdict
 
 _STEPS = 800  # the measured runs had 270 to 780
 
@@ -20,8 +23,7 @@ def warnings(config: Config, steps: int) -> list[str]:
       >>> warnings(Config(loss="spherical"), steps=500)[0][:67]
       '--loss=spherical with --optimizer=sgd ended up to 6 points of top-1'
     """
-    pretrained = config.student_checkpoint or config.student.endswith(".keras")
-    if steps >= _STEPS or pretrained:
+    if steps >= _STEPS or verdict.fine_tunes(dataclasses.asdict(config)):
         return []
     remedy = "Add --student_alone=train to compare (docs/choosing.md)."
     below = "below no distillation in measured runs of under 800 steps"
