@@ -28,8 +28,8 @@ _RAMPS = {"linear": lambda part: part, "cosine": lambda part: (1 - np.cos(np.pi 
 def warmup_steps(config: Config, steps_per_epoch: int) -> int:
     """Number of warm-up steps of the learning rate.
 
-    It is `warmup_epochs`. If that is None, it is 5% of the run, but at least `min_warmup_steps`, which counts as half of the
-    run where it is more than that.
+    It is `warmup_epochs`. If that is None, it is 5% of the run, but at least `min_warmup_steps`, or half of the run if that
+    is less.
 
     Args:
       config: `warmup_epochs`, `min_warmup_steps` and `epochs` are used.

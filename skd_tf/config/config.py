@@ -250,12 +250,12 @@ Leave it out for the default, 30.
     )
     warmup_epochs: float | None = setting(
         None,
-        "linear warm-up of the learning rate; none: 5% of the run, and not under --min_warmup_steps",
+        "linear warm-up of the learning rate; none: 5% of the run, but at least --min_warmup_steps",
         low=0,
         unit="epochs",
     )
     min_warmup_steps: int = setting(
-        100, "least steps of the warm-up if --warmup_epochs is none; it never takes more than half of the run", low=0
+        100, "fewest steps of the warm-up, or half of the run if that is less; unused with --warmup_epochs", low=0
     )
     optimizer: str = setting("sgd", "the optimizer", choices=("sgd", "adamw"))
     momentum: float = setting(0.9, "momentum of sgd", low=0, below=1)

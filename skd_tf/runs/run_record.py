@@ -65,7 +65,7 @@ def with_recorded_rules(
     """The settings with which a run or search goes on: earlier versions' rules stay those that it started with.
 
     A setting that is newer than the run, or whose default is, keeps the value that reproduces what was done then, unless
-    the user gives another value than the default. A loss that is kept is said.
+    the user gives another value than the default. It prints the loss that it keeps.
 
     Args:
       config: the settings of today's command.
@@ -91,10 +91,10 @@ def with_recorded_rules(
     changed = [line for line in before.differences(config) if line.partition(":")[0] in named]
     if changed:
         raise input_error(
-            "An earlier version began this run with other settings",
+            "An earlier version of skd_tf started this run with other settings",
             expected="the same settings",
             received="; ".join(changed),
-            remedy="Leave these flags out to go on with the run, choose another --workdir, or add --overwrite",
+            remedy="Drop these flags to resume the run, choose another --workdir, or add --overwrite",
         )
     kept = {name: value for name, value in kept.items() if name not in explicit}
     if "loss" in kept:

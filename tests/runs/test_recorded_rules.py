@@ -39,7 +39,7 @@ def test_the_loss_and_the_warmup_of_then_are_kept_and_the_loss_is_said(capsys):
     other = with_recorded_rules(Config(loss="dist"), lambda: old)  # refused later: the workdir belongs to another run
     assert other.loss == "dist" and not capsys.readouterr().out
     with pytest.raises(
-        InputError, match=r"began this run with other settings.*Received --loss: spherical -> kd\. Leave"
+        InputError, match=r"started this run with other settings.*Received --loss: spherical -> kd\. Drop"
     ):
         with_recorded_rules(Config(), lambda: old, {"loss", "temperature"})
     today = Config(loss="spherical")  # its user gave the loss, so a command without it is another run

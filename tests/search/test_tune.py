@@ -270,7 +270,7 @@ def test_an_earlier_search_goes_on_with_the_loss_of_then(tmp_path, capsys):
     assert exit_code(tune.cli_main, *flags) == 0
     assert "started with --loss=spherical and keeps it" in capsys.readouterr().out
     assert exit_code(tune.cli_main, *flags, "--loss=kd") == 2
-    assert "Received --loss: spherical -> kd. Leave" in capsys.readouterr().err
+    assert "Received --loss: spherical -> kd. Drop" in capsys.readouterr().err
     # Its best.flags in a new run means what it meant only with the loss.
     (tmp_path / "best.flags").write_text("--student=cnn_2\n")
     again = [f"--flagfile={tmp_path}/best.flags", "--teacher=cnn_2", f"--workdir={tmp_path}/again", "--dry_run"]

@@ -111,7 +111,7 @@ def test_settings_without_effect_are_named():
 
 def test_what_lost_accuracy_in_short_runs_is_said():
     for settings, words in (
-        ({"loss": "spherical", "epochs": 10}, "--loss=spherical with --optimizer=sgd ended up to 6 points"),
+        ({"loss": "spherical", "epochs": 10}, "--loss=spherical with --optimizer=sgd was up to 6 points"),
         ({"optimizer": "adamw", "epochs": 10}, "Take --temperature=1, or --optimizer=sgd"),
         ({"loss": "spherical", "optimizer": "adamw", "epochs": 10}, None),
         ({"optimizer": "adamw", "temperature": 1, "epochs": 10}, None),
