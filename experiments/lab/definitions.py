@@ -48,6 +48,8 @@ _CIFAR100_TEMPERATURES = {
     for t in temperatures
     for rate in (0.2, 0.4)
 }
+TOP_LOGITS = (0, 32, 16, 8, 4)  # 0: all
+_TOP_ROWS = {f"{method}_top{k}" if k else method: (method, k) for method in ("kd", "skd") for k in TOP_LOGITS}
 PILOT_SCHEDULES = {  # from rate 0.1 without a warm-up, one step at a time
     "": (),
     "_linear": ("--lr_schedule=linear",),
@@ -176,6 +178,16 @@ _ALL = (
             (row, "cifar100_resnet56"): (f"--temperature={t}", f"--learning_rate={rate:g}")
             for row, (_, t, rate) in _CIFAR100_TEMPERATURES.items()
         },
+    ),
+    Study(
+        "top_logits",
+        "What do students lose if the cache keeps only the teacher's largest logits?",
+        base="base_short.flags",
+        rows={row: _CIFAR100_ROWS[method] for row, (method, _) in _TOP_ROWS.items()},
+        pairs=_PAIR100,
+        further={"cifar100_resnet56": ("--dataset=cifar100", "--precision=float32", "--teacher_precision=float32")}
+        | {(row, "cifar100_resnet56"): (f"--teacher_cache_top={k}",) for row, (_, k) in _TOP_ROWS.items() if k},
+        seeds=_THREE,
     ),
     Study(
         "cifar100_full",
