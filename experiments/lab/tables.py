@@ -45,6 +45,11 @@ _RADIUS = {  # label: (row, the label that it changes)
     "R = 22, no teacher": ("no_teacher_large", "R = 6.3, no teacher"),
 }
 _PRECISIONS = {"float32, teacher live": "float32_live", "bfloat16, cached logits": "bfloat16_cached"}
+_TOP = {  # (label, the label that it is compared with): row
+    (f"{method}, {k} largest" if k else method, method): f"{method.lower()}_top{k}" if k else method.lower()
+    for method in ("KD", "SKD")
+    for k in definitions.TOP_LOGITS
+}
 _SPHERES = {"KD": "kd", "SKD": "skd", "SKD, R = 22": "skd_teacher_mean"}
 _LARGE = tuple(f"SKD, R = 22, T = {t}" for t in definitions.TEMPERATURES)
 SCHEDULES = {  # steps to the schedule of an earlier pilot, all at rate 0.1
@@ -188,6 +193,11 @@ SPECS = {
             *("ECE", "NLL", "ECE, raw logits", "NLL, raw logits"),
             *("fitted temperature", "ECE, fitted", "NLL, fitted"),
         ),
+    ),
+    "top_logits": Table(
+        {label: f"top_logits/cifar100_resnet56/{row}" for (label, _), row in _TOP.items()},
+        against={label: method for label, method in _TOP if label != method},
+        measures=("NLL", "ECE"),
     ),
     **{
         name: Table(

@@ -5,13 +5,14 @@ with a CRC-32 in the table; the header holds the SHA-256 of the table. So a read
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import mmap
 import os
 import pathlib
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -156,6 +157,13 @@ class LogitShards:
         checksums = np.frombuffer(table, "<u4", self.blocks(shard.number))
         return OpenShard(memoryview(content)[body:], self.block_rows * self.record.bytes, checksums)
 
+    def read(self, shard: Shard) -> np.ndarray:
+        """All records of a shard, uint8 `[images, bytes]`, verified; raises `DamagedError`."""
+        file = self.open(shard)
+        for block in range(len(file.checksums)):
+            file.verify(block)
+        return np.frombuffer(file.records, np.uint8).reshape(-1, self.record.bytes)
+
     def _body(self, number):
         """Position of the first record, a multiple of 64 bytes."""
         return HEADER_BYTES + -(-4 * self.blocks(number) // 64) * 64
@@ -168,6 +176,27 @@ class LogitShards:
         facts = {"format": _FORMAT, "key": self.key, "epoch": shard.epoch, "images": [images.start, images.stop]}
         facts |= {"record": [self.record.classes, self.record.dtype, self.record.top], "block": self.block_rows}
         return json.dumps(facts | {"sha256": digest}).encode().ljust(HEADER_BYTES)
+
+
+class StoredLogits:
+    """Shards of all logits, in the place of the network that computed them: `stream` is as `Predictor.stream`.
+
+    Args:
+      shards: with records of all logits.
+    """
+
+    def __init__(self, shards: LogitShards) -> None:
+        self._shards = shards
+        self._read = functools.lru_cache(maxsize=1)(shards.read)
+
+    def stream(self, jobs: Iterable[tuple[int, range]]) -> Iterator[np.ndarray]:
+        """Logits `[n, classes]` of images in one pass, for each (epoch, images); raises `DamagedError`.
+
+        The images of a job are in one shard: a job has at most `BATCH` and begins at a multiple of it.
+        """
+        for epoch, images in jobs:
+            number, start = divmod(images.start, self._shards.rows)
+            yield self._shards.record.all_logits(self._read(Shard(epoch, number))[start : start + len(images)])
 
 
 @dataclasses.dataclass(frozen=True)

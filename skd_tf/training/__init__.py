@@ -6,7 +6,8 @@ dry_run        what a run would do, as text; without TensorFlow
 look           --show_augmentation and --list_layers: augmented images, the layers of the networks
 layers         these layers, as --list_layers prints and --feature_pairs names them
 nested_runs    the settings of the runs that a run starts: its teacher, and the student alone
-teacher        the teacher's logits, live or from the cache, and whether it is good enough to teach
+teacher        the teacher's logits, live or from the cache
+teacher_check  whether it is good enough to teach
 ensemble       several teachers as one: each has its own cache, and the mean of their softmaxes teaches
 teacher_pass   computes its logits of augmented images, shard by shard, shared by several processes
 resources      what several students can share: data, replicas, teacher

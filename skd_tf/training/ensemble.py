@@ -17,7 +17,8 @@ from skd_tf.evaluation.final_measurements import ModelLogits
 from skd_tf.losses.teacher_shares import teacher_shares
 from skd_tf.runs import class_names, predictions
 from skd_tf.runtime.files import sha256_of_json
-from skd_tf.training.teacher import Teacher, open_teacher
+from skd_tf.training.teacher import Teacher
+from skd_tf.training.teacher_check import open_teacher
 
 _ROWS = 4096  # whose softmaxes are averaged at a time
 

@@ -1,7 +1,6 @@
 """The teacher of a run: its logits, from the cache or from the network, which is built only if it is needed."""
 
 import functools
-import math
 import os
 from typing import Any
 
@@ -14,10 +13,10 @@ from skd_tf.config import Config
 from skd_tf.data import augmentation, teacher_cache
 from skd_tf.data.disk_images import DiskImages
 from skd_tf.data.epoch_logits import EpochLogits
-from skd_tf.data.logit_records import LogitRecord
-from skd_tf.data.logit_shards import LogitShards, OldEpoch, Shard, shard_rows
-from skd_tf.errors import counted, input_error
-from skd_tf.evaluation import metrics, predictor
+from skd_tf.data.logit_records import TOP_FORMAT, LogitRecord
+from skd_tf.data.logit_shards import DamagedError, LogitShards, OldEpoch, Shard, StoredLogits, shard_rows
+from skd_tf.errors import counted
+from skd_tf.evaluation import predictor
 from skd_tf.models import loading
 from skd_tf.models.paths import file_fingerprint
 from skd_tf.networks.names import NETWORK_NAMES
@@ -25,9 +24,6 @@ from skd_tf.runtime import cluster, replicas
 from skd_tf.runtime.console import detail, warn
 from skd_tf.runtime.files import sha256_of_json
 from skd_tf.training import layers, preflight, teacher_pass
-
-_FEW_EXAMPLES = 50  # with fewer, an accuracy above chance may be that of a good teacher
-_CHECKED_EXAMPLES = 2000  # training images that the teacher's accuracy is measured on if nothing is held out
 
 
 class Teacher:
@@ -161,11 +157,7 @@ class Teacher:
             "data_seed": self._config.data_seed,
             "dtype": self._cache.dtype.name,
         }
-        record = LogitRecord(classes, self._cache.dtype.name, top)
-        rows = shard_rows(record.bytes)
-        key = sha256_of_json(shared | {"shard_rows": rows} | ({"top": top} if top else {}))
-        shards = LogitShards(self._cache.folder / key, key, len(train), record, rows)
-        old = {}
+        shards, old = self._shards(shared, len(train), classes, top), {}
         if not top:
             shape = len(train), classes
             files = {e: OldEpoch(self._cache, sha256_of_json(shared | {"epoch": e}), shape) for e in range(epochs)}
@@ -174,17 +166,24 @@ class Teacher:
         old = {epoch: old[epoch] for epoch, _ in missing if epoch in old}  # shards are checked faster
         missing = [shard for shard in missing if shard.epoch not in old]
         size = sum(map(shards.file_bytes, range(shards.count))) / 1e6
-        kind = f"{record.dtype} logits" + (f", the {top} largest of {classes}" if top else "")
+        kind = f"{shards.record.dtype} logits" + (f", the {top} largest of {classes}" if top else "")
         detail(
             f"Teacher cache {self._cache.folder}: {counted(epochs, 'epoch')} x {size:.1f} MB = {epochs * size / 1e3:.2f} GB of "
-            f"{kind}, in {counted(epochs * shards.count, 'shard')} of up to {rows:,} images, {len(missing):,} to compute."
+            f"{kind}, in {counted(epochs * shards.count, 'shard')} of up to {shards.rows:,} images, {len(missing):,} to compute."
         )
         teacher_cache.require_space(self._cache.folder, sum(shards.file_bytes(shard.number) for shard in missing))
+        computed_on = self._kinds(shards.key)
+        if top and missing:
+            full = self._shards(shared, len(train), classes, 0)
+            left = self._reduce(full, shards, missing)
+            if len(left) < len(missing):
+                computed_on = sorted({*computed_on, *self._kinds(full.key)})
+            missing = left
         images_of = functools.partial(data.AugmentedImages, dataset, self._config.data_seed)
         first = cluster.share(missing)  # the workers begin at different shards
         wanted = [*first, *sorted({*missing} - {*first})]
         teacher_pass.compute(shards, wanted, lambda: self._predict, images_of)
-        self._note_arithmetic(self._cache, key, computed=bool(missing))
+        self._note_arithmetic(shards.key, computed_on, computed=bool(missing))
         if cluster.workers() > 1:
             cluster.agree(lambda: None)  # waits for all
 
@@ -193,18 +192,42 @@ class Teacher:
 
         return EpochLogits(shards, epochs, old, repair, warn)
 
-    def _note_arithmetic(self, cache: teacher_cache.TeacherCache, key: str, *, computed: bool) -> None:
-        """Stores what kind of device computed the logits of a key; warns if another kind than this one did."""
-        name, here = sha256_of_json([key, "computed on"]), replicas.arithmetic(self._config.teacher_precision)
-        known = cache.read_facts(name) or []
+    def _shards(self, shared, images, classes, top):
+        """The files of a cache, of the `top` largest logits or with 0 of all."""
+        record = LogitRecord(classes, self._cache.dtype.name, top)
+        rows = shard_rows(record.bytes)
+        key = sha256_of_json(shared | {"shard_rows": rows} | ({"top": top, "top_format": TOP_FORMAT} if top else {}))
+        return LogitShards(self._cache.folder / key, key, images, record, rows)
+
+    def _reduce(self, full, shards, missing):
+        """Makes top-k shards from passes whose files of all logits are complete; returns those that are still missing."""
+        epochs = {shard.epoch for shard in missing}
+        incomplete = {
+            shard.epoch for shard in full.missing(Shard(e, number) for e in epochs for number in range(full.count))
+        }
+        wanted = [shard for shard in missing if shard.epoch not in incomplete]
+        try:
+            teacher_pass.compute(shards, wanted, lambda: StoredLogits(full), lambda epoch: epoch, "largest logits")
+        except DamagedError as error:
+            warn(f"Teacher cache: a file of all logits in {full.folder.name} {error}. The teacher computes instead.")
+        return shards.missing(missing)
+
+    def _kinds(self, key):
+        """The kinds of devices that computed the logits of a key."""
+        return self._cache.read_facts(sha256_of_json([key, "computed on"])) or []
+
+    def _note_arithmetic(self, key: str, known: list[str], *, computed: bool) -> None:
+        """Stores what kinds of devices computed the logits of a key; warns if one of them is not this one's kind."""
+        here = replicas.arithmetic(self._config.teacher_precision)
         others = [kind for kind in known if kind != here]
         if others:
             warn(
                 f"The cached teacher logits were computed on a {', '.join(others)}, and this is a {here}: they differ by "
                 "rounding."
             )
-        if computed and here not in known:
-            cache.write_facts(name, sorted([*known, here]))
+        now = sorted({*known, *([here] if computed else [])})
+        if now != self._kinds(key):
+            self._cache.write_facts(sha256_of_json([key, "computed on"]), now)
 
     def _predictor_of_any_thread(self):
         """A `Predictor` for repairs, while a training step may be running: creates no variable on several workers."""
@@ -213,78 +236,6 @@ class Teacher:
     @functools.cached_property
     def _predict(self) -> predictor.Predictor:
         return predictor.Predictor(self.model)
-
-
-def open_teacher(
-    path: str | os.PathLike, config: Config, dataset: data.Dataset, strategy: tf.distribute.Strategy
-) -> Teacher:
-    """Opens a teacher and reports its accuracy on held-out images before a student learns from it.
-
-    Args:
-      path, config, dataset, strategy: as in `Teacher`.
-
-    Raises:
-      InputError: its logits are not finite, or its accuracy is at chance level.
-    """
-    teacher = Teacher(path, config, dataset, strategy)
-    if cluster.workers() > 1:
-        _ = teacher.model  # on all workers at once: creating variables is a collective, and their caches may differ
-    split, what = _checked_split(dataset)
-    if not dataset.has_labels:
-        images = counted(len(split), f"{what} image")
-        if not np.isfinite(teacher.shared_logits(split.images)).all():
-            raise _not_finite(path, config, what)
-        detail(f"Teacher {teacher.facts['name']} from {path}: finite logits on {images}, which have no labels.")
-        return teacher
-    if not len(split):
-        warn(f"No training image has a label, so the accuracy of the teacher {teacher.facts['name']} is unknown.")
-        return teacher
-    quality = metrics.quality(teacher.shared_logits(split.images), split.labels)
-    accuracy = quality["accuracy"]
-    if math.isnan(quality["nll"]):
-        raise _not_finite(path, config, what)
-    images = counted(len(split), f"{what} image")
-    detail(f"Teacher {teacher.facts['name']} from {path}: accuracy {accuracy:.4f} on {images}.")
-    if not is_chance_level(accuracy, dataset.num_classes, len(split)):
-        return teacher
-    right = f"{accuracy:.4f} ({round(accuracy * len(split))} of {images})"
-    if len(split) < _FEW_EXAMPLES and accuracy > 1 / dataset.num_classes:
-        warn(
-            f"The accuracy of the teacher {teacher.facts['name']} is {right}. Guessing could give this with so few images."
-        )
-        return teacher
-    raise input_error(
-        "The teacher is at chance level",
-        expected=f"an accuracy well above 1/{dataset.num_classes} on the {what} images",
-        received=f"{right} from {path}",
-        remedy=f"Train it longer or on more images, or check that it was trained on {dataset.name} with the same class numbers",
-    )
-
-
-def _not_finite(path, config, what):
-    return input_error(
-        "The teacher's logits are not finite",
-        expected=f"numbers on all {what} images",
-        received=f"NaN or infinity from {path}",
-        remedy=f"Check the file, or use --teacher_precision=float32 (now {config.teacher_precision})",
-    )
-
-
-def is_chance_level(accuracy: float, classes: int, examples: int) -> bool:
-    """Whether guessing could give this accuracy: it is at most three standard errors above 1 / classes, and below 1.
-
-    Guessing can also be right on every one of a few images; that is no reason to refuse the teacher.
-    """
-    chance = 1 / classes
-    return accuracy < 1 and accuracy <= chance + 3 * math.sqrt(chance * (1 - chance) / examples)
-
-
-def _checked_split(dataset: data.Dataset) -> tuple[data.Split, str]:
-    """The images that the teacher's accuracy is measured on, and what they are."""
-    if dataset.validation is not None:
-        return dataset.validation, "validation"
-    split = dataset.train.labelled() if dataset.has_labels else dataset.train
-    return split.take(data.evenly_spaced(len(split), _CHECKED_EXAMPLES)), "training (nothing is held out)"
 
 
 def _preprocessing_key(kind: str, dataset: data.Dataset) -> list:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from skd_tf.data.logit_shards import BATCH, LogitShards, Shard
+from skd_tf.data.logit_shards import BATCH, LogitShards, Shard, StoredLogits
 from skd_tf.data.teacher_cache import ABANDONED_SECONDS, unwritable
 from skd_tf.errors import counted
 from skd_tf.evaluation.predictor import Predictor
@@ -21,7 +21,11 @@ _WAIT_SECONDS = 0.5  # between two looks for files that other processes are comp
 
 
 def compute(
-    shards: LogitShards, wanted: Sequence[Shard], predictor: Callable[[], Predictor], images_of: Callable[[int], Any]
+    shards: LogitShards,
+    wanted: Sequence[Shard],
+    predictor: Callable[[], Predictor | StoredLogits],
+    images_of: Callable[[int], Any],
+    title: str = "teacher pass",
 ) -> None:
     """Returns when all wanted shards have files; computes each that no other process computes.
 
@@ -31,7 +35,8 @@ def compute(
       shards: the files.
       wanted: in the order in which to compute them.
       predictor: returns the teacher's `Predictor`; called if anything is to be computed.
-      images_of: returns the augmented images of an epoch, indexed like an array.
+      images_of: returns the augmented images of an epoch, indexed like an array; the epoch itself for `StoredLogits`.
+      title: what the progress line calls the work.
     """
     images_of = functools.lru_cache(maxsize=1)(images_of)
     images = {shard: len(shards.images_in(shard.number)) for shard in wanted}
@@ -42,7 +47,7 @@ def compute(
         shards.folder.mkdir(parents=True, exist_ok=True)
         Claims.sweep(shards.folder)
         atomic_files.sweep(shards.folder, older_than_seconds=ABANDONED_SECONDS)
-        with Progress("teacher pass", total, "images") as progress, Claims() as claims:
+        with Progress(title, total, "images") as progress, Claims() as claims:
             left = [*wanted]
             while left:
                 before, on_progress = len(computed), progress.after(total - sum(images[shard] for shard in left))
@@ -54,9 +59,7 @@ def compute(
         raise unwritable(shards.folder, error) from error
     if computed:
         seconds, done = time.monotonic() - start, sum(images[shard] for shard in computed)
-        detail(
-            f"  teacher pass: {counted(len(computed), 'shard')} in {duration(seconds)}, {done / seconds:,.0f} images/s"
-        )
+        detail(f"  {title}: {counted(len(computed), 'shard')} in {duration(seconds)}, {done / seconds:,.0f} images/s")
 
 
 def _compute_free(shards, wanted, claims, predictor, images_of, on_progress) -> Iterator[Shard]:

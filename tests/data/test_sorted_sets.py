@@ -11,7 +11,7 @@ from skd_tf.config import Config
 from skd_tf.data import loading
 from skd_tf.errors import InputError
 from skd_tf.serving import formats
-from skd_tf.training import teacher, train_student
+from skd_tf.training import teacher_check, train_student
 
 CLASSES = 10
 
@@ -56,13 +56,13 @@ def test_a_radius_is_measured_on_all_classes(dataset, monkeypatch):
 
 
 def test_a_teacher_of_one_class_is_at_chance(dataset, monkeypatch):
-    monkeypatch.setattr(teacher, "_CHECKED_EXAMPLES", 100)
+    monkeypatch.setattr(teacher_check, "_CHECKED_EXAMPLES", 100)
     always_first = types.SimpleNamespace(
         facts={"name": "t"}, shared_logits=lambda images: np.eye(CLASSES)[[0] * len(images)]
     )
-    monkeypatch.setattr(teacher, "Teacher", lambda *_: always_first)
+    monkeypatch.setattr(teacher_check, "Teacher", lambda *_: always_first)
     with pytest.raises(InputError, match=r"chance level.*Received 0\.1000"):
-        teacher.open_teacher("teacher", Config(), dataset, None)
+        teacher_check.open_teacher("teacher", Config(), dataset, None)
 
 
 def test_int8_ranges_are_measured_on_all_classes(dataset):

@@ -244,8 +244,8 @@ def test_the_thread_verifies_the_pass_that_is_read_and_the_next(open_teacher):
 
 
 def test_files_of_one_pass_each_are_read_and_a_damaged_one_becomes_shards(open_teacher, digits, capsys, monkeypatch):
-    monkeypatch.setitem(console._verbosity, "full", True)
     """As skd_tf 0.1 wrote them."""
+    monkeypatch.setitem(console._verbosity, "full", True)
     config, teacher = open_teacher()
     files = teacher.epoch_logits(3)
     expected = stream(config, digits, files)
@@ -269,6 +269,24 @@ def test_files_of_one_pass_each_are_read_and_a_damaged_one_becomes_shards(open_t
     assert cache.path(keys[1]).name in capsys.readouterr().err
     assert [path.exists() for path in paths_of(files)] == [False] * 4 + [True] * 4 + [False] * 4
     assert [cache.path(key).exists() for key in keys] == [True, False, True]
+
+
+def test_the_largest_logits_are_taken_from_a_cache_of_all(open_teacher, tmp_path, monkeypatch, capsys):
+    """Without the teacher, and to the byte what the teacher would have given."""
+    top = {"teacher_cache_top": 3}
+    expected = open_teacher(**top, teacher_cache_dir=str(tmp_path / "direct"))[1].epoch_logits(2)
+    expected = [path.read_bytes() for path in paths_of(expected)]
+    full = open_teacher()[1].epoch_logits(2)
+    with monkeypatch.context() as patched:
+        patched.setattr(loading, "load_teacher", lambda *_, **__: pytest.fail("the teacher was built"))
+        reduced = open_teacher(**top)[1].epoch_logits(2)
+    assert [path.read_bytes() for path in paths_of(reduced)] == expected
+    shutil.rmtree(reduced.shards.folder)
+    damaged = paths_of(full)[5]
+    damaged.write_bytes(flipped(damaged.read_bytes(), 3000))
+    reduced = open_teacher(**top)[1].epoch_logits(2)
+    assert [path.read_bytes() for path in paths_of(reduced)] == expected
+    assert "The teacher computes instead" in capsys.readouterr().err
 
 
 def open_cache(folder):

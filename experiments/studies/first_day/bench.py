@@ -23,7 +23,7 @@ from skd_tf.evaluation.predictor import Predictor
 from skd_tf.runs import predictions
 from skd_tf.training import experiment, train_student
 from skd_tf.training.resources import SharedResources
-from skd_tf.training.teacher import open_teacher
+from skd_tf.training.teacher_check import open_teacher
 
 _DECAY = {"sgd": 5e-4, "adamw": 0.01}
 _MEASURED = 2000  # training images that temperatures are measured on

@@ -1,0 +1,90 @@
+"""Opens a teacher, and checks its logits and its accuracy before a student learns from it."""
+
+import math
+import os
+
+import numpy as np
+import tensorflow as tf
+
+from skd_tf import data
+from skd_tf.config import Config
+from skd_tf.errors import counted, input_error
+from skd_tf.evaluation import metrics
+from skd_tf.runtime import cluster
+from skd_tf.runtime.console import detail, warn
+from skd_tf.training.teacher import Teacher
+
+_FEW_EXAMPLES = 50  # with fewer, an accuracy above chance may be that of a good teacher
+_CHECKED_EXAMPLES = 2000  # training images that the teacher's accuracy is measured on if nothing is held out
+
+
+def open_teacher(
+    path: str | os.PathLike, config: Config, dataset: data.Dataset, strategy: tf.distribute.Strategy
+) -> Teacher:
+    """Opens a teacher and reports its accuracy on held-out images before a student learns from it.
+
+    Args:
+      path, config, dataset, strategy: as in `Teacher`.
+
+    Raises:
+      InputError: its logits are not finite, or its accuracy is at chance level.
+    """
+    teacher = Teacher(path, config, dataset, strategy)
+    if cluster.workers() > 1:
+        _ = teacher.model  # on all workers at once: creating variables is a collective, and their caches may differ
+    split, what = _checked_split(dataset)
+    if not dataset.has_labels:
+        images = counted(len(split), f"{what} image")
+        if not np.isfinite(teacher.shared_logits(split.images)).all():
+            raise _not_finite(path, config, what)
+        detail(f"Teacher {teacher.facts['name']} from {path}: finite logits on {images}, which have no labels.")
+        return teacher
+    if not len(split):
+        warn(f"No training image has a label, so the accuracy of the teacher {teacher.facts['name']} is unknown.")
+        return teacher
+    quality = metrics.quality(teacher.shared_logits(split.images), split.labels)
+    accuracy = quality["accuracy"]
+    if math.isnan(quality["nll"]):
+        raise _not_finite(path, config, what)
+    images = counted(len(split), f"{what} image")
+    detail(f"Teacher {teacher.facts['name']} from {path}: accuracy {accuracy:.4f} on {images}.")
+    if not is_chance_level(accuracy, dataset.num_classes, len(split)):
+        return teacher
+    right = f"{accuracy:.4f} ({round(accuracy * len(split))} of {images})"
+    if len(split) < _FEW_EXAMPLES and accuracy > 1 / dataset.num_classes:
+        warn(
+            f"The accuracy of the teacher {teacher.facts['name']} is {right}. Guessing could give this with so few images."
+        )
+        return teacher
+    raise input_error(
+        "The teacher is at chance level",
+        expected=f"an accuracy well above 1/{dataset.num_classes} on the {what} images",
+        received=f"{right} from {path}",
+        remedy=f"Train it longer or on more images, or check that it was trained on {dataset.name} with the same class numbers",
+    )
+
+
+def _not_finite(path, config, what):
+    return input_error(
+        "The teacher's logits are not finite",
+        expected=f"numbers on all {what} images",
+        received=f"NaN or infinity from {path}",
+        remedy=f"Check the file, or use --teacher_precision=float32 (now {config.teacher_precision})",
+    )
+
+
+def is_chance_level(accuracy: float, classes: int, examples: int) -> bool:
+    """Whether guessing could give this accuracy: it is at most three standard errors above 1 / classes, and below 1.
+
+    Guessing can also be right on every one of a few images; that is no reason to refuse the teacher.
+    """
+    chance = 1 / classes
+    return accuracy < 1 and accuracy <= chance + 3 * math.sqrt(chance * (1 - chance) / examples)
+
+
+def _checked_split(dataset: data.Dataset) -> tuple[data.Split, str]:
+    """The images that the teacher's accuracy is measured on, and what they are."""
+    if dataset.validation is not None:
+        return dataset.validation, "validation"
+    split = dataset.train.labelled() if dataset.has_labels else dataset.train
+    return split.take(data.evenly_spaced(len(split), _CHECKED_EXAMPLES)), "training (nothing is held out)"
