@@ -50,6 +50,15 @@ _CIFAR100_TEMPERATURES = {
 }
 TOP_LOGITS = (0, 32, 16, 8, 4)  # 0: all
 _TOP_ROWS = {f"{method}_top{k}" if k else method: (method, k) for method in ("kd", "skd") for k in TOP_LOGITS}
+_TRAINING = {  # what is added to SKD
+    "plain": (),
+    "mixup": ("--augmentation=crop, mirror, mixup:0.2",),
+    "cutmix": ("--augmentation=crop, mirror, cutmix:1",),
+    "trivial": ("--augmentation=crop, mirror, trivial",),
+    "features": ("--feature_pairs=stage3_block9_relu:stage3_block1_relu", "--feature_weight=1", "--teacher_cache_dir="),
+    "two_teachers": ("--teacher_checkpoint=teachers/cifar100_resnet56.keras,released:cifar100_resnet20",),
+    "adamw": ("--optimizer=adamw", "--weight_decay=0.05", "--learning_rate=0.004"),
+}
 PILOT_SCHEDULES = {  # from rate 0.1 without a warm-up, one step at a time
     "": (),
     "_linear": ("--lr_schedule=linear",),
@@ -187,6 +196,16 @@ _ALL = (
         pairs=_PAIR100,
         further={"cifar100_resnet56": ("--dataset=cifar100", "--precision=float32", "--teacher_precision=float32")}
         | {(row, "cifar100_resnet56"): (f"--teacher_cache_top={k}",) for row, (_, k) in _TOP_ROWS.items() if k},
+        seeds=_THREE,
+    ),
+    Study(
+        "training",
+        "What do augmentation, a second teacher, features, other losses and AdamW add?",
+        base="base_cifar100.flags",
+        rows=dict.fromkeys(_TRAINING, "rows/cifar100/skd.flags") | _files("rows/training", "rld", "wttm"),
+        pairs=_PAIR100,
+        further={"cifar100_resnet56": ("--precision=float32", "--teacher_precision=float32")}
+        | {(row, "cifar100_resnet56"): changes for row, changes in _TRAINING.items()},
         seeds=_THREE,
     ),
     Study(

@@ -59,8 +59,10 @@ class Runner:
         config, places, root = definitions.config_of(cell), self._places, definitions.ROOT
         command = ["python", "-m", "skd_tf.train", *cell.arguments]
         if config.teacher_checkpoint and places["teachers_dir"] != str(root / "teachers"):
-            teacher = pathlib.Path(places["teachers_dir"], pathlib.Path(config.teacher_checkpoint).name)
-            command.append(f"--teacher_checkpoint={teacher}")
+            inside = pathlib.PurePosixPath("teachers")
+            each = [pathlib.Path(path) for path in config.teachers]
+            moved = [pathlib.Path(places["teachers_dir"], p.name) if inside in p.parents else p for p in each]
+            command.append(f"--teacher_checkpoint={','.join(map(str, moved))}")
         if config.teacher_cache_dir and places["runs_dir"] != str(root / "runs/studies"):
             command.append(f"--teacher_cache_dir={pathlib.Path(places['runs_dir'], 'teacher_cache')}")
         workdir = self.workdir(cell)

@@ -56,6 +56,8 @@ def test_every_study_has_its_cells():
         "cifar100_rates": 27,
         "cifar100": 27,
         "cifar100_temperature": 16,
+        "top_logits": 30,
+        "training": 27,
         "cifar100_full": 186,
         "imagenet": 12,
     }
@@ -101,6 +103,10 @@ ONE_CHANGE = {  # {(study/pair, first row): {row: what differs}}
     },
     ("radius/resnet56", "t1"): {"t1_scaled": _BOTH, **dict.fromkeys(("t1_rate_0.1", "t1_rate_0.05"), _RATE)},
     **{
+        ("top_logits/cifar100_resnet56", m): {f"{m}_top{k}": {"teacher_cache_top"} for k in (4, 8, 16, 32)}
+        for m in ("kd", "skd")
+    },
+    **{
         ("temperature/resnet56", f"{m}_t4"): {f"{m}_t{t}": {"temperature"} for t in (1, 2, 8, 16)}
         for m in ("kd", "skd", "skd_teacher_mean")
     },
@@ -128,6 +134,8 @@ def test_temperatures_radii_and_rates_are_what_their_names_say():
             assert (config.temperature, config.learning_rate) == (int(t[1:]), float(rate))
             frozen = path.replace(study, "cifar100", 1).replace(row, method)
             assert changed(path, frozen) <= {"temperature", "learning_rate"}
+        if study == "top_logits" and "_top" in row:
+            assert config.teacher_cache_top == int(row.rpartition("_top")[2])
         if row.startswith("radius_"):
             assert config.radius == pytest.approx(int(row[-1]) * 10**0.5, rel=1e-12)
 
@@ -155,6 +163,9 @@ def test_rates_are_one_grid_and_the_frozen_rate_follows_from_it(name, recorded):
             assert CONFIGS[frozen].learning_rate == min(rate for rate, value in found.items() if value >= least)
 
 
+TRAINED_WITH = {"augmentation", "feature_pairs", "feature_weight", "teacher_cache_dir", "optimizer", "weight_decay"}
+
+
 def test_the_schedule_is_one_for_all():
     free = {"loss", "loss_settings", "temperature", "radius", "center", "seed", "teacher_checkpoint", *_BOTH, *_RATE}
     for path, cell in CELLS.items():
@@ -166,6 +177,10 @@ def test_the_schedule_is_one_for_all():
             assert (config.learning_rate, config.warmup_epochs) == (0.1, 0.6 if cell.row.endswith("_warm") else 0)
             assert config.lr_schedule == ("linear" if "_linear" in cell.row else "cosine")
             assert config.validation_fraction == (0 if "_all" in cell.row else 0.1)
+        if cell.study == "top_logits":
+            first, may = f"top_logits/cifar100_resnet56/kd/seed{cell.seed}", free | {"teacher_cache_top"}
+        if cell.study == "training":
+            first, may = f"training/cifar100_resnet56/plain/seed{cell.seed}", free | TRAINED_WITH
         if cell.study.startswith("precision"):
             first = f"{cell.study}/resnet20/bfloat16_cached/seed0"
             may = {"seed", "precision", "teacher_precision", "teacher_cache_dir"}

@@ -52,7 +52,7 @@ def spread_of(columns):
     y = np.array([value for *_, value in rows])
     rest = y - design @ np.linalg.pinv(design) @ y
     degrees = len(y) - np.linalg.matrix_rank(design)
-    return np.sqrt(rest @ rest / degrees), degrees
+    return np.sqrt(rest @ rest / max(degrees, 1)), degrees
 
 
 @pytest.mark.parametrize("name", [name for name, spec in SPECS.items() if isinstance(spec, Table)])
@@ -82,8 +82,8 @@ def test_every_number_of_a_table_is_its_cells(name, made, runs):
             if changes and (label, spec.against[label]) in pairs:
                 mean, expected = np.mean(changes), f"{np.mean(changes):+.2f}"
                 pooled = [columns[one] for one in columns if one not in spec.apart and columns[one]]
-                if max(map(len, pooled)) > 1:
-                    spread, degrees = spread_of(pooled)
+                spread, degrees = spread_of(pooled)
+                if degrees:
                     half = critical(int(degrees), len(pairs), not several) * spread * (2 / len(changes)) ** 0.5
                     expected += f" [{mean - half:+.2f}, {mean + half:+.2f}]"
                 assert lines[label][2 + several + place] == expected

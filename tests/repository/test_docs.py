@@ -125,6 +125,7 @@ def test_the_numbers_on_the_scale_page_follow_from_the_records():
     views, forward, step, accelerators = 1.28e6 * 100, 23.0e9, 10.9e9, 8 * 50e12
     names = ("step of resnet18, logits given", "pass of resnet152")
     student, teacher = (parts[name]["images_per_second"] for name in names)
+    decoded = parts["input"]["images_per_second"] / 2  # by one core
     images, logits = accelerators / step, 1.28e6 * 1000 * 2
     seconds_of_check = 100 * logits / 1e6 / min(row["checked, MB per second of CPU"] for row in memory.values())
     hours = {operations: views * operations / accelerators / 3600 for operations in (step, forward)}
@@ -132,7 +133,7 @@ def test_the_numbers_on_the_scale_page_follow_from_the_records():
         "student's steps, 1.4 EFLOP": f"{views / student / 86400:.0f} days | {hours[step]:.1f} h",
         "the teacher's passes, 2.9 EFLOP": f"{views / teacher / 86400:.0f} days | {hours[forward]:.1f} h",
         "images into the student's steps": f"{student:.0f} a second | {round(images, -2):,.0f} a second",
-        "cores that decode as many": f"a seventh of one | {images / (parts['input']['images_per_second'] / 2):.0f} |",
+        "cores that decode as many": f"a {decoded / student:.0f}th of one | {images / decoded:.0f} |",
         "logits in float16, 100 epochs": f"{100 * logits / 1e9:.0f} GB",
         "the 21 largest logits, 100 epochs": f"{views * 92 / 1e9:.1f} GB",
         "check of the logits, while": f"{seconds_of_check / 60:.1f} min in all",
