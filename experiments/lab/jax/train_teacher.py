@@ -47,6 +47,7 @@ def main(flag_values: flags.FlagValues) -> None:
         raise input_error(
             "Unknown kind of file", expected="--out in .npz or .keras", received=received, remedy="Rename it"
         )
+    target.parent.mkdir(parents=True, exist_ok=True)
     if not given and target.suffix != ".npz":
         received, remedy = f"--out={target}", "Rename it, or give --in"
         raise input_error("Images are not a network", expected="--out in .npz", received=received, remedy=remedy)
