@@ -172,18 +172,19 @@ class Teacher:
             f"{kind}, in {counted(epochs * shards.count, 'shard')} of up to {shards.rows:,} images, {len(missing):,} to compute."
         )
         teacher_cache.require_space(self._cache.folder, sum(shards.file_bytes(shard.number) for shard in missing))
-        computed_on = self._kinds(shards.key)
+        computed_on = kinds(self._cache, shards.key)
         if top and missing:
             full = self._shards(shared, len(train), classes, 0)
             left = self._reduce(full, shards, missing)
             if len(left) < len(missing):
-                computed_on = sorted({*computed_on, *self._kinds(full.key)})
+                computed_on = sorted({*computed_on, *kinds(self._cache, full.key)})
             missing = left
         images_of = functools.partial(data.AugmentedImages, dataset, self._config.data_seed)
         first = cluster.share(missing)  # the workers begin at different shards
         wanted = [*first, *sorted({*missing} - {*first})]
         teacher_pass.compute(shards, wanted, lambda: self._predict, images_of)
-        self._note_arithmetic(shards.key, computed_on, computed=bool(missing))
+        here = replicas.arithmetic(self._config.teacher_precision)
+        note_arithmetic(self._cache, shards.key, computed_on, here, computed=bool(missing))
         if cluster.workers() > 1:
             cluster.agree(lambda: None)  # waits for all
 
@@ -212,23 +213,6 @@ class Teacher:
             warn(f"Teacher cache: a file of all logits in {full.folder.name} {error}. The teacher computes instead.")
         return shards.missing(missing)
 
-    def _kinds(self, key):
-        """The kinds of devices that computed the logits of a key."""
-        return self._cache.read_facts(sha256_of_json([key, "computed on"])) or []
-
-    def _note_arithmetic(self, key: str, known: list[str], *, computed: bool) -> None:
-        """Stores what kinds of devices computed the logits of a key; warns if one of them is not this one's kind."""
-        here = replicas.arithmetic(self._config.teacher_precision)
-        others = [kind for kind in known if kind != here]
-        if others:
-            warn(
-                f"The cached teacher logits were computed on a {', '.join(others)}, and this is a {here}: they differ by "
-                "rounding."
-            )
-        now = sorted({*known, *([here] if computed else [])})
-        if now != self._kinds(key):
-            self._cache.write_facts(sha256_of_json([key, "computed on"]), now)
-
     def _predictor_of_any_thread(self):
         """A `Predictor` for repairs, while a training step may be running: creates no variable on several workers."""
         return self._predict if "model" in vars(self) else predictor.Predictor(self._load(()))
@@ -236,6 +220,32 @@ class Teacher:
     @functools.cached_property
     def _predict(self) -> predictor.Predictor:
         return predictor.Predictor(self.model)
+
+
+def kinds(cache: teacher_cache.TeacherCache, key: str) -> list[str]:
+    """The kinds of devices that computed the logits of a key."""
+    return cache.read_facts(sha256_of_json([key, "computed on"])) or []
+
+
+def note_arithmetic(
+    cache: teacher_cache.TeacherCache, key: str, known: list[str], here: str, *, computed: bool
+) -> None:
+    """Stores the kinds of devices that computed the logits of a key; warns of others than this one.
+
+    Args:
+      cache, key: where they are stored.
+      known: the kinds of the logits that were found.
+      here: the kind of this device.
+      computed: whether it has computed any of the logits.
+    """
+    others = [kind for kind in known if kind != here]
+    if others:
+        warn(
+            f"The cached teacher logits were computed on a {', '.join(others)}, and this is a {here}: they differ by rounding."
+        )
+    now = sorted({*known, *([here] if computed else [])})
+    if now != kinds(cache, key):
+        cache.write_facts(sha256_of_json([key, "computed on"]), now)
 
 
 def _preprocessing_key(kind: str, dataset: data.Dataset) -> list:

@@ -1,14 +1,13 @@
 """What --deterministic sets, what is said of it, and that a GPU's input is copied ahead."""
 
 import os
-import types
 
 import pytest
 import tensorflow as tf
 
 from skd_tf.data import teacher_cache
 from skd_tf.runtime import compat, replicas
-from skd_tf.training.teacher import Teacher
+from skd_tf.training import teacher
 
 
 @pytest.mark.parametrize("setting", ["auto", "false", "true"])
@@ -40,14 +39,16 @@ def test_the_promise_depends_on_the_device(device, kernels, words, monkeypatch):
 
 def test_logits_of_another_kind_of_device_are_warned_of(tmp_path, monkeypatch, capsys):
     cache = teacher_cache.TeacherCache(tmp_path, "float16", print)
-    teacher = types.SimpleNamespace(_config=types.SimpleNamespace(teacher_precision="float32"))
-    for device, computed in (("GPU", True), ("GPU", False)):
-        monkeypatch.setattr(replicas, "device_kind", lambda device=device: device)
-        Teacher._note_arithmetic(teacher, cache, "key", computed=computed)
-        assert not capsys.readouterr().err
-    monkeypatch.setattr(replicas, "device_kind", lambda: "CPU")
-    Teacher._note_arithmetic(teacher, cache, "key", computed=False)
-    assert "computed on a GPU in tensorfloat32, and this is a CPU in float32" in "".join(capsys.readouterr())
+
+    def note(device, computed):
+        monkeypatch.setattr(replicas, "device_kind", lambda: device)
+        here = replicas.arithmetic("float32")
+        teacher.note_arithmetic(cache, "key", teacher.kinds(cache, "key"), here, computed=computed)
+        return "".join(capsys.readouterr())
+
+    assert note("GPU", True) == note("GPU", False) == ""
+    assert "computed on a GPU in tensorfloat32, and this is a CPU in float32" in note("CPU", False)
+    assert teacher.kinds(cache, "key") == ["GPU in tensorfloat32"]
 
 
 def test_batches_are_copied_to_a_gpu_ahead_of_the_step(monkeypatch):
