@@ -57,7 +57,10 @@ _TRAINING = {  # what is added to SKD
     "trivial": ("--augmentation=crop, mirror, trivial",),
     "features": ("--feature_pairs=stage3_block9_relu:stage3_block1_relu", "--feature_weight=1", "--teacher_cache_dir="),
     "two_teachers": ("--teacher_checkpoint=teachers/cifar100_resnet56.keras,released:cifar100_resnet20",),
-    "adamw": ("--optimizer=adamw", "--weight_decay=0.05", "--learning_rate=0.004"),
+}
+_ADAMW = {"adamw": 0.008, "adamw_slower": 0.002, "adamw_faster": 0.032}  # rates; the outer ones with one seed
+_TRAINING |= {
+    row: ("--optimizer=adamw", "--weight_decay=0.05", f"--learning_rate={rate:g}") for row, rate in _ADAMW.items()
 }
 PILOT_SCHEDULES = {  # from rate 0.1 without a warm-up, one step at a time
     "": (),
@@ -207,6 +210,7 @@ _ALL = (
         further={"cifar100_resnet56": ("--precision=float32", "--teacher_precision=float32")}
         | {(row, "cifar100_resnet56"): changes for row, changes in _TRAINING.items()},
         seeds=_THREE,
+        seeds_of={(row, "cifar100_resnet56"): (0,) for row in _ADAMW if row != "adamw"},
     ),
     Study(
         "cifar100_full",

@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from skd_tf.data.logit_records import LogitRecord
+from skd_tf.data.logit_shards import BATCH, DamagedError, LogitShards, Shard, StoredLogits
 
 
 def made_logits(classes):
@@ -73,3 +74,19 @@ def test_overflow_and_nan_do_not_fit():
         for bad in (1e6, np.nan, -np.inf):
             logits[5, 3] = bad
             assert not record.fits(record.encode(logits))
+
+
+def test_stored_logits_stand_in_for_the_network(tmp_path):
+    """Shards of 512 and 256 images: a job of the longer ones is within one of the shorter."""
+    logits, record = np.tile(made_logits(10), [20, 1]), LogitRecord(10, "float16")
+    shards = LogitShards(tmp_path, "key", len(logits), record, 256)
+    for number in range(shards.count):
+        shards.write(Shard(1, number), record.encode(logits[shards.images_in(number)]))
+    jobs = [(1, range(start, min(start + BATCH, len(logits)))) for start in range(0, len(logits), BATCH)]
+    found = list(StoredLogits(shards).stream(jobs))
+    assert np.array_equal(np.concatenate(found), logits.astype(np.float16))
+    assert np.array_equal(next(StoredLogits(shards).stream([(1, range(512, 522))])), logits[512:522].astype(np.float16))
+    path = shards.path(Shard(1, 1))
+    path.write_bytes(path.read_bytes()[:-1] + b"\x01")
+    with pytest.raises(DamagedError):
+        list(StoredLogits(shards).stream(jobs))
