@@ -50,6 +50,19 @@ _TOP = {  # (label, the label that it is compared with): row
     for method in ("KD", "SKD")
     for k in definitions.TOP_LOGITS
 }
+_TRAINING = {
+    "SKD": "plain",
+    "mixup": "mixup",
+    "CutMix": "cutmix",
+    "TrivialAugment": "trivial",
+    "features": "features",
+    "two teachers": "two_teachers",
+    "RLD in place of SKD": "rld",
+    "WTTM in place of SKD": "wttm",
+    "AdamW, rate 0.008": "adamw",
+    "AdamW, rate 0.002": "adamw_slower",
+    "AdamW, rate 0.032": "adamw_faster",
+}
 _SPHERES = {"KD": "kd", "SKD": "skd", "SKD, R = 22": "skd_teacher_mean"}
 _LARGE = tuple(f"SKD, R = 22, T = {t}" for t in definitions.TEMPERATURES)
 SCHEDULES = {  # steps to the schedule of an earlier pilot, all at rate 0.1
@@ -193,6 +206,11 @@ SPECS = {
             *("ECE", "NLL", "ECE, raw logits", "NLL, raw logits"),
             *("fitted temperature", "ECE, fitted", "NLL, fitted"),
         ),
+    ),
+    "training": Table(
+        {label: f"training/cifar100_resnet56/{row}" for label, row in _TRAINING.items()},
+        against=dict.fromkeys([*_TRAINING][1:], "SKD"),
+        measures=("rate", "NLL", "ECE"),
     ),
     "top_logits": Table(
         {label: f"top_logits/cifar100_resnet56/{row}" for (label, _), row in _TOP.items()},
