@@ -115,13 +115,13 @@ def convert(source: str, target: pathlib.Path, options: flags.FlagValues) -> Non
     model = network(options.arch, options.dataset)
     about = assign(model, source)
     print(f"Trained by {about}")
-    if "row" in about:
-        from skd_tf import losses
-        from skd_tf.models import deployable
+    from skd_tf import losses
+    from skd_tf.models import deployable
 
+    if "row" in about:
         readout = losses.LOSSES[about["loss"]].readout
         model = deployable.deployable(model, readout, radius=about["radius"], center=about["center"])
-    model.save(target)
+    deployable.stock_copy(model).save(target)  # Keras writes no addresses of objects then: equal weights, equal files
     print(f"Written: {target}")
 
 
