@@ -120,7 +120,10 @@ def validate(field: dataclasses.Field, value: Any) -> Any:
     elif rules.choices and value not in (*rules.choices, field.default):
         remedy = did_you_mean(value, rules.choices, remedy)
         raise refuse("has an unknown value")
-    elif not rules.grammar and (not value.isprintable() or _LOST_IN_A_FLAGFILE.search(value)):
+    elif not rules.choices and not rules.grammar:
+        require_local(value, field.name)  # no setting takes a URL
+    value = rules.check(field.name, value) if rules.check else value
+    if isinstance(value, str) and (not value.isprintable() or _LOST_IN_A_FLAGFILE.search(value)):
         raise flag_error(
             field.name,
             repr(value),
@@ -128,9 +131,7 @@ def validate(field: dataclasses.Field, value: Any) -> Any:
             "printable text that neither starts nor ends with a space and has no # or // after one",
             "Rename the file or name that it refers to",
         )
-    elif not rules.choices:
-        require_local(value, field.name)  # no setting takes a URL
-    return rules.check(field.name, value) if rules.check else value
+    return value
 
 
 _KIND_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}

@@ -93,6 +93,14 @@ class FileFacts:
         if missing:
             self.save()
 
+    def read_again(self, rows: np.ndarray, paths: Sequence[str]) -> None:
+        """Reads files that did not decode. One that cannot be read now, or has changed, is not kept as damaged."""
+        for row in rows.tolist():
+            facts, problem = _facts_of(paths[row])
+            if problem or facts["sha256"] != self.rows[row]["sha256"]:
+                self.rows[row]["state"] = UNREADABLE  # a later process reads it again
+                self.problems[row] = problem or "it changed while it was read"
+
     def save(self) -> None:
         """Keeps the facts for later processes; a cache folder that cannot be written is no problem."""
         place = _place(self._root)

@@ -88,7 +88,7 @@ class FileSplits:
             if in_memory:
                 rows, images = self._decoded(name, shape, resize)
             else:
-                self._try(name, UNTRIED)
+                self._try(name, self._untried(name))
                 rows = np.flatnonzero(facts.rows["state"] == DECODES)
                 images = DiskImages(self._store(name), rows, shape, resize)
             self._report_unreadable(name, labels[name])
@@ -141,8 +141,9 @@ class FileSplits:
 
         for row, peak in _stream(rows, peak_of, self._paths[name]).as_numpy_iterator():
             facts.rows["peak"][row] = peak
-        damaged = rows[facts.rows["peak"][rows] < 0]
-        facts.rows["state"][damaged] = DAMAGED
+        failed = rows[facts.rows["peak"][rows] < 0]
+        facts.rows["state"][failed] = DAMAGED
+        facts.read_again(failed, self._paths[name])
         if len(rows):
             facts.save()
 
@@ -151,10 +152,9 @@ class FileSplits:
         found = self._sizes(names)
         if not self._settings.image_size and len(np.unique(found, axis=0)) > 1:
             for name in names:  # a damaged file may say any size
-                self._try(name, UNTRIED)
+                self._try(name, self._untried(name))
             found = self._sizes(names)
-        grey = [self._facts[name].rows["grey"][self._usable(name)] for name in names]
-        channels = self._channels or (1 if all(flags.all() for flags in grey) else 3)
+        channels = self._channels or (1 if all(map(self._is_grey, names)) else 3)
         same = len(found) > 0 and (found == found[0]).all()
         height, width = found[0].tolist() if same else (None, None)
         if not len(found):
@@ -171,6 +171,18 @@ class FileSplits:
             sizes.append(np.where((rows["orientation"] >= 5)[:, None], size[:, ::-1], size))
         return np.concatenate(sizes)
 
+    def _is_grey(self, name):
+        """Whether all images of a split are grey. A coloured one counts if it decodes: a damaged file is found at any start."""
+        rows = self._facts[name].rows
+        coloured = self._usable(name) & ~rows["grey"]
+        if self._settings.data_rules == 1:
+            return not coloured.any()
+        for row in np.flatnonzero(coloured & (rows["state"] == UNTRIED)):
+            if (coloured & (rows["state"] == DECODES)).any():
+                break
+            self._try(name, [row])
+        return not (coloured & (rows["state"] == DECODES)).any()
+
     def _usable(self, name):
         state = self._facts[name].rows["state"]
         return (state == UNTRIED) | (state == DECODES)
@@ -182,10 +194,12 @@ class FileSplits:
         identity = {"decoding": DECODING_VERSION, "files": facts.identity(), "png_bits": self.png_bits}
         return UprightFileImages(paths, identity, facts.rows["orientation"], facts.rows["deep"], self.png_bits or 16)
 
-    def _try(self, name, state):
-        """Decodes the files in a state, to know which are damaged."""
-        facts, store = self._facts[name], self._store(name)
-        rows = np.flatnonzero(facts.rows["state"] == state)
+    def _untried(self, name):
+        return np.flatnonzero(self._facts[name].rows["state"] == UNTRIED)
+
+    def _try(self, name, rows):
+        """Decodes files, to know which are damaged."""
+        facts, store, rows = self._facts[name], self._store(name), np.asarray(rows)
         found = np.zeros(len(facts.rows), bool)
         stream = _stream(rows, lambda row: (row, tf.shape(store.decode(row, 3))))
         for row, _ in stream.as_numpy_iterator():
@@ -196,6 +210,7 @@ class FileSplits:
         facts = self._facts[name]
         before = facts.rows["state"][rows].copy()
         facts.rows["state"][rows] = np.where(found[rows], DECODES, DAMAGED)
+        facts.read_again(rows[~found[rows]], self._paths[name])
         if (before != facts.rows["state"][rows]).any() and self._settings.data_rules != 1:
             facts.save()
 

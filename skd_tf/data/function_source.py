@@ -7,7 +7,7 @@ import math
 import operator
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -70,6 +70,8 @@ def read(settings: DataSettings, data_dir: str | None, names: Sequence[str]) -> 
             received = f"{counted(len(images[name]), 'image')} and {counted(len(labels[name]), 'label')}"
             raise _error(settings, f"{name} split", "one label per image", received)
     groups = _groups(settings, spec, images) if "train" in names else None
+    if any(isinstance(part, list) for part in images.values()) and isinstance(spec.get("train"), tf.data.Dataset):
+        raise _error(settings, "splits", "paths of files in all of them, or in none", "a tf.data.Dataset beside paths")
     if all(isinstance(part, list) for part in images.values()):
         root = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for part in images.values() for path in part])
         files = FileSplits(settings, root, images, class_names)
@@ -105,6 +107,8 @@ def _groups(settings, spec, images):
 def _checked_names(settings, names):
     """The class names as texts: given as texts, bytes or whole numbers, no two of them equal."""
     texts = []
+    if not isinstance(names, Iterable):
+        raise _error(settings, "class_names entry", "a list of names", f"{names!r}")
     for name in names:
         if isinstance(name, bytes | np.bytes_):
             name = bytes(name).decode("utf-8", "replace")
@@ -163,17 +167,29 @@ def _unpacked(settings, name, split):
             expected = "(images, labels) or a tf.data.Dataset"
             raise _error(settings, part, expected, type(split).__name__) from error
         if not hasattr(images, "shape") and len(images) and not hasattr(images[0], "shape"):
-            return [str(path) for path in images], np.asarray(labels)
+            return [str(path) for path in images], _array(settings, part, labels)
     if crops_originals(settings):
         expected = "paths of files with --augmentation=resized_crop"
         raise _error(settings, part, expected, "images already decoded")
-    return _collected(settings, part, split) if is_stream else (np.asarray(images), np.asarray(labels))
+    return (
+        _collected(settings, part, split)
+        if is_stream
+        else (_array(settings, part, images), _array(settings, part, labels))
+    )
+
+
+def _array(settings, part, values):
+    try:
+        return np.asarray(values)
+    except ValueError as error:
+        raise _error(settings, part, "images of one size, and one label each", "rows of several lengths") from error
 
 
 def _collected(settings, part, stream):
     """The images and labels of a tf.data.Dataset as arrays."""
     spec = stream.element_spec
-    if not isinstance(spec, tuple) or len(spec) != 2 or spec[0].shape.rank != 3 or spec[0].dtype != tf.uint8:
+    pair = isinstance(spec, tuple) and len(spec) == 2 and all(isinstance(one, tf.TensorSpec) for one in spec)
+    if not pair or spec[0].shape.rank != 3 or spec[0].dtype != tf.uint8:
         raise _error(settings, part, "elements (image uint8 [h, w, c], label), without a batch axis", spec)
     count = int(stream.cardinality())
     if count == tf.data.INFINITE_CARDINALITY:

@@ -18,9 +18,17 @@ from skd_tf.evaluation.image_answers import ImageAnswers
 from skd_tf.evaluation.predictor import Predictor, accelerators
 from skd_tf.evaluation.temperature_scaling import Calibration
 from skd_tf.models import deployable, loading
-from skd_tf.models.paths import file_of, require
+from skd_tf.models.paths import file_fingerprint, file_of, require
 from skd_tf.runs import class_names, lineage, predictions, provenance, result_tables, run_files, verdict
-from skd_tf.runs.run_record import recorded_config, recorded_png_bits, run_behind, trusted_config, workdir_of
+from skd_tf.runs.run_record import (
+    recorded_config,
+    recorded_png_bits,
+    run_behind,
+    settings_record,
+    trusted_config,
+    workdir_of,
+)
+from skd_tf.runtime import user_code
 from skd_tf.runtime.console import say, warn
 from skd_tf.runtime.files import write_json
 from skd_tf.runtime.local_paths import require_local
@@ -66,10 +74,16 @@ def evaluate_and_print(
     _require_teacher(models, teacher, settings)
     runs = {str(path): _run_to_calibrate(path, settings) for path in models} if calibrated else {}
     say(f"Test split of {settings.dataset}")
-    # The training split is read only to measure its mean and std.
     names = [] if has_labels(settings.dataset) else class_names.of_model(models[0])
     standard = preprocessing == "standard" and teacher is not None
     dataset = data.load(settings, data_dir, train=standard, class_names=names)
+    _, run = _first_run(models, settings.dataset)
+    if (
+        standard and run and run.validation_fraction
+    ):  # the run measured mean and std without the images that it held out
+        fraction = {"validation_fraction": run.validation_fraction, "validation_split": run.validation_split}
+        trained_on = data.load(dataclasses.replace(settings, **fraction), data_dir, test=False)
+        dataset = dataclasses.replace(dataset, mean=trained_on.mean, std=trained_on.std)
     warnings = _require_unseen([*models, *([teacher] if teacher else [])], dataset, settings)
     _warn_of_other_pixels(models, settings, dataset.image_shape[0])
     _warn_of_other_depths(models, dataset.png_bits)
@@ -166,7 +180,7 @@ def evaluate_models(
             bootstrap_seed=bootstrap_seed,
         )
         found |= {"parameters": loading.parameter_count(model), "flops": cost.flops(model, dataset.image_shape)}
-        found["file_bytes"] = cost.file_bytes(file_of(path))
+        found["file_bytes"] = None if user_code.published(path) else cost.file_bytes(file_of(path))
         return found | (cost.timing(model, images) if timing else {})
 
     teacher_entry, teacher_summary = None, None
@@ -206,8 +220,8 @@ def calibrate(workdir: ModelPath, dataset: Dataset) -> Calibration:
     split = dataset.validation
     if split is None:
         raise input_error(
-            "Nothing was held out: the share rounds to no image",
-            expected=f"--validation_fraction of at least {1 / len(dataset.train):.2g} in the run",
+            "The run held out no images, or a share that rounds to none",
+            expected=f"--validation_fraction of at least {1 / len(dataset.train):.2g} in the run, or a validation split in its data",
             received=f"{counted(len(dataset.train), 'training image')} in {workdir}",
             remedy="Leave out --calibrate for this model",
         )
@@ -243,15 +257,37 @@ def measuring_settings(
       InputError: a run's record is damaged, or names code that the user does not.
     """
     config, dataset = Config(**given), given.get("dataset")
+    path, run = _first_run(models, dataset)
+    if run:
+        config = trusted_config(run, path, dataset=dataset, download=config.download).replace(**given)
+    preprocessing = _preprocessing(config, path, teacher, is_given="teacher_preprocessing" in given)
+    return dataclasses.replace(config.pick(DataSettings), validation_fraction=0.0), preprocessing
+
+
+def _first_run(models, dataset):
+    """(path, `Config`) of the first model whose run is known and has this dataset, any without one; (None, None)."""
     for path in models:
         run = run_behind(path) if dataset else recorded_config(workdir_of(path))
         if run and dataset in (None, run.dataset):
-            config = trusted_config(run, path, dataset=dataset, download=config.download).replace(**given)
-            break
-    settings = dataclasses.replace(config.pick(DataSettings), validation_fraction=0.0)
+            return path, run
+    return None, None
+
+
+def _preprocessing(config, path, teacher, *, is_given):
+    """What a teacher's pixels go through: what the user gave, or what the run gave to the same teacher, else "auto"."""
     each = config.for_each_teacher
-    own = [one.teacher_preprocessing for one in each if len(each) == 1 or one.teacher_checkpoint == str(teacher)]
-    return settings, own[0] if own else "auto"
+    if is_given:
+        own = [one.teacher_preprocessing for one in each if len(each) == 1 or one.teacher_checkpoint == str(teacher)]
+        return own[0] if own else "auto"
+    if not teacher or path is None:
+        return "auto"
+    for one in each:
+        if one.teacher_checkpoint and os.path.realpath(one.teacher_checkpoint) == os.path.realpath(teacher):
+            return one.teacher_preprocessing
+    resolved = (settings_record(workdir_of(path)) or {}).get("resolved", {})
+    if len(each) == 1 and resolved.get("teacher") == file_fingerprint(teacher):  # moved
+        return each[0].teacher_preprocessing
+    return "auto"
 
 
 def _require_teacher(models, teacher, settings):
@@ -318,10 +354,10 @@ def _run_to_calibrate(path, settings):
             received=f"--model={path}, trained on {run.dataset}",
             remedy="Leave out --calibrate for this model",
         )
-    if run is None or not run.validation_fraction:
+    if run is None:
         raise input_error(
             "--calibrate needs images that no training has seen",
-            expected="the workdir of a run with --validation_fraction > 0",
+            expected="the workdir of a run",
             received=f"--model={path}",
             remedy="Leave out --calibrate for this model",
         )

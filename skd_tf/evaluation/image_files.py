@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from skd_tf.data import file_facts, image_header, image_ops
+from skd_tf.data import file_facts, folder_parts, image_header, image_ops
 from skd_tf.errors import input_error
 from skd_tf.runtime import devices
 from skd_tf.runtime.local_paths import require_local
@@ -45,7 +45,7 @@ def find(place: str | os.PathLike) -> tuple[pathlib.Path, list[str], Counter[str
         )
     images, seen = [], {os.path.realpath(root)}
     others: Counter[str] = Counter()
-    for folder, subfolders, files in os.walk(root, followlinks=True):
+    for folder, subfolders, files in os.walk(root, followlinks=True, onerror=_refuse):
         subfolders[:] = [name for name in sorted(subfolders) if _is_new(os.path.join(folder, name), name, seen)]
         for name in files:
             suffix = os.path.splitext(name)[1].lower()
@@ -62,6 +62,10 @@ def find(place: str | os.PathLike) -> tuple[pathlib.Path, list[str], Counter[str
             remedy="Check the path",
         )
     return root, sorted(images), others
+
+
+def _refuse(error):
+    raise folder_parts.unlistable(error.filename, error) from error
 
 
 def _is_new(path, name, seen):

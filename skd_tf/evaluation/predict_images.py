@@ -70,6 +70,15 @@ def predict_images(
     paths.require(model)  # before a folder is searched, which may be large
     root, names, others = image_files.find(images)
     loaded, own_temperature = deployable.without_temperature(loading.load(model))
+    if not isinstance(loaded, loading.SavedModel):
+        loaded = loading.without_softmax(loaded, model)
+    if loaded.output_shape[-1] < 2:
+        raise input_error(
+            "The model does not tell classes apart",
+            expected="a model with an output for each of at least two classes",
+            received=f"{counted(loaded.output_shape[-1], 'output')} from {model}",
+            remedy="Give it a softmax of two outputs in place of a sigmoid",
+        )
     shape, side = _pixels(model, loaded, image_size, resize)
     class_names = class_names_of(model, loaded.output_shape[-1])
     temperature, rules = _temperature(model, own_temperature) if calibrated else 1.0, _rules(model)
@@ -104,8 +113,7 @@ def _answers(loaded, root, names, shape, side, rules, temperature) -> Iterator[A
     with Progress("classifying", len(names), "images") as progress:
         for outputs in predictor.stream(read()):
             rows, _, sizes, deeps = computing.popleft()
-            if kind is None:
-                kind = _kind_of(outputs)
+            kind = kind or _kind_of(outputs[np.isfinite(outputs).all(axis=1)])
             probabilities = _probabilities(outputs, kind, temperature)
             for row, probability in zip(rows, probabilities, strict=True):
                 yield from (_unread(root, name, rules) for name in names[given:row])
@@ -125,6 +133,9 @@ def _answers(loaded, root, names, shape, side, rules, temperature) -> Iterator[A
 
 
 def _kind_of(outputs):
+    """Whether finite outputs are probabilities or logits; None without any."""
+    if not len(outputs):
+        return None
     is_softmax = (outputs >= 0).all() and np.abs(outputs.sum(axis=1) - 1).max() < 1e-2
     if is_softmax:
         warn("The model's outputs sum to 1: they are taken as probabilities.")

@@ -81,7 +81,8 @@ def second_minimum_radius(
     k = math.sqrt(num_classes / (num_classes - 1))
 
     def curvature(radius, target):
-        label = 1 / (1 + (num_classes - 1) * math.exp(radius * k))
+        others = math.exp(-radius * k)  # of the label's logit beside the others': no overflow for a large radius
+        label = others / (others + num_classes - 1)
         return radius**2 * (1 - label) / (num_classes - 1) - radius * k * (target - label)
 
     def total(radius):

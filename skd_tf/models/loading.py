@@ -183,7 +183,7 @@ def load_teacher(
             )
     else:
         parameters = parameter_count(model)
-        model = _remove_softmax(model, path)
+        model = without_softmax(model, path)
         folded = fold_batch_norm(model, keep)
         folded.unfolded_parameters = parameters
         if folded is not model:
@@ -217,13 +217,14 @@ def load_measured(
     model, temperature = deployable.without_temperature(load(path, download=download))
     check_fits(model, dataset, path, resizable=resizable)
     if not isinstance(model, SavedModel):
-        model = _remove_softmax(model, path)
+        model = without_softmax(model, path)
     model = _adapt(model, dataset, path, preprocessing)
     model.calibration_temperature = temperature
     return model
 
 
-def _remove_softmax(model, path):
+def without_softmax(model: keras.Model, path: object) -> keras.Model:
+    """A model without its softmax; says so. `InputError` if its outputs are neither logits nor a softmax."""
     heads.require_raw_logits(model, f"model {path}")
     model, had_softmax = heads.without_softmax(model)
     if had_softmax:

@@ -13,7 +13,7 @@ from skd_tf import networks
 from skd_tf.errors import input_error
 from skd_tf.models import deployable, graph, heads, interface, loading, preprocessing, published
 from skd_tf.networks.names import NETWORK_NAMES
-from skd_tf.runtime import user_code
+from skd_tf.runtime import compat, user_code
 from skd_tf.runtime.console import say
 
 if TYPE_CHECKING:
@@ -197,6 +197,9 @@ def _load_start_weights(model, settings):
             raise differs(f"{one.path} of shape {tuple(one.shape)}", f"{other.path} of shape {tuple(other.shape)}")
     for one, other in pairs:
         one.assign(other.numpy())
+    for layer in compat.layers_of(model):
+        if isinstance(layer, keras.layers.Normalization):
+            layer.finalize_state()  # it computes with copies of its variables
     say(f"{settings.student} starts from the weights of {pathlib.Path(settings.student_checkpoint).name}.")
     if head:
         name = head[0].path.split("/")[-2]

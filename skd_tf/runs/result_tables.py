@@ -60,7 +60,7 @@ _COST = {  # heading: cell of a model
     "on the sphere": lambda entry: f"{entry['logit_norm']:.3f}" if "raw" in entry else "-",
     "parameters": lambda entry: f"{entry['parameters']:,}",
     "MFLOPs": lambda entry: f"{entry['flops'] / 1e6:,.3f}" if entry["flops"] else "-",
-    "kB": lambda entry: f"{entry['file_bytes'] / 1e3:,.0f}",
+    "kB": lambda entry: "-" if entry["file_bytes"] is None else f"{entry['file_bytes'] / 1e3:,.0f}",
     "ms at batch 1": lambda entry: _spread(entry.get("latency_ms"), "{:.2f}"),
     "images/s at batch 128": lambda entry: _spread(entry.get("images_per_second"), "{:,.0f}"),
 }

@@ -112,6 +112,13 @@ def require_output(output: str | os.PathLike, *, flag: str = "output", replaceab
     """
     require_local(output, flag)
     output = pathlib.Path(output)
+    if not output.name or output.is_dir():
+        raise input_error(
+            "The output is a folder",
+            expected="the name of a file",
+            received=f"--{flag}={output}",
+            remedy="Add a file name",
+        )
     if not output.absolute().parent.is_dir():
         raise input_error(
             "The output has no folder",

@@ -11,7 +11,6 @@ import keras_tuner
 import numpy as np
 import tensorflow as tf
 
-from skd_tf import data
 from skd_tf.config import Config
 from skd_tf.distillation.distiller import Distiller
 from skd_tf.evaluation import predictor
@@ -72,7 +71,9 @@ class DistillationHyperModel(keras_tuner.HyperModel):
     def build(self, hp: keras_tuner.HyperParameters) -> Distiller:
         """The compiled Distiller of the values drawn."""
         config, resources = self.config_of(hp), self.resources
-        distiller = train_student.build_distiller(config, resources, self._steps_per_epoch(config))
+        distiller = train_student.build_distiller(
+            config, resources, train_student.count_steps(config, resources.dataset)
+        )
         if resources.teacher and config.needs_teacher and not config.teacher_cache_dir and distiller.teacher is None:
             distiller.teacher = resources.teacher.model
         return distiller
@@ -91,21 +92,15 @@ class DistillationHyperModel(keras_tuner.HyperModel):
             if teacher and model.features is None:
                 model.teacher = teacher.model  # the cache holds only logits of the Config's images
             return model.fit(*args, **kwargs)
-        steps = self._steps_per_epoch(config)
+        steps = train_student.count_steps(config, resources.dataset)
         first, last = kwargs.get("initial_epoch", 0), kwargs.get("epochs", config.epochs)
-        stream = data.train_stream(
-            resources.dataset,
-            config.pick(data.StreamSettings),
-            steps_per_epoch=steps,
-            first_step=first * steps,
-            last_step=last * steps,
-            teacher_logits=teacher.epoch_logits(min(config.teacher_cache_epochs or last, last)) if teacher else None,
-        )
+        limits = {"steps_per_epoch": steps, "first_step": first * steps, "last_step": last * steps}
+        if teacher:
+            cached = min(config.teacher_cache_epochs or last, last)
+            limits |= train_student.cached_logits(config, resources, steps, cached)
+        stream = train_student.training_stream(config, resources, **limits)
         own = {"epochs": last, "steps_per_epoch": steps, "validation_data": _batches(resources.dataset.validation)}
         return model.fit(stream, **own | {"verbose": 0} | kwargs)
-
-    def _steps_per_epoch(self, config):
-        return len(self.resources.dataset.train) // config.batch_size
 
 
 def _batches(split):

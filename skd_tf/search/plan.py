@@ -147,6 +147,11 @@ class Plan:
         return [dimension.name for dimension in self.space]
 
     @property
+    def first(self) -> Config:
+        """The Config with the lowest or first value of each searched setting."""
+        return self.config.replace(**{d.name: d.to_config((d.values or d.ends)[0]) for d in self.space})
+
+    @property
     def trials(self) -> int:
         """Maximum number of trials."""
         if self.tuner != "grid":

@@ -7,7 +7,7 @@ import dataclasses
 import os
 from typing import TYPE_CHECKING
 
-from skd_tf.errors import EnvironmentFailure, counted, input_error, message
+from skd_tf.errors import EnvironmentFailure, InputError, counted, input_error, message
 from skd_tf.runs.run_record import recorded_config, with_recorded_rules
 from skd_tf.runs.workdir import locked
 from skd_tf.runtime import cluster, tf_logging
@@ -58,6 +58,8 @@ def run_search(
     preflight.check_files(plan.shared)
     preflight.check_dataset(plan.shared, data_dir)
     preflight.check_sizes(plan.config, data_dir, searched=plan.names)
+    if final_run:
+        _require_final_run(plan.config, data_dir)
     tf_logging.import_tensorflow()
     from skd_tf.search.oracles import make_oracle
     from skd_tf.search.trial_runner import TrialRunner
@@ -85,12 +87,32 @@ def run_search(
         ) from error
 
 
+def _require_final_run(config, data_dir):
+    """Refuses a final run whose settings need validation images, since it trains on all of them."""
+    waits = {"early_stopping_patience": config.early_stopping_patience, "ship": config.ship == "best"}
+    needs = [name for name, needed in waits.items() if needed]
+    if not needs:
+        return
+    try:
+        preflight.check_sizes(config.replace(validation_fraction=0.0), data_dir, searched=("batch_size",))
+    except InputError as error:
+        raise input_error(
+            "The final run has no validation images",
+            expected="a dataset with a validation split of its own, or neither --early_stopping_patience nor --ship=best",
+            received=f"--final_run with --{needs[0]}={getattr(config, needs[0])}",
+            remedy="Leave out --final_run, and train with best.flags",
+        ) from error
+
+
 def describe(plan: Plan, workdir: str | os.PathLike, data_dir: str | None = None) -> str:
     """What a search would do, as text of several lines; raises `InputError` for what `run_search` would refuse."""
     process_role()
     preflight.check_files(plan.shared)
     search = f"Search: {counted(plan.trials, 'trial')}, {plan.tuner}, {plan.goal.name} {plan.goal.direction}"
-    run = dry_run.describe(plan.config, workdir, data_dir)
+    try:
+        run = dry_run.describe(plan.config, workdir, data_dir)
+    except InputError:  # a default that no trial uses
+        run = dry_run.describe(plan.first, workdir, data_dir)
     return "\n".join([run, search, *(f"  {dimension.text}" for dimension in plan.space)])
 
 

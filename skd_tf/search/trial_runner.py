@@ -47,7 +47,7 @@ class TrialRunner:
     ) -> None:
         self._records, self._plan = records, records.plan
         self._data_dir, self._resources = data_dir, resources
-        self._cached_epochs = 0
+        self._cached_epochs: dict[int, int] = {}  # by the number of largest logits that are kept
 
     def run(self, number: int) -> TrialRecord:
         """Runs or resumes a trial; returns its record, finished or failed.
@@ -112,7 +112,7 @@ class TrialRunner:
         folder = Workdir(self._records.trial_folder(number) / f"seed-{seed}", config)
         lineage.require_unseen(lineage.start_weights(config), resources.dataset, config.pick(DataSettings))
         if config.needs_teacher:
-            self._fill_cache(resources.teacher, config.cached_epochs)
+            self._fill_cache(resources.teacher, config.cached_epochs, config.teacher_cache_top)
         else:
             resources = dataclasses.replace(resources, teacher=None)
         _, history = train_student.train_student(config, resources, folder.path, keep_best=False)
@@ -121,15 +121,15 @@ class TrialRunner:
         self._require_finite_objective(metrics)
         return {"seed": seed, "seconds": time.monotonic() - start, "metrics": metrics}
 
-    def _fill_cache(self, teacher, epochs):
+    def _fill_cache(self, teacher, epochs, top):
         """Computes the missing logits of the teacher, in one process at a time."""
-        if epochs > self._cached_epochs:
+        if epochs > self._cached_epochs.get(top, 0):
             with _teacher_lock(self._records.folder):
                 try:
-                    teacher.epoch_logits(epochs)
+                    teacher.epoch_logits(epochs, top)
                 except tf.errors.ResourceExhaustedError as error:
                     raise _out_of_memory("the teacher pass", error) from error
-            self._cached_epochs = epochs
+            self._cached_epochs[top] = epochs
 
     def _require_finite_objective(self, metrics):
         name = self._plan.goal.name

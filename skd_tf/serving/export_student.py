@@ -129,10 +129,10 @@ def _keep_for_report(workdir, output, rows):
 
 
 def _require_empty(output):
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+    if not output.name or (output.exists() and (not output.is_dir() or any(output.iterdir()))):
         raise input_error(
-            "The output is not empty",
-            expected="a new or empty folder",
+            "The output is not empty" if output.name else "The output has no name",
+            expected="a new or empty folder, by its name",
             received=f"--output={output}",
             remedy="Choose another",
         )

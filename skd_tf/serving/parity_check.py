@@ -89,7 +89,13 @@ def _run(file, path, scratch):
     output = scratch / "output.npz"
     command = [sys.executable, "-I", _RELOAD, file.kind, str(path), str(scratch / "images.npy"), str(output)]
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, env=environment, check=False)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, env=environment, check=False)
+    except subprocess.TimeoutExpired as error:
+        remedy = "Lower --check_images"
+        raise ExportError(
+            f"{file.name} has not answered the check's images within {_SECONDS} seconds. {remedy}."
+        ) from error
     if done.returncode:
         reason = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
         raise ExportError(f"{file.name} does not run in a fresh process: {reason}")

@@ -69,7 +69,7 @@ class Checkpoints:
         if not self._keep_best:
             return
         if self._best is None:
-            self._best = max((_score_of(path) for path in self.folder.glob(f"best-*{_SUFFIX}")), default=-math.inf)
+            self._best = max(map(_score_of, self._bests()), default=-math.inf)
         if score > self._best:
             self._best = score
             self._save(distiller, f"best-{step:09d}{_SUFFIX}", step, (extra or {}) | {"score": score})
@@ -117,10 +117,18 @@ class Checkpoints:
         with atomic_files.writing(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
             archive.writestr("facts.json", json.dumps(facts))
             archive.writestr("arrays.npz", body.getbuffer())
-        kind, kept = name.partition("-")[0], {"step": self.keep, "best": 1}
-        for old in sorted(self.folder.glob(f"{kind}-*{_SUFFIX}"))[: -kept[kind]]:
-            if old != path:
+        if name.startswith("step-"):
+            for old in self.paths()[: -self.keep]:
+                if old != path:
+                    old.unlink()
+            # A best that no checkpoint has reached may be trained again, with other numbers: the one before it stays.
+            reached = [best for best in self._bests() if _step_of(best) <= step]
+            for old in reached[:-1]:
                 old.unlink()
+
+    def _bests(self):
+        """The files of the best, each better than the one before it."""
+        return sorted(self.folder.glob(f"best-*{_SUFFIX}"))
 
     def paths(self) -> list[pathlib.Path]:
         """The files to resume from, oldest first."""
@@ -154,7 +162,7 @@ class Checkpoints:
           EnvironmentFailure: there is none, or it is damaged.
         """
         self.wait()
-        name = cluster.agree(lambda: max((path.name for path in self.folder.glob(f"best-*{_SUFFIX}")), default=None))
+        name = cluster.agree(lambda: max((path.name for path in self._bests()), default=None))
         try:
             if name is None:
                 raise _Damaged("there is none")
@@ -171,17 +179,29 @@ class Checkpoints:
         _assign(state_of(distiller), arrays, name)
 
     def _newest(self, warn):
-        """Name of the newest readable checkpoint, or None. Renames damaged files, so that they do not count as kept."""
+        """Name of the newest readable checkpoint, or None.
+
+        Renames damaged files, so that they do not count as kept. Removes a best of steps that are trained again.
+        """
         atomic_files.sweep(self.folder)  # no other run uses this folder
+        newest = None
         for path in reversed(self.paths()):
             try:
                 _read(path)
-                return path.name
+                newest = path
+                break
             except _Damaged as error:
                 aside = path.with_name(path.name + ".damaged")
                 os.replace(path, aside)
                 warn(f"Checkpoint {path.name} is damaged ({error}) and is not used. It is now {aside.name}.")
-        return None
+        for best in self._bests():
+            if newest is None or _step_of(best) > _step_of(newest):
+                best.unlink()
+        return newest and newest.name
+
+
+def _step_of(path):
+    return int(path.name.removesuffix(_SUFFIX).partition("-")[2])
 
 
 class _Damaged(ValueError):

@@ -16,7 +16,7 @@ from skd_tf.runs.run_record import read_result, recorded_config, settings_record
 from skd_tf.runs.workdir import refuse_differences
 from skd_tf.runtime import cluster, devices
 from skd_tf.runtime.local_paths import require_folder
-from skd_tf.training import no_effect, preflight, short_runs, unlabelled
+from skd_tf.training import nested_runs, no_effect, preflight, short_runs, unlabelled
 from skd_tf.training.preflight import Sizes
 
 
@@ -36,6 +36,7 @@ def describe(
     """
     unlabelled.check(config)
     preflight.check_files(config)
+    nested_runs.check_student_alone(config)
     config = with_recorded_rules(config, lambda: recorded_config(workdir) if workdir else None)
     preflight.check_dataset(config, data_dir)
     sizes = preflight.dataset_sizes(config, data_dir)

@@ -54,7 +54,8 @@ def teacher_config(config: Config) -> Config:
                 remedy="Train such a teacher first, and name its workdir with --teacher_checkpoint",
             )
     else:  # not this run's seed: every seed of the student has the same teacher
-        settings = config.replace(seed=Config().seed, student_checkpoint="", student_preprocessing="auto")
+        of_the_student = {"student_checkpoint": "", "student_preprocessing": "auto", "freeze": "", "layer_rates": ""}
+        settings = config.replace(seed=Config().seed, **of_the_student)
     shared = {name: getattr(config, name) for name in _SHARED_WITH_TEACHER}
     return _without_teacher(settings).replace(**shared, student=config.teacher or settings.student)
 

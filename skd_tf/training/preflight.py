@@ -190,15 +190,15 @@ def check_classes(config: Config, sizes: Sizes | None) -> None:
     if sizes and facts_of(config.loss).probabilities == "sphere":
         sphere_geometry.reject_two_classes(sizes.num_classes, config.center)
     if sizes:
-        check_top(config, sizes.num_classes)
+        check_top(config.teacher_cache_top, sizes.num_classes)
 
 
-def check_top(config: Config, classes: int | None) -> None:
+def check_top(top: int, classes: int | None) -> None:
     """Refuses a --teacher_cache_top that leaves fewer than two logits for mean and norm to describe."""
-    if classes and config.teacher_cache_top and config.teacher_cache_top > classes - 2:
+    if classes and top and top > classes - 2:
         raise flag_error(
             "teacher_cache_top",
-            config.teacher_cache_top,
+            top,
             f"is too large for {classes} classes",
             f"at most {classes - 2}",
             "Lower it, or omit it to cache all logits",

@@ -44,7 +44,6 @@ class Teacher:
         self._networks: dict[tuple[str, ...], keras.Model] = {}
         self._required = config.teacher if config.teacher in NETWORK_NAMES else ""
         if config.teacher_cache_dir:
-            preflight.check_top(config, dataset.num_classes)
             self._cache = teacher_cache.TeacherCache(config.teacher_cache_dir, config.teacher_cache_dtype, warn)
             # Evaluation and the radius use float32: their files are few.
             self._exact = teacher_cache.TeacherCache(config.teacher_cache_dir, "float32", warn)
@@ -137,19 +136,21 @@ class Teacher:
         key = sha256_of_json(self._identity | {"images": data.digest_of(images)})
         return key, (len(images), self._dataset.num_classes)
 
-    def epoch_logits(self, epochs: int, dataset: data.Dataset | None = None) -> EpochLogits | None:
+    def epoch_logits(self, epochs: int, top: int = 0, dataset: data.Dataset | None = None) -> EpochLogits | None:
         """The cached logits of every augmented training image in so many epochs; computes missing files.
 
         Returns None without a cache directory.
 
         Args:
           epochs: number of passes.
+          top: how many of the largest logits of an image are kept; 0: all.
           dataset: whose training images; None: the one that it teaches on.
         """
         if not self._cache:
             return None
         dataset = dataset or self._dataset
-        train, classes, top = dataset.train, dataset.num_classes, self._config.teacher_cache_top
+        train, classes = dataset.train, dataset.num_classes
+        preflight.check_top(top, classes)
         shared = self._identity | {
             "dataset": [dataset.key_name, dataset.version, data.digest_of(train.images)],
             "index": data.digest_of(train.index),
@@ -179,12 +180,12 @@ class Teacher:
             if len(left) < len(missing):
                 computed_on = sorted({*computed_on, *kinds(self._cache, full.key)})
             missing = left
+        here = replicas.arithmetic(self._config.teacher_precision)
+        note_arithmetic(self._cache, shards.key, computed_on, here, computed=bool(missing))
         images_of = functools.partial(data.AugmentedImages, dataset, self._config.data_seed)
         first = cluster.share(missing)  # the workers begin at different shards
         wanted = [*first, *sorted({*missing} - {*first})]
         teacher_pass.compute(shards, wanted, lambda: self._predict, images_of)
-        here = replicas.arithmetic(self._config.teacher_precision)
-        note_arithmetic(self._cache, shards.key, computed_on, here, computed=bool(missing))
         if cluster.workers() > 1:
             cluster.agree(lambda: None)  # waits for all
 
@@ -236,15 +237,16 @@ def note_arithmetic(
       cache, key: where they are stored.
       known: the kinds of the logits that were found.
       here: the kind of this device.
-      computed: whether it has computed any of the logits.
+      computed: whether it computes any of the logits. This is stored first, because a killed pass leaves its files.
     """
     others = [kind for kind in known if kind != here]
     if others:
         warn(
             f"The cached teacher logits were computed on a {', '.join(others)}, and this is a {here}: they differ by rounding."
         )
-    now = sorted({*known, *([here] if computed else [])})
-    if now != kinds(cache, key):
+    before = kinds(cache, key)  # another process may have added its own meanwhile
+    now = sorted({*known, *before, *([here] if computed else [])})
+    if now != before:
         cache.write_facts(sha256_of_json([key, "computed on"]), now)
 
 

@@ -66,12 +66,13 @@ def train_student(
     folder = pathlib.Path(folder)
     unlabelled.check(config)
     unlabelled.check_replicas(config, resources.strategy.num_replicas_in_sync)
+    devices.per_replica_batch(config.batch_size, resources.strategy.num_replicas_in_sync)
     preflight.require_validation(config, resources.dataset.validation is not None)
-    steps_per_epoch = _steps_per_epoch(config, resources.dataset)
+    steps_per_epoch = count_steps(config, resources.dataset)
     distiller = (build or build_distiller)(config, resources, steps_per_epoch)
     _announce(config, resources, distiller, steps_per_epoch)
     teacher = resources.teacher
-    teacher_logits = _cached_logits(config, resources, steps_per_epoch) if teacher else {}
+    teacher_logits = cached_logits(config, resources, steps_per_epoch) if teacher else {}
     if teacher and not teacher_logits and distiller.teacher is None:
         distiller.teacher = teacher.model
     resolved: dict[str, Any] = {
@@ -182,18 +183,38 @@ def adapt_radius(distiller: Distiller, config: Config, resources: SharedResource
         distiller.radius.assign(cluster.agree(lambda: float(distiller.radius.numpy())))
 
 
-def _cached_logits(config: Config, resources: SharedResources, steps_per_epoch: int) -> dict[str, Any]:
-    """The arguments of the stream for the teacher's cached logits; {} without a cache."""
+def cached_logits(
+    config: Config, resources: SharedResources, steps_per_epoch: int, epochs: int | None = None
+) -> dict[str, Any]:
+    """The arguments of `training_stream` for the teacher's cached logits of so many epochs; {} without a cache.
+
+    Without a number of epochs it is that of the Config.
+    """
     teacher, dataset, count = resources.teacher, resources.dataset, config.unlabelled_batch
     assert teacher is not None
-    found = teacher.epoch_logits(config.cached_epochs)
+    epochs, top = config.cached_epochs if epochs is None else epochs, config.teacher_cache_top
+    found = teacher.epoch_logits(epochs, top)
     if not found or not count:
         return {"teacher_logits": found} if found else {}
-    passes = mixed_batches.passes(dataset, count, config.cached_epochs * steps_per_epoch)
-    return {"teacher_logits": found, "unlabelled_logits": teacher.epoch_logits(passes, dataset.unlabelled)}
+    passes = mixed_batches.passes(dataset, count, epochs * steps_per_epoch)
+    return {"teacher_logits": found, "unlabelled_logits": teacher.epoch_logits(passes, top, dataset.unlabelled)}
 
 
-def _steps_per_epoch(config: Config, dataset: data.Dataset) -> int:
+def training_stream(config: Config, resources: SharedResources, **limits: Any) -> tf.data.Dataset:
+    """The batches of a run, with images of --unlabelled in each if there are any.
+
+    Args:
+      config, resources: as in `train_student`.
+      limits: as in `data.train_stream`, with the result of `cached_logits`.
+    """
+    settings = config.pick(data.StreamSettings)
+    if config.unlabelled_batch:
+        return mixed_batches.mixed_stream(resources.dataset, settings, config.unlabelled_batch, **limits)
+    return data.train_stream(resources.dataset, settings, **limits)
+
+
+def count_steps(config: Config, dataset: data.Dataset) -> int:
+    """Steps in an epoch; says how many images of an epoch are left out, and refuses a batch that is too large."""
     steps = preflight.steps_per_epoch(config, len(dataset.train))
     dropped = len(dataset.train) - steps * config.labelled_batch
     if dropped:
@@ -267,14 +288,11 @@ def _announce_sphere(config: Config, distiller: Distiller, classes: int) -> None
 
 def _train(config, resources, folder, distiller, steps_per_epoch, teacher_logits, keep_best, track) -> dict[str, Any]:
     last_step = config.epochs * steps_per_epoch
-    settings = config.pick(data.StreamSettings)
 
     def make_stream(first_step, shards, shard_range):
         limits = {"steps_per_epoch": steps_per_epoch, "first_step": first_step, "last_step": last_step}
         limits |= {"shards": shards, "shard_range": shard_range} | teacher_logits
-        if config.unlabelled_batch:
-            return mixed_batches.mixed_stream(resources.dataset, settings, config.unlabelled_batch, **limits)
-        return data.train_stream(resources.dataset, settings, **limits)
+        return training_stream(config, resources, **limits)
 
     callbacks = RunCallbacks(
         config, resources, folder, distiller, steps_per_epoch, make_stream, keep_best=keep_best, track=track

@@ -162,13 +162,17 @@ def _sphere(runs, series):
     ]
 
 
+_OTHER_CLASSES = "The runs have different classes, so accuracy by class is not drawn."
+
+
 def _classes_and_time(runs, series):
     result = runs[0].result
+    alike = all(run.result["class_names"] == result["class_names"] for run in runs)
     rate, waiting = result["examples_per_second"], result["input_wait_share"]
     rates = f"Median {rate:,.0f} images/s; {waiting:.1%} of the time it waited for input." if len(runs) == 1 else ""
     students = series if len(runs) > 1 else [member for member in series if member.record is result["student"]]
     return [
-        (charts.per_class(series, result["class_names"]), ""),
+        (charts.per_class(series, result["class_names"]) if alike else None, "" if alike else _OTHER_CLASSES),
         (charts.time_split(students, [_seconds(run) for run in runs]), ""),
         (charts.curve(series, "examples_per_second", "Throughput", label="images/s", zero=True), rates),
     ]
