@@ -244,3 +244,9 @@ def test_the_command_and_the_distiller_have_the_same_default_loss():
     names = ("loss", "temperature", "kd_weight", "label_weight", "radius", "center", "gradient_scale")
     assert {name: defaults[name] for name in names} == {name: getattr(Config(), name) for name in names}
     assert Config().loss == "kd"
+
+
+def test_text_that_a_flagfile_would_lose_is_refused_for_every_setting():
+    for name in ("dataset", "unlabelled", "freeze"):
+        with pytest.raises(InputError, match="does not fit on a line of a flagfile"):
+            Config(**{name: "images:/data/my #1 photos"})

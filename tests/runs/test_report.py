@@ -251,6 +251,15 @@ def test_a_run_shown_twice_has_two_labels_and_a_run_without_measurements_has_no_
     assert "Reliability diagram" not in text and "Without measurements" in text
 
 
+def test_runs_with_other_classes_are_not_compared_class_by_class(tmp_path):
+    paths = [make_run(tmp_path, name="ten"), make_run(tmp_path, name="other", classes=[*CLASSES[:-1], "last"])]
+    paths += [make_run(tmp_path, name="more", classes=[*CLASSES, "one more"])]
+    assert "Accuracy by class" in page(paths[0])[0]
+    for other in paths[1:]:
+        text, _ = page(paths[0], other)
+        assert "Accuracy by class" not in text and "The runs have different classes" in text
+
+
 def test_many_classes_and_a_run_without_teacher(tmp_path):
     classes = [f"class {i}" for i in range(60)]
     text, _ = page(make_run(tmp_path, classes=classes, without=("teacher", "student_alone")))

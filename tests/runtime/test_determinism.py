@@ -5,9 +5,12 @@ import os
 import pytest
 import tensorflow as tf
 
+from skd_tf import data
+from skd_tf.config import Config
 from skd_tf.data import teacher_cache
 from skd_tf.runtime import compat, replicas
 from skd_tf.training import teacher
+from tests.helpers.runs import read_json
 
 
 @pytest.mark.parametrize("setting", ["auto", "false", "true"])
@@ -63,3 +66,18 @@ def test_batches_are_copied_to_a_gpu_ahead_of_the_step(monkeypatch):
     )
     replicas.prefetched(dataset)
     assert used == ["/GPU:0"]
+
+
+def test_a_killed_pass_leaves_a_note_of_its_device(digits_teacher, tmp_path, monkeypatch):
+    digits = data.load(data.DataSettings(), test=False)
+    config = Config(teacher_checkpoint=str(digits_teacher), teacher_cache_dir=str(tmp_path))
+    killed = teacher.Teacher(digits_teacher, config, digits, tf.distribute.get_strategy())
+
+    def die(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(teacher.teacher_pass, "compute", die)
+    with pytest.raises(KeyboardInterrupt):
+        killed.epoch_logits(1)
+    facts = [read_json(path)["facts"] for path in tmp_path.glob("*.json")]
+    assert ["CPU in float32"] in facts

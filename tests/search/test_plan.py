@@ -12,6 +12,7 @@ from skd_tf.config import Config
 from skd_tf.errors import InputError
 from skd_tf.search.oracles import ORACLES, make_oracle
 from skd_tf.search.plan import OBJECTIVES, TUNERS, Plan, parse_objective
+from skd_tf.search.run_search import describe, run_search
 from skd_tf.search.trial_records import TrialRecords, is_disk_full
 from skd_tf.search.tuner import Tuner
 from tests.search.cases import one_line_with
@@ -214,3 +215,20 @@ def test_a_full_disk_is_known_through_what_came_from_it():
 
 def test_tuners_have_oracles():
     assert tuple(ORACLES) == TUNERS and OBJECTIVES["val_accuracy"] == "max"
+
+
+def test_a_final_run_that_needs_validation_images_is_refused_before_the_search(tmp_path):
+    (tmp_path / "teacher.keras").touch()
+    for setting in ({"early_stopping_patience": 3}, {"ship": "best"}):
+        plan = Plan(CONFIG.replace(teacher_checkpoint=str(tmp_path / "teacher.keras"), **setting), (TEMPERATURES,))
+        with pytest.raises(InputError, match="The final run has no validation images"):
+            run_search(plan, tmp_path, final_run=True)
+
+
+def test_a_dry_run_does_not_refuse_a_default_that_no_trial_uses(tmp_path):
+    (tmp_path / "teacher.keras").touch()
+    config = CONFIG.replace(teacher_checkpoint=str(tmp_path / "teacher.keras"), batch_size=5000)
+    text = describe(Plan(config, ("batch_size:choice:8,16",)), tmp_path / "search")
+    assert "--batch_size=8" in text and "batch_size:choice:8,16" in text
+    with pytest.raises(InputError, match="5000"):
+        describe(Plan(config, (TEMPERATURES,)), tmp_path / "search")

@@ -1,11 +1,14 @@
 """What the trials of a search share: the teacher's cache, the data, and the machine."""
 
+import dataclasses
 import errno
 import fcntl
 import os
 import shutil
+import types
 import unittest.mock
 
+import keras_tuner
 import pytest
 import tensorflow as tf
 
@@ -123,3 +126,26 @@ def test_memory_that_runs_out_fails_the_trial_only_where_what_is_searched_may_be
         with pytest.raises(EnvironmentFailure, match=words):
             runner.run(1)
     assert records.read(1)["status"] == ("failed" if fails else "running")
+
+
+def test_each_trial_gets_as_many_of_the_largest_logits_as_it_searches(config, tmp_path):
+    config = config.replace(teacher_cache_dir=str(tmp_path / "cache"), epochs=1)
+    plan = Plan(config, ("teacher_cache_top:choice:2,4",), tuner="grid")
+    with counting(LogitShards, "write") as writes:
+        best, _ = run_search(plan, tmp_path / "search")
+    assert {shards.record.top for shards, *_ in writes} == {2, 4} and best["status"] == "finished"
+
+
+def test_a_batch_that_the_replicas_do_not_divide_is_refused_by_each_training(config, resources, two_replicas, tmp_path):
+    shared = dataclasses.replace(resources, strategy=two_replicas)
+    with pytest.raises(InputError, match="multiple of 2"):
+        train_student.train_student(config.replace(batch_size=33), shared, tmp_path)
+
+
+def test_the_hypermodel_trains_on_the_batches_of_a_run(config, resources, monkeypatch):
+    asked = []
+    monkeypatch.setattr(train_student, "training_stream", lambda *a, **limits: asked.append((a, limits)) or "stream")
+    hypermodel = tune.DistillationHyperModel(config, ["teacher_cache_top:choice:2,4"], resources=resources)
+    hypermodel.fit(keras_tuner.HyperParameters(), types.SimpleNamespace(fit=lambda stream, **_: stream))
+    ((trial, _), limits) = asked[0]
+    assert trial.teacher_cache_top == 2 == limits["teacher_logits"].shards.record.top

@@ -235,6 +235,18 @@ def test_a_teacher_inside_is_counted(calibrated_run, tmp_path):
         parity_check.check(files, tmp_path, images, np.zeros(16, int), live, student.count_params())
 
 
+def test_a_file_that_is_too_slow_is_named(tmp_path, monkeypatch):
+    def run(command, timeout, **_):
+        raise parity_check.subprocess.TimeoutExpired(command, timeout)
+
+    monkeypatch.setattr(parity_check.subprocess, "run", run)
+    images = np.zeros([2, 8, 8, 1], np.uint8)
+    with pytest.raises(
+        parity_check.ExportError, match=r"f has not answered .* within 600 seconds\. Lower"
+    ):
+        parity_check.check([EXACT], tmp_path, images, np.zeros(2, int), np.zeros([2, 10]), 1)
+
+
 def test_wrong_arguments_are_found_first(digits_run, tmp_path, monkeypatch):
     out, taken, find = tmp_path / "out", tmp_path / "taken", importlib.util.find_spec
     taken.mkdir()

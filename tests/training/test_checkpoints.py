@@ -83,3 +83,31 @@ def test_old_ones_go_and_unfinished_ones_do_not_count(tmp_path):
     assert [path.name for path in files.paths()] == ["step-000000010.ckpt", "step-000000015.ckpt"]
     assert files.restore(distiller, pytest.fail)[0] == 15
     assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_a_best_that_no_checkpoint_has_reached_does_not_count(tmp_path):
+    """Its steps are trained again, and may give other numbers. The best before it stays until a checkpoint follows."""
+    distiller, files = make_distiller(), Checkpoints(tmp_path)
+
+    def bests():
+        return [int(path.name[5:14]) for path in sorted(tmp_path.glob("best-*"))]
+
+    def save_best(files, step, score):
+        files.save_best(distiller, step, score)
+        files.wait()
+
+    save_best(files, 3, 0.5)
+    save(files, distiller, 3)
+    save_best(files, 6, 0.9)
+    assert bests() == [3, 6]
+    again = Checkpoints(tmp_path)
+    assert again.restore(distiller, pytest.fail)[0] == 3 and bests() == [3]
+    save_best(again, 6, 0.4)
+    assert bests() == [3]
+    save_best(again, 9, 0.6)
+    assert bests() == [3, 9]
+    save(again, distiller, 9)
+    assert bests() == [9]
+    for path in again.paths():
+        path.unlink()
+    assert Checkpoints(tmp_path).restore(distiller, pytest.fail) is None and bests() == []

@@ -7,7 +7,7 @@ import pytest
 from skd_tf.config import Config
 from skd_tf.errors import InputError
 from skd_tf.models import frozen_layers
-from skd_tf.training import experiment, train_student
+from skd_tf.training import experiment, nested_runs, train_student
 from skd_tf.training.checkpoints import Checkpoints
 from tests.helpers.runs import ALONE, assert_same_run, train
 
@@ -61,3 +61,9 @@ def test_names_do_not_depend_on_what_was_built_before():
 def test_a_pattern_that_fits_nothing_or_all_is_one_line(tmp_path, pattern, words):
     with pytest.raises(InputError, match=f"--freeze {words}.*stem_conv.*--list_layers"):
         train(tmp_path, SETTINGS, freeze=pattern)
+
+
+def test_a_teacher_that_the_run_trains_keeps_nothing_of_the_student():
+    config = Config(student="resnet8", freeze="^stem_", layer_rates="^logits: 10", teacher="resnet20", loss="kd")
+    teacher = nested_runs.teacher_config(config)
+    assert (teacher.student, teacher.freeze, teacher.layer_rates) == ("resnet20", "", "")

@@ -25,6 +25,7 @@ _SPHERE_NOTE = (
     "A student trained on the sphere gives every image logits of one norm, the radius R. Its raw norm has no meaning, "
     "and its raw softmax is not its probability."
 )
+_OTHER_CLASSES = "The runs have different classes, so accuracy is not drawn class by class."
 _GAP_NOTE = "● accuracy, ◇ mean confidence; the line between them is confidence minus accuracy."
 
 
@@ -69,7 +70,7 @@ def page(runs: Sequence[Run]) -> str:
             Section("Training", [*_losses(series), *_curves(series)]),
             Section("Calibration", list(_reliability_diagrams(series)), _CALIBRATION_NOTE, "narrow"),
             Section("Confidence and the sphere", _sphere(runs, series), _SPHERE_NOTE),
-            Section("Classes and time", _classes_and_time(runs, series)),
+            Section("Classes and time", _classes_and_time(runs, series), "" if _alike(runs) else _OTHER_CLASSES),
         ],
         run_names=[run.name for run in runs],
         settings=[
@@ -162,17 +163,18 @@ def _sphere(runs, series):
     ]
 
 
-_OTHER_CLASSES = "The runs have different classes, so accuracy by class is not drawn."
+def _alike(runs):
+    """Whether the runs have the same classes."""
+    return all(run.result["class_names"] == runs[0].result["class_names"] for run in runs)
 
 
 def _classes_and_time(runs, series):
     result = runs[0].result
-    alike = all(run.result["class_names"] == result["class_names"] for run in runs)
     rate, waiting = result["examples_per_second"], result["input_wait_share"]
     rates = f"Median {rate:,.0f} images/s; {waiting:.1%} of the time it waited for input." if len(runs) == 1 else ""
     students = series if len(runs) > 1 else [member for member in series if member.record is result["student"]]
     return [
-        (charts.per_class(series, result["class_names"]) if alike else None, "" if alike else _OTHER_CLASSES),
+        (charts.per_class(series, result["class_names"]) if _alike(runs) else None, ""),
         (charts.time_split(students, [_seconds(run) for run in runs]), ""),
         (charts.curve(series, "examples_per_second", "Throughput", label="images/s", zero=True), rates),
     ]
