@@ -103,7 +103,9 @@ class Ensemble:
             for i, (member, share, found) in enumerate(zip(self.members, self.shares, results, strict=True), 1)
         ]
 
-    def epoch_logits(self, epochs: int, top: int = 0, dataset: data.Dataset | None = None) -> JointLogits | None:
+    def epoch_logits(
+        self, epochs: int, top: int | None = None, dataset: data.Dataset | None = None
+    ) -> JointLogits | None:
         """As `Teacher.epoch_logits`, of all teachers; None without a cache directory."""
         each = [member.epoch_logits(epochs, top, dataset) for member in self.members]
         return JointLogits([found for found in each if found]) if all(each) else None

@@ -136,20 +136,23 @@ class Teacher:
         key = sha256_of_json(self._identity | {"images": data.digest_of(images)})
         return key, (len(images), self._dataset.num_classes)
 
-    def epoch_logits(self, epochs: int, top: int = 0, dataset: data.Dataset | None = None) -> EpochLogits | None:
+    def epoch_logits(
+        self, epochs: int, top: int | None = None, dataset: data.Dataset | None = None
+    ) -> EpochLogits | None:
         """The cached logits of every augmented training image in so many epochs; computes missing files.
 
         Returns None without a cache directory.
 
         Args:
           epochs: number of passes.
-          top: how many of the largest logits of an image are kept; 0: all.
+          top: how many of the largest logits of an image are kept, 0 for all; None: as the settings say.
           dataset: whose training images; None: the one that it teaches on.
         """
         if not self._cache:
             return None
         dataset = dataset or self._dataset
         train, classes = dataset.train, dataset.num_classes
+        top = self._config.teacher_cache_top if top is None else top
         preflight.check_top(top, classes)
         shared = self._identity | {
             "dataset": [dataset.key_name, dataset.version, data.digest_of(train.images)],
