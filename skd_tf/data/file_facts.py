@@ -76,7 +76,8 @@ class FileFacts:
         self._read(missing, paths)
 
     def _read(self, missing, paths):
-        known = {fact["sha256"].tobytes(): fact for fact in self._kept} if missing else {}
+        kept = self._kept[self._kept["state"] != UNREADABLE] if missing else ()
+        known = {fact["sha256"].tobytes(): fact for fact in kept}
         with Progress("reading", len(missing), "files") as progress, ThreadPoolExecutor(_READERS) as pool:
             for done, (row, found) in enumerate(
                 zip(missing, pool.map(_facts_of, [paths[r] for r in missing]), strict=True)

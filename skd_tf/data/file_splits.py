@@ -143,7 +143,7 @@ class FileSplits:
             facts.rows["peak"][row] = peak
         failed = rows[facts.rows["peak"][rows] < 0]
         facts.rows["state"][failed] = DAMAGED
-        facts.read_again(failed, self._paths[name])
+        self._read_again(name, failed)
         if len(rows):
             facts.save()
 
@@ -199,20 +199,32 @@ class FileSplits:
 
     def _try(self, name, rows):
         """Decodes files, to know which are damaged."""
-        facts, store, rows = self._facts[name], self._store(name), np.asarray(rows)
-        found = np.zeros(len(facts.rows), bool)
-        stream = _stream(rows, lambda row: (row, tf.shape(store.decode(row, 3))))
-        for row, _ in stream.as_numpy_iterator():
-            found[row] = True
-        self._mark(name, rows, found)
+        rows = np.asarray(rows)
+        self._mark(name, rows, self._that_decode(name, rows))
+
+    def _that_decode(self, name, rows):
+        """Whether each file of a split is one of `rows` and decodes, bool `[n]`."""
+        found = np.zeros(len(self._facts[name].rows), bool)
+        if len(rows):
+            store = self._store(name)
+            for row, _ in _stream(rows, lambda row: (row, tf.shape(store.decode(row, 3)))).as_numpy_iterator():
+                found[row] = True
+        return found
 
     def _mark(self, name, rows, found):
         facts = self._facts[name]
         before = facts.rows["state"][rows].copy()
         facts.rows["state"][rows] = np.where(found[rows], DECODES, DAMAGED)
-        facts.read_again(rows[~found[rows]], self._paths[name])
+        self._read_again(name, rows[~found[rows]])
         if (before != facts.rows["state"][rows]).any() and self._settings.data_rules != 1:
             facts.save()
+
+    def _read_again(self, name, rows):
+        """Finds which files that did not decode are not damaged, but could not be read."""
+        facts = self._facts[name]
+        facts.read_again(rows, self._paths[name])
+        for row in np.flatnonzero(self._that_decode(name, rows[facts.rows["state"][rows] == DAMAGED])).tolist():
+            facts.rows["state"][row], facts.problems[row] = UNREADABLE, "it could not be read for a moment"
 
     def _decoded(self, name, shape, resize):
         """(rows that decode, their images as one array): each file is decoded once."""

@@ -275,12 +275,11 @@ def _first_run(models, dataset):
 
 def _preprocessing(config, path, teacher, *, is_given):
     """What a teacher's pixels go through: what the user gave, or what the run gave to the same teacher, else "auto"."""
-    each = config.for_each_teacher
     if is_given:
-        own = [one.teacher_preprocessing for one in each if len(each) == 1 or one.teacher_checkpoint == str(teacher)]
-        return own[0] if own else "auto"
+        return config.teacher_preprocessing
     if not teacher or path is None:
         return "auto"
+    each = config.for_each_teacher
     for one in each:
         if one.teacher_checkpoint and os.path.realpath(one.teacher_checkpoint) == os.path.realpath(teacher):
             return one.teacher_preprocessing

@@ -20,12 +20,13 @@ def function(tmp_path, monkeypatch):
     (tmp_path / "given_data.py").write_text("spec = {}\ndef load(data_dir):\n    return dict(spec)\n")
     monkeypatch.delitem(sys.modules, "given_data", raising=False)
 
-    def load(labels=LABELS, names=("a", "b", "c"), count=12, size=(4, 4), **settings):
+    def load(labels=LABELS, names=("a", "b", "c"), count=12, size=(4, 4), splits=(), train=True, **settings):
         import given_data
 
         images = np.zeros([count, *size, 1], np.uint8)
-        given_data.spec = {"class_names": names, "train": (images, labels), "test": (images, labels)}
-        return data.load(data.DataSettings(dataset="given_data:load", validation_fraction=0, **settings))
+        given_data.spec = {"class_names": names, "train": (images, labels), "test": (images, labels)} | dict(splits)
+        settings = data.DataSettings(dataset="given_data:load", validation_fraction=0, **settings)
+        return data.load(settings, train=train)
 
     yield load
     sys.modules.pop("given_data", None)
@@ -90,11 +91,14 @@ def test_class_names_become_texts(function, capsys):
         (["a", 1.5, "c"], "1.5"),
         (["a", True, "c"], "True"),
         (["a"], "at least two"),
+        (10, "a list of names.* 10 from"),
+        (None, "a list of names.* None from"),
     ],
 )
 def test_other_class_names_are_refused(function, names, words):
-    with pytest.raises(InputError, match=words):
+    with pytest.raises(InputError, match=words) as caught:
         function(names=names)
+    assert "\n" not in str(caught.value)
 
 
 def test_images_are_resized_in_batches_as_one_by_one(monkeypatch, function):
@@ -117,3 +121,37 @@ def test_images_are_resized_in_batches_as_one_by_one(monkeypatch, function):
 def test_images_without_pixels_are_refused(function, settings):
     with pytest.raises(InputError, match=r"\(12, 0, 4, 1\)"):
         function(size=(0, 4), **settings)
+
+
+def stream(images, *labels):
+    return tf.data.Dataset.from_tensor_slices((images, *labels) if labels else images)
+
+
+def of_sizes(*sides):
+    return [np.zeros([side, side, 1], np.uint8) for side in sides]
+
+
+@pytest.mark.parametrize(
+    ("train", "words"),
+    [
+        (lambda: (of_sizes(*[4, 5] * 6), LABELS), "images of one size"),
+        (lambda: (of_sizes(*[4] * 12), [[0], [1, 2]] * 6), "one label each"),
+        (lambda: (["a.png"] * 12, [[0], [1, 2]] * 6), "one label each"),
+        (lambda: stream({"image": of_sizes(4, 4), "label": [0, 1]}), "elements .image uint8"),
+        (lambda: stream({"image": of_sizes(4, 4)}, [0, 1]), "elements .image uint8"),
+        (lambda: stream(of_sizes(4, 4), {"label": [0, 1]}), "elements .image uint8"),
+    ],
+)
+def test_images_or_labels_of_another_kind_are_one_line(function, train, words):
+    with pytest.raises(InputError, match=f"wrong train split.*{words}") as caught:
+        function(splits={"train": train()})
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_a_stream_for_training_beside_paths_for_the_test_is_one_line(function, tmp_path, train):
+    """Also if only the test split is read."""
+    paths = [str(tmp_path / f"{i}.png") for i in range(12)]
+    with pytest.raises(InputError, match=r"wrong (test split|splits).*paths of files") as caught:
+        function(splits={"train": stream(of_sizes(*[4] * 12), LABELS), "test": (paths, LABELS)}, train=train)
+    assert "\n" not in str(caught.value)

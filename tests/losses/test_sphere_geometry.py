@@ -1,6 +1,7 @@
 """The sphere's geometry: the highest probability, the second minimum, and the case of two classes."""
 
 import math
+import types
 
 import keras
 import numpy as np
@@ -8,9 +9,11 @@ import pytest
 import tensorflow as tf
 
 from skd_tf import Distiller, losses
+from skd_tf.config import Config
 from skd_tf.errors import InputError
 from skd_tf.keras_losses import SphericalDistillation
 from skd_tf.losses import sphere_geometry
+from skd_tf.training import train_student
 
 
 def loss_of(directions, radius, temperature, kd_weight, center=True):
@@ -54,6 +57,39 @@ def test_a_distill_term_moves_the_second_minimum_with_its_weight_and_temperature
     radius = sphere_geometry.second_minimum_radius(classes, label_weight=1 - kd_weight, **options)
     below, above = (curvature_opposite_the_label(classes, factor * radius, **options) for factor in (0.98, 1.02))
     assert below < 0 < above
+
+
+def curvatures(classes, radii, target):
+    """The curvature opposite the label at each radius, with exponents that cannot overflow; `target` is q_y."""
+    k = math.sqrt(classes / (classes - 1))
+    label = np.exp(-np.logaddexp(0.0, math.log(classes - 1) + radii * k))
+    return radii**2 * (1 - label) / (classes - 1) - radii * k * (target - label)
+
+
+@pytest.mark.parametrize(
+    ("classes", "temperature", "kd_weight"), [(1000, 4.0, 0.9), (100, 8.0, 0.9), (1000, 1.0, 0.9), (1000, 1.0, 0.0)]
+)
+def test_the_second_minimum_of_many_classes_is_where_the_curvature_changes_its_sign(classes, temperature, kd_weight):
+    radii = np.linspace(0, 2 * classes * temperature, 200_001)[1:]
+    gap = radii * math.sqrt(classes / (classes - 1)) / temperature
+    distill = curvatures(classes, radii / temperature, np.exp(-np.logaddexp(0.0, math.log(classes - 1) - gap)))
+    total = (1 - kd_weight) * curvatures(classes, radii, 1.0) + kd_weight * temperature**2 * distill
+    (place,) = np.flatnonzero((total[:-1] < 0) & (total[1:] >= 0))
+    assert (total[place + 1 :] > 0).all()
+    found = sphere_geometry.second_minimum_radius(
+        classes, temperature=temperature, kd_weight=kd_weight, label_weight=1 - kd_weight
+    )
+    assert radii[place] <= found * (1 + 1e-9) and found <= radii[place + 1] * (1 + 1e-9)
+
+
+@pytest.mark.parametrize(("radius", "warned"), [("auto", False), ("5000", True)])
+def test_a_run_with_a_thousand_classes_says_what_its_sphere_is(radius, warned, capsys):
+    config = Config(loss="spherical", temperature=4.0, kd_weight=0.9, radius=radius)
+    numbers = {"radius": 63.2456 if radius == "auto" else 5000.0, "kd_weight": 0.9, "label_weight": 0.1}
+    distiller = types.SimpleNamespace(student=types.SimpleNamespace(losses=[]))
+    vars(distiller).update({name: tf.constant(number) for name, number in numbers.items()})
+    train_student._announce_sphere(config, distiller, 1000)
+    assert ("can get stuck opposite its label" in capsys.readouterr().err) == warned
 
 
 def test_the_top_probability_is_reached_by_a_one_hot_direction():

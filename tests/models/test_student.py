@@ -28,8 +28,8 @@ def digits():
 
 MY_NETS = """
 import functools, keras
-def small(shape, classes, *, scale=False, activation=None, end=()):
-    layers = [keras.Input(shape)] + [keras.layers.Rescaling(1 / 255)] * scale
+def small(shape, classes, *, start=(), scale=False, activation=None, end=()):
+    layers = [keras.Input(shape), *start] + [keras.layers.Rescaling(1 / 255)] * scale
     layers += [keras.layers.Conv2D(4, 3, strides=2, activation="relu"), keras.layers.GlobalAveragePooling2D()]
     layers += [keras.layers.Dense(classes, activation=activation, name="head"), *end]
     return keras.Sequential(layers, name="small")
@@ -41,6 +41,8 @@ class Unknown(keras.layers.Layer):
 @keras.saving.register_keras_serializable("my_nets")
 class Known(Unknown):
     pass
+normalized = lambda shape, classes: small(shape, classes, start=[keras.layers.Normalization()])
+nested = lambda shape, classes: keras.Sequential([keras.Input(shape), normalized(shape, classes)])
 narrow = lambda shape, classes: small(shape, classes - 1)
 nothing = lambda shape, classes: None
 unknown = lambda *facts: scaled(*facts, end=[Unknown()])
@@ -167,6 +169,22 @@ def test_start_weights(digits, tmp_path, capsys):
     for other, words in (("cnn_8", "of shape"), ("resnet8", "another network")):
         with pytest.raises(InputError, match=words):
             build(digits, student=other, student_checkpoint=str(tmp_path))
+
+
+@pytest.mark.parametrize("student", ["normalized", "nested"])
+def test_start_weights_hold_the_statistics_of_a_normalization(my_nets, digits, tmp_path, student):
+    import my_nets as module
+
+    keras.utils.set_random_seed(5)
+    trained, images = getattr(module, student)(digits.image_shape, 10), digits.train.images[:50].astype("float32")
+    (layer,) = (one for one in trained._flatten_layers() if isinstance(one, keras.layers.Normalization))
+    layer.adapt(images + 40)
+    trained.save(tmp_path / "trained.keras")
+    settings = {"student": f"my_nets:{student}", "student_preprocessing": "raw"}
+    mine = build(digits, student_checkpoint=str(tmp_path / "trained.keras"), **settings)
+    np.testing.assert_allclose(mine(images), trained(images), atol=1e-5)
+    assert np.abs(build(digits, **settings)(images) - trained(images)).max() > 0.1
+    np.testing.assert_allclose(deployable.stock_copy(mine)(images), trained(images), atol=1e-5)
 
 
 @pytest.mark.slow
