@@ -175,13 +175,15 @@ class FileSplits:
         """Whether all images of a split are grey. A coloured one counts if it decodes: a damaged file is found at any start."""
         rows = self._facts[name].rows
         coloured = self._usable(name) & ~rows["grey"]
-        if self._settings.data_rules == 1:
+        many = coloured.sum() > self._most_unreadable(name)  # the split is refused unless one of them decodes
+        if many or self._settings.data_rules == 1:
             return not coloured.any()
-        for row in np.flatnonzero(coloured & (rows["state"] == UNTRIED)):
-            if (coloured & (rows["state"] == DECODES)).any():
-                break
-            self._try(name, [row])
+        if not (coloured & (rows["state"] == DECODES)).any():
+            self._try(name, np.flatnonzero(coloured & (rows["state"] == UNTRIED)))
         return not (coloured & (rows["state"] == DECODES)).any()
+
+    def _most_unreadable(self, name):
+        return max(_MOST_UNREADABLE * len(self._paths[name]), _FEW_UNREADABLE)
 
     def _usable(self, name):
         state = self._facts[name].rows["state"]
@@ -199,7 +201,6 @@ class FileSplits:
 
     def _try(self, name, rows):
         """Decodes files, to know which are damaged."""
-        rows = np.asarray(rows)
         self._mark(name, rows, self._that_decode(name, rows))
 
     def _that_decode(self, name, rows):
@@ -247,7 +248,7 @@ class FileSplits:
         facts, paths = self._facts[name], self._paths[name]
         rows = np.flatnonzero(~self._usable(name))
         unreadable = [(paths[row], facts.problems.get(row, "it does not decode")) for row in rows.tolist()]
-        most = max(_MOST_UNREADABLE * len(paths), _FEW_UNREADABLE)
+        most = self._most_unreadable(name)
         if len(unreadable) > most or len(unreadable) == len(paths):
             raise input_error(
                 f"Too many files of the {name} split do not decode: {len(unreadable)} of {len(paths)}",

@@ -52,7 +52,7 @@ def decoded_with(change):
         yield
 
 
-@pytest.mark.parametrize("keep", ["memory", "none"])
+@pytest.mark.parametrize("keep", ["memory", pytest.param("none", marks=pytest.mark.slow)])
 def test_a_file_that_cannot_be_opened_for_a_while_is_there_at_the_next_load(folder, tmp_path, capsys, keep):
     path, elsewhere = folder / "train" / "dog" / "3.png", tmp_path / "elsewhere.png"
 
@@ -61,10 +61,10 @@ def test_a_file_that_cannot_be_opened_for_a_while_is_there_at_the_next_load(fold
             path.rename(elsewhere)
 
     with decoded_with(take_away):
-        dataset = load(folder, validation_fraction=0, cache_dataset=keep)
+        dataset = load(folder, test=False, validation_fraction=0, cache_dataset=keep)
     assert len(dataset.train) == 11 and f"Skipped {path}: it cannot be read" in capsys.readouterr().err
     elsewhere.rename(path)
-    assert len(load(folder, validation_fraction=0, cache_dataset=keep).train) == 12
+    assert len(load(folder, test=False, validation_fraction=0, cache_dataset=keep).train) == 12
     assert "Skipped" not in capsys.readouterr().err
 
 
@@ -73,9 +73,9 @@ def test_a_deep_file_that_cannot_be_opened_for_a_while_is_there_at_the_next_load
     write_image(path, 257 * random_image(5, 20, 16, 1).astype("uint16"))
     make_older(folder)
     with decoded_with(lambda: path.exists() and path.rename(elsewhere)):
-        assert load(folder, validation_fraction=0).train.images.shape[0] == 11
+        assert load(folder, test=False, validation_fraction=0).train.images.shape[0] == 11
     elsewhere.rename(path)
-    again = load(folder, validation_fraction=0)
+    again = load(folder, test=False, validation_fraction=0)
     assert len(again.train) == 12 and again.png_bits == 16
 
 
@@ -84,27 +84,28 @@ def test_a_file_that_cannot_be_read_for_a_moment_is_there_at_the_next_load(folde
     path, content = folder / "train" / "dog" / "3.png", []
     read_again = file_facts.FileFacts.read_again
 
-    def in_time(*arguments):
-        path.write_bytes(content[0])
-        make_older(folder)
-        read_again(*arguments)
+    def in_time(facts, rows, paths):
+        if len(rows):
+            path.write_bytes(content[0])
+            make_older(folder)
+        read_again(facts, rows, paths)
 
     monkeypatch.setattr(file_facts.FileFacts, "read_again", in_time)
     with decoded_with(lambda: content or content.append(path.read_bytes()) or path.write_bytes(b"")):
         assert len(load(folder, test=False, validation_fraction=0).train) == 11
     assert f"Skipped {path}: it could not be read for a moment" in capsys.readouterr().err
     monkeypatch.setattr(file_facts.FileFacts, "read_again", read_again)
-    assert len(load(folder, validation_fraction=0).train) == 12
+    assert len(load(folder, test=False, validation_fraction=0).train) == 12
 
 
 def test_a_file_that_changes_while_it_is_decoded_is_read_again(folder, capsys):
     path = folder / "train" / "dog" / "3.png"
     whole = path.read_bytes()
     with decoded_with(lambda: path.write_bytes(b"half")):
-        assert len(load(folder, validation_fraction=0).train) == 11
+        assert len(load(folder, test=False, validation_fraction=0).train) == 11
     path.write_bytes(whole)
     make_older(folder)
-    assert len(load(folder, validation_fraction=0).train) == 12
+    assert len(load(folder, test=False, validation_fraction=0).train) == 12
 
 
 def test_a_damaged_file_is_remembered(folder, capsys):
@@ -112,19 +113,19 @@ def test_a_damaged_file_is_remembered(folder, capsys):
     cut(path)
     make_older(folder)
     for _ in range(2):
-        assert len(load(folder, validation_fraction=0).train) == 11
+        assert len(load(folder, test=False, validation_fraction=0).train) == 11
         assert f"Skipped {path}: it does not decode" in capsys.readouterr().err
         facts = facts_of(folder, path)
         assert facts.read == 0 and facts.rows["state"] == [file_facts.DAMAGED]
 
 
-@pytest.mark.parametrize("keep", ["memory", "none"])
+@pytest.mark.parametrize("keep", ["memory", pytest.param("none", marks=pytest.mark.slow)])
 def test_a_damaged_coloured_file_does_not_give_grey_images_three_channels(folder, keep):
     path = folder / "train" / "cat" / "6.jpg"
     write_image(path, random_image(6, 20, 16))
     cut(path)
     for _ in range(2):
-        dataset = load(folder, validation_fraction=0, cache_dataset=keep)
+        dataset = load(folder, test=False, validation_fraction=0, cache_dataset=keep)
         assert dataset.image_shape == (20, 16, 1) and len(dataset.train) == 12
     write_image(path, random_image(6, 20, 16))
-    assert load(folder, validation_fraction=0, cache_dataset=keep).image_shape == (20, 16, 3)
+    assert load(folder, test=False, validation_fraction=0, cache_dataset=keep).image_shape == (20, 16, 3)
