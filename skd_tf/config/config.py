@@ -187,7 +187,10 @@ Leave it out for the default, 30.
         unit="epochs",
     )
     teacher_cache_top: int = setting(
-        0, "largest logits of each image to cache, with mean and norm of all; the rest is made up; 0: all", low=0
+        0,
+        "largest logits of each image to cache, with mean and norm of all; the rest is made up, which can cost accuracy "
+        "(docs/top_logits.md); 0: all",
+        low=0,
     )
 
     loss: str = setting("kd", "the distillation method", grammar=checks.LOSS, check=checks.loss, heading="Loss")
