@@ -12,6 +12,7 @@ ensemble       several teachers as one: each has its own cache, and the mean of 
 teacher_pass   computes its logits of augmented images, shard by shard, shared by several processes
 resources      what several students can share: data, replicas, teacher
 train_student  one student: built, compiled, trained to its last step
+announcement   what a run prints before its first step
 loop           host calls of k steps, cut at epoch ends and checkpoints, resumable at any step
 trackers       the user's functions that are given each epoch's record and the result
 run_callbacks  what happens while it trains: metrics, checkpoints, resuming, a post-mortem

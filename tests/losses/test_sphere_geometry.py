@@ -13,7 +13,7 @@ from skd_tf.config import Config
 from skd_tf.errors import InputError
 from skd_tf.keras_losses import SphericalDistillation
 from skd_tf.losses import sphere_geometry
-from skd_tf.training import train_student
+from skd_tf.training import announcement
 
 
 def loss_of(directions, radius, temperature, kd_weight, center=True):
@@ -88,7 +88,7 @@ def test_a_run_with_a_thousand_classes_says_what_its_sphere_is(radius, warned, c
     numbers = {"radius": 63.2456 if radius == "auto" else 5000.0, "kd_weight": 0.9, "label_weight": 0.1}
     distiller = types.SimpleNamespace(student=types.SimpleNamespace(losses=[]))
     vars(distiller).update({name: tf.constant(number) for name, number in numbers.items()})
-    train_student._announce_sphere(config, distiller, 1000)
+    announcement.announce_sphere(config, distiller, 1000)
     assert ("can get stuck opposite its label" in capsys.readouterr().err) == warned
 
 

@@ -241,9 +241,7 @@ def test_a_file_that_is_too_slow_is_named(tmp_path, monkeypatch):
 
     monkeypatch.setattr(parity_check.subprocess, "run", run)
     images = np.zeros([2, 8, 8, 1], np.uint8)
-    with pytest.raises(
-        parity_check.ExportError, match=r"f has not answered .* within 600 seconds\. Lower"
-    ):
+    with pytest.raises(parity_check.ExportError, match=r"f has not answered .* within 600 seconds\. Lower"):
         parity_check.check([EXACT], tmp_path, images, np.zeros(2, int), np.zeros([2, 10]), 1)
 
 
