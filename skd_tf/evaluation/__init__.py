@@ -1,6 +1,7 @@
 """How good models are, and what they cost.
 
 evaluate_models      measures finished models side by side; fits temperatures
+measured_runs        what the runs of measured models say: data, pixels, what they have seen
 predict_images       classifies the images of a folder, as a CSV file
 image_files          the image files of any folder, brought to a model's size
 final_measurements   what is measured of one model, and of the models of a run

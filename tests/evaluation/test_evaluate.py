@@ -15,7 +15,7 @@ from skd_tf import data, evaluate, losses
 from skd_tf.config import Config
 from skd_tf.data.catalog import size_and_resize
 from skd_tf.errors import InputError
-from skd_tf.evaluation import evaluate_models, metrics, predictor, temperature_scaling
+from skd_tf.evaluation import evaluate_models, measured_runs, metrics, predictor, temperature_scaling
 from skd_tf.models import deployable, loading, paths
 from skd_tf.runs import predictions, run_files
 from skd_tf.runtime.files import write_json
@@ -140,7 +140,7 @@ def test_a_run_is_measured_on_the_pixels_of_its_own_test_and_a_warning_names_the
     measure = unittest.mock.Mock(side_effect=RuntimeError("measured"))
     monkeypatch.setattr(data, "load", load)
     monkeypatch.setattr(evaluate_models, "evaluate_models", measure)
-    monkeypatch.setattr(evaluate_models, "_require_unseen", lambda *_: [])
+    monkeypatch.setattr(measured_runs, "require_unseen", lambda *_: [])
     for owner in (evaluate_models, paths):
         monkeypatch.setattr(owner, "require", lambda path: None)  # the folders hold settings alone
     own = f"--dataset=folder:{make_folder(tmp_path / 'photos', per_class=1)}"
@@ -182,7 +182,7 @@ def test_another_rule_for_16_bit_files_than_the_run_s_is_said(tmp_path, capsys):
         write_json(tmp_path / name / "measurements.json", facts)
     models = [tmp_path / name for name in ("twelve", "sixteen", "none", "nowhere")]
     for bits, warned in ((12, "sixteen"), (16, "twelve"), (None, "")):
-        evaluate_models._warn_of_other_depths(models, bits)
+        measured_runs.warn_of_other_depths(models, bits)
         lines = capsys.readouterr().err.splitlines()
         assert [tmp_path / warned for _ in lines] == [pathlib.Path(line.split()[1]) for line in lines]
         assert len(lines) == bool(warned)

@@ -8,7 +8,7 @@ import pytest
 
 from skd_tf import data, evaluate, networks
 from skd_tf.config import Config
-from skd_tf.evaluation import evaluate_models, temperature_scaling
+from skd_tf.evaluation import evaluate_models, measured_runs, temperature_scaling
 from skd_tf.models import loading
 from skd_tf.runs import result_tables
 from skd_tf.runtime.files import write_json
@@ -43,13 +43,13 @@ def workdir(place, shape=(8, 8, 3), classes=3, *, resolved=None, **settings):
 
 
 def preprocessing(run, teacher, **given):
-    return evaluate_models.measuring_settings([run], given, teacher)[1]
+    return measured_runs.measuring_settings([run], given, teacher)[1]
 
 
 def test_a_run_s_preprocessing_is_that_of_its_own_teacher(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     own, other = saved(tmp_path / "own.keras"), saved(tmp_path / "other.keras", seed=1)
-    known = {"teacher": evaluate_models.file_fingerprint(own)}
+    known = {"teacher": measured_runs.file_fingerprint(own)}
     run = workdir(tmp_path / "run", resolved=known, teacher_checkpoint="own.keras", teacher_preprocessing="unit")
     for teacher in (own, "own.keras", pathlib.Path("run", "..", "own.keras")):
         assert preprocessing(run, teacher) == preprocessing(run / "student.keras", teacher) == "unit"
@@ -114,7 +114,7 @@ def test_a_run_is_calibrated_on_the_validation_part_of_its_folder(tmp_path, fitt
     run = workdir(tmp_path / "run", dataset=f"folder:{folder}", validation_fraction=0.0)
     for seed in (0, 1, 1000, 1001, 2000, 2001):  # other images than those of the training part
         write_image(folder / "valid" / CLASSES[seed // 1000] / f"{seed % 1000}.png", random_image(5000 + seed, 8, 8))
-    config = evaluate_models._run_to_calibrate(run, evaluate_models.measuring_settings([run], {})[0])
+    config = measured_runs.run_to_calibrate(run, measured_runs.measuring_settings([run], {})[0])
     evaluate_models.calibrate(run, data.load(config.pick(data.DataSettings), test=False))
     ((logits, labels),) = fitted
     held_out = np.stack([random_image(5000 + seed, 8, 8) for seed in (0, 1, 1000, 1001, 2000, 2001)])

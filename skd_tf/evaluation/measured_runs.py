@@ -1,0 +1,155 @@
+"""What the runs of measured models say: their data and pixels, what they have seen, and what is refused or warned of."""
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from skd_tf.config import Config
+from skd_tf.data import redraw
+from skd_tf.data.catalog import has_labels, size_and_resize
+from skd_tf.data.settings import DataSettings
+from skd_tf.errors import input_error
+from skd_tf.models.paths import file_fingerprint
+from skd_tf.runs import lineage
+from skd_tf.runs.run_record import (
+    recorded_config,
+    recorded_png_bits,
+    run_behind,
+    settings_record,
+    trusted_config,
+    workdir_of,
+)
+from skd_tf.runtime.console import say, warn
+
+ModelPath = str | os.PathLike
+
+
+def measuring_settings(
+    models: Sequence[ModelPath], given: Mapping[str, Any], teacher: ModelPath | None = None
+) -> tuple[DataSettings, str]:
+    """The settings to read the test split with, and the teacher's preprocessing.
+
+    Settings that the user gave win over those of the first run among the models. If the user names a dataset, only a
+    run of that dataset counts.
+
+    Args:
+      models: paths of the models.
+      given: {setting: value} that the user gave, of `DataSettings` and "teacher_preprocessing".
+      teacher: path of the model to compare with; of a run with several teachers, that of this one counts.
+
+    Raises:
+      InputError: a run's record is damaged, or names code that the user does not.
+    """
+    config, dataset = Config(**given), given.get("dataset")
+    path, run = first_run(models, dataset)
+    if run:
+        config = trusted_config(run, path, dataset=dataset, download=config.download).replace(**given)
+    preprocessing = _preprocessing(config, path, teacher, is_given="teacher_preprocessing" in given)
+    return dataclasses.replace(config.pick(DataSettings), validation_fraction=0.0), preprocessing
+
+
+def first_run(models, dataset):
+    """(path, `Config`) of the first model whose run is known and has this dataset, any without one; (None, None)."""
+    for path in models:
+        run = run_behind(path) if dataset else recorded_config(workdir_of(path))
+        if run and dataset in (None, run.dataset):
+            return path, run
+    return None, None
+
+
+def _preprocessing(config, path, teacher, *, is_given):
+    """What a teacher's pixels go through: what the user gave, or what the run gave to the same teacher, else "auto"."""
+    if is_given:
+        return config.teacher_preprocessing
+    if not teacher or path is None:
+        return "auto"
+    each = config.for_each_teacher
+    for one in each:
+        if one.teacher_checkpoint and os.path.realpath(one.teacher_checkpoint) == os.path.realpath(teacher):
+            return one.teacher_preprocessing
+    resolved = (settings_record(workdir_of(path)) or {}).get("resolved", {})
+    if len(each) == 1 and resolved.get("teacher") == file_fingerprint(teacher):  # moved
+        return each[0].teacher_preprocessing
+    return "auto"
+
+
+def require_teacher(models, teacher, settings):
+    """Refuses a dataset without labels and without a teacher: there is nothing to measure then."""
+    if not has_labels(settings.dataset) and not teacher:
+        runs = (run_behind(path) for path in models)
+        known = next((path for run in runs if run for path in run.teachers), "PATH")
+        raise input_error(
+            "A dataset without labels is measured by agreement with a teacher",
+            expected="--teacher with it",
+            received=f"--dataset={settings.dataset} alone",
+            remedy=f"Add --teacher={known}",
+        )
+
+
+def require_unseen(models, dataset, settings):
+    """Refuses models that were trained on measured images; warns of those whose teacher was; returns the warnings."""
+    warnings = [text for path in models for text in lineage.require_unseen({"model": path}, dataset, settings)]
+    for text in dict.fromkeys(warnings):
+        warn(text)
+    unknown = lineage.joined(map(lineage.read, models)).unknown
+    if unknown and (dataset.drawn_from or redraw.is_drawn("test", dataset, settings)):
+        say(f"What {', '.join(unknown)} was trained on is not recorded: it may have seen these images.")
+    return warnings
+
+
+def warn_of_other_pixels(models, settings, image_size):
+    """Warns of models whose runs measured them on images of another size, or on another part of each image."""
+
+    def shown(settings):  # (side of the middle that is cut out, shorter side before the cut)
+        return tuple(side or image_size for side in size_and_resize(settings))
+
+    for path in models:
+        run = run_behind(path)
+        if run and shown(run.pick(DataSettings)) != shown(settings):
+            (here, whole), (there, whole_there) = shown(settings), shown(run.pick(DataSettings))
+            warn(
+                f"{path} is measured on other pixels than in its run: on the middle {here} of {whole} here, {there} of "
+                f"{whole_there} there (--image_size={run.image_size} --augmentation={run.augmentation}). Evaluate it "
+                "alone and without such flags to measure it as its run did."
+            )
+
+
+def warn_of_other_depths(models, bits):
+    """Warns of models whose runs took 16-bit PNGs to have another number of bits than those of this dataset."""
+    for path in models:
+        before = recorded_png_bits(path)
+        if bits and before and bits != before:
+            warn(
+                f"{path} is measured on other pixels than in its run: a value of a 16-bit PNG is divided by "
+                f"{2 ** (bits - 8)} here, by {2 ** (before - 8)} there, because the brightest training images differ "
+                f"({bits} and {before} bits). Scale these files to {before} bits, or use skd_tf.predict, which reads files "
+                "as the run did."
+            )
+
+
+def run_to_calibrate(path, settings):
+    """The `Config` of the run in a workdir; InputError if it held out no images, or has other data."""
+    run = recorded_config(path)
+    if run is not None and not has_labels(run.dataset):
+        raise input_error(
+            "--calibrate needs labels",
+            expected="a run on labelled images",
+            received=f"--model={path}, trained on {run.dataset}",
+            remedy="Leave out --calibrate for this model",
+        )
+    if run is None:
+        raise input_error(
+            "--calibrate needs images that no training has seen",
+            expected="the workdir of a run",
+            received=f"--model={path}",
+            remedy="Leave out --calibrate for this model",
+        )
+    if (run.dataset, run.image_size) != (settings.dataset, settings.image_size):
+        raise input_error(
+            "--calibrate takes the run's own data",
+            expected=f"--dataset={run.dataset} and --image_size={run.image_size}",
+            received=f"--dataset={settings.dataset} and --image_size={settings.image_size} with {path}",
+            remedy="Leave both out",
+        )
+    return run
