@@ -172,7 +172,7 @@ class FileSplits:
         return np.concatenate(sizes)
 
     def _is_grey(self, name):
-        """Whether all images of a split are grey. A coloured one counts if it decodes: a damaged file is found at any start."""
+        """Whether all images of a split are grey. Coloured files that do not decode do not count, at any start."""
         rows = self._facts[name].rows
         coloured = self._usable(name) & ~rows["grey"]
         many = coloured.sum() > self._most_unreadable(name)  # the split is refused unless one of them decodes

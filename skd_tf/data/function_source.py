@@ -171,11 +171,9 @@ def _unpacked(settings, name, split):
     if crops_originals(settings):
         expected = "paths of files with --augmentation=resized_crop"
         raise _error(settings, part, expected, "images already decoded")
-    return (
-        _collected(settings, part, split)
-        if is_stream
-        else (_array(settings, part, images), _array(settings, part, labels))
-    )
+    if is_stream:
+        return _collected(settings, part, split)
+    return _array(settings, part, images), _array(settings, part, labels)
 
 
 def _array(settings, part, values):

@@ -6,9 +6,8 @@ import functools
 import numpy as np
 import tensorflow as tf
 
-TOP_FORMAT = (
-    2  # of top-k records; part of the cache's key. 1 took mean and norm before the logits were rounded to the dtype
-)
+# Of top-k records; part of the cache's key. Format 1 took mean and norm before the logits were rounded to the dtype.
+TOP_FORMAT = 2
 
 
 @dataclasses.dataclass(frozen=True)

@@ -66,9 +66,8 @@ def evaluate_and_print(
     standard = preprocessing == "standard" and teacher is not None
     dataset = data.load(settings, data_dir, train=standard, class_names=names)
     _, run = measured_runs.first_run(models, settings.dataset)
-    if (
-        standard and run and run.validation_fraction
-    ):  # the run measured mean and std without the images that it held out
+    if standard and run and run.validation_fraction:
+        # The run measured mean and std without the images that it held out.
         fraction = {"validation_fraction": run.validation_fraction, "validation_split": run.validation_split}
         trained_on = data.load(dataclasses.replace(settings, **fraction), data_dir, test=False)
         dataset = dataclasses.replace(dataset, mean=trained_on.mean, std=trained_on.std)
