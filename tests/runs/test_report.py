@@ -1,33 +1,20 @@
-"""The report: what it shows of one run and of several, and that a browser renders it completely without a network."""
+"""The report: what it shows of one run and of several."""
 
-import functools
 import html
 import html.parser
-import http.server
-import json
 import re
-import shutil
-import subprocess
-import threading
 
 import numpy as np
 import pytest
 
-from skd_tf.config import Config
-from skd_tf.data.dataset import Split
 from skd_tf.errors import InputError
-from skd_tf.evaluation import final_measurements, hard_images
-from skd_tf.evaluation.final_measurements import ModelLogits
-from skd_tf.runs import predictions, report, verdict
+from skd_tf.runs import report
 from skd_tf.runs.report import charts, failures, run_data, svg
 from skd_tf.runtime.files import write_json
 from tests.helpers.commands import python
+from tests.helpers.report_runs import CLASSES, make_run
 from tests.helpers.runs import blank_chart, read_json
 
-CLASSES = ['<b>&"one"', "$x$", "three", "four"]
-SPEED = {"examples_per_second": 100.0, "input_wait_share": 0.1, "seconds": 3.0}
-CURVES = {"accuracy": 0.5, "val_accuracy": 0.4, "val_nll": 1.0, "learning_rate": 0.1, "kd_weight": 0.9}
-CURVES |= {"student_logit_norm": 2.0, "radius_over_student_norm": 2.0, **SPEED}
 LABELS = [
     "Loss: spherical by epoch",
     "Loss: cross_entropy by epoch",
@@ -37,9 +24,7 @@ LABELS = [
 ]
 LABELS += ["Throughput by epoch", "Logit norms before and after", "confidence minus accuracy", "Accuracy by class"]
 LABELS += ["Seconds of each part"]
-
-
-DRAWN = ("test_the_report_of_a_run_shows_all_its_parts", "test_a_browser_renders_it_completely")
+DRAWN = ("test_the_report_of_a_run_shows_all_its_parts",)
 DRAWN += ("test_losses_that_differ_have_no_common_axis",)
 DRAWN += ("test_a_run_shown_twice_has_two_labels_and_a_run_without_measurements_has_no_diagrams",)
 
@@ -49,37 +34,6 @@ def few_charts(request, monkeypatch):
     """The other tests do not look at the drawings."""
     if request.node.name not in DRAWN:
         monkeypatch.setattr(charts, "chart", blank_chart)
-
-
-def make_run(folder, *, seed=0, without=(), classes=CLASSES, name="run", extra=None, most=48, **settings):
-    """Writes the records of a finished run without training it."""
-    random, path = np.random.default_rng(seed), folder / name
-    (path / "student_alone").mkdir(parents=True)
-    labels = random.integers(0, len(classes), 300)
-    shapes = {"teacher": (8, 0.4), "student_alone": (4, 0.7), "student": (3, 0.6)}
-    parameters = {"teacher": 9000, "student_alone": 400, "student": 400}
-    targets = np.eye(len(classes))[labels]
-    logits = {m: size * (targets + s * random.normal(size=targets.shape)) for m, (size, s) in shapes.items()}
-    raw = {"student": 0.3 * logits["student"]}
-    models = {m: ModelLogits(z, raw.get(m), parameters[m]) for m, z in logits.items() if m not in without}
-    rows, details = final_measurements.measure(models, labels)
-    details["student"]["cost"] = {"latency_ms": {"median": 0.25}, "file_bytes": 12_345}
-    config = Config(**{"student": "cnn_4", "teacher": "resnet8", "loss": "spherical"} | settings)
-    result = rows | SPEED | {"radius": 4.0, "class_names": list(classes), "config": config.to_json()}
-    result |= {"versions": {"skd_tf": "0"}, "device": "a machine", "git_commit": None} | (extra or {})
-    facts = {"seconds": {"training": 3.0, "export": 1.0}, "teacher": {"name": "resnet8", "path": "p"}}
-    facts |= {"models": details, "labels": predictions.encode(labels), "dataset": {"test": 300}}
-    result["verdict"] = verdict.of_run(result, facts, 5000)
-    write_json(path / "result.json", result)
-    write_json(path / "measurements.json", facts)
-    images = random.integers(0, 256, [300, 8, 8, 1]).astype(np.uint8)
-    files = np.array([f"/photos/{row}.jpg" for row in range(300)], object)
-    pictures = hard_images.collect(Split(images, labels, np.arange(300), files=files), models, most)
-    write_json(path / "report_images.json", pictures)
-    epochs = [{"epoch": i, "step": 8 * i, "loss": 1 / (1 + i)} | CURVES for i in range(4)]
-    for file in (path / "metrics.jsonl", path / "student_alone" / "metrics.jsonl"):
-        file.write_text("".join(json.dumps(epoch) + "\n" for epoch in epochs))
-    return path
 
 
 class _Checker(html.parser.HTMLParser):
@@ -287,69 +241,6 @@ def test_the_command_takes_runs_as_arguments_and_needs_no_tensorflow(tmp_path):
     code = "import sys; sys.modules['tensorflow'] = None; del sys.argv[0]; from skd_tf import report; report.cli_main()"
     printed = python("-c", code, "report.py", *paths, f"--output={tmp_path / 'both.html'}")
     assert "both.html" in printed and (tmp_path / "both.html").stat().st_size > 50_000
-
-
-_PROBE = """<!doctype html><title>probe</title><link rel="icon" href="data:,">
-<iframe id="f" style="border:0;height:900px"></iframe><pre id="out"></pre><script>
-const frame = document.getElementById("f"), found = [];
-async function show(page, width) {
-  frame.style.width = width + "px";
-  await new Promise(done => { frame.onload = done; frame.src = page + "?" + width; });
-  await new Promise(done => setTimeout(done, 200));
-  const page_ = frame.contentDocument, view = frame.contentWindow;
-  const broken = [...page_.images].filter(i => !i.complete || !i.naturalWidth).length;
-  const flat = [...page_.querySelectorAll("svg")].filter(s => s.getBoundingClientRect().height < 50).length;
-  found.push({page, width, inner: view.innerWidth, scroll: page_.documentElement.scrollWidth, broken, flat,
-              charts: page_.querySelectorAll("svg").length,
-              requests: view.performance.getEntriesByType("resource").length});
-}
-(async () => {
-  for (const page of ["one.html", "all.html"]) for (const width of [375, 1280]) await show(page, width);
-  document.getElementById("out").textContent = "FOUND" + JSON.stringify(found) + "END";
-})();
-</script>"""
-
-
-class _Handler(http.server.SimpleHTTPRequestHandler):
-    def __init__(self, *arguments, asked, **options):
-        self.asked = asked
-        super().__init__(*arguments, **options)
-
-    def log_message(self, *parts):
-        self.asked.append(self.path)
-
-
-@pytest.mark.slow
-def test_a_browser_renders_it_completely(tmp_path):
-    """In headless Chromium: no broken image, console error, request or horizontal scrolling, on phone and desktop."""
-    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if browser is None:
-        pytest.skip("no Chromium on this machine (apt-get install chromium)")
-    long = [make_run(tmp_path, seed=i, name=f"run_with_a_rather_long_name_{i}_" + "x" * 60) for i in range(3)]
-    report.write(long[:1], tmp_path / "one.html")
-    report.write(long, tmp_path / "all.html")
-    (tmp_path / "probe.html").write_text(_PROBE)
-    asked = []
-    handler = functools.partial(_Handler, asked=asked, directory=str(tmp_path))
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1400,1000", "--dump-dom"]
-        options += ["--enable-logging=stderr", "--virtual-time-budget=20000", f"--user-data-dir={tmp_path / 'profile'}"]
-        command = [browser, *options, f"http://127.0.0.1:{server.server_port}/probe.html"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    finally:
-        server.shutdown()
-    match = re.search(r"FOUND(.*)END", done.stdout)
-    assert match, done.stdout[-2000:] + done.stderr[-2000:]
-    found = json.loads(match[1])
-    pages = [(page, width) for page in ("one.html", "all.html") for width in (375, 1280)]
-    assert [(row["page"], row["width"]) for row in found] == pages
-    for row in found:
-        assert row["inner"] == row["width"] and row["scroll"] <= row["width"], row
-        assert row["broken"] == row["flat"] == row["requests"] == 0 and row["charts"] > 10, row
-    assert [line for line in done.stderr.splitlines() if "CONSOLE" in line] == []
-    assert {path.partition("?")[0] for path in asked} <= {"/probe.html", "/one.html", "/all.html"}
 
 
 def test_exported_files_are_shown_as_they_were_measured(tmp_path):
