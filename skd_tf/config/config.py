@@ -101,7 +101,7 @@ Leave it out for the default, 30.
 
     data_rules: int = setting(
         2,
-        "rules by which files become splits and pixels. 2: docs/data.md; 1: those of skd_tf 0.1, with which its runs go on",
+        "rules by which files become splits and pixels. 2: docs/data.md; 1: those of skd_tf 0.1, which its runs keep",
         low=1,
         high=2,
         affects_result=False,
@@ -290,7 +290,7 @@ Leave it out for the default, 30.
     strategy: str = setting(
         "auto",
         "which devices train together; auto: multi_worker if TF_CONFIG names several workers, mirrored if there are several "
-        "devices, else one_device. Several give the numbers of one to rounding, or statistically: docs/devices.md",
+        "devices, else one_device. Several give the same numbers as one, up to rounding or statistically: docs/devices.md",
         choices=("auto", "one_device", "mirrored", "multi_worker"),
         heading="Machine",
     )
@@ -316,7 +316,7 @@ Leave it out for the default, 30.
     )
     micro_batches: int = setting(
         1,
-        "number of pieces that each replica computes its part of a batch in, one after the other: more need less memory; "
+        "number of pieces into which each replica splits its part of a batch, in turn; more pieces take less memory; "
         "BatchNorm sees one piece at a time",
         low=1,
     )

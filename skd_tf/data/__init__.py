@@ -19,6 +19,7 @@ picture_index    the files of a folder without class folders; without TensorFlow
 folder_parts     which folders are the training, validation and test parts; without TensorFlow
 folder_walk      which files are images, and which links are followed; without TensorFlow
 file_splits      splits of image files, in memory or on disk
+file_problems    files that do not decode, and equal pictures in two places: what is said of them
 file_facts       size, content hash, shape and orientation of each file, kept between processes; without TensorFlow
 image_header     what the first bytes of an image file say; without TensorFlow
 function_source  a user's own function

@@ -102,6 +102,10 @@ class FileFacts:
                 self.rows[row]["state"] = UNREADABLE  # a later process reads it again
                 self.problems[row] = problem or "it changed while it was read"
 
+    def usable(self) -> np.ndarray:
+        """Whether each file decodes, or has not been tried yet, bool `[n]`."""
+        return (self.rows["state"] == UNTRIED) | (self.rows["state"] == DECODES)
+
     def save(self) -> None:
         """Keeps the facts for later processes; a cache folder that cannot be written is no problem."""
         place = _place(self._root)

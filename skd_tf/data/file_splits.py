@@ -5,21 +5,19 @@ import hashlib
 import math
 import os
 import pathlib
-from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
 
-from skd_tf.data import image_ops
+from skd_tf.data import file_problems, image_ops
 from skd_tf.data.catalog import fixed_shape
 from skd_tf.data.dataset import Split
 from skd_tf.data.disk_images import DiskImages, FileImages, UprightFileImages
 from skd_tf.data.file_facts import DAMAGED, DECODES, UNREADABLE, UNTRIED, FileFacts
-from skd_tf.data.folder_parts import shown
 from skd_tf.data.memory_budget import aligned_empty, keeps_in_memory
 from skd_tf.data.settings import DataSettings
-from skd_tf.errors import counted, input_error
+from skd_tf.errors import counted
 from skd_tf.runtime import devices
 from skd_tf.runtime.console import warn
 from skd_tf.runtime.streams import untuned
@@ -27,9 +25,6 @@ from skd_tf.runtime.streams import untuned
 # Part of the identity of images on disk: raise it when the same files would give other pixels.
 DECODING_VERSION = 2
 
-_MOST_UNREADABLE = 0.01  # fraction of a split's files, but always
-_FEW_UNREADABLE = 5  # files
-_NAMED = 10  # unreadable files that are named, one per line
 _BATCH_BYTES = 8 << 20
 
 
@@ -96,7 +91,7 @@ class FileSplits:
             # Names are for people who look at answers. The training split, the largest, needs none.
             files = None if name == "train" else self._names(name)[rows]
             splits[name] = Split(images, labels[name][rows], rows.astype(np.int64), in_memory, files)
-        self._report_equal_content(labels)
+        file_problems.report_equal_content(self._paths, self._facts, labels)
         return splits
 
     def _names(self, name):
@@ -175,19 +170,20 @@ class FileSplits:
         """Whether all images of a split are grey. Coloured files that do not decode do not count, at any start."""
         rows = self._facts[name].rows
         coloured = self._usable(name) & ~rows["grey"]
-        many = coloured.sum() > self._most_unreadable(name)  # the split is refused unless one of them decodes
+        many = coloured.sum() > file_problems.most_unreadable(
+            len(coloured)
+        )  # the split is refused unless one of them decodes
         if many or self._settings.data_rules == 1:
             return not coloured.any()
         if not (coloured & (rows["state"] == DECODES)).any():
             self._try(name, np.flatnonzero(coloured & (rows["state"] == UNTRIED)))
         return not (coloured & (rows["state"] == DECODES)).any()
 
-    def _most_unreadable(self, name):
-        return max(_MOST_UNREADABLE * len(self._paths[name]), _FEW_UNREADABLE)
-
     def _usable(self, name):
-        state = self._facts[name].rows["state"]
-        return (state == UNTRIED) | (state == DECODES)
+        return self._facts[name].usable()
+
+    def _report_unreadable(self, name, labels):
+        file_problems.report_unreadable(name, self._paths[name], self._facts[name], labels, self._class_names)
 
     def _store(self, name):
         facts, paths = self._facts[name], self._paths[name]
@@ -243,58 +239,6 @@ class FileSplits:
             if new != old:
                 images[new] = images[old]
         return rows[kept], images[: len(kept)]
-
-    def _report_unreadable(self, name, labels):
-        facts, paths = self._facts[name], self._paths[name]
-        rows = np.flatnonzero(~self._usable(name))
-        unreadable = [(paths[row], facts.problems.get(row, "it does not decode")) for row in rows.tolist()]
-        most = self._most_unreadable(name)
-        if len(unreadable) > most or len(unreadable) == len(paths):
-            raise input_error(
-                f"Too many files of the {name} split do not decode: {len(unreadable)} of {len(paths)}",
-                expected=f"images, at most {most:.0f} of them damaged",
-                received="; ".join(f"{path}: {problem}" for path, problem in unreadable[:3]) + " ..." * (len(rows) > 3),
-                remedy="Repair or remove them",
-            )
-        if labels is not None:
-            emptied = sorted({*labels.tolist()} - {*labels[self._usable(name)].tolist()})
-            if emptied:
-                raise input_error(
-                    f"Classes have no readable image in the {name} split",
-                    expected="at least one image of each class that decodes",
-                    received=shown("unlabelled" if label < 0 else self._class_names[label] for label in emptied),
-                    remedy="Repair or replace their files",
-                )
-        for path, problem in unreadable[:_NAMED]:
-            warn(f"Skipped {path}: {problem}.")
-        if len(unreadable) > _NAMED:
-            more = counted(len(unreadable) - _NAMED, "more file")
-            warn(f"Could not decode {more} of the {name} split, and skipped them.")
-
-    def _report_equal_content(self, labels):
-        """Says which pictures are in two splits, or under two labels of one."""
-        hashes = {name: facts.hashes() for name, facts in self._facts.items()}
-        names = [name for name in ("train", "validation", "test") if name in hashes]
-        for place, one in enumerate(names):
-            known = dict(zip(hashes[one], self._paths[one], strict=True))
-            for other in names[place + 1 :]:
-                pairs = [
-                    (known[found], path)
-                    for found, path in zip(hashes[other], self._paths[other], strict=True)
-                    if found and found in known
-                ]
-                if pairs:
-                    warn(
-                        f"The {one} split contains {counted(len(pairs), 'file')} of the {other} split, by content "
-                        f"({pairs[0][1]} is {pairs[0][0]}), so what is measured there is too good."
-                    )
-            if one not in labels:
-                continue
-            twice = {pair for pair in zip(hashes[one], labels[one].tolist(), strict=True) if pair[0] and pair[1] >= 0}
-            several = [found for found, count in Counter(found for found, _ in twice).items() if count > 1]
-            if several:
-                count = counted(len(several), "picture")
-                warn(f"The {one} split has {count} in several classes, such as {known[several[0]]}.")
 
 
 def _fitted(store, shape, resize, row):

@@ -109,9 +109,9 @@ def warn_of_other_pixels(models, settings, image_size):
         if run and shown(run.pick(DataSettings)) != shown(settings):
             (here, whole), (there, whole_there) = shown(settings), shown(run.pick(DataSettings))
             warn(
-                f"{path} is measured on other pixels than in its run: on the middle {here} of {whole} here, {there} of "
-                f"{whole_there} there (--image_size={run.image_size} --augmentation={run.augmentation}). Evaluate it "
-                "alone and without such flags to measure it as its run did."
+                f"{path} is not measured on the pixels that its run used: here the middle {here} of {whole}, in its "
+                f"run the middle {there} of {whole_there} (--image_size={run.image_size} --augmentation={run.augmentation}). "
+                "Evaluate it alone and without such flags to measure it as its run did."
             )
 
 

@@ -248,7 +248,7 @@ def _costly(comparison):
         return []
     gain = points(comparison["difference"], comparison["images"])
     return [
-        "Trained alone for the computation that distilling took, the student is better: distilled is at "
+        "With as much computation as distilling took, the student alone is better: the distilled one is at "
         f"{gain} points of top-1 ({interval(comparison)})."
     ]
 
@@ -262,7 +262,7 @@ def _useless(predicted, labels, who):
         return []
     return [
         f"The {who} (top-1 {right / len(labels):.4f}) is no better than always answering the most common "
-        f"class ({most_common / len(labels):.4f}): it has learned nothing of use."
+        f"class ({most_common / len(labels):.4f}): it has learned nothing useful."
     ]
 
 
@@ -283,7 +283,7 @@ def _lost_classes(predicted, labels, class_names, who):
 
 def _few_steps(steps):
     count = counted(steps, "optimizer step")
-    return f"The run had {count}, fewer than any recipe of skd_tf from scratch ({FEWEST_STEPS:,} and more)."
+    return f"The run had {count}, fewer than any skd_tf recipe that trains from scratch ({FEWEST_STEPS:,} or more)."
 
 
 def fine_tunes(config: Mapping[str, Any]) -> bool:
@@ -299,7 +299,7 @@ def _next(word, models, config, few_steps, *, weak_teacher, useless):
         tips.append(f"train longer, --epochs={epochs} or more")
     if useless:
         tips.append("search for a rate with python -m skd_tf.tune --search=learning_rate:log:0.001:0.3")
-        tips.append("look whether the labels are right, and add pictures of each class")
+        tips.append("check whether the labels are right, and add pictures of each class")
     if weak_teacher:
         tips.append("a better teacher (--teacher_flagfile trains one by its own settings)")
     if "teacher" in models and word in ("behind", "level"):

@@ -14,6 +14,7 @@ resources      what several students can share: data, replicas, teacher
 train_student  one student: built, compiled, trained to its last step
 announcement   what a run prints before its first step
 loop           host calls of k steps, cut at epoch ends and checkpoints, resumable at any step
+run_outputs    what a finished run writes and prints
 trackers       the user's functions that are given each epoch's record and the result
 run_callbacks  what happens while it trains: metrics, checkpoints, resuming, a post-mortem
 checkpoints    the state of a run on disk, written in the background

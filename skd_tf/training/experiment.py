@@ -7,27 +7,23 @@ import pathlib
 from collections.abc import Iterable
 from typing import Any
 
-import keras
 import tensorflow as tf
 
 from skd_tf import data
 from skd_tf.config import Config
 from skd_tf.config.flags import write_flags
 from skd_tf.data.catalog import has_labels
-from skd_tf.data.dataset import Dataset
 from skd_tf.data.unlabelled import with_unlabelled
-from skd_tf.distillation.distiller import Distiller
 from skd_tf.errors import InputError, counted, input_error
-from skd_tf.runs import class_names, lineage, predictions, provenance, report, result_tables, run_files, verdict
+from skd_tf.runs import class_names, lineage, run_files
 from skd_tf.runs.data_identity import data_facts
 from skd_tf.runs.run_record import read_result, recorded_config, with_recorded_rules
 from skd_tf.runs.workdir import Workdir, locked
-from skd_tf.runtime import atomic_files, cluster, keras_state, replicas, user_code
+from skd_tf.runtime import cluster, keras_state, replicas, user_code
 from skd_tf.runtime.console import Stopwatch, detail, say, say_of_part, set_verbosity, stage, warn
 from skd_tf.runtime.files import write_json, write_text
 from skd_tf.runtime.local_paths import require_folder
-from skd_tf.serving import saved_model
-from skd_tf.training import layers, measuring, nested_runs, preflight, unlabelled
+from skd_tf.training import layers, measuring, nested_runs, preflight, run_outputs, unlabelled
 from skd_tf.training.ensemble import open_teachers
 from skd_tf.training.resources import SharedResources
 from skd_tf.training.trackers import Tracker, Trackers
@@ -88,7 +84,7 @@ def run(
         held.enter_context(locked(workdir))
         folder = Workdir(workdir, config)
         if folder.result is not None:
-            said = "\n\n".join(_closing(folder.result))
+            said = "\n\n".join(run_outputs.closing(folder.result))
             say_of_part(f"{folder.path} is finished:\n\n{said}\n\nResult: {folder / run_files.RESULT}")
             return folder.result
         own = [user_code.resolve(config.callback, "callback")] if config.callback else []
@@ -118,18 +114,18 @@ def _run(
         teachers = [teacher.path for teacher in resources.teacher.members] if resources.teacher else []
         ancestry = lineage.of_run(config, resources.dataset, data_facts(resources.dataset), *teachers)
         with watch("export"):
-            _export(student, folder, resources.dataset.class_names, ancestry)
+            run_outputs.export(student, folder, resources.dataset.class_names, ancestry)
         if config.report:
             with watch("latency"):
                 for name, found in measuring.costs(resources, student, folder / run_files.STUDENT).items():
                     details[name]["cost"] = found
         if pictures:
             write_json(folder / run_files.REPORT_IMAGES, pictures)
-        facts = _facts(config, resources, distiller) | history
+        facts = run_outputs.facts_of(config, resources, distiller) | history
         facts |= {"lineage": ancestry.to_json(), "warnings": list(resources.warnings)}
-        found = _details(resources, details, watch)
+        found = run_outputs.details_of(resources, details, watch)
         write_json(folder / run_files.MEASUREMENTS, found)
-        return _write_result(config, folder, measured, facts, found)
+        return run_outputs.write_result(config, folder, measured, facts, found)
 
     result = cluster.agree(finish)
     track(result)
@@ -249,80 +245,3 @@ def _is_finished(config: Config, path: pathlib.Path) -> bool:
         )
     except InputError:
         return False
-
-
-def _export(student: keras.Model, folder: Workdir, class_names: tuple[str, ...], ancestry: lineage.Lineage) -> None:
-    atomic_files.sweep(folder.path)
-    with atomic_files.replacing(folder / run_files.STUDENT) as path:
-        student.save(path)
-        lineage.write(path, ancestry)
-    with atomic_files.replacing(folder / run_files.SAVED_MODEL) as path:
-        saved_model.save_saved_model(student, path, class_names)
-        lineage.write(path, ancestry)
-
-
-def _facts(config: Config, resources: SharedResources, distiller: Distiller) -> dict[str, Any]:
-    """What result.json says of the run beside the measurements."""
-    on_sphere = distiller.objective.loss.readout == "sphere"
-    return {
-        "radius": float(distiller.radius.numpy()) if on_sphere else None,
-        "class_names": list(resources.dataset.class_names),
-        "config": config.to_json(),
-        "versions": provenance.versions(),
-        "device": provenance.device(resources.strategy.num_replicas_in_sync),
-        "xla": distiller.xla,
-        "deterministic": replicas.determinism(),
-        "git_commit": provenance.git_commit(),
-    }
-
-
-def _details(resources: SharedResources, measured: dict, watch: Stopwatch) -> dict[str, Any]:
-    """The content of measurements.json, which the report draws."""
-    dataset: Dataset = resources.dataset
-    sizes = {"train": len(dataset.train), "test": len(dataset.test or ())}
-    if dataset.unlabelled:
-        sizes["unlabelled"] = len(dataset.unlabelled.train)
-    pixels = {} if dataset.png_bits is None else {"png_bits": dataset.png_bits}
-    details = {
-        "models": measured,
-        "labels": predictions.encode(dataset.test.labels if dataset.test else []),
-        "seconds": watch.seconds,
-        "dataset": {"name": dataset.name, "version": dataset.version} | sizes | pixels,
-    }
-    if resources.teacher:
-        details["teacher"] = {"name": resources.teacher.facts["name"], "path": str(resources.teacher.path)}
-    return details
-
-
-def _write_result(
-    config: Config, folder: Workdir, measured: dict, facts: dict[str, Any], details: dict
-) -> dict[str, Any]:
-    """Writes result.json and the report, then prints the closing table and the verdict."""
-    for name in ("val_accuracy", "val_agreement"):
-        if name in facts:
-            measured["student"][name] = facts.pop(name)
-    result = measured | facts
-    steps = result["epochs_trained"] * preflight.steps_per_epoch(config, details["dataset"]["train"])
-    result["verdict"] = verdict.of_run(result, details, steps)
-    write_json(folder / run_files.RESULT, result)
-    written = [f"Result: {folder / run_files.RESULT}"]
-    if config.report:
-        written.append(f"Report: {report.write([folder.path], folder / run_files.REPORT)}")
-    written.append(
-        f"Next: python -m skd_tf.predict {folder.path} PICTURES --output=answers.csv, or python -m skd_tf.export "
-        f"--workdir={folder.path} --output=NEW_FOLDER{_own_data(config)}"
-    )
-    student = f"Student: {folder / run_files.SAVED_MODEL} and {folder / run_files.STUDENT}"
-    say_of_part("\n\n".join(["", *_closing(result), "\n".join([student, *written])]).removeprefix("\n"))
-    return result
-
-
-def _own_data(config: Config) -> str:
-    """A function that makes the data is called only if the user names it."""
-    return f" --dataset={config.dataset}" if user_code.is_reference(config.dataset) else ""
-
-
-def _closing(result: dict[str, Any]) -> list[str]:
-    """The table and the verdict of a finished run; earlier versions recorded no verdict."""
-    said = "\n".join(verdict.lines(result["verdict"])) if "verdict" in result else ""
-    return [result_tables.result_table(result), *([said] if said else [])]

@@ -53,7 +53,7 @@ def open_teacher(
     right = f"{accuracy:.4f} ({round(accuracy * len(split))} of {images})"
     if len(split) < _FEW_EXAMPLES and accuracy > 1 / dataset.num_classes:
         warn(
-            f"The accuracy of the teacher {teacher.facts['name']} is {right}. Guessing could give this with so few images."
+            f"The accuracy of the teacher {teacher.facts['name']} is {right}. With so few images, guessing could do as well."
         )
         return teacher
     raise input_error(

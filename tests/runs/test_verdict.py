@@ -78,7 +78,7 @@ def test_a_student_that_has_learned_nothing_is_said_once():
 def test_few_steps_are_said_with_the_epochs_that_would_do():
     found = judge(steps=150, student=0.5)
     assert found["warnings"] == [
-        "The run had 150 optimizer steps, fewer than any recipe of skd_tf from scratch (700 and more)."
+        "The run had 150 optimizer steps, fewer than any skd_tf recipe that trains from scratch (700 or more)."
     ]
     assert found["next"][0] == "train longer, --epochs=140 or more"  # 30 epochs of 5 steps: 140 have 700
     assert judge(steps=700)["warnings"] == []

@@ -175,7 +175,7 @@ def _good(run):
     )
     said = f"Its mean confidence is {shipped['confidence']:.1%}"
     if abs(gap) <= _MOST_GAP:
-        yield f"{said}: about as often as it is right (ECE {shipped['ece']:.3f})."
+        yield f"{said}, close to its accuracy (ECE {shipped['ece']:.3f})."
     else:
         yield f"{said}: {'over' if gap > 0 else 'under'}confident by {100 * abs(gap):.0f} points (ECE {shipped['ece']:.3f})."
 

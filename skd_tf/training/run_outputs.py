@@ -1,0 +1,94 @@
+"""What a finished run writes and prints: the exported student, result.json, measurements.json, the report, the verdict."""
+
+from typing import Any
+
+import keras
+
+from skd_tf.config import Config
+from skd_tf.data.dataset import Dataset
+from skd_tf.distillation.distiller import Distiller
+from skd_tf.runs import lineage, predictions, provenance, report, result_tables, run_files, verdict
+from skd_tf.runs.workdir import Workdir
+from skd_tf.runtime import atomic_files, replicas, user_code
+from skd_tf.runtime.console import Stopwatch, say_of_part
+from skd_tf.runtime.files import write_json
+from skd_tf.serving import saved_model
+from skd_tf.training import preflight
+from skd_tf.training.resources import SharedResources
+
+
+def export(student: keras.Model, folder: Workdir, class_names: tuple[str, ...], ancestry: lineage.Lineage) -> None:
+    atomic_files.sweep(folder.path)
+    with atomic_files.replacing(folder / run_files.STUDENT) as path:
+        student.save(path)
+        lineage.write(path, ancestry)
+    with atomic_files.replacing(folder / run_files.SAVED_MODEL) as path:
+        saved_model.save_saved_model(student, path, class_names)
+        lineage.write(path, ancestry)
+
+
+def facts_of(config: Config, resources: SharedResources, distiller: Distiller) -> dict[str, Any]:
+    """What result.json says of the run beside the measurements."""
+    on_sphere = distiller.objective.loss.readout == "sphere"
+    return {
+        "radius": float(distiller.radius.numpy()) if on_sphere else None,
+        "class_names": list(resources.dataset.class_names),
+        "config": config.to_json(),
+        "versions": provenance.versions(),
+        "device": provenance.device(resources.strategy.num_replicas_in_sync),
+        "xla": distiller.xla,
+        "deterministic": replicas.determinism(),
+        "git_commit": provenance.git_commit(),
+    }
+
+
+def details_of(resources: SharedResources, measured: dict, watch: Stopwatch) -> dict[str, Any]:
+    """The content of measurements.json, which the report draws."""
+    dataset: Dataset = resources.dataset
+    sizes = {"train": len(dataset.train), "test": len(dataset.test or ())}
+    if dataset.unlabelled:
+        sizes["unlabelled"] = len(dataset.unlabelled.train)
+    pixels = {} if dataset.png_bits is None else {"png_bits": dataset.png_bits}
+    details = {
+        "models": measured,
+        "labels": predictions.encode(dataset.test.labels if dataset.test else []),
+        "seconds": watch.seconds,
+        "dataset": {"name": dataset.name, "version": dataset.version} | sizes | pixels,
+    }
+    if resources.teacher:
+        details["teacher"] = {"name": resources.teacher.facts["name"], "path": str(resources.teacher.path)}
+    return details
+
+
+def write_result(
+    config: Config, folder: Workdir, measured: dict, facts: dict[str, Any], details: dict
+) -> dict[str, Any]:
+    """Writes result.json and the report, then prints the closing table and the verdict."""
+    for name in ("val_accuracy", "val_agreement"):
+        if name in facts:
+            measured["student"][name] = facts.pop(name)
+    result = measured | facts
+    steps = result["epochs_trained"] * preflight.steps_per_epoch(config, details["dataset"]["train"])
+    result["verdict"] = verdict.of_run(result, details, steps)
+    write_json(folder / run_files.RESULT, result)
+    written = [f"Result: {folder / run_files.RESULT}"]
+    if config.report:
+        written.append(f"Report: {report.write([folder.path], folder / run_files.REPORT)}")
+    written.append(
+        f"Next: python -m skd_tf.predict {folder.path} PICTURES --output=answers.csv, or python -m skd_tf.export "
+        f"--workdir={folder.path} --output=NEW_FOLDER{_own_data(config)}"
+    )
+    student = f"Student: {folder / run_files.SAVED_MODEL} and {folder / run_files.STUDENT}"
+    say_of_part("\n\n".join(["", *closing(result), "\n".join([student, *written])]).removeprefix("\n"))
+    return result
+
+
+def _own_data(config: Config) -> str:
+    """A function that makes the data is called only if the user names it."""
+    return f" --dataset={config.dataset}" if user_code.is_reference(config.dataset) else ""
+
+
+def closing(result: dict[str, Any]) -> list[str]:
+    """The table and the verdict of a finished run; earlier versions recorded no verdict."""
+    said = "\n".join(verdict.lines(result["verdict"])) if "verdict" in result else ""
+    return [result_tables.result_table(result), *([said] if said else [])]
