@@ -39,6 +39,13 @@ def main(flag_values: flags.FlagValues) -> None:
     if result is None:
         expected, remedy = "a finished run", "Let the run finish first"
         raise input_error("Nothing to release", expected=expected, received=f"--workdir={workdir}", remedy=remedy)
+    if "calibrated" not in result["student"]:
+        raise input_error(
+            "The student has no temperature",
+            expected="a run with --calibrate=auto and enough validation images",
+            received=f"--workdir={workdir}",
+            remedy="Train it with them",
+        )
     folder = RELEASED / name
     _export(workdir, folder, name, flag_values.data_dir)
     record = _record(folder / "student.keras", recorded_config(workdir), flag_values.data_dir)

@@ -194,7 +194,7 @@ Leave it out for the default, 30.
     )
 
     loss: str = setting("kd", "the distillation method", grammar=checks.LOSS, check=checks.loss, heading="Loss")
-    temperature: float = setting(4.0, "softmax temperature of the distillation term", above=0)
+    temperature: float = setting(4.0, "softmax temperature of the distillation term", above=0, high=1000)
     kd_weight: float | str = setting(
         0.9, "weight of the distillation term", low=0, grammar=grammar.WEIGHT, check=grammar.canonical_weight
     )
@@ -331,7 +331,7 @@ Leave it out for the default, 30.
         affects_result=False,
     )
     keep_checkpoints: int = setting(
-        2, "number of newest checkpoints to keep, beside the best one", low=1, affects_result=False
+        2, "number of newest checkpoints to keep, in addition to the best one", low=1, affects_result=False
     )
     profile_steps: str = setting(
         "",

@@ -35,7 +35,7 @@ def conflicts(config: "Config") -> Iterator[tuple[str, str, str, str]]:
         problem = "needs the teacher's layers in every step, and a teacher cache holds only its logits"
         yield "feature_pairs", problem, "no --teacher_cache_dir with it", "Drop one of the two"
     if config.feature_pairs and len(config.teachers) > 1:
-        yield "feature_pairs", "are those of one teacher", "one --teacher_checkpoint", "Drop one of the two"
+        yield "feature_pairs", "works with one teacher only", "one --teacher_checkpoint", "Drop one of the two"
     count = max(len(config.teachers), 1)
     if count > 1 and facts.needs_teacher and not facts.takes_several_teachers:
         expected = f"one, or --loss={', '.join(OF_SEVERAL_TEACHERS)}"
@@ -45,13 +45,10 @@ def conflicts(config: "Config") -> Iterator[tuple[str, str, str, str]]:
         given = len(getattr(config, name).split(","))
         if getattr(config, name) and given != count and (given > 1 or name == "teacher_weights"):
             expected = f"one for each of {count} in --teacher_checkpoint"
-            yield name, "does not fit the teachers", expected, "Give as many, in the same order"
-    if config.teacher_cache_epochs and not config.teacher_cache_dir:
-        expected = "--teacher_cache_dir with it"
-        yield "teacher_cache_epochs", "needs a teacher cache", expected, "Add --teacher_cache_dir=DIR"
-    if config.teacher_cache_top and not config.teacher_cache_dir:
-        expected = "--teacher_cache_dir with it"
-        yield "teacher_cache_top", "needs a teacher cache", expected, "Add --teacher_cache_dir=DIR"
+            yield name, "does not fit the teachers", expected, "Give one for each teacher, in the same order"
+    for name in ("teacher_cache_epochs", "teacher_cache_top"):
+        if getattr(config, name) and not config.teacher_cache_dir:
+            yield name, "needs a teacher cache", "--teacher_cache_dir with it", "Add --teacher_cache_dir=DIR"
     if config.micro_batches > config.batch_size:
         expected = f"at most --batch_size={config.batch_size}"
         yield "micro_batches", "is larger than the batch", expected, "Lower it"

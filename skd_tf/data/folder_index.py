@@ -252,7 +252,7 @@ def _parts_notes(root, parts):
     notes, used = [], {folder if folder.parent == root else folder.parent for folder in parts.values()}
     unused = [folder.name for folder in folder_parts.visible_folders(root) if folder not in used]
     if unused:
-        notes.append(f"Not used, beside {shown(sorted(f.name for f in used))}: the folders {shown(unused)}")
+        notes.append(f"Not used, next to {shown(sorted(f.name for f in used))}: the folders {shown(unused)}")
     if folder_parts.part_of(parts["test"].name)[0] == "validation":
         notes.append(f"There is no test folder: {parts['test']} is the test split")
     return notes

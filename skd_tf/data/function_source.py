@@ -71,7 +71,7 @@ def read(settings: DataSettings, data_dir: str | None, names: Sequence[str]) -> 
             raise _error(settings, f"{name} split", "one label per image", received)
     groups = _groups(settings, spec, images) if "train" in names else None
     if any(isinstance(part, list) for part in images.values()) and isinstance(spec.get("train"), tf.data.Dataset):
-        raise _error(settings, "splits", "paths of files in all of them, or in none", "a tf.data.Dataset beside paths")
+        raise _error(settings, "splits", "paths of files in all of them, or in none", "paths and a tf.data.Dataset")
     if all(isinstance(part, list) for part in images.values()):
         root = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for part in images.values() for path in part])
         files = FileSplits(settings, root, images, class_names)
@@ -96,7 +96,7 @@ def _groups(settings, spec, images):
         found = iter(grouping.group_names([name for part in names.values() for name in part], settings.group))
         return grouping.numbered({name: list(itertools.islice(found, len(part))) for name, part in names.items()})
     if settings.group:
-        raise _error(settings, "groups entry", "no --group beside it", f"--group={settings.group}")
+        raise _error(settings, "groups entry", "no --group with it", f"--group={settings.group}")
     groups = np.asarray(spec["groups"])
     if groups.shape != (len(images["train"]),) or groups.dtype.kind not in "iuUSO":
         expected = f"{len(images['train'])} integers or texts, one per training example"

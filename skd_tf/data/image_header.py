@@ -8,6 +8,7 @@ import struct
 import typing
 
 _ORIENTATION = 0x0112  # the EXIF tag
+_LONGEST_SIDE = 2**31 - 1  # TensorFlow counts pixels in int32
 
 
 class ImageHeader(typing.NamedTuple):
@@ -46,6 +47,8 @@ def read_header(content: bytes) -> ImageHeader:
                 raise ValueError("its header is incomplete") from error
             if header.height < 1 or header.width < 1:
                 raise ValueError("its header gives no size")
+            if max(header.height, header.width) > _LONGEST_SIDE:
+                raise ValueError("its header gives an impossible size")
             return header
     raise ValueError("it is not a JPEG, PNG, WebP, BMP or GIF file")
 

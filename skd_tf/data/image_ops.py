@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from skd_tf.data.augmentation import ResizedCrop
 
+_LONG = 16  # times a side of the result; an image that gets a longer one is not scaled as a whole
 _TRIES = 10  # windows drawn before the centre is taken, as in torchvision's RandomResizedCrop
 
 
@@ -110,8 +111,7 @@ def fit(image: tf.Tensor, shape: tuple[int, int, int], resize: int = 0, *, exact
       exact: whether the sides are rounded as Python rounds them; in float32 a half can fall to either side.
     """
     if resize:
-        image = resized(image, _sides_exact(image, resize) if exact else _sides(image, resize))
-        image = tf.image.resize_with_crop_or_pad(image, *shape[:2])
+        image = resized_centre(image, _sides_exact(image, resize) if exact else _sides(image, resize), shape)
     return tf.ensure_shape(image, [None] * ((image.shape.rank or 3) - 3) + list(shape))
 
 
@@ -142,7 +142,34 @@ def decode_window(encoded: tf.Tensor, window: tf.Tensor, shape: tuple[int, int, 
 
 def resized(image: tf.Tensor, size: tf.Tensor | tuple[int, int]) -> tf.Tensor:
     """A uint8 image at another size: bilinear, with an antialias filter where it shrinks."""
-    image = tf.image.resize(image, size, antialias=True)
+    return _to_pixels(tf.image.resize(image, size, antialias=True))
+
+
+def resized_centre(image: tf.Tensor, sides: tf.Tensor, shape: tuple[int, int, int]) -> tf.Tensor:
+    """The centre of an image that is resized to `sides`, with the height and width of `shape`.
+
+    Args:
+      image: uint8 `[any, any, channels]`, or a batch of them.
+      sides: int32 `[2]`: height and width, at least those of `shape`.
+      shape: (height, width, channels) of the result.
+    """
+
+    def of_all():
+        return tf.image.resize_with_crop_or_pad(resized(image, sides), *shape[:2])
+
+    def alone():  # the rest of a thin image, which is a line scaled to the height of a picture, would take gigabytes
+        images = image if image.shape.rank == 4 else image[None]
+        scale = tf.cast(sides, tf.float32) / tf.cast(tf.shape(images)[1:3], tf.float32)
+        before = tf.cast((sides - shape[:2]) // 2, tf.float32)
+        pixels = tf.raw_ops.ScaleAndTranslate(
+            images=images, size=shape[:2], scale=scale, translation=-before, kernel_type="triangle", antialias=True
+        )
+        return _to_pixels(pixels if image.shape.rank == 4 else pixels[0])
+
+    return tf.cond(tf.reduce_max(sides) <= _LONG * max(shape[:2]), of_all, alone)
+
+
+def _to_pixels(image):
     return tf.cast(tf.clip_by_value(tf.round(image), 0, 255), tf.uint8)
 
 

@@ -99,7 +99,8 @@ def _load(settings, data_dir, train, test, class_names):
             drawn_from = DrawnFrom(training.labels, training.index, groups)
             training, validation = _hold_out(training, settings, source.groups, measured)
         else:
-            validation = measured(validation) if len(measured(validation)) else None
+            validation = measured(validation)
+            validation = validation if len(validation) else None
     else:
         training, validation = source.splits["test"].take(np.zeros(0, np.int64)), None
     if source.groups:

@@ -1,12 +1,14 @@
 """How many of a dataset's validation and test images another split rule trains on: the other split is drawn again."""
 
 import os
+from collections.abc import Iterable
 
 import numpy as np
 
 from skd_tf.data import folder_index, grouping, hold_out
 from skd_tf.data.catalog import is_folder
 from skd_tf.data.dataset import Dataset
+from skd_tf.data.file_facts import FileFacts
 from skd_tf.data.settings import DataSettings
 
 _RULE = ("data_rules", "data_seed", "validation_fraction", "validation_split", "group")
@@ -59,20 +61,48 @@ def trained_on(rule: DataSettings, dataset: Dataset, settings: DataSettings, *, 
     return {name: count if name == "validation" else 0 for name in splits}
 
 
+def copies(contents: Iterable[bytes], dataset: Dataset, settings: DataSettings) -> dict[str, int]:
+    """How many images of each measured split have one of these contents.
+
+    Args:
+      contents: content hashes, as `FileFacts.hashes` gives them.
+      dataset: the dataset that is measured on, loaded with `settings`; one that is no folder has no known contents.
+      settings: its settings.
+
+    Returns:
+      As `trained_on`.
+    """
+    mine = {"validation": dataset.validation, "test": dataset.test}
+    splits = {name: split for name, split in mine.items() if split is not None}
+    if not is_folder(settings.dataset):
+        return dict.fromkeys(splits, 0)
+    root, files = _found(settings).root, _files(settings)
+    part = {"validation": "validation" if "validation" in files else "train", "test": "test"}
+    hashes = {name: FileFacts(root, files[name]).hashes() for name in {part[name] for name in splits}}
+    known = {content for content in contents if content}  # a file that cannot be read has an empty one
+    return {name: sum(hashes[part[name]][i] in known for i in split.index) for name, split in splits.items()}
+
+
 def _files(settings):
     """{part: paths} of a folder."""
-    found = folder_index.find(settings.dataset, settings.data_seed, settings.data_rules, settings.group)
-    return {part: [path for path, _ in files] for part, files in found.splits.items()}
+    return {part: [path for path, _ in files] for part, files in _found(settings).splits.items()}
+
+
+def _found(settings):
+    return folder_index.find(settings.dataset, settings.data_seed, settings.data_rules, settings.group)
 
 
 def _training_files(rule, whole):
     """The set of paths that a rule trains on."""
     if whole:
         return {*folder_index.unlabelled_paths(rule.dataset)}
-    folder = folder_index.find(rule.dataset, rule.data_seed, rule.data_rules, rule.group)
-    paths, labels = zip(*folder.splits["train"], strict=True)
+    folder = _found(rule)
+    paths, labels = (np.array(column) for column in zip(*folder.splits["train"], strict=True))
+    rows = np.arange(len(paths))
+    if rule.data_rules != 1:  # its trainings did not keep which files decode
+        rows = np.flatnonzero(FileFacts(folder.root, paths.tolist()).usable())
     if "validation" in folder.splits:
-        return set(paths)
-    groups = grouping.numbered(folder.groups)["train"] if folder.groups else None
-    held_out = hold_out.validation_rows(np.array(labels), rule, groups)
-    return set(paths) - {paths[row] for row in held_out}
+        return {*paths[rows].tolist()}
+    groups = grouping.numbered(folder.groups)["train"][rows] if folder.groups else None
+    held_out = hold_out.validation_rows(labels[rows], rule, groups)
+    return {*np.delete(paths[rows], held_out).tolist()}

@@ -1,5 +1,6 @@
 """From what a Distiller is given to what a step computes with: logits, batch sizes, weights, the teacher's mean norm."""
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -115,30 +116,91 @@ def check_class_weight(class_weight: dict[int, float], num_classes: int | None) 
         number_in_range(f"class_weight[{key}]", weight)
 
 
-def with_class_weight(dataset: tf.data.Dataset, class_weight: dict[int, float]) -> tf.data.Dataset:
-    """Turns batches (x, y) into (x, y, sample_weight) by the class of each label.
+def with_class_weight(
+    x: Any, y: Any, class_weight: dict[int, float], arguments: dict[str, Any]
+) -> tuple[Any, Any, dict[str, Any]]:
+    """What `fit` is given, with a sample weight for each example, by the class of its label.
 
-    Classes that are not listed have weight 1, and so have unlabelled images. Keras' own version looks up -1 in a table,
-    which raises on a CPU.
+    Classes that are not listed have weight 1, and so have unlabelled images. Keras' own version gives them the weight of
+    class 0 if labels are one-hot, and looks up -1 in a table. As with it, validation data is not weighted.
+
+    Args:
+      x, y: as `fit` takes them.
+      class_weight: {class: weight}.
+      arguments: the other arguments of `fit`.
+
+    Returns:
+      (x, y, arguments).
 
     Raises:
-      InputError: the batches have no labels, or already have sample weights.
+      InputError: there are no labels, or already sample weights.
     """
-    _, y, sample_weight = keras.utils.unpack_x_y_sample_weight(dataset.element_spec)
-    if y is None or sample_weight is not None:
+    if isinstance(x, tf.data.Dataset):
+        _, labels, sample_weight = keras.utils.unpack_x_y_sample_weight(x.element_spec)
+        _require_class_weight_fits(labels, sample_weight)
+        return x.map(lambda x, y: (x, y, _weights_in_graph(y, class_weight))).prefetch(tf.data.AUTOTUNE), y, arguments
+    if isinstance(x, keras.utils.PyDataset):
+        return _WeightedPyDataset(x, class_weight), y, arguments
+    if hasattr(x, "__next__"):
+        return (_weighted(batch, class_weight) for batch in x), y, arguments
+    _require_class_weight_fits(y, arguments.get("sample_weight"))
+    arguments = {"validation_split": 0.0, "validation_data": None} | arguments
+    if arguments["validation_split"] and arguments["validation_data"] is None:  # the last images, as Keras takes them
+        place = math.floor(len(y) * (1 - arguments["validation_split"]))
+        arguments["validation_data"] = keras.tree.map_structure(lambda part: part[place:], (x, y))
+        x, y = keras.tree.map_structure(lambda part: part[:place], (x, y))
+    arguments["validation_split"] = 0.0
+    return x, y, arguments | {"sample_weight": _weights(y, class_weight)}
+
+
+def _require_class_weight_fits(labels, sample_weight):
+    if labels is None or sample_weight is not None:
         raise input_error(
             "class_weight does not fit the data",
-            expected="batches of (x, y)",
-            received="x alone" if y is None else "(x, y, sample_weight)",
+            expected="(x, y)",
+            received="x alone" if labels is None else "(x, y, sample_weight)",
             remedy="Leave it out",
         )
+
+
+def _weights_in_graph(y, class_weight):
     listed, values = tf.constant([*class_weight], tf.int64), tf.constant([*class_weight.values()], tf.float32)
+    matches = class_numbers(y)[:, None] == listed
+    return tf.where(tf.reduce_any(matches, 1), tf.linalg.matvec(tf.cast(matches, tf.float32), values), 1.0)
 
-    def weighted(x, y):
-        matches = class_numbers(y)[:, None] == listed
-        return x, y, tf.where(tf.reduce_any(matches, 1), tf.linalg.matvec(tf.cast(matches, tf.float32), values), 1.0)
 
-    return dataset.map(weighted).prefetch(tf.data.AUTOTUNE)
+def _weights(y, class_weight):
+    with tf.device("CPU"):
+        return _weights_in_graph(tf.convert_to_tensor(y), class_weight).numpy()
+
+
+def _weighted(batch, class_weight):
+    """A batch (x, y) with sample weights."""
+    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
+    _require_class_weight_fits(y, sample_weight)
+    return x, y, _weights(y, class_weight)
+
+
+class _WeightedPyDataset(keras.utils.PyDataset):
+    """The batches of another PyDataset with sample weights."""
+
+    def __init__(self, dataset, class_weight):
+        names = ("workers", "use_multiprocessing", "max_queue_size")
+        super().__init__(**{name: getattr(dataset, name) for name in names})
+        self._dataset, self._class_weight = dataset, class_weight
+
+    @property
+    def num_batches(self):
+        return self._dataset.num_batches
+
+    def __getitem__(self, index):
+        return _weighted(self._dataset[index], self._class_weight)
+
+    def on_epoch_begin(self):
+        self._dataset.on_epoch_begin()
+
+    def on_epoch_end(self):
+        self._dataset.on_epoch_end()
 
 
 def first_batch(

@@ -20,7 +20,7 @@ from skd_tf.distillation.multi_step import MultiStepFunction
 from skd_tf.distillation.nonfinite_guard import NonFiniteGuard
 from skd_tf.distillation.objective import LossLike, Objective
 from skd_tf.distillation.train_step import StepModel
-from skd_tf.errors import input_error
+from skd_tf.errors import did_you_mean, input_error
 from skd_tf.losses.terms import Tensor
 from skd_tf.models import deployable as deploy
 from skd_tf.models import interface, precision
@@ -69,7 +69,8 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, CompilationMixin, Step
       teacher: the same for the teacher, or a keras.layers.TFSMLayer; or a list of several teachers. A softmax at its
         end is undone, with a warning. None if x contains its logits, or if the loss needs no teacher.
       loss: a name in `skd_tf.LOSSES`; a `skd_tf.losses.Loss`; or a function
-        `(student_logits, teacher_logits, labels, **settings)` that returns {"label": `[batch]`, "distill": `[batch]`}.
+        `(student_logits, teacher_logits, labels, ...)` that returns {"label": `[batch]`, "distill": `[batch]`}. It names
+        the settings that it takes: any of temperature, radius, center, teacher_weights, and its own.
       temperature: softmax temperature T > 0 of the distill term.
       kd_weight: weight of the distill term, >= 0; at most 1 if `label_weight` is None.
       label_weight: weight of the label term, >= 0. None: 1 - kd_weight, also after kd_weight changes. A loss without a
@@ -229,8 +230,8 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, CompilationMixin, Step
           jit_compile: True, False, or "auto": True on a GPU, False on a CPU, with a synchronized BatchNorm, or with a
             layer that XLA cannot compile. On one replica, XLA compiles the whole step. On several, it compiles what is
             before the sum over replicas, and what is after it.
-          schedules: {"kd_weight": f, ...} sets any of the four scalars to f(step) before each step. These values are
-            not checked. If `label_weight` is None, it follows kd_weight, which must then stay within [0, 1].
+          schedules: {"kd_weight": f, ...} sets temperature, kd_weight, label_weight, radius or, with feature_pairs,
+            feature_weight to f(step) before each step. These values are not checked. If `label_weight` is None, it follows kd_weight, which must then stay within [0, 1].
           micro_batches: number of pieces that each replica computes its part of a batch in, one after the other; one
             update follows. More pieces need less memory, and change the result by rounding only. But BatchNorm takes
             its statistics over a piece, and Dropout and a loss that compares images draw or compare within a piece.
@@ -240,10 +241,19 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, CompilationMixin, Step
           **kwargs: the other arguments of keras.Model.compile.
 
         Raises:
-          InputError: `loss` is given; `label_weight` has a schedule although it follows kd_weight; or `jit_compile` is
+          InputError: `loss` is given; `schedules` names another scalar; `label_weight` has a schedule although it follows kd_weight; or `jit_compile` is
             True with a synchronized BatchNorm, or with a layer that XLA cannot compile; or an expression in `layer_rates`
             matches no trained layer.
         """
+        for name in schedules or {}:
+            scalars = [n for n in self._hyperparameters_config() if isinstance(getattr(self, n), ScalarVariable)]
+            if name not in scalars:
+                raise input_error(
+                    "There is no such scalar to schedule",
+                    expected=f"one of {', '.join(scalars)}",
+                    received=f"schedules with {name!r}",
+                    remedy=did_you_mean(name, scalars, "Choose one of these"),
+                )
         if "label_weight" in (schedules or {}) and self._label_follows:
             raise input_error(
                 "label_weight follows kd_weight",
@@ -316,12 +326,12 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, CompilationMixin, Step
             if hasattr(x, "__next__"):
                 raise batches.readable_once()
             self.adapt(x)
-        if class_weight and isinstance(x, tf.data.Dataset):
-            x, class_weight = batches.with_class_weight(x, class_weight), None
+        if class_weight:
+            x, y, kwargs = batches.with_class_weight(x, y, class_weight, kwargs)
         verbose = kwargs.get("verbose", "auto")
         kwargs["callbacks"] = fit_display.with_display(kwargs.get("callbacks"), self.means.names, verbose)
         with self._clear_label_errors(), compat.untuned_device_iterators():
-            return super().fit(x, y, class_weight=class_weight, **kwargs)
+            return super().fit(x, y, **kwargs)
 
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """As keras.Model.evaluate.

@@ -42,7 +42,7 @@ class GuardedModelsMixin:
         heads.require_raw_logits(interface.with_logits(student, "student"), "student", softmax=False)
         shape = getattr(student, "output_shape", None)
         if shape and isinstance(shape, tuple) and len(shape) > 2:
-            warnings.warn(f"The student's output {shape} is taken as logits [batch, {classes}].", stacklevel=3)
+            warnings.warn(f"The student's output {shape} is treated as logits [batch, {classes}].", stacklevel=3)
         _require_two_classes(classes)
         return classes
 
@@ -54,16 +54,17 @@ class GuardedModelsMixin:
 
     def _check_teachers(self, teachers):
         """Checks the teachers as far as that is possible without calling them."""
-        self._teacher_inspected, self._teacher_probabilities = False, []
+        probabilities = []  # the attributes change only if all checks pass
         if teachers:
             self.objective.require_teachers(len(teachers))
         for teacher, who in _named(teachers):
             interface.require_model(teacher, who)
             self._require_teacher_classes(interface.classes_of(teacher, who))
             found = heads.require_raw_logits(interface.with_logits(teacher, who), who)
-            self._teacher_probabilities.append(found)
+            probabilities.append(found)
             if found:
                 _warn_of_softmax()
+        self._teacher_inspected, self._teacher_probabilities = False, probabilities
 
     def _require_teacher_classes(self, classes):
         if None not in (classes, self._num_classes) and classes != self._num_classes:

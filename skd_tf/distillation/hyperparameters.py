@@ -48,7 +48,10 @@ class ScalarVariable(keras.Variable):
         super().__init__(value, dtype="float32", trainable=False, name=name)
 
     def _checked(self, name, value):
-        return number_in_range(name, value, above=self._above, high=math.inf if self._complement is None else 1.0)
+        limits = {"above": self._above, "high": math.inf if self._complement is None else 1.0}
+        number = number_in_range(name, value, **limits)
+        number_in_range(name, float(np.float32(number)), **limits)  # it must not vanish or overflow in the variable
+        return number
 
     def assign(self, value: Any) -> "ScalarVariable":
         """Sets the value without retracing; a complement follows.
@@ -80,7 +83,7 @@ class HyperparametersMixin:
 
     def _make_hyperparameters(self, *, temperature, kd_weight, label_weight, radius):
         self._radius_argument = radius
-        self._label_follows = label_weight is None
+        self._label_follows = label_weight is None and self.objective.needs_teacher
         kd_weight, label_weight = resolve_loss_weights(
             kd_weight, label_weight, needs_teacher=self.objective.needs_teacher
         )
@@ -117,7 +120,9 @@ class HyperparametersMixin:
         return {
             "temperature": _decimal(self.temperature),
             "kd_weight": _decimal(self.kd_weight),
-            "label_weight": None if self._label_follows else _decimal(self.label_weight),
+            "label_weight": None
+            if self._label_follows or not self.objective.needs_teacher
+            else _decimal(self.label_weight),
             "radius": self._radius_argument if isinstance(self._radius_argument, str) else _decimal(self.radius),
         } | ({"feature_weight": _decimal(self.feature_weight)} if hasattr(self, "feature_weight") else {})
 

@@ -75,7 +75,16 @@ class Objective:
                 received=f"feature_pairs with loss={loss!r}",
                 remedy='Use loss="kd", kd_weight=0 for labels and features alone',
             )
-        self.accepted = set(inspect.signature(self.loss.function).parameters)
+        parameters = inspect.signature(self.loss.function).parameters
+        unnamed = [str(p) for p in parameters.values() if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+        if unnamed:
+            raise input_error(
+                "The loss function does not name the settings that it takes",
+                expected="parameters by name, such as temperature, or beta with a default",
+                received=", ".join(unnamed),
+                remedy="Name each, and drop the rest",
+            )
+        self.accepted = set(parameters)
         run = {"temperature", "radius", "center", "teacher_weights"}
         own = self.accepted - {"student_logits", "teacher_logits", "labels", *run}
         self.settings = {name: finite_number(name, value) for name, value in (settings or {}).items()}
@@ -88,10 +97,7 @@ class Objective:
             )
 
         given = run | self.settings.keys()
-        parameters = list(inspect.signature(self.loss.function).parameters.values())[3:]
-        missing = [
-            p.name for p in parameters if p.default is p.empty and p.kind != p.VAR_KEYWORD and p.name not in given
-        ]
+        missing = [p.name for p in [*parameters.values()][3:] if p.default is p.empty and p.name not in given]
         if missing:
             raise input_error(
                 "The loss function needs settings that are not given",
@@ -130,6 +136,13 @@ class Objective:
                 remedy="Choose one of the teachers, or another loss",
             )
         teacher_shares(self.teacher_weights, count)
+
+    def try_out(self, classes: int) -> None:
+        """Calls the loss once on zeros, so that `InputError` for what it returns comes before hours of computing."""
+        logits, several = tf.zeros([2, classes]), self.teacher_weights or ()
+        teacher = tf.zeros([2, len(several), classes]) if len(several) > 1 else logits
+        scalars = dict.fromkeys(("temperature", "radius", "readout_radius", "kd_weight", "label_weight"), 1.0)
+        self(logits, teacher if self.needs_teacher else None, tf.zeros([2], tf.int32), **scalars)
 
     @property
     def needs_teacher(self) -> bool:
@@ -227,6 +240,14 @@ class Objective:
                 received=keys,
                 remedy="Return a dict with exactly these keys and one value per example",
             )
+        for name, term in terms.items():
+            if len(term.shape) != 1:
+                raise input_error(
+                    "A term of the loss function has the wrong shape",
+                    expected=f'"{name}" with one value per example, [batch]',
+                    received=f"shape {list(term.shape)}",
+                    remedy="Sum or average over the classes, and not over the batch",
+                )
         if feature is not None:
             terms = terms | {"feature": tf.cast(feature, terms["label"].dtype)}
         if sample_weight is not None:

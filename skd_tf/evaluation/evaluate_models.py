@@ -72,6 +72,9 @@ def evaluate_and_print(
         trained_on = data.load(dataclasses.replace(settings, **fraction), data_dir, test=False)
         dataset = dataclasses.replace(dataset, mean=trained_on.mean, std=trained_on.std)
     warnings = measured_runs.require_unseen([*models, *([teacher] if teacher else [])], dataset, settings)
+    if names == []:
+        for path in (*models, *([teacher] if teacher else [])):
+            class_names.require_same_order(path, dataset.class_names, settings.dataset)
     measured_runs.warn_of_other_pixels(models, settings, dataset.image_shape[0])
     measured_runs.warn_of_other_depths(models, dataset.png_bits)
     temperatures = {}

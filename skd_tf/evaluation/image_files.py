@@ -18,13 +18,12 @@ from skd_tf.runtime.streams import untuned
 
 # Files that are images to a user. Those that TensorFlow cannot decode are listed as unreadable.
 _IMAGES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".jxl", ".tif", ".tiff", ".heic", ".heif")
-_NOT_FOLDERS = ("__MACOSX",)  # what macOS puts into archives
 
 
 def find(place: str | os.PathLike) -> tuple[pathlib.Path, list[str], Counter[str]]:
     """The image files in a folder and its subfolders, by the ends of their names.
 
-    Hidden files and folders are skipped. Links are followed, but no folder is read twice.
+    Hidden files and folders, and those that a system leaves behind, are skipped. Links are followed, but no folder is read twice.
 
     Args:
       place: a folder, or one image.
@@ -49,9 +48,11 @@ def find(place: str | os.PathLike) -> tuple[pathlib.Path, list[str], Counter[str
         subfolders[:] = [name for name in sorted(subfolders) if _is_new(os.path.join(folder, name), name, seen)]
         for name in files:
             suffix = os.path.splitext(name)[1].lower()
-            if suffix in _IMAGES and not name.startswith("."):
+            if folder_parts.is_leaving(name):
+                continue
+            if suffix in _IMAGES:
                 images.append(os.path.relpath(os.path.join(folder, name), root))
-            elif not name.startswith("."):
+            else:
                 others[suffix or "no suffix"] += 1
     if not images:
         found = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(3))
@@ -70,7 +71,7 @@ def _refuse(error):
 
 def _is_new(path, name, seen):
     real = os.path.realpath(path)
-    if name.startswith(".") or name in _NOT_FOLDERS or real in seen:
+    if folder_parts.is_leaving(name) or real in seen:
         return False
     seen.add(real)
     return True
@@ -159,8 +160,8 @@ def _fit(image, shape, resize, rules):
         across = resize / min(height, width)
         size = tf.cast(tf.shape(image)[:2], tf.float32)
         scale = tf.reduce_max(tf.constant([height * across, width * across]) / size)
-        fitted = image_ops.resized(image, tf.cast(tf.round(size * scale), tf.int32))
-        fitted = tf.ensure_shape(tf.image.resize_with_crop_or_pad(fitted, height, width), shape)
+        fitted = image_ops.resized_centre(image, tf.cast(tf.round(size * scale), tf.int32), shape)
+        fitted = tf.ensure_shape(fitted, shape)
     if resize != min(height, width):
         return fitted
     same = tf.reduce_all(tf.shape(image)[:2] == [height, width])

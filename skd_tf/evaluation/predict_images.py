@@ -84,7 +84,7 @@ def predict_images(
     temperature, rules = _temperature(model, own_temperature) if calibrated else 1.0, _rules(model)
     if others:
         count = ", ".join(f"{number} {suffix}" for suffix, number in others.most_common())
-        say(f"Not images by their names, and left out: {count}.")
+        say(f"Skipped, because only images are read: {count}.")
     how = f"shorter side to {side} pixels, then the middle {shape[0]}x{shape[1]}"
     say(f"{counted(len(names), 'image')} for a model of {shape[0]}x{shape[1]} pixels; other sizes: {how}.")
     unreadable = []
@@ -138,7 +138,7 @@ def _kind_of(outputs):
         return None
     is_softmax = (outputs >= 0).all() and np.abs(outputs.sum(axis=1) - 1).max() < 1e-2
     if is_softmax:
-        warn("The model's outputs sum to 1: they are taken as probabilities.")
+        warn("The model's outputs sum to 1: they are treated as probabilities.")
     return "probabilities" if is_softmax else "logits"
 
 

@@ -141,7 +141,7 @@ def stored(workdir: str | os.PathLike) -> dict[str, Any] | None:
     if student != paths.file_fingerprint(workdir) or not 0 < temperature < math.inf:
         raise input_error(
             "The calibration belongs to another student",
-            expected=f"that of the {run_files.STUDENT} beside it",
+            expected=f"that of the {run_files.STUDENT} next to it",
             received=file,
             remedy=remedy,
         )

@@ -85,7 +85,7 @@ def require_raw_logits(model: Any, who: str, *, softmax: bool = True) -> bool:
     if name == "softmax":
         remedy = "Build it without (classifier_activation=None), or pass skd_tf.models.heads.without_softmax(model)[0]"
     else:
-        remedy = "Remove it; for several labels per image (multi-label) there is no loss here"
+        remedy = "Remove it; skd_tf has no loss for several labels per image (multi-label)"
     raise input_error(
         f"The {who} ends in an activation",
         expected="raw logits, one class per image",

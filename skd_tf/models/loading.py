@@ -239,7 +239,7 @@ def _adapt(model, dataset, path, kind):
     if adapted.size:
         say(f"{path} takes images of {adapted.size[0]}x{adapted.size[1]}: those of {dataset.name} are resized.")
     if returns_probabilities(adapted, tf.constant(dataset.first_images(_PROBED_IMAGES)), f"model {path}"):
-        warn(f"The outputs of {path} sum to 1: they are taken as probabilities, and their logarithms as logits.")
+        warn(f"The outputs of {path} sum to 1: they are treated as probabilities, and their logarithms as logits.")
         return ModelAdapter(model, dataset, kind, probabilities=True)
     return adapted if adapted.size or kind != "raw" else model
 

@@ -31,10 +31,15 @@ def device(replicas: int = 1) -> str:
 
 def git_commit() -> str | None:
     """The commit of this source, with "-dirty" if files have changed since; None outside a checkout."""
-    folder = str(pathlib.Path(__file__).parent)
+    file = pathlib.Path(__file__)
+
+    def git(*command):
+        command = ("git", "-C", str(file.parent), *command)
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
     try:
-        command = ["git", "-C", folder, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip() or None
+        git("ls-files", "--error-unmatch", file.name)  # an installed package may lie inside another project's checkout
+        return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*") or None
     except (OSError, subprocess.SubprocessError):
         return None
 

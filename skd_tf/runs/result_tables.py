@@ -132,7 +132,7 @@ def evaluation_tables(result: Mapping[str, Any]) -> str:
     if has_labels:
         parts.append(_with_intervals("every class counts the same", everyone, _OVER_CLASSES))
     if teacher:
-        parts.append(_with_intervals("beside the teacher", models, _BESIDE_TEACHER))
+        parts.append(_with_intervals("compared with the teacher", models, _BESIDE_TEACHER))
     costs = [[name, *(cell(entry) for cell in _COST.values())] for name, entry in everyone]
     parts.append(aligned([["cost", *_COST], *costs]))
     if has_labels:

@@ -83,7 +83,7 @@ class Workdir:
         if before is None and foreign:
             raise input_error(
                 "The workdir holds files of no known run",
-                expected=f"{run_files.CONFIG} beside them",
+                expected=f"{run_files.CONFIG} next to them",
                 received=f"{', '.join(foreign)} in {self.path}",
                 remedy="Choose another --workdir",
             )

@@ -49,12 +49,14 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """Yields the path of a file or folder to create, which gets the name `path` when the block ends.
 
     For files that a library writes: it sees the final name, inside a temporary folder. Otherwise like `writing`, except
-    that a folder at `path` is removed just before the rename.
+    that a folder at `path` is removed just before the rename. Of a link to a folder, that folder is replaced.
 
     Raises:
       OSError: a full disk, or a folder that cannot be written to; `filename` is set.
     """
     path = pathlib.Path(path)
+    if path.is_symlink() and path.is_dir():
+        path = path.resolve()
     beside = _beside(path)
     try:
         beside.mkdir()

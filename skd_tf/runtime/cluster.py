@@ -158,7 +158,7 @@ def join(me: Member, announce: Callable[[str], Any] = print) -> Any:
             place = {"cluster": dict(me.jobs), "task": {"type": me.jobs[0][0], "index": me.index}}
             os.environ["TF_CONFIG"] = json.dumps(place)
         try:
-            with reporting_lost_workers(f"Not all workers came: {everyone}"):
+            with reporting_lost_workers(f"Not all workers have joined: {everyone}"):
                 compat.configure_heartbeat(me.jobs, _HEARTBEAT_SECONDS)
                 strategy = tf.distribute.MultiWorkerMirroredStrategy()
         except WorkerLost:
@@ -296,7 +296,7 @@ def _make_sum(strategy, size):
 
 
 @contextlib.contextmanager
-def reporting_lost_workers(what: str = "Another worker has stopped, and training with it") -> Iterator[None]:
+def reporting_lost_workers(what: str = "Another worker has stopped, so training has stopped too") -> Iterator[None]:
     """Turns the error of a collective that cannot finish into a `WorkerLost` of one line."""
     import tensorflow as tf
 

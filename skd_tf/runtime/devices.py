@@ -131,11 +131,11 @@ def replicas(
     return ("mirrored", devices) if mirrored else ("one_device", 1)
 
 
-def per_replica_batch(batch_size: int, replicas: int) -> int:
-    """Examples of a global batch that each replica gets.
+def per_replica_batch(batch_size: int, replicas: int, micro_batches: int = 1) -> int:
+    """Examples of a global batch that each replica gets, and cuts into micro-batches.
 
     Raises:
-      InputError: the replicas do not divide the batch.
+      InputError: the replicas do not divide the batch, or each gets fewer examples than micro-batches.
     """
     if batch_size < replicas:
         raise input_error(
@@ -151,7 +151,15 @@ def per_replica_batch(batch_size: int, replicas: int) -> int:
             received=f"--batch_size={batch_size}",
             remedy="Change --batch_size, or the number of replicas",
         )
-    return batch_size // replicas
+    share = batch_size // replicas
+    if share < micro_batches:
+        raise input_error(
+            "There are more micro-batches than examples on each replica",
+            expected=f"at most {share}, of --batch_size={batch_size} on {replicas} replicas",
+            received=f"--micro_batches={micro_batches}",
+            remedy="Lower it",
+        )
+    return share
 
 
 def half_precision_warning(precisions: Iterable[str], cpuinfo: pathlib.Path = pathlib.Path("/proc/cpuinfo")) -> str:

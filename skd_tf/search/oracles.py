@@ -156,6 +156,15 @@ class _Random(_Recorded, keras_tuner.oracles.RandomSearchOracle):
 class _Bayesian(_Recorded, keras_tuner.oracles.BayesianOptimizationOracle):
     """Spreads the first values, then takes those that a Gaussian process of the results predicts to be best."""
 
+    def populate_space(self, trial_id: str) -> dict[str, Any]:
+        """As in `_Recorded`, but untried values in place of those that keras-tuner takes again: same seed, same student."""
+        response = super().populate_space(trial_id)
+        fresh = response["status"] == RUNNING.upper() and int(trial_id) not in self._known
+        if not fresh or not self._duplicate(response["values"]):
+            return response
+        values = self._random_values()
+        return {"status": RUNNING.upper() if values else _STOPPED, "values": values}
+
 
 class _Grid(_Recorded, keras_tuner.oracles.GridSearchOracle):
     """Tries all combinations."""

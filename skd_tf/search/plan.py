@@ -44,12 +44,12 @@ _WITHOUT_LABELS = ("val_agreement", "val_kl_to_teacher")  # of validation images
 _OF_LABELS = {"accuracy", "label_loss", "teacher_accuracy"} | {
     name for name in OBJECTIVES if name.startswith("val_") and name not in _WITHOUT_LABELS
 }
-OBJECTIVE_GRAMMAR = f"NAME, NAME:min or NAME:max of the last epoch's {', '.join(OBJECTIVES)}"
+OBJECTIVE_GRAMMAR = f"NAME, NAME:min or NAME:max, of the epoch that ships (--ship): {', '.join(OBJECTIVES)}"
 
 
 @dataclasses.dataclass(frozen=True)
 class SearchObjective:
-    """A logged value of the last epoch, and the direction that is better: "min" or "max"."""
+    """A logged value of the epoch that ships, and the direction that is better: "min" or "max"."""
 
     name: str
     direction: str
@@ -121,9 +121,6 @@ class Plan:
         if labelled and self.goal.name in _WITHOUT_LABELS:
             problem, remedy = f"is measured with --dataset={IMAGES}PATH only", "Choose agreement, or val_accuracy"
             raise flag_error("objective", self.objective, problem, "a measure with labels", remedy)
-        if not self.config.validation_fraction:
-            problem = "leaves no validation images, and a search never sees the test split"
-            raise flag_error("validation_fraction", 0, problem, "more than 0", "Set it to 0.1, for example")
         if "seed" in self.names and self.executions_per_trial > 1:
             raise input_error(
                 "Seeds are both searched and averaged over",

@@ -14,7 +14,7 @@ from skd_tf.search.trial_records import FAILED, TrialRecord, TrialRecords
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 _MARKERS = "osD^vP"
 _MARGIN = 0.03  # of the axis, beside each end of the range
-_LABELS = {"val_accuracy": "validation top-1, last epoch", "val_nll": "validation NLL (nats), last epoch"}
+_LABELS = {"val_accuracy": "validation top-1", "val_nll": "validation NLL (nats)"}
 
 
 def write(records: TrialRecords, ranked: list[TrialRecord]) -> pathlib.Path:
@@ -65,7 +65,7 @@ def write(records: TrialRecords, ranked: list[TrialRecord]) -> pathlib.Path:
     config = plan.config
     student = "" if "student" in plan.names else f"{config.student} on "
     axes.set_title(f"{student}{config.dataset}, {config.epochs} epochs", loc="left", fontsize=11)
-    axes.set_ylabel(_LABELS.get(plan.goal.name, f"{plan.goal.name}, last epoch"))
+    axes.set_ylabel(f"{_LABELS.get(plan.goal.name, plan.goal.name)}, {plan.config.ship} epoch")
     axes.grid(True, which="major", color="0.9", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

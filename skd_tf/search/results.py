@@ -67,7 +67,9 @@ def summary(records: TrialRecords, ranked: list[TrialRecord]) -> str:
         values = [short(record["values"][name]) for name in plan.names]
         lines.append([f"{record['objective']:.4f}", spread, str(record["trial"] + 1), *values])
     counts = f"{counted(len(ranked), 'trial')} finished" + f", {failed} failed" * bool(failed)
-    how = f"{counts}; {counted(plan.executions_per_trial, 'execution')} each, validation split, last epoch"
+    how = (
+        f"{counts}; {counted(plan.executions_per_trial, 'execution')} each, validation split, {plan.config.ship} epoch"
+    )
     return f"{result_tables.aligned(lines)}\n{how}.\n{verdict(records, ranked)}"
 
 

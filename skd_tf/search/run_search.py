@@ -58,6 +58,7 @@ def run_search(
     preflight.check_files(plan.shared)
     preflight.check_dataset(plan.shared, data_dir)
     preflight.check_sizes(plan.config, data_dir, searched=plan.names)
+    preflight.require_search_validation(plan.config, data_dir)
     if final_run:
         _require_final_run(plan.config, data_dir)
     tf_logging.import_tensorflow()
@@ -108,6 +109,7 @@ def describe(plan: Plan, workdir: str | os.PathLike, data_dir: str | None = None
     """What a search would do, as text of several lines; raises `InputError` for what `run_search` would refuse."""
     process_role()
     preflight.check_files(plan.shared)
+    preflight.require_search_validation(plan.config, data_dir)
     search = f"Search: {counted(plan.trials, 'trial')}, {plan.tuner}, {plan.goal.name} {plan.goal.direction}"
     try:
         run = dry_run.describe(plan.config, workdir, data_dir)

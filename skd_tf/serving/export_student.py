@@ -10,6 +10,7 @@ from typing import Any
 from skd_tf import data
 from skd_tf.config import Config
 from skd_tf.config.flags import write_flags
+from skd_tf.data import redraw
 from skd_tf.errors import InputError, counted, input_error
 from skd_tf.evaluation import predictor, temperature_scaling
 from skd_tf.models import deployable, loading, paths
@@ -50,7 +51,8 @@ def export_student(
       What `skd_tf.serving.parity_check.check` found, one dict per file.
 
     Raises:
-      InputError: the run is not finished, the output is not empty, a format is unknown, or it is another run's dataset.
+      InputError: the run is not finished, the output is not empty, a format is unknown, it is another run's dataset, or the
+        dataset has changed, so that test images are among those that the student was trained on.
       ExportError: a file differs from the live student.
     """
     files = known_formats.files_of(formats)
@@ -69,7 +71,9 @@ def export_student(
             received=f"--dataset={dataset} with {workdir}",
             remedy="Leave it out",
         )
-    loaded = data.load(config.pick(data.DataSettings), data_dir, class_names=result["class_names"])
+    settings = config.pick(data.DataSettings)
+    loaded = data.load(settings, data_dir, class_names=result["class_names"])
+    _require_unchanged(workdir, measurements, loaded, settings)
     student, temperature = deployable.without_temperature(loading.load(workdir))
     student = deployable.at_inference(student)
     loading.check_fits(student, loaded, workdir)
@@ -106,11 +110,12 @@ def export_student(
             student_values=values,
             check_images=len(images),
             temperature=temperature,
+            held_out=_held_out(loaded),
             png_bits=loaded.png_bits,
             lineage=ancestry,
             device=provenance.device(),
         )
-        (folder / "README.md").write_text(card)
+        (folder / "README.md").write_text(card, encoding="utf-8")
         _require_empty(output)
     _keep_for_report(workdir, output, rows)
     say(f"\n{result_tables.export_table(rows, values)}\n")
@@ -118,6 +123,36 @@ def export_student(
         warn(f"{sentence} Its rounded numbers cost that much. If it is too much, use a more precise file.")
     say(f"Written: {output}")
     return rows
+
+
+def _held_out(dataset):
+    """A sentence about the validation images."""
+    if dataset.validation is None:
+        return "No images were held out for validation."
+    images = counted(len(dataset.validation), "image")
+    if dataset.drawn_from is None:
+        return f"The validation split, {images}, is the dataset's own."
+    return (
+        f"{images} of the training split {'was' if len(dataset.validation) == 1 else 'were'} held out for validation."
+    )
+
+
+def _require_unchanged(workdir, measurements, loaded, settings):
+    """Refuses data whose test images have been drawn again since the run; warns of any other change."""
+    before, now = measurements.get("dataset", {}).get("version"), str(loaded.version)
+    if before in (None, now):
+        return
+    if redraw.is_drawn("test", loaded, settings):
+        raise input_error(
+            "The data has changed since the run, so other test images are drawn, and the student was trained on most of them",
+            expected=f"{settings.dataset} in version {before}",
+            received=f"version {now} with {workdir}",
+            remedy="Restore the folder, or train again; a folder with train/ and test/ keeps its test images",
+        )
+    warn(
+        f"{settings.dataset} has changed since the run (version {before}, now {now}). The files are measured on the test "
+        "images of today. The table of the run's models is from then."
+    )
 
 
 def _keep_for_report(workdir, output, rows):
@@ -135,4 +170,11 @@ def _require_empty(output):
             expected="a new or empty folder, by its name",
             received=f"--output={output}",
             remedy="Choose another",
+        )
+    if output.is_mount():
+        raise input_error(
+            "The output is a mounted folder, which cannot be replaced by a complete one",
+            expected="a folder that is not there yet",
+            received=f"--output={output}",
+            remedy=f"Name a folder inside it, for example --output={output / 'student'}",
         )

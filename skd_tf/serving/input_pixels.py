@@ -67,7 +67,7 @@ def input_pixels(settings: Mapping[str, Any], image_shape: tuple[int, int, int],
     if png_bits is not None:
         steps.append(f"A value v of a 16-bit PNG becomes v // {2 ** (png_bits - 8)}, at most 255, before that.")
         if png_bits < 16 and channels == 3:
-            steps.append("Of a 16-bit PNG in colour Pillow gives v // 256, so that another library must read it.")
+            steps.append("For a 16-bit PNG in colour, Pillow gives v // 256, so read such a file with another library.")
     if kind == "function":
         steps.append("An array that the data function returned took the place of the decoded file.")
     if upright:

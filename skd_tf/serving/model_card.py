@@ -37,6 +37,7 @@ def model_card(
     temperature: float | None,
     lineage: Lineage,
     device: str,
+    held_out: str,
     png_bits: int | None = None,
 ) -> str:
     """The text of README.md.
@@ -52,6 +53,7 @@ def model_card(
       student_values: how many numbers the student has.
       check_images: how many images the files were compared on.
       temperature: the temperature inside the files, or None.
+      held_out: a sentence about the validation images.
       png_bits: bits that hold the brightest value of the data's 16-bit PNGs; None without such files.
       lineage: what the student's weights have seen.
       device: what ran the files.
@@ -84,6 +86,7 @@ def model_card(
         check_images=check_images,
         lineage=lineage,
         device=device,
+        held_out=held_out,
         pixels=input_pixels(settings, image_shape, png_bits),
     )
 

@@ -87,7 +87,7 @@ def costly(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 def _run(file, path, scratch):
     """The outputs of an exported file in a fresh process, {"stored_values", "latency_ms"} of it."""
     output = scratch / "output.npz"
-    command = [sys.executable, "-I", _RELOAD, file.kind, str(path), str(scratch / "images.npy"), str(output)]
+    command = [sys.executable, "-P", _RELOAD, file.kind, str(path), str(scratch / "images.npy"), str(output)]
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, env=environment, check=False)

@@ -71,7 +71,7 @@ def _machine(config: Config) -> list[str]:
     gpus = devices.gpu_count()
     me = cluster.member(config.strategy)
     strategy, replicas = devices.replicas(config.strategy, virtual_devices=config.virtual_devices, gpus=gpus, member=me)
-    share = devices.per_replica_batch(config.batch_size, replicas)
+    share = devices.per_replica_batch(config.batch_size, replicas, config.micro_batches)
     unlabelled.check_replicas(config, replicas)
     collective = config.sync_batch_norm and replicas > 1
     xla, reason = devices.jit_compile_choice(config.jit_compile, "GPU" if gpus else "CPU", collective=collective)

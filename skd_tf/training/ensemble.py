@@ -121,9 +121,12 @@ def open_teachers(
       config, dataset, strategy: as in `Teacher`.
 
     Raises:
-      InputError: the logits of a teacher are not finite, or its accuracy is at chance level. Without labels, which
-        would show it: the recorded classes of two teachers differ.
+      InputError: the logits of a teacher are not finite, its accuracy is at chance level, or it numbers the classes in
+        another order. Without labels, which would show it: the recorded classes of two teachers differ.
     """
+    if dataset.has_labels:
+        for one in config.teachers:
+            class_names.require_same_order(one, dataset.class_names, dataset.name)
     if len(config.teachers) < 2:
         return open_teacher(path, config, dataset, strategy)
     if not dataset.has_labels:

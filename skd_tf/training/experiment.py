@@ -19,7 +19,7 @@ from skd_tf.runs import class_names, lineage, run_files
 from skd_tf.runs.data_identity import data_facts
 from skd_tf.runs.run_record import read_result, recorded_config, with_recorded_rules
 from skd_tf.runs.workdir import Workdir, locked
-from skd_tf.runtime import cluster, keras_state, replicas, user_code
+from skd_tf.runtime import cluster, devices, keras_state, replicas, user_code
 from skd_tf.runtime.console import Stopwatch, detail, say, say_of_part, set_verbosity, stage, warn
 from skd_tf.runtime.files import write_json, write_text
 from skd_tf.runtime.local_paths import require_folder
@@ -45,7 +45,7 @@ def run(
       workdir: folder of the run (see `skd_tf.runs.workdir.Workdir`).
       data_dir: TFDS data directory; None is TFDS' default.
       callbacks: functions of one dict. Each is called with the record of each epoch of the student, and at the end with
-        the result, beside the function of --callback. One that raises stops nothing.
+        the result, in addition to the function of --callback. An error in one of them does not stop the run.
 
     Returns:
       The result, as in `workdir/result.json`.
@@ -192,7 +192,11 @@ def _say_unknown(names: tuple[str, ...]) -> None:
 def make_strategy(config: Config) -> tf.distribute.Strategy:
     """The distribution strategy that a Config asks for."""
     replicas.set_determinism(config.deterministic)
-    return replicas.make_strategy(config.strategy, virtual_devices=config.virtual_devices, batch_size=config.batch_size)
+    strategy = replicas.make_strategy(
+        config.strategy, virtual_devices=config.virtual_devices, batch_size=config.batch_size
+    )
+    devices.per_replica_batch(config.batch_size, strategy.num_replicas_in_sync, config.micro_batches)
+    return strategy
 
 
 def find_teacher(config: Config, folder: pathlib.Path, data_dir) -> str | pathlib.Path | None:

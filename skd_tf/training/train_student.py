@@ -63,7 +63,7 @@ def train_student(
     folder = pathlib.Path(folder)
     unlabelled.check(config)
     unlabelled.check_replicas(config, resources.strategy.num_replicas_in_sync)
-    devices.per_replica_batch(config.batch_size, resources.strategy.num_replicas_in_sync)
+    devices.per_replica_batch(config.batch_size, resources.strategy.num_replicas_in_sync, config.micro_batches)
     preflight.require_validation(config, resources.dataset.validation is not None)
     steps_per_epoch = count_steps(config, resources.dataset)
     distiller = (build or build_distiller)(config, resources, steps_per_epoch)
@@ -123,6 +123,8 @@ def build_distiller(config: Config, resources: SharedResources, steps_per_epoch:
             layer_rates=config.layer_rates,
             schedules=scheduled if distiller.objective.needs_teacher else {},
         )
+    if user_code.is_reference(config.loss):
+        distiller.objective.try_out(resources.dataset.num_classes)
     adapt_radius(distiller, config, resources)
     return distiller
 
@@ -172,7 +174,7 @@ def loss_weight_tables(
 
 def adapt_radius(distiller: Distiller, config: Config, resources: SharedResources) -> None:
     """Measures the radius on the teacher if the settings ask for it; all workers get the chief's value."""
-    measured = config.radius in ("teacher_mean", "teacher_sample") and distiller.objective.needs_teacher
+    measured = config.radius in ("teacher_mean", "teacher_sample") and distiller.objective.needs_radius
     if measured and resources.teacher:
         train = resources.dataset.train
         images = train.take(data.evenly_spaced(len(train), _ADAPT_EXAMPLES)).images

@@ -39,7 +39,7 @@ def _without_labels(config: Config) -> Iterator[tuple[str, str, str, str]]:
         problem, remedy = f"trains a teacher, which needs labels, {none}", "Train it on labelled images first"
         yield flag, problem, "--teacher_checkpoint with a trained teacher", remedy
     if config.unlabelled:
-        yield "unlabelled", "needs a labelled --dataset beside it", f"'' with --dataset={IMAGES}PATH", "Omit it"
+        yield "unlabelled", "needs a labelled --dataset as well", f"'' with --dataset={IMAGES}PATH", "Omit it"
     if config.student_alone != "none":
         yield "student_alone", f"trains on labels, {none}", "none", "Omit it"
     if config.label_smoothing:

@@ -305,3 +305,26 @@ def test_upright_is_what_pillow_shows(tmp_path, orientation):
     top, left, height, width = image_ops.stored_window(window, tf.shape(turned)[:2], tf.constant(orientation)).numpy()
     part = image_ops.upright(photo(3)[top : top + height, left : left + width], tf.constant(orientation))
     assert np.array_equal(part, expected[2:9, 3:8])
+
+
+def test_a_header_with_an_impossible_size_is_named_as_the_reason(tmp_path, capsys):
+    make_folder(tmp_path, formats=(".png",))
+    path = tmp_path / "train" / "cat" / "0.png"
+    content = bytearray(path.read_bytes())
+    content[16] = 0xFF  # the first byte of the width
+    path.write_bytes(content)
+    assert len(load(tmp_path, validation_fraction=0).train) == 23
+    assert f"{path}: its header gives an impossible size" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("shape", [(2, 90), (300, 5), (40, 2000)])
+def test_the_centre_of_a_thin_image_is_that_of_the_whole_one(shape):
+    """Which is not made: a line of 5,000 pixels would be 1.1 million wide. TensorFlow rounds the two sums differently."""
+    image = tf.constant(random_image(3, *shape))
+    sides = tf.cast(tf.round(np.array(shape) * 36 / min(shape)), tf.int32)
+    whole = tf.image.resize_with_crop_or_pad(image_ops.resized(image, sides), 32, 32).numpy().astype(int)
+    assert max(shape) * 36 / min(shape) > 16 * 32
+    alone = image_ops.fit(image, (32, 32, 3), 36, exact=True).numpy().astype(int)
+    assert np.abs(alone - whole).max() <= 1 and (alone != whole).mean() < 0.01
+    batch = image_ops.fit(tf.stack([image, image]), (32, 32, 3), 36).numpy()
+    assert (batch[0] == batch[1]).all() and np.abs(batch[0] - whole).max() <= 1

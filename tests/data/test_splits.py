@@ -227,7 +227,7 @@ def test_bad_groups_of_a_function(function):
         with pytest.raises(InputError, match=r"groups entry.*one per training example"):
             data.load(function(train=arrays(80), test=arrays(6), groups=groups))
     settings = dataclasses.replace(function(train=arrays(80), test=arrays(6), groups=range(80)), group="a")
-    with pytest.raises(InputError, match="no --group beside it"):
+    with pytest.raises(InputError, match="no --group with it"):
         data.load(settings)
     settings = dataclasses.replace(function(train=arrays(80), test=arrays(6)), group="a")
     with pytest.raises(InputError, match="paths of files with --group"):

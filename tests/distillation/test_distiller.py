@@ -295,3 +295,20 @@ def test_the_package_imports_nothing_until_it_is_used():
     assert skd_tf.Distiller is Distiller and skd_tf.losses is losses
     with pytest.raises(AttributeError):
         _ = skd_tf.no_such_name
+
+
+def test_a_loss_without_a_teacher_keeps_its_label_weight():
+    distiller = make_distiller(loss="cross_entropy")
+    distiller.kd_weight.assign(0.9)
+    distiller.compile(keras.optimizers.SGD(0.0), schedules={"kd_weight": lambda step: 0.9})
+    metrics = run(distiller, batches(1))
+    assert float(distiller.label_weight.numpy()) == 1.0 and metrics["loss"] == pytest.approx(metrics["label_loss"])
+
+
+def test_a_scalar_that_does_not_exist_or_vanishes_is_refused():
+    with pytest.raises(InputError, match=r"no such scalar.*feature_weight|no such scalar.*Did you mean kd_weight"):
+        make_distiller().compile(keras.optimizers.SGD(0.0), schedules={"kd_wieght": lambda step: 0.5})
+    with pytest.raises(InputError, match="no such scalar"):
+        make_distiller().compile(keras.optimizers.SGD(0.0), schedules={"feature_weight": lambda step: 0.5})
+    with pytest.raises(InputError, match="temperature is out of range"):
+        make_distiller(temperature=1e-46)  # 0 in float32

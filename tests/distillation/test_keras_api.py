@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from skd_tf.distillation.distiller import Distiller
 from skd_tf.errors import InputError
-from skd_tf.losses import LOSSES, cross_entropy
+from skd_tf.losses import LOSSES, cross_entropy, kd
 from skd_tf.training.checkpoints import Checkpoints
 from tests.helpers.nets import CLASSES, batches, conv_net, distance, make_distiller, weights_of
 
@@ -204,6 +204,37 @@ def test_a_loss_with_a_misspelt_term_is_refused():
     ((images, labels),) = batches(1)
     with pytest.raises(InputError, match="distil"):
         make_distiller(loss=misspelt).fit(images, labels, verbose=0)
+
+
+@pytest.mark.parametrize("reduce", [tf.reduce_mean, lambda term: term[:, None]])
+def test_a_term_without_a_value_per_example_is_refused(reduce):
+    def own(student_logits, teacher_logits, labels):
+        return {
+            name: reduce(term) for name, term in kd(student_logits, teacher_logits, labels, temperature=2.0).items()
+        }
+
+    ((images, labels),) = batches(1)
+    with pytest.raises(InputError, match=r"wrong shape.*\[batch\]"):
+        make_distiller(loss=own).fit(images, labels, verbose=0)
+
+
+def test_a_loss_names_the_settings_that_it_takes():
+    def own(student_logits, teacher_logits, labels, **settings):
+        return kd(student_logits, teacher_logits, labels, temperature=settings.get("temperature", 1.0))
+
+    with pytest.raises(InputError, match=r"\*\*settings"):
+        make_distiller(loss=own)
+
+
+def test_a_refused_teacher_changes_nothing():
+    ((images, labels),) = batches(1)
+    distiller = make_distiller()
+    before = distiller.evaluate(images, labels, verbose=0, return_dict=True)
+    with pytest.raises(InputError, match="different classes"):
+        distiller.teacher = keras.Sequential(
+            [keras.Input(images.shape[1:]), keras.layers.Flatten(), keras.layers.Dense(7)]
+        )
+    assert distiller.evaluate(images, labels, verbose=0, return_dict=True) == before
 
 
 def test_one_hot_labels_equal_class_numbers():

@@ -73,7 +73,8 @@ def test_unlabelled_images_have_weight_one_beside_class_weights():
         dataset = tf.data.Dataset.from_tensor_slices((IMAGES, y)).batch(8)
         other = by_class.fit(dataset, class_weight=class_weight, verbose=0).history
         assert same(by_sample, by_class) and other["loss"] == pytest.approx(history["loss"], rel=1e-5)
-    assert same(by_sample, fitted(data=(IMAGES, labels), class_weight=class_weight)[0])
+        given = fitted(data=(IMAGES, y), class_weight=class_weight)[1]
+        assert given["loss"] == pytest.approx(history["loss"], rel=1e-5)
     with pytest.raises(InputError, match=r"class_weight.*\(x, y, sample_weight\)"):
         by_class.fit(dataset.map(lambda x, y: (x, y, y[:, 0])), class_weight=class_weight, verbose=0)
 
@@ -262,3 +263,38 @@ def test_students_of_every_kind_are_saved_loaded_and_trained_further(make_studen
         model.compile(keras.optimizers.SGD(0.05), jit_compile=False)
         model.fit(IMAGES, LABELS, **FIT)
     assert same(distiller, loaded)
+
+
+class _Batches(keras.utils.PyDataset):
+    def __init__(self, y):
+        super().__init__()
+        self.y = y
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        part = slice(8 * index, 8 * index + 8)
+        return IMAGES[part], self.y[part]
+
+
+def test_unlabelled_one_hot_rows_have_weight_one_in_every_kind_of_data():
+    """Keras' own class weights give them that of class 0. Validation images have no class weight, as in Keras."""
+    labels = np.eye(CLASSES, dtype="float32")[LABELS] * (np.arange(24) % 3 > 0)[:, None]
+    weights, known = {0: 100.0}, np.where(labels[:, 0] == 1, 100.0, 1.0)
+    still = make_distiller(optimizer=lambda: keras.optimizers.SGD(0.0))
+
+    def loss(x, y=None, **given):
+        return still.fit(x, y, **FIT | given).history["loss"][0]
+
+    expected = loss(IMAGES, labels, sample_weight=known)
+    dataset = tf.data.Dataset.from_tensor_slices((IMAGES, labels)).batch(8)
+    batches_of = (_Batches(labels)[i] for i in range(3))
+    found = [loss(x, y, class_weight=weights) for x, y in ((IMAGES, labels), (dataset, None), (_Batches(labels), None))]
+    found.append(loss(batches_of, class_weight=weights, steps_per_epoch=3))
+    assert found == pytest.approx([expected] * 4, rel=1e-5)
+    split = still.fit(IMAGES, labels, class_weight=weights, validation_split=0.25, **FIT).history
+    assert split["val_loss"] == pytest.approx(
+        [still.evaluate(IMAGES[18:], labels[18:], verbose=0, return_dict=True)["loss"]]
+    )
+    assert split["loss"][0] == pytest.approx(loss(IMAGES[:18], labels[:18], sample_weight=known[:18]), rel=1e-5)

@@ -86,7 +86,7 @@ def test_clear_outputs_train_and_export_as_plain_ones(kind, expected, tmp_path):
 
 
 def test_a_spatial_output_is_taken_with_a_word():
-    with pytest.warns(UserWarning, match=r"\(None, 1, 1, 5\) is taken as logits \[batch, 5\]"):
+    with pytest.warns(UserWarning, match=r"\(None, 1, 1, 5\) is treated as logits \[batch, 5\]"):
         Distiller(net("spatial"), None, "cross_entropy")
 
 

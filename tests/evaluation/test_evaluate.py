@@ -135,7 +135,7 @@ def test_a_run_is_measured_on_the_pixels_of_its_own_test_and_a_warning_names_the
 
     def load(config, *_, **__):
         shape = (config.image_size, config.image_size, 3)
-        return types.SimpleNamespace(config=config, image_shape=shape, png_bits=None, test=())
+        return types.SimpleNamespace(config=config, image_shape=shape, png_bits=None, test=(), class_names=())
 
     measure = unittest.mock.Mock(side_effect=RuntimeError("measured"))
     monkeypatch.setattr(data, "load", load)
@@ -166,13 +166,13 @@ def test_a_run_is_measured_on_the_pixels_of_its_own_test_and_a_warning_names_the
     ):
         with pytest.raises(RuntimeError, match="measured"):
             exit_code(evaluate.cli_main, *(f"--model={path}" for path in models), *flags)
-        lines = [line for line in capsys.readouterr().err.splitlines() if "other pixels" in line]
+        lines = [line for line in capsys.readouterr().err.splitlines() if "is not measured on the pixels" in line]
         assert size_and_resize(measure.call_args.args[1].config) == pixels, (models, flags)
         assert len(lines) == (other is not None), (models, flags)
         if other:
             there = middle if other == cropped else all_of_it
             assert f"{other} is" in lines[0]
-            assert "the middle {} of {} here, {} of {} there".format(*pixels, *there) in lines[0]
+            assert "here the middle {} of {}, in its run the middle {} of {} (".format(*pixels, *there) in lines[0]
 
 
 def test_another_rule_for_16_bit_files_than_the_run_s_is_said(tmp_path, capsys):

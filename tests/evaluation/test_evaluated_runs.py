@@ -142,3 +142,17 @@ def test_a_published_model_has_no_file(tmp_path, monkeypatch):
     header = next(line for line in lines if line[0] == "cost")
     shown = {line[0]: line[header.index("kB")] for line in lines if len(line) == len(header) and line != header}
     assert shown == {published: "-", file: f"{pathlib.Path(file).stat().st_size / 1e3:,.0f}"}
+
+
+def test_a_model_that_numbers_the_classes_otherwise_is_refused_and_other_names_are_a_warning(tmp_path, capsys):
+    run = workdir(tmp_path / "run", dataset="folder:/somewhere")
+    write_json(run / "result.json", {"class_names": ["eel", "cat", "dog"], "config": Config().to_json(), "student": {}})
+    images = make_folder(tmp_path / "photos", per_class=2, size=lambda i: (8, 8))
+    flags = [f"--dataset=folder:{images}", "--notiming", "--bootstrap=0"]
+    assert exit_code(evaluate.cli_main, f"--model={run}", *flags) == 2
+    assert "class 0 is eel in" in capsys.readouterr().err
+    write_json(
+        run / "result.json", {"class_names": ["cat", "dog", "snake"], "config": Config().to_json(), "student": {}}
+    )
+    assert exit_code(evaluate.cli_main, f"--model={run / 'student.keras'}", *flags) == 0
+    assert "name class 2 differently (snake, eel)" in capsys.readouterr().err

@@ -129,12 +129,14 @@ def test_hidden_files_links_in_a_circle_and_other_files_are_left_out(tmp_path, c
     folder = tmp_path / "pictures"
     for place in ("cat/1.png", ".ipynb_checkpoints/1.png", "cat/.thumbs/1.png", "__MACOSX/1.png", "cat/.1.png"):
         write_image(folder / place, random_image(1, 8, 8))
+    for place in ("$RECYCLE.BIN/1.png", "cat/@eaDir/1.png"):
+        write_image(folder / place, random_image(1, 8, 8))
     (folder / "notes.txt").write_text("x")
     os.symlink("..", folder / "cat" / "up")
     os.symlink(folder / "cat", folder / "same")
     code, out, _ = command(tmp_path / "net.keras", folder, f"--output={tmp_path / 'answers.csv'}")
     assert code == 0 and [row["file"] for row in rows(tmp_path / "answers.csv")] == ["cat/1.png"]
-    assert "left out: 1 .txt" in out and "numbered from 0" in out
+    assert "only images are read: 1 .txt" in out and "numbered from 0" in out
 
 
 @pytest.mark.parametrize(

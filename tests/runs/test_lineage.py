@@ -17,6 +17,7 @@ from skd_tf.models import loading, paths
 from skd_tf.runs import lineage
 from skd_tf.runtime.files import write_json
 from skd_tf.serving import saved_model
+from skd_tf.serving.export_student import export_student
 from tests.helpers.commands import exit_code
 from tests.helpers.images import image_set, random_image, write_image
 from tests.helpers.runs import ALONE, SMALL, read_json
@@ -228,3 +229,29 @@ def test_the_lineage_of_a_saved_model_is_not_part_of_its_fingerprint(first, tmp_
     before = paths.file_fingerprint(tmp_path / "plain")
     lineage.write(tmp_path / "plain", lineage.Lineage(unknown=("a",)))
     assert paths.file_fingerprint(tmp_path / "plain") == before and lineage.read(tmp_path / "plain").unknown == ("a",)
+
+
+def test_a_split_is_drawn_again_without_the_files_that_do_not_decode(tmp_path):
+    """Two nested splits of a folder with a damaged file: no validation image of the smaller one was trained on."""
+    root = photos(tmp_path)
+    damaged = sorted(root.rglob("*.png"))[3]
+    damaged.write_bytes(damaged.read_bytes()[:60])
+    rules = [settings_of(root, validation_fraction=fraction) for fraction in (0.4, 0.2)]
+    loaded = [data.load(rule) for rule in rules]
+    used = image_set(loaded[0].train.images)
+    assert redraw.trained_on(rules[0], loaded[1], rules[1]) == {
+        name: sum(image.tobytes() in used for image in getattr(loaded[1], name).images)
+        for name in ("validation", "test")
+    }
+
+
+def test_export_refuses_test_images_that_were_drawn_again(first, tmp_path):
+    root, workdir = first
+    more = root / "cat" / "added.png"
+    write_image(more, random_image(77, 8, 8))
+    try:
+        with pytest.raises(InputError, match="The data has changed since the run, so other test images are drawn"):
+            export_student(workdir, tmp_path / "out", formats=["keras"])
+    finally:
+        more.unlink()
+    assert not (tmp_path / "out").exists()

@@ -254,3 +254,13 @@ def test_exported_files_are_shown_as_they_were_measured(tmp_path):
     text = page[page.index("Exported files") :]
     for words in ("student_int8.tflite", "0.8123", "0.42", "0.7000\N{EN DASH}0.9000"):
         assert words in text, words
+
+
+def test_runs_on_different_test_images_are_not_ranked(tmp_path):
+    paths = [make_run(tmp_path, seed=i, name=f"run {i}") for i in range(2)]
+    for i, path in enumerate(paths):
+        details = read_json(path / "measurements.json")
+        write_json(path / "measurements.json", details | {"dataset": {"version": str(i), "test": 300}})
+    text = text_of(page(*paths)[0])
+    assert "Measured on different test images" in text and "is ahead" not in text
+    assert "run 1: " in text and "on 300 test images of" in text

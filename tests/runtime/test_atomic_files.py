@@ -135,3 +135,12 @@ def test_what_a_library_writes_is_written_whole_or_not_at_all(tmp_path, kind):
     (tmp_path / "model.keras.0123abcd.tmp" / "half").touch()
     atomic_files.sweep(tmp_path)
     assert names(tmp_path) == [path.name]
+
+
+def test_the_folder_behind_a_link_is_replaced_and_the_link_stays(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    with atomic_files.replacing(tmp_path / "link") as folder:
+        folder.mkdir()
+        (folder / "file").write_bytes(b"new")
+    assert (tmp_path / "real" / "file").read_bytes() == b"new" and (tmp_path / "link").is_symlink()

@@ -38,7 +38,6 @@ def test_the_objective_and_its_direction():
         ({"max_trials": 0}, "--max_trials=0"),
         ({"executions_per_trial": 0}, "--executions_per_trial=0"),
         ({"search": ("seed:int:0:9",), "executions_per_trial": 2}, "averaged over"),
-        ({"config": CONFIG.replace(validation_fraction=0)}, "never sees the test split"),
         ({"config": Config(loss="spherical")}, "needs a teacher"),
         ({"config": Config(loss="cross_entropy"), "search": ("loss:choice:cross_entropy,kd",)}, "needs a teacher"),
     ],

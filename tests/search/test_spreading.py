@@ -70,6 +70,9 @@ def test_a_finite_space_is_tried_completely_and_nothing_twice(tmp_path):
     ):
         values = draw(tmp_path / str(i), search, 50, config=CONFIG.replace(epochs=5))
         assert len(values) == len({tuple(v.values()) for v in values}) == size
+    values = draw(tmp_path / "bayesian", ["temperature:log:1:16:5"], 8, tuner="bayesian")
+    assert sorted(v["temperature"] for v in values) == [1, 2, 4, 8, 16]
+    assert values == draw(tmp_path / "bayesian", ["temperature:log:1:16:5"], 8, tuner="bayesian")
 
 
 def test_a_default_outside_the_space_is_not_tried(tmp_path):

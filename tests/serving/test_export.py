@@ -103,7 +103,12 @@ def test_the_temperature_and_the_sphere_are_inside(exported, calibrated_run):
 def test_the_model_card_says_what_a_stranger_must_know(exported, calibrated_run):
     card, result = (exported[0] / "README.md").read_text(), read_json(calibrated_run / "result.json")
     words = ["cnn_4 for digits", "distilled from cnn_8", "2010.07485", "temperature 0.5000", "`images`, uint8"]
-    words += ["899 test images", f"{result['student']['accuracy']:.4f}", f"{result['teacher']['nll']:.4f}"]
+    words += [
+        "899 test images",
+        "90 images of the training split were held out for validation.",
+        f"{result['student']['accuracy']:.4f}",
+        f"{result['teacher']['nll']:.4f}",
+    ]
     words += ["--learning_rate=0.1", "## Intended use", "tensorflow 2", "student_int8.tflite", "predict"]
     words += ["ECE debiased", "## Ancestry", "Trained on digits", "Its teacher was trained on digits"]
     assert [word for word in words if word not in card] == []

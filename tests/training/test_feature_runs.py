@@ -88,7 +88,7 @@ def test_what_is_wrong_is_found_before_a_teacher_is_trained(base, tmp_path, monk
         ({"feature_pairs": "stage1_relu"}, "--feature_pairs is not a list of pairs of layers"),
         ({"teacher_cache_dir": str(tmp_path)}, "--feature_pairs needs the teacher's layers in every step"),
         ({"loss": "cross_entropy"}, "--feature_pairs needs a teacher.*--loss=kd --kd_weight=0"),
-        ({"teacher_checkpoint": "a,b"}, "--feature_pairs are those of one teacher"),
+        ({"teacher_checkpoint": "a,b"}, "--feature_pairs works with one teacher only"),
         ({"feature_loss": "l1"}, "--feature_loss has an unknown value"),
     ):
         with pytest.raises(InputError, match=words):

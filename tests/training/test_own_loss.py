@@ -134,7 +134,7 @@ def test_a_search_compares_it_with_others(tmp_path, digits_teacher):
 
 
 def test_what_it_returns_and_what_it_does_not_take(digits_teacher, tmp_path):
-    for name, received in (("number", "SymbolicTensor"), ("needs_more", "none")):
+    for name, received in (("number", "EagerTensor"), ("needs_more", "none")):
         settings = SETTINGS | {"loss": f"my_loss:{name}", "loss_settings": "power=2" * (name == "needs_more")}
         with pytest.raises(InputError, match=rf"a dict with the keys distill, label\. Received {received}\."):
             train(tmp_path / name, settings, teacher_checkpoint=str(digits_teacher))

@@ -1,5 +1,6 @@
 """What a run refuses before it loads anything, and that it then leaves no workdir."""
 
+import contextlib
 import os
 import pathlib
 import sys
@@ -15,6 +16,7 @@ from skd_tf.search.plan import Plan
 from skd_tf.search.run_search import run_search
 from skd_tf.training import dry_run, experiment, preflight
 from tests.helpers import runs
+from tests.helpers.images import make_folder
 
 OLD_RUN = pathlib.Path(__file__).parents[1] / "old_runs" / "0.1.0" / "finished"
 CODE = """
@@ -175,3 +177,11 @@ def test_validation_images_are_asked_for_before_anything_is_trained(setting):
     with pytest.raises(InputError, match="needs validation images"):
         dry_run.describe(Config(**runs.ALONE | setting | {"validation_fraction": 0.0}))
     preflight.check_before_loading(Config(**runs.ALONE | setting), None)
+
+
+def test_a_search_may_hold_nothing_out_of_a_folder_with_its_own_validation_part(tmp_path):
+    for parts, is_refused in ((("train", "test"), True), (("train", "val", "test"), False)):
+        folder = make_folder(tmp_path / "_".join(parts), parts=parts, per_class=2)
+        config = Config(dataset=f"folder:{folder}", validation_fraction=0.0)
+        with pytest.raises(InputError, match="never sees") if is_refused else contextlib.nullcontext():
+            preflight.require_search_validation(config, None)

@@ -107,7 +107,7 @@ def test_evaluate_gives_agreement_and_divergence(without_labels, digits_teacher,
     assert entry["agreement"] == student["agreement"] and "accuracy" not in entry
     assert entry["kl_to_teacher"] == pytest.approx(student["kl_to_teacher"], rel=1e-5)
     printed = capsys.readouterr().out
-    assert "beside the teacher" in printed and "top-1" not in printed and "lowest accuracy" not in printed
+    assert "compared with the teacher" in printed and "top-1" not in printed and "lowest accuracy" not in printed
     assert exit_code(evaluate.cli_main, *flags) == 2 and f"Add --teacher={digits_teacher}" in capsys.readouterr().err
     assert exit_code(evaluate.cli_main, *flags, "--calibrate", f"--teacher={digits_teacher}") == 2
     assert "--calibrate needs labels" in capsys.readouterr().err

@@ -83,6 +83,9 @@ def _bar(comparison):
 
 
 def _headline_of_several(runs):
+    if not _same_images(runs):
+        text = "Accuracies on different images say nothing about which student is better."
+        return Headline("unknown", "Measured on different test images", text, None)
     best, measure = _best(runs)
     if measure == "agreement":
         text = "Without labels, runs are compared by how often they give their teachers' answers."
@@ -97,6 +100,14 @@ def _headline_of_several(runs):
     )
     text += " Intervals are over test images; another seed may differ by more."
     return Headline("level" if level else "ahead", word, text, None)
+
+
+def _same_images(runs):
+    """Whether the runs were measured on the same test images, as far as their records say."""
+    recorded = [run.details.get("dataset", {}) for run in runs]
+    if all("version" in dataset for dataset in recorded):
+        return len({(dataset["version"], dataset.get("test")) for dataset in recorded}) == 1
+    return len({run.result["config"]["dataset"] for run in runs}) == 1
 
 
 def _against(run, best):
@@ -115,8 +126,11 @@ def answers(runs: Sequence[Run]) -> list[Answer]:
     """The three answers of one run; for several runs, how far each is from the best."""
     if len(runs) > 1:
         best, measure = _best(runs)
-        items = [(f"{best.name}: {_score_text(best, measure)}, the most.", False)]
-        items += [(_distance(run, _against(run, best), measure), False) for run in runs if run is not best]
+        if _same_images(runs):
+            items = [(f"{best.name}: {_score_text(best, measure)}, the most.", False)]
+            items += [(_distance(run, _against(run, best), measure), False) for run in runs if run is not best]
+        else:
+            items = [(f"{run.name}: {_score_text(run, measure)}, on {_images_of(run)}.", False) for run in runs]
         warnings = [(f"{run.name}: {text}", True) for run in runs for text in _warnings(run)]
         return [Answer("Which is best?", items), *([Answer("What to know?", warnings)] if warnings else [])]
     (run,) = runs
@@ -137,6 +151,11 @@ def _score_text(run, measure):
     score = run.result["student"].get(measure)
     words = "right" if measure == "accuracy" else "agreement with the teacher"
     return f"no {words}" if score is None else f"{score:.1%} {words}"
+
+
+def _images_of(run):
+    count = counted(run.test_images, "test image") if run.test_images else "test images"
+    return f"{count} of {run.result['config']['dataset']}"
 
 
 def _distance(run, found, measure):
