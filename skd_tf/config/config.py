@@ -194,7 +194,7 @@ Leave it out for the default, 30.
     )
 
     loss: str = setting("kd", "the distillation method", grammar=checks.LOSS, check=checks.loss, heading="Loss")
-    temperature: float = setting(4.0, "softmax temperature of the distillation term", above=0, high=1000)
+    temperature: float = setting(4.0, "softmax temperature of the distillation term", above=0)
     kd_weight: float | str = setting(
         0.9, "weight of the distillation term", low=0, grammar=grammar.WEIGHT, check=grammar.canonical_weight
     )

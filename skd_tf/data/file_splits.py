@@ -94,6 +94,10 @@ class FileSplits:
         file_problems.report_equal_content(self._paths, self._facts, labels)
         return splits
 
+    def hashes(self, name: str) -> list[bytes]:
+        """The content hash of each file of a split that was read."""
+        return self._facts[name].hashes()
+
     def _names(self, name):
         """The paths of a split's files below the folder of the data, object `[n]`."""
         return np.array(

@@ -11,7 +11,6 @@ from skd_tf.data import folder_index, picture_index, redraw
 from skd_tf.data.catalog import augmentation_of
 from skd_tf.data.dataset import Dataset
 from skd_tf.data.epoch_logits import EpochLogits, JointLogits
-from skd_tf.data.file_facts import FileFacts
 from skd_tf.data.file_splits import FileSplits
 from skd_tf.data.folder_source import digests_of
 from skd_tf.data.settings import DataSettings, StreamSettings
@@ -46,7 +45,7 @@ def with_unlabelled(dataset: Dataset, name: str, settings: DataSettings) -> Data
     paths = folder_index.unlabelled_paths(name)
     files = FileSplits(own, folder.root, {"train": paths}, (), channels=channels, png_bits=dataset.png_bits)
     train = files.read({"train": np.full(len(paths), -1, np.int32)})["train"]
-    for part, count in redraw.copies(FileFacts(folder.root, paths).hashes(), dataset, settings).items():
+    for part, count in redraw.copies(files.hashes("train"), dataset, settings).items():
         if count:
             warn(
                 f"--unlabelled={name} has copies of {counted(count, f'{part} image')} of --dataset={settings.dataset}, so what "

@@ -147,6 +147,13 @@ def with_class_weight(
     arguments = {"validation_split": 0.0, "validation_data": None} | arguments
     if arguments["validation_split"] and arguments["validation_data"] is None:  # the last images, as Keras takes them
         place = math.floor(len(y) * (1 - arguments["validation_split"]))
+        if not 0 < place < len(y):
+            raise input_error(
+                "The images cannot be split",
+                expected="at least one for training and one for validation",
+                received=f"validation_split={arguments['validation_split']} of {len(y)} images",
+                remedy="Change it",
+            )
         arguments["validation_data"] = keras.tree.map_structure(lambda part: part[place:], (x, y))
         x, y = keras.tree.map_structure(lambda part: part[:place], (x, y))
     arguments["validation_split"] = 0.0
@@ -170,8 +177,14 @@ def _weights_in_graph(y, class_weight):
 
 
 def _weights(y, class_weight):
-    with tf.device("CPU"):
-        return _weights_in_graph(tf.convert_to_tensor(y), class_weight).numpy()
+    """The same in NumPy, since Keras' forked workers cannot call TensorFlow."""
+    y = np.asarray(y)
+    if y.ndim > 1 and y.shape[-1] > 1:
+        y = np.where((y != 0).any(axis=-1), y.argmax(axis=-1), -1)
+    weights = np.ones(y.size, "float32")
+    for number, weight in class_weight.items():
+        weights[y.ravel() == number] = weight
+    return weights
 
 
 def _weighted(batch, class_weight):

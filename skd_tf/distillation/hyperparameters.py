@@ -50,7 +50,10 @@ class ScalarVariable(keras.Variable):
     def _checked(self, name, value):
         limits = {"above": self._above, "high": math.inf if self._complement is None else 1.0}
         number = number_in_range(name, value, **limits)
-        number_in_range(name, float(np.float32(number)), **limits)  # it must not vanish or overflow in the variable
+        with np.errstate(over="ignore"):
+            stored = float(np.float32(number))
+        if stored != number:  # it must not vanish or overflow in the variable
+            number_in_range(name, stored, **limits)
         return number
 
     def assign(self, value: Any) -> "ScalarVariable":

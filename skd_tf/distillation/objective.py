@@ -1,6 +1,7 @@
 """Objective: from logits and labels to the loss of each example, and to the values whose epoch means are logged."""
 
 import inspect
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -10,7 +11,7 @@ import tensorflow as tf
 from skd_tf import losses
 from skd_tf.distillation.hyperparameters import finite_number
 from skd_tf.distillation.labels import as_numbers
-from skd_tf.errors import did_you_mean, input_error
+from skd_tf.errors import InputError, did_you_mean, input_error
 from skd_tf.losses.names import OF_SEVERAL_TEACHERS
 from skd_tf.losses.teacher_shares import teacher_shares
 from skd_tf.losses.terms import Scalar, Tensor, over_teachers, softened
@@ -76,15 +77,14 @@ class Objective:
                 remedy='Use loss="kd", kd_weight=0 for labels and features alone',
             )
         parameters = inspect.signature(self.loss.function).parameters
-        unnamed = [str(p) for p in parameters.values() if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+        unnamed = {p.name: str(p) for p in parameters.values() if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
         if unnamed:
-            raise input_error(
-                "The loss function does not name the settings that it takes",
-                expected="parameters by name, such as temperature, or beta with a default",
-                received=", ".join(unnamed),
-                remedy="Name each, and drop the rest",
+            warnings.warn(
+                f"The loss function takes {', '.join(unnamed.values())}. It gets only the settings that it names, such as "
+                "temperature. A decorator hides the names unless it uses functools.wraps.",
+                stacklevel=3,
             )
-        self.accepted = set(parameters)
+        self.accepted = set(parameters) - set(unnamed)
         run = {"temperature", "radius", "center", "teacher_weights"}
         own = self.accepted - {"student_logits", "teacher_logits", "labels", *run}
         self.settings = {name: finite_number(name, value) for name, value in (settings or {}).items()}
@@ -97,7 +97,9 @@ class Objective:
             )
 
         given = run | self.settings.keys()
-        missing = [p.name for p in [*parameters.values()][3:] if p.default is p.empty and p.name not in given]
+        missing = [
+            p.name for p in [*parameters.values()][3:] if p.default is p.empty and p.name not in {*given, *unnamed}
+        ]
         if missing:
             raise input_error(
                 "The loss function needs settings that are not given",
@@ -137,12 +139,21 @@ class Objective:
             )
         teacher_shares(self.teacher_weights, count)
 
-    def try_out(self, classes: int) -> None:
-        """Calls the loss once on zeros, so that `InputError` for what it returns comes before hours of computing."""
-        logits, several = tf.zeros([2, classes]), self.teacher_weights or ()
-        teacher = tf.zeros([2, len(several), classes]) if len(several) > 1 else logits
+    def try_out(self, batch: int, classes: int, teachers: int = 1) -> None:
+        """Calls the loss once on zeros, to find out before hours of computing whether it returns what it must.
+
+        Raises:
+          InputError: it does not. Another error is left to training, since zeros may be the reason.
+        """
+        logits, several = tf.zeros([batch, classes]), tf.zeros([batch, teachers, classes])
+        teacher = (several if teachers > 1 else logits) if self.needs_teacher else None
         scalars = dict.fromkeys(("temperature", "radius", "readout_radius", "kd_weight", "label_weight"), 1.0)
-        self(logits, teacher if self.needs_teacher else None, tf.zeros([2], tf.int32), **scalars)
+        try:
+            self(logits, teacher, tf.zeros([batch], tf.int32), **scalars)
+        except InputError:
+            raise
+        except Exception:
+            return
 
     @property
     def needs_teacher(self) -> bool:
@@ -240,12 +251,13 @@ class Objective:
                 received=keys,
                 remedy="Return a dict with exactly these keys and one value per example",
             )
+        terms = {name: tf.convert_to_tensor(term) for name, term in terms.items()}
         for name, term in terms.items():
-            if len(term.shape) != 1:
+            if not term.shape.is_compatible_with(student_logits.shape[:1]):
                 raise input_error(
                     "A term of the loss function has the wrong shape",
                     expected=f'"{name}" with one value per example, [batch]',
-                    received=f"shape {list(term.shape)}",
+                    received=f"shape {list(term.shape)} for logits {list(student_logits.shape)}",
                     remedy="Sum or average over the classes, and not over the batch",
                 )
         if feature is not None:

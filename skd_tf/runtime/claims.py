@@ -24,7 +24,7 @@ class Claims:
     """
 
     def __init__(self) -> None:
-        self._me = {"host": platform.node(), "pid": os.getpid()}
+        self._me = {"host": machine(), "pid": os.getpid()}
         self._mine: set[pathlib.Path] = set()
         self._seen: dict[pathlib.Path, tuple[int, float]] = {}  # when a claim of another was last touched, by our clock
         self._stop = threading.Event()
@@ -120,6 +120,13 @@ class Claims:
             for path in [*self._mine]:
                 with contextlib.suppress(OSError):
                     os.utime(_claim_of(path))
+
+
+def machine() -> str:
+    """The machine whose process numbers these are: containers may share a name, and count their processes apart."""
+    with contextlib.suppress(OSError):
+        return f"{platform.node()} {os.readlink('/proc/self/ns/pid')}"
+    return platform.node()
 
 
 def _claim_of(path):

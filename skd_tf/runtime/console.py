@@ -7,6 +7,7 @@ out; at full all is printed.
 import contextlib
 import contextvars
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -168,7 +169,12 @@ def _on_terminal():
 
 
 @chief_only
-def _show(text, terminal):
+def _show(text, terminal, measures="", end=""):
+    """Shows a progress line. On a terminal that is too narrow, the last measures are left out: a line that wraps stays."""
+    width = shutil.get_terminal_size().columns - 1 if terminal else sys.maxsize
+    while measures and len(text + measures + end) > width:
+        measures = measures.rpartition("  ")[0]
+    text = (text + measures + end)[:width]
     _clear()
     write(text, sys.stdout, end="" if terminal else "\n")
     _live["length"] = len(text) if terminal else 0
@@ -266,8 +272,7 @@ class EpochClock:
                 f"  {duration(self._left(step))} left" if self._paced_from else ""
             )  # compiling says nothing of the pace
             epoch = f"epoch {step // self._steps_per_epoch + 1}/{self._epochs}"
-            line = f"{self._title}  {step / self._last_step:4.0%}  {epoch}{self._shown}{left}"
-            _show(line, terminal)
+            _show(f"{self._title}  {step / self._last_step:4.0%}  {epoch}", terminal, self._shown, left)
 
     def _left(self, step: int) -> float:
         """Seconds that the remaining steps take at the pace since the first report: compiling is over by then."""

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from skd_tf.errors import input_error
 
 _NODES, _TASKS = ("SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST"), ("SLURM_STEP_TASKS_PER_NODE", "SLURM_TASKS_PER_NODE")
-_FIRST_PORT, _PORTS = 20_000, 40_000  # jobs on one node use different ports
+_FIRST_PORT, _PORTS = 20_000, 12_000  # below those that Linux gives to outgoing connections
+_OF_JOB, _OF_STEP = 64, 16  # ports from one job to the next, and from one of its steps to the next
 
 
 def addresses(environment: Mapping[str, str]) -> tuple[tuple[str, ...], int] | None:
@@ -25,7 +26,7 @@ def addresses(environment: Mapping[str, str]) -> tuple[tuple[str, ...], int] | N
     Examples:
       >>> step = {"SLURM_STEP_NODELIST": "gpu[08-10,2],login", "SLURM_STEP_TASKS_PER_NODE": "2,1(x4)"}
       >>> addresses(step | {"SLURM_PROCID": "1", "SLURM_JOB_ID": "7"})
-      (('gpu08:20007', 'gpu08:20008', 'gpu09:20007', 'gpu10:20007', 'gpu2:20007', 'login:20007'), 1)
+      (('gpu08:20448', 'gpu08:20449', 'gpu09:20448', 'gpu10:20448', 'gpu2:20448', 'login:20448'), 1)
     """
     if "SLURM_PROCID" not in environment:
         return None
@@ -34,7 +35,9 @@ def addresses(environment: Mapping[str, str]) -> tuple[tuple[str, ...], int] | N
     )
     try:
         hosts, counts = expand_nodes(nodes), _expand_counts(tasks)
-        rank, first = int(environment["SLURM_PROCID"]), _FIRST_PORT + int(environment.get("SLURM_JOB_ID", 0)) % _PORTS
+        rank = int(environment["SLURM_PROCID"])
+        job, step = (int(environment.get(name, 0)) for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
+        first = _FIRST_PORT + (job * _OF_JOB + step * _OF_STEP) % _PORTS
         if len(hosts) != len(counts):
             raise ValueError(f"{len(hosts)} nodes, but tasks for {len(counts)}")
         found = tuple(f"{host}:{first + i}" for host, count in zip(hosts, counts, strict=True) for i in range(count))

@@ -98,22 +98,28 @@ def resolve(text: str, flag: str) -> Callable[..., Any]:
     return function
 
 
-def fingerprint(function: Callable[..., Any]) -> str:
-    """SHA-256 of a function's code and of what it uses of its own module; comments and layout do not count.
+def fingerprint(text: str) -> str:
+    """SHA-256 of the code of MODULE:FUNCTION and of what it uses of its own module; comments and layout do not count.
 
     "" for a function without source.
     """
-    function = inspect.unwrap(function)
+    module, _, name = text.partition(":")
+    function = inspect.unwrap(getattr(importlib.import_module(module), name))
+    own = getattr(function, "__module__", ""), getattr(function, "__name__", "")
+    if (
+        getattr(sys.modules.get(own[0]), own[1], None) is function
+    ):  # else a factory, a lambda or functools.partial made it
+        module, name = own
     try:
-        tree = ast.parse(inspect.getsource(sys.modules[function.__module__]))
-    except (OSError, TypeError, AttributeError, KeyError, SyntaxError):
+        tree = ast.parse(inspect.getsource(sys.modules[module]))
+    except (OSError, TypeError, KeyError, SyntaxError):
         return ""
-    used, wanted = set(), {function.__name__}
+    used, wanted = set(), {name}
     while wanted:
         used |= wanted
         parts = [part for part in tree.body if used & _sets(part)]
         wanted = {node.id for part in parts for node in ast.walk(part) if isinstance(node, ast.Name)} - used
-    return hashlib.sha256("\n".join(map(ast.unparse, parts)).encode()).hexdigest()
+    return hashlib.sha256("\n".join(map(ast.unparse, parts)).encode()).hexdigest() if parts else ""
 
 
 def _sets(statement):

@@ -91,7 +91,7 @@ class Plan:
       goal: the objective, parsed from `objective`.
 
     Raises:
-      InputError: an invalid argument, no teacher, or no validation images.
+      InputError: an invalid argument, or no teacher.
     """
 
     config: Config

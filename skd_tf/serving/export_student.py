@@ -144,7 +144,7 @@ def _require_unchanged(workdir, measurements, loaded, settings):
         return
     if redraw.is_drawn("test", loaded, settings):
         raise input_error(
-            "The data has changed since the run, so other test images are drawn, and the student was trained on most of them",
+            "The data has changed since the run, so other test images may be drawn, most of which the student was trained on",
             expected=f"{settings.dataset} in version {before}",
             received=f"version {now} with {workdir}",
             remedy="Restore the folder, or train again; a folder with train/ and test/ keeps its test images",

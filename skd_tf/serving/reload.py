@@ -1,6 +1,6 @@
 """Runs an exported file on images, in a process that cannot import skd_tf.
 
-python -I reload.py KIND PATH IMAGES.npy OUTPUT.npz
+python -P reload.py KIND PATH IMAGES.npy OUTPUT.npz
 """
 
 import json

@@ -160,6 +160,9 @@ def prepare(
         dataset = data.load(settings, str(data_dir) if data_dir else None, test=test, class_names=names)
         if config.unlabelled:
             dataset = with_unlabelled(dataset, config.unlabelled, settings)
+        check_loss(
+            config, dataset.num_classes, -(-config.batch_size // strategy.num_replicas_in_sync // config.micro_batches)
+        )
         start = lineage.start_weights(config)
         warnings = lineage.require_unseen(start, dataset, settings)  # before a teacher is trained
         layers.check_feature_pairs(config, dataset)
@@ -196,6 +199,7 @@ def make_strategy(config: Config) -> tf.distribute.Strategy:
         config.strategy, virtual_devices=config.virtual_devices, batch_size=config.batch_size
     )
     devices.per_replica_batch(config.batch_size, strategy.num_replicas_in_sync, config.micro_batches)
+    unlabelled.check_replicas(config, strategy.num_replicas_in_sync)
     return strategy
 
 

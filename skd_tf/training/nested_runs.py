@@ -68,8 +68,7 @@ def student_alone_config(config: Config) -> Config:
     """
     repeated = ("teacher_cache_dir", "teacher_cache_epochs") if config.teacher_cache_epochs else ()
     kept = {name: getattr(config, name) for name in repeated}
-    batch = {"batch_size": config.labelled_batch, "micro_batches": min(config.micro_batches, config.labelled_batch)}
-    return _without_teacher(config).replace(**kept, **batch)
+    return _without_teacher(config).replace(**kept, batch_size=config.labelled_batch)
 
 
 def first_line(config: Config, workdir: str | os.PathLike) -> str:

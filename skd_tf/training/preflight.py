@@ -110,11 +110,12 @@ def require_validation(config: Config, is_held_out: bool) -> None:
 def require_search_validation(config: Config, data_dir: str | os.PathLike | None) -> None:
     """Raises `InputError` if it is known that a search would have no validation images."""
     sizes = dataset_sizes(config, data_dir)
-    if sizes and not sizes.held_out(config.validation_fraction) and not sizes.validation:
+    known = sizes and (sizes.held_out(config.validation_fraction) or sizes.validation or 0)
+    if known == 0 or not (
+        config.validation_fraction or is_folder(config.dataset)
+    ):  # only a folder has a part of its own
         problem = "leaves no validation images, and a search never sees the test split"
-        raise flag_error(
-            "validation_fraction", config.validation_fraction, problem, "more than 0", "Set it to 0.1, for example"
-        )
+        raise flag_error("validation_fraction", config.validation_fraction, problem, "at least one image", "Raise it")
 
 
 def check_code(config: Config) -> None:

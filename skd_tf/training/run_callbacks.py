@@ -71,11 +71,10 @@ class RunCallbacks:
             keep=config.keep_checkpoints,
             keep_best=keep_best or config.ship == "best",
         )
-        own_loss = None if config.loss in LOSS_NAMES else user_code.resolve(config.loss, "loss")
         self._facts = {
             "teacher": resources.teacher and resources.teacher.fingerprint,
             "student": architecture_fingerprint(distiller.student),
-            "loss": own_loss and user_code.fingerprint(own_loss),
+            "loss": None if config.loss in LOSS_NAMES else user_code.fingerprint(config.loss),
             **data_facts(resources.dataset),
             "replicas": resources.strategy.num_replicas_in_sync,
         }

@@ -123,8 +123,6 @@ def build_distiller(config: Config, resources: SharedResources, steps_per_epoch:
             layer_rates=config.layer_rates,
             schedules=scheduled if distiller.objective.needs_teacher else {},
         )
-    if user_code.is_reference(config.loss):
-        distiller.objective.try_out(resources.dataset.num_classes)
     adapt_radius(distiller, config, resources)
     return distiller
 
@@ -137,13 +135,23 @@ def loss_of(config: Config) -> str | losses.Loss:
     return losses.Loss(function, readout="raw", needs_teacher=config.needs_teacher, defaults={})
 
 
-def check_loss(config: Config) -> None:
-    """Raises InputError if the loss does not take its settings; nothing is loaded for it."""
+def check_loss(config: Config, classes: int | None = None, batch: int = 1) -> None:
+    """Raises InputError if the loss does not take its settings.
+
+    With the number of classes, your own loss is also called once, on zeros.
+
+    Args:
+      config: a `Config`.
+      classes: of the dataset, or None.
+      batch: images in a step of each replica.
+    """
     settings = grammar.parse_loss_settings(config.loss_settings)
     objective = Objective(
         loss_of(config), center=config.center, label_smoothing=config.label_smoothing, settings=settings
     )
     objective.require_teachers(max(len(config.teachers), 1))
+    if classes and user_code.is_reference(config.loss):
+        objective.try_out(batch, classes, max(len(config.teachers), 1))
 
 
 def build_student(config: Config, resources: SharedResources) -> keras.Model:

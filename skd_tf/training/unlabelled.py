@@ -17,8 +17,16 @@ def check(config: Config) -> None:
 
 
 def check_replicas(config: Config, replicas: int) -> None:
-    """Raises InputError if the replicas do not divide the part of a batch that has no labels."""
+    """Raises InputError if the replicas do not divide the two parts of a batch as training needs it."""
     count = config.unlabelled_batch
+    labelled = config.labelled_batch // replicas
+    if count and config.student_alone in ("train", "matched") and labelled < config.micro_batches:
+        raise input_error(
+            "There are more micro-batches than labelled images of a batch on each replica, which --student_alone trains on",
+            expected=f"at most {labelled}",
+            received=f"--micro_batches={config.micro_batches}",
+            remedy="Lower it",
+        )
     if count % replicas:
         raise input_error(
             "The replicas do not divide the unlabelled part of a batch",

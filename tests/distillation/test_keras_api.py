@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from skd_tf.distillation.distiller import Distiller
+from skd_tf.distillation.objective import Objective
 from skd_tf.errors import InputError
 from skd_tf.losses import LOSSES, cross_entropy, kd
 from skd_tf.training.checkpoints import Checkpoints
@@ -218,12 +219,39 @@ def test_a_term_without_a_value_per_example_is_refused(reduce):
         make_distiller(loss=own).fit(images, labels, verbose=0)
 
 
-def test_a_loss_names_the_settings_that_it_takes():
-    def own(student_logits, teacher_logits, labels, **settings):
-        return kd(student_logits, teacher_logits, labels, temperature=settings.get("temperature", 1.0))
+def test_a_loss_with_unnamed_settings_is_warned_of():
+    seen = []
 
-    with pytest.raises(InputError, match=r"\*\*settings"):
-        make_distiller(loss=own)
+    def own(student_logits, teacher_logits, labels, **settings):
+        seen.append(settings)
+        return kd(student_logits, teacher_logits, labels, temperature=1.0)
+
+    with pytest.warns(UserWarning, match=r"takes \*\*settings.*only the settings that it names"):
+        distiller = make_distiller(loss=own, temperature=7.0)
+    distiller.evaluate(*batches(1)[0], verbose=0)
+    assert seen == [{}] * len(seen) and seen
+    with pytest.raises(InputError, match="does not have all of these settings"), pytest.warns(UserWarning):
+        make_distiller(loss=own, loss_settings={"beta": 2.0})
+
+
+def test_a_loss_is_tried_out_and_what_zeros_cannot_show_is_left_to_training():
+    def over_the_batch(student_logits, teacher_logits, labels):
+        return {
+            name: tf.reduce_mean(term)
+            for name, term in kd(student_logits, teacher_logits, labels, temperature=1.0).items()
+        }
+
+    def needs_images(student_logits, teacher_logits, labels):
+        return {"label": tf.math.top_k(student_logits[:, 0], k=4).values, "distill": student_logits[:, 0]}
+
+    def python_code(student_logits, teacher_logits, labels):
+        terms = kd(student_logits, teacher_logits, labels, temperature=1.0)
+        return terms | {"distill": tf.numpy_function(lambda term: term, [terms["distill"]], tf.float32)}
+
+    with pytest.raises(InputError, match=r"wrong shape.*\[batch\]"):
+        Objective(over_the_batch, center=True, label_smoothing=0.0).try_out(8, 5)
+    Objective(needs_images, center=True, label_smoothing=0.0).try_out(2, 5)
+    make_distiller(loss=python_code, optimizer=lambda: keras.optimizers.SGD(0.0)).evaluate(*batches(1)[0], verbose=0)
 
 
 def test_a_refused_teacher_changes_nothing():

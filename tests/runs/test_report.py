@@ -166,8 +166,8 @@ def test_the_best_of_each_column_is_bold_and_every_known_column_is_shown(tmp_pat
 
 
 def test_losses_that_differ_have_no_common_axis(tmp_path):
-    paths = [make_run(tmp_path, seed=i, name=f"t{t}", temperature=t) for i, t in enumerate((2.0, 4.0))]
-    other = make_run(tmp_path, seed=2, name="other", temperature=4.0)
+    paths = [make_run(tmp_path, name=f"t{t}", temperature=t) for t in (2.0, 4.0)]
+    other = make_run(tmp_path, name="other", temperature=4.0)
     text, _ = page(*paths, other)
     labels = re.findall(r'aria-label="(Loss:[^"]+)"', text)
     assert labels == ["Loss: spherical, temperature 2.0 by epoch", "Loss: spherical, temperature 4.0 by epoch"]
@@ -257,10 +257,18 @@ def test_exported_files_are_shown_as_they_were_measured(tmp_path):
 
 
 def test_runs_on_different_test_images_are_not_ranked(tmp_path):
-    paths = [make_run(tmp_path, seed=i, name=f"run {i}") for i in range(2)]
-    for i, path in enumerate(paths):
-        details = read_json(path / "measurements.json")
-        write_json(path / "measurements.json", details | {"dataset": {"version": str(i), "test": 300}})
+    paths = [make_run(tmp_path, seed=i, name=f"run {i}") for i in range(2)]  # each with its own labels
     text = text_of(page(*paths)[0])
     assert "Measured on different test images" in text and "is ahead" not in text
     assert "run 1: " in text and "on 300 test images of" in text
+
+
+def test_runs_on_other_versions_of_the_data_are_ranked_with_a_warning(tmp_path):
+    """As when only training images were added."""
+    paths = [make_run(tmp_path, name=f"run {i}") for i in range(2)]
+    assert "has the versions" not in text_of(page(*paths)[0])
+    for i, path in enumerate(paths):
+        details = read_json(path / "measurements.json")
+        write_json(path / "measurements.json", details | {"dataset": {"version": f"v{i}", "test": 300}})
+    text = text_of(page(*paths)[0])
+    assert "the versions v0 (run 0) and v1 (run 1)" in text and "cannot be told apart" in text

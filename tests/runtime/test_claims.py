@@ -45,7 +45,7 @@ def test_claims_of_processes_that_are_gone_are_taken_over_at_once(path):
     with claims.Claims() as mine:
         assert mine.take(path)
         mine.release(path)
-        claim_of(path, host=claims.platform.node(), pid=os.getpid())  # the container was started again
+        claim_of(path, host=claims.machine(), pid=os.getpid())  # the container was started again
         assert mine.take(path)
 
 
@@ -70,7 +70,7 @@ def test_a_silent_claim_of_another_machine_is_taken_over_and_one_that_is_touched
 
 def test_of_many_that_find_an_abandoned_claim_one_takes_it(path):
     for _ in range(20):
-        claim_of(path, host=claims.platform.node(), pid=2**22 + 1)
+        claim_of(path, host=claims.machine(), pid=2**22 + 1)
         taken, start, held = [], threading.Barrier(8), [claims.Claims() for _ in range(8)]
 
         def take(one, taken=taken, start=start):

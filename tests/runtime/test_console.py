@@ -192,6 +192,25 @@ def test_a_stage_is_one_line_on_a_terminal(clock, capsys, monkeypatch):
     assert screen == ["alone      cnn_4: 20 epochs in 3:20  validation 0.500", ""] and out.count("left") > 100
 
 
+def test_a_narrow_terminal_shows_fewer_measures_and_never_a_line_that_wraps(clock, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    record = {"accuracy": 0.9, "val_accuracy": 0.8, "agreement": 0.9, "examples_per_second": 1.0}
+    shown = {}
+    for columns in ("70", "120", "30"):
+        monkeypatch.setenv("COLUMNS", columns)
+        run = console.EpochClock("cnn_8_16_32", 20, 0, 10, before=0.0)
+        run.say_step(1)
+        clock[0] += 5
+        run.say_epoch(2, record)
+        clock[0] += 5
+        run.say_step(30)
+        shown[columns] = [part for part in capsys.readouterr().out.split("\r") if part.strip()][-1]
+        run.say_end()
+    assert all(len(text) < int(columns) for columns, text in shown.items())
+    assert "agreement 0.900" in shown["120"] and shown["120"].endswith("left")
+    assert "train 0.900" in shown["70"] and "agreement" not in shown["70"] and shown["70"].endswith("left")
+
+
 def test_details_are_for_full_verbosity_and_a_part_of_a_run_says_less(capsys, monkeypatch):
     console.detail("a detail")
     console.say_of_part("a result")

@@ -3,7 +3,6 @@
 import json
 import os
 import pathlib
-import socket
 import stat
 import subprocess
 import sys
@@ -34,6 +33,15 @@ def test_addresses_are_those_of_tensorflows_resolver(monkeypatch):
     assert cluster.member("multi_worker", os.environ | elsewhere).addresses == ["a:1"]
 
 
+def test_jobs_and_their_steps_have_different_ports_on_a_node():
+    step = {"SLURM_PROCID": "0", "SLURM_STEP_NODELIST": "a", "SLURM_STEP_TASKS_PER_NODE": "8"}
+    ports = set()
+    for job, number in (("7", "0"), ("7", "1"), ("8", "0"), ("9", "0")):
+        addresses, _ = slurm.addresses(step | {"SLURM_JOB_ID": job, "SLURM_STEP_ID": number})
+        ports |= {*addresses}
+    assert len(ports) == 32
+
+
 @pytest.mark.parametrize(
     ("changed", "problem"),
     [
@@ -62,15 +70,12 @@ SCONTROL = "#!/bin/sh\necho scontrol $*\n"
 
 @pytest.mark.slow
 def test_the_sbatch_file_trains_two_workers_and_queues_a_stopped_job_again(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        job = free.getsockname()[1] - 20_000  # its port and the next one
     programs = {"srun": SRUN.format(python=sys.executable), "scontrol": SCONTROL}
     programs["python"] = f'#!/bin/sh\nexec {sys.executable} "$@"\n'
     for name, text in programs.items():
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(stat.S_IRWXU)
-    environment = os.environ | {"SLURM_JOB_ID": str(job % 40_000), "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"SLURM_JOB_ID": "4711", "PYTHONPATH": str(ROOT)}
     environment["PATH"] = f"{tmp_path}:{environment['PATH']}"
     flags = [*as_flags({k: v for k, v in SMALL.items() if k != "strategy"}), "--loss=cross_entropy", "--noreport"]
     command = ["bash", str(ROOT / "tools" / "clusters" / "train.sbatch"), *flags, f"--workdir={tmp_path / 'run'}"]

@@ -1,7 +1,9 @@
 """Each exported format runs without skd_tf, gives the student's numbers and holds nothing else; the card says so."""
 
+import dataclasses
 import hashlib
 import importlib.util
+import pathlib
 import re
 import shutil
 
@@ -11,13 +13,16 @@ import pytest
 import tensorflow as tf
 
 from skd_tf import data
+from skd_tf.config import Config
 from skd_tf.errors import InputError
 from skd_tf.evaluation import predictor, temperature_scaling
 from skd_tf.models import deployable, loading
 from skd_tf.runs import lineage
+from skd_tf.serving import export_student as export_student_module
 from skd_tf.serving import formats, parity_check, saved_model
 from skd_tf.serving.export_student import export_student
 from tests.helpers.commands import python
+from tests.helpers.images import make_folder
 from tests.helpers.runs import read_json
 
 WITH_ONNX = all(importlib.util.find_spec(name) for name in ("onnx", "tf2onnx", "onnxruntime"))
@@ -263,7 +268,30 @@ def test_wrong_arguments_are_found_first(digits_run, tmp_path, monkeypatch):
     ):
         with pytest.raises(InputError, match=words):
             export_student(run, folder, formats=names)
+    monkeypatch.setattr(pathlib.Path, "is_mount", lambda path: path == tmp_path / "mounted")
+    (tmp_path / "mounted").mkdir()
+    with pytest.raises(InputError, match=r"mounted folder.*--output=.*mounted/student"):
+        export_student(digits_run, tmp_path / "mounted", formats=["keras"])
     assert not out.exists()
+
+
+def test_data_that_has_changed_is_said_and_so_is_what_was_held_out(tmp_path, capsys):
+    settings = Config(dataset=f"folder:{make_folder(tmp_path, per_class=10, size=lambda i: (8, 8))}").pick(
+        data.DataSettings
+    )
+    loaded = data.load(settings)
+    before = {"dataset": {"version": "another"}}
+    export_student_module._require_unchanged(tmp_path, before, loaded, settings)  # it has a test part of its own
+    assert "has changed since the run (version another, now" in capsys.readouterr().err
+    export_student_module._require_unchanged(tmp_path, {}, loaded, settings)  # a run of an earlier version
+    assert capsys.readouterr().err == ""
+    held_out = export_student_module._held_out
+    assert held_out(loaded) == "3 images of the training split were held out for validation."
+    assert (
+        held_out(dataclasses.replace(loaded, drawn_from=None))
+        == "The validation split, 3 images, is the dataset's own."
+    )
+    assert held_out(dataclasses.replace(loaded, validation=None)) == "No images were held out for validation."
 
 
 @pytest.mark.slow

@@ -188,3 +188,16 @@ def test_a_path_with_a_comma_is_one_teacher_and_equal_weights_are_no_difference(
     assert not config.replace(teacher_weights="").differences(config.replace(teacher_weights="2,2"))
     described = dry_run.describe(config)
     assert "small.keras: weight 0.25, float32, preprocessing unit" in described
+
+
+def test_a_teacher_that_numbers_the_classes_otherwise_is_refused(settings, digits, monkeypatch):
+    """Its accuracy alone might not show it, if most classes are in place."""
+    names = [*map(str, range(8)), "9", "8"]
+    monkeypatch.setattr(class_names, "known", lambda path, count: names)
+    config = Config(**settings)
+    for one in (
+        config,
+        config.replace(teacher_checkpoint=config.teachers[0], teacher_weights="", teacher_preprocessing="raw"),
+    ):
+        with pytest.raises(InputError, match=r"numbers its classes in another order.*class 8 is 9"):
+            open_teachers(one.teachers[0], one, digits, tf.distribute.get_strategy())

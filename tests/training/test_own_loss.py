@@ -1,6 +1,5 @@
 """A loss of one's own by command: trained, resumed and searched like the others; never called from a record."""
 
-import importlib
 import sys
 import textwrap
 
@@ -91,7 +90,7 @@ def test_a_fingerprint_is_of_the_function_and_what_it_uses(tmp_path):
     def fingerprint(text):
         (tmp_path / "printed.py").write_text(text)
         sys.modules.pop("printed", None)
-        return user_code.fingerprint(importlib.import_module("printed").used)
+        return user_code.fingerprint("printed:used")
 
     first = fingerprint(code)
     for old, new, same in (
@@ -102,7 +101,11 @@ def test_a_fingerprint_is_of_the_function_and_what_it_uses(tmp_path):
         ("return helper(x)", "return -helper(x)", False),
     ):
         assert (fingerprint(code.replace(old, new)) == first) == same, new
-    assert user_code.fingerprint(len) == ""
+    assert user_code.fingerprint("builtins:len") == ""
+    made = "import functools\ndef make(scale):\n    def inner(x):\n        return x * scale\n    return inner\n"
+    for kind in ("make(2.0)", "lambda x: 2.0 * x", "functools.partial(make, 2.0)"):
+        one, other = (fingerprint(f"{made}used = {text}\n") for text in (kind, kind.replace("2.0", "3.0")))
+        assert one and other and one != other, kind
 
 
 def test_what_is_wrong_with_it_is_found_before_anything_is_written(tmp_path):

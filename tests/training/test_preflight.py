@@ -14,7 +14,7 @@ from skd_tf.errors import InputError
 from skd_tf.runtime import user_code
 from skd_tf.search.plan import Plan
 from skd_tf.search.run_search import run_search
-from skd_tf.training import dry_run, experiment, preflight
+from skd_tf.training import dry_run, experiment, preflight, unlabelled
 from tests.helpers import runs
 from tests.helpers.images import make_folder
 
@@ -185,3 +185,13 @@ def test_a_search_may_hold_nothing_out_of_a_folder_with_its_own_validation_part(
         config = Config(dataset=f"folder:{folder}", validation_fraction=0.0)
         with pytest.raises(InputError, match="never sees") if is_refused else contextlib.nullcontext():
             preflight.require_search_validation(config, None)
+
+
+def test_micro_batches_are_those_of_a_replica_and_of_the_student_alone():
+    split = {"strategy": "mirrored", "virtual_devices": 2, "batch_size": 64}
+    with pytest.raises(InputError, match="at most 32, of --batch_size=64 on 2 replicas"):
+        dry_run.describe(Config(loss="cross_entropy", micro_batches=40, **split), "w")
+    alone = Config(unlabelled="images:x", student_alone="train", batch_size=64, unlabelled_share=0.5, micro_batches=48)
+    with pytest.raises(InputError, match=r"which --student_alone trains on.*at most 32"):
+        unlabelled.check_replicas(alone, 1)
+    unlabelled.check_replicas(alone.replace(student_alone="none"), 1)

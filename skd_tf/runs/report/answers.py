@@ -103,11 +103,19 @@ def _headline_of_several(runs):
 
 
 def _same_images(runs):
-    """Whether the runs were measured on the same test images, as far as their records say."""
-    recorded = [run.details.get("dataset", {}) for run in runs]
-    if all("version" in dataset for dataset in recorded):
-        return len({(dataset["version"], dataset.get("test")) for dataset in recorded}) == 1
+    """Whether the runs may have been measured on the same test images: their labels are the same ones in one order."""
+    if all(run.labels is not None for run in runs):
+        return all(np.array_equal(run.labels, runs[0].labels) for run in runs)
     return len({run.result["config"]["dataset"] for run in runs}) == 1
+
+
+def _versions(runs):
+    """What to know of runs whose data has other versions: it may have other test images."""
+    found = {run.details["dataset"]["version"]: run.name for run in runs if "version" in run.details.get("dataset", {})}
+    if len(found) < 2:
+        return []
+    each = " and ".join(f"{version} ({name})" for version, name in [*found.items()][:2])
+    return [f"The data of these runs has the versions {each}. Compare them only if the test images are the same."]
 
 
 def _against(run, best):
@@ -131,7 +139,8 @@ def answers(runs: Sequence[Run]) -> list[Answer]:
             items += [(_distance(run, _against(run, best), measure), False) for run in runs if run is not best]
         else:
             items = [(f"{run.name}: {_score_text(run, measure)}, on {_images_of(run)}.", False) for run in runs]
-        warnings = [(f"{run.name}: {text}", True) for run in runs for text in _warnings(run)]
+        warnings = [(text, True) for text in _versions(runs)]
+        warnings += [(f"{run.name}: {text}", True) for run in runs for text in _warnings(run)]
         return [Answer("Which is best?", items), *([Answer("What to know?", warnings)] if warnings else [])]
     (run,) = runs
     return [
