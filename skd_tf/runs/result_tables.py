@@ -177,7 +177,7 @@ def _calibrated(entry, shown):
     found = entry.get("calibrated")
     if not found:
         return []
-    return [[f"  calibrated, T = {found['temperature']:.3f}", *(column.text(_with_gap(found)) for column in shown)]]
+    return [[f"  calibrated T={found['temperature']:.3f}", *(column.text(_with_gap(found)) for column in shown)]]
 
 
 def _with_gap(quality):

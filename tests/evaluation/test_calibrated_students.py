@@ -62,7 +62,7 @@ def test_the_files_hold_the_temperature_that_the_validation_images_give(digits_r
     assert calibrated["accuracy"] == result["student"]["accuracy"] and calibrated["nll"] < result["student"]["nll"]
     assert result["teacher"]["calibrated"]["validation_examples"] == len(held_out)
     text = result_tables.result_table(result)
-    assert f"calibrated, T = {calibrated['temperature']:.3f}" in text and f"{calibrated['nll']:.4f}" in text
+    assert f"calibrated T={calibrated['temperature']:.3f}" in text and f"{calibrated['nll']:.4f}" in text
 
 
 def test_a_calibrated_file_teaches_and_starts_with_its_uncalibrated_logits(digits_run, digits, tmp_path):
