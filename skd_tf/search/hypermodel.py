@@ -15,7 +15,7 @@ from skd_tf.config import Config
 from skd_tf.distillation.distiller import Distiller
 from skd_tf.evaluation import predictor
 from skd_tf.search.plan import Plan
-from skd_tf.training import experiment, train_student
+from skd_tf.training import experiment, preflight, train_student
 from skd_tf.training.resources import SharedResources
 
 
@@ -51,6 +51,8 @@ class DistillationHyperModel(keras_tuner.HyperModel):
     ) -> None:
         super().__init__()
         self._plan = Plan(config, tuple(search))
+        if resources is None or resources.dataset.validation is None:
+            preflight.require_search_validation(config, data_dir)
         self.config, self.space = config, self._plan.space
         self._workdir, self._data_dir, self._given = pathlib.Path(workdir), data_dir, resources
 
