@@ -290,7 +290,7 @@ Leave it out for the default, 30.
     strategy: str = setting(
         "auto",
         "which devices train together; auto: multi_worker if TF_CONFIG names several workers, mirrored if there are several "
-        "devices, else one_device. Several give the same numbers as one, up to rounding or statistically: docs/devices.md",
+        "devices, else one_device. Several give the numbers of one up to rounding, or statistically the same: docs/devices.md",
         choices=("auto", "one_device", "mirrored", "multi_worker"),
         heading="Machine",
     )
@@ -316,8 +316,8 @@ Leave it out for the default, 30.
     )
     micro_batches: int = setting(
         1,
-        "number of pieces into which each replica splits its part of a batch, in turn; more pieces take less memory; "
-        "BatchNorm sees one piece at a time",
+        "number of pieces into which each replica splits its part of a batch, computed one after the other; more pieces "
+        "take less memory; BatchNorm sees one piece at a time",
         low=1,
     )
     steps_per_call: int = setting(

@@ -231,7 +231,8 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, CompilationMixin, Step
             layer that XLA cannot compile. On one replica, XLA compiles the whole step. On several, it compiles what is
             before the sum over replicas, and what is after it.
           schedules: {"kd_weight": f, ...} sets temperature, kd_weight, label_weight, radius or, with feature_pairs,
-            feature_weight to f(step) before each step. These values are not checked. If `label_weight` is None, it follows kd_weight, which must then stay within [0, 1].
+            feature_weight to f(step) before each step. These values are not checked. If `label_weight` is None, it
+            follows kd_weight, which must then stay within [0, 1].
           micro_batches: number of pieces that each replica computes its part of a batch in, one after the other; one
             update follows. More pieces need less memory, and change the result by rounding only. But BatchNorm takes
             its statistics over a piece, and Dropout and a loss that compares images draw or compare within a piece.
@@ -241,9 +242,9 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, CompilationMixin, Step
           **kwargs: the other arguments of keras.Model.compile.
 
         Raises:
-          InputError: `loss` is given; `schedules` names another scalar; `label_weight` has a schedule although it follows kd_weight; or `jit_compile` is
-            True with a synchronized BatchNorm, or with a layer that XLA cannot compile; or an expression in `layer_rates`
-            matches no trained layer.
+          InputError: `loss` is given; `schedules` names another scalar; `label_weight` has a schedule although it follows
+            kd_weight; or `jit_compile` is True with a synchronized BatchNorm, or with a layer that XLA cannot compile; or
+            an expression in `layer_rates` matches no trained layer.
         """
         for name in schedules or {}:
             scalars = [n for n in self._hyperparameters_config() if isinstance(getattr(self, n), ScalarVariable)]

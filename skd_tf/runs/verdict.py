@@ -248,7 +248,7 @@ def _costly(comparison):
         return []
     gain = points(comparison["difference"], comparison["images"])
     return [
-        "With as much computation as distilling took, the student alone is better: the distilled one is at "
+        "With as much computation as distilling took, the student alone is better: distilled minus alone is "
         f"{gain} points of top-1 ({interval(comparison)})."
     ]
 

@@ -150,8 +150,8 @@ def _require_unchanged(workdir, measurements, loaded, settings):
             remedy="Restore the folder, or train again; a folder with train/ and test/ keeps its test images",
         )
     warn(
-        f"{settings.dataset} has changed since the run (version {before}, now {now}). The files are measured on the test "
-        "images of today. The table of the run's models is from then."
+        f"{settings.dataset} has changed since the run (version {before}, now {now}). The files are measured on today's "
+        "test images. The table of the run's models keeps the numbers from then."
     )
 
 
