@@ -4,6 +4,7 @@ config     Config: every setting once, with its type, default, unit, help and ch
 versions   settings that an earlier version recorded
 checks     what each setting accepts by itself
 conflicts  settings that contradict each other
+groups     which settings a run's teacher and its student alone have
 fields     the rules of a setting, and the one check that every value passes
 augmentations  the list of augmentations
 grammar    the grammars of text settings: weights, schedules, intervals, loss settings

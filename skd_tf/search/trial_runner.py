@@ -13,6 +13,7 @@ import time
 import tensorflow as tf
 
 from skd_tf.config import app
+from skd_tf.config.groups import SAME_GRAPH
 from skd_tf.data.settings import DataSettings
 from skd_tf.errors import DivergedError, EnvironmentFailure, InputError, flag_error, input_error, message
 from skd_tf.runs import data_identity, lineage, run_files
@@ -23,12 +24,6 @@ from skd_tf.search import tensorboard
 from skd_tf.search.trial_records import FAILED, FINISHED, RUNNING, TrialRecord, TrialRecords, is_disk_full
 from skd_tf.training import experiment, train_student
 from skd_tf.training.resources import SharedResources
-
-# Settings that change neither the graph of a training step nor its memory.
-_SAME_GRAPH = (
-    *("temperature", "kd_weight", "label_weight", "radius", "learning_rate", "lr_schedule", "warmup_epochs"),
-    *("min_warmup_steps", "weight_decay", "seed"),
-)
 
 
 class TrialRunner:
@@ -98,7 +93,7 @@ class TrialRunner:
 
         They cannot if all trials have the same graph, or if one with this graph was trained on batches as large.
         """
-        return set(values) <= set(_SAME_GRAPH) or any(
+        return set(values) <= set(SAME_GRAPH) or any(
             record["executions"]
             and _graph_of(record["values"]) == _graph_of(values)
             and record["values"].get("batch_size", 0) >= values.get("batch_size", 0)
@@ -194,7 +189,7 @@ def _locked_by_worker(folder):
 
 def _graph_of(values):
     """The values that determine the graph of a training step, and so its memory, apart from the batch size."""
-    return {name: value for name, value in values.items() if name not in (*_SAME_GRAPH, "batch_size")}
+    return {name: value for name, value in values.items() if name not in (*SAME_GRAPH, "batch_size")}
 
 
 def _out_of_memory(what, error):

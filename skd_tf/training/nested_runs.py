@@ -2,8 +2,10 @@
 
 import os
 import pathlib
+from collections.abc import Iterable
+from typing import Any
 
-from skd_tf.config import Config, grammar
+from skd_tf.config import Config, grammar, groups
 from skd_tf.config.flags import read_flagfile
 from skd_tf.errors import input_error
 from skd_tf.models import paths
@@ -11,31 +13,6 @@ from skd_tf.runs.run_record import recorded_config
 
 TRAINED = ("none", "train", "matched")  # values of --student_alone that name no workdir
 MOST_EPOCHS = 10_000
-
-# What a nested teacher takes from the run that it serves: its data and its machine.
-_SHARED_WITH_TEACHER = (
-    *("dataset", "download", "data_seed", "validation_fraction", "image_size", "augmentation", "cache_dataset"),
-    *("data_rules", "validation_split", "group", "calibrate"),
-    *(
-        "strategy",
-        "virtual_devices",
-        "jit_compile",
-        "deterministic",
-        "steps_per_call",
-        "checkpoint_every",
-        "keep_checkpoints",
-    ),
-    *("overwrite", "verbosity", "report", "report_images"),
-)
-# Settings that only mean something with a teacher; without one they take their defaults.
-_DISTILLATION = (
-    *("teacher", "teacher_checkpoint", "teacher_weights", "teacher_flagfile"),
-    *("teacher_precision", "teacher_preprocessing"),
-    *("teacher_cache_dir", "teacher_cache_dtype", "teacher_cache_epochs", "teacher_cache_top"),
-    *("student_alone", "temperature"),
-    *("kd_weight", "label_weight", "radius", "center", "gradient_scale", "unlabelled", "unlabelled_share"),
-    *("loss_settings", "feature_pairs", "feature_weight", "feature_loss", "profile_steps"),
-)
 
 
 def teacher_config(config: Config) -> Config:
@@ -53,10 +30,9 @@ def teacher_config(config: Config) -> Config:
                 received=f"--loss={settings.loss} in {config.teacher_flagfile}",
                 remedy="Train such a teacher first, and name its workdir with --teacher_checkpoint",
             )
-    else:  # not this run's seed: every seed of the student has the same teacher
-        of_the_student = {"student_checkpoint": "", "student_preprocessing": "auto", "freeze": "", "layer_rates": ""}
-        settings = config.replace(seed=Config().seed, **of_the_student)
-    shared = {name: getattr(config, name) for name in _SHARED_WITH_TEACHER}
+    else:
+        settings = config.replace(**_defaults(groups.OF_THE_STUDENT))
+    shared = {name: getattr(config, name) for name in groups.DATA_AND_MACHINE}
     return _without_teacher(settings).replace(**shared, student=config.teacher or settings.student)
 
 
@@ -122,7 +98,8 @@ def check_student_alone(config: Config) -> None:
 
 
 def _without_teacher(config: Config) -> Config:
-    defaults = Config()
-    return config.replace(
-        loss="cross_entropy", callback="", **{name: getattr(defaults, name) for name in _DISTILLATION}
-    )
+    return config.replace(loss="cross_entropy", **_defaults(groups.DISTILLING))
+
+
+def _defaults(names: Iterable[str]) -> dict[str, Any]:
+    return {name: getattr(Config(), name) for name in names}

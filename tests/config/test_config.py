@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from skd_tf.config import Config, versions
+from skd_tf.config import Config, groups, versions
 from skd_tf.config.fields import rules_of
 from skd_tf.errors import InputError
 
@@ -250,3 +250,10 @@ def test_text_that_a_flagfile_would_lose_is_refused_for_every_setting():
     for name in ("dataset", "unlabelled", "freeze"):
         with pytest.raises(InputError, match="does not fit on a line of a flagfile"):
             Config(**{name: "images:/data/my #1 photos"})
+
+
+def test_each_setting_is_in_one_group():
+    """A new setting needs a decision: does a teacher that the run trains have it, and does the student alone?"""
+    each = [*groups.DATA_AND_MACHINE, *groups.RECIPE, *groups.OF_THE_STUDENT, *groups.DISTILLING]
+    assert sorted(each) == sorted(field.name for field in dataclasses.fields(Config))
+    assert set(groups.SAME_GRAPH) < set(each)
