@@ -33,7 +33,7 @@ def test_images_on_disk_equal_those_in_memory(tmp_path, settings):
         assert np.array_equal(one.images[[2, 0, 2]], other.images[np.array([2, 0, 2])])
         assert np.array_equal(one.images[1], other.images[1])
     config = Config(**settings)
-    for options in ({}, {"first_step": 3}, {"shards": 2, "shard_range": range(1, 2)}):
+    for options in ({}, {"first_step": 3, "shards": 2, "shard_range": range(1, 2)}):
         assert equal(stream(memory, config, **options), stream(disk, config, **options))
     for dataset in (memory, disk):
         view = data.AugmentedImages(dataset, 0, 1)

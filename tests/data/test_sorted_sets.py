@@ -47,7 +47,7 @@ def test_a_radius_is_measured_on_all_classes(dataset, monkeypatch):
     monkeypatch.setattr(train_student, "_ADAPT_EXAMPLES", 100)
     seen, fake = {}, types.SimpleNamespace
     radius = fake(assign=lambda value: None, numpy=lambda: 1.0)
-    distiller = fake(objective=fake(needs_teacher=True), adapt=seen.update, radius=radius)
+    distiller = fake(objective=fake(needs_radius=True), adapt=seen.update, radius=radius)
     always = fake(logits_of_each=lambda images: images[:, 0, 0].astype(np.float32))
     shared = train_student.SharedResources(dataset, None, always)
     train_student.adapt_radius(distiller, Config(radius="teacher_mean"), shared)

@@ -171,14 +171,14 @@ def test_the_class_count_of_grey_data_is_kept(tree):
 
 
 def test_copies_of_measured_images_are_a_warning(tmp_path, capsys):
-    root = make_folder(tmp_path / "labelled", formats=(".png",))
+    root = make_folder(tmp_path / "labelled", per_class=3, formats=(".png",))
     more = tmp_path / "more"
     shutil.copytree(root / "test", more / "copied")
     for i in range(20):
         write_image(more / f"{i}.png", random_image(5000 + i))
     settings = Config(dataset=f"folder:{root}").pick(data.DataSettings)
     with_unlabelled(data.load(settings), f"images:{more}", settings)
-    assert "has copies of 24 test images of --dataset" in capsys.readouterr().err
+    assert "has copies of 9 test images of --dataset" in capsys.readouterr().err
     shutil.rmtree(more / "copied")
     with_unlabelled(data.load(settings), f"images:{more}", settings)
     assert "has copies" not in capsys.readouterr().err

@@ -205,7 +205,7 @@ def test_calibration_is_fitted_on_what_the_run_held_out(workdir, tmp_path, monke
     (row,) = read_json(output)["models"]
     fitted = row["calibrated"]
     assert fitted["temperature"] == record["temperature"] and fitted["accuracy"] == row["accuracy"]
-    assert fitted["nll"] < row["nll"] and f"T = {temperature:.3f}" in capsys.readouterr().out
+    assert fitted["nll"] < row["nll"] and f"T={temperature:.3f}" in capsys.readouterr().out
     calibrated = deployable.with_temperature(before_calibration(workdir), temperature)
     images = held_out.images[:7].astype("float32")
     np.testing.assert_allclose(calibrated(images), logits[:7] / temperature, atol=1e-5)

@@ -245,6 +245,7 @@ def test_check_in_the_repository_passes_without_tensorflow():
     assert "False False" in run.stdout
 
 
+@pytest.mark.slow
 def test_the_command_ends_with_1_on_an_edit_and_mends_it(written):
     page, results, _ = written
     right = page.read_text()

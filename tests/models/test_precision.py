@@ -59,6 +59,7 @@ def test_each_network_computes_in_its_own_precision_and_everything_else_in_float
 @pytest.mark.parametrize(
     ("half", "tolerance"), [("bfloat16", 0.01), pytest.param("float16", 0.001, marks=pytest.mark.slow)]
 )
+@pytest.mark.slow
 def test_training_stays_near_float32(half, tolerance, mirrored, two_replicas):
     data, strategy = batches(10, size=16), two_replicas if mirrored else None
     full, distiller = distiller_in("float32", strategy=strategy), distiller_in(half, half, strategy)

@@ -75,6 +75,7 @@ USES = (
 )
 
 
+@pytest.mark.slow
 def test_from_python_another_backend_is_one_clear_error(tmp_path):
     code = "import skd_tf\n" + "".join(
         f"try:\n    {use}\nexcept skd_tf.InputError as error:\n    print('InputError', error)\n" for use in USES

@@ -54,7 +54,8 @@ def test_in_float64_the_two_agree_to_rounding(two_replicas):
     assert distance(weights_of(one.student), weights_of(two.student)) < 1e-10
 
 
-@pytest.mark.parametrize("factor", [2.0, pytest.param(0.5, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("factor", [2.0, 0.5])
 def test_a_wrong_scale_of_the_loss_is_seen(two_replicas, plain, factor):
     """The tests above prove nothing if they pass with half or twice the loss on replicas."""
     data = batches(5, size=16)

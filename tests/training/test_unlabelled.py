@@ -6,8 +6,9 @@ import keras
 import numpy as np
 import pytest
 
-from skd_tf import data, evaluate
+from skd_tf import data, evaluate, networks
 from skd_tf.config import Config
+from skd_tf.data.unlabelled import with_unlabelled
 from skd_tf.errors import InputError
 from skd_tf.models import loading
 from skd_tf.runs import class_names, lineage, predictions
@@ -221,10 +222,14 @@ def test_cached_and_live_runs_are_alike(beside, tmp_path):
     assert "accuracy" in student_of(workdir) and not np.isclose(live[-1]["loss"], live[-1]["distill_loss"])
 
 
-def test_the_lineage_knows_unlabelled_images(beside, without_labels, pictures):
+def test_the_lineage_knows_unlabelled_images(without_labels, pictures, tmp_path):
     """Also where the same files are read in another way: with class folders, or as a part of another folder."""
-    _, workdir = beside
-    (own, more, _) = lineage.read(workdir).trainings
+    digits, workdir = data.load(data.DataSettings()), tmp_path / "student.keras"
+    config = Config(**BASE, dataset="digits", unlabelled=f"images:{pictures / 'more'}")
+    dataset = with_unlabelled(digits, config.unlabelled, config.pick(data.DataSettings))
+    networks.build("cnn_2", input_shape=(8, 8, 1), num_classes=10).save(workdir)
+    lineage.write(workdir, lineage.of_run(config, dataset, None))
+    (own, more) = lineage.read(workdir).trainings
     assert (own["dataset"], more["dataset"], more["whole"]) == ("digits", "images", True)
     assert str(pictures) not in str(more)
     for name, seen in ((f"images:{pictures / 'more'}", 14), (f"images:{pictures}", 1)):
@@ -239,7 +244,6 @@ def test_the_lineage_knows_unlabelled_images(beside, without_labels, pictures):
     settings = data.DataSettings(dataset=f"folder:{pictures / 'all'}", data_seed=1)
     with pytest.raises(InputError, match="has trained on"):
         lineage.require_unseen({"model": trained}, data.load(settings), settings)
-    digits = data.load(data.DataSettings())
     assert lineage.require_unseen({"model": workdir}, digits, data.DataSettings()) == []
 
 
