@@ -210,7 +210,7 @@ SPECS = {
     "training": Table(
         {label: f"training/cifar100_resnet56/{row}" for label, row in _TRAINING.items()},
         against=dict.fromkeys([*_TRAINING][1:], "SKD"),
-        measures=("rate", "NLL", "ECE"),
+        measures=("rate", "NLL", "ECE", "NLL, fitted", "ECE, fitted"),
     ),
     "top_logits": Table(
         {label: f"top_logits/cifar100_resnet56/{row}" for (label, _), row in _TOP.items()},

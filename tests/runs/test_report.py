@@ -236,6 +236,7 @@ def test_a_wrong_path_is_an_input_error(tmp_path):
             report.write([run], tmp_path / file)
 
 
+@pytest.mark.slow
 def test_the_command_takes_runs_as_arguments_and_needs_no_tensorflow(tmp_path):
     paths = [make_run(tmp_path, seed=i, name=f"run{i}") for i in range(2)]
     code = "import sys; sys.modules['tensorflow'] = None; del sys.argv[0]; from skd_tf import report; report.cli_main()"

@@ -71,6 +71,7 @@ def test_a_wrong_scale_of_the_loss_is_seen(two_replicas, plain, factor):
     assert distance(plain, weights_of(two.student)) > 1e-3
 
 
+@pytest.mark.slow
 def test_a_regularizer_counts_once(two_replicas, plain):
     def distiller(strategy):
         made = make_distiller(strategy)

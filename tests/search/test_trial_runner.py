@@ -128,6 +128,7 @@ def test_memory_that_runs_out_fails_the_trial_only_where_what_is_searched_may_be
     assert records.read(1)["status"] == ("failed" if fails else "running")
 
 
+@pytest.mark.slow
 def test_each_trial_gets_as_many_of_the_largest_logits_as_it_searches(config, tmp_path):
     config = config.replace(teacher_cache_dir=str(tmp_path / "cache"), epochs=1)
     plan = Plan(config, ("teacher_cache_top:choice:2,4",), tuner="grid")
