@@ -106,6 +106,12 @@ def test_a_fingerprint_is_of_the_function_and_what_it_uses(tmp_path):
     for kind in ("make(2.0)", "lambda x: 2.0 * x", "functools.partial(make, 2.0)"):
         one, other = (fingerprint(f"{made}used = {text}\n") for text in (kind, kind.replace("2.0", "3.0")))
         assert one and other and one != other, kind
+    found = set()
+    for number in (1, 2):  # the function of another module
+        (tmp_path / "elsewhere.py").write_text(f"def used(x):\n    return {number} * x\n")
+        sys.modules.pop("elsewhere", None)
+        found.add(fingerprint("from elsewhere import used\n"))
+    assert len(found) == 2
 
 
 def test_what_is_wrong_with_it_is_found_before_anything_is_written(tmp_path):
