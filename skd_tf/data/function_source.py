@@ -107,7 +107,7 @@ def _groups(settings, spec, images):
 def _checked_names(settings, names):
     """The class names as texts: given as texts, bytes or whole numbers, no two of them equal."""
     texts = []
-    if not isinstance(names, Iterable):
+    if isinstance(names, str | bytes) or not isinstance(names, Iterable):  # of a text each letter would be a class
         raise _error(settings, "class_names entry", "a list of names", f"{names!r}")
     for name in names:
         if isinstance(name, bytes | np.bytes_):

@@ -91,6 +91,7 @@ def test_class_names_become_texts(function, capsys):
         (["a", 1.5, "c"], "1.5"),
         (["a", True, "c"], "True"),
         (["a"], "at least two"),
+        ("abc", "a list of names.*'abc' from"),
         (10, "a list of names.* 10 from"),
         (None, "a list of names.* None from"),
     ],
