@@ -7,7 +7,7 @@ import numpy as np
 
 from skd_tf.data import folder_index, grouping, hold_out
 from skd_tf.data.catalog import is_folder
-from skd_tf.data.dataset import Dataset
+from skd_tf.data.dataset import Dataset, Split
 from skd_tf.data.file_facts import FileFacts
 from skd_tf.data.settings import DataSettings
 
@@ -24,6 +24,12 @@ def is_drawn(part: str, dataset: Dataset, settings: DataSettings) -> bool:
     return folder_index.draws_test_split(settings.dataset) if part == "test" else dataset.drawn_from is not None
 
 
+def measured_splits(dataset: Dataset) -> dict[str, Split]:
+    """The validation and the test split of a dataset, as far as it has them."""
+    splits = {"validation": dataset.validation, "test": dataset.test}
+    return {name: split for name, split in splits.items() if split is not None}
+
+
 def trained_on(rule: DataSettings, dataset: Dataset, settings: DataSettings, *, whole: bool = False) -> dict[str, int]:
     """How many images of each measured split a training with another rule has used.
 
@@ -36,8 +42,7 @@ def trained_on(rule: DataSettings, dataset: Dataset, settings: DataSettings, *, 
     Returns:
       {"validation": count, "test": count} of the splits that the dataset has.
     """
-    mine = {"validation": dataset.validation, "test": dataset.test}
-    splits = {name: split for name, split in mine.items() if split is not None}
+    splits = measured_splits(dataset)
     same = rule.dataset == settings.dataset and not whole
     if same and rule_of(rule) == rule_of(settings):
         return dict.fromkeys(splits, 0)  # what is measured on was held out
@@ -72,8 +77,7 @@ def copies(contents: Iterable[bytes], dataset: Dataset, settings: DataSettings) 
     Returns:
       As `trained_on`.
     """
-    mine = {"validation": dataset.validation, "test": dataset.test}
-    splits = {name: split for name, split in mine.items() if split is not None}
+    splits = measured_splits(dataset)
     if not is_folder(settings.dataset):
         return dict.fromkeys(splits, 0)
     root, files = _found(settings).root, _files(settings)

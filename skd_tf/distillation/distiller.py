@@ -246,8 +246,8 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, CompilationMixin, Step
             kd_weight; or `jit_compile` is True with a synchronized BatchNorm, or with a layer that XLA cannot compile; or
             an expression in `layer_rates` matches no trained layer.
         """
+        scalars = [*self._hyperparameters_config()]
         for name in schedules or {}:
-            scalars = [n for n in self._hyperparameters_config() if isinstance(getattr(self, n), ScalarVariable)]
             if name not in scalars:
                 raise input_error(
                     "There is no such scalar to schedule",

@@ -173,7 +173,7 @@ def images_seen(lineage: Lineage, dataset: Dataset, settings: DataSettings) -> l
       dataset: loaded with `settings`; only the splits that it has count.
       settings: its settings.
     """
-    splits = {name: getattr(dataset, name) for name in ("validation", "test") if getattr(dataset, name) is not None}
+    splits = redraw.measured_splits(dataset)
     same_set = {"name": dataset.key_name, "version": str(dataset.set_version)}
     found, near = [], functools.cache(_folders_near)
     for training in lineage.trainings:

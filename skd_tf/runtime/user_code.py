@@ -106,9 +106,8 @@ def fingerprint(text: str) -> str:
     module, _, name = text.partition(":")
     function = inspect.unwrap(getattr(importlib.import_module(module), name))
     own = getattr(function, "__module__", ""), getattr(function, "__name__", "")
-    if (
-        getattr(sys.modules.get(own[0]), own[1], None) is function
-    ):  # else a factory, a lambda or functools.partial made it
+    # Not of what a factory, a lambda or functools.partial made: its own name leads nowhere.
+    if getattr(sys.modules.get(own[0]), own[1], None) is function:
         module, name = own
     try:
         tree = ast.parse(inspect.getsource(sys.modules[module]))

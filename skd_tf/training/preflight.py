@@ -111,9 +111,8 @@ def require_search_validation(config: Config, data_dir: str | os.PathLike | None
     """Raises `InputError` if it is known that a search would have no validation images."""
     sizes = dataset_sizes(config, data_dir)
     known = sizes and (sizes.held_out(config.validation_fraction) or sizes.validation or 0)
-    if known == 0 or not (
-        config.validation_fraction or is_folder(config.dataset)
-    ):  # only a folder has a part of its own
+    may_have_its_own = is_folder(config.dataset)  # other sources have no validation part
+    if known == 0 or not (config.validation_fraction or may_have_its_own):
         problem = "leaves no validation images, and a search never sees the test split"
         raise flag_error("validation_fraction", config.validation_fraction, problem, "at least one image", "Raise it")
 
