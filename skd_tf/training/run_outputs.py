@@ -18,6 +18,7 @@ from skd_tf.training.resources import SharedResources
 
 
 def export(student: keras.Model, folder: Workdir, class_names: tuple[str, ...], ancestry: lineage.Lineage) -> None:
+    """Writes the `.keras` file and the SavedModel of a student, each with what its weights were trained on."""
     atomic_files.sweep(folder.path)
     with atomic_files.replacing(folder / run_files.STUDENT) as path:
         student.save(path)
