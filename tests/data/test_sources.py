@@ -127,7 +127,7 @@ def split(n, channels=3):
     return random.integers(0, 256, [n, 8, 8, channels], np.uint8), np.arange(n) % 4 - 1
 
 
-ARRAYS = {"class_names": "abc", "train": split(40), "test": split(8)}
+ARRAYS = {"class_names": ["a", "b", "c"], "train": split(40), "test": split(8)}
 
 
 def streamed(part):
@@ -161,7 +161,7 @@ def test_a_function_returns_arrays_or_a_stream(load_returned):
     assert arrays.class_names == ("a", "b", "c") and arrays.mean == (0.5,) * 3
     assert arrays.augmentation == augmentation.Augmentation(pad=2, flip=False)
     assert list(arrays.train.labels[:5]) == [-1, 0, 1, 2, -1]
-    streams = {"class_names": "abc", "train": streamed("train"), "test": streamed("test")}
+    streams = {"class_names": ["a", "b", "c"], "train": streamed("train"), "test": streamed("test")}
     dataset = load_returned(streams, validation_fraction=0)
     assert np.array_equal(arrays.train.images, dataset.train.images) and dataset.augmentation.flip
     assert load_returned(streams, image_size=4).image_shape == (4, 4, 3)
@@ -180,7 +180,7 @@ def test_a_function_returns_paths(load_returned, tmp_path):
 def test_a_function_with_wrong_splits_is_refused(load_returned):
     endless, cropped = streamed("train").repeat(), {"augmentation": "resized_crop", "image_size": 8}
     for returned, settings, words in (
-        (ARRAYS | {"class_names": "ab"}, {}, "from 0 to 1, or -1"),
+        (ARRAYS | {"class_names": ["a", "b"]}, {}, "from 0 to 1, or -1"),
         (ARRAYS | {"train": endless}, {}, "finite"),
         ({"train": split(40)}, {}, "class_names"),
         (ARRAYS, cropped, "already decoded"),
