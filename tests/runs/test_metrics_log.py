@@ -57,6 +57,7 @@ def test_lost_or_changed_lines_are_restored_with_a_warning(tmp_path, capsys, har
     assert file.read_text() == edited(whole)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_has_all_its_lines(tmp_path, capsys):
     file = tmp_path / "metrics.jsonl"
     result, whole = experiment.run(CONFIG, tmp_path), file.read_text()

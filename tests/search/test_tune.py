@@ -100,6 +100,7 @@ def test_tensorboard_shows_the_same(finished):
         assert len(values) == plan.config.epochs and values[-1] == pytest.approx(record["objective"])
 
 
+@pytest.mark.slow
 def test_the_same_command_again_runs_nothing_and_says_the_same(finished, resources, capsys):
     """With --final_run, only the best is trained on all of train and measured on the test split."""
     plan, folder, ranked, _ = finished

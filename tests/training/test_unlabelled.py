@@ -222,6 +222,7 @@ def test_cached_and_live_runs_are_alike(beside, tmp_path):
     assert "accuracy" in student_of(workdir) and not np.isclose(live[-1]["loss"], live[-1]["distill_loss"])
 
 
+@pytest.mark.slow
 def test_the_lineage_knows_unlabelled_images(without_labels, pictures, tmp_path):
     """Also where the same files are read in another way: with class folders, or as a part of another folder."""
     digits, workdir = data.load(data.DataSettings()), tmp_path / "student.keras"
