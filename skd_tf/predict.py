@@ -3,11 +3,15 @@
 from absl import flags
 
 from skd_tf.config import app
+from skd_tf.config.flags import config_from, define_flags
 from skd_tf.models import paths
 from skd_tf.runs.workdir import require_output
 from skd_tf.runtime import tf_logging
 
-_MODEL = "a finished workdir, a .keras file or a SavedModel folder; --model= may be left out"
+_MODEL = (
+    "a finished workdir, a .keras file, a SavedModel folder, keras.applications:NAME or keras_hub:PRESET; --model= may be "
+    "left out"
+)
 _IMAGES = "folder of images, at any depth, or one image; --images= may be left out"
 _OUTPUT = "CSV file to write: a line per image file, with its class and the probability of every class"
 _CALIBRATED = "apply the temperature of evaluate --calibrate, or else the one inside the model"
@@ -22,6 +26,7 @@ def define(flag_values: flags.FlagValues) -> None:
     flags.DEFINE_bool("calibrated", True, _CALIBRATED, flag_values=flag_values)
     flags.DEFINE_integer("image_size", 0, _IMAGE_SIZE, 0, flag_values=flag_values)
     flags.DEFINE_integer("resize", 0, _RESIZE, 0, flag_values=flag_values)
+    define_flags(flag_values, ("download",))
 
 
 def main(flag_values: flags.FlagValues) -> None:
@@ -37,6 +42,7 @@ def main(flag_values: flags.FlagValues) -> None:
         calibrated=flag_values.calibrated,
         image_size=flag_values.image_size,
         resize=flag_values.resize,
+        download=config_from(flag_values).download,
     )
 
 

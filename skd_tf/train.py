@@ -29,12 +29,12 @@ def main(flag_values: flags.FlagValues) -> int:
         look.show(config, data_dir)
     if config.dry_run or looks:
         return 0
-    if worker is None or worker.index == 0:  # the cluster is joined later
-        console.say(nested_runs.first_line(config, workdir))
     from skd_tf.training import preflight
 
     if config.overwrite or read_result(workdir) is None:
         preflight.check_paths(config, data_dir)
+        if worker is None or worker.index == 0:  # the cluster is joined later
+            console.say(nested_runs.first_line(config, workdir))
     tf_logging.import_tensorflow()
     from skd_tf.training import experiment
 

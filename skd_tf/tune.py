@@ -46,7 +46,7 @@ def main(flag_values):
     plan = Plan(config, tuple(flag_values.search), **{name: flag_values[name].value for name in names})
     console.set_verbosity(config.verbosity)
     if config.dry_run:
-        console.say(describe(plan, flag_values.workdir, flag_values.data_dir))
+        console.say(describe(plan, flag_values.workdir, flag_values.data_dir, final_run=flag_values.final_run))
         return 0
     try:
         run_search(plan, flag_values.workdir, flag_values.data_dir, final_run=flag_values.final_run)

@@ -14,7 +14,7 @@ from absl import flags
 
 from skd_tf.config import flagfile, recipes
 from skd_tf.config.config import FIELDS
-from skd_tf.config.fields import expectation, kinds_of, rules_of
+from skd_tf.config.fields import expectation, kinds_of, rules_of, validate
 from skd_tf.config.flags import LOOKS, PLACES, define_flags, is_setting, parse
 from skd_tf.errors import InputError, as_text, input_error
 from skd_tf.runtime import console, devices, keras_state, signals
@@ -60,7 +60,8 @@ def run(
             console.say(recipes.listing())
             sys.exit(0)
         parse(sys.argv[1:], flag_values, positional)
-        alone = any(is_setting(name, flag_values) and flag_values[name].value for name in LOOKS)
+        given = {name: flag_values[name].value for name in LOOKS if is_setting(name, flag_values)}
+        alone = any(value and validate(FIELDS[name], value) for name, value in given.items())
         for name in () if alone else required:
             if not flag_values[name].value:
                 expected, remedy = flag_values[name].help, f"Add --{name}=VALUE"
@@ -80,7 +81,7 @@ def run(
     except Exception as error:
         if not isinstance(error, _environment_errors()):
             raise
-        _exit(1, reason(getattr(error, "message", ""))[:500])
+        _exit(1, reason(getattr(error, "message", "") or str(error))[:500] or "Too little memory.")
 
 
 def _exit(code: int, message: str) -> NoReturn:
@@ -89,10 +90,10 @@ def _exit(code: int, message: str) -> NoReturn:
 
 
 def _environment_errors():
-    """TensorFlow's exceptions about a missing, damaged or forbidden file, a full disk or too little memory."""
+    """Exceptions about a missing, damaged or forbidden file, a full disk or too little memory."""
     tensorflow = sys.modules.get("tensorflow")
     names = "NotFoundError", "DataLossError", "PermissionDeniedError", "ResourceExhaustedError"
-    return tuple(getattr(tensorflow.errors, name) for name in names) if tensorflow else ()
+    return MemoryError, *(getattr(tensorflow.errors, name) for name in names if tensorflow)
 
 
 def _open_standard_streams():

@@ -50,6 +50,7 @@ Leave it out for the default, 30.
         "images:PATH with images without labels, whose classes are the teacher's; or MODULE:FUNCTION",
         check=checks.not_empty,
         heading="Data",
+        affects_result=local_paths.without_slash,
     )
     download: bool = setting(False, "let TFDS and Keras download data and weights they lack", affects_result=False)
     data_seed: int = setting(0, "seed of the validation split and the augmentation", low=0, high=2**31 - 1)
@@ -74,6 +75,7 @@ Leave it out for the default, 30.
         "teacher's answers to them",
         grammar="images:PATH",
         check=checks.unlabelled,
+        affects_result=local_paths.without_slash,
     )
     unlabelled_share: float = setting(0.5, "fraction of each batch taken from --unlabelled", above=0, below=1)
     image_size: int = setting(0, "side to resize images to; 0: the dataset's own size", low=0, unit="pixels")
@@ -117,6 +119,7 @@ Leave it out for the default, 30.
         "",
         "initial weights: a workdir, a .keras file, released:NAME, keras.applications:NAME or keras_hub:PRESET; a head of another size starts from "
         "scratch",
+        affects_result=local_paths.without_slash,
     )
     student_preprocessing: str = setting(
         "auto",
@@ -143,6 +146,7 @@ Leave it out for the default, 30.
         "the same student without a teacher, for comparison. train: train it too, for as many epochs; matched: train it "
         "twice, for as many epochs and for the computation that distilling took; none; or the workdir of such a run",
         check=checks.not_empty,
+        affects_result=local_paths.without_slash,
     )
     teacher: str = setting(
         "",
@@ -155,6 +159,7 @@ Leave it out for the default, 30.
         "the teacher: the workdir of a run, a .keras file, a SavedModel folder, keras.applications:NAME or keras_hub:PRESET; or several, "
         "separated by commas: the target is then the mean of their softmaxes at the temperature",
         check=checks.teachers,
+        affects_result=local_paths.without_slash,
     )
     teacher_weights: str = setting(
         "",
@@ -494,7 +499,7 @@ Leave it out for the default, 30.
             mine, theirs = getattr(self, name), getattr(other, name)
             same = affects(mine) == affects(theirs) if callable(affects) else not affects or mine == theirs
             if not same:
-                lines.append(f"--{name}: {as_text(mine)} -> {as_text(theirs)}")
+                lines.append(f"--{name}: {as_text(mine) or 'empty'} -> {as_text(theirs) or 'empty'}")
         return lines
 
 

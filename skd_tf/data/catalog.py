@@ -129,14 +129,15 @@ def fixed_shape(settings: DataSettings, shape: Sequence[int | None]) -> tuple[tu
 
     Args:
       settings: `image_size` and `augmentation` are used.
-      shape: (height, width, channels); None where the images differ.
+      shape: (height, width, channels); None for a height or width in which the images differ.
 
     Raises:
       InputError: the images differ in size and there is no --image_size.
     """
     size, resize = size_and_resize(settings)
     height, width, channels = (size, size, shape[2]) if size else shape
-    if height is None or width is None or channels is None:
+    if height is None or width is None:
         problem = f"is needed: the images of {settings.dataset} have several sizes"
         raise flag_error("image_size", settings.image_size, problem, "pixels", "Add for example --image_size=64")
+    assert channels is not None  # readers know them
     return (height, width, channels), resize

@@ -69,9 +69,7 @@ class FileSplits:
           InputError: too many of a split's files cannot be read, a class is left without one, or images differ in size
             and there is no --image_size.
         """
-        for name in dict.fromkeys(
-            ["train", *labels]
-        ):  # what files have in common is the same whichever splits are read
+        for name in self._paths:  # what files have in common is the same whichever splits are read
             self._facts[name] = self._facts_of(name)
         self._find_bits(labels)
         shape, resize = self._shape(self._facts)
@@ -115,9 +113,10 @@ class FileSplits:
         deep = {name: self._facts[name].rows["deep"] for name in names}
         if self.png_bits is not None or not any(flags.any() for flags in deep.values()):
             return
-        for name in self._facts:
+        peaks = {}
+        for name in {"train", *names}:
             self._measure_deep(name)
-        peaks = {name: facts.rows["peak"][facts.rows["deep"]] for name, facts in self._facts.items()}
+            peaks[name] = self._facts[name].rows["peak"][self._facts[name].rows["deep"]]
         brightest = int(peaks["train"].max(initial=-1))
         self.png_bits = max(8, brightest.bit_length()) if brightest >= 0 else 16
         count, total = sum(int(flags.sum()) for flags in deep.values()), sum(map(len, deep.values()))

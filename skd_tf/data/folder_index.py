@@ -12,6 +12,7 @@ from skd_tf.data import folder_parts, folder_walk, grouping, hold_out, picture_i
 from skd_tf.data.catalog import FOLDER, IMAGES, has_labels, is_folder
 from skd_tf.data.folder_parts import shown
 from skd_tf.errors import InputError, counted, input_error
+from skd_tf.runtime.files import printable
 
 _TEST_FRACTION = 0.2  # of each class, if the folder has no test part
 _UNLABELLED = "-1"
@@ -29,7 +30,8 @@ class ImageFolder(typing.NamedTuple):
 
     Attributes:
       root: its path.
-      class_names: in alphabetical order, which is the order of the labels; () for a folder without labels.
+      class_names: in alphabetical order, which is the order of the labels, with bytes that are not UTF-8 escaped; () for a
+        folder without labels.
       splits: {"train", "test" and, if the folder has one, "validation"} -> list of (path, label); label -1 is unlabelled.
       notes: what the user must know about the folder; texts without a period.
       groups: {split: group of each of its images}; None without --group.
@@ -62,7 +64,7 @@ def find(dataset: str, data_seed: int, data_rules: int = 2, group: str = "") -> 
         folders, or the test part has classes that the training part lacks.
     """
     root = _root(dataset)
-    if not root.is_dir():
+    if not root.is_dir() or not dataset.partition(":")[2].strip():  # Path("") is the current folder
         raise input_error(
             "There is no such folder",
             expected="a folder with train/ and test/, or with one folder per class"
@@ -102,7 +104,7 @@ def find(dataset: str, data_seed: int, data_rules: int = 2, group: str = "") -> 
         below = [_below_class(places[part], path) for part, paths in zip(splits, every, strict=True) for path in paths]
         names = iter(grouping.group_names(below, group))
         groups = {part: list(itertools.islice(names, len(paths))) for part, paths in zip(splits, every, strict=True)}
-    return ImageFolder(root, class_names, splits, tuple(notes), groups)
+    return ImageFolder(root, tuple(map(printable, class_names)), splits, tuple(notes), groups)
 
 
 def unlabelled_paths(dataset: str) -> list[str]:
@@ -183,6 +185,15 @@ def _check_classes(root, folders, found, class_names):
             loose = folder_walk.loose_images(folder)
             received = f"{counted(len(loose), 'image')} without a class folder" if loose else "no images"
             _refuse_part(root, part, folder, received)
+    if len(class_names) < 2:
+        inside = folder_parts.visible_folders(folders["train"])
+        deeper = inside[0] if len(inside) == 1 and len(folder_parts.visible_folders(inside[0])) > 1 else None
+        raise input_error(
+            "The folder has too few classes",
+            expected="at least two folders of images, one per class",
+            received=f"{', '.join(class_names) or 'none'} in {folders['train']}",
+            remedy=f"Did you mean {deeper}?" if deeper else "Check the path",
+        )
     for part, classes in found.items():
         folder = folders[part]
         for name, paths in classes.items():
@@ -201,15 +212,6 @@ def _check_classes(root, folders, found, class_names):
                 received=shown(unknown),
                 remedy="Rename or remove these folders",
             )
-    if len(class_names) < 2:
-        inside = folder_parts.visible_folders(folders["train"])
-        deeper = inside[0] if len(inside) == 1 and len(folder_parts.visible_folders(inside[0])) > 1 else None
-        raise input_error(
-            "The folder has too few classes",
-            expected="at least two folders of images, one per class",
-            received=f"{', '.join(class_names) or 'none'} in {folders['train']}",
-            remedy=f"Did you mean {deeper}?" if deeper else "Check the path",
-        )
 
 
 def _refuse_part(root, part, folder, received):

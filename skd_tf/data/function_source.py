@@ -38,7 +38,7 @@ def read(settings: DataSettings, data_dir: str | None, names: Sequence[str]) -> 
 
     A split is one of
       * (images, labels): images uint8 `[n, h, w, c]`, labels integer `[n]` with -1 for unlabelled;
-      * (paths, labels): a list of paths of image files, which stay on disk if they do not fit in memory;
+      * (paths, labels): a list or array of paths of image files, which stay on disk if they do not fit in memory;
       * a finite tf.data.Dataset of (image uint8 `[h, w, c]`, label) in a fixed order.
     mean and std are of pixels scaled to [0, 1], one number per channel; give both or neither. pad is the zero padding
     before the random crop. class_names and train are required, test only if the test split is read. Labels may also be
@@ -61,8 +61,8 @@ def read(settings: DataSettings, data_dir: str | None, names: Sequence[str]) -> 
     spec = dict(spec)  # the function may keep its own dict
     class_names = _checked_names(settings, spec["class_names"])
     images, labels = {}, {}
-    for name in spec.keys() & {"train", *names}:
-        if name not in names and isinstance(spec[name], tf.data.Dataset):
+    for name in ("train", "test"):  # also what is not read: files of both splits have their common folder and form
+        if name not in names and isinstance(spec.get(name), tf.data.Dataset | None):
             continue
         images[name], unchecked = _unpacked(settings, name, spec.pop(name))
         labels[name] = _checked_labels(settings, name, unchecked, len(class_names))
@@ -70,7 +70,8 @@ def read(settings: DataSettings, data_dir: str | None, names: Sequence[str]) -> 
             received = f"{counted(len(images[name]), 'image')} and {counted(len(labels[name]), 'label')}"
             raise _error(settings, f"{name} split", "one label per image", received)
     groups = _groups(settings, spec, images) if "train" in names else None
-    if any(isinstance(part, list) for part in images.values()) and isinstance(spec.get("train"), tf.data.Dataset):
+    streams = any(isinstance(part, tf.data.Dataset) for part in spec.values())  # that are not read
+    if streams and any(isinstance(part, list) for part in images.values()):
         raise _error(settings, "splits", "paths of files in all of them, or in none", "paths and a tf.data.Dataset")
     if all(isinstance(part, list) for part in images.values()):
         root = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for part in images.values() for path in part])
@@ -162,12 +163,12 @@ def _unpacked(settings, name, split):
     part, is_stream = f"{name} split", isinstance(split, tf.data.Dataset)
     if not is_stream:
         try:
-            images, labels = split
+            images, labels = () if isinstance(split, dict) else split
         except (TypeError, ValueError) as error:
             expected = "(images, labels) or a tf.data.Dataset"
             raise _error(settings, part, expected, type(split).__name__) from error
-        if not hasattr(images, "shape") and len(images) and not hasattr(images[0], "shape"):
-            return [str(path) for path in images], _array(settings, part, labels)
+        if paths := _paths(images):
+            return paths, _array(settings, part, labels)
     if crops_originals(settings):
         expected = "paths of files with --augmentation=resized_crop"
         raise _error(settings, part, expected, "images already decoded")
@@ -176,11 +177,23 @@ def _unpacked(settings, name, split):
     return _array(settings, part, images), _array(settings, part, labels)
 
 
+def _paths(images):
+    """Images that are a list or an array of paths, as texts; none of any other kind."""
+    kind = getattr(getattr(images, "dtype", None), "kind", "")
+    is_list = isinstance(images, list | tuple) or (kind in set("OUS") and len(images.shape) == 1)
+    if not is_list or not all(isinstance(path, str | bytes | os.PathLike) for path in images):
+        return []
+    return [os.fsdecode(path) for path in images]
+
+
 def _array(settings, part, values):
     try:
-        return np.asarray(values)
+        array = np.asarray(values)
     except ValueError as error:
         raise _error(settings, part, "images of one size, and one label each", "rows of several lengths") from error
+    if not array.ndim:
+        raise _error(settings, part, "a list or array of images, and one of labels", type(values).__name__)
+    return array
 
 
 def _collected(settings, part, stream):
@@ -192,6 +205,9 @@ def _collected(settings, part, stream):
     count = int(stream.cardinality())
     if count == tf.data.INFINITE_CARDINALITY:
         raise _error(settings, part, "a finite tf.data.Dataset", "an infinite one")
+    if spec[0].shape[-1] is None:
+        expected = "images with a known number of channels, as of tf.io.decode_jpeg(..., channels=3)"
+        raise _error(settings, part, expected, f"shape {spec[0].shape}")
     shape, resize = fixed_shape(settings, spec[0].shape)
     settings_auto = dataclasses.replace(settings, cache_dataset="auto")  # a stream can only be kept in memory
     stream = stream.map(lambda image, label: (image_ops.fit(image, shape, resize), label))
@@ -234,7 +250,8 @@ def _array_split(settings, name, holder, labels):
         raise _error(settings, f"{name} split", "arrays as in the other split", "paths of files")
     given, index = holder[0].shape, np.arange(len(labels))
     if holder[0].dtype != np.uint8 or len(given) != 4 or not holder[0].size:
-        raise _error(settings, f"{name} split", "uint8 images [n, h, w, c]", f"{holder[0].dtype} of shape {given}")
+        expected = "uint8 images [n, h, w, c], or a list of paths"
+        raise _error(settings, f"{name} split", expected, f"{holder[0].dtype} of shape {given}")
     shape, resize = fixed_shape(settings, given[1:])
     if given[1:] == shape:
         images, own = own_memory.taken_over(holder)

@@ -38,7 +38,7 @@ def group_names(names: Iterable[str], group: str) -> list[str]:
         match = pattern.search(name)
         if match is None:
             unmatched.append(name)
-            found.append(f"\0{number}")
+            found.append("\0" * (pattern.groups + 1) + str(number))  # more than a match has
         else:
             found.append("\0".join(part or "" for part in match.groups()) if pattern.groups else match[0])
     if found and len(unmatched) == len(found):

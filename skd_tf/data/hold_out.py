@@ -6,7 +6,7 @@ import numpy as np
 
 from skd_tf.data.catalog import has_labels
 from skd_tf.data.settings import DataSettings
-from skd_tf.errors import counted, flag_error
+from skd_tf.errors import counted, input_error
 
 _FEW = 5  # names in a message
 
@@ -100,9 +100,11 @@ def _chosen_groups(labels, count, groups, order, stratified):
             held += own
             chosen.append(group)
     if not chosen and smallest is None:
-        problem = f"leaves nothing to hold out: each of the {len(rows_of)} groups has all images of a class"
-        raise flag_error(
-            "group", "...", problem, "several groups in a class", "Choose smaller groups, or hold out none"
+        raise input_error(
+            "No group of images can be held out",
+            expected="several groups in each class",
+            received=f"{counted(len(rows_of), 'group')} with all images of a class in each",
+            remedy="Choose smaller groups, or hold out none: --validation_fraction=0, and a test part of your own",
         )
     return chosen or [smallest[1]]
 

@@ -5,6 +5,7 @@ import errno
 import hashlib
 import math
 import os
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -67,11 +68,12 @@ def read(settings: DataSettings, data_dir: str | None, names: Sequence[str]) -> 
 def _damage_as_input_error(settings, builder, split):
     try:
         yield
-    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
+    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError, tf.errors.NotFoundError) as error:
+        reason = re.sub(r"\{\{.*?\}\} ?| \[Op:.*", "", error.message.splitlines()[0])  # without the place in the graph
         raise input_error(
             f"The {split} split of {settings.dataset} is damaged",
             expected="complete records of images",
-            received=f"{error.message.splitlines()[0]} in {builder.data_path}",
+            received=f"{reason} in {builder.data_path}",
             remedy="Prepare it again",
         ) from error
 
@@ -82,13 +84,13 @@ def _prepared(tfds, settings, data_dir):
     where = f"--data_dir={data_dir}" if data_dir else "TFDS' default folder (no --data_dir given)"
     try:
         builder = tfds.builder(settings.dataset, data_dir=data_dir)
-    except (tfds.core.DatasetNotFoundError, ValueError) as error:
+    except (tfds.core.DatasetNotFoundError, ValueError, AssertionError) as error:  # the last: no such version
         known = ", ".join(sorted(KNOWN_DATASETS))
         raise input_error(
             "Unknown dataset",
             expected=f"one of {known}, another TFDS image classification dataset, folder:PATH or MODULE:FUNCTION",
             received=f"dataset={settings.dataset}",
-            remedy=f"Check the name and {where}",
+            remedy=f"Check the name, its version and {where}",
         ) from error
     except Exception as error:
         if not scheme_of(str(data_dir or "")):

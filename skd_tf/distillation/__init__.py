@@ -3,6 +3,7 @@
     distiller.py         Distiller: compile, fit, evaluate, predict, save and export as in Keras
     train_step.py        StepModel: one training or test step: both networks, the gradient, one collective, the optimizer
     objective.py         Objective: from logits and labels to the loss of each example and the logged means
+    loss_function.py     which function a loss is, which arguments it takes, and what it returns
     features.py          Features: the term that compares layers of student and teacher, and its projectors
     hyperparameters.py   temperature, loss weights and radius as variables, checked when assigned
     guarded_models.py    checks of the two models and the data, before anything is trained

@@ -1,6 +1,7 @@
 """From what a Distiller is given to what a step computes with: logits, batch sizes, weights, the teacher's mean norm."""
 
 import math
+import operator
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -100,6 +101,22 @@ def piece_size(examples: int | None, pieces: int) -> int:
             remedy="Lower micro_batches, or batch the data with drop_remainder=True",
         )
     return max(-(-examples // pieces), 1)
+
+
+def checked_pieces(micro_batches: Any) -> int:
+    """`micro_batches` as an int; `InputError` if it is not a whole number > 0."""
+    try:
+        pieces = operator.index(micro_batches)
+    except TypeError:
+        pieces = 0
+    if pieces < 1:
+        raise input_error(
+            "micro_batches is not valid",
+            expected="a whole number > 0",
+            received=f"micro_batches={micro_batches!r}",
+            remedy="Use 1 for whole batches",
+        )
+    return pieces
 
 
 def check_class_weight(class_weight: dict[int, float], num_classes: int | None) -> None:
@@ -216,27 +233,21 @@ class _WeightedPyDataset(keras.utils.PyDataset):
         self._dataset.on_epoch_end()
 
 
-def first_batch(
-    strategy: tf.distribute.Strategy, iterator: Any = None, data_batch: Any = None, *, reads_again: bool = False
-) -> tuple[Any, Any]:
-    """The first replica's part of a batch.
+def first_batch(strategy: tf.distribute.Strategy, iterator: Any = None, data_batch: Any = None) -> tuple[Any, Any]:
+    """The first replica's part of a batch. No batch is missing from the data afterwards.
 
     Args:
       strategy: tf.distribute.Strategy.
       iterator: Keras' epoch iterator; its first batch is used if `data_batch` is None.
       data_batch: (x, y) or (x, y, sample_weight), or None.
-      reads_again: whether the data must still be complete afterwards.
 
     Returns:
       (x, y).
-
-    Raises:
-      InputError: the data comes from a generator although `reads_again`.
     """
     if data_batch is None:
-        if reads_again and hasattr(iterator.data_adapter, "generator"):
-            raise readable_once()
-        data_batch = next(next(iter(iterator))[2])
+        # Keras has read the first batches of a generator, and yields them again.
+        generator = getattr(iterator.data_adapter, "generator", None)
+        data_batch = next(next(iter(iterator))[2] if generator is None else iter(generator()))
     x, y, _ = keras.utils.unpack_x_y_sample_weight(data_batch)
     return keras.tree.map_structure(lambda part: strategy.experimental_local_results(part)[0], (x, y))
 
@@ -247,7 +258,7 @@ def mean_logit_norm(
     """The mean norm of a teacher's logits over the first 10,000 images.
 
     Args:
-      data: un-augmented images in a fixed order: an array, or batches of (x, y) or x.
+      data: un-augmented images in a fixed order: an array, (x, y) of arrays, or batches of (x, y) or x.
       logits_of: from x to logits `[batch, classes]` or `[batch, teachers, classes]`, or to None without a teacher.
       center: whether to subtract the mean over classes first.
       teacher_weights: of several teachers, whose norms are averaged; None: equal.
@@ -274,8 +285,10 @@ def mean_logit_norm(
 
 
 def _batches_of_x(data) -> Iterator[Any]:
-    data = data[0] if isinstance(data, (list, tuple)) and len(data) == 1 else data
-    if isinstance(data, (np.ndarray, tf.Tensor, dict)):
+    arrays = (np.ndarray, tf.Tensor, dict)
+    is_one = isinstance(data, tuple) and data and isinstance(data[0], arrays)  # (x, y), not batches
+    data = data[0] if is_one or (isinstance(data, list) and len(data) == 1) else data
+    if isinstance(data, arrays):
         for start in range(0, len(image_of(data)), _SLICE):
             part = slice(start, start + _SLICE)
             yield {name: value[part] for name, value in data.items()} if isinstance(data, dict) else data[part]

@@ -35,6 +35,8 @@ class CompilationMixin:
             unsupported=_unsupported_layer(self.student, "student")
             or next(filter(None, (_unsupported_layer(teacher, "teacher") for teacher in self.teachers)), ""),
         )
+        if self.run_eagerly:
+            self.xla, self.xla_reason = False, "run_eagerly=True was asked for"
         self._forget_traces()
         self._compiles_metrics = True
         self._tried = False  # whether a step has run as it is compiled

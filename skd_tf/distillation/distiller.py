@@ -15,10 +15,11 @@ from skd_tf.distillation.compilation import CompilationMixin
 from skd_tf.distillation.guarded_models import GuardedModelsMixin
 from skd_tf.distillation.hyperparameters import HyperparametersMixin, ScalarVariable
 from skd_tf.distillation.inputs import image_of
+from skd_tf.distillation.loss_function import LossLike
 from skd_tf.distillation.mean_metrics import MeanMetrics
 from skd_tf.distillation.multi_step import MultiStepFunction
 from skd_tf.distillation.nonfinite_guard import NonFiniteGuard
-from skd_tf.distillation.objective import LossLike, Objective
+from skd_tf.distillation.objective import Objective
 from skd_tf.distillation.train_step import StepModel
 from skd_tf.errors import did_you_mean, input_error
 from skd_tf.losses.terms import Tensor
@@ -83,9 +84,9 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, CompilationMixin, Step
       label_smoothing: probability spread evenly over all classes in the label term, in [0, 1).
       gradient_scale: "student_norm" multiplies the gradient by the mean norm of the student's logits over the global
         batch, divided by the radius; with "spherical" only. It also scales the student's own regularizers. "none": by 1.
-      loss_settings: {name: number} for the loss function's own arguments, such as {"beta": 2.0} for "dkd".
-      teacher_weights: a number > 0 for each of several teachers; None: all are equal. Losses that take several teachers
-        have the argument teacher_weights: "spherical", "kd", "logit_standardization", "dkd" and "dist".
+      loss_settings: {name: number} for the loss function's own arguments, such as {"beta": 2.0} or "beta=2" for "dkd".
+      teacher_weights: a number > 0 for each of several teachers, or as in "2,1"; None: all are equal. Losses that take
+        several teachers have the argument teacher_weights: "spherical", "kd", "logit_standardization", "dkd" and "dist".
       feature_pairs: (teacher's layer, student's layer), each by name, or as in "stage3_relu:stage2_relu": adds
         feature_weight * feature to the loss, as `skd_tf.distillation.features.Features` defines it. Its projectors are
         trained, saved and loaded with the Distiller, and are in no export. The teacher must be live.
@@ -139,8 +140,8 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, CompilationMixin, Step
         center: bool = True,
         label_smoothing: float = 0.0,
         gradient_scale: str = "none",
-        loss_settings: dict[str, float] | None = None,
-        teacher_weights: Sequence[float] | None = None,
+        loss_settings: str | dict[str, float] | None = None,
+        teacher_weights: str | Sequence[float] | None = None,
         feature_pairs: str | Sequence[tuple[str, str]] = (),
         feature_weight: float = 1.0,
         feature_loss: str = "mse",
@@ -148,7 +149,8 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, CompilationMixin, Step
         name: str = "distiller",
     ):
         keras_state.require()
-        super().__init__(name=name)
+        # No cast to a global dtype policy: it would round the images before the student's first layer.
+        super().__init__(name=name, autocast=False)
         self._num_classes = self._checked_student(student)
         self.student = student
         pairs = features.as_pairs(feature_pairs)
@@ -239,21 +241,29 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, CompilationMixin, Step
           layer_rates: {regular expression: factor >= 0}, or as in "^logits: 10, ^stage1_: 0.1": factors of the learning
             rate, and of a weight decay that is decoupled from the gradient, for the student's layers whose names contain
             a match. The first match counts; other layers have 1.
-          **kwargs: the other arguments of keras.Model.compile.
+          **kwargs: the other arguments of keras.Model.compile. With run_eagerly=True nothing is compiled.
 
         Raises:
-          InputError: `loss` is given; `schedules` names another scalar; `label_weight` has a schedule although it follows
-            kd_weight; or `jit_compile` is True with a synchronized BatchNorm, or with a layer that XLA cannot compile; or
-            an expression in `layer_rates` matches no trained layer.
+          InputError: `loss` is given; `schedules` names another scalar, or holds something that is no function;
+            `label_weight` has a schedule although it follows kd_weight; `jit_compile` is True with a synchronized
+            BatchNorm, or with a layer that XLA cannot compile; `micro_batches` is no whole number > 0; an expression in
+            `layer_rates` matches no trained layer; or the optimizer has been built for another model.
         """
         scalars = [*self._hyperparameters_config()]
-        for name in schedules or {}:
+        for name, schedule in (schedules or {}).items():
             if name not in scalars:
                 raise input_error(
                     "There is no such scalar to schedule",
                     expected=f"one of {', '.join(scalars)}",
                     received=f"schedules with {name!r}",
                     remedy=did_you_mean(name, scalars, "Choose one of these"),
+                )
+            if not callable(schedule):
+                raise input_error(
+                    "A schedule is not a function of the step",
+                    expected="a function, or a skd_tf.schedules.Table of the value at each step",
+                    received=f"schedules with {name} of the type {type(schedule).__name__}",
+                    remedy="Make a Table of what skd_tf.schedules.loss_weight(...) returns for a number or text",
                 )
         if "label_weight" in (schedules or {}) and self._label_follows:
             raise input_error(
@@ -270,12 +280,13 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, CompilationMixin, Step
                     received=f"{name}={kwargs[name]}",
                     remedy=f"Construct Distiller(..., {arguments})",
                 )
+        pieces = batches.checked_pieces(micro_batches)
         super().compile(optimizer=optimizer, metrics=metrics, jit_compile=False, **kwargs)
         if precision.computes_in_float16(self.student) and not optimizers.may_skip(self.optimizer):
             self.optimizer = keras.optimizers.LossScaleOptimizer(self.optimizer)
         self._jit_compile = jit_compile
         self.schedules = dict(schedules or {})
-        self.micro_batches = int(micro_batches)
+        self.micro_batches = pieces
         object.__setattr__(self, "_layer_rates", rates.as_rates(layer_rates))  # Keras would track a dict
         self._build_optimizer()
         self._make_step_functions()
@@ -286,6 +297,7 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, CompilationMixin, Step
             factors = rates.factors_of(self.student, self._layer_rates)
             projectors = len(self.trained_variables) - len(self.student.trainable_variables)
             object.__setattr__(self, "_rate_factors", factors + (1.0,) * projectors if factors else ())
+            optimizers.require_own(self.optimizer, self.trained_variables)
         if self.student.built and not self.optimizer.built and not waits:
             with self.distribute_strategy.scope():
                 self.optimizer.build(self.trained_variables)
@@ -300,13 +312,23 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, CompilationMixin, Step
         self.train_function = self.test_function = None
 
     def fit(
-        self, x: Any = None, y: Any = None, *, class_weight: dict[int, float] | None = None, **kwargs: Any
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        verbose: str | int = "auto",
+        callbacks: Any = None,
+        *,
+        class_weight: dict[int, float] | None = None,
+        **kwargs: Any,
     ) -> keras.callbacks.History:
         """As keras.Model.fit. First measures a radius of "teacher_mean" or "teacher_sample" on x, unless `adapt` did.
 
         Args:
           x: see the class; an array, a dict of arrays, a tf.data.Dataset of batches, or a generator of batches.
           y: labels; None if x contains them.
+          batch_size, epochs, verbose, callbacks: as for keras.Model.fit.
           class_weight: {class: weight} of the loss. Classes not listed and unlabelled images have weight 1.
           **kwargs: the other arguments of keras.Model.fit.
 
@@ -329,10 +351,25 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, CompilationMixin, Step
             self.adapt(x)
         if class_weight:
             x, y, kwargs = batches.with_class_weight(x, y, class_weight, kwargs)
-        verbose = kwargs.get("verbose", "auto")
-        kwargs["callbacks"] = fit_display.with_display(kwargs.get("callbacks"), self.means.names, verbose)
+        callbacks = fit_display.with_display(callbacks, self.means.names, verbose)
         with self._clear_label_errors(), compat.untuned_device_iterators():
-            return super().fit(x, y, **kwargs)
+            return super().fit(x, y, batch_size, epochs, verbose, callbacks, **kwargs)
+
+    def train_on_batch(
+        self,
+        x: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        class_weight: dict[int, float] | None = None,
+        return_dict: bool = False,
+    ) -> Any:
+        """As keras.Model.train_on_batch, with `class_weight` as for `fit`."""
+        if class_weight:
+            x, y = self._checked_data(x, y)
+            batches.check_class_weight(class_weight, self._num_classes)
+            given = batches.with_class_weight(x, y, class_weight, {"sample_weight": sample_weight})[2]
+            sample_weight = given["sample_weight"]
+        return super().train_on_batch(x, y, sample_weight, return_dict=return_dict)
 
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """As keras.Model.evaluate.
@@ -412,8 +449,8 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, CompilationMixin, Step
         The norm is that of the centred logits if `center`. With "teacher_sample", evaluation and export use this mean.
 
         Args:
-          data: un-augmented training images in a fixed order: an array, or batches of (x, y) or x. At most 10,000
-            images are used.
+          data: un-augmented training images in a fixed order: an array, (x, y) of arrays, or batches of (x, y) or x. At
+            most 10,000 images are used.
 
         Returns:
           The Distiller itself.
@@ -511,29 +548,24 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, CompilationMixin, Step
           InputError: the radius is not known yet.
         """
         self._inspected = False
-        if data_batch is not None:
-            self._inspect_once(data_batch)
         metrics = compat.compiled_metrics(self)
         metrics = None if metrics is None or metrics.built else metrics
         unknown = self._num_classes is None
-        if metrics is not None or (unknown and (not self.optimizer.built or self._radius_is_missing())):
-            x, y = batches.first_batch(self.distribute_strategy, iterator, data_batch, reads_again=unknown)
-            with self.distribute_strategy.scope():
-                if unknown:
-                    self._learn_classes(forward(self.student, image_of(x)[:1]).shape[-1])
-                if metrics is not None:
-                    inputs.check_batch(x, y, names=interface.input_names(self.student), num_classes=self._num_classes)
+        if metrics is not None or unknown:
+            x, y = batches.first_batch(self.distribute_strategy, iterator, data_batch)
+            names = interface.input_names(self.student)
+            inputs.check_structure(x, names)
+            if unknown:
+                self._learn_classes(image_of(x)[:1])
+            if metrics is not None:
+                inputs.check_batch(x, y, names=names, num_classes=self._num_classes)
+                with self.distribute_strategy.scope():
                     metrics.build(y, tf.zeros([len(y), self._num_classes]))
+        if data_batch is not None:
+            self._inspect_once(data_batch)
         if self._radius_is_missing():
             raise batches.no_radius()
 
     def _assign_schedules(self):
         for name, schedule in self.schedules.items():
             getattr(self, name).assign(schedule(self.optimizer.iterations))
-
-    def _learn_classes(self, num_classes):
-        """The first logits of a subclassed student build it, and give the number of classes that "auto" needs."""
-        self._num_classes, self.built = num_classes, True
-        self._build_optimizer()
-        if not float(self.radius.numpy()):
-            self._set_radius()

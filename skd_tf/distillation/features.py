@@ -163,8 +163,17 @@ class Features(keras.layers.Layer):
 
 
 def as_pairs(pairs: str | Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
-    """Pairs of layer names, also from the text of --feature_pairs."""
-    return grammar.parse_feature_pairs(pairs) if isinstance(pairs, str) else tuple((one, other) for one, other in pairs)
+    """Pairs of layer names, also from the text of --feature_pairs; `InputError` if they are something else."""
+    if isinstance(pairs, str):
+        return grammar.parse_feature_pairs(pairs)
+    if not all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in pairs):
+        raise input_error(
+            "feature_pairs are not pairs of layer names",
+            expected='[("TEACHER_LAYER", "STUDENT_LAYER"), ...] or "TEACHER_LAYER:STUDENT_LAYER, ..."',
+            received=f"feature_pairs={pairs!r}",
+            remedy="Give a list of pairs, also for one pair",
+        )
+    return tuple((one, other) for one, other in pairs)
 
 
 def not_live() -> InputError:

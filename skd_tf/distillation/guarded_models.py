@@ -136,7 +136,23 @@ class GuardedModelsMixin:
                 remedy="Remove its softmax",
             )
 
+    def _learn_classes(self, image):
+        """The logits of one image build a subclassed student, and give its number of classes."""
+        with self.distribute_strategy.scope():
+            classes = forward(self.student, image).shape[-1]
+        _require_two_classes(classes)
+        self._num_classes, self.built = classes, True
+        self._set_radius()
+        if self.compiled:
+            self._build_optimizer()
+
     def _checked_data(self, x, y, where="y"):
+        if self._num_classes is None:  # one black image tells, if the data's shape is known before it is read
+            spec = keras.utils.unpack_x_y_sample_weight(x.element_spec)[0] if isinstance(x, tf.data.Dataset) else x
+            images = inputs.image_of(spec)
+            shape = getattr(images, "shape", None)
+            if shape and None not in shape[1:]:
+                self._learn_classes(tf.zeros([1, *shape[1:]], images.dtype))
         names = interface.input_names(self.student)
         return inputs.checked(x, y, names=names, num_classes=self._num_classes, where=where)
 

@@ -98,12 +98,12 @@ class HyperparametersMixin:
         self._set_radius()
 
     def _set_radius(self):
-        """Sets the radius; leaves it unknown if it depends on adapt() or on a number of classes not known yet."""
+        """Sets the radius, unless it is known; leaves it so if it depends on adapt() or on classes not known yet."""
         if self.objective.loss.readout == "sphere":
             sphere_geometry.reject_two_classes(self._num_classes, self.objective.center)
         waits = self._radius_argument == "auto" and self._num_classes is None
         radius = "auto" if waits else losses.resolve_radius(self._radius_argument, self._num_classes)
-        if not isinstance(radius, str):
+        if not isinstance(radius, str) and not float(self.radius.numpy()):
             self.radius.assign(radius)
 
     def load_own_variables(self, store: Any) -> None:

@@ -100,6 +100,8 @@ def checked(x: Any, y: Any, *, names: Sequence[str], num_classes: int | None, wh
     check_structure(x, names)
     if isinstance(y, (list, tuple)) and len(y) == 1 and isinstance(y[0], _ARRAYS):
         (y,) = y
+    elif isinstance(y, (list, tuple)):
+        y = np.asarray(y)  # Keras takes a list for several outputs
     if y is None:
         raise no_labels(x)
     if isinstance(y, Mapping):
@@ -136,11 +138,18 @@ def check_batch(x: Any, y: Any, *, names: Sequence[str], num_classes: int | None
                 received=f"teacher_logits.shape={logits.shape}",
                 remedy="Use the student's classes",
             )
+        if not np.isfinite(logits).all():
+            raise input_error(
+                "The teacher's logits are not finite",
+                expected="finite numbers",
+                received=f"teacher_logits={logits[~np.isfinite(logits)][0]}",
+                remedy="Of probabilities, take np.log(np.maximum(p, 1e-37))",
+            )
         each = np.reshape(logits, (len(logits), -1, logits.shape[-1]))  # of several teachers, or of one
         if len(logits) > 1 and any(are_probabilities(each[:, i]) for i in range(each.shape[1])):
             raise input_error(
                 "The teacher's logits are probabilities",
                 expected="raw logits",
                 received="teacher_logits >= 0 that sum to 1 for each image",
-                remedy="Give the values before the softmax, or np.log of these",
+                remedy="Give the values before the softmax, or np.log(np.maximum(p, 1e-37)) of these",
             )

@@ -1,22 +1,21 @@
 """Objective: from logits and labels to the loss of each example, and to the values whose epoch means are logged."""
 
-import inspect
-import warnings
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
 
 from skd_tf import losses
+from skd_tf.config import grammar
+from skd_tf.distillation import loss_function
 from skd_tf.distillation.hyperparameters import finite_number
 from skd_tf.distillation.labels import as_numbers
-from skd_tf.errors import InputError, did_you_mean, input_error
+from skd_tf.distillation.loss_function import LossLike
+from skd_tf.errors import InputError, input_error
 from skd_tf.losses.names import OF_SEVERAL_TEACHERS
 from skd_tf.losses.teacher_shares import teacher_shares
 from skd_tf.losses.terms import Scalar, Tensor, over_teachers, softened
-
-LossLike: TypeAlias = str | losses.Loss | Callable[..., dict]
 
 LABEL_MEANS = ("loss", "label_loss", "accuracy", "student_logit_norm")
 TEACHER_MEANS = ("distill_loss", "agreement", "teacher_accuracy", "teacher_logit_norm")
@@ -32,8 +31,8 @@ class Objective:
       center: whether logit norms, and the sphere, use logits from which the mean over classes is subtracted.
       label_smoothing: probability spread evenly over all classes in the label term, in [0, 1).
       gradient_scale: "none", or "student_norm" for a loss on the sphere; see `scaled`.
-      settings: {name: number} for the loss function's own keyword arguments.
-      teacher_weights: a number > 0 for each of several teachers; None: equal.
+      settings: {name: number} for the loss function's own keyword arguments, also as text.
+      teacher_weights: a number > 0 for each of several teachers, also as text; None: equal.
       features: whether there is a feature term too, which the loss function does not see.
 
     Raises:
@@ -47,12 +46,12 @@ class Objective:
         center: bool,
         label_smoothing: float,
         gradient_scale: str = "none",
-        settings: dict[str, float] | None = None,
-        teacher_weights: Sequence[float] | None = None,
+        settings: str | dict[str, float] | None = None,
+        teacher_weights: str | Sequence[float] | None = None,
         features: bool = False,
     ):
-        self.loss, self.features = _as_loss(loss), features
-        self.center, self.label_smoothing = bool(center), float(label_smoothing)
+        self.loss, self.features = loss_function.as_loss(loss), features
+        self.center, self.label_smoothing = bool(center), finite_number("label_smoothing", label_smoothing)
         if not 0 <= self.label_smoothing < 1:
             raise input_error(
                 "Label smoothing is out of range",
@@ -76,39 +75,14 @@ class Objective:
                 received=f"feature_pairs with loss={loss!r}",
                 remedy='Use loss="kd", kd_weight=0 for labels and features alone',
             )
-        parameters = inspect.signature(self.loss.function).parameters
-        unnamed = {p.name: str(p) for p in parameters.values() if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
-        if unnamed:
-            warnings.warn(
-                f"The loss function takes {', '.join(unnamed.values())}. It gets only the settings that it names, such as "
-                "temperature. A decorator hides the names unless it uses functools.wraps.",
-                stacklevel=3,
-            )
-        self.accepted = set(parameters) - set(unnamed)
-        run = {"temperature", "radius", "center", "teacher_weights"}
-        own = self.accepted - {"student_logits", "teacher_logits", "labels", *run}
-        self.settings = {name: finite_number(name, value) for name, value in (settings or {}).items()}
-        if not self.settings.keys() <= own:
-            raise input_error(
-                "The loss does not have all of these settings",
-                expected=", ".join(sorted(own)) or "none",
-                received=f"loss_settings={self.settings}",
-                remedy="Remove the others",
-            )
-
-        given = run | self.settings.keys()
-        missing = [
-            p.name for p in [*parameters.values()][3:] if p.default is p.empty and p.name not in {*given, *unnamed}
-        ]
-        if missing:
-            raise input_error(
-                "The loss function needs settings that are not given",
-                expected=", ".join(missing),
-                received=f"loss_settings={self.settings}",
-                remedy="Add them, or give them defaults",
-            )
-        self.teacher_weights = None if teacher_weights is None else tuple(map(float, teacher_weights))
-        if self.teacher_weights is not None:
+        settings = grammar.parse_loss_settings(settings) if isinstance(settings, str) else settings or {}
+        self.settings = {name: finite_number(name, value) for name, value in settings.items()}
+        self.accepted = loss_function.accepted_arguments(self.loss.function, self.settings)
+        if isinstance(teacher_weights, str):
+            teacher_weights = grammar.parse_teacher_weights(teacher_weights) or None
+        self.teacher_weights = None
+        if teacher_weights is not None:
+            self.teacher_weights = tuple(finite_number("teacher_weights", weight) for weight in teacher_weights)
             self.require_teachers(len(self.teacher_weights))
 
     def get_config(self) -> dict[str, Any]:
@@ -243,23 +217,7 @@ class Objective:
             settings = {name: value for name, value in known.items() if name in self.accepted}
             terms = self.loss.function(student_logits, teacher_logits, targets, **settings)
         wanted = {"label", "distill"} if distills else {"label"}
-        if not isinstance(terms, Mapping) or set(terms) != wanted:
-            keys = ", ".join(sorted(map(str, terms))) or "none" if isinstance(terms, Mapping) else type(terms).__name__
-            raise input_error(
-                "The loss function returns the wrong terms",
-                expected=f"a dict with the keys {', '.join(sorted(wanted))}",
-                received=keys,
-                remedy="Return a dict with exactly these keys and one value per example",
-            )
-        terms = {name: tf.convert_to_tensor(term) for name, term in terms.items()}
-        for name, term in terms.items():
-            if not term.shape.is_compatible_with(student_logits.shape[:1]):
-                raise input_error(
-                    "A term of the loss function has the wrong shape",
-                    expected=f'"{name}" with one value per example, [batch]',
-                    received=f"shape {list(term.shape)} for logits {list(student_logits.shape)}",
-                    remedy="Sum or average over the classes, and not over the batch",
-                )
+        terms = loss_function.checked_terms(terms, wanted, student_logits)
         if feature is not None:
             terms = terms | {"feature": tf.cast(feature, terms["label"].dtype)}
         if sample_weight is not None:
@@ -322,27 +280,3 @@ def class_numbers(labels: Tensor) -> Tensor:
     if len(labels.shape) == 1 or labels.shape[-1] == 1:
         return tf.cast(tf.reshape(labels, [-1]), tf.int64)
     return tf.where(tf.reduce_any(labels != 0, axis=-1), tf.argmax(labels, axis=-1), -1)
-
-
-def _as_loss(loss):
-    if isinstance(loss, losses.Loss):
-        return loss
-    if isinstance(loss, dict):  # from get_config
-        return losses.Loss(**loss)
-    if isinstance(loss, str):
-        if loss not in losses.LOSSES:
-            raise input_error(
-                "Unknown loss",
-                expected=f"one of {', '.join(losses.LOSSES)}",
-                received=f"loss={loss}",
-                remedy=did_you_mean(loss, losses.LOSSES, "Choose one of these"),
-            )
-        return losses.LOSSES[loss]
-    if callable(loss):
-        return losses.Loss(loss, readout="raw", needs_teacher=True, defaults={})
-    raise input_error(
-        "This is not a loss",
-        expected="a name, a Loss or a function",
-        received=f"loss={loss!r}",
-        remedy="See skd_tf.LOSSES",
-    )

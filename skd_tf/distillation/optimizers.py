@@ -2,13 +2,14 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from skd_tf.errors import input_error
 from skd_tf.runtime import compat
 
 
@@ -118,6 +119,22 @@ def take_average(distiller: keras.Model) -> None:
         averages = compat.moving_averages(optimizer)
         for weight, average in zip(distiller.trained_variables, averages, strict=True):
             weight.assign(average.numpy())
+
+
+def require_own(optimizer: keras.optimizers.Optimizer, variables: Sequence[keras.Variable]) -> None:
+    """Raises `InputError` if an optimizer has been built, but not for all of these variables."""
+    if not optimizer.built:
+        return
+    try:
+        for variable in variables:
+            compat.variable_index(updating(optimizer), variable)
+    except KeyError as error:
+        raise input_error(
+            "The optimizer has been built for another model, or with fewer trainable layers",
+            expected="a new optimizer",
+            received=f"a {type(optimizer).__name__} that knows no variable {variable.path}",
+            remedy="Make a new one for each Distiller, and after layers are made trainable",
+        ) from error
 
 
 def may_skip(optimizer: keras.optimizers.Optimizer) -> bool:

@@ -70,7 +70,7 @@ def _adjust_scale(optimizer, finite):
 
 
 def _has_flat_rule(optimizer, weights):
-    """Whether the optimizer is one of ours without a setting that treats variables differently."""
+    """Whether the optimizer is one of ours, built for these weights, without a setting that treats them differently."""
     special = (
         optimizer.gradient_accumulation_steps,
         optimizer.ema_overwrite_frequency,
@@ -80,7 +80,15 @@ def _has_flat_rule(optimizer, weights):
         _clips(optimizer) and not getattr(optimizer, "nesterov", True),  # rounds as in 0.1.0 only if updated one by one
         any(weight.constraint is not None or weight.overwrite_with_gradient for weight in weights),
     )
-    return type(optimizer) in _RULES and not any(special)
+    if type(optimizer) not in _RULES or any(special):
+        return False
+    return all(len(kept) == len(weights) for kept in _kept(optimizer))  # fewer are left after layers were frozen
+
+
+def _kept(optimizer):
+    """Lists of what the optimizer keeps, one variable per weight: its slots, and then the moving averages."""
+    slots_of, _ = _RULES[type(optimizer)]
+    return [*slots_of(optimizer), *([compat.moving_averages(optimizer)] if optimizer.use_ema else [])]
 
 
 def _clips(optimizer):
@@ -92,8 +100,7 @@ def _apply_flat(optimizer, gradients, weights, finite, largest):
     if _clips(optimizer):
         clipped = compat.clipped(optimizer, replicas.unpack(gradients, weights, largest))
         gradients = replicas.pack(clipped, largest)
-    slots_of, rule = _RULES[type(optimizer)]
-    groups = [weights, *slots_of(optimizer), *([compat.moving_averages(optimizer)] if optimizer.use_ema else [])]
+    groups, (_, rule) = [weights, *_kept(optimizer)], _RULES[type(optimizer)]
     vectors = [replicas.pack(group, largest) for group in groups]
     updated = [_updated(optimizer, rule, finite, *parts) for parts in zip(gradients, *vectors, strict=True)]
     for variables, new in zip(groups, zip(*updated, strict=True), strict=True):

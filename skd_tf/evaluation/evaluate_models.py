@@ -1,6 +1,7 @@
 """Measures finished models side by side on a dataset's test split, and fits temperatures; what skd_tf.evaluate does."""
 
 import dataclasses
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,14 +19,14 @@ from skd_tf.evaluation.temperature_scaling import Calibration
 from skd_tf.models import deployable, loading
 from skd_tf.models.paths import file_of, require
 from skd_tf.runs import class_names, predictions, provenance, result_tables, run_files, verdict
+from skd_tf.runs.workdir import require_output
 from skd_tf.runtime import user_code
 from skd_tf.runtime.console import say, warn
 from skd_tf.runtime.files import write_json
-from skd_tf.runtime.local_paths import require_local
 
 
 def evaluate_and_print(
-    models: Sequence[ModelPath],
+    models: ModelPath | Sequence[ModelPath],
     given: Mapping[str, Any],
     *,
     data_dir: str | None = None,
@@ -38,7 +39,7 @@ def evaluate_and_print(
     """Evaluates models as the command skd_tf.evaluate does: finds and checks the dataset, measures, prints and writes.
 
     Args:
-      models: workdirs, `.keras` files or SavedModel folders.
+      models: workdirs, `.keras` files or SavedModel folders, or a single one.
       given: the settings of the dataset, and "teacher_preprocessing", that the user gave; see `measured_runs.measuring_settings`.
       data_dir: TFDS data directory.
       teacher: path of a model to compare with, or None.
@@ -53,9 +54,10 @@ def evaluate_and_print(
     Raises:
       InputError: a model has trained on the test images, no model is at a path, or there is nothing to calibrate on.
     """
+    models = [models] if isinstance(models, (str, os.PathLike)) else models
     for flag, file in (("output", output), ("predictions", predictions_file)):
         if file:
-            require_local(file, flag)
+            require_output(file, flag=flag)
     for path in (*models, *([teacher] if teacher else [])):
         require(path)
     settings, preprocessing = measured_runs.measuring_settings(models, given, teacher)
@@ -99,7 +101,7 @@ def evaluate_and_print(
 
 
 def evaluate_models(
-    paths: Sequence[ModelPath],
+    paths: ModelPath | Sequence[ModelPath],
     dataset: Dataset,
     *,
     teacher: ModelPath | None = None,
@@ -117,7 +119,7 @@ def evaluate_models(
     If a model returns probabilities, their logarithms are taken as its logits.
 
     Args:
-      paths: workdirs, `.keras` files or SavedModel folders.
+      paths: workdirs, `.keras` files or SavedModel folders, or a single one.
       dataset: a `Dataset` with a test split.
       teacher: path of a model to compare with, or None; the images are resized if it takes another size.
       teacher_preprocessing: the preprocessing that the teacher does not contain, as in training.
@@ -137,6 +139,7 @@ def evaluate_models(
     Raises:
       InputError: no model is at a path, or it takes other images or has other classes.
     """
+    paths = [paths] if isinstance(paths, (str, os.PathLike)) else paths
     # Open all of them before measuring any: a bad path costs no time.
     opened = {str(path): loading.load_measured(path, dataset, download=download) for path in paths}
     rival = None

@@ -134,11 +134,18 @@ def batches(
 def _opened(strict, path):
     """(content, EXIF orientation, whether it is a 16-bit PNG) of a file; orientation 0: it is not read."""
     try:
-        content = pathlib.Path(os.fsdecode(path)).read_bytes()
+        content = _content(pathlib.Path(os.fsdecode(path)))
         orientation, deep = _facts(strict, content)
     except (OSError, ValueError):
         return b"", np.int32(0), np.bool_(False)
     return content, np.int32(orientation), np.bool_(deep)
+
+
+def _content(path):
+    """The bytes of a file; ValueError for a pipe or a device, whose reading may never end."""
+    if path.exists() and not path.is_file():
+        raise ValueError("it is not a regular file")
+    return path.read_bytes()
 
 
 def _facts(strict, content):
@@ -171,7 +178,7 @@ def _fit(image, shape, resize, rules):
 def problem_of(root: pathlib.Path, name: str, rules: PixelRules) -> str:
     """Why an image cannot be decoded, in words."""
     try:
-        content = (root / name).read_bytes()
+        content = _content(root / name)
         if not content:
             return "it is empty"
         _facts(rules.upright, content)

@@ -17,12 +17,14 @@ from skd_tf.models import deployable, loading, paths
 from skd_tf.runs import run_files
 from skd_tf.runs.class_names import of_model as class_names_of
 from skd_tf.runs.run_record import recorded_png_bits, run_behind, workdir_of
+from skd_tf.runs.workdir import require_output
 from skd_tf.runtime import atomic_files
 from skd_tf.runtime.console import Progress, say, warn
 from skd_tf.runtime.files import csv_line
 from skd_tf.runtime.local_paths import require_local
 
 _NAMED = 10  # unreadable files that are named on the screen; the CSV file names all
+_NOT_FINITE = "the output is not finite"
 _HEADER = ("file", "class", "class_id", "probability", "problem")
 
 
@@ -42,6 +44,7 @@ def predict_images(
     calibrated: bool = True,
     image_size: int = 0,
     resize: int = 0,
+    download: bool = False,
 ) -> list[str]:
     """Classifies the image files in a folder and writes a CSV file with a line per file, in the order of their names.
 
@@ -58,6 +61,7 @@ def predict_images(
         temperature inside the model.
       image_size: side of the images, for a model that takes any size and is not in a workdir.
       resize: shorter side before the centre crop; 0: as in the model's run, or the size that the model takes.
+      download: whether weights that are not cached may be downloaded.
 
     Returns:
       The files that could not be read, relative to the folder.
@@ -65,11 +69,11 @@ def predict_images(
     Raises:
       InputError: there is no model or no image, no image can be read, or the images' size is not known.
     """
-    for name, path in (("output", output), ("images", images)):
-        require_local(path, name)
+    require_output(output)
+    require_local(images, "images")
     paths.require(model)  # before a folder is searched, which may be large
     root, names, others = image_files.find(images)
-    loaded, own_temperature = deployable.without_temperature(loading.load(model))
+    loaded, own_temperature = deployable.without_temperature(loading.load(model, download=download))
     if not isinstance(loaded, loading.SavedModel):
         loaded = loading.without_softmax(loaded, model)
     if loaded.output_shape[-1] < 2:
@@ -101,7 +105,8 @@ def predict_images(
 
 def _answers(loaded, root, names, shape, side, rules, temperature) -> Iterator[Answer]:
     """The `Answer` of each file, in order."""
-    predictor = Predictor(loaded, min(BATCH_SIZE, len(names)), accelerators())
+    fixed = loaded.input_shape[0]  # of a model that takes batches of one size
+    predictor = Predictor(loaded, fixed or min(BATCH_SIZE, len(names)), accelerators())
     given, others, deep, kind = 0, 0, 0, None
     computing: collections.deque[tuple] = collections.deque()  # the batches whose outputs are to come, in order
 
@@ -118,7 +123,7 @@ def _answers(loaded, root, names, shape, side, rules, temperature) -> Iterator[A
             for row, probability in zip(rows, probabilities, strict=True):
                 yield from (_unread(root, name, rules) for name in names[given:row])
                 known = np.isfinite(probability).all()
-                yield Answer(names[row], probability) if known else Answer(names[row], None, "the output is not finite")
+                yield Answer(names[row], probability) if known else Answer(names[row], None, _NOT_FINITE)
                 given = row + 1
             others, deep = others + int((sizes != shape[:2]).any(axis=1).sum()), deep + int(deeps.sum())
             progress.update(given)
@@ -162,9 +167,16 @@ def _row(answer: Answer, class_names: Sequence[str]) -> list[Any]:
 
 
 def _report(unreadable: Sequence[Answer], count: int) -> None:
-    """Warns of unreadable files; InputError if there are no others."""
+    """Warns of unreadable files; InputError if no image has an answer."""
     if len(unreadable) == count:
-        first = unreadable[0]
+        first = next((answer for answer in unreadable if answer.problem == _NOT_FINITE), unreadable[0])
+        if first.problem == _NOT_FINITE:
+            raise input_error(
+                "The model gives no image a probability",
+                expected="finite outputs",
+                received=f"NaN or infinity for {first.file}",
+                remedy="Train it again: its weights may have diverged",
+            )
         raise input_error(
             "No image can be read",
             expected="JPEG, PNG, WebP, BMP or GIF files",

@@ -2,7 +2,7 @@
 
     names.py            LOSS_FACTS, LOSS_NAMES: what is known about each loss without TensorFlow
     registry.py         LOSSES: name -> function, where its student's probabilities are taken, the authors' settings
-    terms.py            the parts of every loss: target probabilities, the label term, the distill term
+    terms.py            the parts of every loss: target probabilities, the KL divergence, the label and the distill term
     teacher_shares.py   the weights of several teachers, without TensorFlow
     spherical.py        the sphere: project, logit_norm, resolve_radius, readout, spherical_kd
     sphere_geometry.py  numbers that follow from classes, radius and temperature, without TensorFlow

@@ -12,6 +12,7 @@ from skd_tf.losses.terms import (
     Weights,
     as_float,
     distill_term,
+    kl_divergence,
     label_term,
     logit_pair,
     one_class_targets,
@@ -169,23 +170,21 @@ def dkd(
     student, teacher = logit_pair(student_logits, teacher_logits, several=True)
     targets = one_class_targets("dkd", labels, student)
     temperature = ops.convert_to_tensor(temperature, dtype=student.dtype)
-    student_target, student_rest, student_others = _decoupled(student / temperature, targets)
-    teacher_target, teacher_rest, teacher_others = _decoupled(softened(teacher, temperature, teacher_weights), targets)
-    target_kl = ops.exp(teacher_target) * (teacher_target - student_target)
-    target_kl += ops.exp(teacher_rest) * (teacher_rest - student_rest)
-    others_kl = ops.sum(ops.exp(teacher_others) * (teacher_others - student_others), axis=-1)
+    student_target, student_others = _decoupled(student / temperature, targets)
+    teacher_target, teacher_others = _decoupled(softened(teacher, temperature, teacher_weights), targets)
+    target_kl, others_kl = kl_divergence(teacher_target, student_target), kl_divergence(teacher_others, student_others)
     is_labelled = ops.sum(targets, axis=-1)
     distill = temperature**2 * is_labelled * (alpha * target_kl + beta * others_kl)
     return {"label": label_term(student, targets), "distill": distill}
 
 
 def _decoupled(logits, targets):
-    """log p_y, log(1 - p_y), and log q over the other classes (about -1e30 at the label's class)."""
+    """log b = (log p_y, log(1 - p_y)), and log q over the other classes (about -1e30 at the label's class)."""
     log_probabilities = ops.log_softmax(logits)
-    log_target = ops.sum(targets * log_probabilities, axis=-1)
+    log_target = ops.sum(targets * log_probabilities, axis=-1, keepdims=True)
     others = ops.where(targets > 0, -1e30, log_probabilities)
     log_rest = ops.logsumexp(others, axis=-1, keepdims=True)
-    return log_target, ops.squeeze(log_rest, axis=-1), others - log_rest
+    return ops.concatenate([log_target, log_rest], axis=-1), others - log_rest
 
 
 def dist(

@@ -2,7 +2,7 @@
 
 from keras import ops
 
-from skd_tf.losses.terms import Scalar, Tensor, Terms, label_term, logit_pair, one_class_targets
+from skd_tf.losses.terms import Scalar, Tensor, Terms, kl_divergence, label_term, logit_pair, one_class_targets
 
 
 def rld(
@@ -52,15 +52,11 @@ def rld(
     temperature = ops.convert_to_tensor(temperature, dtype=student.dtype)
     a = ops.convert_to_tensor(confidence_temperature, dtype=student.dtype)
     at_top = ops.one_hot(ops.argmax(teacher, axis=-1), teacher.shape[-1], dtype=teacher.dtype)
-    teacher_in, teacher_out = _binary(teacher / a, at_top)
-    student_in, student_out = _binary(student / a, targets)
-    confidence = ops.exp(teacher_in) * (teacher_in - student_in) + ops.exp(teacher_out) * (teacher_out - student_out)
+    confidence = kl_divergence(_binary(teacher / a, at_top), _binary(student / a, targets))
 
     below = teacher < ops.sum(targets * teacher, axis=-1, keepdims=True)
-    masked_teacher = _log_softmax_over(teacher / temperature, below)
-    masked_student = _log_softmax_over(student / temperature, below)
-    order = ops.where(below, ops.exp(masked_teacher) * (masked_teacher - masked_student), 0.0)
-    distill = alpha * a**2 * confidence + beta * temperature**2 * ops.sum(order, axis=-1)
+    order = kl_divergence(*(_log_softmax_over(logits / temperature, below) for logits in (teacher, student)))
+    distill = alpha * a**2 * confidence + beta * temperature**2 * order
     is_labelled = ops.sum(targets, axis=-1)
     return {"label": label_term(student, targets), "distill": is_labelled * distill}
 
@@ -99,20 +95,20 @@ def wttm(
     powers = exponent * ops.log_softmax(teacher)  # log p_t^g
     log_sum = ops.logsumexp(powers, axis=-1, keepdims=True)
     log_q = powers - log_sum
-    divergence = ops.sum(ops.exp(log_q) * (log_q - ops.log_softmax(student)), axis=-1)
+    divergence = kl_divergence(log_q, ops.log_softmax(student))
     weight = ops.exp(weighted * ops.squeeze(log_sum, axis=-1))
     return {"label": label_term(student, labels), "distill": weight * divergence}
 
 
 def _binary(logits, one_hot):
-    """(log p at a class, log of the sum of the others); one_hot all zeros: (0, 0)."""
+    """log of p at a class and of the sum of the others, `[batch, 2]`; one_hot all zeros: 0 and 0."""
     log_probabilities = ops.log_softmax(logits)
     inside = ops.sum(one_hot * log_probabilities, axis=-1)
     outside = ops.logsumexp(ops.where(one_hot > 0, -1e30, log_probabilities), axis=-1)
-    return inside, outside
+    return ops.stack([inside, outside], axis=-1)
 
 
 def _log_softmax_over(logits, mask):
-    """log softmax over the classes of a mask; what it holds elsewhere has no meaning."""
+    """log softmax over the classes of a mask, about -1e30 elsewhere; without a class, the same for all logits."""
     masked = ops.where(mask, logits, -1e30)
     return masked - ops.logsumexp(masked, axis=-1, keepdims=True)

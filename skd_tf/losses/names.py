@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-_RUN_SETTINGS = ("temperature", "radius", "center", "teacher_weights")
+RUN_SETTINGS = ("temperature", "radius", "center", "teacher_weights")  # of any loss that names them
 
 
 class LossFacts(NamedTuple):
@@ -24,7 +24,7 @@ class LossFacts(NamedTuple):
     @property
     def settings(self) -> tuple[str, ...]:
         """The arguments given in --loss_settings. The others have flags of their own."""
-        return tuple(name for name in self.arguments if name not in _RUN_SETTINGS)
+        return tuple(name for name in self.arguments if name not in RUN_SETTINGS)
 
     @property
     def takes_several_teachers(self) -> bool:
@@ -33,7 +33,7 @@ class LossFacts(NamedTuple):
 
 
 LOSS_FACTS = {
-    "spherical": LossFacts(_RUN_SETTINGS, probabilities="sphere"),
+    "spherical": LossFacts(RUN_SETTINGS, probabilities="sphere"),
     "kd": LossFacts(("temperature", "teacher_weights")),
     "cross_entropy": LossFacts((), needs_teacher=False),
     "logit_standardization": LossFacts(("temperature", "teacher_weights")),
@@ -44,7 +44,7 @@ LOSS_FACTS = {
 }
 LOSS_NAMES = tuple(LOSS_FACTS)
 OF_SEVERAL_TEACHERS = tuple(name for name, facts in LOSS_FACTS.items() if facts.takes_several_teachers)
-_OWN = LossFacts(_RUN_SETTINGS)
+_OWN = LossFacts(RUN_SETTINGS)
 
 
 def facts_of(loss: str) -> LossFacts:

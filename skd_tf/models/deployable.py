@@ -31,7 +31,7 @@ def stock_copy(model: keras.Model) -> keras.Model:
         if not isinstance(layer, keras.layers.Layer):
             return rebuilt(layer)
         kind = keras.layers.BatchNormalization if isinstance(layer, FusedBatchNormalization) else type(layer)
-        return rebuilt(layer, kind, dtype="float32")
+        return precision.set_precision(rebuilt(layer, kind, dtype="float32"), "float32")  # also the layer in a wrapper
 
     return replace_layers(model, stock, whole=from_keras_hub)[0]
 
@@ -138,4 +138,4 @@ def without_sphere(model: Any) -> keras.Model | None:
     """The model that returns the raw logits of a `deployable` on the sphere; None for any other model."""
     if not isinstance(model, keras.Model) or "sphere_unit" not in {layer.name for layer in model.layers}:
         return None
-    return keras.Model(model.input, model.get_layer("sphere_unit").input)
+    return keras.Model(model.input, model.get_layer("sphere_unit").input, name=model.name)

@@ -120,11 +120,15 @@ def with_new_head(model: keras.Model, num_classes: int, seed: int) -> tuple[kera
     Returns:
       The model and the layer's name; None if the model does not end in a Dense layer.
     """
-    head = next((layer for layer in last_layers(model) if isinstance(layer, keras.layers.Dense)), None)
+    layers = last_layers(model)
+    head = next((layer for layer in layers if isinstance(layer, keras.layers.Dense)), None)
     if head is None:
         return None
 
     def replacement(layer):
+        if layer in layers and isinstance(layer, keras.layers.Reshape):  # it moves the logits alone
+            sizes = [num_classes if size == head.units else size for size in layer.target_shape]
+            return rebuilt(layer, target_shape=sizes)
         if layer is not head:
             return rebuilt(layer)
         # Initialised as torch.nn.Linear is, like all networks here.

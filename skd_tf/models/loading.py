@@ -38,7 +38,12 @@ class SavedModel:
         if "serving_default" not in loaded.signatures:
             raise ValueError("it has no signature serving_default")
         self._loaded, self._signature = loaded, loaded.signatures["serving_default"]
-        ((self._input, spec),) = self._signature.structured_input_signature[1].items()
+        inputs = self._signature.structured_input_signature[1]
+        if len(inputs) != 1:
+            raise ValueError(f"its inputs are {', '.join(sorted(inputs))}, and one is expected, the images")
+        ((self._input, spec),) = inputs.items()
+        if spec.shape.rank is None:
+            raise ValueError("its input has no fixed number of axes, as [batch, height, width, channels]")
         outputs = self._signature.structured_outputs
         if "logits" not in outputs and len(outputs) > 1:
             raise ValueError(f"its outputs are {', '.join(outputs)}, none of them named logits")
@@ -61,7 +66,7 @@ class SavedModel:
 
     @property
     def trainable_variables(self) -> Any:
-        return self._signature.trainable_variables or self._loaded.trainable_variables
+        return self._signature.trainable_variables or getattr(self._loaded, "trainable_variables", ())  # or constants
 
     def __call__(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
         del training
@@ -92,7 +97,15 @@ def load(path: str | os.PathLike, *, download: bool = False) -> Any:
     read: Callable[..., Any] = functools.partial(keras.models.load_model, compile=False, safe_mode=True)
     file, read = (path, SavedModel) if is_saved_model(path) else (keras_file(path), read)
     try:
-        return interface.with_logits(read(file), f"model {path}", announce=True)
+        model = interface.with_logits(read(file), f"model {path}", announce=True)
+        if not hasattr(model, "output_shape"):
+            raise input_error(
+                "The model has a call of its own, so its shapes are not known",
+                expected="a Functional or Sequential model that begins with keras.Input, or a SavedModel",
+                received=f"the class {type(model).__name__}, path={file}",
+                remedy="Export it: model.export(FOLDER). A student must be Functional or Sequential",
+            )
+        return model
     except InputError:
         raise
     except Exception as error:  # Keras and TensorFlow raise many kinds for a damaged or foreign file
@@ -104,8 +117,9 @@ def load(path: str | os.PathLike, *, download: bool = False) -> Any:
                 received=f"one of Keras {newer}, path={file}",
                 remedy="Upgrade Keras, or load the run's saved_model instead",
             ) from error
+        is_whole = is_saved_model(path) or zipfile.is_zipfile(file)
         raise input_error(
-            f"The model does not load: {first_line(error)}",
+            f"The model does not load: {first_line(error) if is_whole else 'its file is damaged or not complete'}",
             expected="a model of stock layers",
             received=f"path={file}",
             remedy="Save it again",
@@ -238,7 +252,17 @@ def _adapt(model, dataset, path, kind):
     adapted = ModelAdapter(model, dataset, kind)
     if adapted.size:
         say(f"{path} takes images of {adapted.size[0]}x{adapted.size[1]}: those of {dataset.name} are resized.")
-    if returns_probabilities(adapted, tf.constant(dataset.first_images(_PROBED_IMAGES)), f"model {path}"):
+    images = tf.constant(dataset.first_images(_PROBED_IMAGES))
+    try:
+        has_softmax = returns_probabilities(adapted, images, f"model {path}")
+    except tf.errors.InvalidArgumentError as error:
+        raise input_error(
+            f"The model cannot compute {len(images)} images at once",
+            expected="a model for any number of images, with the input [None, height, width, channels]",
+            received=f"the input {[*model.input_shape]} of {path}",
+            remedy="Export it again with a free first axis",
+        ) from error
+    if has_softmax:
         warn(f"The outputs of {path} sum to 1: they are treated as probabilities, and their logarithms as logits.")
         return ModelAdapter(model, dataset, kind, probabilities=True)
     return adapted if adapted.size or kind != "raw" else model
@@ -257,9 +281,10 @@ def check_fits(model: Any, dataset: "Dataset", path: object, *, resizable: bool 
     first = 2 if resizable else 0
     pairs = zip(shape[first:], dataset.image_shape[first:], strict=False)
     if len(shape) != 3 or any(mine not in (None, its) for mine, its in pairs):
+        same_channels = len(shape) == 3 and shape[2] in (None, dataset.image_shape[2])
         raise input_error(
             "The model takes other images",
             expected=f"{dataset.image_shape} ({dataset.name})",
             received=f"{shape} from {path}",
-            remedy="Choose a model for these images, or set --image_size",
+            remedy=f"Choose a model for these images{', or set --image_size' * same_channels}",
         )

@@ -95,13 +95,14 @@ def require(path: str | os.PathLike) -> None:
 
 def file_fingerprint(path: str | os.PathLike) -> str:
     """SHA-256 of a model's weights and architecture, read from its files without building it."""
-    published = user_code.published(str(path))
-    if published and not pathlib.Path(published[1]).is_dir():  # the library verifies the weight file itself
-        version = importlib.metadata.version(published[0].split(".")[0])
+    library, name = user_code.published(str(path)) or ("", "")
+    is_preset = library == user_code.HUB and pathlib.Path(name).is_dir()
+    if library and not is_preset:  # the library verifies the weight file itself
+        version = importlib.metadata.version(library.split(".")[0])
         return hashlib.sha256(f"{path} {version}".encode()).hexdigest()
-    path = pathlib.Path(published[1] if published else path)
+    path = pathlib.Path(name or path)
     digest = hashlib.sha256()
-    if published or is_saved_model(path):
+    if is_preset or is_saved_model(path):
         files = (file for file in path.rglob("*") if file.is_file() and file != path / LINEAGE)
         for file in sorted(files):
             digest.update(str(file.relative_to(path)).encode() + b"\0" + file.read_bytes())

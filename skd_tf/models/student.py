@@ -106,26 +106,30 @@ def architecture_fingerprint(model: keras.Model) -> str | None:
     if graph.graph_of(model) is None:
         return None
     places: dict[str, int] = {}
+    automatic = set()  # names such as elu_2, of which elu is also a setting of other layers
 
     def find(value):
         """Numbers the names of the layers in the order of the description."""
         if isinstance(value, dict):
             config = value.get("config")
             if "class_name" in value and isinstance(config, dict) and "name" in config:
-                places.setdefault(config["name"], len(places))
+                name = config["name"]
+                places.setdefault(name, len(places))
+                if str(name).rstrip("_0123456789").replace("_", "") == value["class_name"].lower():
+                    automatic.add(name)
             value = [item for key, item in value.items() if key not in _NO_ARCHITECTURE]
         if isinstance(value, list):
             for item in value:
                 find(item)
 
-    def plain(value):
+    def plain(value, is_name=False):
         if isinstance(value, dict):
-            return {key: plain(item) for key, item in value.items() if key not in _NO_ARCHITECTURE}
-        if isinstance(value, list):
-            return [plain(item) for item in value]
+            return {key: plain(item, key == "name") for key, item in value.items() if key not in _NO_ARCHITECTURE}
+        if isinstance(value, list):  # a connection is [name, number, number]
+            return [plain(item, isinstance(value[-1], int)) for item in value]
         if isinstance(value, str):
             value = "BatchNormalization" if value.endswith("BatchNormalization") else value
-            return f"layer {places[value]}" if value in places else value
+            return f"layer {places[value]}" if value in places and (is_name or value not in automatic) else value
         return value
 
     description = json.loads(model.to_json())

@@ -7,7 +7,7 @@ metrics_log    metrics.jsonl and TensorBoard, one record per epoch
 class_names    the names of a model's classes
 data_identity  whether the data is still what the run started with
 provenance     package versions, device and source commit of a result
-columns        the metric columns of every table
+columns        rows and columns of every table of metrics
 result_tables    tables of results as text
 report         the HTML report
 """

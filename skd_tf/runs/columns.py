@@ -1,7 +1,15 @@
-"""The columns of every table of metrics: result table, evaluation, HTML report, model card."""
+"""Rows and columns of every table of metrics: result table, evaluation, HTML report, model card."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
+
+# {model of a result.json: what tables call it}, in the order of their rows.
+ROLES = {
+    "teacher": "teacher",
+    "student_alone": "student alone",
+    "student_matched": "student alone, equal compute",
+    "student": "student distilled",
+}
 
 
 class Column(NamedTuple):
@@ -55,6 +63,18 @@ _COLUMNS = (
     Column("MFLOPs", "flops", "{:,.1f}", "down", 1e-6),
     Column("parameters", "parameters", "{:,}", "down"),
 )
+
+
+def role_names(result: Mapping[str, Any]) -> dict[str, str]:
+    """{model: what tables call it} of the models of a result.json, in the order of their rows.
+
+    >>> role_names({"teacher": {}, "student": {}}), role_names({"student": {}})
+    ({'teacher': 'teacher', 'student': 'student distilled'}, {'student': 'student'})
+    """
+    names = ROLES if "teacher" in result else ROLES | {"student": "student"}
+    if "teachers" in result:
+        names = names | {"teacher": f"mean of {len(result['teachers'])} teachers"}
+    return {role: name for role, name in names.items() if role in result}
 
 
 def columns(*keys: str) -> list[Column]:

@@ -42,6 +42,8 @@ class MetricsLog:
         self._file = workdir / run_files.METRICS
         self._copy = workdir / run_files.CHECKPOINTS / run_files.METRICS
         kept = self._kept(known) if known else b""
+        if not known and self._file.is_file() and self._file.stat().st_size:
+            warn(f"{self._copy.parent} holds no readable checkpoint, so training starts again at step 0.")
         self._digest, self._bytes = hashlib.sha256(kept), len(kept)
         self._copy.parent.mkdir(exist_ok=True)
         for file in (self._file, self._copy):

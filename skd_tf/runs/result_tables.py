@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from skd_tf.errors import counted
-from skd_tf.runs.columns import columns
+from skd_tf.runs.columns import columns, role_names
 from skd_tf.runs.verdict import comparison_lines
 
 _RESULT = columns("accuracy", "nll", "ece", "confidence", "agreement", "parameters")
@@ -33,12 +33,6 @@ def measured_after(result: Mapping[str, Any]) -> str:
     return f"after epoch {shipped}, the best on validation" if shipped < trained else "after the last epoch"
 
 
-_ROLES = {
-    "teacher": "teacher",
-    "student_alone": "student alone",
-    "student_matched": "student alone, equal compute",
-    "student": "student distilled",
-}
 _EXPORT = {  # heading: cell of a file
     "file": lambda file: file["file"],
     "kB": lambda file: f"{file['bytes'] / 1e3:,.0f}",
@@ -68,15 +62,11 @@ _COST = {  # heading: cell of a model
 
 def result_table(result: Mapping[str, Any]) -> str:
     """The table of a result.json: one line per model, measured on the test split after the last epoch."""
-    names = _ROLES if "teacher" in result else _ROLES | {"student": "student"}
-    if "teachers" in result:
-        names = names | {"teacher": f"mean of {len(result['teachers'])} teachers"}
     shown = _RESULT if "accuracy" in result["student"] else _WITHOUT_LABELS
     lines = [["test split", *(column.heading for column in shown)]]
-    for key in names:
-        if key in result:
-            lines.append([names[key], *(column.text(result[key]) for column in shown)])
-            lines += _calibrated(result[key], shown)
+    for key, name in role_names(result).items():
+        lines.append([name, *(column.text(result[key]) for column in shown)])
+        lines += _calibrated(result[key], shown)
         if key == "teacher":
             lines += [[f"  {name}", *(column.text(one) for column in shown)] for name, one in each_teacher(result)]
     text = aligned(lines)

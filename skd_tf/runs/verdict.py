@@ -11,13 +11,13 @@ import numpy as np
 
 from skd_tf.errors import counted
 from skd_tf.runs import predictions
+from skd_tf.runs.columns import ROLES
 
 # Of the recipes that train from scratch, skd_tf/recipes/cifar10/tune_short.flags has the fewest: 702.
 FEWEST_STEPS = 700
 WORDS = ("ahead", "level", "behind", "unknown")  # the distilled student, beside the student alone
 _Z = 1.959964  # of a two-sided 95% interval
 _NAMED_CLASSES = 5
-_ROLES = ("teacher", "student_alone", "student_matched", "student")
 _PAIRS = (
     *(("student", "student_alone"), ("student", "student_matched")),
     *(("student", "teacher"), ("teacher", "student_alone")),
@@ -163,7 +163,7 @@ def of_run(result: Mapping[str, Any], details: Mapping[str, Any], steps: int) ->
     """The verdict on a run, from its result.json, its measurements.json and its number of optimizer steps."""
     predicted, labels = predictions.of_record(details)
     return judge(
-        {name: result[name] for name in _ROLES if name in result},
+        {name: result[name] for name in ROLES if name in result},
         predicted,
         labels,
         class_names=result["class_names"],

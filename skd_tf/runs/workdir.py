@@ -96,7 +96,7 @@ class Workdir:
             return
         for name in reversed(run_files.ALL):  # config.json last: it marks the rest as a run's
             path = self / name
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
 
 
 def require_output(output: str | os.PathLike, *, flag: str = "output", replaceable: str = "") -> pathlib.Path:
@@ -145,7 +145,7 @@ def refuse_differences(path: str | os.PathLike, before: Config, config: Config) 
             f"The workdir {path} belongs to a run with other settings",
             expected="the same settings",
             received="; ".join(differences),
-            remedy="Choose another --workdir, or add --overwrite to restart from scratch",
+            remedy="Give the same settings, choose another --workdir, or add --overwrite to restart from scratch",
         )
 
 
@@ -160,25 +160,26 @@ def locked(path: str | os.PathLike) -> Iterator[None]:
     """
     require_folder(path, "workdir")
     path = pathlib.Path(path)
-    new_run = not (path / run_files.CONFIG).exists()
+    new_files = [path / name for name in (run_files.CONFIG, run_files.FLAGS, run_files.LOCK)]
+    new_files = [file for file in new_files if not file.exists()]  # a user may have written flags.txt
     new_folders = [folder for folder in (path, *path.parents) if not folder.exists()]
     with contextlib.ExitStack() as held:
         cluster.agree(lambda: _lock(path, held))
         try:
             yield
         except InputError:
-            if new_run and cluster.is_chief():
-                _remove_unused(path, new_folders)
+            if path / run_files.CONFIG in new_files and cluster.is_chief():
+                _remove_unused(path, new_files, new_folders)
             raise
 
 
-def _remove_unused(path, new_folders):
-    """Removes what a run without an output wrote into a folder, and the folders that it created."""
+def _remove_unused(path, new_files, new_folders):
+    """Removes the files and folders that a run without an output created."""
     if any((path / name).exists() for name in (*run_files.OUTPUTS, run_files.TEACHER, run_files.STUDENT_ALONE)):
         return
     with contextlib.suppress(OSError):
-        for name in (run_files.CONFIG, run_files.FLAGS, run_files.LOCK):
-            (path / name).unlink(missing_ok=True)
+        for file in new_files:
+            file.unlink(missing_ok=True)
         for folder in new_folders:
             folder.rmdir()
 

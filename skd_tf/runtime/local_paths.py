@@ -60,6 +60,16 @@ def split_paths(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(","))
 
 
+def without_slash(text: str) -> str:
+    """A path, or several with commas, without the slash at its end that a shell's completion adds.
+
+    Example:
+      >>> without_slash("runs/a/,runs/b/"), without_slash("folder:photos/"), without_slash("/")
+      ('runs/a,runs/b', 'folder:photos', '/')
+    """
+    return re.sub(r"(?<=[^/:,])/+(?=,|$)", "", text)
+
+
 def require_folder(path: str | os.PathLike, name: str) -> None:
     """Refuses what cannot become a folder: a URL, a file, a place inside a file, or a link that leads nowhere.
 

@@ -3,7 +3,7 @@
 import functools
 import os
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -31,7 +31,7 @@ class DistillationHyperModel(keras_tuner.HyperModel):
 
     Args:
       config: settings of every trial.
-      search: texts in the grammar of --search.
+      search: texts in the grammar of --search, or a single one.
       workdir: if the search trains its teacher, it does so in `workdir/teacher`.
       data_dir: TFDS data directory; None is TFDS' default.
       resources: data without a test split, strategy and teacher, if they are loaded already.
@@ -43,14 +43,14 @@ class DistillationHyperModel(keras_tuner.HyperModel):
     def __init__(
         self,
         config: Config,
-        search: Iterable[str],
+        search: Sequence[str],
         *,
         workdir: str | os.PathLike = ".",
         data_dir: str | None = None,
         resources: SharedResources | None = None,
     ) -> None:
         super().__init__()
-        self._plan = Plan(config, tuple(search))
+        self._plan = Plan(config, search)
         if resources is None or resources.dataset.validation is None:
             preflight.require_search_validation(config, data_dir)
         self.config, self.space = config, self._plan.space

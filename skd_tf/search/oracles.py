@@ -174,25 +174,17 @@ ORACLES = {"random": _Random, "bayesian": _Bayesian, "grid": _Grid}
 
 
 def make_oracle(plan: Plan) -> _Recorded:
-    """The oracle of a search; its `begin` replays the records. InputError if scikit-learn is missing."""
+    """The oracle of a search; its `begin` replays the records."""
     parameters = keras_tuner.HyperParameters()
     for dimension in plan.space:
         dimension.declare(parameters)
-    try:
-        oracle = ORACLES[plan.tuner](
-            objective=keras_tuner.Objective(plan.goal.name, plan.goal.direction),
-            max_trials=plan.trials,
-            seed=plan.search_seed + 1,
-            hyperparameters=parameters,
-            allow_new_entries=False,
-            max_consecutive_failed_trials=None,
-        )
-    except ImportError as error:
-        raise input_error(
-            "A Bayesian search needs scikit-learn",
-            expected="scikit-learn to be installed",
-            received="--tuner=bayesian without it",
-            remedy="Run pip install 'skd_tf[bayesian]'",
-        ) from error
+    oracle = ORACLES[plan.tuner](
+        objective=keras_tuner.Objective(plan.goal.name, plan.goal.direction),
+        max_trials=plan.trials,
+        seed=plan.search_seed + 1,
+        hyperparameters=parameters,
+        allow_new_entries=False,
+        max_consecutive_failed_trials=None,
+    )
     oracle.verbose = 0
     return oracle

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from skd_tf.config import Config
@@ -44,6 +44,15 @@ _WITHOUT_LABELS = ("val_agreement", "val_kl_to_teacher")  # of validation images
 _OF_LABELS = {"accuracy", "label_loss", "teacher_accuracy"} | {
     name for name in OBJECTIVES if name.startswith("val_") and name not in _WITHOUT_LABELS
 }
+# An objective that some trials would not log -> (a setting, which of its values log it).
+_LOGGED_WITH: dict[str, tuple[str, Callable[[str], object]]] = {
+    **dict.fromkeys(
+        ("agreement", "distill_loss", "teacher_accuracy", "teacher_logit_norm"),
+        ("loss", lambda loss: facts_of(loss).needs_teacher),
+    ),
+    "radius_over_student_norm": ("loss", lambda loss: facts_of(loss).probabilities == "sphere"),
+    **dict.fromkeys(("feature_loss", "feature_weight"), ("feature_pairs", bool)),
+}
 OBJECTIVE_GRAMMAR = f"NAME, NAME:min or NAME:max, of the epoch that ships (--ship): {', '.join(OBJECTIVES)}"
 
 
@@ -79,7 +88,7 @@ class Plan:
     Args:
       config: settings of every trial. Its values of the searched settings are "the default", which the best trial is
         compared with.
-      search: texts in the grammar of --search.
+      search: texts in the grammar of --search, or a single one.
       tuner: "random", "bayesian" or "grid".
       objective: text in the grammar of --objective.
       max_trials: maximum number of trials; None means 10, or the whole grid.
@@ -95,7 +104,7 @@ class Plan:
     """
 
     config: Config
-    search: tuple[str, ...]
+    search: Sequence[str]
     tuner: str = "random"
     objective: str = "val_accuracy"
     max_trials: int | None = None
@@ -105,6 +114,7 @@ class Plan:
     goal: SearchObjective = dataclasses.field(init=False, compare=False)
 
     def __post_init__(self):
+        object.__setattr__(self, "search", (self.search,) if isinstance(self.search, str) else tuple(self.search))
         object.__setattr__(self, "space", parse_space(self.search, self.config))
         object.__setattr__(self, "goal", parse_objective(self.objective))
         if self.tuner not in TUNERS:
@@ -121,6 +131,7 @@ class Plan:
         if labelled and self.goal.name in _WITHOUT_LABELS:
             problem, remedy = f"is measured with --dataset={IMAGES}PATH only", "Choose agreement, or val_accuracy"
             raise flag_error("objective", self.objective, problem, "a measure with labels", remedy)
+        self._require_logged()
         if "seed" in self.names and self.executions_per_trial > 1:
             raise input_error(
                 "Seeds are both searched and averaged over",
@@ -137,6 +148,18 @@ class Plan:
                 received=f"--tuner=grid with --search={unbounded[0]}",
                 remedy=f"Write --search={unbounded[0]}:5, for example",
             )
+
+    def _require_logged(self):
+        """InputError if a trial would be trained and then fail, because it does not log the objective."""
+        if self.goal.name not in _LOGGED_WITH:
+            return
+        name, logs = _LOGGED_WITH[self.goal.name]
+        searched = next((dimension.values for dimension in self.space if dimension.name == name), None)
+        without = next((value for value in searched or (getattr(self.config, name),) if not logs(value)), None)
+        if without is not None:
+            problem = f"is a value that --{name}={without} does not log"
+            expected, remedy = "one that every trial logs", "Choose another, such as val_accuracy"
+            raise flag_error("objective", self.objective, problem, expected, remedy)
 
     @property
     def names(self) -> list[str]:

@@ -19,6 +19,13 @@ _LABELS = {"val_accuracy": "validation top-1", "val_nll": "validation NLL (nats)
 
 def write(records: TrialRecords, ranked: list[TrialRecord]) -> pathlib.Path:
     """Draws the finished trials into search.png; returns its path."""
+    import matplotlib
+
+    with matplotlib.rc_context({"text.parse_math": False}):  # a value of layer_rates may hold two $
+        return _draw(records, ranked)
+
+
+def _draw(records: TrialRecords, ranked: list[TrialRecord]) -> pathlib.Path:
     # pyplot would look for a display and keep the figure in memory.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

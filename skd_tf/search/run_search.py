@@ -4,7 +4,9 @@ TensorFlow and keras-tuner take seconds to import, so they are imported after al
 """
 
 import dataclasses
+import importlib.util
 import os
+import shlex
 from typing import TYPE_CHECKING
 
 from skd_tf.errors import EnvironmentFailure, InputError, counted, input_error, message
@@ -52,21 +54,14 @@ def run_search(
       InputError: invalid settings, a folder of another search, or no trial has finished.
       EnvironmentFailure: a full disk or too little memory. The trials are kept, and the same call continues.
     """
-    role = process_role()
-    require_folder(workdir, "workdir")
-    unlabelled.check(plan.shared)
-    preflight.check_files(plan.shared)
-    preflight.check_dataset(plan.shared, data_dir)
-    preflight.check_sizes(plan.config, data_dir, searched=plan.names)
-    preflight.require_search_validation(plan.config, data_dir)
-    if final_run:
-        _require_final_run(plan.config, data_dir)
+    role = _check(plan, workdir, data_dir, final_run)
     tf_logging.import_tensorflow()
     from skd_tf.search.oracles import make_oracle
     from skd_tf.search.trial_runner import TrialRunner
     from skd_tf.search.tuner import Tuner
 
-    preflight.check_code(plan.shared)
+    for config in _each_network_and_loss(plan):
+        preflight.check_code(config)
     records = TrialRecords(workdir, _continued(plan, workdir))
     runner, oracle = TrialRunner(records, data_dir, resources), make_oracle(records.plan)
     try:
@@ -88,6 +83,34 @@ def run_search(
         ) from error
 
 
+def _check(plan, workdir, data_dir, final_run):
+    """Checks what needs neither TensorFlow nor keras-tuner; returns the role of this process."""
+    role = process_role()
+    require_folder(workdir, "workdir")
+    unlabelled.check(plan.shared)
+    for config in _each_network_and_loss(plan):
+        preflight.check_files(config)
+    preflight.check_dataset(plan.shared, data_dir)
+    preflight.check_sizes(plan.config, data_dir, searched=plan.names)
+    preflight.require_search_validation(plan.config, data_dir)
+    if final_run:
+        _require_final_run(plan.config, data_dir)
+    if plan.tuner == "bayesian" and importlib.util.find_spec("sklearn") is None:
+        raise input_error(
+            "A Bayesian search needs scikit-learn",
+            expected="scikit-learn to be installed",
+            received="--tuner=bayesian without it",
+            remedy="Run pip install 'skd_tf[bayesian]'",
+        )
+    return role
+
+
+def _each_network_and_loss(plan):
+    """The shared settings, also with each searched student and loss: a wrong name must not wait for its trial."""
+    named = [dimension for dimension in plan.space if dimension.name in ("student", "loss")]
+    return [plan.shared, *(plan.shared.replace(**{one.name: value}) for one in named for value in one.values)]
+
+
 def _require_final_run(config, data_dir):
     """Refuses a final run whose settings need validation images, since it trains on all of them."""
     waits = {"early_stopping_patience": config.early_stopping_patience, "ship": config.ship == "best"}
@@ -105,11 +128,10 @@ def _require_final_run(config, data_dir):
         ) from error
 
 
-def describe(plan: Plan, workdir: str | os.PathLike, data_dir: str | None = None) -> str:
+def describe(plan: Plan, workdir: str | os.PathLike, data_dir: str | None = None, *, final_run: bool = False) -> str:
     """What a search would do, as text of several lines; raises `InputError` for what `run_search` would refuse."""
-    process_role()
-    preflight.check_files(plan.shared)
-    preflight.require_search_validation(plan.config, data_dir)
+    _check(plan, workdir, data_dir, final_run)
+    TrialRecords(workdir, _continued(plan, workdir)).require_own()
     search = f"Search: {counted(plan.trials, 'trial')}, {plan.tuner}, {plan.goal.name} {plan.goal.direction}"
     try:
         run = dry_run.describe(plan.config, workdir, data_dir)
@@ -185,12 +207,12 @@ def _search(records, runner, oracle):
 def _print_results(records, ranked, data_dir):
     plan, best = records.plan, ranked[0]
     picture = plot.write(records, ranked)
-    places = f"--data_dir={data_dir} " * bool(data_dir) + f"--workdir={records.folder / 'best'}"
+    flags = [f"--flagfile={records.folder / 'best.flags'}", *([f"--data_dir={data_dir}"] if data_dir else [])]
+    command = shlex.join(["python", "-m", "skd_tf.train", *flags, f"--workdir={records.folder / 'best'}"])
     first_seed = f"  (its first seed: {plan.goal.name} {best['executions'][0]['metrics'][plan.goal.name]:.4f})"
     say(
         f"\n{results.summary(records, ranked)}\n\nPicture: {picture}\nTo train the best again:\n"
-        f"  python -m skd_tf.train --flagfile={records.folder / 'best.flags'} {places}"
-        f"{first_seed * (plan.executions_per_trial > 1)}"
+        f"  {command}{first_seed * (plan.executions_per_trial > 1)}"
     )
 
 

@@ -49,13 +49,12 @@ class TrialRecords:
         Raises:
           InputError: the folder belongs to another search (the message lists the differences), or to something else.
         """
+        self.require_own()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if self.plan.config.overwrite and self._plan_file.is_file():
-                _recorded_plan(self._plan_file)  # refuses a search.json of another program
                 self._clear()
             if not self._plan_file.is_file():
-                self._require_unused()
                 write_json(self._plan_file, self.plan.to_json())
         except OSError as error:
             raise input_error(
@@ -64,9 +63,15 @@ class TrialRecords:
                 received=f"workdir={self.folder}",
                 remedy="Choose another --workdir",
             ) from error
-        self.require_same()
 
-    def _require_unused(self):
+    def require_own(self) -> None:
+        """InputError if the folder belongs to another search that is not to be restarted, or to something else."""
+        if self._plan_file.is_file():
+            if self.plan.config.overwrite:
+                _recorded_plan(self._plan_file)  # refuses a search.json of another program
+            else:
+                self.require_same()
+            return
         # A worker that starts before its chief makes an empty folder trials/.
         foreign = [name for name in (*_OUTPUTS[1:], run_files.CONFIG) if (self.folder / name).exists()]
         if not list((self.folder / "trials").glob("*")):
@@ -88,7 +93,7 @@ class TrialRecords:
     def _clear(self):
         for name in _OUTPUTS:
             path = self.folder / name
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
 
     def require_same_inputs(self, teacher: str | None, facts: dict[str, Any]) -> None:
         """InputError if earlier trials had another teacher or other data. The first call writes down which they are.

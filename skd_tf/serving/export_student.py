@@ -40,7 +40,7 @@ def export_student(
     Args:
       workdir: folder of a finished run.
       output: folder to write, new or empty. It appears complete or not at all.
-      formats: names in `skd_tf.serving.formats.FORMATS`.
+      formats: names in `skd_tf.serving.formats.FORMATS`, or a single one.
       data_dir: TFDS data directory of the run's dataset; the files are compared on its test images.
       check_images: number of test images to compare on, at most; they are evenly spaced.
       calibrated: whether to apply the temperature that evaluate --calibrate left in the workdir, or else the run's own.

@@ -143,6 +143,7 @@ def files_of(formats: Iterable[str]) -> list[ExportFile]:
     Raises:
       InputError: an unknown format, or one whose packages are not installed.
     """
+    formats = [formats] if isinstance(formats, str) else list(formats)
     for name in formats:
         if name not in FORMATS:
             raise input_error(

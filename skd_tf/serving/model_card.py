@@ -6,19 +6,13 @@ from typing import Any
 
 import jinja2
 
-from skd_tf.runs.columns import columns
+from skd_tf.runs.columns import columns, role_names
 from skd_tf.runs.lineage import Lineage
 from skd_tf.runs.result_tables import agreements, each_teacher, epochs_of, measured_after
 from skd_tf.serving import parity_check
 from skd_tf.serving.formats import ExportFile
 from skd_tf.serving.input_pixels import input_pixels
 
-_MODELS = {
-    "teacher": "teacher",
-    "student_alone": "the same student alone",
-    "student_matched": "the same student alone, equal compute",
-    "student": "this student",
-}
 _WITHOUT_LABELS = columns("agreement", "kl_to_teacher", "confidence", "parameters")
 _COLUMNS = columns("accuracy", "nll", "ece", "confidence", "agreement", "parameters")
 
@@ -94,6 +88,6 @@ def model_card(
 def _models(result, intervals):
     """(name, measurements, interval of top-1) of each model; the mean of several teachers is followed by each."""
     each = [(name, one, intervals.get(f"teacher_{i}")) for i, (name, one) in enumerate(each_teacher(result), 1)]
-    names = _MODELS | ({"teacher": f"mean of {len(each)} teachers"} if each else {})
-    found = [(name, result[key], intervals.get(key)) for key, name in names.items() if key in result]
+    names = role_names(result) | {"student": "this student"}
+    found = [(name, result[key], intervals.get(key)) for key, name in names.items()]
     return [*found[:1], *each, *found[1:]] if each else found

@@ -150,7 +150,7 @@ def prepare(
       strategy: the replicas; `make_strategy(config)` unless given.
 
     Raises:
-      InputError: the start weights were trained on images that the run measures on.
+      InputError: the start weights were trained on images that the run measures on, or the student does not fit.
     """
     unlabelled.check(config)
     strategy = strategy or make_strategy(config)
@@ -166,6 +166,10 @@ def prepare(
         start = lineage.start_weights(config)
         warnings = lineage.require_unseen(start, dataset, settings)  # before a teacher is trained
         layers.check_feature_pairs(config, dataset)
+        if (
+            test and config.needs_teacher and not config.teachers
+        ):  # training one takes long; a search may vary the student
+            layers.check_student(config, dataset)
         teacher = find_teacher(config, pathlib.Path(folder), data_dir)
     teachers = config.teachers if len(config.teachers) > 1 else [teacher] if teacher else []
     seen = [

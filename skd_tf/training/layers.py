@@ -1,4 +1,4 @@
-"""The layers of a run's networks before it trains them: what --list_layers prints and --feature_pairs names."""
+"""The layers of a run's networks before it trains them: what --list_layers prints and other settings name."""
 
 from typing import Any
 
@@ -6,6 +6,7 @@ import keras
 
 from skd_tf.config import Config, grammar
 from skd_tf.data.dataset import Dataset
+from skd_tf.distillation import layer_rates
 from skd_tf.distillation.features import Features
 from skd_tf.models import frozen_layers, layer_outputs, loading, student
 from skd_tf.runs.result_tables import aligned
@@ -25,6 +26,15 @@ def check_feature_pairs(config: Config, dataset: Dataset) -> None:
         with console.silence():
             model, teacher = _networks(config, dataset).values()
         Features.of(model, pairs, config.feature_loss, config.seed).connect(model, teacher)
+
+
+def check_student(config: Config, dataset: Dataset) -> None:
+    """Raises InputError if the student cannot be built, or has no layers as --freeze and --layer_rates name them."""
+    with console.silence():
+        model = student.make_student(config.pick(student.StudentSettings), dataset)
+    if config.freeze:
+        frozen_layers.freeze(model, config.freeze)
+    layer_rates.factors_of(model, grammar.parse_layer_rates(config.layer_rates))
 
 
 def kept(config: Config) -> tuple[str, ...]:

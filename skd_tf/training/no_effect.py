@@ -1,14 +1,23 @@
-"""Settings that the others leave without effect: accepted, and named in a line each."""
+"""Settings that the others leave without effect: accepted, and named."""
 
 from collections.abc import Collection
 
 from skd_tf.config import Config
 from skd_tf.errors import as_text
 from skd_tf.losses.names import facts_of
+from skd_tf.networks.names import NETWORK_NAMES
+from skd_tf.runtime import user_code
+
+# Without --teacher_cache_epochs and its folder: any loss repeats these epochs of augmented images.
+_OF_A_TEACHER = (
+    *("student_alone", "teacher", "teacher_checkpoint", "teacher_weights", "teacher_flagfile"),
+    *("teacher_precision", "teacher_preprocessing"),
+)
+_OF_DISTILLING = ("temperature", "kd_weight", "label_weight", "radius", "center")
 
 
 def lines(config: Config, own_arguments: Collection[str] | None = None) -> list[str]:
-    """A line for each setting that is not the default and changes nothing in this run.
+    """Lines about the settings that are not the default and change nothing in this run, one for each that is the cause.
 
     Args:
       config: of the run.
@@ -27,13 +36,29 @@ def lines(config: Config, own_arguments: Collection[str] | None = None) -> list[
         unused.append(("early_stopping_patience", "epochs"))
     if config.warmup_epochs is not None and config.min_warmup_steps:
         unused.append(("min_warmup_steps", "warmup_epochs"))
+    if config.student in NETWORK_NAMES or user_code.published(config.student):  # they contain their preprocessing
+        unused.append(("student_preprocessing", "student"))
     if not config.unlabelled:
         unused.append(("unlabelled_share", "unlabelled"))
     if not config.feature_pairs:
         unused += [("feature_weight", "feature_pairs"), ("feature_loss", "feature_pairs")]
-    if facts.needs_teacher:
+    if config.virtual_devices and config.strategy == "one_device":
+        unused.append(("virtual_devices", "strategy"))
+    if not config.teacher_cache_dir:
+        unused.append(("teacher_cache_dtype", "teacher_cache_dir"))
+    if config.teacher_checkpoint:
+        unused.append(("teacher_flagfile", "teacher_checkpoint"))
+    if not config.needs_teacher:
+        unused += [(name, "teacher" if facts.needs_teacher else "loss") for name in _OF_A_TEACHER]
+    if not facts.needs_teacher:
+        unused += [(name, "loss") for name in _OF_DISTILLING]
+    else:
         takes = facts.arguments if own_arguments is None else own_arguments
         unused += [(name, "loss") for name in ("temperature", "radius", "center") if name not in takes]
     value, default = (lambda name: f"--{name}={as_text(getattr(config, name))}"), Config()
-    changed = [pair for pair in unused if getattr(config, pair[0]) != getattr(default, pair[0])]
-    return [f"{value(name)} has no effect with {value(other)}" for name, other in changed]
+    found: dict[str, list[str]] = {}
+    for name, other in unused:
+        if getattr(config, name) != getattr(default, name):
+            cause = f"without --{other}" if getattr(config, other) == "" else f"with {value(other)}"
+            found.setdefault(cause, []).append(value(name))
+    return [f"{', '.join(names)} {'has' if len(names) == 1 else 'have'} no effect {c}" for c, names in found.items()]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from skd_tf.config import Config, recipes
+from skd_tf.config import Config, grammar, recipes
 from skd_tf.data import folder_index, grouping, hold_out, picture_index
 from skd_tf.data.catalog import FOLDER, is_folder, known_of, source_kind
 from skd_tf.data.settings import DataSettings
@@ -221,7 +221,7 @@ def steps_per_epoch(config: Config, train_examples: int) -> int:
     Images of --unlabelled are further ones in each batch; they do not change how long an epoch is.
 
     Raises:
-      InputError: there is not one full batch.
+      InputError: there is not one full batch, or the run ends before the last of --profile_steps.
     """
     if train_examples < config.labelled_batch:
         raise input_error(
@@ -230,7 +230,12 @@ def steps_per_epoch(config: Config, train_examples: int) -> int:
             received=f"{train_examples} from {config.dataset}",
             remedy=f"Lower --batch_size to at most {train_examples}",
         )
-    return train_examples // config.labelled_batch
+    steps = train_examples // config.labelled_batch
+    profiled, last_step = grammar.parse_step_range(config.profile_steps), steps * config.epochs
+    if profiled and profiled[1] > last_step:
+        problem, expected = "is past the end of the run", f"steps 1 to {last_step}"
+        raise flag_error("profile_steps", config.profile_steps, problem, expected, "Choose earlier steps")
+    return steps
 
 
 def dataset_sizes(config: Config, data_dir: str | os.PathLike | None = None) -> Sizes | None:

@@ -1,5 +1,6 @@
 """What a finished run writes and prints: the exported student, result.json, measurements.json, the report, the verdict."""
 
+import shlex
 from typing import Any
 
 import keras
@@ -75,9 +76,10 @@ def write_result(
     written = [f"Result: {folder / run_files.RESULT}"]
     if config.report:
         written.append(f"Report: {report.write([folder.path], folder / run_files.REPORT)}")
+    path = shlex.quote(str(folder.path))
     written.append(
-        f"Next: python -m skd_tf.predict {folder.path} PICTURES --output=answers.csv, or python -m skd_tf.export "
-        f"--workdir={folder.path} --output=NEW_FOLDER{_own_data(config)}"
+        f"Next: python -m skd_tf.predict {path} PICTURES --output=answers.csv, or python -m skd_tf.export "
+        f"--workdir={path} --output=NEW_FOLDER{_own_data(config)}"
     )
     student = f"Student: {folder / run_files.SAVED_MODEL} and {folder / run_files.STUDENT}"
     say_of_part("\n\n".join(["", *closing(result), "\n".join([student, *written])]).removeprefix("\n"))

@@ -199,6 +199,11 @@ def test_differences_list_only_what_could_change_a_number():
         "callback": "my_code:log",
     }
     assert this.differences(this.replace(**silent)) == []
+    paths = {"dataset": "folder:a", "unlabelled": "images:b", "student_checkpoint": "c", "teacher_checkpoint": "d,e"}
+    named = this.replace(**paths, student_alone="f")  # a shell completes each of them with a slash
+    slashed = {name: path.replace(",", "/,") + "/" for name, path in paths.items()}
+    assert named.differences(named.replace(**slashed, student_alone="f/")) == []
+    assert named.differences(named.replace(student_checkpoint="")) == ["--student_checkpoint: c -> empty"]
     fields = dataclasses.fields(Config)
     assert {field.name for field in fields if not rules_of(field).affects_result} == set(silent)
 

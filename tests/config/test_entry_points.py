@@ -28,6 +28,8 @@ PROGRAM = """
         config = config_from(flag_values)
         if config.seed == 13:
             raise InputError("Thirteen is unlucky.\\n  Expected another.")
+        if config.seed == 14:
+            raise MemoryError
         print(config.epochs, config.center, flag_values.search, flag_values.trials, flag_values.workdir)
         return config.seed
 
@@ -62,6 +64,8 @@ def program(tmp_path_factory):
     ("arguments", "message"),
     [
         (["--epochs=3"], "--workdir is missing."),
+        (["--nolist_layers"], "--workdir is missing."),
+        (["--list_layers=maybe"], "--list_layers is neither true nor false"),
         (["--workdir=w", "--epoch=3"], "Did you mean --epochs?"),
         (["--workdir=w", "--nocentre"], "Did you mean --nocenter?"),
         (["--workdir=w", "--epochs=0"], "Received --epochs=0."),
@@ -83,6 +87,11 @@ def test_bad_input_is_one_line_on_stderr_and_exit_code_2(program, arguments, mes
     assert finished.stdout == ""
     assert finished.stderr.startswith("error: ") and finished.stderr.count("\n") == 1
     assert message in finished.stderr
+
+
+def test_too_little_memory_is_one_line_and_exit_code_1(program):
+    finished = program("--workdir=w", "--seed=14")
+    assert (finished.returncode, finished.stderr) == (1, "error: Too little memory.\n")
 
 
 @pytest.mark.parametrize("module", [False, True])

@@ -1,12 +1,15 @@
 """A dataset that TFDS cannot download is one line, with what to put where."""
 
 import errno
+import types
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from skd_tf import data
+from skd_tf.data import tfds_source
 from skd_tf.errors import InputError
 
 
@@ -47,6 +50,15 @@ class SkdManual(_Downloaded):
 def load(name, folder):
     settings = data.DataSettings(dataset=name, download=True, validation_fraction=0)
     return data.load(settings, str(folder))
+
+
+@pytest.mark.parametrize("kind", [tf.errors.DataLossError, tf.errors.NotFoundError])
+def test_a_damaged_or_missing_shard_is_named_without_the_place_in_the_graph(kind):
+    text = "{{function_node __wrapped__IteratorGetNext}} x.tfrecord; No such file [Op:IteratorGetNext] name: "
+    settings, builder = data.DataSettings(dataset="tiny"), types.SimpleNamespace(data_path="/data/tiny")
+    words = r"train split of tiny is damaged.*Received x.tfrecord; No such file in /data"
+    with pytest.raises(InputError, match=words), tfds_source._damage_as_input_error(settings, builder, "train"):
+        raise kind(None, None, text)
 
 
 def test_archives_that_the_user_has_to_fetch_are_named_with_their_folder(tmp_path):

@@ -128,6 +128,10 @@ def stream(images, *labels):
     return tf.data.Dataset.from_tensor_slices((images, *labels) if labels else images)
 
 
+def of_unknown_channels(image, label):
+    return tf.io.decode_png(tf.io.encode_png(image)), label
+
+
 def of_sizes(*sides):
     return [np.zeros([side, side, 1], np.uint8) for side in sides]
 
@@ -138,6 +142,13 @@ def of_sizes(*sides):
         (lambda: (of_sizes(*[4, 5] * 6), LABELS), "images of one size"),
         (lambda: (of_sizes(*[4] * 12), [[0], [1, 2]] * 6), "one label each"),
         (lambda: (["a.png"] * 12, [[0], [1, 2]] * 6), "one label each"),
+        (lambda: ((f"{i}.png" for i in range(12)), LABELS), "a list or array of images.*generator"),
+        (lambda: ({"a.png", "b.png"}, [0, 1]), "a list or array of images.*set"),
+        (lambda: ({"image": of_sizes(4, 4)}, [0, 1]), "a list or array of images.*dict"),
+        (lambda: ("a.png", [0]), "a list or array of images.*str"),
+        (lambda: {"image": of_sizes(4, 4), "label": [0, 1]}, r"\(images, labels\) or a tf.data.Dataset.*dict"),
+        (lambda: (np.zeros([12, 4, 4, 1], int).tolist(), LABELS), "or a list of paths.*int64"),
+        (lambda: stream(of_sizes(4, 4), [0, 1]).map(of_unknown_channels), "a known number of channels"),
         (lambda: stream({"image": of_sizes(4, 4), "label": [0, 1]}), "elements .image uint8"),
         (lambda: stream({"image": of_sizes(4, 4)}, [0, 1]), "elements .image uint8"),
         (lambda: stream(of_sizes(4, 4), {"label": [0, 1]}), "elements .image uint8"),

@@ -14,7 +14,7 @@ def put(root, *files):
     for file in files:
         path = root / file.lstrip("/")  # a part may be ""
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(file)
+        path.write_bytes(os.fsencode(file))
     return root
 
 
@@ -99,6 +99,7 @@ def test_classes_may_be_called_like_parts(tmp_path):
             "validation part has classes.*fox",
         ),
         (lambda r: [classes(r, ""), put(r, "fox/notes.txt")], "A class has no images"),
+        (lambda r: [classes(r, "test"), put(r, "train/-1/1.png")], "too few classes.*Received none in"),
     ],
 )
 def test_what_is_not_a_data_set_is_refused_in_one_line(tmp_path, make, words):
@@ -107,6 +108,15 @@ def test_what_is_not_a_data_set_is_refused_in_one_line(tmp_path, make, words):
     with pytest.raises(InputError, match=words) as caught:
         find(root)
     assert "\n" not in str(caught.value)
+
+
+def test_no_path_is_not_the_current_folder(tmp_path, monkeypatch):
+    """As of --dataset=folder:$PHOTOS with an unset variable."""
+    monkeypatch.chdir(classes(tmp_path, ""))
+    assert len(folder_index.find("folder:.", 0).class_names) == 2
+    for name in ("folder:", "images: "):
+        with pytest.raises(InputError, match="no such folder"):
+            folder_index.find(name, 0)
 
 
 def test_what_is_not_used_is_said(tmp_path):
@@ -207,6 +217,12 @@ def test_one_name_in_two_unicode_forms_is_one_class(tmp_path):
     classes(tmp_path / "set", "train", names=(decomposed,))
     with pytest.raises(InputError, match="Two class folders are one"):
         find(tmp_path / "set")
+
+
+def test_a_name_that_is_not_utf_8_can_be_written_to_files(tmp_path):
+    classes(tmp_path, "", names=(os.fsdecode(b"k\xe4se"), "x"))
+    folder = find(tmp_path)
+    assert folder.class_names == ("k\\udce4se", "x") and folder.splits["train"]
 
 
 def test_runs_of_earlier_versions_find_their_files_as_before(tmp_path):

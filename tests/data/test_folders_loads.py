@@ -117,6 +117,16 @@ def test_the_test_split_alone_is_that_of_the_whole(tmp_path, decoded, keep):
     assert np.array_equal(alone.first_images(3), alone.test.images[:3])
 
 
+@pytest.mark.parametrize("coloured", ["validation", "test"])
+def test_each_load_has_the_channels_of_the_whole_folder(tmp_path, coloured):
+    """Whichever splits it reads: evaluate reads no validation part, and tune no test part."""
+    for part in ("train", "validation", "test"):
+        for name in "ab":
+            write_image(tmp_path / part / name / "0.png", random_image(0, 8, 8, channels=3 if part == coloured else 1))
+    settings = data.DataSettings(dataset=f"folder:{tmp_path}")
+    assert data.load(settings, train=False).image_shape == data.load(settings, test=False).image_shape == (8, 8, 3)
+
+
 def test_evaluate_reads_the_test_split_alone(digits_run, monkeypatch):
     asked = []
     monkeypatch.setattr(data, "load", lambda *a, _load=data.load, **k: asked.append(k) or _load(*a, **k))

@@ -76,6 +76,15 @@ def test_a_cache_folder_that_cannot_be_written_is_no_problem(monkeypatch):
     assert kept_arrays.load(place) == {} and isinstance(place, pathlib.Path)
 
 
+def test_a_damaged_kept_file_is_no_problem(cache):
+    place = kept_arrays.place("shards", "x")
+    kept_arrays.save(place, one=np.zeros(3))
+    content = bytearray(place.read_bytes())
+    content[content.index(b"PK\x01\x02") + 8] |= 0x40  # says that it is encrypted
+    place.write_bytes(content)
+    assert kept_arrays.load(place) == {}
+
+
 def test_a_kept_file_that_is_read_is_not_removed_for_its_age(cache):
     read, unused = (kept_arrays.place("shards", name) for name in ("read", "unused"))
     for place in (read, unused):

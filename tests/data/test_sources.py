@@ -175,6 +175,11 @@ def test_a_function_returns_paths(load_returned, tmp_path):
     tests = load_returned(returned, cache_dataset="none").test, load(tmp_path).test
     one, other = ([(int(y), x.tobytes()) for x, y in zip(test.images[:], test.labels, strict=True)] for test in tests)
     assert sorted(one) == sorted(other) and len(one) == 24
+    arrays = {
+        part: (np.array([str(path) for path in returned[part][0]]), returned[part][1]) for part in ("train", "test")
+    }
+    whole, searched = (load_returned(returned | arrays, cache_dataset="none", test=test) for test in (True, False))
+    assert whole.train.images_digest == searched.train.images_digest  # a search and its final run share a cache
 
 
 def test_a_function_with_wrong_splits_is_refused(load_returned):

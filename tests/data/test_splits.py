@@ -107,7 +107,7 @@ def test_large_groups():
     labels, groups = np.repeat([0, 1], 30), np.repeat(np.arange(6), 10)  # three groups a class, a tenth wanted
     rows = drawn(labels, 0.1, groups=groups)
     assert len(rows) == 10 and len(set(groups[rows].tolist())) == 1  # the smallest step there is
-    with pytest.raises(InputError, match="--group leaves nothing to hold out"):
+    with pytest.raises(InputError, match=r"No group of images can be held out.*Received 2 groups"):
         drawn(labels, 0.1, groups=labels)
 
 
@@ -118,6 +118,7 @@ def test_names_give_groups(capsys):
     assert len(set(grouping.group_names(["a1b2c", "a1b3c", "a12bc"], r"a(\d+)b(\d*)"))) == 3
     assert len(set(grouping.group_names([*names, "more.png"], r"^(p\d)_"))) == 4
     assert "does not match 2 of 5 files, such as other.png" in capsys.readouterr().err
+    assert len(set(grouping.group_names(["1.png", "other.png"], r"^(p_)?(\d)"))) == 2
     with pytest.raises(InputError, match=r"--group matches no file name.*such as p1_a.png"):
         grouping.group_names(names, "z")
     with pytest.raises(InputError, match="--group does not parse"):

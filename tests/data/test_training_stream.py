@@ -137,6 +137,7 @@ def test_random_numbers_are_uniform():
     ("settings", "words"),
     [
         ({"dataset": "no_such_set"}, ["Unknown dataset", "no_such_set", "cifar10", "--data_dir"]),
+        ({"dataset": "cifar10:9.9.9"}, ["Unknown dataset", "cifar10:9.9.9", "its version"]),
         ({"dataset": "cifar10"}, ["not prepared", "--data_dir", "--download"]),
         ({"image_size": 16}, ["8x8", "--image_size"]),
         ({"augmentation": "resized_crop"}, ["no larger originals", "resized_crop"]),

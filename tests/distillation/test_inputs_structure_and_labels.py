@@ -49,11 +49,16 @@ ALIKE = {
     "bool rows": (lambda: (IMAGES, ONE_HOT.astype(bool)), 1e-6),
     "bool rows of tf.data": (lambda: (dataset(IMAGES, ONE_HOT.astype(bool)),), 1e-6),
     "rows": (lambda: (IMAGES, ONE_HOT), 1e-6),
+    "a list of numbers": (lambda: (IMAGES, LABELS.tolist()), 0),
 }
 
 
 @pytest.mark.parametrize(
-    "kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind not in ("by name", "rows"))) for kind in ALIKE]
+    "kind",
+    [
+        pytest.param(kind, marks=[pytest.mark.slow] * (kind not in ("by name", "rows", "a list of numbers")))
+        for kind in ALIKE
+    ],
 )
 def test_other_structures_of_the_same_data_train_alike(kind, expected):
     data, most = ALIKE[kind]
@@ -172,7 +177,11 @@ def test_one_logit_is_refused():
 
 def test_given_teacher_logits_are_checked():
     logits = untrained().teacher(IMAGES).numpy()
-    for given, message in ((keras.ops.softmax(logits).numpy(), "are probabilities"), (logits[:, :3], "another shape")):
+    for given, message in (
+        (keras.ops.softmax(logits).numpy(), "are probabilities"),
+        (logits[:, :3], "another shape"),
+        (np.where(logits == logits.max(), -np.inf, logits), r"not finite.*Received teacher_logits=-inf.*maximum"),
+    ):
         with pytest.raises(InputError, match=message):
             untrained().fit({"image": IMAGES, "teacher_logits": given}, LABELS, verbose=0)
 

@@ -71,8 +71,9 @@ def test_a_loaded_distiller_has_the_saved_arguments(loss, tmp_path):
 
 
 def test_a_measured_radius_survives_saving(tmp_path):
-    ((images, _),) = batches(1)
-    distiller = make_distiller(radius="teacher_mean").adapt(images)
+    ((images, labels),) = batches(1)
+    distiller = make_distiller(radius="teacher_mean").adapt((images, labels))
+    assert float(distiller.radius.numpy()) == float(make_distiller(radius="teacher_mean").adapt(images).radius.numpy())
     distiller.save(tmp_path / "d.keras")
     loaded = keras.models.load_model(tmp_path / "d.keras")
     assert float(loaded.radius.numpy()) == float(distiller.radius.numpy()) > 0
@@ -133,11 +134,6 @@ def test_a_generator_is_not_used_up_by_measuring():
     distiller = make_distiller(radius="teacher_mean")
     with pytest.raises(InputError, match="only once"):
         distiller.fit((batch for batch in batches(3)), verbose=0)
-    distiller = Distiller(Subclassed(), conv_net(2), "spherical")
-    distiller.compile("sgd")
-    for step in (distiller.fit, distiller.evaluate):
-        with pytest.raises(InputError, match="only once"):
-            step((batch for batch in batches(3)), verbose=0)
 
 
 def test_hyperparameters_are_checked_when_assigned():

@@ -212,3 +212,16 @@ def test_plain_models_give_no_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         fitted(net(), net(seed=2))
+
+
+def test_a_global_half_precision_does_not_round_the_images():
+    """A student casts where it computes, after its normalisation in float32."""
+    keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    try:
+        layers = keras.layers.Rescaling(1 / 200, -0.9, dtype="float32"), keras.layers.Flatten(dtype="float32")
+        student = keras.Sequential([keras.Input([6, 6, 2]), *layers, keras.layers.Dense(CLASSES, dtype="float32")])
+        distiller = Distiller(student)
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+    images = np.random.default_rng(0).uniform(180, 181, [4, 6, 6, 2]).astype("float32")
+    np.testing.assert_allclose(distiller.predict(images, verbose=0), student(images), rtol=1e-4, atol=1e-6)

@@ -175,7 +175,7 @@ CACHE = TEACHER + "{finished} --teacher_cache_dir={folder}/"
 SECOND_RUN = rf"Another run has this workdir.*in use by process {os.getpid()} on .*Wait for its end"
 OTHER_NETWORK = r"is a checkpoint of another network or optimizer.*Use another --workdir"
 VANISHED = r"^error: /\S+/train/\w+/\d+\.\w+; No such file or directory$"
-OTHER_IMAGES = r"takes other images.*\(8, 8, 3\).*\(8, 8, 1\)"
+OTHER_IMAGES = r"takes other images.*\(8, 8, 3\).*\(8, 8, 1\).*Choose a model for these images\.$"
 
 # Exit code, what is done, the run's flags, what the command's last line says.
 CASES = [

@@ -101,13 +101,20 @@ def test_the_raw_softmax_of_a_student_on_the_sphere_is_worse_and_no_weight_chang
     model, labels = loading.load(workdir), digits.test.labels
     before = weights_of(model)
     monkeypatch.setattr(loading, "load", lambda path, **options: model)
-    (row,) = evaluated([workdir], digits)["models"]
+    (row,) = evaluated(workdir, digits)["models"]
     np.testing.assert_array_equal(weights_of(model), before)
     raw = predictor.Predictor(deployable.without_sphere(model))(digits.test.images)
     require_same(row, metrics.quality(losses.project(raw, read_json(workdir / "result.json")["radius"]), labels))
     require_same(row["raw"], metrics.quality(raw, labels))
     assert row["raw"]["accuracy"] == row["accuracy"]
     assert row["raw"]["nll"] > 1.02 * row["nll"] and row["raw"]["ece"] > 1.1 * row["ece"]
+
+
+def test_an_output_that_is_a_folder_is_refused_before_anything_is_measured(workdir, tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "load", None)
+    for name in ("output", "predictions_file"):
+        with pytest.raises(InputError, match=f"The output is a folder.*--{name.partition('_')[0]}="):
+            evaluate_models.evaluate_and_print(workdir, {}, **{name: tmp_path})
 
 
 @pytest.mark.slow

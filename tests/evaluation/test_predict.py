@@ -102,19 +102,21 @@ def test_each_file_gets_the_answer_of_the_model(digits, tmp_path, command, kind)
 def test_files_that_cannot_be_read_are_listed_and_move_no_other(digits, tmp_path, command):
     source, images = digits
     folder = shutil.copytree(source, tmp_path / "pictures")
-    bad = ["a/000.png", "a/0705.jpg", "b/c/299.png", "dead.png"]
+    bad = ["a/000.png", "a/0705.jpg", "b/c/299.png", "dead.png", "device.png"]
     (folder / bad[0]).write_bytes(b"")
     (folder / bad[1]).write_bytes(b"no image")
     (folder / bad[2]).write_bytes((folder / bad[2]).read_bytes()[:40])
     os.symlink("nowhere", folder / bad[3])
+    os.symlink(os.devnull, folder / bad[4])
     code, out, err = command(f"--model={OLD_RUN}", folder, f"--output={tmp_path / 'answers.csv'}")
-    assert code == 0 and "300 of 302" not in out and "298 of 302" in out
+    assert code == 0 and "298 of 303" in out
     found = {row["file"]: row for row in rows(tmp_path / "answers.csv")}
-    assert len(found) == 302 and sorted(found) == list(found)
+    assert len(found) == 303 and sorted(found) == list(found)
     assert [file for file, row in found.items() if row["problem"]] == bad
     assert all(f"Not classified: {name}: " in err and not found[name]["class"] for name in bad)
     problems = {name: found[name]["problem"] for name in bad}
     assert problems["dead.png"] == "the link leads nowhere" and problems["a/000.png"] == "it is empty"
+    assert problems["device.png"] == "it is not a regular file"
     assert problems["b/c/299.png"] == "it does not decode" and "it is not a JPEG" in problems["a/0705.jpg"]
     model = keras.models.load_model(OLD_RUN / "student.keras", compile=False)
     for number in (1, 70, 71, 298):
@@ -303,9 +305,25 @@ def test_bad_input_is_one_line_and_writes_nothing(tmp_path, monkeypatch, command
     assert not list(tmp_path.glob("answers.csv*"))
 
 
-def test_the_output_is_no_file_of_a_run(digits, command):
+def test_the_output_is_no_file_of_a_run_and_no_folder(digits, command, monkeypatch, tmp_path):
     code, _, err = command(OLD_RUN, digits[0], f"--output={OLD_RUN / 'result.json'}")
     assert code == 2 and "The output is a file of the run" in err
+    monkeypatch.setattr(predict_images_module.loading, "load", None)  # it is refused before anything is loaded
+    with pytest.raises(InputError, match="The output is a folder"):
+        predict_images(OLD_RUN, digits[0], tmp_path)
+
+
+def test_weights_are_downloaded_if_the_command_says_so(digits, command, monkeypatch, tmp_path):
+    asked = []
+
+    def load(path, download):
+        asked.append(download)
+        raise InputError("enough")
+
+    monkeypatch.setattr(predict_images_module.loading, "load", load)
+    for more in ([], ["--download"]):
+        assert command("keras.applications:MobileNetV2", digits[0], f"--output={tmp_path / 'a.csv'}", *more)[0] == 2
+    assert asked == [False, True]
 
 
 @pytest.mark.slow

@@ -79,6 +79,27 @@ def test_an_output_that_is_not_finite_changes_no_other(pictures, monkeypatch, ba
     np.testing.assert_allclose(found[1:], expected[1:], atol=1e-5)
 
 
+def test_a_model_without_any_finite_output_is_to_blame_and_not_the_pictures(pictures):
+    (pictures / "0.png").write_bytes(b"")
+    model = keras.Sequential([net(), keras.layers.Rescaling(float("nan"))])
+    with pytest.raises(InputError, match=r"The model gives no image a probability.*for 1\.png.*Train it again"):
+        answers(model, pictures)
+
+
+def test_a_saved_model_of_batches_of_one_size(pictures):
+    model, place = net(), pictures.with_name("served")
+    module = tf.Module()
+    module.variables_of_model = [variable.value for variable in model.variables]
+    images = tf.TensorSpec([2, 4, 4, 3], name="images")
+    served = tf.function(lambda images: {"logits": model(images)}, input_signature=[images])
+    tf.saved_model.save(module, str(place), signatures=served)
+    assert predict_images(place, pictures, pictures.with_name("answers.csv")) == []
+    with open(pictures.with_name("answers.csv"), newline="") as file:
+        found = [[float(row[f"p_{i}"]) for i in range(3)] for row in csv.DictReader(file)]
+    expected = tf.nn.softmax(model(np.stack([random_image(i, 4, 4) for i in range(3)]).astype("float32")))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
 def test_a_subfolder_that_cannot_be_listed_is_named(pictures, monkeypatch):
     write_image(pictures / "more" / "locked" / "1.png", random_image(1, 4, 4))
     scandir = os.scandir

@@ -48,6 +48,10 @@ def test_a_half_precision_student_ships_in_float32():
     model = deployable.deployable(student, "raw", radius=1.0, center=True)
     assert {layer.compute_dtype for layer in model._flatten_layers()} == {"float32"}
     np.testing.assert_allclose(model(images), plain(images), atol=1e-6)
+    layers = [keras.layers.SpectralNormalization(keras.layers.Conv2D(4, 3)), keras.layers.Flatten()]
+    wrapped = precision.set_precision(keras.Sequential([keras.Input([8, 8, 1]), *layers]), "bfloat16")
+    model = deployable.stock_copy(wrapped)
+    assert {layer.compute_dtype for layer in model._flatten_layers()} == {"float32"}
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import zipfile
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from skd_tf import data
 from skd_tf.errors import InputError
@@ -72,6 +73,61 @@ def test_a_saved_model_that_augments_is_refused_and_a_spatial_one_is_not(digits,
         teacher(tmp_path / "flip", digits)
     net("spatial").export(tmp_path / "spatial", verbose=False)
     np.testing.assert_allclose(teacher(tmp_path / "spatial", digits)(images), net()(images), atol=1e-5)
+
+
+@keras.saving.register_keras_serializable("tests")
+class Subclassed(keras.Model):
+    def call(self, images):
+        return keras.ops.reshape(images, (-1, 64))[:, :10]
+
+
+def test_a_model_with_a_call_of_its_own_is_refused_in_one_line(digits, tmp_path):
+    path = tmp_path / "own.keras"
+    model = Subclassed()
+    model(digits.train.images[:2])
+    model.save(path)
+    for call in (
+        lambda: teacher(path, digits),
+        lambda: loading.load_measured(path, digits),
+        lambda: make_student(StudentSettings(student=str(path)), digits),
+    ):
+        with pytest.raises(InputError, match=r"a call of its own.*the class Subclassed"):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("inputs", "words"),
+    [([[None, 8, 8, 1], []], "its inputs are a, b, and one is expected"), ([None], "no fixed number of axes")],
+)
+def test_a_saved_model_with_other_inputs_is_refused_in_one_line(inputs, words, tmp_path):
+    signature = [tf.TensorSpec(shape, tf.float32, name=name) for shape, name in zip(inputs, "ab", strict=False)]
+    module = tf.Module()
+    module.serve = tf.function(lambda a, b=1.0: {"logits": tf.reshape(a, [-1, 64]) * b}, input_signature=signature)
+    tf.saved_model.save(module, tmp_path / "served", signatures=module.serve)
+    with pytest.raises(InputError, match=words):
+        loading.load(tmp_path / "served")
+
+
+@pytest.mark.parametrize("batch", [None, 1])
+def test_a_saved_model_of_constants_teaches_if_it_takes_any_number_of_images(batch, digits, tmp_path):
+    """As a converted ONNX file is: without variables, and often for one image."""
+    signature = [tf.TensorSpec([batch, 8, 8, 1], tf.float32)]
+    module = tf.Module()
+    module.serve = tf.function(lambda x: {"logits": tf.reshape(x, [batch or -1, 64])[:, :10]}, signature)
+    tf.saved_model.save(module, tmp_path / "served", signatures=module.serve)
+    if batch:
+        with pytest.raises(InputError, match=r"cannot compute 8 images at once.*\[1, 8, 8, 1\]"):
+            teacher(tmp_path / "served", digits)
+    else:
+        model = teacher(tmp_path / "served", digits)
+        assert model(digits.train.images[:4]).shape == (4, 10) and loading.parameter_count(model) == 0
+
+
+def test_a_file_that_is_not_complete_is_named(tmp_path):
+    net().save(tmp_path / "net.keras")
+    (tmp_path / "net.keras").write_bytes((tmp_path / "net.keras").read_bytes()[:-100])
+    with pytest.raises(InputError, match="its file is damaged or not complete"):
+        loading.load(tmp_path / "net.keras")
 
 
 def test_a_file_of_a_newer_keras_is_named(tmp_path):

@@ -12,7 +12,7 @@ from keras.src.utils import file_utils
 from skd_tf import data, networks
 from skd_tf.config import Config
 from skd_tf.errors import InputError
-from skd_tf.models import deployable, heads, keras_applications, precision, preprocessing
+from skd_tf.models import deployable, heads, keras_applications, paths, precision, preprocessing
 from skd_tf.models.student import StudentSettings, architecture_fingerprint, make_student
 from skd_tf.models.sync_batch_norm import synchronized
 from skd_tf.training import experiment
@@ -105,6 +105,9 @@ def test_the_fingerprint_depends_on_the_function_not_on_names_or_precision():
     others = net("tanh"), net(rate=0.2), net(middle=[keras.layers.ReLU()])
     prints = [architecture_fingerprint(one) for one in (*same, *others)]
     assert len(set(prints[:4])) == 1 and len(set(prints)) == 4
+    # As Keras names the layer of the first network in a process and of the second: the first name is also a setting.
+    elus = [net("elu", middle=[keras.layers.ELU(name=name)]) for name in ("elu", "elu_1")]
+    assert architecture_fingerprint(elus[0]) == architecture_fingerprint(elus[1])
 
 
 def test_a_softmax_is_removed(my_nets, digits, capsys):
@@ -146,8 +149,9 @@ def test_a_file_keeps_its_weights_and_gets_a_head_for_the_datasets_classes(digit
     net, seven, path = on_sphere(cnn_4()), deployable.stock_copy(cnn_4(7)), str(tmp_path / "net.keras")
     net.save(path)
     images = digits.train.images[:5].astype("float32")
-    raw = deployable.without_sphere(net)(images)
-    np.testing.assert_allclose(build(digits, student=path)(images), raw, atol=1e-5)  # not the logits on the sphere
+    raw, student = deployable.without_sphere(net)(images), build(digits, student=path)
+    np.testing.assert_allclose(student(images), raw, atol=1e-5)  # not the logits on the sphere
+    assert student.name == "cnn_4"
     seven.save(path)
     fresh = build(digits, student=path)
     out = capsys.readouterr().out
@@ -156,6 +160,13 @@ def test_a_file_keeps_its_weights_and_gets_a_head_for_the_datasets_classes(digit
     deployable.stock_copy(cnn_4(height=9)).save(path)
     with pytest.raises(InputError, match=r"other images.*\(8, 8, 1\).*\(9, 8, 1\)"):
         build(digits, student=path)
+
+
+def test_a_new_head_before_a_reshape(digits, tmp_path):
+    """Logits `[batch, 1, 1, classes]` of a file are reshaped."""
+    layers = [keras.layers.Rescaling(1 / 255), keras.layers.GlobalAveragePooling2D(keepdims=True)]
+    keras.Sequential([keras.Input([8, 8, 1]), *layers, keras.layers.Dense(7)]).save(tmp_path / "net.keras")
+    assert build(digits, student=str(tmp_path / "net.keras")).output_shape == (None, 10)
 
 
 def test_start_weights(digits, tmp_path, capsys):
@@ -234,6 +245,13 @@ def test_an_application_as_a_student(tmp_path):
     np.testing.assert_allclose(net(pixels), expected, atol=1e-5)
     on_sphere(net).save(tmp_path / "net.keras")
     assert keras.models.load_model(tmp_path / "net.keras", safe_mode=True).output_shape == (None, 7)
+
+
+def test_a_folder_called_like_an_application_does_not_change_its_fingerprint(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = paths.file_fingerprint("keras.applications:ResNet50")
+    (tmp_path / "ResNet50").mkdir()  # a workdir
+    assert paths.file_fingerprint("keras.applications:ResNet50") == before
 
 
 def test_applications_without_weights_are_one_line(monkeypatch, tmp_path):

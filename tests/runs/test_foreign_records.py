@@ -9,7 +9,7 @@ from skd_tf import data, evaluate, export
 from skd_tf.config import Config
 from skd_tf.errors import InputError
 from skd_tf.runs import report
-from skd_tf.runs.workdir import Workdir, require_output
+from skd_tf.runs.workdir import Workdir, locked, require_output
 from skd_tf.runtime.files import write_json
 from skd_tf.search.plan import Plan
 from skd_tf.search.run_search import run_search
@@ -143,6 +143,24 @@ def test_overwrite_clears_a_run_in_every_state(settings, left, tmp_path):
     Workdir(tmp_path, OVERWRITING)
     found = {str(path.relative_to(tmp_path)) for path in files_of(tmp_path)}
     assert found == {"config.json", "mine.txt", "teacher/student.keras"}
+
+
+@pytest.mark.parametrize("config", [OVERWRITING, OVERWRITING.replace(overwrite=False)], ids=["overwrite", "new run"])
+def test_a_flagfile_of_the_users_own_in_a_refused_workdir_stays(config, tmp_path):
+    before = fill(tmp_path, "flags.txt")
+    with pytest.raises(InputError, match="files of no known run"), locked(tmp_path):
+        Workdir(tmp_path, config)
+    assert files_of(tmp_path) == before
+
+
+def test_overwrite_removes_a_link_and_not_what_it_leads_to(tmp_path):
+    disk, run = tmp_path / "disk", tmp_path / "run"
+    before = fill(disk, "step-1.ckpt")
+    run.mkdir()
+    (run / "checkpoints").symlink_to(disk)
+    write_json(run / "config.json", SETTINGS)
+    Workdir(run, OVERWRITING)
+    assert files_of(run).keys() == {run / "config.json"} and files_of(disk) == before
 
 
 @pytest.mark.parametrize("text", ['{"query": "cats"}', "{", "[]"])

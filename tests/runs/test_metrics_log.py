@@ -57,6 +57,13 @@ def test_lost_or_changed_lines_are_restored_with_a_warning(tmp_path, capsys, har
     assert file.read_text() == edited(whole)
 
 
+def test_a_run_whose_checkpoints_are_gone_says_that_it_starts_again(tmp_path, capsys):
+    for warned in (False, True):
+        log = metrics_log.MetricsLog(tmp_path, known=None, config=CONFIG)
+        assert ("training starts again at step 0" in capsys.readouterr().err) == warned and not log.rows()
+        log.add({"epoch": 0, "step": 8})
+
+
 @pytest.mark.slow
 def test_a_resumed_run_has_all_its_lines(tmp_path, capsys):
     file = tmp_path / "metrics.jsonl"

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import importlib.util
 import itertools
 import json
 import math
@@ -40,6 +41,12 @@ def test_the_objective_and_its_direction():
         ({"search": ("seed:int:0:9",), "executions_per_trial": 2}, "averaged over"),
         ({"config": Config(loss="spherical")}, "needs a teacher"),
         ({"config": Config(loss="cross_entropy"), "search": ("loss:choice:cross_entropy,kd",)}, "needs a teacher"),
+        (
+            {"search": "loss:choice:spherical,cross_entropy", "objective": "agreement"},
+            "--loss=cross_entropy does not log",
+        ),
+        ({"config": CONFIG.replace(loss="kd"), "objective": "radius_over_student_norm:min"}, "--loss=kd does not log"),
+        ({"objective": "feature_loss"}, "--feature_pairs= does not log"),
     ],
 )
 def test_a_bad_plan_is_one_line(options, words):
@@ -52,6 +59,7 @@ def test_the_size_of_a_search_and_its_default():
     assert grid.trials == 30 and Plan(CONFIG, grid.search, tuner="grid", max_trials=7).trials == 7
     assert grid.default is None  # 30 epochs are not in it
     assert Plan(CONFIG, (TEMPERATURES,)).trials == 10
+    assert Plan(CONFIG, TEMPERATURES) == Plan(CONFIG, [TEMPERATURES])
     two = Plan(CONFIG, ("temperature:log:1:16", "kd_weight:choice:0.5,0.9"))
     assert two.default == {"temperature": 4.0, "kd_weight": 0.9}
 
@@ -167,6 +175,7 @@ def test_another_search_is_refused(tmp_path):
         TrialRecords(tmp_path, other).claim()
     fresh = TrialRecords(tmp_path, dataclasses.replace(other, config=other.config.replace(overwrite=True)))
     (tmp_path / "teacher_cache").mkdir()
+    (tmp_path / "tensorboard").symlink_to(tmp_path / "teacher_cache")  # a link is removed, and what it leads to stays
     fresh.claim()
     assert (tmp_path / "teacher_cache").is_dir() and fresh.all() == []
     (tmp_path / "run").mkdir()
@@ -220,8 +229,36 @@ def test_a_final_run_that_needs_validation_images_is_refused_before_the_search(t
     (tmp_path / "teacher.keras").touch()
     for setting in ({"early_stopping_patience": 3}, {"ship": "best"}):
         plan = Plan(CONFIG.replace(teacher_checkpoint=str(tmp_path / "teacher.keras"), **setting), (TEMPERATURES,))
-        with pytest.raises(InputError, match="The final run has no validation images"):
-            run_search(plan, tmp_path, final_run=True)
+        for start in (run_search, describe):
+            with pytest.raises(InputError, match="The final run has no validation images"):
+                start(plan, tmp_path, final_run=True)
+
+
+def test_a_dry_run_refuses_the_workdirs_and_tuners_that_the_search_refuses(tmp_path, monkeypatch):
+    config = Config(loss="cross_entropy")
+    plan = Plan(config, "learning_rate:choice:0.1,0.2")
+    TrialRecords(tmp_path / "search", plan).claim()
+    assert "learning_rate:choice" in describe(plan, tmp_path / "search")
+    other = Plan(config, "learning_rate:choice:0.1,0.3")
+    with pytest.raises(InputError, match=r"another search.*0\.2 -> learning_rate:choice:0\.1,0\.3"):
+        describe(other, tmp_path / "search")
+    describe(Plan(config.replace(overwrite=True), other.search), tmp_path / "search")
+    (tmp_path / "trials.csv").touch()
+    with pytest.raises(InputError, match="does not belong to a search"):
+        describe(plan, tmp_path)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match="needs scikit-learn"):
+        describe(Plan(config, plan.search, tuner="bayesian"), tmp_path / "new")
+
+
+def test_a_searched_network_or_loss_that_does_not_exist_is_refused_before_the_search(tmp_path):
+    for search in ("student:choice:cnn_2,nowhere:net", "loss:choice:cross_entropy,nowhere:loss"):
+        plan = Plan(Config(loss="cross_entropy", teacher="cnn_2"), search)
+        with pytest.raises(InputError, match="nowhere"):
+            describe(plan, tmp_path)
+    with pytest.raises(InputError, match="math:net"):
+        run_search(Plan(Config(loss="cross_entropy"), "student:choice:cnn_2,math:net"), tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_dry_run_does_not_refuse_a_default_that_no_trial_uses(tmp_path):

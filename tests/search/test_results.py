@@ -80,6 +80,7 @@ def test_the_default_may_lie_outside_or_be_beyond_judgement(tmp_path):
         ("temperature:log:1:16", "learning_rate:log:0.01:0.1"),
         ("epochs:int:1:5", "center:choice:true,false"),
         ("radius:choice:auto,3,6",),
+        (r"layer_rates:choice:^logits$: 10, stage\w+_bn$: 2|^logits$: 1",),
     ],
 )
 def test_every_space_has_a_picture(search, tmp_path, monkeypatch):

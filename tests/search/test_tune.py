@@ -226,7 +226,9 @@ def test_ctrl_c_and_a_full_disk_end_with_the_command_that_goes_on(stop, config, 
     assert "python -m skd_tf.tune" in err and "'--workdir=" in err
     assert "--overwrite" not in err and "Traceback" not in err
     assert exit_code(tune.cli_main, *flags) == 0
-    assert "Trial 1 of 1, resumed" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "Trial 1 of 1, resumed" in out
+    assert f"train '--flagfile={tmp_path}/a search/best.flags' '--workdir={tmp_path}/a search/best'" in out
 
 
 def test_errors_of_the_command_come_before_tensorflow_and_touch_nothing(config, tmp_path, monkeypatch, capsys):

@@ -115,6 +115,7 @@ def test_the_model_card_says_what_a_stranger_must_know(exported, calibrated_run)
         f"{result['teacher']['nll']:.4f}",
     ]
     words += ["--learning_rate=0.1", "## Intended use", "tensorflow 2", "student_int8.tflite", "predict"]
+    words += ["Classes by `class_id`: 0 0, 1 1, 2 2, ", ", 8 8, 9 9."]
     words += ["ECE debiased", "## Ancestry", "Trained on digits", "Its teacher was trained on digits"]
     assert [word for word in words if word not in card] == []
     fitted = result["student"]["calibrated"]
@@ -253,6 +254,10 @@ def test_a_file_that_is_too_slow_is_named(tmp_path, monkeypatch):
     images = np.zeros([2, 8, 8, 1], np.uint8)
     with pytest.raises(parity_check.ExportError, match=r"f has not answered .* within 600 seconds\. Lower"):
         parity_check.check([EXACT], tmp_path, images, np.zeros(2, int), np.zeros([2, 10]), 1)
+
+
+def test_one_text_is_one_format():
+    assert formats.files_of("litert") == formats.files_of(["litert"])
 
 
 def test_wrong_arguments_are_found_first(digits_run, tmp_path, monkeypatch):

@@ -270,6 +270,8 @@ def test_damaged_files_are_one_line(tmp_path):
     (tmp_path / "one.npy").rename(tmp_path / "one.npz")
     for name in ("cut.npz", "text.npz", "one.npz"):
         require_refusal(tmp_path / name, r"not an \.npz")
+    np.savez(tmp_path / "names.npz", a=np.zeros(3), author=np.array("x"))
+    require_refusal(tmp_path / "names.npz", r"more than tensors.*author \(<U1\)")
 
 
 @pytest.mark.parametrize(

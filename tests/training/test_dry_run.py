@@ -96,15 +96,27 @@ def test_changed_settings_are_marked():
 
 def test_settings_without_effect_are_named():
     settings = {"optimizer": "adamw", "nesterov": True, "early_stopping_patience": 30, "loss": "kd", "center": False}
-    settings |= {"warmup_epochs": 1, "min_warmup_steps": 7}
+    settings |= {"warmup_epochs": 1, "min_warmup_steps": 7, "student": "resnet8", "student_preprocessing": "tf"}
     text = dry_run.describe(Config(**settings, teacher="cnn_2"))
     assert "--min_warmup_steps=7 has no effect with --warmup_epochs=1.0" in text
     assert "--nesterov=true has no effect with --optimizer=adamw" in text
+    assert "--student_preprocessing=tf has no effect with --student=resnet8" in text
     assert "--early_stopping_patience=30 has no effect with --epochs=30" in text
     assert (
         "--center=false has no effect with --loss=kd" in text
         and "--momentum" not in text.partition("Without effect")[2]
     )
+    settings = {"loss": "cross_entropy", "student_alone": "train", "temperature": 2}
+    expected = "--student_alone=train, --teacher=cnn_2, --temperature=2.0 have no effect with --loss=cross_entropy"
+    assert no_effect.lines(Config(**settings, teacher="cnn_2")) == [expected]
+    settings = {"virtual_devices": 2, "strategy": "one_device", "teacher_cache_dtype": "float32"}
+    assert no_effect.lines(Config(**settings, teacher_checkpoint="a", teacher_flagfile="b")) == [
+        "--virtual_devices=2 has no effect with --strategy=one_device",
+        "--teacher_cache_dtype=float32 has no effect without --teacher_cache_dir",
+        "--teacher_flagfile=b has no effect with --teacher_checkpoint=a",
+    ]
+    repeated = {"teacher_cache_dir": "c", "teacher_cache_epochs": 2}  # any loss repeats these epochs
+    assert no_effect.lines(Config(loss="cross_entropy", **repeated)) == []
     for path in (pathlib.Path(no_effect.__file__).parents[1] / "recipes").rglob("*.flags"):
         assert path.name.startswith("tune") or no_effect.lines(read_flagfile(path)[0]) == [], path
 
@@ -132,6 +144,7 @@ def test_replicas_share_the_batch_or_the_run_is_refused(monkeypatch):
 def test_a_batch_beyond_the_training_split_is_refused():
     assert lines(batch_size=808)["steps"] == "1 per epoch, 30 in all"
     refused("at least 809 training examples", batch_size=809)
+    refused("profile_steps is past the end of the run. Expected steps 1 to 360", profile_steps="1,361")
 
 
 def test_a_prepared_set_is_read_from_its_newest_record(tmp_path):

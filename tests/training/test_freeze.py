@@ -9,7 +9,7 @@ from skd_tf.errors import InputError
 from skd_tf.models import frozen_layers
 from skd_tf.training import experiment, nested_runs, train_student
 from skd_tf.training.checkpoints import Checkpoints
-from tests.helpers.runs import ALONE, assert_same_run, train
+from tests.helpers.runs import ALONE, SMALL, assert_same_run, train
 
 SETTINGS = ALONE | {"student": "resnet8", "epochs": 2, "freeze": "^(stem|stage1)_", "keep_checkpoints": 9}
 
@@ -32,6 +32,20 @@ def test_frozen_layers_stay_and_the_others_train(tmp_path, strategy):
     assert any(name.startswith("stem_bn") for name in before)  # whose statistics are among its weights
     trained = train_student.build_student(config.replace(freeze=""), resources)
     assert len(distiller.student.trainable_variables) == len(trained.trainable_variables)  # so parameters are counted
+
+
+@pytest.mark.parametrize(
+    ("words", "settings"),
+    [
+        ("--freeze matches no layer", {"freeze": "^nothing"}),
+        ("--layer_rates has an expression that matches no", {"layer_rates": "^nothing: 2"}),
+        ("cannot be built", {"student": "keras.applications:ResNet50"}),
+    ],
+)
+def test_a_student_that_does_not_fit_is_refused_before_its_teacher_is_trained(words, settings, tmp_path):
+    with pytest.raises(InputError, match=words):
+        train(tmp_path, SMALL | {"teacher": "cnn_2"}, **settings)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

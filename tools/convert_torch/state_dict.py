@@ -31,6 +31,11 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
     tensors = {".npz": _read_npz, ".safetensors": _read_safetensors}.get(path.suffix, _read_torch)(path)
     while tensors and all(name.startswith("module.") for name in tensors):
         tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+    texts = [f"{name} ({tensor.dtype})" for name, tensor in tensors.items() if tensor.dtype.kind in "SU"]
+    if texts:
+        raise _error(
+            path, "The file holds more than tensors", "numbers", "Leave the texts out", f"{', '.join(texts)} in "
+        )
     return {
         name: tensor if tensor.dtype.kind in "biu" else tensor.astype("float32") for name, tensor in tensors.items()
     }

@@ -35,5 +35,5 @@ def write(paths: Sequence[str | os.PathLike], output: str | os.PathLike, *, imag
       InputError: no finished run is at a path, or the output has no folder or is another file of a run.
     """
     output = require_output(output, replaceable=run_files.REPORT)
-    write_text(output, html.page([run_data.read(path, images) for path in paths]))
+    write_text(output, html.page(run_data.read_all(paths, images)))
     return output

@@ -103,10 +103,15 @@ def _headline_of_several(runs):
 
 
 def _same_images(runs):
-    """Whether the runs may have been measured on the same test images: their labels are the same ones in one order."""
-    if all(run.labels is not None for run in runs):
-        return all(np.array_equal(run.labels, runs[0].labels) for run in runs)
-    return len({run.result["config"]["dataset"] for run in runs}) == 1
+    """Whether the runs may have been measured on the same test images: their labels are the same ones in one order.
+
+    Of a run without recorded labels, the data and the number of images are known.
+    """
+    known = [run.labels for run in runs if run.labels is not None]
+    if not all(np.array_equal(labels, known[0]) for labels in known):
+        return False
+    sizes = {run.test_images for run in runs if run.test_images}
+    return len(known) == len(runs) or (len({run.result["config"]["dataset"] for run in runs}) == 1 and len(sizes) < 2)
 
 
 def _versions(runs):
@@ -168,7 +173,7 @@ def _images_of(run):
 
 
 def _distance(run, found, measure):
-    if found is None:
+    if found is None or measure == "agreement":
         return f"{run.name}: {_score_text(run, measure)}."
     gain = verdict.points(found["difference"], found["images"])
     return f"{run.name}: {gain} points ({verdict.interval(found)}): {found['word']}."

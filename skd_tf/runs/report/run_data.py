@@ -10,17 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from skd_tf.config import versions
 from skd_tf.errors import as_text, input_error
 from skd_tf.runs import predictions, run_files, verdict
+from skd_tf.runs.columns import role_names
 from skd_tf.runs.run_record import read_result
 
 _LABEL_LENGTH = 20  # characters in a legend
-ROLES = {
-    "teacher": "teacher",
-    "student_alone": "student alone",
-    "student_matched": "alone, equal compute",
-    "student": "distilled",
-}
 # Settings that a loss depends on: losses with other values have no common axis.
 _OF_A_LOSS = (
     "loss",
@@ -43,7 +39,7 @@ class Run:
     """The records of a finished run.
 
     Attributes:
-      name: of its folder.
+      name: of its folder; among several runs with as much of its path as tells them apart.
       result: its result.json.
       details: its measurements.json, {} without one.
       epochs: its metrics.jsonl.
@@ -72,9 +68,9 @@ class Run:
         return f"{config['student']} on {config['dataset']}"
 
     @property
-    def roles(self) -> list[str]:
-        """The models that it measured, in order."""
-        return [role for role in ROLES if role in self.result]
+    def roles(self) -> dict[str, str]:
+        """{model: what the report calls it} of the models that it measured, in order."""
+        return role_names(self.result)
 
     @property
     def has_labels(self) -> bool:
@@ -85,10 +81,6 @@ class Run:
     def test_images(self) -> int:
         """How many test images there are; 0 if it is not recorded."""
         return len(self.labels) if self.labels is not None else self.details.get("dataset", {}).get("test", 0)
-
-    def label_of(self, role: str) -> str:
-        """What a report calls a model."""
-        return "mean of teachers" if role == "teacher" and "teachers" in self.result else ROLES[role]
 
     def of_model(self, role: str) -> dict[str, Any]:
         """The measurements of a model beside its result."""
@@ -116,6 +108,22 @@ class ChartSeries:
     loss: dict[str, str]
 
 
+def read_all(paths: Sequence[str | os.PathLike], images: int | None = None) -> list[Run]:
+    """Reads the runs in several workdirs, as `read` does, and gives each a name of its own."""
+    places = [pathlib.Path(path).resolve().parts for path in paths]
+    depths = range(1, 1 + max(map(len, places)))
+    ends = (["/".join(place[-depth:]) for place in places] for depth in depths)
+    names = next(names for names in ends if len({*names}) == len({*places}))
+    return [
+        dataclasses.replace(read(path, images), name=name) for path, name in zip(paths, _numbered(names), strict=True)
+    ]
+
+
+def _numbered(names):
+    """Names that are equal get the numbers of their places."""
+    return [name if names.count(name) == 1 else f"{name} ({i})" for i, name in enumerate(names, 1)]
+
+
 def read(path: str | os.PathLike, images: int | None = None) -> Run:
     """Reads the run in a workdir.
 
@@ -135,6 +143,7 @@ def read(path: str | os.PathLike, images: int | None = None) -> Run:
             received=f"run={path}",
             remedy="Train it to the end first",
         )
+    result["config"] = versions.upgrade(result["config"])
     details, exports = path / run_files.MEASUREMENTS, path / run_files.EXPORTS
     alone = {role: path / role / run_files.METRICS for role in ("student_alone", "student_matched") if role in result}
     try:
@@ -194,8 +203,7 @@ def chart_series(runs: Sequence[Run]) -> list[ChartSeries]:
         return [_series(run, "student", label, f"run{i}", run.epochs) for i, (label, run) in enumerate(labels)]
     (run,) = runs
     epochs = {"student": run.epochs} | run.alone
-    names = {role: run.label_of(role) for role in run.roles} if len(run.roles) > 1 else {"student": "student"}
-    return [_series(run, role, names[role], role, epochs.get(role, [])) for role in run.roles]
+    return [_series(run, role, name, role, epochs.get(role, [])) for role, name in run.roles.items()]
 
 
 def _series(run, role, label, colour, epochs):
@@ -226,8 +234,9 @@ def settings(runs: Sequence[Run], defaults: Mapping[str, Any]) -> list[tuple[str
 def _labels(runs):
     """Short labels, each different from the others."""
     ends = _LABEL_LENGTH // 2
-    names = [run.name if len(run.name) <= _LABEL_LENGTH else f"{run.name[:ends]}…{run.name[-ends:]}" for run in runs]
-    return [name if names.count(name) == 1 else f"{name} ({i + 1})" for i, name in enumerate(names)]
+    return _numbered(
+        [run.name if len(run.name) <= _LABEL_LENGTH else f"{run.name[:ends]}…{run.name[-ends:]}" for run in runs]
+    )
 
 
 def _lines(file):

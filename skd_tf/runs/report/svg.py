@@ -3,6 +3,7 @@
 import html
 import io
 import re
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -63,7 +64,8 @@ def chart(
 
     inks = dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), COLOURS["ink"])
     colours = inks | {"axes.edgecolor": COLOURS["muted"], "grid.color": COLOURS["grid"]}
-    with matplotlib.rc_context(_RC | colours | {"svg.hashsalt": label}):
+    with warnings.catch_warnings(), matplotlib.rc_context(_RC | colours | {"svg.hashsalt": label}):
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # the browser draws the text, with fonts of its own
         figure = Figure(figsize=(width, height), layout="constrained" if names else None)
         FigureCanvasSVG(figure)
         axes = figure.subplots()

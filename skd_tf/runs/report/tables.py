@@ -99,12 +99,10 @@ def _models(runs: Sequence[Run], series: Sequence[ChartSeries]) -> Iterable[dict
     """All models of all runs, each followed by its calibrated form; those in the charts with their colour."""
     shown = {id(member.record): member for member in series}
     for run in runs:
-        for role in run.roles:
+        for role, label in run.roles.items():
             record, details = run.result[role], run.of_model(role)
             member = shown.get(id(record))
-            label = run.label_of(role)
-            name = label if len(runs) == 1 and "teacher" in run.result else f"{run.name}, {label}"
-            name = member.label if member and len(series) == 1 else name
+            name = label if len(runs) == 1 else f"{run.name}, {label}"
             yield {
                 "name": name,
                 "colour": member.colour.replace("_", "-") if member else "",

@@ -1,0 +1,119 @@
+"""A loss as a Distiller is given it: which function it is, which arguments that takes, and what it returns."""
+
+import inspect
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+import tensorflow as tf
+
+from skd_tf import losses
+from skd_tf.errors import did_you_mean, input_error
+from skd_tf.losses.names import RUN_SETTINGS
+
+LossLike: TypeAlias = str | losses.Loss | Callable[..., dict]
+
+
+def as_loss(loss: Any) -> losses.Loss:
+    """The `Loss` of a name, a function, or what `Objective.get_config` returns; `InputError` for anything else."""
+    if isinstance(loss, losses.Loss):
+        return loss
+    if isinstance(loss, dict):  # from get_config
+        return losses.Loss(**loss)
+    if isinstance(loss, str):
+        if loss not in losses.LOSSES:
+            raise input_error(
+                "Unknown loss",
+                expected=f"one of {', '.join(losses.LOSSES)}",
+                received=f"loss={loss}",
+                remedy=did_you_mean(loss, losses.LOSSES, "Choose one of these"),
+            )
+        return losses.LOSSES[loss]
+    if callable(loss):
+        return losses.Loss(loss, readout="raw", needs_teacher=True, defaults={})
+    raise input_error(
+        "This is not a loss",
+        expected="a name, a Loss or a function",
+        received=f"loss={loss!r}",
+        remedy="See skd_tf.LOSSES",
+    )
+
+
+def accepted_arguments(function: Callable[..., dict], settings: Mapping[str, float]) -> set[str]:
+    """The names of the arguments that a loss function takes.
+
+    Args:
+      function: `(student_logits, teacher_logits, labels, **settings)`.
+      settings: its own settings that are given.
+
+    Raises:
+      InputError: it has none of a given name, needs one that is not given, or cannot be called like this.
+    """
+    signature = inspect.signature(function)
+    parameters = signature.parameters
+    unnamed = {p.name: str(p) for p in parameters.values() if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+    if unnamed:
+        warnings.warn(
+            f"The loss function takes {', '.join(unnamed.values())}. It gets only the settings that it names, such as "
+            "temperature. A decorator hides the names unless it uses functools.wraps.",
+            stacklevel=4,
+        )
+    accepted = set(parameters) - set(unnamed)
+    own = accepted - {"student_logits", "teacher_logits", "labels", *RUN_SETTINGS}
+    if not settings.keys() <= own:
+        raise input_error(
+            "The loss does not have all of these settings",
+            expected=", ".join(sorted(own)) or "none",
+            received=f"loss_settings={settings}",
+            remedy="Remove the others",
+        )
+    given = {*RUN_SETTINGS, *settings}
+    missing = [p.name for p in [*parameters.values()][3:] if p.default is p.empty and p.name not in {*given, *unnamed}]
+    if missing:
+        raise input_error(
+            "The loss function needs settings that are not given",
+            expected=", ".join(missing),
+            received=f"loss_settings={settings}",
+            remedy="Add them, or give them defaults",
+        )
+    try:
+        signature.bind(None, None, None, **dict.fromkeys(accepted & given))
+    except TypeError as error:
+        raise input_error(
+            "The loss function takes other arguments than a loss is given",
+            expected="student_logits, teacher_logits, labels, and settings by name",
+            received=f"{signature}: {error}",
+            remedy="Name the three first, in this order",
+        ) from None
+    return accepted
+
+
+def checked_terms(terms: Any, names: set[str], logits: tf.Tensor) -> dict[str, tf.Tensor]:
+    """What a loss function returned, as tensors.
+
+    Args:
+      terms: it should be a dict with these names, and one value per example of each.
+      names: "label" and, with a teacher, "distill".
+      logits: the student's, `[batch, classes]`.
+
+    Raises:
+      InputError: it is something else.
+    """
+    if not isinstance(terms, Mapping) or set(terms) != names:
+        keys = ", ".join(sorted(map(str, terms))) or "none" if isinstance(terms, Mapping) else type(terms).__name__
+        raise input_error(
+            "The loss function returns the wrong terms",
+            expected=f"a dict with the keys {', '.join(sorted(names))}",
+            received=keys,
+            remedy="Return a dict with exactly these keys and one value per example",
+        )
+    tensors = {name: tf.convert_to_tensor(term) for name, term in terms.items()}
+    for name, term in tensors.items():
+        if not term.shape.is_compatible_with(logits.shape[:1]):
+            raise input_error(
+                "A term of the loss function has the wrong shape",
+                expected=f'"{name}" with one value per example, [batch]',
+                received=f"shape {list(term.shape)} for logits {list(logits.shape)}",
+                remedy="Sum or average over the classes, and not over the batch",
+            )
+    return tensors
