@@ -64,6 +64,7 @@ def test_together_teachers_say_the_class_of_the_mean_of_their_softmaxes():
     assert found["agreement"] == pytest.approx((answers == student.argmax(axis=1)).mean())
 
 
+@pytest.mark.slow
 def test_given_logits_and_two_replicas_train_alike(two_replicas):
     settings = {"teacher_weights": WEIGHTS, "radius": "teacher_sample"}
     trained = {}

@@ -65,6 +65,7 @@ def softmax(model, images):
     return np.exp(metrics.log_softmax(model.predict(np.asarray(images, np.float32), verbose=0)))
 
 
+@pytest.mark.slow
 def test_two_devices_answer_as_one(digits, tmp_path, command, two_replicas, monkeypatch):
     """Each computes whole batches, while the next ones are read; the answers stay in the files' order."""
     folder, _ = digits

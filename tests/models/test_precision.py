@@ -68,6 +68,7 @@ def test_training_stays_near_float32(half, tolerance, mirrored, two_replicas):
     assert 1e-6 < distance(weights_of(full.student), weights_of(distiller.student)) < tolerance
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("bad_half", "jit_compile"), [(0, False), pytest.param(1, True, marks=pytest.mark.slow)])
 def test_a_bad_float16_step_is_skipped_by_all_replicas_alike(two_replicas, bad_half, jit_compile):
     """Pixels overflow float16 in one replica's half of a batch; only there activations and gradients are infinite."""

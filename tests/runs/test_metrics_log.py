@@ -75,6 +75,7 @@ def test_a_resumed_run_has_all_its_lines(tmp_path, capsys):
     assert file.read_text() == whole and again["student"] == result["student"]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_without_a_digest_of_metrics_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(run_callbacks.RunCallbacks, "_extra", lambda self: self._facts | {"seconds": 0.0})
     experiment.run(CONFIG, tmp_path)

@@ -33,6 +33,7 @@ def plain():
     return weights_of(trained(None, batches(5, size=16))[0].student)
 
 
+@pytest.mark.slow
 # Float32 training amplifies the rounding of two orders of a sum: to 1e-5 in 5 steps and to 1e-3 in 20.
 @pytest.mark.parametrize(
     ("steps", "tolerance", "jit_compile"), [(20, 1e-3, False), pytest.param(5, 1e-5, True, marks=pytest.mark.slow)]
@@ -156,6 +157,7 @@ def test_batch_norm_equals_statistics_of_each_replica_by_hand(two_replicas, jit_
     assert distance(trained_by_hand(data, 1, 0.05, 0.9), weights_of(two.student)) > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [pytest.param("float32", 1e-5, marks=pytest.mark.slow), ("float64", 1e-12)]
 )
@@ -204,6 +206,7 @@ def test_replicas_draw_their_own_dropout_masks_as_one_device_does_for_each_image
     assert seeds[two_replicas] == 2 * seeds[None]
 
 
+@pytest.mark.slow
 def test_with_dropout_two_replicas_resume_to_the_last_bit(two_replicas):
     images = np.random.default_rng(0).normal(size=[4, 2, 40, 40, 1]).astype(np.float32)
     data = [(batch, np.array([0, 1], np.int32)) for batch in images]

@@ -60,6 +60,7 @@ def test_more_trials_go_on_where_the_search_ended(tuner, tmp_path):
     assert more[:2] == few and more == draw(tmp_path / "b", search, 4, tuner=tuner)
 
 
+@pytest.mark.slow
 def test_a_finite_space_is_tried_completely_and_nothing_twice(tmp_path):
     for i, (search, size) in enumerate(
         [

@@ -207,6 +207,7 @@ def test_a_search_has_a_teacher_cache_of_its_own_unless_one_is_given(config, tmp
 FULL = OSError(errno.ENOSPC, "No space left on device")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [signal.SIGINT, pytest.param(FULL, marks=pytest.mark.slow)])
 def test_ctrl_c_and_a_full_disk_end_with_the_command_that_goes_on(stop, config, tmp_path, monkeypatch, capsys):
     flags = as_flags({name: getattr(config, name) for name in (*SMALL, "teacher_checkpoint", "teacher_cache_dir")})
