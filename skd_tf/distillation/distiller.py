@@ -21,7 +21,7 @@ from skd_tf.distillation.multi_step import MultiStepFunction
 from skd_tf.distillation.nonfinite_guard import NonFiniteGuard
 from skd_tf.distillation.objective import Objective
 from skd_tf.distillation.train_step import StepModel
-from skd_tf.errors import did_you_mean, input_error
+from skd_tf.errors import input_error
 from skd_tf.losses.terms import Tensor
 from skd_tf.models import deployable as deploy
 from skd_tf.models import interface, precision
@@ -249,29 +249,7 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, CompilationMixin, Step
             BatchNorm, or with a layer that XLA cannot compile; `micro_batches` is no whole number > 0; an expression in
             `layer_rates` matches no trained layer; or the optimizer has been built for another model.
         """
-        scalars = [*self._hyperparameters_config()]
-        for name, schedule in (schedules or {}).items():
-            if name not in scalars:
-                raise input_error(
-                    "There is no such scalar to schedule",
-                    expected=f"one of {', '.join(scalars)}",
-                    received=f"schedules with {name!r}",
-                    remedy=did_you_mean(name, scalars, "Choose one of these"),
-                )
-            if not callable(schedule):
-                raise input_error(
-                    "A schedule is not a function of the step",
-                    expected="a function, or a skd_tf.schedules.Table of the value at each step",
-                    received=f"schedules with {name} of the type {type(schedule).__name__}",
-                    remedy="Make a Table of what skd_tf.schedules.loss_weight(...) returns for a number or text",
-                )
-        if "label_weight" in (schedules or {}) and self._label_follows:
-            raise input_error(
-                "label_weight follows kd_weight",
-                expected="no schedule for it",
-                received="schedules with label_weight, and label_weight=None",
-                remedy="Construct Distiller(..., label_weight=NUMBER)",
-            )
+        schedules = self._checked_schedules(schedules or {})
         for name, arguments in (("loss", "loss=..."), ("loss_weights", "kd_weight=..., label_weight=...")):
             if kwargs.get(name) is not None:
                 raise input_error(
@@ -285,7 +263,7 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, CompilationMixin, Step
         if precision.computes_in_float16(self.student) and not optimizers.may_skip(self.optimizer):
             self.optimizer = keras.optimizers.LossScaleOptimizer(self.optimizer)
         self._jit_compile = jit_compile
-        self.schedules = dict(schedules or {})
+        self.schedules = schedules
         self.micro_batches = pieces
         object.__setattr__(self, "_layer_rates", rates.as_rates(layer_rates))  # Keras would track a dict
         self._build_optimizer()

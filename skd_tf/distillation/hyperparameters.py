@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from skd_tf import losses
-from skd_tf.errors import input_error
+from skd_tf.errors import did_you_mean, input_error
 from skd_tf.losses import sphere_geometry
 
 _restoring = contextvars.ContextVar("restoring", default=False)
@@ -118,6 +118,33 @@ class HyperparametersMixin:
 
     def _radius_is_missing(self):
         return self.objective.needs_radius and not float(self.radius.numpy())
+
+    def _checked_schedules(self, schedules):
+        """{name: function of the step} as compile() is given it; `InputError` if it cannot be followed."""
+        scalars = [*self._hyperparameters_config()]
+        for name, schedule in schedules.items():
+            if name not in scalars:
+                raise input_error(
+                    "There is no such scalar to schedule",
+                    expected=f"one of {', '.join(scalars)}",
+                    received=f"schedules with {name!r}",
+                    remedy=did_you_mean(name, scalars, "Choose one of these"),
+                )
+            if not callable(schedule):
+                raise input_error(
+                    "A schedule is not a function of the step",
+                    expected="a function, or a skd_tf.schedules.Table of the value at each step",
+                    received=f"schedules with {name} of the type {type(schedule).__name__}",
+                    remedy="Make a Table of what skd_tf.schedules.loss_weight(...) returns for a number or text",
+                )
+        if "label_weight" in schedules and self._label_follows:
+            raise input_error(
+                "label_weight follows kd_weight",
+                expected="no schedule for it",
+                received="schedules with label_weight, and label_weight=None",
+                remedy="Construct Distiller(..., label_weight=NUMBER)",
+            )
+        return dict(schedules)
 
     def _hyperparameters_config(self):
         return {
