@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from skd_tf.errors import input_error
 from skd_tf.models.graph import rebuilt, replace_layers
 from skd_tf.networks.batch_norm import FusedBatchNormalization
 from skd_tf.runtime import compat, replicas
@@ -77,14 +78,28 @@ class SynchronizedBatchNormalization(FusedBatchNormalization):
 
 
 def synchronized(model: keras.Model) -> keras.Model:
-    """A copy of a Functional or Sequential model, with the same weights, whose BatchNorm layers are synchronized."""
+    """A copy of a Functional or Sequential model, with the same weights, whose BatchNorm layers are synchronized.
+
+    Raises:
+      InputError: a BatchNorm inside a layer, such as a wrapper, cannot be replaced.
+    """
 
     def replacement(layer):
         is_batch_norm = isinstance(layer, keras.layers.BatchNormalization)
         kind = SynchronizedBatchNormalization if is_batch_norm else type(layer)
         return rebuilt(layer, kind)
 
-    return replace_layers(model, replacement)[0]
+    made = replace_layers(model, replacement)[0]
+    left = [layer for layer in compat.layers_of(made) if isinstance(layer, keras.layers.BatchNormalization)]
+    left = [layer for layer in left if not isinstance(layer, SynchronizedBatchNormalization) and not layer.synchronized]
+    if left:
+        raise input_error(
+            "A BatchNorm inside another layer cannot be synchronized",
+            expected="BatchNormalization layers of the model itself, or with synchronized=True",
+            received=f"the layer {left[0].path}",
+            remedy="Omit --sync_batch_norm, or build that one with synchronized=True",
+        )
+    return made
 
 
 def is_synchronized(model: keras.Model) -> bool:

@@ -14,7 +14,7 @@ from skd_tf.config import Config
 from skd_tf.errors import InputError
 from skd_tf.models import deployable, heads, keras_applications, paths, precision, preprocessing
 from skd_tf.models.student import StudentSettings, architecture_fingerprint, make_student
-from skd_tf.models.sync_batch_norm import synchronized
+from skd_tf.models.sync_batch_norm import is_synchronized, synchronized
 from skd_tf.training import experiment
 from tests.helpers.runs import ALONE
 
@@ -108,6 +108,16 @@ def test_the_fingerprint_depends_on_the_function_not_on_names_or_precision():
     # As Keras names the layer of the first network in a process and of the second: the first name is also a setting.
     elus = [net("elu", middle=[keras.layers.ELU(name=name)]) for name in ("elu", "elu_1")]
     assert architecture_fingerprint(elus[0]) == architecture_fingerprint(elus[1])
+
+
+def test_batch_norm_inside_a_wrapper_cannot_be_synchronized():
+    def net(**settings):
+        inside = keras.layers.TimeDistributed(keras.layers.BatchNormalization(**settings))
+        return keras.Sequential([keras.Input((8, 8, 1)), inside, keras.layers.GlobalAveragePooling2D()])
+
+    with pytest.raises(InputError, match="cannot be synchronized"):
+        synchronized(net())
+    assert is_synchronized(synchronized(net(synchronized=True)))
 
 
 def test_a_softmax_is_removed(my_nets, digits, capsys):
