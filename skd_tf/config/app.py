@@ -60,8 +60,8 @@ def run(
             console.say(recipes.listing())
             sys.exit(0)
         parse(sys.argv[1:], flag_values, positional)
-        given = {name: flag_values[name].value for name in LOOKS if is_setting(name, flag_values)}
-        alone = any(value and validate(FIELDS[name], value) for name, value in given.items())
+        looks = [name for name in LOOKS if is_setting(name, flag_values) and flag_values[name].value]
+        alone = any(validate(FIELDS[name], flag_values[name].value) for name in looks)
         for name in () if alone else required:
             if not flag_values[name].value:
                 expected, remedy = flag_values[name].help, f"Add --{name}=VALUE"

@@ -31,12 +31,12 @@ def no_teacher() -> InputError:
 
 
 def readable_once() -> InputError:
-    """The data must be read before training, but can be read only once."""
+    """The radius must be measured before training, but the data can be read only once."""
     return input_error(
         "The data can be read only once",
         expected="arrays or a tf.data.Dataset",
         received="a generator",
-        remedy="Build the student and call adapt() first",
+        remedy="Call adapt() on arrays or a tf.data.Dataset first",
     )
 
 

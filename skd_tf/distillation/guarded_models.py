@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from skd_tf.distillation import inputs, labels
@@ -141,18 +142,18 @@ class GuardedModelsMixin:
         with self.distribute_strategy.scope():
             classes = forward(self.student, image).shape[-1]
         _require_two_classes(classes)
-        self._num_classes, self.built = classes, True
-        self._set_radius()
+        self._set_radius(classes)
+        self._num_classes, self.built = classes, True  # after the checks: the next call refuses the student again
         if self.compiled:
             self._build_optimizer()
 
     def _checked_data(self, x, y, where="y"):
-        if self._num_classes is None:  # one black image tells, if the data's shape is known before it is read
+        if self._num_classes is None:  # if the shape of the images is known, a black image is enough to learn it
             spec = keras.utils.unpack_x_y_sample_weight(x.element_spec)[0] if isinstance(x, tf.data.Dataset) else x
             images = inputs.image_of(spec)
-            shape = getattr(images, "shape", None)
-            if shape and None not in shape[1:]:
-                self._learn_classes(tf.zeros([1, *shape[1:]], images.dtype))
+            has_shape = isinstance(images, (np.ndarray, tf.Tensor, tf.TensorSpec)) and images.shape
+            if has_shape and None not in images.shape[1:]:
+                self._learn_classes(tf.zeros([1, *images.shape[1:]], images.dtype))
         names = interface.input_names(self.student)
         return inputs.checked(x, y, names=names, num_classes=self._num_classes, where=where)
 

@@ -95,14 +95,14 @@ class HyperparametersMixin:
         follower = self.label_weight if self._label_follows else None
         self.kd_weight = ScalarVariable("kd_weight", kd_weight, complement=follower)
         self.radius = ScalarVariable("radius", None, above=0.0)
-        self._set_radius()
+        self._set_radius(self._num_classes)
 
-    def _set_radius(self):
-        """Sets the radius, unless it is known; leaves it so if it depends on adapt() or on classes not known yet."""
+    def _set_radius(self, num_classes):
+        """Sets a radius that is not known yet, unless it waits for adapt() or for the number of classes (None)."""
         if self.objective.loss.readout == "sphere":
-            sphere_geometry.reject_two_classes(self._num_classes, self.objective.center)
-        waits = self._radius_argument == "auto" and self._num_classes is None
-        radius = "auto" if waits else losses.resolve_radius(self._radius_argument, self._num_classes)
+            sphere_geometry.reject_two_classes(num_classes, self.objective.center)
+        waits = self._radius_argument == "auto" and num_classes is None
+        radius = "auto" if waits else losses.resolve_radius(self._radius_argument, num_classes)
         if not isinstance(radius, str) and not float(self.radius.numpy()):
             self.radius.assign(radius)
 
@@ -120,7 +120,7 @@ class HyperparametersMixin:
         return self.objective.needs_radius and not float(self.radius.numpy())
 
     def _checked_schedules(self, schedules):
-        """{name: function of the step} as compile() is given it; `InputError` if it cannot be followed."""
+        """The schedules that compile() is given, {name: function of the step}; `InputError` if one of them is not valid."""
         scalars = [*self._hyperparameters_config()]
         for name, schedule in schedules.items():
             if name not in scalars:

@@ -101,7 +101,7 @@ def checked(x: Any, y: Any, *, names: Sequence[str], num_classes: int | None, wh
     if isinstance(y, (list, tuple)) and len(y) == 1 and isinstance(y[0], _ARRAYS):
         (y,) = y
     elif isinstance(y, (list, tuple)):
-        y = np.asarray(y)  # Keras takes a list for several outputs
+        y = np.asarray(y)  # Keras would take a list for the labels of several outputs
     if y is None:
         raise no_labels(x)
     if isinstance(y, Mapping):

@@ -133,7 +133,7 @@ def require_own(optimizer: keras.optimizers.Optimizer, variables: Sequence[keras
             "The optimizer has been built for another model, or with fewer trainable layers",
             expected="a new optimizer",
             received=f"a {type(optimizer).__name__} that knows no variable {variable.path}",
-            remedy="Make a new one for each Distiller, and after layers are made trainable",
+            remedy="Make a new one for each Distiller, and a new one after making layers trainable",
         ) from error
 
 

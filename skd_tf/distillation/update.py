@@ -82,7 +82,7 @@ def _has_flat_rule(optimizer, weights):
     )
     if type(optimizer) not in _RULES or any(special):
         return False
-    return all(len(kept) == len(weights) for kept in _kept(optimizer))  # fewer are left after layers were frozen
+    return all(len(kept) == len(weights) for kept in _kept(optimizer))  # it keeps more once layers are frozen
 
 
 def _kept(optimizer):
@@ -100,7 +100,8 @@ def _apply_flat(optimizer, gradients, weights, finite, largest):
     if _clips(optimizer):
         clipped = compat.clipped(optimizer, replicas.unpack(gradients, weights, largest))
         gradients = replicas.pack(clipped, largest)
-    groups, (_, rule) = [weights, *_kept(optimizer)], _RULES[type(optimizer)]
+    _, rule = _RULES[type(optimizer)]
+    groups = [weights, *_kept(optimizer)]
     vectors = [replicas.pack(group, largest) for group in groups]
     updated = [_updated(optimizer, rule, finite, *parts) for parts in zip(gradients, *vectors, strict=True)]
     for variables, new in zip(groups, zip(*updated, strict=True), strict=True):

@@ -169,14 +169,15 @@ def _row(answer: Answer, class_names: Sequence[str]) -> list[Any]:
 def _report(unreadable: Sequence[Answer], count: int) -> None:
     """Warns of unreadable files; InputError if no image has an answer."""
     if len(unreadable) == count:
-        first = next((answer for answer in unreadable if answer.problem == _NOT_FINITE), unreadable[0])
-        if first.problem == _NOT_FINITE:
+        failed = next((answer for answer in unreadable if answer.problem == _NOT_FINITE), None)
+        if failed:
             raise input_error(
                 "The model gives no image a probability",
                 expected="finite outputs",
-                received=f"NaN or infinity for {first.file}",
+                received=f"NaN or infinity for {failed.file}",
                 remedy="Train it again: its weights may have diverged",
             )
+        first = unreadable[0]
         raise input_error(
             "No image can be read",
             expected="JPEG, PNG, WebP, BMP or GIF files",

@@ -100,7 +100,7 @@ def load(path: str | os.PathLike, *, download: bool = False) -> Any:
         model = interface.with_logits(read(file), f"model {path}", announce=True)
         if not hasattr(model, "output_shape"):
             raise input_error(
-                "The model has a call of its own, so its shapes are not known",
+                "The shapes of a subclassed model are not known",
                 expected="a Functional or Sequential model that begins with keras.Input, or a SavedModel",
                 received=f"the class {type(model).__name__}, path={file}",
                 remedy="Export it: model.export(FOLDER). A student must be Functional or Sequential",

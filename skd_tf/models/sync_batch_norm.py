@@ -97,7 +97,7 @@ def synchronized(model: keras.Model) -> keras.Model:
             "A BatchNorm inside another layer cannot be synchronized",
             expected="BatchNormalization layers of the model itself, or with synchronized=True",
             received=f"the layer {left[0].path}",
-            remedy="Omit --sync_batch_norm, or build that one with synchronized=True",
+            remedy="Omit --sync_batch_norm, or give that layer synchronized=True",
         )
     return made
 

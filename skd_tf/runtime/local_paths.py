@@ -61,7 +61,7 @@ def split_paths(text: str) -> tuple[str, ...]:
 
 
 def without_slash(text: str) -> str:
-    """A path, or several with commas, without the slash at its end that a shell's completion adds.
+    """A path, or several with commas, without a slash at the end, which a shell's completion adds.
 
     Example:
       >>> without_slash("runs/a/,runs/b/"), without_slash("folder:photos/"), without_slash("/")

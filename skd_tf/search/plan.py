@@ -44,7 +44,7 @@ _WITHOUT_LABELS = ("val_agreement", "val_kl_to_teacher")  # of validation images
 _OF_LABELS = {"accuracy", "label_loss", "teacher_accuracy"} | {
     name for name in OBJECTIVES if name.startswith("val_") and name not in _WITHOUT_LABELS
 }
-# An objective that some trials would not log -> (a setting, which of its values log it).
+# An objective that only some settings log -> (a setting, whether a run with this value of it logs the objective).
 _LOGGED_WITH: dict[str, tuple[str, Callable[[str], object]]] = {
     **dict.fromkeys(
         ("agreement", "distill_loss", "teacher_accuracy", "teacher_logit_norm"),
@@ -157,7 +157,7 @@ class Plan:
         searched = next((dimension.values for dimension in self.space if dimension.name == name), None)
         without = next((value for value in searched or (getattr(self.config, name),) if not logs(value)), None)
         if without is not None:
-            problem = f"is a value that --{name}={without} does not log"
+            problem = f"is not logged {f'with --{name}={without}' if without else f'without --{name}'}"
             expected, remedy = "one that every trial logs", "Choose another, such as val_accuracy"
             raise flag_error("objective", self.objective, problem, expected, remedy)
 

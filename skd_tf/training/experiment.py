@@ -166,10 +166,9 @@ def prepare(
         start = lineage.start_weights(config)
         warnings = lineage.require_unseen(start, dataset, settings)  # before a teacher is trained
         layers.check_feature_pairs(config, dataset)
-        if (
-            test and config.needs_teacher and not config.teachers
-        ):  # training one takes long; a search may vary the student
-            layers.check_student(config, dataset)
+        # Training a teacher takes long. A search, which reads no test split, may have another student in each trial.
+        if test and config.needs_teacher and not config.teachers:
+            layers.check_student(config, dataset, strategy.num_replicas_in_sync)
         teacher = find_teacher(config, pathlib.Path(folder), data_dir)
     teachers = config.teachers if len(config.teachers) > 1 else [teacher] if teacher else []
     seen = [

@@ -9,6 +9,7 @@ from skd_tf.data.dataset import Dataset
 from skd_tf.distillation import layer_rates
 from skd_tf.distillation.features import Features
 from skd_tf.models import frozen_layers, layer_outputs, loading, student
+from skd_tf.models.sync_batch_norm import synchronized
 from skd_tf.runs.result_tables import aligned
 from skd_tf.runtime import console
 from skd_tf.training import nested_runs
@@ -28,10 +29,12 @@ def check_feature_pairs(config: Config, dataset: Dataset) -> None:
         Features.of(model, pairs, config.feature_loss, config.seed).connect(model, teacher)
 
 
-def check_student(config: Config, dataset: Dataset) -> None:
-    """Raises InputError if the student cannot be built, or has no layers as --freeze and --layer_rates name them."""
+def check_student(config: Config, dataset: Dataset, replicas: int) -> None:
+    """Raises InputError if the student cannot be built for this number of replicas, or has no layers of these names."""
     with console.silence():
         model = student.make_student(config.pick(student.StudentSettings), dataset)
+    if config.sync_batch_norm and replicas > 1:
+        model = synchronized(model)
     if config.freeze:
         frozen_layers.freeze(model, config.freeze)
     layer_rates.factors_of(model, grammar.parse_layer_rates(config.layer_rates))

@@ -8,7 +8,7 @@ from skd_tf.losses.names import facts_of
 from skd_tf.networks.names import NETWORK_NAMES
 from skd_tf.runtime import user_code
 
-# Without --teacher_cache_epochs and its folder: any loss repeats these epochs of augmented images.
+# --teacher_cache_epochs and its folder are not here: with any loss, these epochs of augmented images are repeated.
 _OF_A_TEACHER = (
     *("student_alone", "teacher", "teacher_checkpoint", "teacher_weights", "teacher_flagfile"),
     *("teacher_precision", "teacher_preprocessing"),
@@ -17,7 +17,7 @@ _OF_DISTILLING = ("temperature", "kd_weight", "label_weight", "radius", "center"
 
 
 def lines(config: Config, own_arguments: Collection[str] | None = None) -> list[str]:
-    """Lines about the settings that are not the default and change nothing in this run, one for each that is the cause.
+    """Lines about the settings that are not the default and change nothing in this run, one line for each cause.
 
     Args:
       config: of the run.

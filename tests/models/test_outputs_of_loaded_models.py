@@ -91,7 +91,7 @@ def test_a_model_with_a_call_of_its_own_is_refused_in_one_line(digits, tmp_path)
         lambda: loading.load_measured(path, digits),
         lambda: make_student(StudentSettings(student=str(path)), digits),
     ):
-        with pytest.raises(InputError, match=r"a call of its own.*the class Subclassed"):
+        with pytest.raises(InputError, match=r"shapes of a subclassed model.*the class Subclassed"):
             call()
 
 

@@ -43,10 +43,13 @@ def test_the_objective_and_its_direction():
         ({"config": Config(loss="cross_entropy"), "search": ("loss:choice:cross_entropy,kd",)}, "needs a teacher"),
         (
             {"search": "loss:choice:spherical,cross_entropy", "objective": "agreement"},
-            "--loss=cross_entropy does not log",
+            "is not logged with --loss=cross_entropy",
         ),
-        ({"config": CONFIG.replace(loss="kd"), "objective": "radius_over_student_norm:min"}, "--loss=kd does not log"),
-        ({"objective": "feature_loss"}, "--feature_pairs= does not log"),
+        (
+            {"config": CONFIG.replace(loss="kd"), "objective": "radius_over_student_norm:min"},
+            "is not logged with --loss=kd",
+        ),
+        ({"objective": "feature_loss"}, "is not logged without --feature_pairs"),
     ],
 )
 def test_a_bad_plan_is_one_line(options, words):
@@ -175,7 +178,7 @@ def test_another_search_is_refused(tmp_path):
         TrialRecords(tmp_path, other).claim()
     fresh = TrialRecords(tmp_path, dataclasses.replace(other, config=other.config.replace(overwrite=True)))
     (tmp_path / "teacher_cache").mkdir()
-    (tmp_path / "tensorboard").symlink_to(tmp_path / "teacher_cache")  # a link is removed, and what it leads to stays
+    (tmp_path / "tensorboard").symlink_to(tmp_path / "teacher_cache")  # the link is removed, and the folder stays
     fresh.claim()
     assert (tmp_path / "teacher_cache").is_dir() and fresh.all() == []
     (tmp_path / "run").mkdir()
