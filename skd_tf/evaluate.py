@@ -6,9 +6,12 @@ from absl import flags
 
 from skd_tf.config import app
 from skd_tf.config.flags import config_from, define_flags, explicit_names
+from skd_tf.data.catalog import known_of, size_and_resize
 from skd_tf.data.settings import DataSettings
-from skd_tf.errors import flag_error
+from skd_tf.errors import flag_error, input_error
 from skd_tf.models import paths
+from skd_tf.networks.names import NETWORK_NAMES
+from skd_tf.runs.run_record import run_behind
 from skd_tf.runs.workdir import require_output
 from skd_tf.runtime import tf_logging
 
@@ -41,6 +44,7 @@ def main(flag_values: flags.FlagValues) -> None:
     config = config_from(flag_values)
     for path in (*flag_values.model, *filter(None, [flag_values.teacher])):
         paths.require(path)  # before TensorFlow is loaded
+    _require_one_size(flag_values.model)
     tf_logging.import_tensorflow()
     from skd_tf.evaluation.evaluate_models import evaluate_and_print
 
@@ -56,6 +60,25 @@ def main(flag_values: flags.FlagValues) -> None:
         bootstrap_samples=flag_values.bootstrap,
         bootstrap_seed=flag_values.bootstrap_seed,
     )
+
+
+def _require_one_size(models):
+    """Refuses runs whose students take images of different sizes, as far as their records give the sizes."""
+    sizes = {}
+    for path in models:
+        run = run_behind(path)
+        if run and run.student in NETWORK_NAMES:  # a network of your own may take any size
+            known = known_of(run.dataset)
+            size = size_and_resize(run.pick(DataSettings))[0] or (known.image_shape[0] if known else 0)
+            sizes.setdefault(size, path)
+    sizes.pop(0, None)  # the images' own, which are not known yet
+    if len(sizes) > 1:
+        raise input_error(
+            "The models take images of different sizes",
+            expected="models that can be measured on the same images",
+            received=", ".join(f"--model={path} for {size}x{size} pixels" for size, path in sizes.items()),
+            remedy="Evaluate them one command each",
+        )
 
 
 def cli_main() -> None:

@@ -12,7 +12,10 @@ from skd_tf.runtime import console, tf_logging
 _FORMAT = "what to write: saved_model, keras, litert (float32, float16 and int8) or onnx; repeat the flag for several"
 _CHECK_IMAGES = "number of test images to compare each file on, at most"
 _CALIBRATED = "apply the temperature of evaluate --calibrate, or else the one that training fitted"
-_DATASET = "the run's dataset; required if it is MODULE:FUNCTION, because a record alone does not make code run"
+_DATASET = (
+    "the run's dataset; required if it is MODULE:FUNCTION, because a record alone does not make code run; or folder:PATH, "
+    "where the run's folder is now"
+)
 
 
 def define(flag_values: flags.FlagValues) -> None:

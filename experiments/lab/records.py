@@ -207,7 +207,7 @@ def from_workdir(cell: Cell, workdir, results) -> dict:
         "seconds_by_part": details["seconds"],
         "examples_per_second": result["examples_per_second"],
         **{name: result[name] for name in ("device", "xla", "versions", "git_commit")},
-        "dataset": details["dataset"],
+        "dataset": {name: value for name, value in details["dataset"].items() if name != "data_dir"},
         # As skd_tf.runs.predictions decodes them: McNemar's test and every subset follow.
         "test_labels": details.get("labels"),
         "test_predictions": {name: model.get("predictions") for name, model in details["models"].items()},

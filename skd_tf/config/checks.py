@@ -1,5 +1,6 @@
 """Checks of single settings: each returns the value in its canonical form, or raises `InputError`."""
 
+import os
 import re
 
 from skd_tf.errors import did_you_mean, flag_error
@@ -29,6 +30,9 @@ def network(name, value):
     if value.endswith(".keras") and name == "student":
         return value
     expected = NETWORK + ("; or a .keras file" if name == "student" else "")
+    if name == "teacher" and ("/" in value or value.endswith((".keras", ".h5")) or os.path.exists(value)):
+        remedy = f"For a file or a workdir, use --teacher_checkpoint={value}"
+        raise flag_error(name, value, "is not a network", "the name of a network to train", remedy)
     remedy = did_you_mean(value, NETWORK_NAMES, "Choose a listed name, or write MODULE:FUNCTION for your own network")
     raise flag_error(name, value, "is not a network", expected, remedy)
 

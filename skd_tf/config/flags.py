@@ -30,6 +30,16 @@ _COMMAND_ONLY = (
     "overwrite",
     *LOOKS,
 )  # they belong to one start of a run; a file that repeats the run lacks them
+_ELSEWHERE = {  # what other projects call a flag -> its names here; the first that the command has counts
+    "lr": ("learning_rate",),
+    "alpha": ("kd_weight",),
+    **dict.fromkeys(("T", "tau", "temp"), ("temperature",)),
+    **dict.fromkeys(("batch", "bs"), ("batch_size",)),
+    "wd": ("weight_decay",),
+    "data": ("dataset",),
+    "model": ("student", "workdir"),
+    **dict.fromkeys(("out", "out_dir", "output_dir"), ("output", "workdir")),
+}
 _RECORD_BESIDE = {"flags.txt": "config.json", "best.flags": "search.json"}  # where a flagfile's version is recorded
 
 
@@ -110,7 +120,7 @@ def parse(
             f"Unknown flag{where}",
             expected="a flag of this command",
             received=f"--{error.flagname}",
-            remedy=did_you_mean(f"--{error.flagname}", [f"--{known}" for known in names], "See --help for all"),
+            remedy=_nearest(error.flagname, names),
         ) from error
     except (flags.Error, ValueError) as error:
         raise InputError(f"{error}. Expected --flag=value. See --help.") from error
@@ -134,6 +144,14 @@ def parse(
         for value in values if isinstance(values, list) else [values]:
             if isinstance(value, str):
                 require_local(value, name, schemes=TFDS_SCHEMES if name == "data_dir" else ())
+
+
+def _nearest(name, names):
+    """A remedy for an unknown flag: the flag of this command that other projects call so, or one of a similar name."""
+    ours = next((known for known in _ELSEWHERE.get(name, ()) if known in names), None)
+    if ours:
+        return f"Did you mean --{ours}?"
+    return did_you_mean(f"--{name}", [f"--{known}" for known in names], "See --help for all")
 
 
 def _warn_of_earlier_flags(files, flag_values):

@@ -124,8 +124,8 @@ class FileFacts:
         return digest.hexdigest()
 
     def hashes(self) -> list[bytes]:
-        """The content hash of each file; empty for one that cannot be read."""
-        return [row["sha256"].tobytes() if row["size"] else b"" for row in self.rows]
+        """The content hash of each file; empty for one that is not used."""
+        return [row["sha256"].tobytes() if used else b"" for row, used in zip(self.rows, self.usable(), strict=True)]
 
 
 def unopened(path: str | os.PathLike, error: OSError) -> str:

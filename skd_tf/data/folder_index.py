@@ -64,14 +64,16 @@ def find(dataset: str, data_seed: int, data_rules: int = 2, group: str = "") -> 
         folders, or the test part has classes that the training part lacks.
     """
     root = _root(dataset)
-    if not root.is_dir() or not dataset.partition(":")[2].strip():  # Path("") is the current folder
+    kind, _, path = dataset.partition(":")
+    if not root.is_dir() or not path.strip():  # Path("") is the current folder
+        elsewhere = f"; {path} is looked for in {pathlib.Path.cwd()}, and --dataset={kind}:/ABSOLUTE/PATH anywhere"
         raise input_error(
             "There is no such folder",
             expected="a folder with train/ and test/, or with one folder per class"
             if has_labels(dataset)
             else "a folder of images",
             received=f"--dataset={dataset}",
-            remedy="Check the path",
+            remedy=f"Check the path{elsewhere if path.strip() and not root.is_absolute() else ''}",
         )
     if not has_labels(dataset):
         return _without_labels(root, data_seed, group)

@@ -83,7 +83,7 @@ def copies(contents: Iterable[bytes], dataset: Dataset, settings: DataSettings) 
     root, files = _found(settings).root, _files(settings)
     part = {"validation": "validation" if "validation" in files else "train", "test": "test"}
     hashes = {name: FileFacts(root, files[name]).hashes() for name in {part[name] for name in splits}}
-    known = {content for content in contents if content}  # a file that cannot be read has an empty one
+    known = {content for content in contents if content}  # a file that is not used has an empty one
     return {name: sum(hashes[part[name]][i] in known for i in split.index) for name, split in splits.items()}
 
 

@@ -141,7 +141,8 @@ def evaluate_models(
     """
     paths = [paths] if isinstance(paths, (str, os.PathLike)) else paths
     # Open all of them before measuring any: a bad path costs no time.
-    opened = {str(path): loading.load_measured(path, dataset, download=download) for path in paths}
+    several = len(paths) > 1
+    opened = {str(path): loading.load_measured(path, dataset, several=several, download=download) for path in paths}
     rival = None
     if teacher:
         rival = loading.load_measured(
@@ -223,11 +224,16 @@ def calibrate(workdir: ModelPath, dataset: Dataset) -> Calibration:
     before, after = (metrics.quality(z, split.labels) for z in (logits, logits / temperature))
     if len(split) < temperature_scaling.LEAST_IMAGES:
         few, enough = counted(len(split), "validation image"), temperature_scaling.LEAST_IMAGES
-        warn(f"A temperature from {few} is uncertain. Hold out {enough} or more, or export without it.")
+        file = pathlib.Path(workdir) / run_files.CALIBRATION
+        warn(
+            f"A temperature from {few} is uncertain and can make the probabilities worse, but predict and export will use "
+            f"it. Delete {file} to undo it, or give them --nocalibrated to use no temperature. A run with a "
+            f"higher --validation_fraction holds out more images: {enough} or more are enough."
+        )
     temperature_scaling.store(workdir, temperature, examples=len(split), before=before, after=after)
     say(
         f"{workdir}: temperature {temperature:.4f}, fitted on {counted(len(split), 'validation image')}: "
         f"NLL {before['nll']:.4f} -> {after['nll']:.4f}, ECE {before['ece']:.4f} -> {after['ece']:.4f}. "
-        f"Kept in {pathlib.Path(workdir) / run_files.CALIBRATION} for export."
+        f"Kept in {pathlib.Path(workdir) / run_files.CALIBRATION} for predict and export."
     )
     return Calibration(temperature, len(split))

@@ -4,6 +4,7 @@ arXiv:1706.04599)."""
 import math
 import os
 import pathlib
+import shlex
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -131,7 +132,7 @@ def stored(workdir: str | os.PathLike) -> dict[str, Any] | None:
     file = pathlib.Path(workdir) / run_files.CALIBRATION
     if not file.is_file():
         return None
-    remedy = "Fit it again: python -m skd_tf.evaluate --calibrate"
+    remedy = f"Fit it again: python -m skd_tf.evaluate {shlex.quote(f'--model={workdir}')} --calibrate"
     record = read_json(file, "The calibration", f"{remedy}.")
     try:
         temperature, student = float(record["temperature"]), record["student"]

@@ -213,6 +213,7 @@ def load_measured(
     *,
     preprocessing: str = "auto",
     resizable: bool = False,
+    several: bool = False,
     download: bool = False,
 ) -> Any:
     """Loads a model to measure it on a `Dataset`: before calibration, and with logits in place of probabilities.
@@ -224,12 +225,13 @@ def load_measured(
       dataset: a `Dataset`.
       preprocessing: as `teacher_preprocessing` of `load_teacher`.
       resizable: whether images may be resized to what the model takes, as for a teacher.
+      several: whether other models are measured on the same images.
 
     Raises:
       InputError: it has other classes than the dataset or takes other images.
     """
     model, temperature = deployable.without_temperature(load(path, download=download))
-    check_fits(model, dataset, path, resizable=resizable)
+    check_fits(model, dataset, path, resizable=resizable, several=several)
     if not isinstance(model, SavedModel):
         model = without_softmax(model, path)
     model = _adapt(model, dataset, path, preprocessing)
@@ -268,8 +270,19 @@ def _adapt(model, dataset, path, kind):
     return adapted if adapted.size or kind != "raw" else model
 
 
-def check_fits(model: Any, dataset: "Dataset", path: object, *, resizable: bool = False) -> None:
-    """Raises `InputError` if a model's classes, channels or (unless `resizable`) image size are not the dataset's."""
+def check_fits(model: Any, dataset: "Dataset", path: object, *, resizable: bool = False, several: bool = False) -> None:
+    """Checks that a model fits a dataset.
+
+    Args:
+      model: a model.
+      dataset: a `Dataset`.
+      path: of the model, for the message.
+      resizable: whether images may be resized to what the model takes.
+      several: whether other models take the same images in the same command.
+
+    Raises:
+      InputError: the model's classes, channels or (unless `resizable`) image size are not the dataset's.
+    """
     shape, classes = tuple(model.input_shape[1:]), model.output_shape[-1]
     if classes != dataset.num_classes:
         raise input_error(
@@ -282,9 +295,12 @@ def check_fits(model: Any, dataset: "Dataset", path: object, *, resizable: bool 
     pairs = zip(shape[first:], dataset.image_shape[first:], strict=False)
     if len(shape) != 3 or any(mine not in (None, its) for mine, its in pairs):
         same_channels = len(shape) == 3 and shape[2] in (None, dataset.image_shape[2])
+        remedy = f"Choose a model for these images{', or set --image_size' * same_channels}"
+        if several and same_channels:
+            remedy += "; models for images of different sizes take one command each"
         raise input_error(
             "The model takes other images",
             expected=f"{dataset.image_shape} ({dataset.name})",
             received=f"{shape} from {path}",
-            remedy=f"Choose a model for these images{', or set --image_size' * same_channels}",
+            remedy=remedy,
         )

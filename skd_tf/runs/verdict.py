@@ -4,18 +4,20 @@ The end of training prints it, result.json holds it under "verdict", and the rep
 """
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from skd_tf.errors import counted
-from skd_tf.runs import predictions
+from skd_tf.runs import next_steps, predictions
 from skd_tf.runs.columns import ROLES
+from skd_tf.runs.next_steps import FEWEST_STEPS
 
-# Of the recipes that train from scratch, skd_tf/recipes/cifar10/tune_short.flags has the fewest: 702.
-FEWEST_STEPS = 700
 WORDS = ("ahead", "level", "behind", "unknown")  # the distilled student, beside the student alone
+UNDECIDED = "Undecided: too few test images to tell"
+_CLEAR = 0.02  # of top-1: a gain or a loss that matters
 _Z = 1.959964  # of a two-sided 95% interval
 _NAMED_CLASSES = 5
 _PAIRS = (
@@ -79,6 +81,15 @@ def compare_with_best(models: Sequence[tuple[str, np.ndarray]], labels: np.ndarr
     ]
 
 
+def undecided(comparison: Mapping[str, Any]) -> bool:
+    """Whether the images are too few to tell: the interval reaches beyond 2 points on both sides.
+
+    The word of such a comparison is "level", because the interval holds 0.
+    """
+    low, high = comparison["interval"]
+    return low < -_CLEAR and high > _CLEAR
+
+
 def comparison_lines(comparisons: Sequence[Mapping[str, Any]]) -> list[str]:
     """What `compare_with_best` found, a sentence for each comparison."""
     found = []
@@ -103,6 +114,7 @@ def judge(
     steps: int,
     images: int = 0,
     stopped_early: bool = False,
+    data_dir: str = "",
 ) -> dict[str, Any]:
     """The verdict on a finished run.
 
@@ -115,11 +127,12 @@ def judge(
       steps: optimizer steps of the run.
       images: number of test images, if `labels` is None.
       stopped_early: whether training ended before its last epoch, so that more epochs would change nothing.
+      data_dir: where the run read its data; "" for the default folder.
 
     Returns:
       {"word": "ahead", "level", "behind" (the distilled student against the student alone) or "unknown", "text": a
-      sentence, "warnings": sentences, "next": what to try, "useless": whether always answering the most common class is as
-      good, "comparisons": {"student against student_alone": `compare`}}.
+      sentence, "warnings": sentences, "next": what to try, as `next_steps.steps` gives it, "useless": whether always
+      answering the most common class is as good, "comparisons": {"student against student_alone": `compare`}}.
     """
     against: dict[str, Any] = {}
     for first, second in _PAIRS:
@@ -146,13 +159,14 @@ def judge(
         "word": word,
         "text": _headline(helped, models) if has_labels else _agreement(models["student"], images),
         "warnings": warnings,
-        "next": _next(
+        "next": next_steps.steps(
             word,
             models,
             config,
             max(steps, 1) if few and not stopped_early else 0,
             weak_teacher=bool(weak_teacher),
             useless=bool(useless),
+            data_dir=data_dir,
         ),
         "useless": bool(useless),
         "comparisons": against,
@@ -171,14 +185,21 @@ def of_run(result: Mapping[str, Any], details: Mapping[str, Any], steps: int) ->
         stopped_early=result.get("epochs_trained", result["config"]["epochs"]) < result["config"]["epochs"],
         steps=steps,
         images=details.get("dataset", {}).get("test", 0),
+        data_dir=details.get("dataset", {}).get("data_dir", ""),
     )
 
 
-def lines(verdict: Mapping[str, Any]) -> list[str]:
-    """What the end of training prints of a verdict: at most a line for each thing to know, and one of what to try."""
+def lines(verdict: Mapping[str, Any], path: str | os.PathLike = "RUN") -> list[str]:
+    """What the end of training prints of a verdict: at most a line for each thing to know, and what to try.
+
+    Args:
+      verdict: as `judge` gives it.
+      path: the run's workdir, for the commands.
+    """
     text = [verdict["text"]] * bool(verdict["text"])
     troubled = verdict["word"] in ("behind", "level") or verdict["warnings"]
-    tips = [f"Try next: {'; '.join(verdict['next'])}."] if troubled and verdict["next"] else []
+    steps = [next_steps.typed(tip, path) for tip in verdict["next"]]
+    tips = ["\n  ".join(["Try next:", *steps])] if troubled and steps else []
     return [*text, *verdict["warnings"], *tips]
 
 
@@ -217,6 +238,8 @@ def _headline(helped, models):
             "and compares." * distilled
         )
     images, gain = counted(helped["images"], "test image"), points(helped["difference"], helped["images"])
+    if undecided(helped):
+        return f"{UNDECIDED}. With {images}, distilled minus alone is {gain} points of top-1 ({interval(helped)})."
     if helped["word"] == "level":
         return f"Distilled and alone cannot be told apart with {images}: {gain} points of top-1 ({interval(helped)})."
     how, against = ("helped", "over") if helped["word"] == "ahead" else ("made it WORSE", "against")
@@ -289,24 +312,3 @@ def _few_steps(steps):
 def fine_tunes(config: Mapping[str, Any]) -> bool:
     """Whether the student starts from trained weights, so that it may need few steps."""
     return bool(config.get("student_checkpoint")) or config.get("student", "").endswith(".keras")
-
-
-def _next(word, models, config, few_steps, *, weak_teacher, useless):
-    """What to try, the most promising first. `few_steps` is their number if they are too few, else 0."""
-    tips = []
-    if few_steps:
-        epochs = math.ceil(config["epochs"] * FEWEST_STEPS / few_steps)
-        tips.append(f"train longer, --epochs={epochs} or more")
-    if useless:
-        tips.append("search for a rate with python -m skd_tf.tune --search=learning_rate:log:0.001:0.3")
-        tips.append("check whether the labels are right, and add pictures of each class")
-    if weak_teacher:
-        tips.append("a better teacher (--teacher_flagfile trains one by its own settings)")
-    if "teacher" in models and word in ("behind", "level"):
-        if config["loss"] == "spherical":
-            tips.append("--loss=kd")
-        # KD at T = 4 with AdamW lost 3.5 and 9.7 points in short runs, and T = 1 none (docs/studies/first_day.md).
-        if config["loss"] == "kd" and config.get("optimizer") == "adamw" and config["temperature"] > 1:
-            tips.append("--temperature=1, with --optimizer=adamw")
-        tips.append("search with python -m skd_tf.tune --search=temperature:log:1:16 --search=kd_weight:linear:0.1:0.9")
-    return tips[:3]

@@ -146,13 +146,13 @@ def parse_space(texts: Iterable[str], config: Config) -> tuple[Dimension, ...]:
     """
     space = tuple(parse_dimension(text, config) for text in texts)
     names = [dimension.name for dimension in space]
-    twice = next((name for name in names if names.count(name) > 1), None)
+    twice = [dimension for dimension in space if names.count(dimension.name) > 1]
     if twice:
         raise input_error(
             "A setting is searched twice",
             expected="each name in one --search",
-            received=f"--search={twice}:... twice",
-            remedy="Join the two",
+            received=" and ".join(f"--search={dimension.text}" for dimension in twice),
+            remedy="Keep one. If a flagfile or recipe already searches it, drop yours, or change a copy of that file",
         )
     if not space:
         raise _refusal("", "is missing", "Add --search=temperature:log:1:16, for example")

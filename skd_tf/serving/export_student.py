@@ -11,6 +11,7 @@ from skd_tf import data
 from skd_tf.config import Config
 from skd_tf.config.flags import write_flags
 from skd_tf.data import redraw
+from skd_tf.data.catalog import is_folder, source_kind
 from skd_tf.errors import InputError, counted, input_error
 from skd_tf.evaluation import predictor, temperature_scaling
 from skd_tf.models import deployable, loading, paths
@@ -44,7 +45,8 @@ def export_student(
       data_dir: TFDS data directory of the run's dataset; the files are compared on its test images.
       check_images: number of test images to compare on, at most; they are evenly spaced.
       calibrated: whether to apply the temperature that evaluate --calibrate left in the workdir, or else the run's own.
-      dataset: the run's dataset; required if it is MODULE:FUNCTION, because a record alone does not make code run.
+      dataset: the run's dataset; required if it is MODULE:FUNCTION, because a record alone does not make code run. A run's
+        folder of images may have another path now.
       download: whether TFDS may download a dataset that is missing.
 
     Returns:
@@ -64,15 +66,19 @@ def export_student(
     _require_empty(output)
     paths.require(workdir)
     config = trusted_config(Config.from_json(result["config"]), workdir, dataset=dataset, download=download)
-    if dataset not in (None, config.dataset):
-        raise input_error(
-            "An export is compared on the run's own data",
-            expected=f"--dataset={config.dataset}",
-            received=f"--dataset={dataset} with {workdir}",
-            remedy="Leave it out",
-        )
-    settings = config.pick(data.DataSettings)
+    other = input_error(
+        "An export is compared on the run's own data",
+        expected=f"--dataset={config.dataset}",
+        received=f"--dataset={dataset} with {workdir}",
+        remedy="Leave it out, or name that folder's path" if is_folder(config.dataset) else "Leave it out",
+    )
+    settings = dataclasses.replace(config.pick(data.DataSettings), dataset=dataset or config.dataset)
+    moved = settings.dataset != config.dataset
+    if moved and not (is_folder(config.dataset) and source_kind(settings.dataset) == source_kind(config.dataset)):
+        raise other
     loaded = data.load(settings, data_dir, class_names=result["class_names"])
+    if moved and measurements.get("dataset", {}).get("version") != str(loaded.version):
+        raise other
     _require_unchanged(workdir, measurements, loaded, settings)
     student, temperature = deployable.without_temperature(loading.load(workdir))
     student = deployable.at_inference(student)

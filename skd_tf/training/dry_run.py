@@ -126,12 +126,10 @@ def _schedule(config: Config, sizes: Sizes | None) -> list[str]:
     never = [epoch for epoch in grammar.parse_lr_schedule(config.lr_schedule).epochs if epoch >= config.epochs]
     if never:
         rate += f"; never reached: epoch {', '.join(f'{epoch:g}' for epoch in never)}"
-    warmup = "5% of the run" if config.warmup_epochs is None else f"{config.warmup_epochs:g} epochs"
-    if config.warmup_epochs is None and config.min_warmup_steps:
-        warmup += f", at least {config.min_warmup_steps} steps, at most half of the run"
+    warmup = _warmup(config, None)
     if sizes:
         steps = _steps_per_epoch(config, sizes)
-        warmup = f"{schedules.warmup_steps(config, steps)} steps: {warmup}"
+        warmup = f"{schedules.warmup_steps(config, steps)} steps: {_warmup(config, steps)}"
         rate += f"; last step {schedules.learning_rate(config, steps)[-1]:.3g}"
     return [
         f"epochs         {config.epochs}",
@@ -139,6 +137,21 @@ def _schedule(config: Config, sizes: Sizes | None) -> list[str]:
         f"warm-up        {warmup}",
         f"optimizer      {config.optimizer}",
     ]
+
+
+def _warmup(config: Config, steps_per_epoch: int | None) -> str:
+    """The rule that decides how long the warm-up is; all of them if the number of steps is not known."""
+    if config.warmup_epochs is not None:
+        return f"{config.warmup_epochs:g} epochs"
+    share, least = f"{schedules.DEFAULT_WARMUP:.0%} of the run", config.min_warmup_steps
+    if not least:
+        return share
+    if steps_per_epoch is None:
+        return f"{share}, at least {least} steps, at most half of the run"
+    steps = schedules.warmup_steps(config, steps_per_epoch)
+    if steps == round(schedules.DEFAULT_WARMUP * config.epochs * steps_per_epoch):
+        return share
+    return "the least that it takes" if steps == least else "half of the run, the most that it may take"
 
 
 def _loss(config: Config, sizes: Sizes | None) -> list[str]:

@@ -84,7 +84,7 @@ def run(
         held.enter_context(locked(workdir))
         folder = Workdir(workdir, config)
         if folder.result is not None:
-            said = "\n\n".join(run_outputs.closing(folder.result))
+            said = "\n\n".join(run_outputs.closing(folder.result, folder.path))
             say_of_part(f"{folder.path} is finished:\n\n{said}\n\nResult: {folder / run_files.RESULT}")
             return folder.result
         own = [user_code.resolve(config.callback, "callback")] if config.callback else []
@@ -123,7 +123,7 @@ def _run(
             write_json(folder / run_files.REPORT_IMAGES, pictures)
         facts = run_outputs.facts_of(config, resources, distiller) | history
         facts |= {"lineage": ancestry.to_json(), "warnings": list(resources.warnings)}
-        found = run_outputs.details_of(resources, details, watch)
+        found = run_outputs.details_of(resources, details, watch, data_dir)
         write_json(folder / run_files.MEASUREMENTS, found)
         return run_outputs.write_result(config, folder, measured, facts, found)
 

@@ -1,5 +1,6 @@
 """What a finished run writes and prints: the exported student, result.json, measurements.json, the report, the verdict."""
 
+import os
 import shlex
 from typing import Any
 
@@ -8,9 +9,9 @@ import keras
 from skd_tf.config import Config
 from skd_tf.data.dataset import Dataset
 from skd_tf.distillation.distiller import Distiller
-from skd_tf.runs import lineage, predictions, provenance, report, result_tables, run_files, verdict
+from skd_tf.runs import lineage, next_steps, predictions, provenance, report, result_tables, run_files, verdict
 from skd_tf.runs.workdir import Workdir
-from skd_tf.runtime import atomic_files, replicas, user_code
+from skd_tf.runtime import atomic_files, replicas
 from skd_tf.runtime.console import Stopwatch, say_of_part
 from skd_tf.runtime.files import write_json
 from skd_tf.serving import saved_model
@@ -44,8 +45,10 @@ def facts_of(config: Config, resources: SharedResources, distiller: Distiller) -
     }
 
 
-def details_of(resources: SharedResources, measured: dict, watch: Stopwatch) -> dict[str, Any]:
-    """The content of measurements.json, which the report draws."""
+def details_of(
+    resources: SharedResources, measured: dict, watch: Stopwatch, data_dir: str | os.PathLike | None = None
+) -> dict[str, Any]:
+    """The content of measurements.json, which the report draws; the commands that it suggests need `data_dir`."""
     dataset: Dataset = resources.dataset
     sizes = {"train": len(dataset.train), "test": len(dataset.test or ())}
     if dataset.unlabelled:
@@ -57,6 +60,8 @@ def details_of(resources: SharedResources, measured: dict, watch: Stopwatch) -> 
         "seconds": watch.seconds,
         "dataset": {"name": dataset.name, "version": dataset.version} | sizes | pixels,
     }
+    if data_dir:
+        details["dataset"]["data_dir"] = os.fspath(data_dir)
     if resources.teacher:
         details["teacher"] = {"name": resources.teacher.facts["name"], "path": str(resources.teacher.path)}
     return details
@@ -77,21 +82,18 @@ def write_result(
     if config.report:
         written.append(f"Report: {report.write([folder.path], folder / run_files.REPORT)}")
     path = shlex.quote(str(folder.path))
+    data_dir = details["dataset"].get("data_dir", "")
+    shipped = next_steps.command("export", "--workdir=RUN --output=RUN_export", config.to_json(), data_dir)
     written.append(
-        f"Next: python -m skd_tf.predict {path} PICTURES --output=answers.csv, or python -m skd_tf.export "
-        f"--workdir={path} --output=NEW_FOLDER{_own_data(config)}"
+        f"Next: python -m skd_tf.predict {path} PICTURES --output=answers.csv, or "
+        f"{next_steps.typed(shipped, folder.path)}"
     )
     student = f"Student: {folder / run_files.SAVED_MODEL} and {folder / run_files.STUDENT}"
-    say_of_part("\n\n".join(["", *closing(result), "\n".join([student, *written])]).removeprefix("\n"))
+    say_of_part("\n\n".join(["", *closing(result, folder.path), "\n".join([student, *written])]).removeprefix("\n"))
     return result
 
 
-def _own_data(config: Config) -> str:
-    """A function that makes the data is called only if the user names it."""
-    return f" --dataset={config.dataset}" if user_code.is_reference(config.dataset) else ""
-
-
-def closing(result: dict[str, Any]) -> list[str]:
-    """The table and the verdict of a finished run; earlier versions recorded no verdict."""
-    said = "\n".join(verdict.lines(result["verdict"])) if "verdict" in result else ""
+def closing(result: dict[str, Any], path: str | os.PathLike) -> list[str]:
+    """The table and the verdict of the finished run in the folder `path`; earlier versions recorded no verdict."""
+    said = "\n".join(verdict.lines(result["verdict"], path)) if "verdict" in result else ""
     return [result_tables.result_table(result), *([said] if said else [])]

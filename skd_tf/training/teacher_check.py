@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from skd_tf import data
 from skd_tf.config import Config
+from skd_tf.data.folder_parts import shown
 from skd_tf.errors import counted, input_error
 from skd_tf.evaluation import metrics
 from skd_tf.runtime import cluster
@@ -42,19 +43,25 @@ def open_teacher(
     if not len(split):
         warn(f"No training image has a label, so the accuracy of the teacher {teacher.facts['name']} is unknown.")
         return teacher
-    quality = metrics.quality(teacher.shared_logits(split.images), split.labels)
+    logits = teacher.shared_logits(split.images)
+    quality = metrics.quality(logits, split.labels)
     accuracy = quality["accuracy"]
     if math.isnan(quality["nll"]):
         raise _not_finite(path, config, what)
     images = counted(len(split), f"{what} image")
     detail(f"Teacher {teacher.facts['name']} from {path}: accuracy {accuracy:.4f} on {images}.")
+    order = better_order(logits.argmax(axis=-1), split.labels, dataset.num_classes)
+    if order:
+        meant = shown(f"{dataset.class_names[c]} for {dataset.class_names[true]}" for c, true in order.items())
+        warn(
+            f"The teacher {path} seems to have its classes in another order than {dataset.name}: on {images}, it mostly "
+            f"answers {meant}. The order here is {shown(dataset.class_names)}."
+        )
     if not is_chance_level(accuracy, dataset.num_classes, len(split)):
         return teacher
     right = f"{accuracy:.4f} ({round(accuracy * len(split))} of {images})"
     if len(split) < _FEW_EXAMPLES and accuracy > 1 / dataset.num_classes:
-        warn(
-            f"The accuracy of the teacher {teacher.facts['name']} is {right}. With so few images, guessing could do as well."
-        )
+        warn(f"The accuracy of the teacher {path} is {right}. With so few images, guessing could do as well.")
         return teacher
     raise input_error(
         "The teacher is at chance level",
@@ -71,6 +78,29 @@ def _not_finite(path, config, what):
         received=f"NaN or infinity from {path}",
         remedy=f"Check the file, or use --teacher_precision=float32 (now {config.teacher_precision})",
     )
+
+
+def better_order(predicted: np.ndarray, labels: np.ndarray, classes: int) -> dict[int, int]:
+    """{class that is answered: class that is mostly meant} of the classes that a teacher seems to have exchanged.
+
+    They are exchanged among each other, and the answers so read are right for three standard errors more images.
+
+    Args:
+      predicted, labels: class numbers `[n]`, label -1 for unlabelled.
+      classes: number of classes.
+
+    Example:
+      >>> better_order(np.repeat([1, 0, 2], 9), np.repeat([0, 1, 2], 9), 3)
+      {0: 1, 1: 0}
+    """
+    counts = np.zeros([classes, classes])
+    np.add.at(counts, (labels[labels >= 0], predicted[labels >= 0]), 1)
+    meant = np.where(counts.any(axis=0), counts.argmax(axis=0), np.arange(classes))
+    moved = np.flatnonzero(meant != np.arange(classes))
+    right, otherwise = counts[moved, moved].sum(), counts[meant[moved], moved].sum()
+    if sorted(meant[moved]) != list(moved) or otherwise - right <= 3 * math.sqrt(right + otherwise):
+        return {}
+    return {int(c): int(meant[c]) for c in moved}
 
 
 def is_chance_level(accuracy: float, classes: int, examples: int) -> bool:

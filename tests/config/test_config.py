@@ -45,6 +45,8 @@ def _refusal(**settings):
         ("loss", "focal", "logit_standardization, dkd, dist", "write MODULE:FUNCTION"),
         ("student", "resnt20", "resnet8, resnet14, resnet20", "Did you mean resnet20?"),
         ("teacher", "resnett56", "resnet56", "Did you mean resnet56?"),
+        ("teacher", "big.keras", "the name of a network", "use --teacher_checkpoint=big.keras"),
+        ("teacher", "runs/big", "the name of a network", "use --teacher_checkpoint=runs/big"),
         ("radius", 0, "a number > 0, or one of auto, teacher_mean, teacher_sample", "the default, auto"),
         ("radius", "nan", "a number > 0, or one of auto", "the default, auto"),
         ("radius", "teacher_men", "teacher_mean", "Did you mean teacher_mean?"),

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from skd_tf.config import Config, app, versions
 from skd_tf.config.fields import kinds_of, rules_of
 from skd_tf.config.flags import (
+    _ELSEWHERE,
     FIELDS,
     PLACES,
     config_from,
@@ -154,6 +155,21 @@ def test_a_bad_flagfile_is_one_line_that_says_where(tmp_path, text, message):
     with pytest.raises(InputError, match=message) as caught:
         read_flagfile(path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_flag_with_another_project_s_name_is_answered_with_ours_where_the_command_has_it():
+    for flag, names, hint in (
+        ("--lr=0.1", None, "Did you mean --learning_rate?"),
+        ("--T=2", None, "Did you mean --temperature?"),
+        ("--bs=2", None, "Did you mean --batch_size?"),
+        ("--output_dir=x", None, "Did you mean --workdir?"),
+        ("--lr=0.1", ("epochs",), "See --help"),
+    ):
+        with pytest.raises(InputError) as caught:
+            _parsed(flag, names=names)
+        assert hint in str(caught.value)
+    every = {name for names in _ELSEWHERE.values() for name in names}
+    assert every - {"output"} <= {*PLACES, *FIELDS}
 
 
 def _values(field):

@@ -119,6 +119,14 @@ def test_no_path_is_not_the_current_folder(tmp_path, monkeypatch):
             folder_index.find(name, 0)
 
 
+def test_a_relative_path_that_leads_nowhere_is_told_where_it_was_looked_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=rf"pictures is looked for in {tmp_path}, and --dataset=folder:/ABSOLUTE/PATH"):
+        folder_index.find("folder:pictures", 0)
+    with pytest.raises(InputError, match=r"Check the path\.$"):
+        find(tmp_path / "pictures")
+
+
 def test_what_is_not_used_is_said(tmp_path):
     classes(tmp_path, "train"), classes(tmp_path, "test"), classes(tmp_path, "extra")
     put(tmp_path, "train/loose.png", "a.heic", "train/cat/b.txt", "train/cat/c.HEIC", "train/dog/d.heic")

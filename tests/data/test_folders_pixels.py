@@ -234,6 +234,19 @@ def test_equal_pictures_on_both_sides_are_counted(tmp_path, capsys):
     assert "The train split has 1 picture in several classes" in printed
 
 
+@pytest.mark.parametrize("content", [b"no image", b"damaged"])
+def test_equal_files_that_are_not_used_are_not_counted(tmp_path, capsys, content):
+    make_folder(tmp_path, per_class=7, formats=(".png",))
+    if content == b"damaged":  # its header can be read
+        content = (tmp_path / "train" / "cat" / "0.png").read_bytes()[:-400]
+    shutil.rmtree(tmp_path / "test"), make_folder(tmp_path, ("test",), 7, lambda i: (20, 17), (".png",))
+    for place in ("train/cat", "train/dog", "test/cat"):
+        (tmp_path / place / "bad.png").write_bytes(content)
+    load(tmp_path, image_size=16)
+    printed = capsys.readouterr().err
+    assert printed.count("Skipped") == 3 and "by content" not in printed and "several classes" not in printed
+
+
 def test_a_validation_folder_is_the_validation_split(tmp_path):
     make_folder(tmp_path, parts=("train", "valid", "test"), per_class=6)
     shutil.rmtree(tmp_path / "valid" / "eel")

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import pytest
 
-from skd_tf import data, evaluate, losses
+from skd_tf import data, evaluate, losses, networks
 from skd_tf.config import Config
 from skd_tf.data.catalog import size_and_resize
 from skd_tf.errors import InputError
@@ -227,7 +227,7 @@ def test_a_calibration_belongs_to_one_student_and_needs_held_out_images(workdir,
     temperature_scaling.store(workdir, 2.0, examples=1, before=zeros, after=zeros)
     assert temperature_scaling.stored(workdir)["temperature"] == 2.0
     keras.models.clone_model(keras.models.load_model(workdir / "student.keras")).save(workdir / "student.keras")
-    with pytest.raises(InputError, match="another student"):
+    with pytest.raises(InputError, match=f"another student.*--model={workdir} --calibrate"):
         temperature_scaling.stored(workdir)
     (workdir / run_files.CALIBRATION).write_text("{}")
     with pytest.raises(InputError, match="damaged"):
@@ -246,6 +246,31 @@ def test_wrong_flags_are_one_line_and_nothing_is_measured(workdir, tmp_path, cap
         out, err = capsys.readouterr()
         assert words in err and err.count("\n") == 1 and "95%" not in out, err
     assert not (workdir / run_files.CALIBRATION).exists()
+
+
+def test_runs_of_different_sizes_are_refused_before_tensorflow_is_loaded(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(paths, "require", lambda path: None)  # the folders hold settings alone
+    load = unittest.mock.Mock(side_effect=RuntimeError("loaded"))
+    monkeypatch.setattr(evaluate.tf_logging, "import_tensorflow", load)
+    for name, size, student in (("small", 32, "cnn_2"), ("big", 48, "cnn_2"), ("own", 48, "nets:any_size")):
+        (tmp_path / name).mkdir()
+        config = Config(dataset="folder:photos", image_size=size, student=student)
+        write_json(tmp_path / name / "config.json", config.to_json())
+    both = [f"--model={tmp_path / name}" for name in ("small", "big")]
+    for flags in (both, [*both, "--image_size=32"]):
+        assert exit_code(evaluate.cli_main, *flags) == 2
+        err = capsys.readouterr().err
+        assert "different sizes" in err and "small for 32x32 pixels" in err and "one command each" in err
+    for other in (tmp_path / "small", tmp_path / "own", tmp_path / "other.keras"):
+        with pytest.raises(RuntimeError, match="loaded"):
+            exit_code(evaluate.cli_main, both[0], f"--model={other}")
+
+
+def test_several_models_of_different_sizes_without_records_are_told_so(digits, tmp_path):
+    for size in (8, 16):
+        networks.build("cnn_2", input_shape=(size, size, 1), num_classes=10, seed=0).save(tmp_path / f"{size}.keras")
+    with pytest.raises(InputError, match="one command each"):
+        evaluated([tmp_path / "8.keras", tmp_path / "16.keras"], digits)
 
 
 def test_the_help_shows_the_commands_own_flags(capsys):

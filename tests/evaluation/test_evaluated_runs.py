@@ -107,7 +107,7 @@ def fitted(monkeypatch):
     return calls
 
 
-def test_a_run_is_calibrated_on_the_validation_part_of_its_folder(tmp_path, fitted):
+def test_a_run_is_calibrated_on_the_validation_part_of_its_folder(tmp_path, fitted, capsys):
     folder = make_folder(
         tmp_path / "set", ("train", "valid", "test"), per_class=2, size=lambda i: (8, 8), formats=(".png",)
     )
@@ -121,6 +121,10 @@ def test_a_run_is_calibrated_on_the_validation_part_of_its_folder(tmp_path, fitt
     assert labels.tolist() == [0, 0, 1, 1, 2, 2]
     np.testing.assert_allclose(logits, loading.load(run)(held_out), atol=1e-5)
     assert temperature_scaling.stored(run)["validation_examples"] == 6
+    (warning,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: A temperature")]
+    assert "6 validation images" in warning and "predict and export will use it" in warning
+    assert f"Delete {run / 'calibration.json'}" in warning
+    assert "--nocalibrated" in warning and "--validation_fraction" in warning
 
 
 def test_a_run_without_held_out_images_cannot_be_calibrated(tmp_path, measured, fitted, capsys):

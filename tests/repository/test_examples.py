@@ -43,17 +43,6 @@ def test_a_keras_model_and_a_folder_of_images(tmp_path):
     loaded = tf.saved_model.load(f"{tmp_path}/small")
     served = loaded.serve(tf.constant(images, tf.float32)).numpy()
     assert np.mean(served.argmax(1) == labels) > 0.6
-    norms = np.linalg.norm(served - served.mean(1, keepdims=True), axis=1)
-    np.testing.assert_allclose(norms, 2 * 3**0.5, rtol=1e-3)  # on the sphere
-
-
-def test_the_teachers_softmax_is_cut_off():
-    images = np.random.default_rng(0).normal(size=(4, 5)).astype("float32")
-    model = keras.Sequential([keras.Input([5]), keras.layers.Dense(3, activation="softmax")])
-    before = model.predict(images, verbose=0)
-    logits = example("own_model_and_images").raw_logits(model)(images).numpy()
-    np.testing.assert_allclose(np.exp(logits) / np.exp(logits).sum(1, keepdims=True), before, rtol=1e-5)
-    assert logits.min() < 0
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ import pytest
 
 from skd_tf.config import Config
 from skd_tf.errors import InputError
-from skd_tf.runs import report
+from skd_tf.runs import report, verdict
 from skd_tf.runs.report import charts, failures, run_data, svg
 from skd_tf.runtime.files import write_json
 from tests.helpers.commands import python
@@ -109,6 +109,33 @@ def test_the_first_lines_answer_three_questions(tmp_path):
     worst = int(np.argmin(accuracies))
     assert f"Least accurate classes: {CLASSES[worst]} ({accuracies[worst]:.0%} right)" in fails
     assert "<code><span>python</span> <span>-m</span>" in part(text, "What next?")
+
+
+def test_the_commands_of_a_report_name_the_run(tmp_path):
+    path = make_run(tmp_path, name="my run", calibrate="none")
+    following = text_of(part(page(path)[0], "What next?"))
+    assert f"python -m skd_tf.export '--workdir={path}' '--output={path}_export' --format=litert" in following
+    assert f"python -m skd_tf.evaluate '--model={path}' --calibrate" in following
+    assert f"skd_tf.train '--flagfile={path}/flags.txt' '--teacher_checkpoint={path}/teacher'" in following
+    assert "RUN" not in following
+
+
+def test_too_few_images_are_said_in_place_of_level(tmp_path, monkeypatch):
+    path = make_run(tmp_path)
+    few = {"word": "level", "difference": 0.167, "interval": [-0.035, 0.355], "images": 19, "paired": True}
+    monkeypatch.setattr(verdict, "compare", lambda *_: few)
+    top = text_of(re.search(r'<div class="verdict .*?Is it good', page(path)[0], re.DOTALL)[0])
+    assert top.count("Undecided: too few test images to tell") == 1 and "With 19 test images, distilled" in top
+    assert "Level" not in top
+    assert "undecided, too few test images to tell." in page(path, make_run(tmp_path, name="other"))[0]
+
+
+def test_the_sphere_is_named_only_with_a_loss_on_the_sphere(tmp_path):
+    with_sphere = page(make_run(tmp_path))[0]
+    plain = page(make_run(tmp_path, name="kd", loss="kd", extra={"radius": None}))[0]
+    for words in ("Confidence and the sphere", "before the sphere", "trained on the sphere"):
+        assert words in with_sphere and words not in plain, words
+    assert "<h2>Confidence</h2>" in plain
 
 
 def test_confusions_are_counted(tmp_path):

@@ -2,12 +2,17 @@
 
 import itertools
 import json
+import shlex
 
+import absl.flags
 import numpy as np
 import pytest
 from scipy import stats
 
-from skd_tf.runs import predictions, verdict
+from skd_tf import tune
+from skd_tf.config import Config, flags
+from skd_tf.runs import next_steps, predictions, verdict
+from skd_tf.search.plan import Plan
 
 CLASSES = [f"class {i}" for i in range(10)]
 CONFIG = {"loss": "spherical", "epochs": 30}
@@ -19,23 +24,25 @@ def answers(labels, accuracy, seed):
     return np.where(random.random(len(labels)) < accuracy, labels, (labels + 1) % 10)
 
 
-def judge(steps=5000, images=2000, without=(), config=CONFIG, change=None, **accuracies):
+def judge(steps=5000, images=2000, without=(), config=CONFIG, change=None, data_dir="", **accuracies):
     labels = np.arange(images) % 10
     shares = {"teacher": 0.95, "student_alone": 0.80, "student": 0.80} | accuracies
     predicted = {name: answers(labels, shares[name], i) for i, name in enumerate(shares) if name not in without}
     if change:
         change(predicted, labels)
     models = {name: {"accuracy": float((guess == labels).mean())} for name, guess in predicted.items()}
-    return verdict.judge(models, predicted, labels, class_names=CLASSES, config=config, steps=steps)
+    known = {"class_names": CLASSES, "config": config, "steps": steps, "data_dir": data_dir}
+    return verdict.judge(models, predicted, labels, **known)
 
 
 def test_ahead_level_and_behind_are_said_in_words():
-    for accuracy, word, start in (
-        (0.90, "ahead", "Distilling helped: +"),
-        (0.80, "level", "Distilled and alone cannot be told apart with 2,000 test images"),
-        (0.60, "behind", "Distilling made it WORSE: -"),
+    for accuracy, images, word, start in (
+        (0.90, 2000, "ahead", "Distilling helped: +"),
+        (0.80, 9000, "level", "Distilled and alone cannot be told apart with 9,000 test images"),
+        (0.80, 500, "level", "Undecided: too few test images to tell. With 500 test images, distilled minus alone is "),
+        (0.60, 2000, "behind", "Distilling made it WORSE: -"),
     ):
-        found = judge(student=accuracy)
+        found = judge(student=accuracy, images=images)
         assert found["word"] == word and verdict.lines(found)[0].startswith(start), found
         tips = [line for line in verdict.lines(found) if line.startswith("Try next")]
         assert len(tips) == (word != "ahead")
@@ -45,6 +52,50 @@ def test_ahead_level_and_behind_are_said_in_words():
         settings = {"loss": "kd", "optimizer": optimizer, "temperature": temperature}
         tips = judge(student=0.6, config=CONFIG | settings)["next"]
         assert ("--temperature=1, with --optimizer=adamw" in tips) == advised
+
+
+def test_only_an_interval_with_clear_gains_and_clear_losses_is_undecided():
+    for low, high, undecided in ((-0.035, 0.355, True), (-0.019, 0.5, False), (-0.5, 0.02, False), (0.01, 0.9, False)):
+        assert verdict.undecided({"interval": [low, high]}) == undecided
+
+
+def commands(tips, path):
+    """The arguments that a shell would give each command of some tips: {program: arguments}."""
+    typed = [next_steps.typed(tip, path).partition("python -m skd_tf.")[2] for tip in tips]
+    return {words[0]: words[1:] for words in map(shlex.split, typed) if words}
+
+
+def test_the_commands_of_a_verdict_can_be_typed(tmp_path):
+    run, settings = tmp_path / "my run", CONFIG | {"teacher": "cnn_4", "validation_fraction": 0.0}
+    found = judge(student=0.6, config=settings)
+    made = commands(found["next"], run)
+    assert made["train"] == [
+        f"--flagfile={run}/flags.txt",
+        f"--teacher_checkpoint={run}/teacher",
+        f"--workdir={run}_next",
+    ]
+    assert made["tune"][:4] == [*made["train"][:2], f"--workdir={run}_tune", "--validation_fraction=0.1"]
+    for arguments in made.values():
+        run.mkdir(exist_ok=True)
+        (run / "flags.txt").write_text(flags.write_flags(Config(loss="spherical", teacher="cnn_4", epochs=30)))
+        flag_values = absl.flags.FlagValues()
+        tune.define(flag_values)
+        flags.parse(arguments, flag_values)
+        config = flags.config_from(flag_values)
+        assert config.teacher_checkpoint == f"{run}/teacher" and config.epochs == 30
+        if flag_values.search:
+            assert Plan(config, flag_values.search).names == ["temperature", "kd_weight"]
+    assert all(str(run) in line for line in verdict.lines(found, run)[-1].splitlines() if "python" in line)
+
+
+def test_commands_follow_the_settings_of_the_run():
+    of = {loss: commands(judge(student=0.6, config=CONFIG | {"loss": loss})["next"], "r") for loss in ("wttm", "dist")}
+    assert [word for word in of["wttm"]["tune"] if "search" in word] == ["--search=kd_weight:linear:0.1:0.9"]  # no T
+    assert "train" not in of["dist"]  # no tip is a flag to add
+    tips = judge(student=0.6, teacher=0.5, config=CONFIG | {"teacher_checkpoint": "t"}, data_dir="/my data")["next"]
+    made = commands(tips, "r")
+    assert all("--data_dir=/my data" in words and not any("teacher" in w for w in words) for words in made.values())
+    assert next_steps.command("export", "--workdir=RUN", {"dataset": "mine:data"}).endswith(" --dataset=mine:data")
 
 
 def test_a_teacher_below_the_student_alone_is_said():

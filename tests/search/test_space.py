@@ -64,7 +64,8 @@ def test_a_bad_search_is_one_line(words):
 
 def test_every_searchable_name_is_a_setting_and_each_is_searched_once():
     assert set(SEARCHABLE) <= {field.name for field in dataclasses.fields(Config)}
-    with pytest.raises(InputError, match="searched twice"):
+    both = r"searched twice.*=temperature:log:1.0:4.0 and --search=temperature:choice:1.0,2.0\. .*flagfile or recipe"
+    with pytest.raises(InputError, match=both):
         parse_space(["temperature:log:1:4", "temperature:choice:1,2"], CONFIG)
 
 

@@ -6,6 +6,7 @@ import importlib.util
 import pathlib
 import re
 import shutil
+import unittest.mock
 
 import keras
 import numpy as np
@@ -18,6 +19,7 @@ from skd_tf.errors import InputError
 from skd_tf.evaluation import predictor, temperature_scaling
 from skd_tf.models import deployable, loading
 from skd_tf.runs import lineage
+from skd_tf.runtime.files import write_json
 from skd_tf.serving import export_student as export_student_module
 from skd_tf.serving import formats, parity_check, saved_model
 from skd_tf.serving.export_student import export_student
@@ -297,6 +299,28 @@ def test_data_that_has_changed_is_said_and_so_is_what_was_held_out(tmp_path, cap
         == "The validation split, 3 images, is the dataset's own."
     )
     assert held_out(dataclasses.replace(loaded, validation=None)) == "No images were held out for validation."
+
+
+def test_a_run_s_folder_may_have_another_path_now_and_another_folder_is_refused(tmp_path, monkeypatch):
+    photos = make_folder(tmp_path / "photos", per_class=2, size=lambda i: (8, 8), formats=(".png",))
+    other = make_folder(tmp_path / "other", per_class=3, size=lambda i: (8, 8), formats=(".png",))
+    settings = data.DataSettings(dataset=f"folder:{photos}")
+    run = tmp_path / "run"
+    run.mkdir()
+    config = Config(dataset="folder:photos")
+    write_json(run / "result.json", {"config": config.to_json(), "student": {}, "class_names": []})
+    write_json(run / "measurements.json", {"dataset": {"version": data.load(settings).version}})
+    monkeypatch.setattr(export_student_module.paths, "require", lambda path: None)
+    monkeypatch.setattr(loading, "load", unittest.mock.Mock(side_effect=RuntimeError("loaded")))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="--dataset=folder:/ABSOLUTE/PATH"):
+        export_student(run, tmp_path / "out")
+    with pytest.raises(RuntimeError, match="loaded"):
+        export_student(run, tmp_path / "out", dataset=f"folder:{photos}")
+    for wrong in (f"folder:{other}", f"images:{photos}", "digits"):
+        with pytest.raises(InputError, match=r"run's own data.*name that folder's path"):
+            export_student(run, tmp_path / "out", dataset=wrong)
 
 
 @pytest.mark.slow

@@ -81,12 +81,23 @@ def test_the_digits_run_is_counted_by_hand(monkeypatch):
         "examples": "808 to train, 90 to validate, 899 to test",  # 90 of 898 held out
         "steps": "12 per epoch, 240 in all",
         "dropped": "40 examples per epoch, the last short batch",
-        "warm-up": "100 steps: 5% of the run, at least 100 steps, at most half of the run",
+        "warm-up": "100 steps: the least that it takes",
         "batch": "64 global, 64 per replica",
         "teacher": "--teacher=resnet20",
     }
     assert {name: found[name] for name in expected} == expected and "runs/x" in found
     assert found["XLA"].startswith("off (auto") and found["radius"].startswith("6.3246 ")  # 2 * sqrt(10)
+
+
+def test_the_rule_that_decides_the_warm_up_is_named():
+    for epochs, settings, expected in (
+        (5, {}, "30 steps: half of the run, the most that it may take"),  # 12 steps per epoch
+        (20, {}, "100 steps: the least that it takes"),
+        (200, {}, "120 steps: 5% of the run"),
+        (5, {"min_warmup_steps": 0}, "3 steps: 5% of the run"),
+        (5, {"warmup_epochs": 1}, "12 steps: 1 epochs"),
+    ):
+        assert lines(epochs=epochs, **settings)["warm-up"] == expected
 
 
 def test_changed_settings_are_marked():

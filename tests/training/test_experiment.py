@@ -70,7 +70,7 @@ def test_the_finished_run_says_so_and_other_settings_are_refused(finished, capsy
     before = (folder / "result.json").stat().st_mtime_ns
     assert experiment.run(config.replace(steps_per_call=3), folder) == result
     out = capsys.readouterr().out
-    assert "is finished" in out and all(line in out for line in verdict.lines(result["verdict"]))
+    assert "is finished" in out and all(line in out for line in verdict.lines(result["verdict"], folder))
     with pytest.raises(InputError, match=r"(?=.*--temperature: 4\.0 -> 2\.0).*--seed: 0 -> 5"):
         experiment.run(config.replace(temperature=2.0, seed=5), folder)
     assert (folder / "result.json").stat().st_mtime_ns == before
@@ -103,7 +103,7 @@ def test_a_changed_teacher_is_refused_and_overwrite_restarts(small, tmp_path):
 def test_a_run_keeps_pictures_for_its_report_unless_told_not_to(tmp_path, capsys):
     result = train(tmp_path / "with", report=True, report_images=10, epochs=1)
     out = capsys.readouterr().out
-    assert all(line in out for line in verdict.lines(result["verdict"])) and "optimizer steps" in out
+    assert all(line in out for line in verdict.lines(result["verdict"], tmp_path / "with")) and "optimizer steps" in out
     assert "student_alone" not in out  # nothing was distilled
     assert len(read_json(tmp_path / "with" / "report_images.json")) == 10
     text = (tmp_path / "with" / "report.html").read_text()

@@ -1,13 +1,24 @@
 """What a whole run prints: a line per stage, the gain with its interval, a next step."""
 
 import re
+import types
 
 import pytest
 
 import skd_tf
+from skd_tf.training import run_outputs
 
 SETTINGS = {"teacher": "cnn_4", "student": "cnn_2", "student_alone": "train", "epochs": 6, "report": False}
 SETTINGS |= {"optimizer": "adamw", "learning_rate": 0.05, "batch_size": 32}
+
+
+def test_a_run_records_where_it_read_its_data():
+    """The commands that it suggests give --data_dir."""
+    dataset = types.SimpleNamespace(train=[0], test=None, unlabelled=None, png_bits=None, name="mnist", version="3")
+    resources, watch = types.SimpleNamespace(dataset=dataset, teacher=None), types.SimpleNamespace(seconds={})
+    for data_dir, recorded in ((None, {}), ("/data", {"data_dir": "/data"})):
+        found = run_outputs.details_of(resources, {}, watch, data_dir)["dataset"]
+        assert {name: value for name, value in found.items() if name == "data_dir"} == recorded
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from skd_tf.errors import InputError
 from skd_tf.models import deployable, loading, precision
 from skd_tf.serving import saved_model
 from skd_tf.training.teacher import Teacher
+from skd_tf.training.teacher_check import better_order
 from tests.helpers.runs import SMALL, train
 
 DISTILLING = SMALL | {"epochs": 2, "report": False}
@@ -127,6 +128,16 @@ def test_an_unfit_teacher_is_found_before_training(path, tmp_path):
         with pytest.raises(InputError, match=words):
             train(tmp_path / dtype, DISTILLING, teacher_checkpoint=str(path), teacher_precision=dtype)
         assert not (tmp_path / dtype / "metrics.jsonl").exists()
+
+
+def test_classes_in_another_order_are_found():
+    labels = np.tile([0, 1, 2, 3, -1], 10)
+    wrong = np.where(np.arange(50) < 10, 3, labels)  # of the first ten images
+    for order, expected in (([0, 1, 2, 3], {}), ([0, 2, 1, 3], {1: 2, 2: 1}), ([1, 2, 0, 3], {0: 2, 1: 0, 2: 1})):
+        assert better_order(np.array([*order, 0])[wrong], labels, 4) == expected
+    few = labels[:10]
+    assert not better_order(np.array([0, 2, 1, 3, 0])[few], few, 4)  # four answers can be chance
+    assert not better_order(np.zeros(50, int), labels, 4)
 
 
 def test_an_application_without_weights_is_one_line(tmp_path, monkeypatch, digits):

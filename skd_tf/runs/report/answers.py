@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from skd_tf.errors import counted
-from skd_tf.runs import verdict
+from skd_tf.runs import next_steps, verdict
 from skd_tf.runs.report import failures
 from skd_tf.runs.report.run_data import Run
 from skd_tf.runs.result_tables import agreements
@@ -61,7 +61,10 @@ def headline(runs: Sequence[Run]) -> Headline:
         text += " This run recorded no predictions, so the interval is that of independent images, which is too wide."
     elif compared:
         text += " The interval is over test images; another seed or split may differ by more."
-    return Headline(judged["word"], _WORDS[judged["word"]], text, compared and _bar(compared))
+    unsure = compared and verdict.undecided(compared)
+    word = verdict.UNDECIDED if unsure else _WORDS[judged["word"]]
+    text = text.removeprefix(f"{verdict.UNDECIDED}. ") if unsure else text
+    return Headline(judged["word"], word, text, compared and _bar(compared))
 
 
 def _bar(comparison):
@@ -176,7 +179,8 @@ def _distance(run, found, measure):
     if found is None or measure == "agreement":
         return f"{run.name}: {_score_text(run, measure)}."
     gain = verdict.points(found["difference"], found["images"])
-    return f"{run.name}: {gain} points ({verdict.interval(found)}): {found['word']}."
+    word = "undecided, too few test images to tell" if verdict.undecided(found) else found["word"]
+    return f"{run.name}: {gain} points ({verdict.interval(found)}): {word}."
 
 
 def _warnings(run):
@@ -258,19 +262,27 @@ def _fails(run):
 
 
 def _next(run):
+    config, student, useless = run.result["config"], run.result["student"], run.verdict.get("useless", False)
+    has_teacher, data_dir = "teacher" in run.result, run.details.get("dataset", {}).get("data_dir", "")
+
+    def again(name, flags):
+        return next_steps.again(name, flags, config, has_teacher=has_teacher, data_dir=data_dir)
+
     tips = list(run.verdict["next"])
-    if run.verdict["word"] == "unknown" and "teacher" in run.result and run.has_labels:
-        tips.insert(0, "add --student_alone=train to see whether distilling helped")
+    if run.verdict["word"] == "unknown" and has_teacher and run.has_labels:
+        tips.insert(0, f"see whether distilling helped: {again('with_alone', '--student_alone=train')}")
     if run.verdict["word"] in ("ahead", "level"):
-        tips.append("repeat with --seed=1, --seed=2: one seed is one draw")
-    student, useless = run.result["student"], run.verdict.get("useless", False)
+        tips.append(f"repeat it, because one seed is one draw: {again('seed_1', '--seed=1')}")
     if not run.has_labels:
-        tips.append("measure it on labelled images: python -m skd_tf.evaluate --model=WORKDIR --dataset=folder:PATH")
-    elif not useless and run.result["config"].get("calibrate", "none") == "none" and student["ece"] > _MOST_GAP:
-        tips.append("calibrate it: python -m skd_tf.evaluate --model=WORKDIR --calibrate")
+        tips.append("measure it on labelled images: python -m skd_tf.evaluate --model=RUN --dataset=folder:PATH")
+    elif not useless and config.get("calibrate", "none") == "none" and student["ece"] > _MOST_GAP:
+        tips.append(f"calibrate it: {next_steps.command('evaluate', '--model=RUN --calibrate', config, data_dir)}")
     if run.verdict["word"] != "behind" and not useless:
-        tips.append("ship it: python -m skd_tf.export --workdir=WORKDIR --output=out --format=litert")
-    return [f"{tip[0].upper()}{tip[1:]}." for tip in tips]
+        flags = "--workdir=RUN --output=RUN_export --format=litert"
+        tips.append(f"ship it: {next_steps.command('export', flags, config, data_dir)}")
+    for tip in tips:
+        end = "" if "python -m" in tip else "."  # a command that is copied takes no full stop along
+        yield next_steps.typed(f"{tip[0].upper()}{tip[1:]}{end}", run.path)
 
 
 def _list(names: Sequence[str]) -> str:

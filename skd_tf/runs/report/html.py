@@ -15,7 +15,7 @@ from skd_tf.runs.report import answers, charts, failures, run_data, tables
 from skd_tf.runs.report.run_data import Run
 from skd_tf.runs.result_tables import epochs_of, measured_after
 
-_COMMAND = r"(python -m [\w.]+(?: --[\w=.:/]*[\w/])*|--\w+(?:=[\w.:/]*\w)?)"
+_COMMAND = r"(python -m [\w.]+(?: '--[^']*'| --[\w@%+=:,./-]*[\w/])*|--\w+(?:=[\w.:/]*\w)?)"
 _CALIBRATION_NOTE = (
     "Accuracy of the images in each bin of confidence (top probability). On the dashed line a model is right as often "
     "as its confidence says; bars above it mean too little confidence, bars below it too much. "
@@ -67,9 +67,9 @@ def page(runs: Sequence[Run]) -> str:
         pictures=pictures,
         picture_count=sum(len(group["images"]) for group in pictures),
         sections=[
-            Section("Training", [*_losses(series), *_curves(series)]),
+            Section("Training", [*_losses(series), *_curves(runs, series)]),
             Section("Calibration", list(_reliability_diagrams(series)), _CALIBRATION_NOTE, "narrow"),
-            Section("Confidence and the sphere", _sphere(runs, series), _SPHERE_NOTE),
+            _confidence(runs, series),
             Section("Classes and time", _classes_and_time(runs, series), "" if _alike(runs) else _OTHER_CLASSES),
         ],
         run_names=[run.name for run in runs],
@@ -113,7 +113,7 @@ def _losses(series):
         yield charts.curve(members, "loss", title, label="nats"), "Training images; weighted sum of its terms."
 
 
-def _curves(series):
+def _curves(runs, series):
     curve = charts.curve
     accuracy = curve(series, "val_accuracy", "Accuracy", also="accuracy")
     agreement = curve(series, "val_agreement", "Agreement with the teacher", also="agreement")
@@ -125,7 +125,7 @@ def _curves(series):
         (curve(series, "val_nll", "Validation NLL", label="nats"), ""),
         (curve(series, "learning_rate", "Learning rate", zero=True), ""),
         (curve(series, "kd_weight", "Weight of the distill term", zero=True), ""),
-        (norm, "Mean over training images, before the sphere."),
+        (norm, f"Mean over training images{', before the sphere' * bool(_radius(runs))}."),
     ]
 
 
@@ -148,19 +148,25 @@ def _reliability_diagrams(series):
             yield charts.reliability(member, diagram, name, calibrated["ece"]), "As it ships."
 
 
-def _sphere(runs, series):
-    radius = [run.result["radius"] for run in runs if run.result.get("radius")]
+def _radius(runs):
+    """The radius of each run whose loss is on the sphere."""
+    return [run.result["radius"] for run in runs if run.result.get("radius")]
+
+
+def _confidence(runs, series):
+    radius = _radius(runs)
     title = "Logit norms before and after the sphere" if radius else "Logit norms"
     note = "Dashed: the radius, the norm of every image after the sphere." if radius else ""
     gap, gap_note = runs[0].result["student"].get("confidence_gap"), _GAP_NOTE
     if len(runs) == 1 and gap is not None:
         gap_note += f" The teacher's mean confidence is {gap:.3f} above the student's."
     gain = charts.curve(series, "radius_over_student_norm", "R over the student's raw norm", zero=True)
-    return [
+    figures = [
         (charts.norms(series, radius, title), note),
         (charts.confidence_gap(series), gap_note),
         (gain, "The factor by which the sphere scales the gradient."),
     ]
+    return Section("Confidence and the sphere" if radius else "Confidence", figures, _SPHERE_NOTE if radius else "")
 
 
 def _alike(runs):

@@ -49,6 +49,7 @@ class Run:
       labels: of the test images `[n]`, None of an earlier version.
       verdict: see `skd_tf.runs.verdict.judge`.
       exports: what the last export measured of each file, [] without one.
+      path: its folder, as it was given.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Run:
     labels: np.ndarray | None
     verdict: dict[str, Any]
     exports: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    path: pathlib.Path = pathlib.Path("RUN")
 
     @property
     def title(self) -> str:
@@ -161,6 +163,7 @@ def read(path: str | os.PathLike, images: int | None = None) -> Run:
             labels,
             _verdict(result, measured, labels, epochs[-1]["step"]),
             json.loads(exports.read_text())["files"] if exports.is_file() else [],
+            path,
         )
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise input_error(
