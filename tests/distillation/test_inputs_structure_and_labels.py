@@ -17,7 +17,7 @@ ONE_HOT = np.eye(CLASSES, dtype="float32")[LABELS]
 def untrained(student=None):
     if student is None:
         return make_distiller(optimizer=lambda: keras.optimizers.SGD(0.01))
-    distiller = Distiller(student, conv_net(2))
+    distiller = Distiller(student, conv_net(2), loss="spherical")
     distiller.compile(keras.optimizers.SGD(0.01))
     return distiller
 
