@@ -11,9 +11,9 @@ import shlex
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from skd_tf.data.catalog import source_kind
 from skd_tf.losses.names import facts_of
 from skd_tf.runs import run_files
-from skd_tf.runtime import user_code
 
 # Of the recipes that train from scratch, skd_tf/recipes/cifar10/tune_short.flags has the fewest: 702.
 FEWEST_STEPS = 700
@@ -35,7 +35,7 @@ def command(program: str, flags: str, config: Mapping[str, Any], data_dir: str =
       data_dir: where the run read its data; "" for the default folder.
     """
     dataset = config.get("dataset", "")
-    own = f" --dataset={dataset}" if user_code.is_reference(dataset) else ""
+    own = f" --dataset={dataset}" if source_kind(dataset) == "function" else ""
     return f"python -m skd_tf.{program} {flags}{own}{_data_dir(data_dir)}"
 
 
