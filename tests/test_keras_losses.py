@@ -58,6 +58,7 @@ def weights_by_keras(label_weight):
     return trained_weights(keras_distiller(label_weight))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("label_weight", "loss", "equal"),
     [

@@ -51,6 +51,7 @@ def assert_equal(one, other):
     assert np.array_equal(one.images[:], other.images[:])
 
 
+@pytest.mark.slow
 def test_in_memory_both_formats_are_the_same_set(folders, files):
     records, shards = (load("photos", folders[kind], validation_fraction=0.25, **MEMORY) for kind in FORMATS)
     assert (len(records.train), len(records.validation), len(records.test)) == (30, 10, 9)

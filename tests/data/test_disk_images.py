@@ -90,6 +90,7 @@ def test_imagenet_in_memory_equals_imagenet_on_disk(imagenet):
     assert equal(*(stream(dataset, Config(**IMAGENET)) for dataset in (memory, disk)))
 
 
+@pytest.mark.slow
 def test_crops_are_a_function_of_example_epoch_and_data_seed(imagenet):
     config, everything = Config(**IMAGENET), np.arange(24)
     dataset = load_imagenet(imagenet)

@@ -67,6 +67,7 @@ def mismatch(teacher, batches):
     return max(np.abs(teacher.model(x["image"]).numpy() - x["teacher_logits"]).max() for x, _ in batches)
 
 
+@pytest.mark.slow
 def test_each_image_brings_its_own_logits(open_teacher, digits):
     """After the shuffle, in every epoch, for any replica and from any step; two swapped records are detected."""
     config, teacher = open_teacher(**FLOAT32)
@@ -243,6 +244,7 @@ def test_the_thread_verifies_the_pass_that_is_read_and_the_next(open_teacher):
     assert 0 not in files._passes
 
 
+@pytest.mark.slow
 def test_files_of_one_pass_each_are_read_and_a_damaged_one_becomes_shards(open_teacher, digits, capsys, monkeypatch):
     """As skd_tf 0.1 wrote them."""
     monkeypatch.setitem(console._verbosity, "full", True)

@@ -114,6 +114,7 @@ def test_unlabelled_images_depend_on_data_seed_and_position_alone(mixed, whole):
     assert passes(mixed, UNLABELLED, 7) == 1 and passes(mixed, UNLABELLED, 8) == 2
 
 
+@pytest.mark.slow
 def test_it_starts_at_any_step_and_replicas_divide_the_same_batches(mixed, whole):
     assert equal(batches(mixed, first_step=STEPS + 3), whole[STEPS + 3 :])
     parts = batches(mixed, shards=2)

@@ -81,6 +81,7 @@ class Digits(keras.metrics.Mean):
         return super().update_state(tf.cast(digits, tf.float32))
 
 
+@pytest.mark.slow
 def test_a_metric_without_a_kernel_runs_outside():
     distiller = compiled(net(), net(), jit_compile=True, metrics=[Digits(name="digits")])
     ((images, labels),) = batches(1)

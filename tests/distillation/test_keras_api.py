@@ -39,6 +39,7 @@ def test_a_subclassed_student_trains_as_the_functional_one_inside_it():
         distiller.deployable()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_subclassed_student_takes_metrics_on_any_number_of_replicas(count, two_replicas):
     """The student is not built: fit creates its weights, the optimizer's and the metrics' variables."""

@@ -90,6 +90,7 @@ def test_sample_weights_may_be_a_column_or_part_of_tf_data():
     assert same(flat, in_dataset)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("one_hot", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_compiled_metrics_leave_out_unlabelled_images(one_hot):
     """The metrics are those of the labelled images alone; one batch has no labelled image."""
@@ -146,6 +147,7 @@ def test_model_checkpoint_keeps_the_best_epoch(whole, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_early_stopping_stops_and_restores_the_best_weights():
     stop = keras.callbacks.EarlyStopping("val_loss", mode="max", patience=1, restore_best_weights=True)
     distiller, history = fitted(epochs=5, validation_data=(IMAGES, LABELS), callbacks=[stop])

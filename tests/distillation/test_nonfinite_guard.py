@@ -17,6 +17,7 @@ def values_of(distiller):
     return {name: variable.numpy().copy() for name, variable in state_of(distiller).items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("steps_per_call", "jit_compile"),
     [(4, False), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((1, False), (8, True)))],

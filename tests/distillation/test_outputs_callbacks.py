@@ -10,6 +10,7 @@ from tests.helpers.nets import batches, distance, make_distiller, weights_of
 IMAGES, LABELS = batches(1, size=44)[0]
 
 
+@pytest.mark.slow
 def test_callbacks_know_the_direction_of_each_metric(tmp_path):
     kinds = [
         lambda name: keras.callbacks.EarlyStopping(name, patience=9),

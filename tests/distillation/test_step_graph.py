@@ -76,6 +76,7 @@ def test_few_operations_are_outside_of_xla_and_none_per_variable(optimizer, mirr
     assert body["CollectiveReduceV2"] == 2 * mirrored  # one on each replica
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("optimizer", "jit_compile"),
     [

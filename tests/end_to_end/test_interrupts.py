@@ -91,6 +91,7 @@ def test_a_file_system_without_locks_is_a_warning_and_another_error_is_an_error(
         pass
 
 
+@pytest.mark.slow
 def test_a_full_disk_loses_nothing(straight, tmp_path):
     checkpoints = tmp_path / "checkpoints"
     expected = r"The checkpoint of step \d+ cannot be written \(No space left"
@@ -104,6 +105,7 @@ def test_a_full_disk_loses_nothing(straight, tmp_path):
     assert_same_run(tmp_path, straight)
 
 
+@pytest.mark.slow
 def test_a_step_that_is_not_finite_is_left_for_a_post_mortem(tmp_path):
     settings = SETTINGS | {"learning_rate": 1e10, "lr_schedule": "constant", "warmup_epochs": 0.0}
     expected = r"diverged at step \d+ of 24 \(epoch 1 of 3\).*gradient.*last checkpoint stays"

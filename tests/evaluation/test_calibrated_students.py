@@ -142,6 +142,7 @@ def test_a_model_without_the_layer_is_left_as_it_is(tmp_path):
     assert experiment.Config().calibrate == "auto"
 
 
+@pytest.mark.slow
 def test_a_teacher_is_calibrated_only_on_images_that_are_new_to_it(digits_teacher, digits_run, tmp_path, capsys):
     foreign = tmp_path / "foreign.keras"
     loading.load(digits_teacher).save(foreign)  # its training is not recorded

@@ -15,7 +15,7 @@ def printed(cells):
     return "".join("".join(output.get("text", "")) for cell in cells for output in cell.get("outputs", []))
 
 
-@pytest.mark.slow  # .ci/run names it
+@pytest.mark.slow
 def test_the_notebook_runs_and_its_outputs_are_those_of_a_run(tmp_path, monkeypatch):
     nbclient = pytest.importorskip("nbclient")
     nbformat = pytest.importorskip("nbformat")

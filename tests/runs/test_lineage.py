@@ -79,6 +79,7 @@ def first(tmp_path_factory):
     return root, folder / "first"
 
 
+@pytest.mark.slow
 def test_it_survives_copying_and_not_editing(first, tmp_path):
     root, workdir = first
     recorded = lineage.read(workdir)

@@ -196,6 +196,7 @@ def test_the_best_of_each_column_is_bold_and_every_known_column_is_shown(tmp_pat
     assert "ECE debiased" in more and "0.0123" in more and "macro F1" in more
 
 
+@pytest.mark.slow
 def test_losses_that_differ_have_no_common_axis(tmp_path):
     paths = [make_run(tmp_path, name=f"t{t}", temperature=t) for t in (2.0, 4.0)]
     other = make_run(tmp_path, name="other", temperature=4.0)

@@ -105,6 +105,7 @@ def test_clipping_sees_the_summed_gradient(two_replicas, clip):
         assert distance(weights_of(one.student), weights_of(other.student)) > 1e-3
 
 
+@pytest.mark.slow
 def test_moving_statistics_are_the_mean_over_replicas_at_every_step(two_replicas):
     """Against the statistics of each replica's half batch, computed by hand."""
     ((images, labels),) = batches(1, size=16)

@@ -59,6 +59,7 @@ def test_a_second_worker_with_the_same_id_is_refused_and_a_finished_trial_is_not
     assert not trained
 
 
+@pytest.mark.slow
 def test_the_teacher_runs_once_an_epoch_for_the_whole_search(config, tmp_path):
     config = config.replace(teacher_cache_dir=str(tmp_path / "cache"))
     plan = Plan(config, ("radius:choice:auto,teacher_mean",), tuner="grid")

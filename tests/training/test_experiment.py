@@ -168,6 +168,7 @@ def test_errors_come_before_anything_is_trained(small, tmp_path):
         assert not (tmp_path / str(i) / "metrics.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_other_images_than_the_run_began_with_are_refused(tmp_path, monkeypatch):
     train(tmp_path, ALONE, epochs=1)
     (tmp_path / "result.json").unlink()

@@ -90,6 +90,7 @@ def test_a_tracker_gets_each_line_and_the_result(stopped):
     assert seen == [*lines, read_json(folder / "result.json")]
 
 
+@pytest.mark.slow
 def test_a_tracker_that_fails_is_said_once_and_stops_nothing(tmp_path, monkeypatch, capsys):
     code = "import json\ndef log(record):\n    record.clear()\n    raise ConnectionError('no\\nserver')\n"
     (tmp_path / "my_tracker.py").write_text(code)
