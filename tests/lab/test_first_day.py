@@ -228,7 +228,9 @@ def test_a_bench_trains_as_the_package_does_and_alike_twice(digits_teacher, tmp_
     ready.run(arms.Cell("skd", "sgd", 8.0, 0.2, 1))
     second = ready.run(cell)
     assert first | {"seconds": 0} == second | {"seconds": 0}
-    config = ready.config.replace(learning_rate=0.05, temperature=2.0, seed=3, weight_decay=5e-4, jit_compile="false")
+    config = ready.config.replace(
+        learning_rate=0.05, temperature=2.0, seed=3, weight_decay=5e-4, jit_compile="false", loss="spherical"
+    )
     distiller, _ = train_student.train_student(config, experiment.prepare(config, tmp_path / "run"), tmp_path / "run")
     test = ready._held_out
     logits = distiller.student(test.images, training=False).numpy()
