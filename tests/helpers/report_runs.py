@@ -1,15 +1,21 @@
 """Records of finished runs that were not trained, for tests of the report."""
 
+import html
+import html.parser
 import json
+import re
 
 import numpy as np
+import pytest
 
 from skd_tf.config import Config
 from skd_tf.data.dataset import Split
 from skd_tf.evaluation import final_measurements, hard_images
 from skd_tf.evaluation.final_measurements import ModelLogits
-from skd_tf.runs import predictions, verdict
+from skd_tf.runs import predictions, report, verdict
+from skd_tf.runs.report import charts
 from skd_tf.runtime.files import write_json
+from tests.helpers.runs import blank_chart
 
 CLASSES = ['<b>&"one"', "$x$", "three", "four"]
 SPEED = {"examples_per_second": 100.0, "input_wait_share": 0.1, "seconds": 3.0}
@@ -46,3 +52,52 @@ def make_run(folder, *, seed=0, without=(), classes=CLASSES, name="run", extra=N
     for file in (path / "metrics.jsonl", path / "student_alone" / "metrics.jsonl"):
         file.write_text("".join(json.dumps(epoch) + "\n" for epoch in epochs))
     return path
+
+
+def few_charts_but(*names):
+    """A fixture for a module: only the tests of these names look at the drawings."""
+
+    @pytest.fixture(autouse=True)
+    def few_charts(request, monkeypatch):
+        if request.node.name not in names:
+            monkeypatch.setattr(charts, "chart", blank_chart)
+
+    return few_charts
+
+
+class _Checker(html.parser.HTMLParser):
+    """Well-formed: every element closed in order, every id once."""
+
+    VOID = ("meta", "link", "br", "img", "input", "hr")
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.ids, self.tags = [], [], []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.ids += [value for name, value in attributes if name == "id"]
+        self.open += [tag] * (tag not in self.VOID)
+
+    def handle_endtag(self, tag):
+        assert tag in self.VOID or self.open.pop() == tag
+
+
+def page(*paths):
+    """The text of a checked report of some runs, and its elements."""
+    text, checker = report.write(paths, paths[0].parent / "report.html").read_text(), _Checker()
+    checker.feed(text)
+    assert not checker.open and len(set(checker.ids)) == len(checker.ids)
+    assert "script" not in checker.tags
+    assert not re.search(r"(?:src|href|url\()=?[\"']?https?:", text) and "@import" not in text  # no network
+    return text, checker.tags
+
+
+def text_of(fragment):
+    """The words of some HTML."""
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", fragment)).split())
+
+
+def part(text, heading):
+    """The section or card of a report under one heading."""
+    return re.search(rf"<h2>{re.escape(heading)}</h2>(.*?)(?:</section>|<div class=\"answer\">)", text, re.DOTALL)[1]

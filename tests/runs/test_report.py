@@ -1,23 +1,18 @@
 """The report: what it shows of one run and of several."""
 
-import dataclasses
-import html
-import html.parser
 import re
-import shutil
 import warnings
 
 import numpy as np
 import pytest
 
-from skd_tf.config import Config
 from skd_tf.errors import InputError
 from skd_tf.runs import report, verdict
-from skd_tf.runs.report import charts, failures, run_data, svg
+from skd_tf.runs.report import failures, run_data, svg
 from skd_tf.runtime.files import write_json
 from tests.helpers.commands import python
-from tests.helpers.report_runs import CLASSES, make_run
-from tests.helpers.runs import blank_chart, read_json
+from tests.helpers.report_runs import CLASSES, few_charts_but, make_run, page, part, text_of
+from tests.helpers.runs import read_json
 
 LABELS = [
     "Loss: spherical by epoch",
@@ -28,44 +23,8 @@ LABELS = [
 ]
 LABELS += ["Throughput by epoch", "Logit norms before and after", "confidence minus accuracy", "Accuracy by class"]
 LABELS += ["Seconds of each part"]
-DRAWN = ("test_the_report_of_a_run_shows_all_its_parts",)
-DRAWN += ("test_losses_that_differ_have_no_common_axis",)
-DRAWN += ("test_a_run_shown_twice_has_two_labels_and_a_run_without_measurements_has_no_diagrams",)
 
-
-@pytest.fixture(autouse=True)
-def few_charts(request, monkeypatch):
-    """The other tests do not look at the drawings."""
-    if request.node.name not in DRAWN:
-        monkeypatch.setattr(charts, "chart", blank_chart)
-
-
-class _Checker(html.parser.HTMLParser):
-    """Well-formed: every element closed in order, every id once."""
-
-    VOID = ("meta", "link", "br", "img", "input", "hr")
-
-    def __init__(self):
-        super().__init__()
-        self.open, self.ids, self.tags = [], [], []
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append(tag)
-        self.ids += [value for name, value in attributes if name == "id"]
-        self.open += [tag] * (tag not in self.VOID)
-
-    def handle_endtag(self, tag):
-        assert tag in self.VOID or self.open.pop() == tag
-
-
-def page(*paths):
-    """The text of a checked report of some runs, and its elements."""
-    text, checker = report.write(paths, paths[0].parent / "report.html").read_text(), _Checker()
-    checker.feed(text)
-    assert not checker.open and len(set(checker.ids)) == len(checker.ids)
-    assert "script" not in checker.tags
-    assert not re.search(r"(?:src|href|url\()=?[\"']?https?:", text) and "@import" not in text  # no network
-    return text, checker.tags
+few_charts = few_charts_but("test_the_report_of_a_run_shows_all_its_parts")
 
 
 def test_the_report_of_a_run_shows_all_its_parts(tmp_path):
@@ -82,16 +41,6 @@ def test_the_report_of_a_run_shows_all_its_parts(tmp_path):
     assert tags.count("svg") == len(labels) - 1  # beside the charts, the bar of the verdict
     assert not set(svg.COLOURS.values()) & set(re.findall(r"#[0-9a-f]{6}", text))  # each is replaced by a variable
     assert "&lt;b&gt;" in text and "<b>&amp;" not in text and "$x$" in text  # text, not markup or mathematics
-
-
-def text_of(fragment):
-    """The words of some HTML."""
-    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", fragment)).split())
-
-
-def part(text, heading):
-    """The section or card of a report under one heading."""
-    return re.search(rf"<h2>{re.escape(heading)}</h2>(.*?)(?:</section>|<div class=\"answer\">)", text, re.DOTALL)[1]
 
 
 def test_the_first_lines_answer_three_questions(tmp_path):
@@ -196,16 +145,6 @@ def test_the_best_of_each_column_is_bold_and_every_known_column_is_shown(tmp_pat
     assert "ECE debiased" in more and "0.0123" in more and "macro F1" in more
 
 
-@pytest.mark.slow
-def test_losses_that_differ_have_no_common_axis(tmp_path):
-    paths = [make_run(tmp_path, name=f"t{t}", temperature=t) for t in (2.0, 4.0)]
-    other = make_run(tmp_path, name="other", temperature=4.0)
-    text, _ = page(*paths, other)
-    labels = re.findall(r'aria-label="(Loss:[^"]+)"', text)
-    assert labels == ["Loss: spherical, temperature 2.0 by epoch", "Loss: spherical, temperature 4.0 by epoch"]
-    assert "cannot be told apart" in text_of(text) or "is ahead" in text_of(text)
-
-
 def test_a_run_of_an_earlier_version_has_an_unpaired_interval(tmp_path):
     path = make_run(tmp_path)
     (path / "report_images.json").unlink()
@@ -219,71 +158,10 @@ def test_a_run_of_an_earlier_version_has_an_unpaired_interval(tmp_path):
     assert "recorded no predictions" in text_of(text) and "Confused classes" not in text and "img" not in tags
 
 
-def test_several_runs_side_by_side(tmp_path):
-    paths = [make_run(tmp_path, seed=i, name=f"run {i}", temperature=t) for i, t in enumerate((2.0, 4.0, 4.0))]
-    text, _ = page(*paths)
-    assert "<code>--temperature</code>" in text and "<code>--teacher</code>" not in text  # only where they differ
-    for path in paths:
-        assert path.name in text and f"{read_json(path / 'result.json')['student']['accuracy']:.4f}" in text
-    series = run_data.chart_series([run_data.read(path) for path in paths])
-    assert [member.label for member in series] == ["run 0", "run 1", "run 2"]
-
-
-def test_a_run_shown_twice_has_two_labels_and_a_run_without_measurements_has_no_diagrams(tmp_path):
-    path = make_run(tmp_path)
-    (path / "measurements.json").unlink()
-    text, _ = page(path, path)
-    assert "run (1)" in text and "run (2)" in text
-    assert "Reliability diagram" not in text and "Without measurements" in text
-
-
-def test_runs_in_folders_of_one_name_are_told_apart_by_their_paths(tmp_path):
-    """As runs/LOSS/SEED, each of which ends in a number."""
-    paths = [tmp_path / loss / str(seed) for loss in ("kd", "spherical") for seed in range(2)]
-    run = make_run(tmp_path)
-    for path in paths:
-        shutil.copytree(run, path)
-    runs = run_data.read_all([*paths, paths[0]])
-    names = ["kd/0 (1)", "kd/1", "spherical/0", "spherical/1", "kd/0 (5)"]
-    assert [run.name for run in runs] == names == [member.label for member in run_data.chart_series(runs)]
-    text = text_of(page(*paths)[0])
-    assert "kd/0 has the highest top-1 kd/1, spherical/0 and spherical/1 cannot be told apart" in text
-    assert [run.name for run in run_data.read_all(paths[:2])] == ["0", "1"]
-
-
-def test_a_run_without_a_teacher_is_not_called_distilled_beside_others(tmp_path):
-    alone = make_run(tmp_path, name="plain", without=("teacher", "student_alone"), loss="cross_entropy")
-    text = text_of(page(alone, make_run(tmp_path, name="other"))[0])
-    assert "plain, student " in text and "plain, student distilled" not in text and "other, student distilled" in text
-
-
-def test_a_run_of_an_earlier_version_is_compared_with_the_settings_that_it_had(tmp_path):
-    """It recorded no setting that is newer than it, and today's default may not be what it did."""
-    new, old = (make_run(tmp_path, name=name, min_warmup_steps=0) for name in ("new", "old"))
-    result = read_json(old / "result.json")
-    for name in ("version", "min_warmup_steps", "validation_split", "feature_pairs", "feature_weight"):
-        del result["config"][name]
-    write_json(old / "result.json", result)
-    runs = run_data.read_all([new, old])
-    differing = run_data.settings(runs, {field.name: field.default for field in dataclasses.fields(Config)})
-    assert differing == [("--validation_split", "stratified", ["stratified", "uniform"])]
-    first, second = run_data.chart_series(runs)
-    assert first.loss == second.loss  # so they share an axis
-
-
 def test_names_in_any_script_are_drawn_without_a_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert "猫" in svg.chart(lambda axes: axes.set(title="猫"), "title")
-
-
-def test_runs_with_other_classes_are_not_compared_class_by_class(tmp_path):
-    paths = [make_run(tmp_path, name="ten"), make_run(tmp_path, name="other", classes=[*CLASSES[:-1], "last"])]
-    paths += [make_run(tmp_path, name="more", classes=[*CLASSES, "one more"])]
-    assert "Accuracy by class" in page(paths[0])[0]
-    for other in paths[1:]:
-        text, _ = page(paths[0], other)
-        assert "Accuracy by class" not in text and "The runs have different classes" in text
 
 
 def test_many_classes_and_a_run_without_teacher(tmp_path):
@@ -327,34 +205,3 @@ def test_exported_files_are_shown_as_they_were_measured(tmp_path):
     text = page[page.index("Exported files") :]
     for words in ("student_int8.tflite", "0.8123", "0.42", "0.7000\N{EN DASH}0.9000"):
         assert words in text, words
-
-
-def test_runs_on_different_test_images_are_not_ranked(tmp_path):
-    paths = [make_run(tmp_path, seed=i, name=f"run {i}") for i in range(2)]  # each with its own labels
-    text = text_of(page(*paths)[0])
-    assert "Measured on different test images" in text and "is ahead" not in text
-    assert "run 1: " in text and "on 300 test images of" in text
-    details = read_json(paths[1] / "measurements.json")  # an earlier version recorded no labels
-    del details["labels"]
-    write_json(paths[1] / "measurements.json", details | {"dataset": {"test": 299}})
-    assert "Measured on different test images" in text_of(page(*paths)[0])
-
-
-def test_without_labels_in_one_run_all_are_compared_by_their_agreement(tmp_path):
-    paths = [make_run(tmp_path, name=f"run {i}") for i in range(3)]
-    result = read_json(paths[2] / "result.json")
-    del result["student"]["accuracy"]
-    write_json(paths[2] / "result.json", result)
-    which = part(page(*paths)[0], "Which is best?")
-    assert which.count("agreement with the teacher") == 3 and "points" not in which
-
-
-def test_runs_on_other_versions_of_the_data_are_ranked_with_a_warning(tmp_path):
-    """As when only training images were added."""
-    paths = [make_run(tmp_path, name=f"run {i}") for i in range(2)]
-    assert "has the versions" not in text_of(page(*paths)[0])
-    for i, path in enumerate(paths):
-        details = read_json(path / "measurements.json")
-        write_json(path / "measurements.json", details | {"dataset": {"version": f"v{i}", "test": 300}})
-    text = text_of(page(*paths)[0])
-    assert "the versions v0 (run 0) and v1 (run 1)" in text and "cannot be told apart" in text
