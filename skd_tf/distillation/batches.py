@@ -1,7 +1,6 @@
 """From what a Distiller is given to what a step computes with: logits, batch sizes, weights, the teacher's mean norm."""
 
 import math
-import operator
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -101,22 +100,6 @@ def piece_size(examples: int | None, pieces: int) -> int:
             remedy="Lower micro_batches, or batch the data with drop_remainder=True",
         )
     return max(-(-examples // pieces), 1)
-
-
-def checked_pieces(micro_batches: Any) -> int:
-    """`micro_batches` as an int; `InputError` if it is not a whole number > 0."""
-    try:
-        pieces = operator.index(micro_batches)
-    except TypeError:
-        pieces = 0
-    if pieces < 1:
-        raise input_error(
-            "micro_batches is not valid",
-            expected="a whole number > 0",
-            received=f"micro_batches={micro_batches!r}",
-            remedy="Use 1 for whole batches",
-        )
-    return pieces
 
 
 def check_class_weight(class_weight: dict[int, float], num_classes: int | None) -> None:

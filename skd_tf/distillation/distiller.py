@@ -13,7 +13,7 @@ from skd_tf.distillation import layer_rates as rates
 from skd_tf.distillation.batches import forward
 from skd_tf.distillation.compilation import CompilationMixin
 from skd_tf.distillation.guarded_models import GuardedModelsMixin
-from skd_tf.distillation.hyperparameters import HyperparametersMixin, ScalarVariable
+from skd_tf.distillation.hyperparameters import HyperparametersMixin, ScalarVariable, whole_number
 from skd_tf.distillation.inputs import image_of
 from skd_tf.distillation.loss_function import LossLike
 from skd_tf.distillation.mean_metrics import MeanMetrics
@@ -53,7 +53,7 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, CompilationMixin, Step
                         logits are used instead of the teacher's; "image" may also be the name of the student's input.
                         Of several teachers `[batch, teachers, classes]`
         y               class numbers, -1 for an image without a label; or one-hot or soft `[batch, classes]`
-        sample_weight   `[batch]`; multiplies the loss of each example
+        sample_weight   `[batch]`, finite and >= 0; multiplies the loss of each example
 
     The output of the model, and of `predict`, is the student's raw logits. Compiled metrics get the logits whose
     softmax is the student's probability: the raw logits, or with "spherical" the projected ones.
@@ -246,7 +246,7 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, CompilationMixin, Step
         Raises:
           InputError: `loss` is given; `schedules` names another scalar, or holds something that is no function;
             `label_weight` has a schedule although it follows kd_weight; `jit_compile` is True with a synchronized
-            BatchNorm, or with a layer that XLA cannot compile; `micro_batches` is no whole number > 0; an expression in
+            BatchNorm, or with a layer that XLA cannot compile; `micro_batches` is no whole number >= 1; an expression in
             `layer_rates` matches no trained layer; or the optimizer has been built for another model.
         """
         schedules = self._checked_schedules(schedules or {})
@@ -258,9 +258,10 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, CompilationMixin, Step
                     received=f"{name}={kwargs[name]}",
                     remedy=f"Construct Distiller(..., {arguments})",
                 )
-        pieces = batches.checked_pieces(micro_batches)
+        pieces = whole_number("micro_batches", micro_batches, low=1, remedy="Use 1 for whole batches")
         super().compile(optimizer=optimizer, metrics=metrics, jit_compile=False, **kwargs)
-        if precision.computes_in_float16(self.student) and not optimizers.may_skip(self.optimizer):
+        scales = kwargs.get("auto_scale_loss", True) and precision.computes_in_float16(self.student)
+        if scales and not optimizers.may_skip(self.optimizer):
             self.optimizer = keras.optimizers.LossScaleOptimizer(self.optimizer)
         self._jit_compile = jit_compile
         self.schedules = schedules
@@ -315,10 +316,10 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, CompilationMixin, Step
 
         Raises:
           InputError: there is no teacher; the structure of x is another one; a label does not exist; the radius must be
-            measured on a generator; or `class_weight` has a class that does not exist, or is given with batches that
-            have sample weights.
+            measured on a generator; a sample weight is not a finite number >= 0; or `class_weight` has a class that does
+            not exist, or is given with batches that have sample weights.
         """
-        x, y = self._checked_data(x, y)
+        x, y, kwargs["sample_weight"] = self._checked_data(x, y, kwargs.get("sample_weight"))
         if kwargs.get("validation_data") is not None:
             kwargs["validation_data"] = self._checked_validation(kwargs["validation_data"])
         if class_weight:
@@ -343,26 +344,35 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, CompilationMixin, Step
     ) -> Any:
         """As keras.Model.train_on_batch, with `class_weight` as for `fit`."""
         if class_weight:
-            x, y = self._checked_data(x, y)
+            x, y, sample_weight = self._checked_data(x, y, sample_weight)
             batches.check_class_weight(class_weight, self._num_classes)
             given = batches.with_class_weight(x, y, class_weight, {"sample_weight": sample_weight})[2]
             sample_weight = given["sample_weight"]
         return super().train_on_batch(x, y, sample_weight, return_dict=return_dict)
 
-    def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+    def evaluate(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        verbose: str | int = "auto",
+        sample_weight: Any = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
         """As keras.Model.evaluate.
 
         Args:
-          x, y: as for `fit`.
+          x, y, batch_size, verbose, sample_weight: as for `fit`.
           *args, **kwargs: the other arguments of keras.Model.evaluate.
 
         Raises:
           InputError: as for `fit`.
         """
         if not kwargs.get("_use_cached_eval_dataset"):  # otherwise called by fit, which has checked the data
-            x, y = self._checked_data(x, y)
+            x, y, sample_weight = self._checked_data(x, y, sample_weight)
         with self._clear_label_errors(), compat.untuned_device_iterators():
-            return super().evaluate(x, y, *args, **kwargs)
+            return super().evaluate(x, y, batch_size, verbose, sample_weight, *args, **kwargs)
 
     def export(self, filepath: str | os.PathLike, *, images: Any = None, **kwargs: Any) -> Any:
         """Writes `deployable()`, the student alone, as a SavedModel, and checks that it gives the live student's logits.

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from skd_tf.config import grammar
+from skd_tf.distillation.hyperparameters import whole_number
 from skd_tf.errors import InputError, did_you_mean, input_error
 from skd_tf.losses.terms import Tensor
 from skd_tf.models import layer_outputs
@@ -38,7 +39,7 @@ class Features(keras.layers.Layer):
       dtype: "float32" or "float64".
 
     Raises:
-      InputError: an unknown loss.
+      InputError: an unknown loss, or `seed` is no whole number >= 0.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class Features(keras.layers.Layer):
                 received=f"feature_loss={loss!r}",
                 remedy=did_you_mean(loss, LOSSES, "Choose one of these"),
             )
-        self.pairs, self.loss, self.seed = as_pairs(pairs), loss, int(seed)
+        self.pairs, self.loss, self.seed = as_pairs(pairs), loss, whole_number("feature_seed", seed)
         self.projectors: list[keras.layers.Dense] = []
         # Not an attribute of Keras': neither network is a part of this layer.
         object.__setattr__(self, "_layers_of", {"student": (), "teacher": ()})

@@ -113,11 +113,11 @@ class GuardedModelsMixin:
         """Checks the first batch of a call of fit, evaluate, train_on_batch or test_on_batch, on the host."""
         if self._inspected:
             return
-        x, y, _ = keras.utils.unpack_x_y_sample_weight(keras.tree.map_structure(without_optional, data))
-        x, y = keras.tree.map_structure(
-            lambda part: self.distribute_strategy.experimental_local_results(part)[0], (x, y)
+        parts = keras.utils.unpack_x_y_sample_weight(keras.tree.map_structure(without_optional, data))
+        x, y, weights = keras.tree.map_structure(
+            lambda part: self.distribute_strategy.experimental_local_results(part)[0], parts
         )
-        inputs.check_batch(x, y, names=interface.input_names(self.student), num_classes=self._num_classes)
+        inputs.check_batch(x, y, weights, names=interface.input_names(self.student), num_classes=self._num_classes)
         self._inspect_student(x)
         if self.objective.needs_teacher:
             self._inspect_teacher(x)
@@ -147,7 +147,7 @@ class GuardedModelsMixin:
         if self.compiled:
             self._build_optimizer()
 
-    def _checked_data(self, x, y, where="y"):
+    def _checked_data(self, x, y, weights=None, where=("y", "sample_weight")):
         if self._num_classes is None:  # if the shape of the images is known, a black image is enough to learn it
             spec = keras.utils.unpack_x_y_sample_weight(x.element_spec)[0] if isinstance(x, tf.data.Dataset) else x
             images = inputs.image_of(spec)
@@ -155,16 +155,16 @@ class GuardedModelsMixin:
             if has_shape and None not in images.shape[1:]:
                 self._learn_classes(tf.zeros([1, *images.shape[1:]], images.dtype))
         names = interface.input_names(self.student)
-        return inputs.checked(x, y, names=names, num_classes=self._num_classes, where=where)
+        return inputs.checked(x, y, weights, names=names, num_classes=self._num_classes, where=where)
 
     def _checked_validation(self, data):
         if isinstance(data, tf.data.Dataset):
-            return self._checked_data(data, None, "validation_data")[0]
+            return self._checked_data(data, None, None, ("validation_data", "validation_data"))[0]
         if not isinstance(data, (tuple, list)):
             return data
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(tuple(data))
-        x, y = self._checked_data(x, y, "validation_data[1]")
-        return (x, y) if sample_weight is None else (x, y, sample_weight)
+        x, y, weights = keras.utils.unpack_x_y_sample_weight(tuple(data))
+        x, y, weights = self._checked_data(x, y, weights, ("validation_data[1]", "validation_data[2]"))
+        return (x, y) if weights is None else (x, y, weights)
 
     @contextlib.contextmanager
     def _clear_label_errors(self) -> Iterator[None]:

@@ -3,6 +3,7 @@
 import contextlib
 import contextvars
 import math
+import operator
 from collections.abc import Iterator
 from typing import Any
 
@@ -214,5 +215,22 @@ def number_in_range(
         expected += "" if high == math.inf else f" and <= {high:g}"
         raise input_error(
             f"{name} is out of range", expected=f"a number {expected}", received=f"{name}={number}", remedy=remedy
+        )
+    return number
+
+
+def whole_number(name: str, value: Any, *, low: int = 0, remedy: str = "Give a whole number") -> int:
+    """The value as an int, which must be at least `low`.
+
+    Raises:
+      InputError: it is not a whole number, or is smaller.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = low - 1
+    if number < low or isinstance(value, (bool, np.bool_)):
+        raise input_error(
+            f"{name} is not valid", expected=f"a whole number >= {low}", received=f"{name}={value!r}", remedy=remedy
         )
     return number

@@ -1,4 +1,4 @@
-"""Checks the data given to a Distiller before anything is computed with it: the structure of x and y, and the labels."""
+"""Checks the data given to a Distiller before anything is computed with it: its structure, labels and sample weights."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from skd_tf.distillation import labels
+from skd_tf.distillation import labels, sample_weights
 from skd_tf.errors import InputError, input_error
 from skd_tf.models.adapter import are_probabilities
 
@@ -65,36 +65,48 @@ def check_structure(x: Any, names: Sequence[str]) -> None:
             raise wrong_structure(x, names)
 
 
-def checked(x: Any, y: Any, *, names: Sequence[str], num_classes: int | None, where: str = "y") -> tuple[Any, Any]:
+def checked(
+    x: Any,
+    y: Any,
+    weights: Any,
+    *,
+    names: Sequence[str],
+    num_classes: int | None,
+    where: tuple[str, str] = ("y", "sample_weight"),
+) -> tuple[Any, Any, Any]:
     """Checks what `fit` and `evaluate` are given, as far as that is possible without reading data twice.
 
-    Arrays are checked whole. A tf.data.Dataset gets a check of each batch's labels. Other data is checked when its first
-    batch arrives.
+    Arrays are checked whole. A tf.data.Dataset gets a check of each batch's labels and sample weights. Other data is
+    checked when its first batch arrives.
 
     Args:
-      x, y: as for `Distiller.fit`.
+      x, y, weights: as for `Distiller.fit`, whose argument `sample_weight` is `weights`.
       names: of the student's input.
       num_classes: of the student; None if it is not known yet.
-      where: names the labels in messages.
+      where: names the labels and the sample weights in messages.
 
     Returns:
-      (x, y) to use instead.
+      (x, y, weights) to use instead.
 
     Raises:
-      InputError: the structure is wrong, there are no labels, or a label does not exist.
+      InputError: the structure is wrong, there are no labels, or a label or sample weight is not valid.
     """
     if isinstance(x, tf.data.Dataset):
-        x_spec, y_spec, _ = keras.utils.unpack_x_y_sample_weight(x.element_spec)
+        x_spec, y_spec, weights_spec = keras.utils.unpack_x_y_sample_weight(x.element_spec)
         if y_spec is None:
             raise no_labels(x_spec)
         check_structure(x_spec, names)
         if not isinstance(y_spec, tf.TensorSpec):
-            raise _structured_labels(y_spec, where)
-        labels.check_form(y_spec.dtype, y_spec.shape, num_classes, where)
+            raise _structured_labels(y_spec, where[0])
+        labels.check_form(y_spec.dtype, y_spec.shape, num_classes, where[0])
+        if isinstance(weights_spec, tf.TensorSpec):
+            sample_weights.check_form(weights_spec.dtype, weights_spec.shape, where=where[1])
+        elif weights_spec is not None:
+            sample_weights.checked(weights_spec, None, where[1])
         known = num_classes is not None and y_spec.shape.rank is not None
-        return (labels.checked(x, num_classes) if known else x), y  # type: ignore[arg-type]
+        return (labels.checked(x, num_classes) if known else x), y, weights  # type: ignore[arg-type]
     if not isinstance(x, (*_ARRAYS, Mapping, list, tuple)):
-        return x, y
+        return x, y, weights
     if isinstance(x, (list, tuple)) and len(x) == 1:
         (x,) = x
     check_structure(x, names)
@@ -105,9 +117,9 @@ def checked(x: Any, y: Any, *, names: Sequence[str], num_classes: int | None, wh
     if y is None:
         raise no_labels(x)
     if isinstance(y, Mapping):
-        raise _structured_labels(y, where)
-    labels.check(y, num_classes, where)
-    return x, y
+        raise _structured_labels(y, where[0])
+    labels.check(y, num_classes, where[0])
+    return x, y, sample_weights.checked(weights, len(y), where[1])
 
 
 def _structured_labels(y, where):
@@ -120,7 +132,7 @@ def _structured_labels(y, where):
     )
 
 
-def check_batch(x: Any, y: Any, *, names: Sequence[str], num_classes: int | None) -> None:
+def check_batch(x: Any, y: Any, weights: Any = None, *, names: Sequence[str], num_classes: int | None) -> None:
     """Checks one batch of eager tensors, as `checked` does; also the teacher's logits in it."""
     if y is None:
         raise no_labels(x)
@@ -128,6 +140,7 @@ def check_batch(x: Any, y: Any, *, names: Sequence[str], num_classes: int | None
     if not hasattr(y, "dtype"):
         raise _structured_labels(y, "y")
     labels.check(y, num_classes)
+    sample_weights.checked(weights, len(y))
     if isinstance(x, Mapping) and TEACHER_LOGITS in x:
         logits = np.asarray(x[TEACHER_LOGITS])
         fits = logits.ndim in (2, 3) and num_classes in (None, logits.shape[-1])

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from skd_tf.distillation import sample_weights
 from skd_tf.errors import InputError, input_error
 
 _SUM_TOLERANCE = 0.02  # of a soft row; half precision rounds
@@ -78,16 +79,19 @@ def check_form(dtype: Any, shape: Any, num_classes: int | None, where: str = "y"
 
 
 def checked(dataset: tf.data.Dataset, num_classes: int) -> tf.data.Dataset:
-    """The same batches (x, y) or (x, y, sample_weight); a batch with a label that does not exist raises an error.
+    """The same batches (x, y) or (x, y, sample_weight); a wrong label or sample weight raises an error.
 
     It checks in the input pipeline, on the host, so that no step has to wait. `translated` makes an `InputError`.
     """
 
     def check_batch(*batch):
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
+        x, y, weights = keras.utils.unpack_x_y_sample_weight(batch)
         with tf.control_dependencies([_assert_labels(y, num_classes)]):
             y = tf.identity(y)
-        return (x, y) if sample_weight is None else (x, y, sample_weight)
+        if weights is None:
+            return x, y
+        with tf.control_dependencies([sample_weights.assertion(weights)]):
+            return x, y, tf.identity(weights)
 
     return dataset.map(check_batch)
 
@@ -112,10 +116,10 @@ def _shown(values):
 
 
 def translated(error: tf.errors.InvalidArgumentError, num_classes: int | None) -> InputError | None:
-    """The `InputError` of a label that `checked` found; None for any other error of TensorFlow."""
+    """The `InputError` of a label or sample weight that `checked` found; None for any other error of TensorFlow."""
     text = str(error)
     if _MARK not in text:
-        return None
+        return sample_weights.translated(error)
     found = text.split(_MARK, 1)[1].split(";", 1)[0].strip()
     return input_error(
         "A label does not exist",

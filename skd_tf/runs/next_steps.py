@@ -88,7 +88,9 @@ def steps(
         tips.append(f"search for a rate: {search('learning_rate:log:0.001:0.3')}")
         tips.append("check whether the labels are right, and add pictures of each class")
     if weak_teacher:
-        tips.append("a better teacher (--teacher_flagfile trains one by its own settings)")
+        loaded = config.get("teacher_checkpoint")
+        how = "--teacher_checkpoint=FILE" if loaded else "--teacher_flagfile trains one by its own settings"
+        tips.append(f"a better teacher ({how})")
     if has_teacher and word in ("behind", "level"):
         if config["loss"] == "spherical":
             tips.append("--loss=kd")

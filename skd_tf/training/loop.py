@@ -51,6 +51,8 @@ class Interval:
 class Profile:
     """TensorBoard's profiler for a range of steps; it writes the trace to folder/plugins/profile.
 
+    As a context manager, it also writes the trace of a training that stops inside the range.
+
     Args:
       steps: (first, last), counted from 1, both included; None for no trace.
       folder: TensorBoard's.
@@ -70,7 +72,17 @@ class Profile:
         if step == self._begin:
             tf.profiler.experimental.start(self._folder)
             self._tracing = True
-        elif step == self._end and self._tracing:
+        elif step == self._end:
+            self._stop()
+
+    def __enter__(self) -> "Profile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop()
+
+    def _stop(self):
+        if self._tracing:
             tf.profiler.experimental.stop()
             self._tracing = False
 
@@ -134,7 +146,7 @@ def train(
             iterator = iter(stream if tf.distribute.has_strategy() else replicas.prefetched(stream))
     distiller.guard.reset()
     step, pace = first_step, Pace(0, 0.0, 0.0)
-    with signals.deferred() as interrupted:
+    with signals.deferred() as interrupted, profile:
         while step < last_step:
             to_epoch_end = steps_per_epoch - step % steps_per_epoch
             profile.switch(step)
@@ -171,4 +183,3 @@ def train(
         signal = cluster.max_over_workers(interrupted() or 0)  # it may have come during the last step's records
         if signal:
             callbacks.on_interrupt(step, signal)
-    profile.switch(step)

@@ -269,6 +269,8 @@ def test_what_cannot_be_compared_is_one_line():
     refused("has a pair twice", feature_pairs="re_lu:re_lu,re_lu : re_lu")
     refused("Unknown feature loss.*mean mse", feature_loss="msr")
     refused("feature_weight is out of range", feature_weight=-1)
+    refused("feature_seed is not valid.*a whole number >= 0.*feature_seed=-1", feature_seed=-1)
+    refused("feature_seed is not valid.*feature_seed=0.5", feature_seed=0.5)
     (images, labels), *_ = batches(1)
     x = {"image": images, "teacher_logits": np.zeros([8, CLASSES], "float32")}
     for call in (lambda d: d.fit(x, labels, verbose=0), lambda d: d.evaluate(x, labels, verbose=0)):

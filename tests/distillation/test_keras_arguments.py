@@ -12,7 +12,7 @@ from tests.helpers.nets import CLASSES, batches, conv_net, make_distiller, weigh
 
 @pytest.mark.parametrize("pieces", [0, -1, 2.5, "2", None])
 def test_micro_batches_are_a_whole_number(pieces):
-    with pytest.raises(InputError, match=r"whole number > 0.*micro_batches="):
+    with pytest.raises(InputError, match=r"whole number >= 1.*micro_batches="):
         make_distiller().compile("sgd", micro_batches=pieces)
 
 

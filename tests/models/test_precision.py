@@ -99,6 +99,13 @@ def test_a_bad_float16_step_is_skipped_by_all_replicas_alike(two_replicas, bad_h
     assert all(np.isfinite(value).all() for value in changed)
 
 
+def test_a_float16_student_gets_a_loss_scale_unless_compile_is_told_not_to():
+    distiller = distiller_in("float16")
+    assert isinstance(distiller.optimizer, keras.optimizers.LossScaleOptimizer)
+    distiller.compile(keras.optimizers.SGD(0.05), auto_scale_loss=False)
+    assert isinstance(distiller.optimizer, keras.optimizers.SGD)
+
+
 @pytest.mark.slow
 def test_the_loss_scale_leaves_gradients_as_they_are(two_replicas):
     """Gradients are scaled up before the sum over replicas and down after it: clipping must see the true norm."""

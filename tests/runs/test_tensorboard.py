@@ -4,6 +4,7 @@ import pytest
 
 from skd_tf.config import Config
 from skd_tf.errors import InputError
+from skd_tf.training import loop
 from tests.helpers.runs import numbers, train
 
 
@@ -48,6 +49,13 @@ def test_a_trace_is_written_and_changes_no_number(traced, tmp_path):
     train(tmp_path)
     assert numbers(traced) == numbers(tmp_path)
     assert not (tmp_path / "tensorboard" / "plugins").exists()
+
+
+def test_a_training_that_stops_inside_the_range_leaves_a_trace(tmp_path):
+    with pytest.raises(KeyboardInterrupt), loop.Profile((1, 5), tmp_path) as profile:
+        profile.switch(0)
+        raise KeyboardInterrupt
+    assert next((tmp_path / "plugins" / "profile").rglob("*.xplane.pb"))
 
 
 def test_a_bad_range_is_refused_before_the_first_step(tmp_path):

@@ -93,6 +93,7 @@ def test_commands_follow_the_settings_of_the_run():
     assert [word for word in of["wttm"]["tune"] if "search" in word] == ["--search=kd_weight:linear:0.1:0.9"]  # no T
     assert "train" not in of["dist"]  # no tip is a flag to add
     tips = judge(student=0.6, teacher=0.5, config=CONFIG | {"teacher_checkpoint": "t"}, data_dir="/my data")["next"]
+    assert any("a better teacher (--teacher_checkpoint=FILE)" in tip for tip in tips)
     made = commands(tips, "r")
     assert all("--data_dir=/my data" in words and not any("teacher" in w for w in words) for words in made.values())
     assert next_steps.command("export", "--workdir=RUN", {"dataset": "mine:data"}).endswith(" --dataset=mine:data")
