@@ -1,5 +1,6 @@
 """Dataset names, the reader each belongs to, and the datasets whose numbers are known in advance."""
 
+import os
 import re
 import typing
 from collections.abc import Sequence
@@ -85,6 +86,19 @@ def is_folder(name: str) -> bool:
 def has_labels(name: str) -> bool:
     """Whether a dataset has labels: all have but images:PATH."""
     return not name.startswith(IMAGES)
+
+
+def are_same(name: str, other: str) -> bool:
+    """Whether two names stand for one dataset: they are equal, or paths of the same folder.
+
+    Example:
+      >>> are_same("folder:photos", f"folder:{os.path.abspath('photos')}/"), are_same("folder:photos", "images:photos")
+      (True, False)
+    """
+    if not (is_folder(name) and is_folder(other)):
+        return name == other
+    (kind, _, path), (other_kind, _, other_path) = name.partition(":"), other.partition(":")
+    return kind == other_kind and os.path.realpath(path) == os.path.realpath(other_path)
 
 
 def is_code(name: str) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from skd_tf.config import Config
-from skd_tf.data import redraw
+from skd_tf.data import catalog, redraw
 from skd_tf.data.catalog import has_labels, size_and_resize
 from skd_tf.data.settings import DataSettings
 from skd_tf.errors import input_error
@@ -53,7 +53,7 @@ def first_run(models, dataset):
     """(path, `Config`) of the first model whose run is known and has this dataset, any without one; (None, None)."""
     for path in models:
         run = run_behind(path) if dataset else recorded_config(workdir_of(path))
-        if run and dataset in (None, run.dataset):
+        if run and (dataset is None or catalog.are_same(run.dataset, dataset)):
             return path, run
     return None, None
 
@@ -145,7 +145,7 @@ def run_to_calibrate(path, settings):
             received=f"--model={path}",
             remedy="Leave out --calibrate for this model",
         )
-    if (run.dataset, run.image_size) != (settings.dataset, settings.image_size):
+    if not catalog.are_same(run.dataset, settings.dataset) or run.image_size != settings.image_size:
         raise input_error(
             "--calibrate takes the run's own data",
             expected=f"--dataset={run.dataset} and --image_size={run.image_size}",

@@ -71,6 +71,17 @@ def test_each_of_several_teachers_has_its_own_preprocessing(tmp_path):
     assert given == ["caffe"] * 3
 
 
+def test_another_path_of_a_run_s_folder_keeps_its_settings(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = workdir(tmp_path / "run", dataset="folder:photos", image_size=12)
+
+    def size(dataset):
+        return measured_runs.measuring_settings([run], {"dataset": dataset})[0].image_size
+
+    assert [size(f"folder:{path}") for path in ("photos", tmp_path / "photos", "./photos/", "others")] == [12, 12, 12, 0]
+    assert size(f"images:{tmp_path}/photos") == 0
+
+
 @pytest.fixture
 def measured(monkeypatch):
     """What `evaluate_models` is called with, in place of its call: [(models, dataset, options)]."""
