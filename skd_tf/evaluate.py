@@ -15,7 +15,7 @@ from skd_tf.runs.run_record import run_behind
 from skd_tf.runs.workdir import require_output
 from skd_tf.runtime import tf_logging
 
-_MODEL = "a workdir, a .keras file or a SavedModel folder"
+_MODEL = "a workdir, a .keras file, a SavedModel folder, keras.applications:NAME or keras_hub:PRESET"
 _TEACHER = "a model to compare with (agreement, KL, confidence gap); takes what --model takes"
 _PREDICTIONS = "CSV file to write: a line per model, teacher included, and test image: file, label, answer, probability"
 _CALIBRATE = "fit one temperature to each model, a workdir, on the images that its run held out; export applies it"
@@ -77,7 +77,7 @@ def _require_one_size(models):
             "The models take images of different sizes",
             expected="models that can be measured on the same images",
             received=", ".join(f"--model={path} for {size}x{size} pixels" for size, path in sizes.items()),
-            remedy="Evaluate them one command each",
+            remedy="Evaluate each with its own command",
         )
 
 

@@ -9,7 +9,7 @@ from skd_tf.config.flags import config_from, define_flags
 from skd_tf.runs.run_record import finished_result
 from skd_tf.runtime import console, tf_logging
 
-_FORMAT = "what to write: saved_model, keras, litert (float32, float16 and int8) or onnx; repeat the flag for several"
+_FORMAT = "what to write: saved_model, keras, litert (float32, float16 and int8) or onnx"
 _CHECK_IMAGES = "number of test images to compare each file on, at most"
 _CALIBRATED = "apply the temperature of evaluate --calibrate, or else the one that training fitted"
 _DATASET = (
@@ -19,12 +19,13 @@ _DATASET = (
 
 
 def define(flag_values: flags.FlagValues) -> None:
+    flags.DEFINE_string("workdir", None, "the workdir of the finished run", flag_values=flag_values)
     flags.DEFINE_string("output", None, "new folder for the files and their README.md", flag_values=flag_values)
     flags.DEFINE_multi_string("format", ["saved_model", "keras"], _FORMAT, flag_values=flag_values)
     flags.DEFINE_integer("check_images", 1000, _CHECK_IMAGES, 1, flag_values=flag_values)
     flags.DEFINE_bool("calibrated", True, _CALIBRATED, flag_values=flag_values)
     flags.DEFINE_string("dataset", None, _DATASET, flag_values=flag_values)
-    define_flags(flag_values, ("workdir", "data_dir", "download"))
+    define_flags(flag_values, ("data_dir", "download"))
 
 
 def main(flag_values: flags.FlagValues) -> int | None:

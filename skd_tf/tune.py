@@ -27,10 +27,15 @@ def __getattr__(name):
 def define(flag_values):
     define_flags(flag_values, [name for name in (*PLACES, *FIELDS) if name not in LOOKS])
     own = {"flag_values": flag_values}
-    flags.DEFINE_multi_string("search", None, f"setting to search: {GRAMMAR}; repeatable", **own)
+    flags.DEFINE_multi_string("search", None, f"setting to search: {GRAMMAR}", **own)
     flags.DEFINE_string("tuner", "random", f"how values are chosen: {', '.join(TUNERS)}", **own)
     flags.DEFINE_string("objective", "val_accuracy", f"what to optimise: {OBJECTIVE_GRAMMAR}", **own)
-    flags.DEFINE_integer("max_trials", None, "maximum number of trials; by default 10, or the whole grid", **own)
+    flags.DEFINE_integer(
+        "max_trials",
+        None,
+        "maximum number of trials; by default 10 or the whole grid, and at most all combinations",
+        **own,
+    )
     flags.DEFINE_integer("executions_per_trial", 1, "students per trial, with consecutive seeds", **own)
     flags.DEFINE_integer("search_seed", 0, "seed of the values drawn", lower_bound=0, **own)
     flags.DEFINE_bool("final_run", False, "train the best on all of train, in <workdir>/final, and test it once", **own)

@@ -134,20 +134,28 @@ def help_text(flag_values: flags.FlagValues, description: str, required: Sequenc
     own = [name for name in flag_values if not is_setting(name, flag_values) and name not in PLACES]
     for name in places + own:
         flag = flag_values[name]
-        default = "" if flag.default is None else f"={as_text(flag.default)}"
-        lines += _help_lines(f"--{name}{default}", " ".join(flag.help.split()))
+        text, _, repeated = " ".join(flag.help.split()).partition("; repeat this option")  # absl's words
+        label = _label(name, None if repeated else flag.default, boolean=flag.boolean)
+        text += "; can be repeated" * bool(repeated)
+        text += f"; by default {' and '.join(flag.default)}" if repeated and flag.default else ""
+        lines += _help_lines(label, text)
     heading = ""
     for name, field in FIELDS.items():
         heading = rules_of(field).heading or heading
         if is_setting(name, flag_values):
             if heading:
                 lines, heading = [*lines, "", f"{heading}:"], ""
-            default = as_text(field.default)
             boolean = bool in kinds_of(field)
-            label = f"--[no]{name} (default: {default})" if boolean else f"--{name}={default}"
             accepts = "" if boolean or expectation(field) == "text" else f" ({expectation(field)})"
+            label = _label(name, as_text(field.default), boolean=boolean)
             lines += _help_lines(label, rules_of(field).help + accepts)
     return "\n".join(lines)
+
+
+def _label(name, default, *, boolean):
+    if boolean:
+        return f"--[no]{name} (default: {as_text(default)})"
+    return f"--{name}" if default is None else f"--{name}={as_text(default)}"
 
 
 def _help_lines(label, text):

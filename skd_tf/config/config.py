@@ -71,9 +71,8 @@ Leave it out for the default, 30.
     )
     unlabelled: str = setting(
         "",
-        "images:PATH or folder:PATH: more training images, whose labels are unknown or not used; the student learns the "
-        "teacher's answers to them",
-        grammar="images:PATH",
+        "more training images, whose labels are unknown or not used; the student learns the teacher's answers to them",
+        grammar="images:PATH or folder:PATH, or nothing",
         check=checks.unlabelled,
         affects_result=local_paths.without_slash,
     )

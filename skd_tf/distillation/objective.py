@@ -126,8 +126,15 @@ class Objective:
             self(logits, teacher, tf.zeros([batch], tf.int32), **scalars)
         except InputError:
             raise
-        except Exception:
-            return
+        except Exception as error:
+            if teacher is not None:
+                return
+            try:
+                self(logits, logits, tf.zeros([batch], tf.int32), **scalars)
+            except InputError:  # it works, and computes a distill term, which is not wanted here
+                raise _needs_a_teacher(error) from None
+            except Exception:
+                return
 
     @property
     def needs_teacher(self) -> bool:
@@ -268,6 +275,15 @@ class Objective:
         targets = losses.target_probabilities(labels, logits.shape[-1], logits.dtype)
         spread = tf.reduce_sum(targets, axis=-1, keepdims=True) / logits.shape[-1]
         return (1 - self.label_smoothing) * targets + self.label_smoothing * spread
+
+
+def _needs_a_teacher(error):
+    return input_error(
+        "The loss function fails without a teacher",
+        expected='teacher_logits=None to give a dict of "label" alone',
+        received=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
+        remedy="Give a teacher (--teacher or --teacher_checkpoint), or handle teacher_logits=None in the function",
+    )
 
 
 def class_numbers(labels: Tensor) -> Tensor:

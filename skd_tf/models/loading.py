@@ -297,7 +297,7 @@ def check_fits(model: Any, dataset: "Dataset", path: object, *, resizable: bool 
         same_channels = len(shape) == 3 and shape[2] in (None, dataset.image_shape[2])
         remedy = f"Choose a model for these images{', or set --image_size' * same_channels}"
         if several and same_channels:
-            remedy += "; models for images of different sizes take one command each"
+            remedy += "; evaluate models for images of different sizes with one command each"
         raise input_error(
             "The model takes other images",
             expected=f"{dataset.image_shape} ({dataset.name})",

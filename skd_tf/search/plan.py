@@ -12,6 +12,7 @@ from skd_tf.losses.names import facts_of
 from skd_tf.search.space import Dimension, parse_space
 
 TUNERS = ("random", "bayesian", "grid")
+_TRIALS = 10  # of a tuner that draws, unless the user gives a number
 # What a run logs each epoch, and which direction is better; None if that depends on the user.
 OBJECTIVES = {
     "val_accuracy": "max",
@@ -91,7 +92,7 @@ class Plan:
       search: texts in the grammar of --search, or a single one.
       tuner: "random", "bayesian" or "grid".
       objective: text in the grammar of --objective.
-      max_trials: maximum number of trials; None means 10, or the whole grid.
+      max_trials: maximum number of trials; None means 10, or the whole grid. There are never more than combinations of values.
       search_seed: seed of the values drawn.
       executions_per_trial: students per trial, with seeds `config.seed`, `config.seed + 1`, ...
 
@@ -174,10 +175,9 @@ class Plan:
     @property
     def trials(self) -> int:
         """Maximum number of trials."""
-        if self.tuner != "grid":
-            return self.max_trials or 10
-        size = math.prod(len(points(dimension)) for dimension in self.space)
-        return min(self.max_trials or size, size)
+        size = math.prod(len(points(dimension)) for dimension in self.space)  # 0 stands for infinitely many
+        wanted = self.max_trials or (size if self.tuner == "grid" else _TRIALS)
+        return min(wanted, size or wanted)
 
     @property
     def shared(self) -> Config:

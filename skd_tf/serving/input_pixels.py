@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from skd_tf.data.catalog import size_and_resize, source_kind
 from skd_tf.data.settings import DataSettings
+from skd_tf.errors import counted
 
 
 class InputPixels(NamedTuple):
@@ -34,7 +35,7 @@ def input_pixels(settings: Mapping[str, Any], image_shape: tuple[int, int, int],
     height, width, channels = image_shape
     kind = source_kind(settings["dataset"])
     if kind == "packaged" or (kind == "tfds" and not resize):
-        text = f"The data were arrays of {height}x{width} pixels with {channels} channels, used as they are."
+        text = f"The data were arrays of {height}x{width} pixels with {counted(channels, 'channel')}, used as they are."
         return InputPixels(text, "")
     upright = settings["data_rules"] != 1 and kind != "tfds"
     mode = "L" if channels == 1 else "RGB"

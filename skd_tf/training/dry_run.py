@@ -15,6 +15,7 @@ from skd_tf.losses.teacher_shares import teacher_shares
 from skd_tf.runs.run_record import read_result, recorded_config, settings_record, with_recorded_rules
 from skd_tf.runs.workdir import refuse_differences
 from skd_tf.runtime import cluster, devices
+from skd_tf.runtime.console import counted
 from skd_tf.runtime.local_paths import require_folder
 from skd_tf.training import nested_runs, no_effect, preflight, short_runs, unlabelled
 from skd_tf.training.preflight import Sizes
@@ -53,7 +54,8 @@ def describe(
     }
     if no_effect.lines(config):
         sections["Without effect"] = no_effect.lines(config)
-    consider = short_runs.warnings(config, config.epochs * _steps_per_epoch(config, sizes)) if sizes else []
+    steps = config.epochs * _steps_per_epoch(config, sizes) if sizes else 0
+    consider = short_runs.few_steps(config, steps) + short_runs.warnings(config, steps) if sizes else []
     if consider:
         sections["To consider"] = consider
     lines = ["Dry run: nothing is loaded, trained or written."]
@@ -129,7 +131,7 @@ def _schedule(config: Config, sizes: Sizes | None) -> list[str]:
     warmup = _warmup(config, None)
     if sizes:
         steps = _steps_per_epoch(config, sizes)
-        warmup = f"{schedules.warmup_steps(config, steps)} steps: {_warmup(config, steps)}"
+        warmup = f"{counted(schedules.warmup_steps(config, steps), 'step')}: {_warmup(config, steps)}"
         rate += f"; last step {schedules.learning_rate(config, steps)[-1]:.3g}"
     return [
         f"epochs         {config.epochs}",

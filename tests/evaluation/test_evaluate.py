@@ -260,7 +260,7 @@ def test_runs_of_different_sizes_are_refused_before_tensorflow_is_loaded(tmp_pat
     for flags in (both, [*both, "--image_size=32"]):
         assert exit_code(evaluate.cli_main, *flags) == 2
         err = capsys.readouterr().err
-        assert "different sizes" in err and "small for 32x32 pixels" in err and "one command each" in err
+        assert "different sizes" in err and "small for 32x32 pixels" in err and "its own command" in err
     for other in (tmp_path / "small", tmp_path / "own", tmp_path / "other.keras"):
         with pytest.raises(RuntimeError, match="loaded"):
             exit_code(evaluate.cli_main, both[0], f"--model={other}")
@@ -278,7 +278,8 @@ def test_the_help_shows_the_commands_own_flags(capsys):
     assert exit_code(evaluate.cli_main, "--help") == 0
     out = capsys.readouterr().out
     assert "a model to compare with" in out and "network to train as the teacher" not in out
-    assert all(f"--{name}" in out for name in ("model", "teacher", "calibrate", "bootstrap", "timing", "dataset"))
+    names = "model", "teacher", "[no]calibrate", "bootstrap", "[no]timing (default: true)", "dataset"
+    assert all(f"--{name}" in out for name in names) and "PRESET; can be repeated" in " ".join(out.split())
 
 
 def test_a_run_writes_its_report_and_measurements(digits_run):

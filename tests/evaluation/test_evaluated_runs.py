@@ -78,7 +78,12 @@ def test_another_path_of_a_run_s_folder_keeps_its_settings(tmp_path, monkeypatch
     def size(dataset):
         return measured_runs.measuring_settings([run], {"dataset": dataset})[0].image_size
 
-    assert [size(f"folder:{path}") for path in ("photos", tmp_path / "photos", "./photos/", "others")] == [12, 12, 12, 0]
+    assert [size(f"folder:{path}") for path in ("photos", tmp_path / "photos", "./photos/", "others")] == [
+        12,
+        12,
+        12,
+        0,
+    ]
     assert size(f"images:{tmp_path}/photos") == 0
 
 

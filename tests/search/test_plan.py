@@ -61,7 +61,8 @@ def test_the_size_of_a_search_and_its_default():
     grid = Plan(CONFIG, (TEMPERATURES, "loss:choice:spherical,kd", "epochs:int:1:3"), tuner="grid")
     assert grid.trials == 30 and Plan(CONFIG, grid.search, tuner="grid", max_trials=7).trials == 7
     assert grid.default is None  # 30 epochs are not in it
-    assert Plan(CONFIG, (TEMPERATURES,)).trials == 10
+    assert Plan(CONFIG, (TEMPERATURES,)).trials == Plan(CONFIG, (TEMPERATURES,), max_trials=7).trials == 5
+    assert Plan(CONFIG, ("epochs:int:1:50",)).trials == Plan(CONFIG, ("temperature:log:1:16",)).trials == 10
     assert Plan(CONFIG, TEMPERATURES) == Plan(CONFIG, [TEMPERATURES])
     two = Plan(CONFIG, ("temperature:log:1:16", "kd_weight:choice:0.5,0.9"))
     assert two.default == {"temperature": 4.0, "kd_weight": 0.9}

@@ -136,13 +136,16 @@ def test_what_lost_accuracy_in_short_runs_is_said():
     for settings, words in (
         ({"loss": "spherical", "epochs": 10}, "--loss=spherical with --optimizer=sgd was up to 6 points"),
         ({"optimizer": "adamw", "epochs": 10}, "Take --temperature=1, or --optimizer=sgd"),
-        ({"loss": "spherical", "optimizer": "adamw", "epochs": 10}, None),
-        ({"optimizer": "adamw", "temperature": 1, "epochs": 10}, None),
-        ({"epochs": 10}, None),
+        ({"epochs": 10}, "120 optimizer steps are few"),
+        ({"loss": "spherical", "optimizer": "adamw", "epochs": 60}, None),  # 720 steps
+        ({"optimizer": "adamw", "temperature": 1, "epochs": 60}, None),
+        ({"optimizer": "adamw", "epochs": 60}, "Take --temperature=1, or --optimizer=sgd"),
+        ({"epochs": 60}, None),
         ({"loss": "spherical", "epochs": 70}, None),  # 840 steps
     ):
         text = describe(**settings)
         assert ("To consider" in text) == bool(words) and (words or "") in text
+        assert ("optimizer steps are few" in text) == (settings["epochs"] == 10)
 
 
 def test_replicas_share_the_batch_or_the_run_is_refused(monkeypatch):
@@ -219,7 +222,7 @@ def test_a_missing_file_or_module_is_found_before_anything_starts():
 
 def test_a_workdir_agrees_or_is_refused(tmp_path):
     settings = {"teacher": "resnet8", "workdir": tmp_path}
-    assert describe(**settings).endswith(str(tmp_path))
+    assert f"Workdir\n  {tmp_path}\n" in describe(**settings)
     record = Config(teacher="resnet8").to_json()
     (tmp_path / "config.json").write_text(json.dumps(record))
     (tmp_path / "metrics.jsonl").write_text("")

@@ -25,6 +25,10 @@ CODE = """
         student, teacher = logit_pair(student_logits, teacher_logits)
         return {"label": label_term(student, labels), "distill": share * distill_term(student, teacher, temperature)}
 
+    def two_terms(student_logits, teacher_logits, labels):
+        student, teacher = logit_pair(student_logits, teacher_logits)
+        return {"label": label_term(student, labels), "distill": distill_term(student, teacher, 1.0)}
+
     def needs_more(student_logits, teacher_logits, labels, power):
         return {}
 
@@ -82,6 +86,11 @@ def test_without_a_teacher_it_trains_alone(tmp_path):
             with pytest.raises(InputError, match=r"code of the loss has changed.*--loss=my_loss:like_kd"):
                 train(tmp_path / "own", own)
     assert train(tmp_path / "own", own)["student"] == result["student"]
+
+
+def test_a_loss_that_needs_the_teacher_is_refused_without_one(tmp_path):
+    with pytest.raises(InputError, match=r"fails without a teacher.*--teacher_checkpoint"):
+        train(tmp_path / "own", SETTINGS, loss="my_loss:two_terms")
 
 
 def test_a_fingerprint_is_of_the_function_and_what_it_uses(tmp_path):
