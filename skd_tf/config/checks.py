@@ -4,7 +4,7 @@ import os
 import re
 
 from skd_tf.errors import did_you_mean, flag_error
-from skd_tf.losses.names import LOSS_FACTS, LOSS_NAMES
+from skd_tf.losses.names import LOSS_FACTS, LOSS_NAMES, did_you_mean_loss
 from skd_tf.networks.names import NETWORK_NAMES
 from skd_tf.runtime import local_paths, user_code
 
@@ -40,9 +40,7 @@ def network(name, value):
 def loss(name, value):
     if value in LOSS_NAMES or user_code.is_reference(value):
         return value
-    remedy = did_you_mean(value, LOSS_NAMES, "Choose a listed name, or write MODULE:FUNCTION for your own loss")
-    if value.lower() in ("skd", "spherical_kd", "spherical kd"):
-        remedy = "Spherical KD is --loss=spherical"
+    remedy = did_you_mean_loss(value, "Choose a listed name, or write MODULE:FUNCTION for your own loss")
     raise flag_error(name, value, "is not a loss", LOSS, remedy)
 
 

@@ -118,8 +118,7 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, CompilationMixin, Step
 
       Another temperature, from the next step on:
 
-      >>> distiller.temperature.assign(2.0)
-      <Variable path=temperature, shape=(), dtype=float32, value=2.0>
+      >>> distiller.temperature = 2.0
 
     Reference: Guo et al. 2021, arXiv:2010.07485.
     """
@@ -190,7 +189,7 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, CompilationMixin, Step
             if is_new and getattr(self, "compiled", False):
                 self._build_optimizer()
                 self._make_step_functions()  # the traced ones contain the previous teacher
-        else:
+        elif not self._assigned(name, value):
             super().__setattr__(name, value)
 
     def __dir__(self):

@@ -59,13 +59,31 @@ class GuardedModelsMixin:
         if teachers:
             self.objective.require_teachers(len(teachers))
         for teacher, who in _named(teachers):
+            if teacher is self.student:
+                raise input_error(
+                    "The student is its own teacher",
+                    expected="two models",
+                    received=f"one model as student and {who}",
+                    remedy="Give a trained copy: keras.models.clone_model(model), and set_weights",
+                )
             interface.require_model(teacher, who)
+            self._require_teacher_images(teacher, who)
             self._require_teacher_classes(interface.classes_of(teacher, who))
             found = heads.require_raw_logits(interface.with_logits(teacher, who), who)
             probabilities.append(found)
             if found:
                 _warn_of_softmax()
         self._teacher_inspected, self._teacher_probabilities = False, probabilities
+
+    def _require_teacher_images(self, teacher, who):
+        sizes = [interface.image_shape_of(model) for model in (self.student, teacher)]
+        if None not in sizes and any(None not in pair and pair[0] != pair[1] for pair in zip(*sizes, strict=True)):
+            raise input_error(
+                "Teacher and student take different images",
+                expected=f"{sizes[0]}, as the student does",
+                received=f"{sizes[1]} of {'the teacher' if who == 'teacher' else who}",
+                remedy="Put layers before it that make its images from these, such as keras.layers.Resizing",
+            )
 
     def _require_teacher_classes(self, classes):
         if None not in (classes, self._num_classes) and classes != self._num_classes:

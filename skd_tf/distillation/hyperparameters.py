@@ -15,6 +15,12 @@ from skd_tf import losses
 from skd_tf.errors import did_you_mean, input_error
 from skd_tf.losses import sphere_geometry
 
+# Arguments of a Distiller that are no attributes of it: setting one would change nothing.
+_FIXED = (
+    *("loss", "center", "label_smoothing", "gradient_scale", "loss_settings", "teacher_weights"),
+    *("feature_pairs", "feature_loss", "feature_seed"),
+)
+
 _restoring = contextvars.ContextVar("restoring", default=False)
 
 
@@ -106,6 +112,25 @@ class HyperparametersMixin:
         radius = "auto" if waits else losses.resolve_radius(self._radius_argument, num_classes)
         if not isinstance(radius, str) and not float(self.radius.numpy()):
             self.radius.assign(radius)
+
+    def _assigned(self, name, value):
+        """Whether an attribute that is set is a hyperparameter; it is then assigned, as `assign` does.
+
+        Raises:
+          InputError: the attribute is an argument that cannot change any more.
+        """
+        if name in _FIXED and value is not None:
+            raise input_error(
+                f"{name} cannot change in a Distiller",
+                expected=f"Distiller(..., {name}=...)",
+                received=f"distiller.{name} = {value!r:.60}",
+                remedy="Make another Distiller; the student keeps its weights",
+            )
+        variable = vars(self).get(name)
+        if not isinstance(variable, ScalarVariable):
+            return False
+        variable.assign(value)
+        return True
 
     def load_own_variables(self, store: Any) -> None:
         """Called by Keras to load a saved file."""

@@ -8,8 +8,8 @@ from typing import Any, TypeAlias
 import tensorflow as tf
 
 from skd_tf import losses
-from skd_tf.errors import did_you_mean, input_error
-from skd_tf.losses.names import RUN_SETTINGS
+from skd_tf.errors import input_error
+from skd_tf.losses.names import RUN_SETTINGS, did_you_mean_loss
 
 LossLike: TypeAlias = str | losses.Loss | Callable[..., dict]
 
@@ -26,7 +26,7 @@ def as_loss(loss: Any) -> losses.Loss:
                 "Unknown loss",
                 expected=f"one of {', '.join(losses.LOSSES)}",
                 received=f"loss={loss}",
-                remedy=did_you_mean(loss, losses.LOSSES, "Choose one of these"),
+                remedy=did_you_mean_loss(loss, "Choose one of these"),
             )
         return losses.LOSSES[loss]
     if callable(loss):

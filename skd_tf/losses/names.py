@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+from skd_tf.errors import did_you_mean
+
 RUN_SETTINGS = ("temperature", "radius", "center", "teacher_weights")  # of any loss that names them
 
 
@@ -50,3 +52,15 @@ _OWN = LossFacts(RUN_SETTINGS)
 def facts_of(loss: str) -> LossFacts:
     """What is known about a loss by name. MODULE:FUNCTION is known to be a loss on raw logits, and no more."""
     return LOSS_FACTS.get(loss, _OWN)
+
+
+def did_you_mean_loss(name: str, otherwise: str) -> str:
+    """A remedy for an unknown name: the loss that is meant, or `otherwise`.
+
+    Example:
+      >>> did_you_mean_loss("SKD", "Choose one"), did_you_mean_loss("dsit", "Choose one"), did_you_mean_loss("x", "Choose one")
+      ('Spherical KD is called spherical', 'Did you mean dist?', 'Choose one')
+    """
+    if name.lower() in ("skd", "spherical_kd", "spherical kd"):
+        return "Spherical KD is called spherical"
+    return did_you_mean(name, LOSS_NAMES, otherwise)

@@ -70,7 +70,7 @@ def program(tmp_path_factory):
         (["--workdir=w", "--nocentre"], "Did you mean --nocenter?"),
         (["--workdir=w", "--epochs=0"], "Received --epochs=0."),
         (["--workdir=w", "--student=resnet-20"], "Did you mean resnet20?"),
-        (["--workdir=w", "--loss=skd"], "Spherical KD is --loss=spherical"),
+        (["--workdir=w", "--loss=skd"], "Spherical KD is called spherical"),
         (["--workdir=w", "--center", "false"], "Received false."),
         (["--workdir=w", "train"], "Received train."),
         (["--workdir=w", "--nocenter=3"], "--nocenter=3"),

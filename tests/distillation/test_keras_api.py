@@ -156,6 +156,43 @@ def test_hyperparameters_are_checked_when_assigned():
         Distiller(conv_net(), kd_weight="0.9, 0.5 from epoch 2", loss="kd")
 
 
+def test_a_hyperparameter_that_is_set_as_an_attribute_is_assigned(tmp_path):
+    ((images, labels),) = batches(1)
+    losses = []
+    for given, later in ((2.0, None), (4.0, 2.0)):
+        distiller = make_distiller(loss="kd", temperature=given)
+        variable = distiller.temperature
+        if later:
+            distiller.evaluate(images, labels, verbose=0)
+            distiller.temperature, distiller.kd_weight = later, 0.9
+        losses.append(distiller.evaluate(images, labels, verbose=0, return_dict=True)["distill_loss"])
+        assert distiller.temperature is variable and distiller.label_weight.numpy() == np.float32(0.1)
+    assert losses[0] == losses[1]
+    for name, value, words in (
+        ("temperature", -1, "out of range"),
+        ("kd_weight", "a", "not a number"),
+        ("center", False, r"cannot change.*distiller.center = False"),
+        ("loss", "dist", r"cannot change.*Distiller\(\.\.\., loss"),
+    ):
+        with pytest.raises(InputError, match=f"{name} .*{words}"):
+            setattr(distiller, name, value)
+    distiller.save(tmp_path / "distiller.keras")
+    assert keras.models.load_model(tmp_path / "distiller.keras").get_config()["temperature"] == 2.0
+
+
+def test_two_models_that_do_not_belong_together_are_refused():
+    student = conv_net(1)
+    with pytest.raises(InputError, match="The student is its own teacher"):
+        Distiller(student, student)
+    larger = keras.Sequential([keras.Input([8, 8, 2]), keras.layers.Flatten(), keras.layers.Dense(CLASSES)])
+    with pytest.raises(InputError, match=r"different images. Expected \(6, 6, 2\).*\(8, 8, 2\) of teacher 2"):
+        Distiller(student, [conv_net(2), larger])
+    any_size = keras.Sequential([keras.Input([None, None, 2]), keras.layers.GlobalMaxPool2D(), keras.layers.Dense(CLASSES)])
+    Distiller(student, any_size)
+    with pytest.raises(InputError, match="Spherical KD is called spherical"):
+        Distiller(student, any_size, "SKD")
+
+
 def test_a_label_weight_that_follows_is_exactly_the_constructors():
     distiller = make_distiller(kd_weight=0.9)
     expected = distiller.label_weight.numpy()
