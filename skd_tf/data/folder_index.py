@@ -68,7 +68,7 @@ def find(dataset: str, data_seed: int, data_rules: int = 2, group: str = "") -> 
     if not root.is_dir() or not path.strip():  # Path("") is the current folder
         elsewhere = f"; {path} is looked for in {pathlib.Path.cwd()}, and --dataset={kind}:/ABSOLUTE/PATH anywhere"
         raise input_error(
-            "There is no such folder",
+            "A file is not a folder" if root.is_file() else "There is no such folder",
             expected="a folder with train/ and test/, or with one folder per class"
             if has_labels(dataset)
             else "a folder of images",

@@ -119,11 +119,23 @@ def load(path: str | os.PathLike, *, download: bool = False) -> Any:
             ) from error
         is_whole = is_saved_model(path) or zipfile.is_zipfile(file)
         raise input_error(
-            f"The model does not load: {first_line(error) if is_whole else 'its file is damaged or not complete'}",
+            f"The model does not load: {_problem_of(error) if is_whole else 'its file is damaged or not complete'}",
             expected="a model of stock layers",
             received=f"path={file}",
-            remedy="Save it again",
+            remedy=_remedy_of(str(error)),
         ) from error
+
+
+def _problem_of(error):
+    return (
+        first_line(error).partition(" Make sure custom classes")[0].rstrip(".")
+    )  # Keras adds the model's whole config
+
+
+def _remedy_of(error):
+    if "Could not locate" in error:  # a class or function that Keras does not know
+        return "Export it in a program that defines these layers, model.export(FOLDER), and give the folder"
+    return "Save it again"
 
 
 def _newer_keras(file):

@@ -18,6 +18,7 @@ from skd_tf.runs.next_steps import FEWEST_STEPS
 WORDS = ("ahead", "level", "behind", "unknown")  # the distilled student, beside the student alone
 UNDECIDED = "Undecided: too few test images to tell"
 _CLEAR = 0.02  # of top-1: a gain or a loss that matters
+OVER_IMAGES = "The interval is over test images; another seed or split may differ by more."
 _Z = 1.959964  # of a two-sided 95% interval
 _NAMED_CLASSES = 5
 _PAIRS = (
@@ -197,6 +198,9 @@ def lines(verdict: Mapping[str, Any], path: str | os.PathLike = "RUN") -> list[s
       path: the run's workdir, for the commands.
     """
     text = [verdict["text"]] * bool(verdict["text"])
+    helped = verdict.get("comparisons", {}).get("student against student_alone")
+    if helped and helped["paired"]:
+        text.append(OVER_IMAGES)
     troubled = verdict["word"] in ("behind", "level") or verdict["warnings"]
     steps = [next_steps.typed(tip, path) for tip in verdict["next"]]
     tips = ["\n  ".join(["Try next:", *steps])] if troubled and steps else []

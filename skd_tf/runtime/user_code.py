@@ -98,6 +98,11 @@ def resolve(text: str, flag: str) -> Callable[..., Any]:
     return function
 
 
+def fingerprint_if_own(text: str) -> str | None:
+    """`fingerprint` of a setting that is MODULE:FUNCTION; None for any other name."""
+    return fingerprint(text) if is_reference(text) else None
+
+
 def fingerprint(text: str) -> str:
     """SHA-256 of the code of MODULE:FUNCTION and of what it uses of its own module; comments and layout do not count.
 

@@ -5,6 +5,7 @@ import time
 
 import keras_tuner
 from keras_tuner.engine import base_tuner
+from keras_tuner.src import config as keras_tuner_config
 
 from skd_tf.runtime.console import duration, say
 from skd_tf.search.results import short
@@ -31,11 +32,14 @@ class Tuner(base_tuner.BaseTuner):
 
     def search(self) -> None:
         """Runs trials until the oracle has no more. Raises whatever stops the search; a failed trial does not."""
-        problem = None
+        problem, shows = None, keras_tuner_config.DEBUG
+        keras_tuner_config.DEBUG = False  # else it prints the traceback of each failed trial
         try:
             super().search()
         except keras_tuner.errors.FatalError as error:
             problem = error.__cause__ or error
+        finally:
+            keras_tuner_config.DEBUG = shows
         problem = problem or getattr(self.oracle, "problem", None)
         if problem:
             raise problem

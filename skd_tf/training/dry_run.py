@@ -58,7 +58,12 @@ def describe(
     consider = short_runs.few_steps(config, steps) + short_runs.warnings(config, steps) if sizes else []
     if consider:
         sections["To consider"] = consider
-    lines = ["Dry run: nothing is loaded, trained or written."]
+    picture = (
+        f"only {config.show_augmentation} is written"
+        if config.show_augmentation
+        else "nothing is loaded, trained or written"
+    )
+    lines = [f"Dry run: {picture}."]
     for title, body in sections.items():
         lines += [title, *(f"  {line}" for line in body)]
     return "\n".join(lines)

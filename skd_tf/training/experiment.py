@@ -17,7 +17,7 @@ from skd_tf.data.unlabelled import with_unlabelled
 from skd_tf.errors import InputError, counted, input_error
 from skd_tf.runs import class_names, lineage, run_files
 from skd_tf.runs.data_identity import data_facts
-from skd_tf.runs.run_record import read_result, recorded_config, with_recorded_rules
+from skd_tf.runs.run_record import read_result, recorded_config, settings_record, with_recorded_rules
 from skd_tf.runs.workdir import Workdir, locked
 from skd_tf.runtime import cluster, devices, keras_state, replicas, user_code
 from skd_tf.runtime.console import Stopwatch, detail, say, say_of_part, set_verbosity, stage, warn
@@ -84,11 +84,21 @@ def run(
         held.enter_context(locked(workdir))
         folder = Workdir(workdir, config)
         if folder.result is not None:
+            _warn_of_other_loss(config, folder)
             said = "\n\n".join(run_outputs.closing(folder.result, folder.path))
             say_of_part(f"{folder.path} is finished:\n\n{said}\n\nResult: {folder / run_files.RESULT}")
             return folder.result
         own = [user_code.resolve(config.callback, "callback")] if config.callback else []
         return _run(config, folder, data_dir, strategy, Trackers([*own, *callbacks]))
+
+
+def _warn_of_other_loss(config, folder):
+    before = ((settings_record(folder.path) or {}).get("resolved") or {}).get("loss")
+    if before and before != user_code.fingerprint_if_own(config.loss):
+        warn(
+            f"The code of --loss={config.loss} has changed since this run. Its results are those of the earlier code. To "
+            "train with the present code, choose another --workdir, or add --overwrite."
+        )
 
 
 def _run(

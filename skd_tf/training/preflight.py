@@ -11,9 +11,9 @@ import numpy as np
 
 from skd_tf.config import Config, grammar, recipes
 from skd_tf.data import folder_index, grouping, hold_out, picture_index
-from skd_tf.data.catalog import FOLDER, is_folder, known_of, source_kind
+from skd_tf.data.catalog import FOLDER, KNOWN_DATASETS, PACKAGED, is_folder, known_of, source_kind
 from skd_tf.data.settings import DataSettings
-from skd_tf.errors import flag_error, input_error
+from skd_tf.errors import did_you_mean, flag_error, input_error
 from skd_tf.losses import sphere_geometry
 from skd_tf.losses.names import LOSS_NAMES, facts_of
 from skd_tf.models import paths
@@ -184,9 +184,12 @@ def check_dataset(config: Config, data_dir: str | os.PathLike | None) -> None:
     elif kind == "function":
         user_code.require(config.dataset, "dataset")
     elif kind == "tfds" and not (config.download or _is_remote(data_dir) or tfds_records(config.dataset, data_dir)):
-        hint = "" if known_of(config.dataset) else " Check the name as well."
+        near = did_you_mean(config.dataset, (*PACKAGED, *KNOWN_DATASETS), "Check the name as well.")
+        hint = "" if known_of(config.dataset) else f" {near}"
         if pathlib.Path(config.dataset).is_dir():
             hint = f" Did you mean --dataset={FOLDER}{config.dataset}?"
+        elif pathlib.Path(config.dataset).is_file():
+            hint = " A file is no dataset: MODULE:FUNCTION gives arrays or paths of images (docs/own_models.md)."
         raise input_error(
             f"Dataset {config.dataset} is not prepared",
             expected=f"its folder in {tfds_folder(data_dir)}",

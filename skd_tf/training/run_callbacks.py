@@ -14,7 +14,6 @@ from skd_tf.distillation import optimizers
 from skd_tf.distillation.distiller import Distiller
 from skd_tf.errors import DivergedError, counted, input_error, message
 from skd_tf.evaluation import metrics, predictor
-from skd_tf.losses.names import LOSS_NAMES
 from skd_tf.models.student import architecture_fingerprint
 from skd_tf.runs import run_files
 from skd_tf.runs.data_identity import data_facts, require_same_data
@@ -74,7 +73,7 @@ class RunCallbacks:
         self._facts = {
             "teacher": resources.teacher and resources.teacher.fingerprint,
             "student": architecture_fingerprint(distiller.student),
-            "loss": None if config.loss in LOSS_NAMES else user_code.fingerprint(config.loss),
+            "loss": user_code.fingerprint_if_own(config.loss),
             **data_facts(resources.dataset),
             "replicas": resources.strategy.num_replicas_in_sync,
         }

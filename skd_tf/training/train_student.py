@@ -79,6 +79,7 @@ def train_student(
         "deterministic": replicas.determinism(),
         "replicas": resources.strategy.num_replicas_in_sync,
         "teacher": teacher and teacher.fingerprint,
+        "loss": user_code.fingerprint_if_own(config.loss),
     }
     write_json(folder / run_files.CONFIG, config.to_json() | {"resolved": resolved})
     history = _train(config, resources, folder, distiller, steps_per_epoch, teacher_logits, keep_best, track)

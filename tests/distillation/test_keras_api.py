@@ -187,7 +187,9 @@ def test_two_models_that_do_not_belong_together_are_refused():
     larger = keras.Sequential([keras.Input([8, 8, 2]), keras.layers.Flatten(), keras.layers.Dense(CLASSES)])
     with pytest.raises(InputError, match=r"different images. Expected \(6, 6, 2\).*\(8, 8, 2\) of teacher 2"):
         Distiller(student, [conv_net(2), larger])
-    any_size = keras.Sequential([keras.Input([None, None, 2]), keras.layers.GlobalMaxPool2D(), keras.layers.Dense(CLASSES)])
+    any_size = keras.Sequential(
+        [keras.Input([None, None, 2]), keras.layers.GlobalMaxPool2D(), keras.layers.Dense(CLASSES)]
+    )
     Distiller(student, any_size)
     with pytest.raises(InputError, match="Spherical KD is called spherical"):
         Distiller(student, any_size, "SKD")

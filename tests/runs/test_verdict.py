@@ -44,6 +44,7 @@ def test_ahead_level_and_behind_are_said_in_words():
     ):
         found = judge(student=accuracy, images=images)
         assert found["word"] == word and verdict.lines(found)[0].startswith(start), found
+        assert verdict.lines(found)[1] == verdict.OVER_IMAGES
         tips = [line for line in verdict.lines(found) if line.startswith("Try next")]
         assert len(tips) == (word != "ahead")
         assert (found["warnings"] == []) and ("--loss=kd" in found["next"]) == (word != "ahead")

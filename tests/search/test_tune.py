@@ -188,10 +188,11 @@ def test_a_trial_that_diverges_is_recorded_and_the_search_goes_on(config, resour
     assert "1 trial finished, 3 failed" in capsys.readouterr().out
 
 
-def test_no_trial_that_finishes_is_an_error(config, resources, tmp_path):
+def test_no_trial_that_finishes_is_an_error(config, resources, tmp_path, capsys):
     plan = Plan(config, ("batch_size:choice:5000,6000",), tuner="grid")
     with pytest.raises(InputError, match=r"No trial has finished.*smaller than one batch"):
         run_search(plan, tmp_path, resources=resources)
+    assert "Traceback" not in capsys.readouterr().err
 
 
 def test_a_search_has_a_teacher_cache_of_its_own_unless_one_is_given(config, tmp_path, monkeypatch):

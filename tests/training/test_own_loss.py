@@ -72,12 +72,17 @@ def test_it_trains_as_the_built_in_loss_that_it_repeats(tmp_path, digits_teacher
 
 
 @pytest.mark.slow
-def test_without_a_teacher_it_trains_alone(tmp_path):
+def test_without_a_teacher_it_trains_alone(tmp_path, capsys):
     train(tmp_path / "plain", SETTINGS, loss="cross_entropy")
     result = train(tmp_path / "own", SETTINGS, loss="my_loss:like_kd")
     same_numbers(tmp_path / "own", tmp_path / "plain")
     # A resumed run notices other code, and no other layout.
     module, own = tmp_path / "my_loss.py", SETTINGS | {"loss": "my_loss:like_kd"}
+    module.write_text(module.read_text().replace("label_term(student, labels)", "3 * label_term(student, labels)"))
+    del sys.modules["my_loss"]
+    assert train(tmp_path / "own", own)["student"] == result["student"]
+    assert "warning: The code of --loss=my_loss:like_kd has changed since this run" in capsys.readouterr().err
+    module.write_text(module.read_text().replace("3 * label_term", "label_term"))
     (tmp_path / "own" / "result.json").unlink()
     for old, new in (("label_term(student, labels)", "2 * label_term(student, labels)"), ("2 * label", "label")):
         module.write_text(module.read_text().replace(old, new) + "# more\n")

@@ -60,7 +60,7 @@ def headline(runs: Sequence[Run]) -> Headline:
     if compared and not compared["paired"]:
         text += " This run recorded no predictions, so the interval is that of independent images, which is too wide."
     elif compared:
-        text += " The interval is over test images; another seed or split may differ by more."
+        text += f" {verdict.OVER_IMAGES}"
     unsure = compared and verdict.undecided(compared)
     word = verdict.UNDECIDED if unsure else _WORDS[judged["word"]]
     text = text.removeprefix(f"{verdict.UNDECIDED}. ") if unsure else text
