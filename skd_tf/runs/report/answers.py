@@ -2,14 +2,12 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, NamedTuple
-
-import numpy as np
 
 from skd_tf.errors import counted
 from skd_tf.runs import next_steps, verdict
-from skd_tf.runs.report import failures
+from skd_tf.runs.report import failures, several_runs
 from skd_tf.runs.report.run_data import Run
+from skd_tf.runs.report.sentences import Answer, Headline, score_text, warnings_of
 from skd_tf.runs.result_tables import agreements
 
 _WORDS = {
@@ -21,40 +19,17 @@ _WORDS = {
 _MOST_GAP = 0.03  # of accuracy and mean confidence, that is not worth a word
 
 
-class Headline(NamedTuple):
-    """The verdict at the top of a report.
-
-    Attributes:
-      tone: "ahead", "level", "behind" or "unknown".
-      word: the verdict in a few words.
-      text: a sentence.
-      bar: the interval of the difference, in percent of the width of a bar: {"low", "middle", "high", "label"}, or None.
-    """
-
-    tone: str
-    word: str
-    text: str
-    bar: dict[str, Any] | None
-
-
-class Answer(NamedTuple):
-    """A question, and what the report answers; each item is (text, whether it is a warning)."""
-
-    question: str
-    items: list[tuple[str, bool]]
-
-
 def headline(runs: Sequence[Run]) -> Headline:
     """The verdict on one run, or on which of several runs is best."""
     if len(runs) > 1:
-        return _headline_of_several(runs)
+        return several_runs.headline(runs)
     (run,) = runs
     judged = run.verdict
     if "teacher" not in run.result:
         share = run.result["student"]["accuracy"]
         return Headline("unknown", f"{share:.1%} right", "Trained without a teacher.", None)
     if not run.has_labels:
-        return Headline("unknown", _score_text(run, "agreement"), judged["text"], None)
+        return Headline("unknown", score_text(run, "agreement"), judged["text"], None)
     compared = judged["comparisons"].get("student against student_alone")
     text = judged["text"]
     if compared and not compared["paired"]:
@@ -85,106 +60,16 @@ def _bar(comparison):
     }
 
 
-def _headline_of_several(runs):
-    if not _same_images(runs):
-        text = "Accuracies on different images say nothing about which student is better."
-        return Headline("unknown", "Measured on different test images", text, None)
-    best, measure = _best(runs)
-    if measure == "agreement":
-        text = "Without labels, runs are compared by how often they give their teachers' answers."
-        return Headline("unknown", f"{best.name} has the highest agreement", text, None)
-    others = [(run, _against(run, best)) for run in runs if run is not best]
-    level = [run.name for run, found in others if found is None or found["word"] == "level"]
-    word = f"{best.name} has the highest top-1" if level else f"{best.name} is ahead"
-    text = (
-        f"{_list(level)} cannot be told apart from it with these test images."
-        if level
-        else "Every other run is behind it."
-    )
-    text += " Intervals are over test images; another seed may differ by more."
-    return Headline("level" if level else "ahead", word, text, None)
-
-
-def _same_images(runs):
-    """Whether the runs may have been measured on the same test images: their labels are the same ones in one order.
-
-    Of a run without recorded labels, the data and the number of images are known.
-    """
-    known = [run.labels for run in runs if run.labels is not None]
-    if not all(np.array_equal(labels, known[0]) for labels in known):
-        return False
-    sizes = {run.test_images for run in runs if run.test_images}
-    return len(known) == len(runs) or (len({run.result["config"]["dataset"] for run in runs}) == 1 and len(sizes) < 2)
-
-
-def _versions(runs):
-    """What to know of runs whose data has other versions: it may have other test images."""
-    found = {run.details["dataset"]["version"]: run.name for run in runs if "version" in run.details.get("dataset", {})}
-    if len(found) < 2:
-        return []
-    each = " and ".join(f"{version} ({name})" for version, name in [*found.items()][:2])
-    return [f"The data of these runs has the versions {each}. Compare them only if the test images are the same."]
-
-
-def _against(run, best):
-    """The comparison of two runs' students on the same test images; None if the number of images is unknown."""
-    both = run.labels is not None and best.labels is not None
-    if both and np.array_equal(run.labels, best.labels):
-        return verdict.compare(run.predicted["student"], best.predicted["student"], run.labels)
-    if not (run.has_labels and best.has_labels):
-        return None
-    images = min(run.test_images, best.test_images)
-    first, second = (one.result["student"]["accuracy"] for one in (run, best))
-    return verdict.compare_accuracies(first, second, images) if images else None
-
-
 def answers(runs: Sequence[Run]) -> list[Answer]:
-    """The three answers of one run; for several runs, how far each is from the best."""
+    """The three answers of one run, or those of several runs."""
     if len(runs) > 1:
-        best, measure = _best(runs)
-        if _same_images(runs):
-            items = [(f"{best.name}: {_score_text(best, measure)}, the most.", False)]
-            items += [(_distance(run, _against(run, best), measure), False) for run in runs if run is not best]
-        else:
-            items = [(f"{run.name}: {_score_text(run, measure)}, on {_images_of(run)}.", False) for run in runs]
-        warnings = [(text, True) for text in _versions(runs)]
-        warnings += [(f"{run.name}: {text}", True) for run in runs for text in _warnings(run)]
-        return [Answer("Which is best?", items), *([Answer("What to know?", warnings)] if warnings else [])]
+        return several_runs.answers(runs)
     (run,) = runs
     return [
         Answer("Is it good?", [(text, False) for text in _good(run)]),
-        Answer("Where does it fail?", [*((t, True) for t in _warnings(run)), *((t, False) for t in _fails(run))]),
+        Answer("Where does it fail?", [*((t, True) for t in warnings_of(run)), *((t, False) for t in _fails(run))]),
         Answer("What next?", [(text, False) for text in _next(run)]),
     ]
-
-
-def _best(runs):
-    """(the best run, the measure of its student): agreement with the teacher where a run has no labels."""
-    measure = "accuracy" if all(run.has_labels for run in runs) else "agreement"
-    return max(runs, key=lambda run: run.result["student"].get(measure, 0.0)), measure
-
-
-def _score_text(run, measure):
-    score = run.result["student"].get(measure)
-    words = "right" if measure == "accuracy" else "agreement with the teacher"
-    return f"no {words}" if score is None else f"{score:.1%} {words}"
-
-
-def _images_of(run):
-    count = counted(run.test_images, "test image") if run.test_images else "test images"
-    return f"{count} of {run.result['config']['dataset']}"
-
-
-def _distance(run, found, measure):
-    if found is None or measure == "agreement":
-        return f"{run.name}: {_score_text(run, measure)}."
-    gain = verdict.points(found["difference"], found["images"])
-    word = "undecided, too few test images to tell" if verdict.undecided(found) else found["word"]
-    return f"{run.name}: {gain} points ({verdict.interval(found)}): {word}."
-
-
-def _warnings(run):
-    return [*run.verdict["warnings"], *run.result.get("warnings", [])]
 
 
 def _good(run):
@@ -283,7 +168,3 @@ def _next(run):
     for tip in tips:
         end = "" if "python -m" in tip else "."  # a command that is copied takes no full stop along
         yield next_steps.typed(f"{tip[0].upper()}{tip[1:]}{end}", run.path)
-
-
-def _list(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

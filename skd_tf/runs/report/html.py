@@ -11,7 +11,7 @@ import markupsafe
 
 from skd_tf.config.flags import FIELDS
 from skd_tf.errors import as_text
-from skd_tf.runs.report import answers, charts, failures, run_data, tables
+from skd_tf.runs.report import answers, charts, failures, run_data, seeds, several_runs, tables
 from skd_tf.runs.report.run_data import Run
 from skd_tf.runs.result_tables import epochs_of, measured_after
 
@@ -49,6 +49,7 @@ def page(runs: Sequence[Run]) -> str:
     text = importlib.resources.files(__package__).joinpath("report.html").read_text()
     pictures = failures.pictures(runs)
     first_table, more_table = tables.tables(runs, series)
+    methods = seeds.methods(runs) if several_runs.same_images(runs) else []
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.filters["commands"] = _commands
     return environment.from_string(text).render(
@@ -58,6 +59,7 @@ def page(runs: Sequence[Run]) -> str:
         headline=answers.headline(runs),
         answers=answers.answers(runs),
         after=f", {measured_after(one.result)}" if one else "",
+        over_seeds=seeds.table(methods, several_runs.measure_of(runs)) if methods else None,
         first_table=first_table,
         more_table=more_table,
         exported=tables.exported(runs),

@@ -103,6 +103,11 @@ def _models(runs: Sequence[Run], series: Sequence[ChartSeries]) -> Iterable[dict
             record, details = run.result[role], run.of_model(role)
             member = shown.get(id(record))
             name = label if len(runs) == 1 else f"{run.name}, {label}"
+            same = [other for other in runs if role == "teacher" and other.result.get(role) == record]
+            if len(same) > 1:
+                if run is not same[0]:
+                    continue
+                name = f"{label} of {len(same)} runs"
             yield {
                 "name": name,
                 "colour": member.colour.replace("_", "-") if member else "",

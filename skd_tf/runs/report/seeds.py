@@ -1,0 +1,192 @@
+"""Runs that differ in nothing but their seed are one method: its means, and how far methods are apart over seeds."""
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from skd_tf.config.config import FIELDS
+from skd_tf.config.fields import rules_of
+from skd_tf.errors import as_text
+from skd_tf.runs import verdict
+from skd_tf.runs.columns import columns
+from skd_tf.runs.report.run_data import Run
+from skd_tf.runs.report.tables import Cell, Row, Table
+
+_OWN = ("seed", "student_alone")  # a student alone, by its path, may be that of the same seed
+
+
+class Method(NamedTuple):
+    """Runs of several seeds, or a single run, with equal settings.
+
+    Attributes:
+      name: the folder that its runs share and no other does, or the settings in which methods differ.
+      runs: {seed: run}, in the order of the seeds.
+    """
+
+    name: str
+    runs: dict[int, Run]
+
+    def values(self, measure: str, role: str = "student") -> dict[int, float]:
+        """{seed: a measurement of a model} where it is recorded."""
+        found = {seed: run.result.get(role, {}).get(measure) for seed, run in self.runs.items()}
+        return {seed: value for seed, value in found.items() if value is not None}
+
+    def mean(self, measure: str) -> float:
+        """The mean over seeds; -inf if nothing is recorded."""
+        return float(np.mean([*self.values(measure).values()])) if self.values(measure) else -math.inf
+
+
+class Gain(NamedTuple):
+    """How far one thing is above another over common seeds.
+
+    Attributes:
+      mean: of the differences.
+      interval: the 95% interval of the mean of Student's t; None for fewer than two seeds.
+      seeds: how many.
+    """
+
+    mean: float
+    interval: tuple[float, float] | None
+    seeds: int
+
+    @property
+    def word(self) -> str:
+        """ "ahead", "behind" or "level", as `skd_tf.runs.verdict` has it; "level" without an interval."""
+        low, high = self.interval or (-math.inf, math.inf)
+        return "ahead" if low > 0 else "behind" if high < 0 else "level"
+
+    @property
+    def undecided(self) -> bool:
+        """Whether the seeds are too few to tell: there is no interval, or it reaches beyond 2 points on both sides."""
+        return self.interval is None or verdict.undecided({"interval": self.interval})
+
+    @property
+    def text(self) -> str:
+        """ "+1.2 points (95% interval -0.3 to +2.7, 3 seeds)"."""
+        low, high = self.interval or (0.0, 0.0)
+        interval = f"95% interval {100 * low:+.1f} to {100 * high:+.1f}, {self.seeds} seeds"
+        return f"{100 * self.mean:+.1f} points ({interval if self.interval else 'one common seed'})"
+
+
+def methods(runs: Sequence[Run]) -> list[Method]:
+    """The methods of some runs, in order; [] if no method has several seeds, or if one has a seed twice."""
+    defaults = {name: field.default for name, field in FIELDS.items()}
+    rules = {name: rules_of(field).affects_result for name, field in FIELDS.items() if name not in _OWN}
+
+    def settings(run):
+        config = defaults | run.result["config"]
+        kept = {name: rule(config[name]) if callable(rule) else config[name] for name, rule in rules.items() if rule}
+        return {name: as_text(value) for name, value in kept.items()}
+
+    groups: dict[tuple, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(tuple(settings(run).items()), []).append(run)
+    found = [{run.result["config"].get("seed", 0): run for run in group} for group in groups.values()]
+    if all(len(by_seed) == 1 for by_seed in found) or any(
+        len(by_seed) < len(group) for by_seed, group in zip(found, groups.values(), strict=True)
+    ):
+        return []
+    names = _names([*groups.values()], [dict(key) for key in groups])
+    return [Method(name, dict(sorted(by_seed.items()))) for name, by_seed in zip(names, found, strict=True)]
+
+
+def _names(groups: list[list[Run]], settings: list[Mapping[str, str]]) -> list[str]:
+    folders = [os.path.commonpath([run.path.resolve() for run in group]) for group in groups]
+    short = [os.path.basename(folder) for folder in folders]
+    if len({*folders}) == len({*short}) == len(groups) and all(len(group) > 1 for group in groups):
+        return short
+    differ = [name for name in settings[0] if len({one[name] for one in settings}) > 1]
+    return [", ".join(f"{name} {one[name]}" for name in differ) or "all runs" for one in settings]
+
+
+def gain(first: Mapping[int, float], second: Mapping[int, float]) -> Gain | None:
+    """How far the values of the first are above those of the second, in pairs of one seed; None without a common seed.
+
+    Args:
+      first, second: {seed: value}.
+
+    Example:
+      >>> found = gain({0: 0.52, 1: 0.54, 2: 0.53}, {0: 0.5, 1: 0.51, 2: 0.52, 3: 0.6})
+      >>> found.text, found.word
+      ('+2.0 points (95% interval -0.5 to +4.5, 3 seeds)', 'level')
+    """
+    differences = np.array([first[seed] - second[seed] for seed in first if seed in second])
+    if not len(differences):
+        return None
+    mean, count = float(differences.mean()), len(differences)
+    if count == 1:
+        return Gain(mean, None, count)
+    half = student_t(count - 1) * float(differences.std(ddof=1)) / math.sqrt(count)
+    return Gain(mean, (mean - half, mean + half), count)
+
+
+def above_alone(method: Method, measure: str) -> Gain | None:
+    """How far a method's students are above the student alone; None if that was not trained.
+
+    Without an interval if all seeds were compared with one student alone: its own seed could be a lucky one.
+    """
+    alone = method.values(measure, "student_alone")
+    found = gain(method.values(measure), alone)
+    return found._replace(interval=None) if found and len({*alone.values()}) == 1 else found
+
+
+def student_t(degrees: int) -> float:
+    """The 0.975 quantile of Student's t.
+
+    With t = sqrt(degrees) tan(a), the density of a is proportional to cos(a)^(degrees - 1) on (-pi / 2, pi / 2).
+
+    Example:
+      >>> [round(student_t(degrees), 3) for degrees in (1, 2, 9, 1000)]
+      [12.706, 4.303, 2.262, 1.962]
+    """
+    angles = np.linspace(0, math.pi / 2, 200_001)
+    density = np.cos(angles) ** (degrees - 1)
+    mass = np.concatenate([[0.0], np.cumsum(density[1:] + density[:-1])])
+    return math.sqrt(degrees) * math.tan(np.interp(0.95, mass / mass[-1], angles))
+
+
+class _Heading(NamedTuple):
+    heading: str
+
+
+def table(found: Sequence[Method], measure: str) -> Table:
+    """The methods, the best mean first, each with the means of its students over seeds.
+
+    Args:
+      found: the methods.
+      measure: that decides which is best: "accuracy" or "agreement".
+    """
+    ordered = sorted(found, key=lambda method: -method.mean(measure))
+    shown = [column for column in columns("accuracy", "nll", "ece", "agreement") if ordered[0].values(column.key)]
+    best = ordered[0]
+    alone = [above_alone(method, measure) for method in ordered]
+    headings = [_Heading("seeds"), *shown]
+    headings += [_Heading("minus alone, points")] * any(alone)
+    headings += [_Heading(f"minus {best.name}, points")] * (len(ordered) > 1)
+    rows = []
+    for method, above in zip(ordered, alone, strict=True):
+        cells = [Cell(str(len(method.runs)), "", False), *(_mean(column, method) for column in shown)]
+        cells += [_points(above)] * any(alone)
+        cells += [_points(None if method is best else gain(method.values(measure), best.values(measure)))] * (
+            len(ordered) > 1
+        )
+        rows.append(Row(method.name, "", method is best, cells))
+    return Table(headings, rows)  # type: ignore[arg-type]  # only their headings are shown
+
+
+def _mean(column: Any, method: Method) -> Cell:
+    values = [*method.values(column.key).values()]
+    if not values:
+        return Cell("", "", False)
+    spread = f"± {column.format.format(np.std(values, ddof=1))}" if len(values) > 1 else ""
+    return Cell(column.format.format(np.mean(values)), spread, False)
+
+
+def _points(found: Gain | None) -> Cell:
+    if found is None:
+        return Cell("", "", False)
+    ends = " to ".join(f"{100 * end:+.1f}" for end in found.interval) if found.interval else ""
+    return Cell(f"{100 * found.mean:+.1f}", ends, False)

@@ -1,0 +1,151 @@
+"""The first lines of a report on several runs: which is best, and how far the others are from it."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from skd_tf.errors import counted
+from skd_tf.runs import verdict
+from skd_tf.runs.report import seeds
+from skd_tf.runs.report.run_data import Run
+from skd_tf.runs.report.sentences import Answer, Headline, listed, score_text, warnings_of
+
+
+def headline(runs: Sequence[Run]) -> Headline:
+    """Which of several runs, or of several methods over seeds, is best."""
+    if not same_images(runs):
+        text = "Accuracies on different images say nothing about which student is better."
+        return Headline("unknown", "Measured on different test images", text, None)
+    best, measure = _best(runs)
+    methods = seeds.methods(runs)
+    if methods:
+        return _headline_of_methods(methods, measure)
+    if measure == "agreement":
+        text = "Without labels, runs are compared by how often they give their teachers' answers."
+        return Headline("unknown", f"{best.name} has the highest agreement", text, None)
+    others = [(run, _against(run, best)) for run in runs if run is not best]
+    level = [run.name for run, found in others if found is None or found["word"] == "level"]
+    word = f"{best.name} has the highest top-1" if level else f"{best.name} is ahead"
+    text = (
+        f"{listed(level)} cannot be told apart from it with these test images."
+        if level
+        else "Every other run is behind it."
+    )
+    text += " Intervals are over test images; another seed may differ by more."
+    return Headline("level" if level else "ahead", word, text, None)
+
+
+def answers(runs: Sequence[Run]) -> list[Answer]:
+    """How far each run, or each method over seeds, is from the best; and what to know."""
+    best, measure = _best(runs)
+    methods = seeds.methods(runs) if same_images(runs) else []
+    if methods:
+        items = [(text, False) for text in _over_seeds(methods, measure)]
+    elif same_images(runs):
+        score = best.result["student"].get(measure)
+        equal = [run.name for run in runs if run is not best and run.result["student"].get(measure) == score]
+        most = f"the most, as {listed(equal)}" if equal else "the most"
+        items = [(f"{best.name}: {score_text(best, measure)}, {most}.", False)]
+        items += [(_distance(run, _against(run, best), measure), False) for run in runs if run is not best]
+    else:
+        items = [(f"{run.name}: {score_text(run, measure)}, on {_images_of(run)}.", False) for run in runs]
+    warnings = [(text, True) for text in _versions(runs)]
+    said: dict[str, list[str]] = {}
+    for run in runs:
+        for text in warnings_of(run):
+            said.setdefault(text, []).append(run.name)
+    for text, names in said.items():
+        who = names[0] if len(names) == 1 else counted(len(names), "run")
+        warnings.append((f"{who}: {text}", True))
+    return [Answer("Which is best?", items), *([Answer("What to know?", warnings)] if warnings else [])]
+
+
+def _headline_of_methods(methods, measure):
+    best = max(methods, key=lambda method: method.mean(measure))
+    noun = "agreement" if measure == "agreement" else "top-1"
+    many = f"Means over {counted(len(best.runs), 'seed')}"
+    if len(methods) == 1:
+        gained = seeds.above_alone(best, measure)
+        text = f" Distilled minus alone: {gained.text}." if gained else ""
+        return Headline(
+            gained.word if gained else "unknown", f"Mean {noun} {best.mean(measure):.1%}", f"{many}.{text}", None
+        )
+    gains = {
+        method.name: seeds.gain(best.values(measure), method.values(measure))
+        for method in methods
+        if method is not best
+    }
+    level = [name for name, found in gains.items() if found is None or found.word == "level"]
+    word = f"{best.name} has the highest mean {noun}" if level else f"{best.name} is ahead"
+    text = f"{listed(level)} cannot be told apart from it." if level else "Every other method is behind it."
+    text += " Intervals are over seeds, in pairs of one seed; each holds for its comparison alone."
+    return Headline("level" if level else "ahead", word, text, None)
+
+
+def same_images(runs: Sequence[Run]) -> bool:
+    """Whether the runs may have been measured on the same test images: their labels are the same ones in one order.
+
+    Of a run without recorded labels, the data and the number of images are known.
+    """
+    known = [run.labels for run in runs if run.labels is not None]
+    if not all(np.array_equal(labels, known[0]) for labels in known):
+        return False
+    sizes = {run.test_images for run in runs if run.test_images}
+    return len(known) == len(runs) or (len({run.result["config"]["dataset"] for run in runs}) == 1 and len(sizes) < 2)
+
+
+def _versions(runs):
+    """What to know of runs whose data has other versions: it may have other test images."""
+    found = {run.details["dataset"]["version"]: run.name for run in runs if "version" in run.details.get("dataset", {})}
+    if len(found) < 2:
+        return []
+    each = " and ".join(f"{version} ({name})" for version, name in [*found.items()][:2])
+    return [f"The data of these runs has the versions {each}. Compare them only if the test images are the same."]
+
+
+def _against(run, best):
+    """The comparison of two runs' students on the same test images; None if the number of images is unknown."""
+    both = run.labels is not None and best.labels is not None
+    if both and np.array_equal(run.labels, best.labels):
+        return verdict.compare(run.predicted["student"], best.predicted["student"], run.labels)
+    if not (run.has_labels and best.has_labels):
+        return None
+    images = min(run.test_images, best.test_images)
+    first, second = (one.result["student"]["accuracy"] for one in (run, best))
+    return verdict.compare_accuracies(first, second, images) if images else None
+
+
+def _over_seeds(methods, measure):
+    """A line for each method, the best first."""
+    best, *others = sorted(methods, key=lambda method: -method.mean(measure))
+    words = "right" if measure == "accuracy" else "agreement with the teacher"
+    yield f"{best.name}: {best.mean(measure):.1%} {words}, mean of {counted(len(best.runs), 'seed')}."
+    for method in others:
+        found = seeds.gain(method.values(measure), best.values(measure))
+        unsure = "undecided, too few seeds to tell"
+        word = found and (unsure if found.undecided else found.word)
+        yield f"{method.name}: {f'{found.text}: {word}' if found else 'no common seed'}."
+
+
+def measure_of(runs: Sequence[Run]) -> str:
+    """What runs are ranked by: "accuracy", or "agreement" with the teacher where a run has no labels."""
+    return "accuracy" if all(run.has_labels for run in runs) else "agreement"
+
+
+def _best(runs):
+    """(the best run, the measure of its student)."""
+    measure = measure_of(runs)
+    return max(runs, key=lambda run: run.result["student"].get(measure, 0.0)), measure
+
+
+def _images_of(run):
+    count = counted(run.test_images, "test image") if run.test_images else "test images"
+    return f"{count} of {run.result['config']['dataset']}"
+
+
+def _distance(run, found, measure):
+    if found is None or measure == "agreement":
+        return f"{run.name}: {score_text(run, measure)}."
+    gain = verdict.points(found["difference"], found["images"])
+    word = "undecided, too few test images to tell" if verdict.undecided(found) else found["word"]
+    return f"{run.name}: {gain} points ({verdict.interval(found)}): {word}."

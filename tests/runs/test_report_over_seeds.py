@@ -1,0 +1,96 @@
+"""The report on runs of several seeds: which runs are one method, its means, and the intervals over seeds."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from skd_tf.runs.report import run_data, seeds, several_runs
+from skd_tf.runtime.files import write_json
+from tests.helpers.report_runs import few_charts_but, make_run, page, part, text_of
+from tests.helpers.runs import read_json
+
+few_charts = few_charts_but()
+KD, SKD, ALONE = (0.80, 0.82, 0.79), (0.85, 0.86, 0.845), (0.70, 0.74, 0.72)
+
+
+def run(folder, seed, accuracy, alone=None, **settings):
+    """A run with this test accuracy of its students, on the same images as all others."""
+    path = make_run(folder, name=str(seed), **settings)
+    result = read_json(path / "result.json")
+    result["config"]["seed"] = seed
+    result["student"]["accuracy"] = accuracy
+    if alone is not None:
+        result["student_alone"]["accuracy"] = alone
+    write_json(path / "result.json", result)
+    return path
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    return [
+        run(folder / loss, seed, accuracies[seed], ALONE[seed], loss=loss)
+        for loss, accuracies in (("kd", KD), ("spherical", SKD))
+        for seed in (2, 0, 1)
+    ]
+
+
+def test_means_and_paired_intervals_are_those_of_scipy(paths):
+    kd, skd = methods = seeds.methods(run_data.read_all(paths))
+    assert [method.name for method in methods] == ["kd", "spherical"] and list(kd.runs) == [0, 1, 2]
+    found = seeds.gain(skd.values("accuracy"), kd.values("accuracy"))
+    expected = stats.ttest_rel(SKD, KD).confidence_interval()
+    assert found.interval == pytest.approx((expected.low, expected.high), rel=1e-6) and found.seeds == 3
+    assert found.mean == pytest.approx(np.mean(SKD) - np.mean(KD)) and found.word == "ahead" and not found.undecided
+    assert seeds.gain(kd.values("accuracy"), skd.values("accuracy")).word == "behind"
+    above = seeds.above_alone(kd, "accuracy")
+    expected = stats.ttest_rel(KD, ALONE).confidence_interval()
+    assert above.interval == pytest.approx((expected.low, expected.high), rel=1e-6)
+    for degrees in (1, 2, 4, 30):
+        assert seeds.student_t(degrees) == pytest.approx(stats.t.ppf(0.975, degrees), rel=1e-6)
+
+
+def test_the_page_compares_methods_and_not_their_seeds(paths):
+    text, _ = page(*paths)
+    words = text_of(text)
+    assert "spherical is ahead Every other method is behind it. Intervals are over seeds" in words
+    low, high = (100 * end for end in stats.ttest_rel(KD, SKD).confidence_interval())
+    found = f"kd: -4.8 points (95% interval {low:+.1f} to {high:+.1f}, 3 seeds): behind."
+    assert text_of(part(text, "Which is best?")) == f"spherical: 85.2% right, mean of 3 seeds. {found}"
+    table = text_of(part(text, "Over seeds"))
+    assert f"{np.mean(KD):.4f} ± {np.std(KD, ddof=1):.4f}" in table and f"{low:+.1f} to {high:+.1f}" in table
+    assert table.index("0.8517") < table.index("0.8033")  # the best first
+    assert f"{100 * np.mean(np.subtract(SKD, ALONE)):+.1f}" in table
+    assert words.count("teacher of 6 runs") == 2 and "0, teacher" not in words  # with its calibrated form
+
+
+def test_runs_of_one_method_are_summed_up(paths):
+    words = text_of(page(*paths[:3])[0])
+    assert "Mean top-1 80.3% Means over 3 seeds. Distilled minus alone: +8.3 points (95% interval" in words
+
+
+@pytest.mark.parametrize("both", [True, False])
+def test_few_seeds_are_undecided(paths, both):
+    chosen = [paths[0], paths[2], paths[3], *([paths[5]] if both else [])]
+    runs = run_data.read_all(chosen)
+    headline, answers = several_runs.headline(runs), several_runs.answers(runs)
+    assert headline.word.endswith("spherical has the highest mean top-1") and "cannot be told apart" in headline.text
+    line = answers[0].items[1][0]
+    assert "undecided, too few seeds to tell" in line and ("2 seeds" in line) == both
+    assert ("one common seed" in line) != both
+
+
+def test_one_student_alone_for_all_seeds_gives_no_interval(tmp_path):
+    """Its own seed may have been lucky, which no interval over the others shows."""
+    one = [run(tmp_path / "kd", seed, KD[seed], 0.7, student_alone=f"alone/{seed}") for seed in range(2)]
+    (method,) = seeds.methods(run_data.read_all(one))
+    found = seeds.above_alone(method, "accuracy")
+    assert found.mean == pytest.approx(np.mean(KD[:2]) - 0.7) and found.interval is None and found.undecided
+
+
+def test_runs_that_are_no_seeds_of_a_method_are_compared_one_by_one(paths, tmp_path):
+    for chosen in ([paths[0], paths[3]], [paths[0], paths[1], paths[1]]):  # one seed each; a seed twice
+        assert seeds.methods(run_data.read_all(chosen)) == []
+    hot = [run(tmp_path / "runs", seed, KD[seed % 3], temperature=2.0 + seed // 3) for seed in (0, 1, 3, 4)]
+    names = [method.name for method in seeds.methods(run_data.read_all(hot))]
+    assert names == ["temperature 2.0", "temperature 3.0"]  # in one folder, the settings tell them apart
