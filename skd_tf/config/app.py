@@ -1,6 +1,7 @@
 """run(): the one wrapper around every command. It parses the command line, calls the command and exits."""
 
 import contextlib
+import errno
 import os
 import pathlib
 import re
@@ -77,7 +78,10 @@ def run(
     except InputError as error:
         _exit(2, str(error))
     except OSError as error:  # a full disk, a read-only folder: the machine's state, not a fault of the program
-        _exit(1, f"{error.strerror or error}." + (f" Received {error.filename}." if error.filename else ""))
+        where = f" Received {error.filename}." if error.filename else ""
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        remedy = " Free some space, then start the same command again." if full else ""
+        _exit(1, f"{error.strerror or error}.{where}{remedy}")
     except Exception as error:
         if not isinstance(error, _environment_errors()):
             raise
