@@ -187,8 +187,18 @@ CASES = [
     # No room for a checkpoint, an epoch's record, the result, the student, the cache.
     (1, full_disk(".ckpt"), "", r"checkpoint of step \d+ cannot be written \(No space left.*Earlier checkpoints"),
     (1, full_disk("metrics.jsonl"), "", r"No space left.*metrics\.jsonl"),
-    (1, full_disk("result.json"), "", r"No space left on device.*run/result\.json\.$"),
-    (1, full_disk_for_keras, "", r"No space left on device.*run/student\.keras\.$"),
+    (
+        1,
+        full_disk("result.json"),
+        "",
+        r"No space left on device.*run/result\.json\. Free some space, then start the same command again\.$",
+    ),
+    (
+        1,
+        full_disk_for_keras,
+        "",
+        r"No space left on device.*run/student\.keras\. Free some space, then start the same command again\.$",
+    ),
     (2, full_disk(".logits"), CACHE + "cache", r"teacher cache cannot be written \(No space left"),
     (2, small_disk, CACHE + "cache", r"disk is too small for the teacher cache"),
     (2, a_file_in_the_way, CACHE + "file/below", r"--teacher_cache_dir is inside the file"),
