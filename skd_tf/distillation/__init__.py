@@ -9,6 +9,7 @@
     guarded_models.py    checks of the two models and the data, before anything is trained
     inputs.py            the structure of x and y that a Distiller accepts
     labels.py            checks of labels on the host
+    sample_weights.py    checks of sample weights on the host
     batches.py           a model's logits; sample weights from class weights; the teacher's mean norm
     mean_metrics.py      MeanMetrics: the means over an epoch, exact across checkpoints
     multi_step.py        MultiStepFunction: many training steps in one call from Python

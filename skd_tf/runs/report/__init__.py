@@ -1,13 +1,16 @@
 """The HTML report of one run, or of several side by side. It needs no TensorFlow.
 
-run_data     the records of the runs, and the models that the charts show
-answers      the verdict, and the answers to "is it good", "where does it fail" and "what next"
-tables       the tables of measurements
-failures     confused classes, and the test images that are shown
-charts       the charts
-svg          a matplotlib chart as inline SVG, in the colours of the page
-html         the contents of the page
-report.html  its markup, style and colours
+run_data      the records of the runs, and the models that the charts show
+answers       of one run: the verdict, and the answers to "is it good", "where does it fail" and "what next"
+several_runs  which of several runs, or of several methods over seeds, is best
+seeds         runs that differ only in their seed as one method: means and paired intervals
+sentences     what the sentences of these three are made of
+tables        the tables of measurements
+failures      confused classes, and the test images that are shown
+charts        the charts
+svg           a matplotlib chart as inline SVG, in the colours of the page
+html          the contents of the page
+report.html   its markup, style and colours
 """
 
 import os
