@@ -67,23 +67,12 @@ class GuardedModelsMixin:
                     remedy="Give a trained copy: keras.models.clone_model(model), and set_weights",
                 )
             interface.require_model(teacher, who)
-            self._require_teacher_images(teacher, who)
             self._require_teacher_classes(interface.classes_of(teacher, who))
             found = heads.require_raw_logits(interface.with_logits(teacher, who), who)
             probabilities.append(found)
             if found:
                 _warn_of_softmax()
         self._teacher_inspected, self._teacher_probabilities = False, probabilities
-
-    def _require_teacher_images(self, teacher, who):
-        sizes = [interface.image_shape_of(model) for model in (self.student, teacher)]
-        if None not in sizes and any(None not in pair and pair[0] != pair[1] for pair in zip(*sizes, strict=True)):
-            raise input_error(
-                "Teacher and student take different images",
-                expected=f"{sizes[0]}, as the student does",
-                received=f"{sizes[1]} of {'the teacher' if who == 'teacher' else who}",
-                remedy="Put layers before it that make its images from these, such as keras.layers.Resizing",
-            )
 
     def _require_teacher_classes(self, classes):
         if None not in (classes, self._num_classes) and classes != self._num_classes:
@@ -115,7 +104,10 @@ class GuardedModelsMixin:
             return
         for i, (teacher, who) in enumerate(_named(self.teachers)):
             raw = functools.partial(forward, teacher, who=who)
-            outputs = raw(images)
+            try:
+                outputs = raw(images)
+            except (ValueError, tf.errors.InvalidArgumentError) as error:
+                raise _other_images(teacher, who, images) or error from None
             self._require_teacher_classes(outputs.shape[-1])
             found = returns_probabilities(raw, images, who)
             if self._teacher_probabilities[i]:
@@ -132,10 +124,13 @@ class GuardedModelsMixin:
         if self._inspected:
             return
         parts = keras.utils.unpack_x_y_sample_weight(keras.tree.map_structure(without_optional, data))
-        x, y, weights = keras.tree.map_structure(
-            lambda part: self.distribute_strategy.experimental_local_results(part)[0], parts
-        )
-        inputs.check_batch(x, y, weights, names=interface.input_names(self.student), num_classes=self._num_classes)
+        local = self.distribute_strategy.experimental_local_results
+        replicas = max(len(local(part)) for part in keras.tree.flatten(parts))
+        for replica in reversed(range(replicas)):  # the first one's part is inspected below
+            x, y, weights = keras.tree.map_structure(
+                lambda part, i=replica: local(part)[i] if part is not None else None, parts
+            )
+            inputs.check_batch(x, y, weights, names=interface.input_names(self.student), num_classes=self._num_classes)
         self._inspect_student(x)
         if self.objective.needs_teacher:
             self._inspect_teacher(x)
@@ -202,6 +197,20 @@ class GuardedModelsMixin:
 def _named(teachers):
     """(teacher, its name in messages) of each."""
     return [(teacher, f"teacher {i}" if len(teachers) > 1 else "teacher") for i, teacher in enumerate(teachers, 1)]
+
+
+def _other_images(teacher, who, images):
+    """The `InputError` of a teacher that takes images of another shape; None if its shape fits or is not known."""
+    graph, shape = interface.graph_of(teacher), tuple(images.shape[1:])
+    expected = shape if graph is None else tuple(graph.inputs[0].shape[1:])
+    if len(expected) == len(shape) and all(size in (None, mine) for size, mine in zip(expected, shape, strict=True)):
+        return None
+    return input_error(
+        f"{'The teacher' if who == 'teacher' else who.capitalize()} takes other images than the student",
+        expected=f"{expected}",
+        received=f"x of {shape}",
+        remedy="Put layers before it that make its images from these, such as keras.layers.Resizing",
+    )
 
 
 def _require_two_classes(classes):

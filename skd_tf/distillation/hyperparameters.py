@@ -18,7 +18,7 @@ from skd_tf.losses import sphere_geometry
 # Arguments of a Distiller that are no attributes of it: setting one would change nothing.
 _FIXED = (
     *("loss", "center", "label_smoothing", "gradient_scale", "loss_settings", "teacher_weights"),
-    *("feature_pairs", "feature_loss", "feature_seed"),
+    *("feature_pairs", "feature_loss", "feature_seed", "feature_weight"),
 )
 
 _restoring = contextvars.ContextVar("restoring", default=False)
@@ -119,18 +119,21 @@ class HyperparametersMixin:
         Raises:
           InputError: the attribute is an argument that cannot change any more.
         """
-        if name in _FIXED and value is not None:
+        variable = vars(self).get(name)
+        if isinstance(variable, ScalarVariable):
+            if name == "label_weight" and self._label_follows:
+                raise _follows("distiller.label_weight = ..., and label_weight=None in the constructor")
+            variable.assign(value)
+            return True
+        own = type(self).__module__ == "skd_tf.distillation.distiller"  # a subclass may have such attributes
+        if own and name in _FIXED and value is not None and not isinstance(value, ScalarVariable):
             raise input_error(
                 f"{name} cannot change in a Distiller",
                 expected=f"Distiller(..., {name}=...)",
                 received=f"distiller.{name} = {value!r:.60}",
                 remedy="Make another Distiller; the student keeps its weights",
             )
-        variable = vars(self).get(name)
-        if not isinstance(variable, ScalarVariable):
-            return False
-        variable.assign(value)
-        return True
+        return False
 
     def load_own_variables(self, store: Any) -> None:
         """Called by Keras to load a saved file."""
@@ -164,12 +167,7 @@ class HyperparametersMixin:
                     remedy="Make a Table of what skd_tf.schedules.loss_weight(...) returns for a number or text",
                 )
         if "label_weight" in schedules and self._label_follows:
-            raise input_error(
-                "label_weight follows kd_weight",
-                expected="no schedule for it",
-                received="schedules with label_weight, and label_weight=None",
-                remedy="Construct Distiller(..., label_weight=NUMBER)",
-            )
+            raise _follows("schedules with label_weight, and label_weight=None")
         return dict(schedules)
 
     def _hyperparameters_config(self):
@@ -181,6 +179,15 @@ class HyperparametersMixin:
             else _decimal(self.label_weight),
             "radius": self._radius_argument if isinstance(self._radius_argument, str) else _decimal(self.radius),
         } | ({"feature_weight": _decimal(self.feature_weight)} if hasattr(self, "feature_weight") else {})
+
+
+def _follows(received):
+    return input_error(
+        "label_weight follows kd_weight",
+        expected="no schedule or value for it",
+        received=received,
+        remedy="Construct Distiller(..., label_weight=NUMBER)",
+    )
 
 
 def _decimal(variable):

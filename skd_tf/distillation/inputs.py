@@ -93,6 +93,8 @@ def checked(
     """
     if isinstance(x, tf.data.Dataset):
         x_spec, y_spec, weights_spec = keras.utils.unpack_x_y_sample_weight(x.element_spec)
+        if isinstance(weights_spec, tf.NoneTensorSpec):
+            weights_spec = None
         if y_spec is None:
             raise no_labels(x_spec)
         check_structure(x_spec, names)
@@ -104,7 +106,8 @@ def checked(
         elif weights_spec is not None:
             sample_weights.checked(weights_spec, None, where[1])
         known = num_classes is not None and y_spec.shape.rank is not None
-        return (labels.checked(x, num_classes) if known else x), y, weights  # type: ignore[arg-type]
+        checks = known or weights_spec is not None
+        return (labels.checked(x, num_classes if known else None) if checks else x), y, weights
     if not isinstance(x, (*_ARRAYS, Mapping, list, tuple)):
         return x, y, weights
     if isinstance(x, (list, tuple)) and len(x) == 1:

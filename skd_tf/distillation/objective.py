@@ -127,14 +127,18 @@ class Objective:
         except InputError:
             raise
         except Exception as error:
-            if teacher is not None:
-                return
-            try:
-                self(logits, logits, tf.zeros([batch], tf.int32), **scalars)
-            except InputError:  # it works, and computes a distill term, which is not wanted here
+            if teacher is None and self._runs_with(logits, scalars):
                 raise _needs_a_teacher(error) from None
-            except Exception:
-                return
+
+    def _runs_with(self, logits, scalars):
+        """Whether the loss function raises no error of its own with a teacher, whatever it returns."""
+        try:
+            self(logits, logits, tf.zeros(len(logits), tf.int32), **scalars)
+        except InputError:  # of a distill term, which is not wanted without a teacher
+            return True
+        except Exception:
+            return False
+        return True
 
     @property
     def needs_teacher(self) -> bool:

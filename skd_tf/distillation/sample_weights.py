@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from skd_tf.errors import InputError, input_error
+from skd_tf.errors import InputError, counted, input_error
 
 _MARK = "skd_tf sample_weight:"  # in TensorFlow's error, whose other lines are about the graph
 _FINITE = "finite numbers >= 0"
@@ -38,7 +38,7 @@ def checked(weights: Any, count: int | None, where: str = "sample_weight") -> An
     bad = ~(np.isfinite(values) & (values >= 0))
     if bad.any():
         place = bad.argmax()
-        raise _out_of_range(f"{where}[{place}]={values[place]:g} ({bad.sum():,} such weights)")
+        raise _out_of_range(f"{where}[{place}]={values[place]:g} ({counted(int(bad.sum()), 'such weight')})")
     return weights
 
 
@@ -73,7 +73,7 @@ def translated(error: tf.errors.InvalidArgumentError) -> InputError | None:
     if _MARK not in text:
         return None
     found = text.split(_MARK, 1)[1].split(";", 1)[0].strip("' []\n")
-    return _out_of_range(f"sample_weight={found}")
+    return _out_of_range(f"sample_weight={float(found):g}")
 
 
 def _not_numbers(received, where):

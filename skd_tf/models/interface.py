@@ -119,13 +119,6 @@ def require_one_input(model: Any, who: str) -> None:
         )
 
 
-def image_shape_of(model: Any) -> tuple[int | None, ...] | None:
-    """(height, width, channels) of a model's images, None for each that may vary; None if it is not known."""
-    graph = graph_of(model)
-    shape = None if graph is None else graph.inputs[0].shape
-    return tuple(shape[1:]) if shape is not None and len(shape) == 4 else None
-
-
 def input_names(model: Any) -> tuple[str, ...]:
     """The names under which a model's images may be given."""
     graph = graph_of(model)

@@ -58,12 +58,8 @@ def describe(
     consider = short_runs.few_steps(config, steps) + short_runs.warnings(config, steps) if sizes else []
     if consider:
         sections["To consider"] = consider
-    picture = (
-        f"only {config.show_augmentation} is written"
-        if config.show_augmentation
-        else "nothing is loaded, trained or written"
-    )
-    lines = [f"Dry run: {picture}."]
+    looks = config.show_augmentation or config.list_layers
+    lines = [f"Dry run: nothing is {'trained' if looks else 'loaded, trained or written'}."]
     for title, body in sections.items():
         lines += [title, *(f"  {line}" for line in body)]
     return "\n".join(lines)

@@ -94,7 +94,11 @@ def run(
 
 def _warn_of_other_loss(config, folder):
     before = ((settings_record(folder.path) or {}).get("resolved") or {}).get("loss")
-    if before and before != user_code.fingerprint_if_own(config.loss):
+    now = before
+    if before:
+        with contextlib.suppress(Exception):  # a module that is gone: the result is there all the same
+            now = user_code.fingerprint_if_own(config.loss)
+    if now != before:
         warn(
             f"The code of --loss={config.loss} has changed since this run. Its results are those of the earlier code. To "
             "train with the present code, choose another --workdir, or add --overwrite."

@@ -3,6 +3,7 @@
 Keras' fit() knows only whole epochs: it wipes restored metrics, restarts the data, and cannot stop inside an epoch.
 """
 
+import contextlib
 import math
 import os
 import time
@@ -78,8 +79,9 @@ class Profile:
     def __enter__(self) -> "Profile":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._stop()
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        with contextlib.suppress(*([Exception] if error else [])):  # the first error counts
+            self._stop()
 
     def _stop(self):
         if self._tracing:

@@ -173,9 +173,18 @@ def test_a_hyperparameter_that_is_set_as_an_attribute_is_assigned(tmp_path):
         ("kd_weight", "a", "not a number"),
         ("center", False, r"cannot change.*distiller.center = False"),
         ("loss", "dist", r"cannot change.*Distiller\(\.\.\., loss"),
+        ("feature_weight", 0.5, "cannot change"),
+        ("label_weight", 0.5, "follows kd_weight"),
     ):
         with pytest.raises(InputError, match=f"{name} .*{words}"):
             setattr(distiller, name, value)
+
+    class Own(Distiller):
+        def __init__(self, *models, center=True):
+            super().__init__(*models, center=center)
+            self.center = center
+
+    assert Own(conv_net(1), conv_net(2)).center
     distiller.save(tmp_path / "distiller.keras")
     assert keras.models.load_model(tmp_path / "distiller.keras").get_config()["temperature"] == 2.0
 
@@ -184,13 +193,21 @@ def test_two_models_that_do_not_belong_together_are_refused():
     student = conv_net(1)
     with pytest.raises(InputError, match="The student is its own teacher"):
         Distiller(student, student)
+    ((images, labels),) = batches(1)
+
+    def evaluate(teacher, **x):
+        distiller = Distiller(student, teacher)
+        distiller.compile("sgd")
+        distiller.evaluate({"image": images, **x}, labels, verbose=0)
+
     larger = keras.Sequential([keras.Input([8, 8, 2]), keras.layers.Flatten(), keras.layers.Dense(CLASSES)])
-    with pytest.raises(InputError, match=r"different images. Expected \(6, 6, 2\).*\(8, 8, 2\) of teacher 2"):
-        Distiller(student, [conv_net(2), larger])
-    any_size = keras.Sequential(
-        [keras.Input([None, None, 2]), keras.layers.GlobalMaxPool2D(), keras.layers.Dense(CLASSES)]
-    )
-    Distiller(student, any_size)
+    for teacher, words in ((larger, "The teacher takes"), ([conv_net(2), larger], "Teacher 2 takes")):
+        with pytest.raises(InputError, match=rf"{words} other images.*Expected \(8, 8, 2\). Received x of \(6, 6, 2\)"):
+            evaluate(teacher)
+    evaluate(larger, teacher_logits=np.zeros([len(images), CLASSES], "float32"))  # it is not called
+    for size in (None, 8):  # a Sequential model takes images of other sizes than it declares
+        pooled = [keras.Input([size, size, 2]), keras.layers.GlobalMaxPool2D(), keras.layers.Dense(CLASSES)]
+        evaluate(any_size := keras.Sequential(pooled))
     with pytest.raises(InputError, match="Spherical KD is called spherical"):
         Distiller(student, any_size, "SKD")
 

@@ -41,7 +41,7 @@ def test_a_list_of_weights_trains_and_evaluates_as_their_array():
 
 
 REFUSED = {
-    "negative": (wrong(-0.5), r"out of range.*sample_weight\[3\]=-0.5 \(1 such weights\)"),
+    "negative": (wrong(-0.5), r"out of range.*sample_weight\[3\]=-0.5 \(1 such weight\)"),
     "not finite": (wrong(np.nan), r"out of range.*sample_weight\[3\]=nan"),
     "text": (np.full(16, "a"), "not numbers.*dtype=str32"),
     "a dict": ({"logits": WEIGHTS}, "not numbers.*a dict of logits"),
@@ -75,8 +75,27 @@ def test_weights_that_are_refused(distiller, kind):
 def test_a_weight_out_of_range_in_a_later_batch_of_tf_data(value):
     weights = np.where(np.arange(16) == 13, value, WEIGHTS)
     data = tf.data.Dataset.from_tensor_slices((IMAGES, LABELS, weights)).batch(8)
-    with pytest.raises(InputError, match=f"A sample weight is out of range.*sample_weight={value:g}"):
-        untrained().fit(data, verbose=0)
+    made, message = untrained(), f"A sample weight is out of range.*sample_weight={value:g}"
+    with pytest.raises(InputError, match=message):
+        made.fit(data, verbose=0)
+    with pytest.raises(InputError, match=message):
+        made.fit(IMAGES, LABELS, validation_data=data, **FIT)
+    unknown = tf.data.Dataset.from_generator(lambda: iter(data), (tf.float32, tf.int32, tf.float32))  # of no known rank
+    with pytest.raises(InputError, match=message):
+        made.evaluate(unknown, verbose=0)
+
+
+def test_absent_weights_in_tf_data_are_none():
+    data = tf.data.Dataset.from_tensor_slices((IMAGES, LABELS)).batch(8).map(lambda x, y: (x, y, None))
+    untrained().evaluate(data, verbose=0)
+
+
+def test_the_part_of_every_replica_is_checked(two_replicas):
+    with two_replicas.scope():
+        distiller = untrained()
+    batch = IMAGES[:8], LABELS[:8], np.where(np.arange(8) == 6, -1.0, 1.0)
+    with pytest.raises(InputError, match=r"sample_weight\[2\]=-1"):  # the second of the second replica
+        distiller.fit((batch for _ in range(2)), steps_per_epoch=2, verbose=0)
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def test_the_page_compares_methods_and_not_their_seeds(paths):
     assert f"{np.mean(KD):.4f} ± {np.std(KD, ddof=1):.4f}" in table and f"{low:+.1f} to {high:+.1f}" in table
     assert table.index("0.8517") < table.index("0.8033")  # the best first
     assert f"{100 * np.mean(np.subtract(SKD, ALONE)):+.1f}" in table
-    assert words.count("teacher of 6 runs") == 2 and "0, teacher" not in words  # with its calibrated form
+    assert words.count("teacher of all runs") == 2 and "0, teacher" not in words  # with its calibrated form
 
 
 def test_runs_of_one_method_are_summed_up(paths):
@@ -82,10 +82,31 @@ def test_few_seeds_are_undecided(paths, both):
 
 def test_one_student_alone_for_all_seeds_gives_no_interval(tmp_path):
     """Its own seed may have been lucky, which no interval over the others shows."""
-    one = [run(tmp_path / "kd", seed, KD[seed], 0.7, student_alone=f"alone/{seed}") for seed in range(2)]
+    one = [run(tmp_path / "kd", seed, KD[seed], 0.7, student_alone="alone/0") for seed in range(2)]
     (method,) = seeds.methods(run_data.read_all(one))
     found = seeds.above_alone(method, "accuracy")
     assert found.mean == pytest.approx(np.mean(KD[:2]) - 0.7) and found.interval is None and found.undecided
+    assert found.text == "+11.0 points (mean of 2 seeds)"
+    for seed, path in enumerate(one):  # another one for each seed
+        result = read_json(path / "result.json")
+        result["config"]["student_alone"] = f"other/{seed}"
+        write_json(path / "result.json", result)
+    (method,) = seeds.methods(run_data.read_all(one))
+    assert seeds.above_alone(method, "accuracy").interval is not None
+
+
+def test_the_best_is_that_over_common_seeds(tmp_path):
+    """Seed 2 of the first is not compared with anything."""
+    paths = [run(tmp_path / "a", seed, value) for seed, value in enumerate((0.5, 0.52, 0.95))]
+    paths += [run(tmp_path / "b", seed, value, loss="kd") for seed, value in enumerate((0.6, 0.61))]
+    words = text_of(page(*paths)[0])
+    assert "b is ahead Every other method is behind it" in words and "a: -9.5 points" in words
+
+
+def test_settings_that_change_no_result_make_no_method(tmp_path):
+    settings = {"student_checkpoint": "start"}, {"student_checkpoint": "start/", "verbosity": "full"}
+    paths = [run(tmp_path / "kd", seed, KD[seed], **own) for seed, own in enumerate(settings)]
+    assert len(seeds.methods(run_data.read_all(paths))) == 1
 
 
 def test_runs_that_are_no_seeds_of_a_method_are_compared_one_by_one(paths, tmp_path):

@@ -1,5 +1,6 @@
 """Runs that differ in nothing but their seed are one method: its means, and how far methods are apart over seeds."""
 
+import itertools
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -9,12 +10,13 @@ import numpy as np
 
 from skd_tf.config.config import FIELDS
 from skd_tf.config.fields import rules_of
-from skd_tf.errors import as_text
+from skd_tf.errors import as_text, counted
 from skd_tf.runs import verdict
 from skd_tf.runs.columns import columns
 from skd_tf.runs.report.run_data import Run
 from skd_tf.runs.report.tables import Cell, Row, Table
 
+_TRAINED_HERE = ("none", "train", "matched")  # values of --student_alone that are no path
 _OWN = ("seed", "student_alone")  # a student alone, by its path, may be that of the same seed
 
 
@@ -44,7 +46,7 @@ class Gain(NamedTuple):
 
     Attributes:
       mean: of the differences.
-      interval: the 95% interval of the mean of Student's t; None for fewer than two seeds.
+      interval: the 95% interval of the mean of Student's t; None if there are fewer than two seeds, or no spread.
       seeds: how many.
     """
 
@@ -66,9 +68,11 @@ class Gain(NamedTuple):
     @property
     def text(self) -> str:
         """ "+1.2 points (95% interval -0.3 to +2.7, 3 seeds)"."""
-        low, high = self.interval or (0.0, 0.0)
-        interval = f"95% interval {100 * low:+.1f} to {100 * high:+.1f}, {self.seeds} seeds"
-        return f"{100 * self.mean:+.1f} points ({interval if self.interval else 'one common seed'})"
+        count = counted(self.seeds, "seed")
+        if self.interval is None:
+            return f"{100 * self.mean:+.1f} points ({'one common seed' if self.seeds == 1 else f'mean of {count}'})"
+        low, high = self.interval
+        return f"{100 * self.mean:+.1f} points (95% interval {100 * low:+.1f} to {100 * high:+.1f}, {count})"
 
 
 def methods(runs: Sequence[Run]) -> list[Method]:
@@ -96,10 +100,11 @@ def methods(runs: Sequence[Run]) -> list[Method]:
 def _names(groups: list[list[Run]], settings: list[Mapping[str, str]]) -> list[str]:
     folders = [os.path.commonpath([run.path.resolve() for run in group]) for group in groups]
     short = [os.path.basename(folder) for folder in folders]
-    if len({*folders}) == len({*short}) == len(groups) and all(len(group) > 1 for group in groups):
+    nested = any(os.path.commonpath([one, other]) == one for one, other in itertools.permutations(folders, 2))
+    if len({*short}) == len(groups) and not nested and all(len(group) > 1 for group in groups):
         return short
     differ = [name for name in settings[0] if len({one[name] for one in settings}) > 1]
-    return [", ".join(f"{name} {one[name]}" for name in differ) or "all runs" for one in settings]
+    return [", ".join(f"{name} {one[name]}" if one[name] else f"no {name}" for name in differ) for one in settings]
 
 
 def gain(first: Mapping[int, float], second: Mapping[int, float]) -> Gain | None:
@@ -117,7 +122,7 @@ def gain(first: Mapping[int, float], second: Mapping[int, float]) -> Gain | None
     if not len(differences):
         return None
     mean, count = float(differences.mean()), len(differences)
-    if count == 1:
+    if np.ptp(differences) < 1e-12:  # a single one, or no spread that an interval could be made of
         return Gain(mean, None, count)
     half = student_t(count - 1) * float(differences.std(ddof=1)) / math.sqrt(count)
     return Gain(mean, (mean - half, mean + half), count)
@@ -126,11 +131,23 @@ def gain(first: Mapping[int, float], second: Mapping[int, float]) -> Gain | None
 def above_alone(method: Method, measure: str) -> Gain | None:
     """How far a method's students are above the student alone; None if that was not trained.
 
-    Without an interval if all seeds were compared with one student alone: its own seed could be a lucky one.
+    Without an interval if seeds were compared with one and the same student alone: its own seed could be a lucky one.
     """
-    alone = method.values(measure, "student_alone")
-    found = gain(method.values(measure), alone)
-    return found._replace(interval=None) if found and len({*alone.values()}) == 1 else found
+    found = gain(method.values(measure), method.values(measure, "student_alone"))
+    where = [run.result["config"].get("student_alone", "none") for run in method.runs.values()]
+    elsewhere = [path for path in where if path not in _TRAINED_HERE]
+    return found._replace(interval=None) if found and len({*elsewhere}) < len(elsewhere) else found
+
+
+def ranked(found: Sequence[Method], measure: str) -> list[Method]:
+    """The methods, the best first: by the mean over the seeds that all have, or over its own seeds if there is none."""
+    common = set.intersection(*(set(method.values(measure)) for method in found))
+
+    def mean(method):
+        values = method.values(measure)
+        return float(np.mean([values[seed] for seed in common])) if common else method.mean(measure)
+
+    return sorted(found, key=mean, reverse=True)
 
 
 def student_t(degrees: int) -> float:
@@ -159,7 +176,7 @@ def table(found: Sequence[Method], measure: str) -> Table:
       found: the methods.
       measure: that decides which is best: "accuracy" or "agreement".
     """
-    ordered = sorted(found, key=lambda method: -method.mean(measure))
+    ordered = ranked(found, measure)
     shown = [column for column in columns("accuracy", "nll", "ece", "agreement") if ordered[0].values(column.key)]
     best = ordered[0]
     alone = [above_alone(method, measure) for method in ordered]

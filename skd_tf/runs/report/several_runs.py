@@ -61,7 +61,7 @@ def answers(runs: Sequence[Run]) -> list[Answer]:
 
 
 def _headline_of_methods(methods, measure):
-    best = max(methods, key=lambda method: method.mean(measure))
+    best = seeds.ranked(methods, measure)[0]
     noun = "agreement" if measure == "agreement" else "top-1"
     many = f"Means over {counted(len(best.runs), 'seed')}"
     if len(methods) == 1:
@@ -75,7 +75,7 @@ def _headline_of_methods(methods, measure):
         for method in methods
         if method is not best
     }
-    level = [name for name, found in gains.items() if found is None or found.word == "level"]
+    level = [name for name, found in gains.items() if found is None or found.word != "ahead"]
     word = f"{best.name} has the highest mean {noun}" if level else f"{best.name} is ahead"
     text = f"{listed(level)} cannot be told apart from it." if level else "Every other method is behind it."
     text += " Intervals are over seeds, in pairs of one seed; each holds for its comparison alone."
@@ -117,7 +117,7 @@ def _against(run, best):
 
 def _over_seeds(methods, measure):
     """A line for each method, the best first."""
-    best, *others = sorted(methods, key=lambda method: -method.mean(measure))
+    best, *others = seeds.ranked(methods, measure)
     words = "right" if measure == "accuracy" else "agreement with the teacher"
     yield f"{best.name}: {best.mean(measure):.1%} {words}, mean of {counted(len(best.runs), 'seed')}."
     for method in others:

@@ -107,7 +107,7 @@ def _models(runs: Sequence[Run], series: Sequence[ChartSeries]) -> Iterable[dict
             if len(same) > 1:
                 if run is not same[0]:
                     continue
-                name = f"{label} of {len(same)} runs"
+                name = f"{label} of {'all runs' if len(same) == len(runs) else f'{run.name} and {len(same) - 1} more'}"
             yield {
                 "name": name,
                 "colour": member.colour.replace("_", "-") if member else "",
