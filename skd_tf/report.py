@@ -6,6 +6,7 @@ from absl import flags
 
 from skd_tf.config import app
 from skd_tf.runs import report, run_files
+from skd_tf.runs.report import run_data
 from skd_tf.runtime.console import say
 
 _OUTPUT = f"HTML file to write; by default {run_files.REPORT} in the run's workdir, or in this folder for several runs"
@@ -21,6 +22,8 @@ def define(flag_values: flags.FlagValues) -> None:
 
 def main(flag_values: flags.FlagValues) -> None:
     paths = [pathlib.Path(path) for path in flag_values.run]
+    if not flag_values.output:
+        run_data.read(paths[0])  # a folder that is no run is named as such, not as a place for the file
     default = pathlib.Path(paths[0] if len(paths) == 1 else ".", run_files.REPORT)
     say(f"Written: {report.write(paths, flag_values.output or default, images=flag_values.report_images)}")
 

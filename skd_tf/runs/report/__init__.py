@@ -37,7 +37,6 @@ def write(paths: Sequence[str | os.PathLike], output: str | os.PathLike, *, imag
     Raises:
       InputError: no finished run is at a path, or the output has no folder or is another file of a run.
     """
-    runs = run_data.read_all(paths, images)
     output = require_output(output, replaceable=run_files.REPORT)
-    write_text(output, html.page(runs))
+    write_text(output, html.page(run_data.read_all(paths, images)))
     return output
