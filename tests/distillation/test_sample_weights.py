@@ -71,7 +71,7 @@ def test_weights_that_are_refused(distiller, kind):
     assert distance(weights_of(distiller.student), before) == 0
 
 
-@pytest.mark.parametrize("value", [-0.5, np.inf])
+@pytest.mark.parametrize("value", [-0.5, pytest.param(np.inf, marks=pytest.mark.slow)])
 def test_a_weight_out_of_range_in_a_later_batch_of_tf_data(value):
     weights = np.where(np.arange(16) == 13, value, WEIGHTS)
     data = tf.data.Dataset.from_tensor_slices((IMAGES, LABELS, weights)).batch(8)
@@ -90,6 +90,7 @@ def test_absent_weights_in_tf_data_are_none():
     untrained().evaluate(data, verbose=0)
 
 
+@pytest.mark.slow
 def test_the_part_of_every_replica_is_checked(two_replicas):
     with two_replicas.scope():
         distiller = untrained()
