@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from skd_tf.config import augmentations, checks, grammar, recipes, versions
 from skd_tf.config.conflicts import conflicts
-from skd_tf.config.fields import rules_of, setting, validate
+from skd_tf.config.fields import effect_of, setting, validate
 from skd_tf.errors import as_text, did_you_mean, flag_error, input_error
 from skd_tf.losses.names import LOSS_NAMES, facts_of
 from skd_tf.runtime import local_paths
@@ -494,10 +494,8 @@ Leave it out for the default, 30.
         """Lines "--flag: this -> other", one for each setting whose values could lead to other results."""
         lines = []
         for name, field in FIELDS.items():
-            affects = rules_of(field).affects_result
             mine, theirs = getattr(self, name), getattr(other, name)
-            same = affects(mine) == affects(theirs) if callable(affects) else not affects or mine == theirs
-            if not same:
+            if effect_of(field, mine) != effect_of(field, theirs):
                 lines.append(f"--{name}: {as_text(mine) or 'empty'} -> {as_text(theirs) or 'empty'}")
         return lines
 

@@ -57,6 +57,12 @@ def rules_of(field: dataclasses.Field) -> FieldSpec:
     return field.metadata["rules"]
 
 
+def effect_of(field: dataclasses.Field, value: Any) -> Any:
+    """What of a setting's value can change a number that a run reports; None if nothing can. See `FieldSpec`."""
+    rule = rules_of(field).affects_result
+    return rule(value) if callable(rule) else value if rule else None
+
+
 def kinds_of(field: dataclasses.Field) -> set[Any]:
     """The types that a field's annotation allows: `float | None` gives {float, NoneType}."""
     return set(typing.get_args(field.type)) or {field.type}

@@ -22,6 +22,7 @@ LOCK = ".lock"
 TEACHER = "teacher"
 STUDENT_ALONE = "student_alone"
 STUDENT_MATCHED = "student_matched"  # the student alone, for the computation that distilling took
+TRAINED = ("none", "train", "matched")  # values of --student_alone that name no workdir
 
 # Training and shipping write these. --overwrite removes ALL, but neither the inner runs nor a user's own files.
 OUTPUTS = (

@@ -233,7 +233,7 @@ def _students_alone(config: Config, folder: pathlib.Path, data_dir, resources: S
     """{name in result.json: path} of the students without a teacher, which are trained if the settings ask for it."""
     if config.student_alone == "none" or not config.needs_teacher:
         return {}
-    if config.student_alone not in nested_runs.TRAINED:
+    if config.student_alone not in run_files.TRAINED:
         return {run_files.STUDENT_ALONE: config.student_alone}
     wanted = {run_files.STUDENT_ALONE: nested_runs.student_alone_config(config)}
     if config.student_alone == "matched":

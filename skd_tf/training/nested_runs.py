@@ -9,9 +9,9 @@ from skd_tf.config import Config, grammar, groups
 from skd_tf.config.flags import read_flagfile
 from skd_tf.errors import input_error
 from skd_tf.models import paths
+from skd_tf.runs import run_files
 from skd_tf.runs.run_record import recorded_config
 
-TRAINED = ("none", "train", "matched")  # values of --student_alone that name no workdir
 MOST_EPOCHS = 10_000
 
 
@@ -81,7 +81,7 @@ def check_student_alone(config: Config) -> None:
     Raises:
       InputError: it is not; the differing settings are listed.
     """
-    if config.student_alone in TRAINED or not config.needs_teacher:
+    if config.student_alone in run_files.TRAINED or not config.needs_teacher:
         return
     path = pathlib.Path(config.student_alone)
     paths.keras_file(path)

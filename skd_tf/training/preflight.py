@@ -18,7 +18,7 @@ from skd_tf.losses import sphere_geometry
 from skd_tf.losses.names import LOSS_NAMES, facts_of
 from skd_tf.models import paths
 from skd_tf.networks.names import NETWORK_NAMES
-from skd_tf.runs import class_names
+from skd_tf.runs import class_names, run_files
 from skd_tf.runtime import local_paths, user_code
 from skd_tf.training import nested_runs, unlabelled
 
@@ -153,7 +153,7 @@ def check_files(config: Config) -> None:
         local_paths.require_folder(config.teacher_cache_dir, "teacher_cache_dir")
     models = [config.student_checkpoint]
     if config.needs_teacher:
-        models += [*config.teachers, "" if config.student_alone in nested_runs.TRAINED else config.student_alone]
+        models += [*config.teachers, "" if config.student_alone in run_files.TRAINED else config.student_alone]
         flagfile = "" if config.teacher_checkpoint else config.teacher_flagfile
         if flagfile and not recipes.locate(flagfile).is_file():
             raise input_error(

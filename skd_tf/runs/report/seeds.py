@@ -9,14 +9,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from skd_tf.config.config import FIELDS
-from skd_tf.config.fields import rules_of
+from skd_tf.config.fields import effect_of
 from skd_tf.errors import as_text, counted
-from skd_tf.runs import verdict
+from skd_tf.runs import run_files, verdict
 from skd_tf.runs.columns import columns
 from skd_tf.runs.report.run_data import Run
 from skd_tf.runs.report.tables import Cell, Row, Table
 
-_TRAINED_HERE = ("none", "train", "matched")  # values of --student_alone that are no path
 _OWN = ("seed", "student_alone")  # a student alone, by its path, may be that of the same seed
 
 
@@ -78,12 +77,10 @@ class Gain(NamedTuple):
 def methods(runs: Sequence[Run]) -> list[Method]:
     """The methods of some runs, in order; [] if no method has several seeds, or if one has a seed twice."""
     defaults = {name: field.default for name, field in FIELDS.items()}
-    rules = {name: rules_of(field).affects_result for name, field in FIELDS.items() if name not in _OWN}
 
     def settings(run):
         config = defaults | run.result["config"]
-        kept = {name: rule(config[name]) if callable(rule) else config[name] for name, rule in rules.items() if rule}
-        return {name: as_text(value) for name, value in kept.items()}
+        return {name: as_text(effect_of(field, config[name])) for name, field in FIELDS.items() if name not in _OWN}
 
     groups: dict[tuple, list[Run]] = {}
     for run in runs:
@@ -135,7 +132,7 @@ def above_alone(method: Method, measure: str) -> Gain | None:
     """
     found = gain(method.values(measure), method.values(measure, "student_alone"))
     where = [run.result["config"].get("student_alone", "none") for run in method.runs.values()]
-    elsewhere = [path for path in where if path not in _TRAINED_HERE]
+    elsewhere = [path for path in where if path not in run_files.TRAINED]
     return found._replace(interval=None) if found and len({*elsewhere}) < len(elsewhere) else found
 
 

@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 
 from skd_tf.runs.report.run_data import Run
 
+WORDS = {"accuracy": "right", "agreement": "agreement with the teacher"}  # what follows a number of percent
+
 
 class Headline(NamedTuple):
     """The verdict at the top of a report.
@@ -32,8 +34,7 @@ class Answer(NamedTuple):
 def score_text(run: Run, measure: str) -> str:
     """ "91.2% right", or "no agreement with the teacher"."""
     score = run.result["student"].get(measure)
-    words = "right" if measure == "accuracy" else "agreement with the teacher"
-    return f"no {words}" if score is None else f"{score:.1%} {words}"
+    return f"no {WORDS[measure]}" if score is None else f"{score:.1%} {WORDS[measure]}"
 
 
 def warnings_of(run: Run) -> list[str]:

@@ -8,7 +8,7 @@ from skd_tf.errors import counted
 from skd_tf.runs import verdict
 from skd_tf.runs.report import seeds
 from skd_tf.runs.report.run_data import Run
-from skd_tf.runs.report.sentences import Answer, Headline, listed, score_text, warnings_of
+from skd_tf.runs.report.sentences import WORDS, Answer, Headline, listed, score_text, warnings_of
 
 
 def headline(runs: Sequence[Run]) -> Headline:
@@ -118,8 +118,7 @@ def _against(run, best):
 def _over_seeds(methods, measure):
     """A line for each method, the best first."""
     best, *others = seeds.ranked(methods, measure)
-    words = "right" if measure == "accuracy" else "agreement with the teacher"
-    yield f"{best.name}: {best.mean(measure):.1%} {words}, mean of {counted(len(best.runs), 'seed')}."
+    yield f"{best.name}: {best.mean(measure):.1%} {WORDS[measure]}, mean of {counted(len(best.runs), 'seed')}."
     for method in others:
         found = seeds.gain(method.values(measure), best.values(measure))
         unsure = "undecided, too few seeds to tell"
