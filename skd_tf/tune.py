@@ -33,7 +33,7 @@ def define(flag_values):
     flags.DEFINE_integer(
         "max_trials",
         None,
-        "maximum number of trials; by default 10 or the whole grid, and at most all combinations",
+        "maximum number of trials; by default 10, or the whole grid; never more than there are combinations",
         **own,
     )
     flags.DEFINE_integer("executions_per_trial", 1, "students per trial, with consecutive seeds", **own)

@@ -114,7 +114,7 @@ class HyperparametersMixin:
             self.radius.assign(radius)
 
     def _assigned(self, name, value):
-        """Whether an attribute that is set is a hyperparameter; it is then assigned, as `assign` does.
+        """Assigns a hyperparameter that is set as an attribute. Returns whether it was one.
 
         Raises:
           InputError: the attribute is an argument that cannot change any more.

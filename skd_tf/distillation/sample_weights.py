@@ -9,7 +9,6 @@ import tensorflow as tf
 from skd_tf.errors import InputError, counted, input_error
 
 _MARK = "skd_tf sample_weight:"  # in TensorFlow's error, whose other lines are about the graph
-_FINITE = "finite numbers >= 0"
 
 
 def checked(weights: Any, count: int | None, where: str = "sample_weight") -> Any:
@@ -79,7 +78,7 @@ def translated(error: tf.errors.InvalidArgumentError) -> InputError | None:
 def _not_numbers(received, where):
     return input_error(
         "The sample weights are not numbers",
-        expected=f"one number per image: {_FINITE}",
+        expected="one finite number >= 0 per image",
         received=received,
         remedy=f"Give {where} as an array [n]",
     )
@@ -88,7 +87,7 @@ def _not_numbers(received, where):
 def _out_of_range(received):
     return input_error(
         "A sample weight is out of range",
-        expected=_FINITE,
+        expected="a finite number >= 0",
         received=received,
         remedy="Use 0 to leave an image out of the loss",
     )

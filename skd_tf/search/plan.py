@@ -92,7 +92,8 @@ class Plan:
       search: texts in the grammar of --search, or a single one.
       tuner: "random", "bayesian" or "grid".
       objective: text in the grammar of --objective.
-      max_trials: maximum number of trials; None means 10, or the whole grid. There are never more than combinations of values.
+      max_trials: maximum number of trials; None means 10, or the whole grid. Never more than there are
+        combinations of values.
       search_seed: seed of the values drawn.
       executions_per_trial: students per trial, with seeds `config.seed`, `config.seed + 1`, ...
 

@@ -10,7 +10,7 @@ _STEPS = 800  # the measured runs had 270 to 780
 
 
 def few_steps(config: Config, steps: int) -> list[str]:
-    """A line if a run has fewer steps than any recipe. None for a student that starts from trained weights.
+    """A line if a run has fewer steps than any recipe; no line for a student that starts from trained weights.
 
     The run itself says so at its end (`runs.verdict`), so this is for the dry run.
 

@@ -78,7 +78,7 @@ def _headline_of_methods(methods, measure):
     level = [name for name, found in gains.items() if found is None or found.word != "ahead"]
     word = f"{best.name} has the highest mean {noun}" if level else f"{best.name} is ahead"
     text = f"{listed(level)} cannot be told apart from it." if level else "Every other method is behind it."
-    text += " Intervals are over seeds, in pairs of one seed; each holds for its comparison alone."
+    text += " Intervals are over seeds, paired by seed. Each holds for its comparison alone."
     return Headline("level" if level else "ahead", word, text, None)
 
 
