@@ -68,7 +68,7 @@ def load_imagenet(folder, name="imagenet2012", test=True, **changes):
     return load(name, folder, test=test, **IMAGENET | changes)
 
 
-@pytest.mark.parametrize("name", ["imagenet2012", "imagenet2012:5.1.0"])
+@pytest.mark.parametrize("name", ["imagenet2012", pytest.param("imagenet2012:5.1.0", marks=pytest.mark.slow)])
 def test_imagenet_is_read_from_its_shards(imagenet, name):
     dataset = data.load(data.DataSettings(dataset=name), imagenet)
     assert dataset.image_shape == (224, 224, 3) and dataset.num_classes == 1000

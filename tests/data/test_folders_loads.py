@@ -117,7 +117,7 @@ def test_the_test_split_alone_is_that_of_the_whole(tmp_path, decoded, keep):
     assert np.array_equal(alone.first_images(3), alone.test.images[:3])
 
 
-@pytest.mark.parametrize("coloured", ["validation", "test"])
+@pytest.mark.parametrize("coloured", ["validation", pytest.param("test", marks=pytest.mark.slow)])
 def test_each_load_has_the_channels_of_the_whole_folder(tmp_path, coloured):
     """Whichever splits it reads: evaluate reads no validation part, and tune no test part."""
     for part in ("train", "validation", "test"):

@@ -43,7 +43,7 @@ def same(one, other):
 
 
 @pytest.mark.parametrize("largest", [None, 5])  # 5: some weights are a vector of their own
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.slow), "float64"])
 @pytest.mark.parametrize("name", CASES)
 def test_vectors_equal_keras_own_update(name, dtype, largest):
     plain, flat = made(CASES[name], dtype), made(CASES[name], dtype)

@@ -39,7 +39,7 @@ def test_each_line_is_an_answer_after_calibration(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("keep", ["memory", "none"])
+@pytest.mark.parametrize("keep", [pytest.param("memory", marks=pytest.mark.slow), "none"])
 def test_a_split_of_a_folder_knows_its_files(tmp_path, keep):
     root = make_folder(tmp_path / "set")
     settings = data.DataSettings(dataset=f"folder:{root}", image_size=8, cache_dataset=keep, validation_fraction=0.0)

@@ -54,7 +54,13 @@ def test_a_model_whose_outputs_are_no_classes_is_one_line_and_nothing_is_written
 
 
 @pytest.mark.parametrize(
-    "end", ["in Dense", keras.layers.Softmax, lambda: keras.layers.Activation("softmax"), lambda: keras.ops.softmax]
+    "end",
+    [
+        "in Dense",
+        pytest.param(keras.layers.Softmax, marks=pytest.mark.slow),
+        pytest.param(lambda: keras.layers.Activation("softmax"), marks=pytest.mark.slow),
+        lambda: keras.ops.softmax,
+    ],
 )
 def test_a_softmax_in_the_model_changes_no_probability(pictures, end):
     images = np.stack([random_image(i, 4, 4) for i in range(3)]).astype("float32")
@@ -65,7 +71,7 @@ def test_a_softmax_in_the_model_changes_no_probability(pictures, end):
     np.testing.assert_allclose(answers(model, pictures)[1], expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("batch_size", [2, 1])
+@pytest.mark.parametrize("batch_size", [2, pytest.param(1, marks=pytest.mark.slow)])
 def test_an_output_that_is_not_finite_changes_no_other(pictures, monkeypatch, batch_size):
     """Also if a whole batch is not finite."""
     monkeypatch.setattr(predict_images_module, "BATCH_SIZE", batch_size)

@@ -12,6 +12,7 @@ from tests.losses.loss_cases import CASES, assert_terms_close, batch, gradients,
 
 WEIGHTS = (2.0, 1.0, 5.0)
 OF_SEVERAL = [case for case in CASES if LOSS_FACTS[case[0]].takes_several_teachers]
+FIRST = [next(case for case in OF_SEVERAL if case[0] == name) for name in dict.fromkeys(name for name, _ in OF_SEVERAL)]
 
 
 def several(size=6, classes=10):
@@ -44,7 +45,9 @@ def reference(case, student, teachers, labels):
     return getattr(numpy_reference, name)(student, mean, labels, **settings)
 
 
-@pytest.mark.parametrize("case", OF_SEVERAL, ids=str)
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=[] if case in FIRST else [pytest.mark.slow]) for case in OF_SEVERAL], ids=str
+)
 def test_the_target_is_the_mean_of_softmaxes(case):
     name, settings = case
     student, teachers, labels = several()

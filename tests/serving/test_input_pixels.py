@@ -38,7 +38,7 @@ def orientation(value):
             [(64, 48), (48, 99), (17, 30)],
             marks=pytest.mark.slow,
         ),
-        ({"image_size": 24}, "L", [(61, 40), (33, 99)]),
+        pytest.param({"image_size": 24}, "L", [(61, 40), (33, 99)], marks=pytest.mark.slow),
         ({}, "RGB", [(40, 40)]),
     ],
 )
@@ -70,7 +70,7 @@ def require_same_pixels(folder, code, dataset):
         assert np.abs(scope["image"].astype(int) - image).max() <= 1, path
 
 
-@pytest.mark.parametrize(("colour", "bits"), [(False, 12), (True, 16)])
+@pytest.mark.parametrize(("colour", "bits"), [pytest.param(False, 12, marks=pytest.mark.slow), (True, 16)])
 def test_the_lines_of_pillow_for_16_bits(tmp_path, colour, bits):
     """12-bit images, one of them brighter than all training images; a set with colour has other kinds beside it."""
     for part in ("train", "test"):

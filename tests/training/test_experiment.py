@@ -130,6 +130,7 @@ def test_nothing_is_traced_after_the_first_epoch(small, tmp_path):
     assert [row["label_weight"] for row in numbers(tmp_path)] == pytest.approx([0.1, 0.5, 0.9])
 
 
+@pytest.mark.slow
 def test_two_replicas_through_the_whole_command(small, tmp_path, monkeypatch):
     """The teacher's check, validation and the final measurement use both devices; one device measures the same."""
     devices, predict = [], Predictor.__call__
