@@ -62,6 +62,7 @@ _TRAINING = {
     "AdamW, rate 0.008": "adamw",
     "AdamW, rate 0.002": "adamw_slower",
     "AdamW, rate 0.032": "adamw_faster",
+    "AdamW, rate 0.128": "adamw_fastest",
 }
 _SPHERES = {"KD": "kd", "SKD": "skd", "SKD, R = 22": "skd_teacher_mean"}
 _LARGE = tuple(f"SKD, R = 22, T = {t}" for t in definitions.TEMPERATURES)
