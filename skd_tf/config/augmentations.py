@@ -76,6 +76,9 @@ def _items(value, name):
     items: dict[str, str] = {}
     for piece in " ".join(str(value).lower().split()).split(","):
         item, _, argument = (part.strip() for part in piece.strip().partition(":"))
+        if any(word.partition(":")[0] in (*PRESETS, *ITEMS) for word in piece.split()[1:]):
+            problem = f"has no comma in {piece.strip()!r}"
+            raise flag_error(name, value, problem, AUGMENTATION, f"Write for example --{name}='crop:4, mirror'")
         if item not in (*PRESETS, *ITEMS):
             remedy = did_you_mean(item, (*PRESETS, *ITEMS), f"Write for example --{name}='crop, mirror, trivial'")
             raise flag_error(name, value, f"has the unknown item {item!r}", AUGMENTATION, remedy)

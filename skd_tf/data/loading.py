@@ -135,7 +135,7 @@ def _load(settings, data_dir, train, test, class_names):
 def _augmentation(settings, source, training):
     """(how images are cropped and mirrored, the rest of their augmentation)."""
     how = augmentations(settings)
-    _, height, _, channels = training.images.shape
+    _, height, width, channels = training.images.shape
     flip = channels == 3 if source.flip is None else source.flip  # mirror photographs, but not characters
     flip = flip if how.mirror is None else how.mirror
     extra = Extra(how.trivial, how.erase, how.mixup, how.cutmix)
@@ -151,7 +151,17 @@ def _augmentation(settings, source, training):
     if how.crop == "resized":
         return ResizedCrop(flip, how.area), extra
     default = max(1, height // 8) if source.pad is None else source.pad
-    return Augmentation(pad=(default if how.pad is None else how.pad) if how.crop else 0, flip=flip), extra
+    pad = (default if how.pad is None else how.pad) if how.crop else 0
+    smaller = min(height, width)
+    if pad >= smaller:
+        raise flag_error(
+            "augmentation",
+            settings.augmentation,
+            f"moves images of {height}x{width} pixels by up to {pad}, so some would be all black",
+            f"crop:PIXELS, fewer than {smaller}",
+            f"An eighth of the side is usual: crop:{max(1, smaller // 8)}",
+        )
+    return Augmentation(pad=pad, flip=flip), extra
 
 
 def _hold_out(split, settings, groups, measured):

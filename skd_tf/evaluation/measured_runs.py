@@ -111,7 +111,7 @@ def warn_of_other_pixels(models, settings, image_size):
             warn(
                 f"{path} is not measured on the pixels that its run used: here the middle {here} of {whole}, in its "
                 f"run the middle {there} of {whole_there} (--image_size={run.image_size} --augmentation={run.augmentation}). "
-                "Evaluate it alone and without such flags to measure it as its run did."
+                "To measure it as its run did, evaluate it alone, with these two flags."
             )
 
 

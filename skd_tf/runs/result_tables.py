@@ -61,7 +61,7 @@ _COST = {  # heading: cell of a model
 
 
 def result_table(result: Mapping[str, Any]) -> str:
-    """The table of a result.json: one line per model, measured on the test split after the last epoch."""
+    """The table of a result.json: one line per model, measured on the test split; of the student, the epoch that ships."""
     shown = _RESULT if "accuracy" in result["student"] else _WITHOUT_LABELS
     lines = [["test split", *(column.heading for column in shown)]]
     for key, name in role_names(result).items():
@@ -70,6 +70,8 @@ def result_table(result: Mapping[str, Any]) -> str:
         if key == "teacher":
             lines += [[f"  {name}", *(column.text(one) for column in shown)] for name, one in each_teacher(result)]
     text = aligned(lines)
+    if result.get("shipped_epoch", trained := result.get("epochs_trained", 0)) < trained:
+        text += f"\nThe student is that {measured_after(result)}."
     text += "".join(f"\n{sentence}" for sentence in agreements(result))
     if result.get("radius"):
         config = result["config"]

@@ -18,6 +18,14 @@ def layers_of(layer: Any, *, include_self: bool = True) -> list[Any]:
     return list(layer._flatten_layers(include_self=include_self))
 
 
+def layers_in_order(layer: Any) -> Iterator[Any]:
+    """All layers inside a layer or model as they are called; `layers_of` turns the order of nested ones around."""
+    # keras 3.15.1; tests/training/test_feature_runs.py
+    for inner in layer._layers:
+        yield inner
+        yield from layers_in_order(inner)
+
+
 def functional_class() -> type:
     """The class of models that are built from Keras tensors."""
     # keras 3.15.1; tests/models/test_fold_batch_norm.py

@@ -188,9 +188,17 @@ class Plan:
         return self.config.replace(loss=distilling, loss_settings="" if losses else self.config.loss_settings)
 
     @property
-    def default(self) -> dict[str, Any] | None:
-        """The Config's own values of the searched settings; None if one of them lies outside the space."""
+    def own_values(self) -> dict[str, Any]:
+        """The Config's own values of the searched settings; weights of teachers that are not given are equal ones."""
         values = {name: getattr(self.config, name) for name in self.names}
+        if values.get("teacher_weights") == "":
+            values["teacher_weights"] = ",".join("1" * len(self.config.teachers))
+        return values
+
+    @property
+    def default(self) -> dict[str, Any] | None:
+        """`own_values`; None if one of them lies outside the space."""
+        values = self.own_values
         return values if all(values[dimension.name] in dimension for dimension in self.space) else None
 
     def config_of(self, values: dict[str, Any]) -> Config:

@@ -77,7 +77,7 @@ def verdict(records: TrialRecords, ranked: list[TrialRecord]) -> str:
     """Compares the best trial with the default, and says whether the difference may be noise."""
     plan, best = records.plan, ranked[0]
     default = default_trial(plan, ranked)
-    settings = ", ".join(f"{name} {short(getattr(plan.config, name))}" for name in plan.names)
+    settings = ", ".join(f"{name} {short(value)}" for name, value in plan.own_values.items())
     if default is None:
         why = "lies outside the space" if plan.default is None else "is not among the finished trials"
         return f"The default ({settings}) {why}, so it is unknown whether the best beats it."
@@ -111,8 +111,7 @@ def verdict(records: TrialRecords, ranked: list[TrialRecord]) -> str:
 
 def default_trial(plan: Plan, ranked: list[TrialRecord]) -> TrialRecord | None:
     """The finished trial with the Config's own values, if there is one."""
-    own = {name: getattr(plan.config, name) for name in plan.names}
-    return next((record for record in ranked if record["values"] == own), None)
+    return next((record for record in ranked if record["values"] == plan.own_values), None)
 
 
 def standard_error(record: TrialRecord) -> float:

@@ -52,6 +52,10 @@ def describe(
         "Loss": _loss(config, sizes),
         "Workdir": [_workdir(config, workdir)],
     }
+    unchecked = [f"--{name}" for name in ("feature_pairs", "freeze", "layer_rates") if getattr(config, name)]
+    if unchecked:
+        when = "whether these layers exist is checked when the run starts, before it trains"
+        sections["Not checked here"] = [f"{', '.join(unchecked)}: {when}"]
     if no_effect.lines(config):
         sections["Without effect"] = no_effect.lines(config)
     steps = config.epochs * _steps_per_epoch(config, sizes) if sizes else 0

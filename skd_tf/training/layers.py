@@ -11,7 +11,7 @@ from skd_tf.distillation.features import Features
 from skd_tf.models import frozen_layers, layer_outputs, loading, student
 from skd_tf.models.sync_batch_norm import synchronized
 from skd_tf.runs.result_tables import aligned
-from skd_tf.runtime import console
+from skd_tf.runtime import compat, console
 from skd_tf.training import nested_runs
 
 
@@ -62,7 +62,9 @@ def _table(name, model):
         return f"{name}: a SavedModel does not show its layers"
     shapes = layer_outputs.output_shapes(model)
     lines = [[name, "kind", "output", "weights"]]
-    for layer_name, layer in frozen_layers.layer_names(model, weightless=True).items():
+    place = {id(layer): i for i, layer in enumerate(compat.layers_in_order(model))}
+    named = frozen_layers.layer_names(model, weightless=True).items()
+    for layer_name, layer in sorted(named, key=lambda pair: place[id(pair[1])]):
         if layer_name in shapes or layer._trainable_variables or layer._non_trainable_variables:
             shape = " x ".join(str(size or "?") for size in shapes.get(layer_name, ())[1:])
             lines.append([layer_name, type(layer).__name__, shape, f"{layer.count_params():,}"])

@@ -30,7 +30,8 @@ class Trackers:
             except Exception as error:  # whatever a user's code raises
                 if place not in self._failed:
                     self._failed.add(place)
-                    name = getattr(function, "__qualname__", None) or repr(function)
+                    name = getattr(function, "__qualname__", None)
+                    name = f"{function.__module__}:{name}" if name else repr(function)
                     text = " ".join(str(error).split())
                     warn(
                         f"the callback {name} raised {type(error).__name__}: {text}. Training continues. Its later "

@@ -57,6 +57,14 @@ def test_other_text_is_one_line(text):
         Config(augmentation=text)
 
 
+def test_a_missing_comma_and_a_crop_beyond_the_image_are_named():
+    with pytest.raises(InputError, match=r"^--augmentation has no comma in 'crop:4 mirror'\."):
+        Config(augmentation="erase, crop:4 mirror")
+    load(augmentation="crop:7, mirror")
+    with pytest.raises(InputError, match=r"moves images of 8x8 pixels by up to 8, .* all black.*usual: crop:1"):
+        load(augmentation="crop:8, mirror")
+
+
 def test_the_names_of_before_are_short_for_lists():
     assert load(augmentation="auto").augmentation == Augmentation(1, False) == load(augmentation="crop").augmentation
     assert load(augmentation="crop:3, mirror").augmentation == Augmentation(3, True)

@@ -63,6 +63,13 @@ def test_whether_the_best_beats_the_default(objectives, spreads, words, tmp_path
     assert [json.loads(line) for line in (tmp_path / "trials.jsonl").read_text().splitlines()] == records.all()
 
 
+def test_equal_weights_of_teachers_are_the_default(tmp_path):
+    plan = Plan(CONFIG.replace(teacher_checkpoint="a.keras,b.keras"), ("teacher_weights:choice:1,1|2,1",), tuner="grid")
+    assert plan.default == {"teacher_weights": "1,1"}
+    records = fake_records(tmp_path, plan, [0.5, 0.6])
+    assert "better than the default's 0.5000 (teacher_weights 1,1)" in results.verdict(records, records.ranked())
+
+
 def test_the_default_may_lie_outside_or_be_beyond_judgement(tmp_path):
     outside = Plan(CONFIG, ("temperature:choice:1,2",))
     by_nll = Plan(CONFIG, ("temperature:choice:1,4",), objective="val_nll")

@@ -6,12 +6,12 @@ import shutil
 import keras
 import pytest
 
-from skd_tf import tune
+from skd_tf import data, tune
 from skd_tf.config import Config
 from skd_tf.errors import InputError
 from skd_tf.runs import lineage
 from skd_tf.search.plan import Plan
-from skd_tf.training import dry_run, nested_runs
+from skd_tf.training import dry_run, layers, nested_runs
 from skd_tf.training.checkpoints import Checkpoints, _read
 from tests.helpers.commands import exit_code
 from tests.helpers.runs import SMALL, assert_same_run, numbers, read_json, train
@@ -41,6 +41,22 @@ def finished(base, tmp_path_factory):
     folder = tmp_path_factory.mktemp("features") / "run"
     train(folder, base)
     return folder
+
+
+def test_a_dry_run_says_that_it_does_not_know_the_layers(base):
+    found = dry_run.describe(Config(**base | {"layer_rates": "logits: 2"}))
+    assert "Not checked here\n  --feature_pairs, --layer_rates: whether these layers exist" in found
+    assert "Not checked" not in dry_run.describe(Config(**base | {"feature_pairs": ""}))
+
+
+def test_layers_are_listed_from_input_to_output(base):
+    config = Config(**base)
+    tables = layers.tables(config, data.load(config.pick(data.DataSettings))).split("\n\n")
+    assert len(tables) == 2
+    for table in tables:
+        names = [line.split()[0] for line in table.splitlines()]
+        places = [names.index(name) for name in ("stage1_conv", "stage1_relu", "stage2_conv", "logits")]
+        assert places == sorted(places)
 
 
 def test_a_run_records_the_features_and_ships_the_student_alone(finished, digits_teacher):

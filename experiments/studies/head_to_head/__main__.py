@@ -6,6 +6,7 @@
 resnet56 -> resnet8 on CIFAR-100, 12 epochs, T = 4, weights 0.1 and 0.9, KD at rate 0.2 and SKD at 0.4, as in the study of
 methods on CIFAR-100 (docs/studies/cifar100.md), but in float32. It first writes the views (1.8 GB, `views.py`), which cost as
 much as two students. It resumes: finished epochs of views and finished cells are kept. Pin it to one core: taskset -c 1.
+It needs a build of PyTorch for CPUs: beside TensorFlow, torch 2.14.1 for CUDA crashes when its optimizer is made.
 """
 
 import argparse
