@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import pathlib
 
 import numpy as np
@@ -72,6 +73,14 @@ def test_the_names_of_before_are_short_for_lists():
     for names in (("pad_crop", "crop"), ("none", "crop:1")):
         streams = [stream(*digits_with(name)) for name in names]
         assert equal(*streams) == (names[0] == "pad_crop")
+
+
+@pytest.mark.parametrize(("data_seed", "digest"), [(0, "7476028442dc9984"), (3, "564a9a1ce8ef4c50")])
+def test_the_draws_of_before_lists_are_kept(data_seed, digest):
+    """The digests are those of the code that had no lists yet: caches and interrupted runs depend on these pixels."""
+    views = [data.AugmentedImages(load(augmentation="auto"), data_seed=data_seed, epoch=epoch) for epoch in (0, 7)]
+    pixels = b"".join(one[np.arange(len(one))].tobytes() for one in views)
+    assert hashlib.sha256(pixels).hexdigest()[:16] == digest
 
 
 @pytest.mark.slow
