@@ -104,7 +104,7 @@ def at_inference(model: keras.Model) -> keras.Model:
     """
     if not any(_trains_by_default(layer) for layer in compat.layers_of(model)) or graph_of(model) is not model:
         return model
-    return replace_layers(model, rebuilt, training=False)[0]
+    return replace_layers(model, rebuilt, training=False, whole=from_keras_hub)[0]
 
 
 def _trains_by_default(layer):
