@@ -71,7 +71,7 @@ def result_table(result: Mapping[str, Any]) -> str:
             lines += [[f"  {name}", *(column.text(one) for column in shown)] for name, one in each_teacher(result)]
     text = aligned(lines)
     if result.get("shipped_epoch", trained := result.get("epochs_trained", 0)) < trained:
-        text += f"\nThe student is that {measured_after(result)}."
+        text += f"\nThe student was measured {measured_after(result)}."
     text += "".join(f"\n{sentence}" for sentence in agreements(result))
     if result.get("radius"):
         config = result["config"]

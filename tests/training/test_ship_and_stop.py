@@ -52,7 +52,7 @@ def test_it_stops_after_the_epochs_without_a_better_one_and_ships_the_best(stopp
     report = (folder / "report.html").read_text()
     said = f"{best + 3} of 12 epochs, stopped early; epoch {best + 1} ships, the best on validation"
     assert epochs_of(result) == said and said in report
-    assert f"\nThe student is that after epoch {best + 1}, the best on validation." in result_table(result)
+    assert f"\nThe student was measured after epoch {best + 1}, the best on validation." in result_table(result)
     held_out = data.load(Config(**SETTINGS).pick(data.DataSettings)).validation
     student = keras.models.load_model(folder / "student.keras", compile=False)
     found = student.predict(held_out.images, verbose=0).argmax(axis=1)
