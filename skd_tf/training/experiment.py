@@ -136,7 +136,7 @@ def _run(
         if pictures:
             write_json(folder / run_files.REPORT_IMAGES, pictures)
         facts = run_outputs.facts_of(config, resources, distiller) | history
-        facts |= {"lineage": ancestry.to_json(), "warnings": list(resources.warnings)}
+        facts |= {"lineage": ancestry.to_json(), "warnings": [*resources.warnings, *track.warnings]}
         found = run_outputs.details_of(resources, details, watch, data_dir)
         write_json(folder / run_files.MEASUREMENTS, found)
         return run_outputs.write_result(config, folder, measured, facts, found)

@@ -15,11 +15,15 @@ class Trackers:
 
     Args:
       functions: each takes one dict.
+
+    Attributes:
+      warnings: a sentence for each function that raised; result.json repeats them.
     """
 
     def __init__(self, functions: Iterable[Tracker] = ()) -> None:
         self._functions = list(functions)
         self._failed: set[int] = set()
+        self.warnings: list[str] = []
 
     @cluster.chief_only
     def __call__(self, record: dict[str, Any]) -> None:
@@ -33,10 +37,8 @@ class Trackers:
                     name = getattr(function, "__qualname__", None)
                     name = f"{function.__module__}:{name}" if name else repr(function)
                     text = " ".join(str(error).split())
-                    warn(
-                        f"the callback {name} raised {type(error).__name__}: {text}. Training continues. Its later "
-                        "failures are not reported."
-                    )
+                    self.warnings.append(f"the callback {name} raised {type(error).__name__}: {text}")
+                    warn(f"{self.warnings[-1]}. Training continues. Its later failures are not reported.")
 
 
 NO_TRACKERS = Trackers()

@@ -110,8 +110,25 @@ def test_settings_that_change_no_result_make_no_method(tmp_path):
 
 
 def test_runs_that_are_no_seeds_of_a_method_are_compared_one_by_one(paths, tmp_path):
-    for chosen in ([paths[0], paths[3]], [paths[0], paths[1], paths[1]]):  # one seed each; a seed twice
-        assert seeds.methods(run_data.read_all(chosen)) == []
+    assert seeds.methods(run_data.read_all([paths[0], paths[3]])) == []  # one seed each
     hot = [run(tmp_path / "runs", seed, KD[seed % 3], temperature=2.0 + seed // 3) for seed in (0, 1, 3, 4)]
     names = [method.name for method in seeds.methods(run_data.read_all(hot))]
     assert names == ["temperature 2.0", "temperature 3.0"]  # in one folder, the settings tell them apart
+
+
+def test_of_two_runs_of_one_seed_the_first_counts_and_the_page_says_so(paths, tmp_path):
+    again = run(tmp_path / "again", 0, 0.1, loss="kd")
+    assert read_json(paths[1] / "result.json")["config"]["seed"] == 0
+    kd, _ = seeds.methods(run_data.read_all([*paths, again]))
+    assert kd.values("accuracy") == dict(enumerate(KD))
+    words = text_of(page(*paths, again)[0])
+    assert "has the settings and the seed of kd/0, so only kd/0 counts in the means." in words
+    assert "counts in the means" not in text_of(page(*paths)[0])
+
+
+def test_methods_without_a_common_seed_are_not_called_level(tmp_path):
+    paths = [run(tmp_path / "a", seed, value) for seed, value in enumerate((0.5, 0.52))]
+    paths += [run(tmp_path / "b", seed, value, loss="kd") for seed, value in enumerate((0.6, 0.61), 2)]
+    headline = several_runs.headline(run_data.read_all(paths))
+    assert (headline.word, headline.tone) == ("b has the highest mean top-1", "unknown")
+    assert headline.text.startswith("It has no seed in common with a, so their difference is not judged.")

@@ -100,8 +100,9 @@ def test_a_tracker_that_fails_is_said_once_and_stops_nothing(tmp_path, monkeypat
     config = Config(**ALONE | {"epochs": 2, "callback": "my_tracker:log"})
     result = experiment.run(config, tmp_path / "run", callbacks=[seen.append])
     said = capsys.readouterr().err
-    assert said.count("the callback log raised ConnectionError: no server.") == 1
+    assert said.count("the callback my_tracker:log raised ConnectionError: no server.") == 1
     assert len(seen) == 3 and seen[-1] == result
+    assert result["warnings"] == ["the callback my_tracker:log raised ConnectionError: no server"]
     sys.modules.pop("my_tracker")
     for callback, words in (("my_tracker:nothing", "no such function"), ("no_module:log", "no module no_module")):
         with pytest.raises(InputError, match=words):

@@ -74,24 +74,23 @@ class Gain(NamedTuple):
         return f"{100 * self.mean:+.1f} points (95% interval {100 * low:+.1f} to {100 * high:+.1f}, {count})"
 
 
+def key(run: Run) -> tuple[tuple[tuple[str, str], ...], int]:
+    """What two runs of one method and one seed have in common: (the settings of the method, the seed)."""
+    config = {name: field.default for name, field in FIELDS.items()} | run.result["config"]
+    found = {name: as_text(effect_of(field, config[name])) for name, field in FIELDS.items() if name not in _OWN}
+    return tuple(found.items()), config["seed"]
+
+
 def methods(runs: Sequence[Run]) -> list[Method]:
-    """The methods of some runs, in order; [] if no method has several seeds, or if one has a seed twice."""
-    defaults = {name: field.default for name, field in FIELDS.items()}
-
-    def settings(run):
-        config = defaults | run.result["config"]
-        return {name: as_text(effect_of(field, config[name])) for name, field in FIELDS.items() if name not in _OWN}
-
-    groups: dict[tuple, list[Run]] = {}
+    """The methods of some runs, in order; [] if none has several seeds. Of runs with one `key` the first counts."""
+    found: dict[tuple, dict[int, Run]] = {}
     for run in runs:
-        groups.setdefault(tuple(settings(run).items()), []).append(run)
-    found = [{run.result["config"].get("seed", 0): run for run in group} for group in groups.values()]
-    if all(len(by_seed) == 1 for by_seed in found) or any(
-        len(by_seed) < len(group) for by_seed, group in zip(found, groups.values(), strict=True)
-    ):
+        settings, seed = key(run)
+        found.setdefault(settings, {}).setdefault(seed, run)
+    if all(len(by_seed) == 1 for by_seed in found.values()):
         return []
-    names = _names([*groups.values()], [dict(key) for key in groups])
-    return [Method(name, dict(sorted(by_seed.items()))) for name, by_seed in zip(names, found, strict=True)]
+    names = _names([[*by_seed.values()] for by_seed in found.values()], [dict(settings) for settings in found])
+    return [Method(name, dict(sorted(by_seed.items()))) for name, by_seed in zip(names, found.values(), strict=True)]
 
 
 def _names(groups: list[list[Run]], settings: list[Mapping[str, str]]) -> list[str]:

@@ -49,7 +49,7 @@ def answers(runs: Sequence[Run]) -> list[Answer]:
         items += [(_distance(run, _against(run, best), measure), False) for run in runs if run is not best]
     else:
         items = [(f"{run.name}: {score_text(run, measure)}, on {_images_of(run)}.", False) for run in runs]
-    warnings = [(text, True) for text in _versions(runs)]
+    warnings = [(text, True) for text in [*_versions(runs), *(_left_out(runs, methods) if methods else [])]]
     said: dict[str, list[str]] = {}
     for run in runs:
         for text in warnings_of(run):
@@ -75,11 +75,14 @@ def _headline_of_methods(methods, measure):
         for method in methods
         if method is not best
     }
-    level = [name for name, found in gains.items() if found is None or found.word != "ahead"]
-    word = f"{best.name} has the highest mean {noun}" if level else f"{best.name} is ahead"
-    text = f"{listed(level)} cannot be told apart from it." if level else "Every other method is behind it."
+    level = [name for name, found in gains.items() if found and found.word != "ahead"]
+    apart = [name for name, found in gains.items() if not found]
+    word = f"{best.name} has the highest mean {noun}" if level or apart else f"{best.name} is ahead"
+    text = f"{listed(level)} cannot be told apart from it." if level else ""
+    text += f" It has no seed in common with {listed(apart)}, so their difference is not judged." if apart else ""
+    text = text.strip() or "Every other method is behind it."
     text += " Intervals are over seeds, paired by seed. Each holds for its comparison alone."
-    return Headline("level" if level else "ahead", word, text, None)
+    return Headline("unknown" if apart else "level" if level else "ahead", word, text, None)
 
 
 def same_images(runs: Sequence[Run]) -> bool:
@@ -101,6 +104,15 @@ def _versions(runs):
         return []
     each = " and ".join(f"{version} ({name})" for version, name in [*found.items()][:2])
     return [f"The data of these runs has the versions {each}. Compare them only if the test images are the same."]
+
+
+def _left_out(runs, methods):
+    """A sentence for each run that is in no mean, because an earlier one has its settings and its seed."""
+    firsts = {seeds.key(run): run for method in methods for run in method.runs.values()}
+    for run in runs:
+        first = firsts[seeds.key(run)]
+        if run is not first:
+            yield f"{run.name} has the settings and the seed of {first.name}, so only {first.name} counts in the means."
 
 
 def _against(run, best):
