@@ -53,7 +53,7 @@ Leave it out for the default, 30.
         affects_result=local_paths.without_slash,
     )
     download: bool = setting(False, "let TFDS and Keras download data and weights they lack", affects_result=False)
-    data_seed: int = setting(0, "seed of the validation split and the augmentation", low=0, high=2**31 - 1)
+    data_seed: int = setting(0, "seed of the validation split, of a test split that is drawn from a folder, and of the augmentation", low=0, high=2**31 - 1)
     validation_fraction: float = setting(
         0.1, "fraction of the training split that is held out for validation", low=0, high=0.5
     )
@@ -80,9 +80,9 @@ Leave it out for the default, 30.
     image_size: int = setting(0, "side to resize images to; 0: the dataset's own size", low=0, unit="pixels")
     augmentation: str = setting(
         "auto",
-        "how training images are augmented, as a list. auto: resized_crop for imagenet2012, else pad_crop. pad_crop: pad, "
-        "crop, and mirror photographs; resized_crop: crop 0.1 to 1 of the area at a ratio of 3/4 to 4/3, resize, mirror "
-        "photographs. Without mirroring: crop[:PIXELS], resized_crop:LOW-HIGH (range of the area); with it: mirror. trivial: "
+        "how training images are augmented, as a list. auto: resized_crop for imagenet2012, else pad_crop. pad_crop: crop, "
+        "mirror. resized_crop: resized_crop:0.1-1, mirror. Neither mirrors digits, mnist, svhn_cropped or your own grey "
+        "images. Parts of a list: crop[:PIXELS], pad and crop; resized_crop:LOW-HIGH, the range of the area; mirror; trivial, "
         "TrivialAugment; erase[:PROBABILITY]; mixup[:ALPHA]; cutmix[:ALPHA]",
         grammar=augmentations.AUGMENTATION,
         check=augmentations.canonical_augmentation,
@@ -220,7 +220,8 @@ Leave it out for the default, 30.
     gradient_scale: str = setting(
         "none",
         "factor of the gradient, with the spherical loss. student_norm: the mean norm of the student's logits in the batch, "
-        "divided by the radius, which cancels the loss's own factor, for the student's own regularizers as well; none: 1",
+        "divided by the radius, so that steps are as large as without the sphere. Regularizers of the student's layers are "
+        "scaled too. none: 1",
         choices=("none", "student_norm"),
     )
     loss_settings: str = setting(
@@ -294,7 +295,8 @@ Leave it out for the default, 30.
     strategy: str = setting(
         "auto",
         "which devices train together; auto: multi_worker if TF_CONFIG names several workers, mirrored if there are several "
-        "devices, else one_device. Several give the numbers of one up to rounding, or statistically the same: docs/devices.md",
+        "devices, else one_device. Several devices give the results of one up to rounding; with BatchNorm, Dropout or DIST only "
+        "statistically (docs/devices.md)",
         choices=("auto", "one_device", "mirrored", "multi_worker"),
         heading="Machine",
     )

@@ -3,7 +3,7 @@
 The order of the examples is a pure function of (seed, step) and their pixels are a pure function of (data_seed, epoch,
 example). A stream can therefore start at any step without decoding or drawing what comes before it.
 
-settings         the settings this room takes, as plain values; without TensorFlow
+settings         the settings of this folder's code, as plain values; without TensorFlow
 catalog          dataset names, and the datasets whose numbers are known in advance; without TensorFlow
 loading          load(settings) -> Dataset: reads a source, holds out the validation split, measures mean and std
 hold_out         which examples are held out, by class and by group; without TensorFlow

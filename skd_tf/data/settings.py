@@ -1,4 +1,4 @@
-"""The settings this room takes, as plain values; `config.pick(DataSettings)` fills them from a Config."""
+"""The settings of this folder's code, as plain values; `config.pick(DataSettings)` fills them from a Config."""
 
 import dataclasses
 

@@ -42,7 +42,7 @@ def warnings(config: Config, steps: int) -> list[str]:
     """
     if steps >= _STEPS or verdict.fine_tunes(dataclasses.asdict(config)):
         return []
-    where, below = "In measured runs of under 800 steps,", "points of top-1 below no distillation"
+    where, below = "In measured runs of under 800 steps,", "points of top-1 worse than no teacher"
     compare = f"{'Add --student_alone=train to compare. ' * (config.student_alone == 'none')}See docs/choosing.md."
     if config.loss == "spherical" and config.optimizer == "sgd":
         what = "--loss=spherical with --optimizer=sgd"
