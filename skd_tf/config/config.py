@@ -53,7 +53,12 @@ Leave it out for the default, 30.
         affects_result=local_paths.without_slash,
     )
     download: bool = setting(False, "let TFDS and Keras download data and weights they lack", affects_result=False)
-    data_seed: int = setting(0, "seed of the validation split, of a test split that is drawn from a folder, and of the augmentation", low=0, high=2**31 - 1)
+    data_seed: int = setting(
+        0,
+        "seed of the validation split, of a test split that is drawn from a folder, and of the augmentation",
+        low=0,
+        high=2**31 - 1,
+    )
     validation_fraction: float = setting(
         0.1, "fraction of the training split that is held out for validation", low=0, high=0.5
     )
@@ -149,8 +154,8 @@ Leave it out for the default, 30.
     )
     teacher: str = setting(
         "",
-        "the network to train as the teacher, named as a student is; with a loaded teacher, the network to check it "
-        "against",
+        "the network to train as the teacher, named as a student is; with a loaded teacher, the network of the package to "
+        "check it against",
         check=checks.network,
     )
     teacher_checkpoint: str = setting(

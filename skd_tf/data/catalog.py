@@ -89,26 +89,33 @@ def has_labels(name: str) -> bool:
 
 
 def are_same(name: str, other: str) -> bool:
-    """Whether two names stand for one dataset: they are equal, or paths of the same folder.
+    """Whether two names stand for one dataset, of any version: they are equal, or paths of the same folder.
 
     Example:
+      >>> are_same("cifar10", "cifar10:3.0.2")
+      True
       >>> are_same("folder:photos", f"folder:{os.path.abspath('photos')}/"), are_same("folder:photos", "images:photos")
       (True, False)
     """
     if not (is_folder(name) and is_folder(other)):
-        return name == other
+        return without_version(name) == without_version(other)
     (kind, _, path), (other_kind, _, other_path) = name.partition(":"), other.partition(":")
     return kind == other_kind and os.path.realpath(path) == os.path.realpath(other_path)
 
 
+def without_version(name: str) -> str:
+    """The name of a dataset without a pinned version: cifar10 of cifar10:3.0.2."""
+    return name if is_folder(name) else _VERSION.sub("", name)
+
+
 def is_code(name: str) -> bool:
     """Whether a name decides which code runs: a user's function, or a TFDS community set, whose code TFDS fetches."""
-    return not is_folder(name) and ":" in _VERSION.sub("", name)
+    return not is_folder(name) and ":" in without_version(name)
 
 
 def known_of(name: str) -> KnownDataset | None:
     """The `KnownDataset` of a name, with or without a pinned version (cifar10:3.0.2); None for any other dataset."""
-    return KNOWN_DATASETS.get(_VERSION.sub("", name))
+    return KNOWN_DATASETS.get(without_version(name))
 
 
 def augmentation_of(settings: DataSettings) -> str:

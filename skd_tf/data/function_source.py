@@ -54,7 +54,7 @@ def read(settings: DataSettings, data_dir: str | None, names: Sequence[str]) -> 
     if not isinstance(spec, dict) or set(required) - set(spec) or set(spec) - {*_REQUIRED, *_OPTIONAL}:
         raise input_error(
             "The dataset function does not return the right dict",
-            expected=f"a dict with {', '.join(required)}, and optionally {', '.join(_OPTIONAL)}",
+            expected=f"a dict with {', '.join(required)}, and optionally {', '.join(n for n in _OPTIONAL if n not in required)}",
             received=f"{sorted(spec) if isinstance(spec, dict) else type(spec).__name__} from {settings.dataset}",
             remedy="Change what it returns",
         )

@@ -55,16 +55,19 @@ def evaluate_and_print(
       InputError: a model has trained on the test images, no model is at a path, or there is nothing to calibrate on.
     """
     models = [models] if isinstance(models, (str, os.PathLike)) else models
+    everyone = [*models, *([teacher] if teacher else [])]
     for flag, file in (("output", output), ("predictions", predictions_file)):
         if file:
             require_output(file, flag=flag)
-    for path in (*models, *([teacher] if teacher else [])):
+    for path in everyone:
         require(path)
     settings, preprocessing = measured_runs.measuring_settings(models, given, teacher)
     measured_runs.require_teacher(models, teacher, settings)
     runs = {str(path): measured_runs.run_to_calibrate(path, settings) for path in models} if calibrated else {}
     say(f"Test split of {settings.dataset}")
-    names = [] if has_labels(settings.dataset) else class_names.of_model(models[0])
+    names, source = (
+        ([], "") if has_labels(settings.dataset) else class_names.of_models(everyone, download=settings.download)
+    )
     standard = preprocessing == "standard" and teacher is not None
     dataset = data.load(settings, data_dir, train=standard, class_names=names)
     _, run = measured_runs.first_run(models, settings.dataset)
@@ -73,10 +76,10 @@ def evaluate_and_print(
         fraction = {"validation_fraction": run.validation_fraction, "validation_split": run.validation_split}
         trained_on = data.load(dataclasses.replace(settings, **fraction), data_dir, test=False)
         dataset = dataclasses.replace(dataset, mean=trained_on.mean, std=trained_on.std)
-    warnings = measured_runs.require_unseen([*models, *([teacher] if teacher else [])], dataset, settings)
-    if names == []:
-        for path in (*models, *([teacher] if teacher else [])):
-            class_names.require_same_order(path, dataset.class_names, settings.dataset)
+    warnings = measured_runs.require_unseen(everyone, dataset, settings)
+    if not names or source:
+        for path in everyone:
+            class_names.require_same_order(path, dataset.class_names, source or settings.dataset)
     measured_runs.warn_of_other_pixels(models, settings, dataset.image_shape[0])
     measured_runs.warn_of_other_depths(models, dataset.png_bits)
     temperatures = {}

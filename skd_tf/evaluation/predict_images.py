@@ -15,7 +15,7 @@ from skd_tf.evaluation import image_files, metrics, temperature_scaling
 from skd_tf.evaluation.predictor import BATCH_SIZE, Predictor, accelerators
 from skd_tf.models import deployable, loading, paths
 from skd_tf.runs import run_files
-from skd_tf.runs.class_names import of_model as class_names_of
+from skd_tf.runs.class_names import of_models as class_names_of
 from skd_tf.runs.run_record import recorded_png_bits, run_behind, workdir_of
 from skd_tf.runs.workdir import require_output
 from skd_tf.runtime import atomic_files
@@ -84,7 +84,7 @@ def predict_images(
             remedy="Give it a softmax of two outputs in place of a sigmoid",
         )
     shape, side = _pixels(model, loaded, image_size, resize)
-    class_names = class_names_of(model, loaded.output_shape[-1])
+    class_names, _ = class_names_of([model], loaded.output_shape[-1])
     temperature, rules = _temperature(model, own_temperature) if calibrated else 1.0, _rules(model)
     if others:
         count = ", ".join(f"{number} {suffix}" for suffix, number in others.most_common())

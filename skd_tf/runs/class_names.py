@@ -22,40 +22,45 @@ def known(path: str | os.PathLike, count: int) -> list[str]:
     names = recorded(path)
     if not names and is_saved_model(path):
         names = _in_saved_model(pathlib.Path(path), count)
-    elif not names and pathlib.Path(path).name == STUDENT_FILE:  # of an export, which may hold both
-        names = _in_saved_model(pathlib.Path(path).with_name(run_files.SAVED_MODEL), count)
+    elif not names:
+        folder = pathlib.Path(path).parent if pathlib.Path(path).name == STUDENT_FILE else pathlib.Path(path)
+        if (folder / STUDENT_FILE).is_file():  # an export, which may hold both
+            names = _in_saved_model(folder / run_files.SAVED_MODEL, count)
     return names if len(names) == count else []
 
 
-def of_model(path: str | os.PathLike, count: int | None = None, *, download: bool = False) -> list[str]:
-    """The names of a model's classes: of its run, of the SavedModel itself or beside it; else numbers from 0.
+def of_models(
+    models: Sequence[str | os.PathLike], count: int | None = None, *, download: bool = False
+) -> tuple[list[str], str]:
+    """The names of the classes of models that share them, and the model that names them; else numbers from 0, and "".
 
     Args:
-      path: of the model, as `loading.load` takes it.
-      count: its number of classes; None: the model is loaded to find it, unless its run recorded the names.
+      models: paths, as `loading.load` takes them. The first that names its classes counts: in its run, in the SavedModel
+        itself or beside it.
+      count: the number of classes; None: the first model is loaded to find it, unless a run recorded the names.
       download: whether Keras may download weights of keras.applications.
     """
     if count is None:
-        names = recorded(path)
-        if names:
-            return names
+        found = next(((recorded(path), str(path)) for path in models if recorded(path)), None)
+        if found:
+            return found
         from skd_tf.models import loading  # imports TensorFlow
 
-        count = loading.load(path, download=download).output_shape[-1]
-    names = known(path, count)
-    if names:
-        return names
-    say(f"{path} does not name its classes: they are numbered from 0.")
-    return [str(number) for number in range(count)]
+        count = loading.load(models[0], download=download).output_shape[-1]
+    for path in models:
+        if names := known(path, count):
+            return names, str(path)
+    say(f"{models[0]} does not name its classes: they are numbered from 0.")
+    return [str(number) for number in range(count)], ""
 
 
-def require_same_order(path: str | os.PathLike, expected: Sequence[str], dataset: str) -> None:
-    """Refuses a model whose class numbers mean other classes than a dataset's; warns if it names its classes otherwise.
+def require_same_order(path: str | os.PathLike, expected: Sequence[str], other: str) -> None:
+    """Refuses a model whose class numbers mean other classes than those of data or of another model; warns of other names.
 
     Args:
       path: of the model; nothing happens if it does not name its classes.
-      expected: the dataset's class names, in the order of its class numbers.
-      dataset: its name.
+      expected: the class names of the other, in the order of their numbers.
+      other: the dataset's name, or the path of another model.
 
     Raises:
       InputError: the model has the same names in another order.
@@ -66,13 +71,13 @@ def require_same_order(path: str | os.PathLike, expected: Sequence[str], dataset
     number = next(i for i, pair in enumerate(zip(names, expected, strict=False)) if pair[0] != pair[1])
     if sorted(names) == sorted(expected):
         raise input_error(
-            "The model numbers its classes in another order than the dataset",
-            expected=f"class {number} to be {expected[number]}, as in {dataset}",
+            f"A model numbers its classes in another order than {other}",
+            expected=f"class {number} to be {expected[number]}, as in {other}",
             received=f"class {number} is {names[number]} in {path}",
-            remedy="Use a model of this dataset, or name the folders so that they sort in the model's order",
+            remedy="Use models and data of one order; folders sort by name",
         )
     warn(
-        f"{path} and {dataset} name class {number} differently ({names[number]}, {expected[number]}). Classes are compared by "
+        f"{path} and {other} name class {number} differently ({names[number]}, {expected[number]}). Classes are compared by "
         "their numbers."
     )
 

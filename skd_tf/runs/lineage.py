@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from skd_tf.config import Config
 from skd_tf.data import redraw
-from skd_tf.data.catalog import FOLDER, IMAGES, is_folder
+from skd_tf.data.catalog import FOLDER, IMAGES, is_folder, without_version
 from skd_tf.data.dataset import Dataset
 from skd_tf.data.settings import DataSettings
 from skd_tf.errors import InputError, input_error
@@ -174,10 +174,11 @@ def images_seen(lineage: Lineage, dataset: Dataset, settings: DataSettings) -> l
       settings: its settings.
     """
     splits = redraw.measured_splits(dataset)
-    same_set = {"name": dataset.key_name, "version": str(dataset.set_version)}
+    same_set = {"name": without_version(dataset.key_name), "version": str(dataset.set_version)}
     found, near = [], functools.cache(_folders_near)
     for training in lineage.trainings:
-        known, place = training["set"], training.get("place", _place(training["dataset"]))
+        known, place = training["set"], without_version(training.get("place", _place(training["dataset"])))
+        known = known and {**known, "name": without_version(known["name"])}
         name = settings.dataset
         if known != same_set and place != _place(name):
             name = near(name).get(place, "") if is_folder(place) else ""
@@ -268,9 +269,9 @@ def _digest(file, lineage):
 
 
 def _place(dataset):
-    """A dataset's name; of a folder a digest of its path, because an exported file tells it to strangers."""
+    """A dataset's name without its version; of a folder a digest of its path, because an exported file tells it to strangers."""
     if not is_folder(dataset):
-        return dataset
+        return without_version(dataset)
     kind, _, path = dataset.partition(":")
     path = os.path.realpath(os.path.expanduser(path))
     return f"{kind}:" + hashlib.sha256(os.fsencode(path)).hexdigest()[:12]

@@ -102,6 +102,12 @@ def steps(
     tips = tips[:3]
     if any("--" in tip and "python -m" not in tip for tip in tips):
         keeps = has_teacher and not (weak_teacher and any("--teacher_flagfile" in tip for tip in tips))
-        start = again("next", "", config, has_teacher=keeps, data_dir=data_dir)
+        # The student alone in another run's folder was trained for as many epochs as this run.
+        alone = (
+            "--student_alone=train"
+            if few_steps and config.get("student_alone") not in (None, *run_files.TRAINED)
+            else ""
+        )
+        start = again("next", alone, config, has_teacher=keeps, data_dir=data_dir)
         tips.append(f"other settings need a new workdir, so add such flags to: {start}")
     return tips

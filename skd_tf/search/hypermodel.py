@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from skd_tf.config import Config
+from skd_tf.data.catalog import has_labels
 from skd_tf.distillation.distiller import Distiller
 from skd_tf.evaluation import predictor
 from skd_tf.search.plan import Plan
@@ -27,7 +28,7 @@ class DistillationHyperModel(keras_tuner.HyperModel):
         tuner.search()
 
     No trial stores the teacher, because it does not belong to a Distiller's weights. keras-tuner's Tuners rank a trial
-    by its best epoch, `skd_tf.search.run_search` by its last.
+    by its best epoch, `skd_tf.search.run_search` by the epoch that ships.
 
     Args:
       config: settings of every trial.
@@ -50,7 +51,8 @@ class DistillationHyperModel(keras_tuner.HyperModel):
         resources: SharedResources | None = None,
     ) -> None:
         super().__init__()
-        self._plan = Plan(config, search)
+        # The Tuner has an objective of its own. The Plan's only has to fit the data.
+        self._plan = Plan(config, search, objective="val_accuracy" if has_labels(config.dataset) else "val_agreement")
         if resources is None or resources.dataset.validation is None:
             preflight.require_search_validation(config, data_dir)
         self.config, self.space = config, self._plan.space

@@ -201,9 +201,15 @@ class Plan:
         values = self.own_values
         return values if all(values[dimension.name] in dimension for dimension in self.space) else None
 
+    @property
+    def of_whole_runs(self) -> tuple[str, ...]:
+        """The settings of the Config that trials leave out, and that best.flags and the final run have."""
+        return tuple(n for n in ("student_alone", "callback") if getattr(self.config, n) != getattr(Config(), n))
+
     def config_of(self, values: dict[str, Any]) -> Config:
-        """The Config of a trial with these values, without the settings that concern only whole runs."""
-        return self.config.replace(**values, overwrite=False, dry_run=False, student_alone="none", callback="")
+        """The Config of a trial with these values, without `of_whole_runs`."""
+        own = {name: getattr(Config(), name) for name in self.of_whole_runs}
+        return self.config.replace(**values, **own, overwrite=False, dry_run=False)
 
     def to_json(self) -> dict[str, Any]:
         """What identifies the search. The number of trials does not: more trials continue it."""

@@ -29,8 +29,12 @@ def write(records: TrialRecords) -> list[TrialRecord]:
 
 
 def best_config(records: TrialRecords, best: TrialRecord) -> Config:
-    """The Config of the best trial's first execution. If the search trained its teacher, it names that one."""
-    config = records.plan.config_of(best["values"])
+    """The Config of the best trial's first execution, with the settings of whole runs that trials leave out.
+
+    If the search trained its teacher, it names that one.
+    """
+    plan = records.plan
+    config = plan.config_of(best["values"]).replace(**{name: getattr(plan.config, name) for name in plan.of_whole_runs})
     if not config.needs_teacher or config.teacher_checkpoint:
         return config
     return config.replace(teacher_checkpoint=str(records.folder / run_files.TEACHER), teacher_flagfile="", teacher="")

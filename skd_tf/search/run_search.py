@@ -9,7 +9,8 @@ import os
 import shlex
 from typing import TYPE_CHECKING
 
-from skd_tf.errors import EnvironmentFailure, InputError, counted, input_error, message
+from skd_tf.errors import EnvironmentFailure, InputError, counted, flag_error, input_error, message
+from skd_tf.runs import run_files
 from skd_tf.runs.run_record import recorded_config, with_recorded_rules
 from skd_tf.runs.workdir import locked
 from skd_tf.runtime import cluster, tf_logging
@@ -112,20 +113,22 @@ def _each_network_and_loss(plan):
 
 
 def _require_final_run(config, data_dir):
-    """Refuses a final run whose settings need validation images, since it trains on all of them."""
+    """Refuses a final run that needs validation images, since it trains on all of them, or a student of other settings."""
+    if config.student_alone not in run_files.TRAINED:
+        problem = "is a run whose settings may not be those of the best trial"
+        raise flag_error("student_alone", config.student_alone, problem, "train, with --final_run", "Change it")
     waits = {"early_stopping_patience": config.early_stopping_patience, "ship": config.ship == "best"}
     needs = [name for name, needed in waits.items() if needed]
     if not needs:
         return
-    try:
-        preflight.check_sizes(config.replace(validation_fraction=0.0), data_dir, searched=("batch_size",))
-    except InputError as error:
+    sizes = preflight.dataset_sizes(config, data_dir)
+    if not (sizes and sizes.validation):
         raise input_error(
             "The final run has no validation images",
             expected="a dataset with a validation split of its own, or neither --early_stopping_patience nor --ship=best",
             received=f"--final_run with --{needs[0]}={getattr(config, needs[0])}",
             remedy="Leave out --final_run, and train with best.flags",
-        ) from error
+        )
 
 
 def describe(plan: Plan, workdir: str | os.PathLike, data_dir: str | None = None, *, final_run: bool = False) -> str:
@@ -137,7 +140,19 @@ def describe(plan: Plan, workdir: str | os.PathLike, data_dir: str | None = None
         run = dry_run.describe(plan.config, workdir, data_dir)
     except InputError:  # a default that no trial uses
         run = dry_run.describe(plan.first, workdir, data_dir)
-    return "\n".join([run, search, *(f"  {dimension.text}" for dimension in plan.space)])
+    return "\n".join([run, search, *(f"  {dimension.text}" for dimension in plan.space), *_left_out(plan)])
+
+
+def _left_out(plan):
+    """A sentence about the settings that trials leave out, in a list; [] without any."""
+    names = [f"--{name}" for name in plan.of_whole_runs]
+    return (
+        [
+            f"Trials train without {' and '.join(names)}: only best.flags and the final run use {'it' if len(names) == 1 else 'them'}."
+        ]
+        if names
+        else []
+    )
 
 
 def _continued(plan, workdir):
@@ -187,6 +202,8 @@ def _search(records, runner, oracle):
     if len(known) < plan.trials or any(record["status"] == RUNNING for record in known):
         space = ", ".join(dimension.text for dimension in plan.space)
         say(f"{counted(plan.trials, 'trial')} over {space} ({plan.tuner}), {len(known)} of them started earlier.")
+        for line in _left_out(plan):
+            say(line)
         tensorboard.write_space(records.folder, plan)
         oracle.begin(records)
         try:

@@ -72,7 +72,7 @@ class Checkpoints:
             self._best = max(map(_score_of, self._bests()), default=-math.inf)
         if score > self._best:
             self._best = score
-            self._save(distiller, f"best-{step:09d}{_SUFFIX}", step, (extra or {}) | {"score": score})
+            self._save(distiller, _best_of(step), step, (extra or {}) | {"score": score})
 
     def wait(self) -> None:
         """Returns when everything is on disk; raises what went wrong in the background.
@@ -121,8 +121,10 @@ class Checkpoints:
             for old in self.paths()[: -self.keep]:
                 if old != path:
                     old.unlink()
-            # A best that no checkpoint has reached may be trained again, with other numbers: the one before it stays.
-            reached = [best for best in self._bests() if _step_of(best) <= step]
+            # If the newest checkpoint is damaged, training goes on from the oldest, and a best after that may be trained
+            # again, with other numbers: the one before it stays.
+            oldest = min((_step_of(kept) for kept in self.paths()), default=step)
+            reached = [best for best in self._bests() if _step_of(best) <= oldest]
             for old in reached[:-1]:
                 old.unlink()
 
@@ -155,28 +157,28 @@ class Checkpoints:
         _assign(state_of(distiller), arrays, name)
         return facts["step"], facts["extra"]
 
-    def restore_best(self, distiller: Distiller) -> None:
-        """Loads the checkpoint with the best validation accuracy, the same on all workers.
+    def restore_best(self, distiller: Distiller, step: int) -> None:
+        """Loads the checkpoint with the best validation accuracy, that of `step`, the same on all workers.
 
         Raises:
           EnvironmentFailure: there is none, or it is damaged.
         """
         self.wait()
-        name = cluster.agree(lambda: max((path.name for path in self._bests()), default=None))
+        path = self.folder / _best_of(step)
         try:
-            if name is None:
-                raise _Damaged("there is none")
-            arrays, _ = _read(self.folder / name)
+            if not cluster.agree(path.exists):
+                raise _Damaged("no such file")
+            arrays, _ = _read(path)
         except _Damaged as error:
             raise EnvironmentFailure(
                 message(
                     "The checkpoint with the best validation accuracy cannot be read",
-                    expected=f"a whole file best-*{_SUFFIX} in {self.folder}",
+                    expected=f"a whole file {path}",
                     received=error,
                     remedy="Train again with --overwrite, or with --ship=last in another workdir",
                 )
             ) from error
-        _assign(state_of(distiller), arrays, name)
+        _assign(state_of(distiller), arrays, path.name)
 
     def _newest(self, warn):
         """Name of the newest readable checkpoint, or None.
@@ -191,13 +193,27 @@ class Checkpoints:
                 newest = path
                 break
             except _Damaged as error:
-                aside = path.with_name(path.name + ".damaged")
-                os.replace(path, aside)
-                warn(f"Checkpoint {path.name} is damaged ({error}) and is not used. It is now {aside.name}.")
+                warn(_set_aside(path, error))
         for best in self._bests():
             if newest is None or _step_of(best) > _step_of(newest):
                 best.unlink()
+                continue
+            try:
+                _read(best)
+            except _Damaged as error:
+                warn(f"{_set_aside(best, error)} Without a better epoch after it, the best one cannot ship.")
         return newest and newest.name
+
+
+def _set_aside(path, error):
+    """Renames a damaged file, so that it does not count; a sentence about it."""
+    aside = path.with_name(path.name + ".damaged")
+    os.replace(path, aside)
+    return f"Checkpoint {path.name} is damaged ({error}) and is not used. It is now {aside.name}."
+
+
+def _best_of(step):
+    return f"best-{step:09d}{_SUFFIX}"
 
 
 def _step_of(path):

@@ -130,18 +130,19 @@ def open_teachers(
     if len(config.teachers) < 2:
         return open_teacher(path, config, dataset, strategy)
     if not dataset.has_labels:
-        _require_same_classes(config.teachers, dataset.class_names)
+        _require_same_classes(config.teachers, len(dataset.class_names))
     each = [open_teacher(one.teacher_checkpoint, one, dataset, strategy) for one in config.for_each_teacher]
     return Ensemble(each, grammar.parse_teacher_weights(config.teacher_weights))
 
 
-def _require_same_classes(teachers, expected):
-    for path in teachers:
-        names = class_names.recorded(path)
-        if names and tuple(names) != tuple(expected):
+def _require_same_classes(teachers, count):
+    named = {path: names for path in teachers if (names := class_names.known(path, count))}
+    for path, names in named.items():
+        first, expected = next(iter(named.items()))
+        if names != expected:
             raise input_error(
                 "The teachers have other classes, or in another order",
-                expected=f"{', '.join(expected[:5])}, ... as {teachers[0]}",
+                expected=f"{', '.join(expected[:5])}, ... as {first}",
                 received=f"{', '.join(names[:5])}, ... from {path}",
                 remedy="Use teachers that were trained on the same classes",
             )

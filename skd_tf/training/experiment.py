@@ -170,13 +170,17 @@ def prepare(
     strategy = strategy or make_strategy(config)
     settings = config.pick(data.DataSettings)
     with data.shared_loads():
-        names = [] if has_labels(config.dataset) else class_names.of_model(config.teachers[0], download=config.download)
+        names: list[str] = []
+        if not has_labels(config.dataset):
+            names, _ = class_names.of_models(config.teachers, download=config.download)
         dataset = data.load(settings, str(data_dir) if data_dir else None, test=test, class_names=names)
         if config.unlabelled:
             dataset = with_unlabelled(dataset, config.unlabelled, settings)
         check_loss(
             config, dataset.num_classes, -(-config.batch_size // strategy.num_replicas_in_sync // config.micro_batches)
         )
+        if test:  # the trials of a search check themselves
+            preflight.check_loaded(config, len(dataset.train), dataset.num_classes, len(dataset.validation or ()))
         start = lineage.start_weights(config)
         warnings = lineage.require_unseen(start, dataset, settings)  # before a teacher is trained
         layers.check_feature_pairs(config, dataset)

@@ -22,7 +22,9 @@ def show(config: Config, data_dir: str | None) -> None:
     from skd_tf.data import augmentation_grid
     from skd_tf.training import layers
 
-    names = class_names.of_model(config.teachers[0]) if config.teachers and not has_labels(config.dataset) else []
+    names: list[str] = []
+    if config.teachers and not has_labels(config.dataset):
+        names, _ = class_names.of_models(config.teachers, download=config.download)
     dataset = data.load(config.pick(data.DataSettings), data_dir, test=False, class_names=names)
     if config.list_layers and not dataset.num_classes:
         problem = "needs the number of classes, which the teacher of a dataset without labels tells"

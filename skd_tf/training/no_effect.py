@@ -48,6 +48,8 @@ def lines(config: Config, own_arguments: Collection[str] | None = None) -> list[
         unused.append(("teacher_cache_dtype", "teacher_cache_dir"))
     if config.teacher_checkpoint:
         unused.append(("teacher_flagfile", "teacher_checkpoint"))
+    if config.teacher_checkpoint and config.teacher not in NETWORK_NAMES:  # a loaded teacher is compared with these
+        unused.append(("teacher", "teacher_checkpoint"))
     if not config.needs_teacher:
         unused += [(name, "teacher" if facts.needs_teacher else "loss") for name in _OF_A_TEACHER]
     if not facts.needs_teacher:

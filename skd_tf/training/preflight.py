@@ -97,6 +97,17 @@ def check_sizes(config: Config, data_dir: str | os.PathLike | None, *, searched:
         require_validation(config, bool(held_out or sizes.validation))
 
 
+def check_loaded(config: Config, train_examples: int, num_classes: int, validation_examples: int) -> None:
+    """The checks of `check_sizes`, with the sizes of the loaded dataset: those of a function are not known before.
+
+    Raises:
+      InputError: classes, batch size or validation images do not fit.
+    """
+    check_classes(config, Sizes(train_examples, 0, num_classes))
+    steps_per_epoch(config, train_examples)
+    require_validation(config, validation_examples > 0)
+
+
 def require_validation(config: Config, is_held_out: bool) -> None:
     """Raises `InputError` if a setting depends on validation images and none are held out."""
     if not is_held_out and (config.early_stopping_patience or config.ship == "best"):

@@ -251,7 +251,8 @@ class RunCallbacks:
             self._clock.say_end(len(self._log.rows()))
         ships = self._config.ship
         if ships == "best":
-            self._checkpoints.restore_best(self._distiller)
+            best = cluster.agree(lambda: self._log.rows()[_best_epoch(self._log.rows(), self._measure) - 1]["step"])
+            self._checkpoints.restore_best(self._distiller, best)
         return cluster.agree(lambda: _summary(self._log.rows(), self._clock.seconds(), ships, self._measure))
 
     def close(self) -> None:

@@ -10,7 +10,9 @@ from skd_tf.evaluation import cost
 from skd_tf.networks import NETWORK_NAMES, build
 
 PAGE = (pathlib.Path(__file__).parents[2] / "docs" / "networks.md").read_text(encoding="utf-8")
-SECTIONS = [(int(side), text) for side, text in re.findall(r"^## [^\n]* at (\d+) pixels\n(.*?)(?=^## |\Z)", PAGE, re.M | re.S)]
+SECTIONS = [
+    (int(side), text) for side, text in re.findall(r"^## [^\n]* at (\d+) pixels\n(.*?)(?=^## |\Z)", PAGE, re.M | re.S)
+]
 LINES = [
     (name, side, int(parameters.replace(",", "")), float(mflops.replace(",", "")))
     for side, text in SECTIONS

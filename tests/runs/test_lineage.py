@@ -1,5 +1,6 @@
 """What weights have seen: recorded with them, and no number is measured on it."""
 
+import dataclasses
 import itertools
 import json
 import shutil
@@ -68,6 +69,15 @@ def test_the_redrawn_split_is_the_one_that_was_trained_on(tmp_path, kind):
         assert found == expected, (rules[mine], rules[theirs])
         seen_some += any(expected.values())
     assert seen_some >= len(rules)
+
+
+def test_a_pinned_version_is_the_same_set():
+    loaded = data.load(settings_of("digits"))
+    plain, pinned = (dataclasses.replace(loaded, name=n, key_name=n) for n in ("cifar10", "cifar10:3.0.2"))
+    for trained, measured in itertools.product((plain, pinned), repeat=2):
+        found = lineage.of_run(Config(dataset=trained.name, validation_fraction=0), trained, None)
+        (seen,) = lineage.images_seen(found, measured, settings_of(measured.name))
+        assert seen.exact and seen.images == {"validation": (len(loaded.validation),) * 2}
 
 
 @pytest.fixture(scope="module")

@@ -67,6 +67,11 @@ def test_the_commands_of_a_report_name_the_run(tmp_path):
     assert f"python -m skd_tf.evaluate '--model={path}' --calibrate" in following
     assert f"skd_tf.train '--flagfile={path}/flags.txt' '--teacher_checkpoint={path}/teacher'" in following
     assert "RUN" not in following
+    path = make_run(tmp_path, name="another", student_alone="runs/alone", teacher_checkpoint="big.keras")
+    result = read_json(path / "result.json")
+    write_json(path / "result.json", result | {"config": result["config"] | {"seed": 3}})  # as that student alone
+    following = text_of(part(page(path)[0], "What next?"))
+    assert f"--workdir={path}_seed_4 --seed=4 --student_alone=train" in following
 
 
 def test_too_few_images_are_said_in_place_of_level(tmp_path, monkeypatch):

@@ -109,6 +109,16 @@ def test_settings_that_change_no_result_make_no_method(tmp_path):
     assert len(seeds.methods(run_data.read_all(paths))) == 1
 
 
+def test_a_run_with_the_teacher_that_another_run_trained_is_a_seed_of_it(tmp_path):
+    """As in the command that a report gives for another seed."""
+    first = run(tmp_path / "runs", 0, KD[0])
+    second = run(tmp_path / "runs", 1, KD[1], teacher_checkpoint=str(first / "teacher"))
+    other = run(tmp_path / "runs", 2, KD[2], teacher_checkpoint=str(tmp_path / "another" / "teacher"))
+    (method,) = seeds.methods(run_data.read_all([first, second]))
+    assert list(method.runs) == [0, 1]
+    assert len(seeds.methods(run_data.read_all([first, second, other]))) == 2
+
+
 def test_runs_that_are_no_seeds_of_a_method_are_compared_one_by_one(paths, tmp_path):
     assert seeds.methods(run_data.read_all([paths[0], paths[3]])) == []  # one seed each
     hot = [run(tmp_path / "runs", seed, KD[seed % 3], temperature=2.0 + seed // 3) for seed in (0, 1, 3, 4)]

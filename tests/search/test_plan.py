@@ -11,6 +11,8 @@ import pytest
 
 from skd_tf.config import Config
 from skd_tf.errors import InputError
+from skd_tf.search import results
+from skd_tf.search import run_search as running
 from skd_tf.search.oracles import ORACLES, make_oracle
 from skd_tf.search.plan import OBJECTIVES, TUNERS, Plan, parse_objective
 from skd_tf.search.run_search import describe, run_search
@@ -236,6 +238,25 @@ def test_a_final_run_that_needs_validation_images_is_refused_before_the_search(t
         for start in (run_search, describe):
             with pytest.raises(InputError, match="The final run has no validation images"):
                 start(plan, tmp_path, final_run=True)
+
+
+def test_a_final_run_takes_no_student_alone_of_other_settings(tmp_path):
+    for name in ("teacher.keras", "student.keras"):
+        (tmp_path / name).touch()
+    config = CONFIG.replace(teacher_checkpoint=str(tmp_path / "teacher.keras"), student_alone=str(tmp_path))
+    with pytest.raises(InputError, match="--student_alone is a run whose settings may not be those of the best"):
+        run_search(Plan(config, (TEMPERATURES,)), tmp_path / "search", final_run=True)
+
+
+def test_what_trials_leave_out_is_said_and_stays_in_the_best_settings(tmp_path):
+    plan = Plan(CONFIG.replace(callback="my_tracker:log", student_alone="train"), (TEMPERATURES,))
+    trial = plan.config_of({"temperature": 2.0})
+    assert (trial.callback, trial.student_alone) == ("", "none")
+    best = results.best_config(TrialRecords(tmp_path, plan), {"values": {"temperature": 2.0}})
+    assert (best.callback, best.student_alone, best.temperature) == ("my_tracker:log", "train", 2.0)
+    (said,) = running._left_out(plan)
+    assert said == "Trials train without --student_alone and --callback: only best.flags and the final run use them."
+    assert running._left_out(Plan(CONFIG, (TEMPERATURES,))) == []
 
 
 def test_a_dry_run_refuses_the_workdirs_and_tuners_that_the_search_refuses(tmp_path, monkeypatch):

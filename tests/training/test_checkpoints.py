@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from skd_tf.distillation import optimizers
+from skd_tf.errors import EnvironmentFailure
 from skd_tf.training.checkpoints import Checkpoints, state_of
 from tests.helpers.nets import batches, make_distiller, run, weights_of
 
@@ -107,7 +108,25 @@ def test_a_best_that_no_checkpoint_has_reached_does_not_count(tmp_path):
     save_best(again, 9, 0.6)
     assert bests() == [3, 9]
     save(again, distiller, 9)
+    assert bests() == [3, 9]  # if the checkpoint of step 9 is damaged, that of step 3 is restored
+    save(again, distiller, 12)
     assert bests() == [9]
     for path in again.paths():
         path.unlink()
     assert Checkpoints(tmp_path).restore(distiller, pytest.fail) is None and bests() == []
+
+
+def test_a_damaged_best_is_named_and_no_other_epoch_ships_in_its_place(tmp_path):
+    distiller, files = make_distiller(), Checkpoints(tmp_path)
+    for step, score in ((10, 0.5), (20, 0.9)):
+        files.save_best(distiller, step, score)
+        save(files, distiller, step)
+    path = tmp_path / "best-000000020.ckpt"
+    path.write_bytes(path.read_bytes()[:-9])
+    again, said = Checkpoints(tmp_path), []
+    assert again.restore(distiller, said.append)[0] == 20
+    assert len(said) == 1 and "best-000000020.ckpt is damaged" in said[0] and "the best one cannot ship" in said[0]
+    again.save_best(distiller, 30, 0.6)  # better than what is left, worse than the lost one
+    with pytest.raises(EnvironmentFailure, match=r"best validation accuracy.*best-000000020\.ckpt.*no such file"):
+        again.restore_best(distiller, 20)
+    again.restore_best(distiller, 30)

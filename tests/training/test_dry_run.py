@@ -126,6 +126,11 @@ def test_settings_without_effect_are_named():
         "--teacher_cache_dtype=float32 has no effect without --teacher_cache_dir",
         "--teacher_flagfile=b has no effect with --teacher_checkpoint=a",
     ]
+    published = "keras.applications:MobileNetV2"  # only the package's networks are compared with a loaded teacher
+    assert no_effect.lines(Config(teacher=published, teacher_checkpoint="a")) == [
+        f"--teacher={published} has no effect with --teacher_checkpoint=a"
+    ]
+    assert no_effect.lines(Config(teacher="cnn_2", teacher_checkpoint="a")) == []
     repeated = {"teacher_cache_dir": "c", "teacher_cache_epochs": 2}  # any loss repeats these epochs
     assert no_effect.lines(Config(loss="cross_entropy", **repeated)) == []
     for path in (pathlib.Path(no_effect.__file__).parents[1] / "recipes").rglob("*.flags"):

@@ -169,9 +169,13 @@ def test_what_does_not_fit_is_refused_before_anything_is_loaded(settings, tmp_pa
 
 
 def test_without_labels_the_recorded_classes_must_be_the_same(settings, digits, monkeypatch):
-    names = {settings["teacher_checkpoint"].split(",")[1]: ["1", "0", *"23456789"]}
+    first, second = settings["teacher_checkpoint"].split(",")
+    names = {second: ["1", "0", *"23456789"]}
     monkeypatch.setattr(class_names, "recorded", lambda path: names.get(path, []))
     unlabelled = dataclasses.replace(digits, name="images:pictures")
+    for one in (settings, settings | {"teacher_checkpoint": f"{second},{first}", "teacher_preprocessing": "unit,raw"}):
+        open_teachers("", Config(**one), unlabelled, tf.distribute.get_strategy())  # the first has no names
+    names[first] = [*"0123456789"]
     with pytest.raises(InputError, match=r"other classes, or in another order.*0, 1, 2.*1, 0, 2.*small\.keras"):
         open_teachers("", Config(**settings), unlabelled, tf.distribute.get_strategy())
 

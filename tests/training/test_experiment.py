@@ -187,3 +187,25 @@ def test_other_images_than_the_run_began_with_are_refused(tmp_path, monkeypatch)
             during.setattr(data, "load", lambda *_, changed=changed, **__: changed)
             train(tmp_path, ALONE, epochs=1)
     assert train(tmp_path, ALONE, epochs=1)["student"]["accuracy"] > 0
+
+
+def test_settings_that_do_not_fit_a_function_s_data_are_refused_before_a_teacher_is_trained(tmp_path, monkeypatch):
+    """Its sizes are known only once it is loaded."""
+    code = "import numpy as np\ndef load(data_dir):\n    images = np.zeros((40, 8, 8, 1), np.uint8)\n"
+    code += "    split = images, np.arange(40) % CLASSES\n    return {'class_names': [str(i) for i in range(CLASSES)], 'train': split, 'test': split}\n"
+    for classes in (2, 5):
+        (tmp_path / f"data_of_{classes}.py").write_text(code.replace("CLASSES", str(classes)))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(experiment, "find_teacher", lambda *_: pytest.fail("a teacher was trained"))
+    base = {"teacher": "cnn_4", "student": "cnn_2", "batch_size": 8}
+    for settings, words in (
+        ({"dataset": "data_of_2:load", "loss": "spherical"}, "Two classes"),
+        (
+            {"dataset": "data_of_5:load", "teacher_cache_top": 4, "teacher_cache_dir": str(tmp_path)},
+            "too large for 5 classes",
+        ),
+        ({"dataset": "data_of_5:load", "ship": "best", "validation_fraction": 0}, "--ship needs validation images"),
+        ({"dataset": "data_of_5:load", "batch_size": 64}, "smaller than one batch"),
+    ):
+        with pytest.raises(InputError, match=words):
+            experiment.prepare(Config(**base | settings), tmp_path / "run")

@@ -71,7 +71,7 @@ def test_resumed_from_anywhere_it_ends_alike(stopped, tmp_path, capsys):
         train(copy, SETTINGS)
         assert_same_run(copy, folder)
         assert student_of(copy) == student_of(folder)
-    (damaged,) = (copy / "checkpoints").glob("best-*")
+    damaged = max((copy / "checkpoints").glob("best-*"))
     (copy / "result.json").unlink()
     damaged.write_bytes(damaged.read_bytes()[:-9])
     with pytest.raises(EnvironmentFailure, match="best validation accuracy cannot be read"):

@@ -13,6 +13,7 @@ from skd_tf.errors import InputError
 from skd_tf.models import loading
 from skd_tf.runs import class_names, lineage, predictions
 from skd_tf.runs.report import charts
+from skd_tf.runtime.files import write_json
 from skd_tf.search.plan import Plan
 from skd_tf.serving.export_student import export_student
 from skd_tf.training import dry_run, nested_runs, unlabelled
@@ -114,13 +115,32 @@ def test_evaluate_gives_agreement_and_divergence(without_labels, digits_teacher,
     assert "--calibrate needs labels" in capsys.readouterr().err
 
 
+def test_evaluate_refuses_models_with_the_classes_in_another_order(without_labels, digits_teacher, tmp_path, capsys):
+    """Without labels, agreement 1 of two nets that disagree on every picture would be silent."""
+    _, workdir = without_labels
+    other = shutil.copytree(digits_teacher, tmp_path / "other")
+    result = read_json(other / "result.json")
+    write_json(other / "result.json", result | {"class_names": result["class_names"][::-1]})
+    flags = [f"--model={workdir}", "--notiming", "--bootstrap=0", f"--teacher={other}"]
+    assert exit_code(evaluate.cli_main, *flags) == 2
+    assert f"A model numbers its classes in another order than {workdir}" in capsys.readouterr().err
+
+
 def test_the_classes_are_the_teachers_names_or_their_number(digits_teacher, without_labels, tmp_path, capsys):
     model = keras.models.load_model(digits_teacher / "student.keras", compile=False)
     model.save(tmp_path / "plain.keras")
-    assert class_names.of_model(tmp_path / "plain.keras") == [str(i) for i in range(10)]
+    plain, numbers = tmp_path / "plain.keras", [str(i) for i in range(10)]
+    assert class_names.of_models([plain]) == (numbers, "")
     assert "does not name its classes" in capsys.readouterr().out
     shutil.copytree(digits_teacher / "saved_model", tmp_path / "served")
-    assert class_names.of_model(tmp_path / "served") == class_names.of_model(digits_teacher)
+    names = class_names.recorded(digits_teacher)
+    assert class_names.of_models([plain, tmp_path / "served"], 10) == (names, str(tmp_path / "served"))
+    assert class_names.of_models([plain, digits_teacher]) == (names, str(digits_teacher))
+    export = tmp_path / "export"  # as `skd_tf.export` leaves it
+    shutil.copytree(digits_teacher / "saved_model", export / "saved_model")
+    shutil.copy(plain, export / "student.keras")
+    assert class_names.known(export, 10) == class_names.known(export / "student.keras", 10) == names
+    assert class_names.known(tmp_path, 10) == []
     settings, _ = without_labels
     assert "classes        10" in dry_run.describe(Config(**settings))
 

@@ -74,9 +74,16 @@ class Gain(NamedTuple):
         return f"{100 * self.mean:+.1f} points (95% interval {100 * low:+.1f} to {100 * high:+.1f}, {count})"
 
 
-def key(run: Run) -> tuple[tuple[tuple[str, str], ...], int]:
-    """What two runs of one method and one seed have in common: (the settings of the method, the seed)."""
+def key(run: Run, runs: Sequence[Run]) -> tuple[tuple[tuple[str, str], ...], int]:
+    """What two runs of one method and one seed have in common: (the settings of the method, the seed).
+
+    A teacher that another of the `runs` has trained for itself counts as the run's own.
+    """
     config = {name: field.default for name, field in FIELDS.items()} | run.result["config"]
+    if os.path.realpath(config["teacher_checkpoint"]) in {
+        os.path.realpath(one.path / run_files.TEACHER) for one in runs
+    }:
+        config["teacher_checkpoint"] = ""
     found = {name: as_text(effect_of(field, config[name])) for name, field in FIELDS.items() if name not in _OWN}
     return tuple(found.items()), config["seed"]
 
@@ -85,7 +92,7 @@ def methods(runs: Sequence[Run]) -> list[Method]:
     """The methods of some runs, in order; [] if none has several seeds. Of runs with one `key` the first counts."""
     found: dict[tuple, dict[int, Run]] = {}
     for run in runs:
-        settings, seed = key(run)
+        settings, seed = key(run, runs)
         found.setdefault(settings, {}).setdefault(seed, run)
     if all(len(by_seed) == 1 for by_seed in found.values()):
         return []

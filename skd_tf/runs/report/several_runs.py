@@ -108,9 +108,9 @@ def _versions(runs):
 
 def _left_out(runs, methods):
     """A sentence for each run that is in no mean, because an earlier one has its settings and its seed."""
-    firsts = {seeds.key(run): run for method in methods for run in method.runs.values()}
+    firsts = {seeds.key(run, runs): run for method in methods for run in method.runs.values()}
     for run in runs:
-        first = firsts[seeds.key(run)]
+        first = firsts[seeds.key(run, runs)]
         if run is not first:
             yield f"{run.name} has the settings and the seed of {first.name}, so only {first.name} counts in the means."
 
