@@ -33,6 +33,7 @@ MEASURES = {  # of a record: its value, and how it is printed
     "R": (lambda r: r["radius"], "{:.1f}"),
     "logit norm": (lambda r: r["student"]["logit_norm"], "{:.1f}"),
     "minutes": (lambda r: training_seconds(r) / 60, "{:.1f}"),
+    "CPU minutes": (lambda r: r["cpu_seconds"] / 60, "{:.1f}"),
 }
 
 
@@ -202,7 +203,10 @@ def markdown(head: list[str], rows: list[list[str]]) -> str:
 
 
 def runs_of(records: dict) -> Runs:
-    """All runs by entry and seed: {cell: record}, and the students of experiments/lab/jax in the form of records."""
+    """All runs by entry and seed: {cell: record}, and in the form of records what was trained in other ways.
+
+    These are the students of experiments/lab/jax and of experiments/studies/head_to_head.
+    """
     found: Runs = collections.defaultdict(dict)
     for cell, record in records.items():
         found[cell.path.rpartition("/")[0]][cell.seed] = record
@@ -211,7 +215,20 @@ def runs_of(records: dict) -> Runs:
             key = f"{folder}/{student['teacher_arch']}/{student['row']}_{student['learning_rate']:g}"
             by_epoch = {"val_accuracy": [student["held_out_accuracy"]]}
             found[key][student["seed"]] = {"student": measured, "by_epoch": by_epoch, "config": student}
+    for record in _head_to_head(definitions.ROOT / definitions.RESULTS / "head_to_head"):
+        measured = {
+            "student": {"accuracy": record["accuracy"]},
+            "by_epoch": {"val_accuracy": [record["held_out_accuracy"]]},
+        }
+        key = f"head_to_head/{record['framework']}/{record['method']}"
+        found[key][record["seed"]] = measured | {"cpu_seconds": record["cpu_seconds"], "config": record}
     return dict(found)
+
+
+@functools.cache
+def _head_to_head(folder: pathlib.Path):
+    """The records of the trainings in several frameworks."""
+    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
 
 
 @functools.cache

@@ -64,6 +64,7 @@ _TRAINING = {
     "AdamW, rate 0.032": "adamw_faster",
     "AdamW, rate 0.128": "adamw_fastest",
 }
+_FRAMEWORKS = {"PyTorch": "pytorch", "keras.distillation": "keras", "skd_tf": "skd_tf"}
 _SPHERES = {"KD": "kd", "SKD": "skd", "SKD, R = 22": "skd_teacher_mean"}
 _LARGE = tuple(f"SKD, R = 22, T = {t}" for t in definitions.TEMPERATURES)
 SCHEDULES = {  # steps to the schedule of an earlier pilot, all at rate 0.1
@@ -212,6 +213,19 @@ SPECS = {
         {label: f"training/cifar100_resnet56/{row}" for label, row in _TRAINING.items()},
         against=dict.fromkeys([*_TRAINING][1:], "SKD"),
         measures=("rate", "NLL", "ECE", "NLL, fitted", "ECE, fitted"),
+    ),
+    "head_to_head": Table(
+        {
+            f"{method}, {name}": f"head_to_head/{folder}/{method.lower()}"
+            for method in ("KD", "SKD")
+            for name, folder in _FRAMEWORKS.items()
+            if (method, name) != ("SKD", "keras.distillation")
+        },
+        against={
+            f"{m}, {name}": f"{m}, skd_tf"
+            for m, name in (("KD", "PyTorch"), ("KD", "keras.distillation"), ("SKD", "PyTorch"))
+        },
+        measures=("rate", "CPU minutes"),
     ),
     "top_logits": Table(
         {label: f"top_logits/cifar100_resnet56/{row}" for (label, _), row in _TOP.items()},

@@ -93,7 +93,8 @@ def check_sizes(config: Config, data_dir: str | os.PathLike | None, *, searched:
     if sizes:
         held_out = sizes.held_out(config.validation_fraction)
         if "batch_size" not in searched:
-            steps_per_epoch(config, sizes.train - held_out)
+            fixed = config.replace(profile_steps="") if "epochs" in searched else config
+            steps_per_epoch(fixed, sizes.train - held_out)
         require_validation(config, bool(held_out or sizes.validation))
 
 

@@ -64,13 +64,13 @@ def test_every_study_has_its_cells():
     for pair in ("none/none", "resnet20/kd", "resnet32/kd", "resnet44/skd", "resnet56/skd"):
         seeds = [path for path in CELLS if path.startswith(f"capacity_gap/{pair}/")]
         assert len(seeds) == (3 if "32" in pair or "44" in pair else 5)
-    for spec in SPECS.values():  # every key of a table is an entry of a study, or of the JAX route
+    for spec in SPECS.values():  # every key of a table is an entry of a study, or was trained in another way
         keys = (
             spec.entries.values()
             if hasattr(spec, "entries")
             else [k for row in spec.cells.values() for k in row.values()]
         )
-        assert all(f"{key}/seed0" in CELLS or key.startswith("gpu_students") for key in keys)
+        assert all(f"{key}/seed0" in CELLS or key.startswith(("gpu_students", "head_to_head")) for key in keys)
 
 
 def changed(path, other):

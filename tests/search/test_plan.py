@@ -259,6 +259,13 @@ def test_what_trials_leave_out_is_said_and_stays_in_the_best_settings(tmp_path):
     assert running._left_out(Plan(CONFIG, (TEMPERATURES,))) == []
 
 
+def test_steps_to_profile_are_checked_by_each_trial_if_epochs_are_searched(tmp_path):
+    config = Config(loss="cross_entropy", epochs=1, profile_steps="30,40")  # digits has 6 steps of 128 in an epoch
+    describe(Plan(config, "epochs:choice:8,9"), tmp_path)
+    with pytest.raises(InputError, match="--profile_steps is past the end of the run"):
+        describe(Plan(config, "learning_rate:choice:0.1,0.2"), tmp_path)
+
+
 def test_a_dry_run_refuses_the_workdirs_and_tuners_that_the_search_refuses(tmp_path, monkeypatch):
     config = Config(loss="cross_entropy")
     plan = Plan(config, "learning_rate:choice:0.1,0.2")
