@@ -12,7 +12,7 @@ import statistics
 from absl import flags
 
 from skd_tf.config import app
-from skd_tf.config.flags import config_from, define_flags, explicit_names, read_flagfile
+from skd_tf.config.flags import FIELDS, LOOKS, PLACES, config_from, define_flags, explicit_names, read_flagfile
 
 RECIPES = pathlib.Path(__file__).resolve().parent.parent / "skd_tf" / "recipes" / "cifar100"
 # Flagfiles in methods/, and what their authors set for this pair of nets alone.
@@ -27,7 +27,7 @@ METHODS = {
 
 
 def define(flag_values):
-    define_flags(flag_values)
+    define_flags(flag_values, [name for name in (*PLACES, *FIELDS) if name not in (*LOOKS, "dry_run")])
     flags.DEFINE_multi_enum("methods", list(METHODS), list(METHODS), "which, one a flag", flag_values=flag_values)
     flags.DEFINE_integer("seeds", 3, "seeds 0 to n - 1", lower_bound=2, flag_values=flag_values)
 

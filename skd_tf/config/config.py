@@ -182,7 +182,7 @@ Leave it out for the default, 30.
     teacher_flagfile: str = setting(
         "",
         "settings to train the teacher with, in <workdir>/teacher: a flagfile, or recipe:NAME",
-        affects_result=recipes.stable_name,
+        affects_result=recipes.same_name,
     )
 
     teacher_cache_dir: str = setting(

@@ -1,5 +1,7 @@
 """Expands --flagfile and --recipe into the flags that the file and its includes hold."""
 
+import os
+import pathlib
 import re
 from collections.abc import Iterable, Iterator
 
@@ -80,9 +82,9 @@ def _path(kind, value, following=None):
 
 
 def _with_path(line, folder):
-    """A flag that names a file beside its flagfile, with a path that any place understands."""
+    """A flag that names a file beside its flagfile, with a path that holds in any folder."""
     match = _NAMES_A_FILE.fullmatch(line)
-    beside = folder / match[1] if match else folder
+    beside = pathlib.Path(os.path.abspath(folder / match[1] if match else folder))
     return f"--teacher_flagfile={recipes.stable_name(str(beside))}" if match and beside.exists() else line
 
 

@@ -26,7 +26,7 @@ _NUMBER = r"(\d+\.?\d*(?:e[-+]?\d+)?|\.\d+(?:e[-+]?\d+)?)"
 _STEP = re.compile(rf"{_NUMBER} from epoch {_NUMBER}")
 _RAMP = re.compile(rf"(linear|cosine) {_NUMBER} to {_NUMBER} over {_NUMBER} epochs?")
 _MULTISTEP = re.compile(rf"multistep ?: ?({_NUMBER}(?: ?, ?{_NUMBER})*)(?: ?: ?{_NUMBER})?")
-_SETTING = re.compile(rf"([a-z_]\w*) ?= ?{_NUMBER}")
+_SETTING = re.compile(rf"([a-z_]\w*) ?= ?{_NUMBER}", re.IGNORECASE)
 _LAYER_RATE = re.compile(rf"\s*(\S.*?)\s*:\s*{_NUMBER}\s*(?:,|$)")
 _STEP_RANGE = re.compile(r"(\d+) ?, ?(\d+)")
 _INTERVAL = re.compile(rf"{_NUMBER} ?(steps?|seconds?|s|)")
@@ -142,7 +142,8 @@ def parse_lr_schedule(value: str, name: str = "lr_schedule") -> RateSchedule:
 
 def parse_loss_settings(value: str, name: str = "loss_settings") -> dict[str, float]:
     """Reads text in the grammar `LOSS_SETTINGS` into {name: number}, sorted. Raises InputError for anything else."""
-    matches = [_SETTING.fullmatch(piece.strip()) for piece in _plain(value).split(",")] if value else []
+    text = " ".join(value.split())  # the names of a function's arguments keep their capital letters
+    matches = [_SETTING.fullmatch(piece.strip()) for piece in text.split(",")] if value else []
     settings = {match[1]: float(match[2]) for match in matches if match}
     if len(settings) != len(matches) or float("inf") in settings.values():
         remedy = f'Write for example --{name}="beta=2", each name once'

@@ -75,6 +75,12 @@ def stable_name(path: str) -> str:
     return PREFIX + located.relative_to(FOLDER).with_suffix("").as_posix() if FOLDER in located.parents else path
 
 
+def same_name(path: str) -> str:
+    """`stable_name`, and for other files the same path however it is spelled."""
+    name = stable_name(path)
+    return name if not name or name.startswith(PREFIX) else os.path.realpath(name)
+
+
 def listing() -> str:
     """The text of --list_recipes: each name with what its flagfile says first."""
     groups: dict[str, list[str]] = {heading: [] for heading in _HEADINGS.values()}

@@ -18,8 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from skd_tf.data.logit_records import LogitRecord
-from skd_tf.data.teacher_cache import HEADER_BYTES, TeacherCache, unwritable
-from skd_tf.errors import input_error
+from skd_tf.data.teacher_cache import HEADER_BYTES, TeacherCache, not_finite, unwritable
 from skd_tf.runtime import atomic_files
 
 BATCH = 256  # images that a network computes at once; a shard's length is a multiple, so its bytes depend on no worker
@@ -117,12 +116,8 @@ class LogitShards:
     def write(self, shard: Shard, records: np.ndarray) -> None:
         """Writes records uint8 `[images, bytes]`: the whole file or nothing."""
         if not self.record.fits(records):
-            raise input_error(
-                "The teacher's logits do not fit the dtype of the cache",
-                expected=f"finite {self.record.dtype} numbers",
-                received=f"others among images {self.images_in(shard.number)[0]:,} to {self.images_in(shard.number)[-1]:,}",
-                remedy="Use --teacher_cache_dtype=float32, or check the teacher",
-            )
+            first, last = self.images_in(shard.number)[0], self.images_in(shard.number)[-1]
+            raise not_finite(np.dtype(self.record.dtype), f"others among images {first:,} to {last:,}")
         table = np.array([zlib.crc32(block) for block in self._split(records)], "<u4").tobytes()
         table = table.ljust(self._body(shard.number) - HEADER_BYTES, b"\0")
         try:

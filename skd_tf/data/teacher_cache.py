@@ -96,12 +96,7 @@ class TeacherCache:
         """Writes logits `[examples, classes]`: the whole file or nothing."""
         body = np.ascontiguousarray(logits, self.dtype)
         if not np.isfinite(body).all():
-            raise input_error(
-                "The teacher's logits do not fit the dtype of the cache",
-                expected=f"finite {self.dtype} numbers",
-                received=f"values up to {np.abs(logits).max():.3g}",
-                remedy="Use --teacher_cache_dtype=float32, or check the teacher",
-            )
+            raise not_finite(self.dtype, f"values up to {np.abs(logits).max():.3g}")
         digest = hashlib.sha256(self._header(key, body.shape, _NO_CHECKSUM))
         digest.update(body.data)
         try:
@@ -133,6 +128,19 @@ class TeacherCache:
         except (OSError, ValueError, KeyError, TypeError) as error:
             return f"cannot be read ({error})"
         return None if digest.hexdigest() == checksum else "is damaged: its checksum does not match"
+
+
+def not_finite(dtype: np.dtype, received: str) -> InputError:
+    """The error of logits that are not finite in the dtype of the cache."""
+    narrow = dtype != np.float32
+    return input_error(
+        "The teacher's logits do not fit the dtype of the cache" if narrow else "The teacher's logits are not finite",
+        expected=f"finite {dtype} numbers",
+        received=received,
+        remedy="Use --teacher_cache_dtype=float32, or check the teacher"
+        if narrow
+        else "Check the teacher's file, or use --teacher_precision=float32",
+    )
 
 
 def unwritable(folder: pathlib.Path, error: OSError) -> InputError:

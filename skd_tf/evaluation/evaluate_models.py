@@ -19,6 +19,7 @@ from skd_tf.evaluation.temperature_scaling import Calibration
 from skd_tf.models import deployable, loading
 from skd_tf.models.paths import file_of, require
 from skd_tf.runs import class_names, predictions, provenance, result_tables, run_files, verdict
+from skd_tf.runs.run_record import run_behind, workdir_of
 from skd_tf.runs.workdir import require_output
 from skd_tf.runtime import user_code
 from skd_tf.runtime.console import say, warn
@@ -127,7 +128,8 @@ def evaluate_models(
       teacher: path of a model to compare with, or None; the images are resized if it takes another size.
       teacher_preprocessing: the preprocessing that the teacher does not contain, as in training.
       download: whether weights that are not cached may be downloaded.
-      temperatures: {path: `Calibration`} fitted now; without one, that of a calibrated file is measured.
+      temperatures: {path: `Calibration`} fitted now; without one, that of the run's calibration.json or of a calibrated
+        file is measured.
       timing: whether to measure latency and throughput.
       bootstrap_samples: resampled test splits for the 95% intervals; 0 for no intervals.
       bootstrap_seed: seed of the resampling.
@@ -161,8 +163,9 @@ def evaluate_models(
 
     def entry(path, model, logits, summary, teacher):
         raw, fitted = deployable.without_sphere(model), (temperatures or {}).get(path)
-        if fitted is None and model.calibration_temperature:
-            fitted = Calibration(model.calibration_temperature)
+        stored = temperature_scaling.stored(workdir_of(path)) if fitted is None and run_behind(path) else None
+        own = stored["temperature"] if stored else model.calibration_temperature
+        fitted = fitted or (Calibration(own) if own else None)
         measured = final_measurements.ModelLogits(
             logits, None if raw is None else predict(raw, f"{path}, raw logits"), calibration=fitted
         )

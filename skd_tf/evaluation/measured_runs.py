@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -110,7 +111,8 @@ def warn_of_other_pixels(models, settings, image_size):
             (here, whole), (there, whole_there) = shown(settings), shown(run.pick(DataSettings))
             warn(
                 f"{path} is not measured on the pixels that its run used: here the middle {here} of {whole}, in its "
-                f"run the middle {there} of {whole_there} (--image_size={run.image_size} --augmentation={run.augmentation}). "
+                f"run the middle {there} of {whole_there} (--image_size={run.image_size} "
+                f"{shlex.quote(f'--augmentation={run.augmentation}')}). "
                 "To measure it as its run did, evaluate it alone, with these two flags."
             )
 

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import pathlib
+import shlex
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -83,7 +84,7 @@ class Seen(NamedTuple):
         split = self.training["split"]
         drawn = ["validation_fraction", "validation_split"] if "validation" in self.images else []
         names = [name for name in ("data_seed", *drawn, "group") if name in split]
-        return " ".join(f"--{name}={split[name]}" for name in names if split[name] != "")
+        return " ".join(shlex.quote(f"--{name}={split[name]}") for name in names if split[name] != "")
 
 
 def joined(parts: Iterable[Lineage]) -> Lineage:
@@ -234,7 +235,7 @@ def require_unseen(
                 if seen.remedy
                 else "images that it was not trained on",
                 received=" ".join(
-                    f"--{name}={value}" for name, value in redraw.rule_of(settings).items() if value != ""
+                    shlex.quote(f"--{name}={value}") for name, value in redraw.rule_of(settings).items() if value != ""
                 ),
                 remedy="Give these flags, or other weights; a folder with train/ and test/ has one test part for all"
                 if seen.remedy

@@ -108,7 +108,7 @@ def require_output(output: str | os.PathLike, *, flag: str = "output", replaceab
       replaceable: the name of a run's file that the command may replace.
 
     Raises:
-      InputError: the folder does not exist, or the file is another one that a run keeps in its workdir.
+      InputError: the folder does not exist, or the file is a device, or another one that a run keeps in its workdir.
     """
     require_local(output, flag)
     output = pathlib.Path(output)
@@ -118,6 +118,13 @@ def require_output(output: str | os.PathLike, *, flag: str = "output", replaceab
             expected="the name of a file",
             received=f"--{flag}={output}",
             remedy="Add a file name",
+        )
+    if output.exists() and not output.is_file():
+        raise input_error(
+            "The output is a device or a pipe",
+            expected="a regular file, which is replaced as a whole",
+            received=f"--{flag}={output}",
+            remedy="Name a file",
         )
     if not output.absolute().parent.is_dir():
         raise input_error(

@@ -22,12 +22,12 @@ def writing(path: str | os.PathLike) -> Iterator[BinaryIO]:
 
     Until then it has a temporary name beside it, which is unique across processes and machines: several may write the
     same file at once. Its bytes reach the disk before the rename, and the name after it. If an error or a signal ends the
-    block, the temporary file is removed and what was at `path` stays.
+    block, the temporary file is removed and what was at `path` stays. Of a link, the file that it names is replaced.
 
     Raises:
       OSError: a full disk, or a folder that cannot be written to; `filename` is set.
     """
-    path = pathlib.Path(path)
+    path = pathlib.Path(os.path.realpath(path)) if os.path.islink(path) else pathlib.Path(path)
     temporary = _beside(path)
     try:
         with open(temporary, "xb") as file:

@@ -165,8 +165,7 @@ def _keep_for_report(workdir, output, rows):
     """Writes exports.json into the workdir, if it can be written, and the report again, if there is one."""
     with contextlib.suppress(OSError, InputError):
         write_json(workdir / run_files.EXPORTS, {"output": str(output), "files": rows})
-        if (workdir / run_files.REPORT).is_file():
-            report.write([workdir], workdir / run_files.REPORT)
+        report.rewrite(workdir)
 
 
 def _require_empty(output):

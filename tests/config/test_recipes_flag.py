@@ -47,8 +47,12 @@ def test_a_flagfile_names_files_beside_it(tmp_path, monkeypatch):
     (folder / "teacher.flags").write_text("--epochs=4\n")
     monkeypatch.chdir(tmp_path)
     config = read("--flagfile=mine/skd.flags")
-    assert (config.student, config.teacher_flagfile) == ("cnn_4", "mine/teacher.flags")
+    assert (config.student, config.teacher_flagfile) == ("cnn_4", str(folder / "teacher.flags"))
     assert read_flagfile(config.teacher_flagfile)[0].epochs == 4
+    assert not config.differences(config.replace(teacher_flagfile="mine/teacher.flags"))  # as earlier versions wrote it
+    assert config.differences(config.replace(teacher_flagfile="teacher.flags"))
+    monkeypatch.chdir(folder)  # the run resumes from any folder
+    assert read("--flagfile=skd.flags") == config
 
 
 @pytest.mark.parametrize("name", ["digit", "../recipes/digits", "", "digits/skd.flags"])

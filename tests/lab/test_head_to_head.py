@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
+from experiments.lab import definitions
 from experiments.studies.head_to_head import __main__ as head_to_head
 from skd_tf.runs import predictions
+from tests.helpers.runs import read_json
 
 
 @pytest.fixture
@@ -39,3 +41,14 @@ def test_two_steps_of_every_framework(views):
         classes = predictions.decode(record["predictions"])
         assert record["accuracy"] == np.mean(classes == np.load(views / "test_labels.npy"))
         assert record["learning_rate"] == {"kd": 0.2, "skd": 0.4}[method] and record["seconds"] > 0
+
+
+def test_every_record_is_of_a_whole_training():
+    files = sorted((definitions.ROOT / definitions.RESULTS / "head_to_head").glob("*.json"))
+    records = {path.stem: read_json(path) for path in files}
+    expected = [f"{name}_{method}_{seed}" for name, method in head_to_head.METHODS for seed in range(3)]
+    assert sorted(records) == sorted(expected)
+    for name, record in records.items():
+        assert name == f"{record['framework']}_{record['method']}_{record['seed']}" and record["steps"] == 12 * 351
+        assert len(predictions.decode(record["predictions"])) == 10_000 and record["cpu_seconds"] > 0
+        assert ("torch" in record["versions"]) == (record["framework"] == "pytorch")

@@ -71,6 +71,11 @@ def test_the_redrawn_split_is_the_one_that_was_trained_on(tmp_path, kind):
     assert seen_some >= len(rules)
 
 
+def test_flags_to_give_can_be_pasted():
+    seen = lineage.Seen({"test": (1, 2)}, {"split": {"data_seed": 3, "group": "^(patient[0-9]+)_"}})
+    assert seen.remedy == "--data_seed=3 '--group=^(patient[0-9]+)_'"
+
+
 def test_a_pinned_version_is_the_same_set():
     loaded = data.load(settings_of("digits"))
     plain, pinned = (dataclasses.replace(loaded, name=n, key_name=n) for n in ("cifar10", "cifar10:3.0.2"))

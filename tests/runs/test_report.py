@@ -121,6 +121,9 @@ def test_pictures_are_shown_counted_and_left_out(tmp_path):
     for most in (0, 5, 11):
         few = report.write([path], tmp_path / "few.html", images=most).read_text()
         assert few.count("<img") == most and ("--report_images=0" in few) == bool(most)
+        file = report.write([path], path / "report.html", images=most)
+        report.rewrite(path)  # as an export does
+        assert file.read_text().count("<img") == most
     assert run_data.read(path, 11).pictures[0] == known[0] and kinds.count("disagreement") > 5
     assert {"mistake", "disagreement"} == {p["kind"] for p in run_data.read(path, 5).pictures}
 

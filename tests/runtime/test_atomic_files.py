@@ -28,6 +28,14 @@ def test_an_interrupted_write_keeps_the_previous_file(tmp_path, end):
     assert not isinstance(caught.value, OSError) or caught.value.filename == str(path)
 
 
+def test_the_file_that_a_link_names_is_replaced(tmp_path):
+    (tmp_path / "link").symlink_to("file")
+    for content in (b"one", b"two"):
+        with atomic_files.writing(tmp_path / "link") as file:
+            file.write(content)
+        assert (tmp_path / "link").is_symlink() and (tmp_path / "file").read_bytes() == content
+
+
 def test_two_processes_may_write_the_same_file(tmp_path):
     with atomic_files.writing(tmp_path / "file") as one, atomic_files.writing(tmp_path / "file") as other:
         one.write(b"one" * 1000)

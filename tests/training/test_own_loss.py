@@ -144,6 +144,7 @@ def test_what_is_wrong_with_it_is_found_before_anything_is_written(tmp_path):
         ({"loss": "my_loss:narrow"}, "takes other arguments"),
         ({"loss": "my_loss:needs_more"}, "needs settings that are not given. Expected power"),
         ({"loss": "my_loss:like_kd", "loss_settings": "shore=1"}, "does not have all of these settings"),
+        ({"loss": "my_loss:like_kd", "loss_settings": "Share=1"}, "does not have all of these settings.*Share"),
         ({"loss": "focall"}, "is not a loss"),
     ):
         with pytest.raises(InputError, match=words):

@@ -40,3 +40,11 @@ def write(paths: Sequence[str | os.PathLike], output: str | os.PathLike, *, imag
     output = require_output(output, replaceable=run_files.REPORT)
     write_text(output, html.page(run_data.read_all(paths, images)))
     return output
+
+
+def rewrite(workdir: pathlib.Path) -> None:
+    """Writes a run's report again, with as many test images as it has shown; nothing without a report."""
+    path = workdir / run_files.REPORT
+    if path.is_file():
+        shown = html.COUNT.search(path.read_text(encoding="utf-8"))
+        write([workdir], path, images=int(shown[1]) if shown else 0)

@@ -150,6 +150,8 @@ def _next(run):
     config, student, useless = run.result["config"], run.result["student"], run.verdict.get("useless", False)
     has_teacher, data_dir = "teacher" in run.result, run.details.get("dataset", {}).get("data_dir", "")
 
+    held_out = any("val_accuracy" in epoch for epoch in run.epochs)
+
     def again(name, flags):
         return next_steps.again(name, flags, config, has_teacher=has_teacher, data_dir=data_dir)
 
@@ -162,7 +164,7 @@ def _next(run):
         tips.append(f"repeat it, because one seed is one draw: {again(f'seed_{seed}', flags)}")
     if not run.has_labels:
         tips.append("measure it on labelled images: python -m skd_tf.evaluate --model=RUN --dataset=folder:PATH")
-    elif not useless and config.get("calibrate", "none") == "none" and student["ece"] > _MOST_GAP:
+    elif not useless and config.get("calibrate", "none") == "none" and held_out and student["ece"] > _MOST_GAP:
         tips.append(f"calibrate it: {next_steps.command('evaluate', '--model=RUN --calibrate', config, data_dir)}")
     if run.verdict["word"] != "behind" and not useless:
         flags = "--workdir=RUN --output=RUN_export --format=litert"

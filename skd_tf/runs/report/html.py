@@ -42,6 +42,9 @@ class Section(NamedTuple):
         return [(svg, caption) for svg, caption in self.figures if svg]
 
 
+COUNT = re.compile(r"This file contains (\d+) test image")  # in report.html
+
+
 def page(runs: Sequence[Run]) -> str:
     """The HTML of a report on one run, or on several side by side."""
     series = run_data.chart_series(runs)
