@@ -13,7 +13,7 @@ from skd_tf.distillation import layer_rates as rates
 from skd_tf.distillation.batches import forward
 from skd_tf.distillation.compilation import CompilationMixin
 from skd_tf.distillation.guarded_models import GuardedModelsMixin
-from skd_tf.distillation.hyperparameters import HyperparametersMixin, ScalarVariable, whole_number
+from skd_tf.distillation.hyperparameters import MEASURED, HyperparametersMixin, ScalarVariable, restoring, whole_number
 from skd_tf.distillation.inputs import image_of
 from skd_tf.distillation.loss_function import LossLike
 from skd_tf.distillation.mean_metrics import MeanMetrics
@@ -175,7 +175,8 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, CompilationMixin, Step
 
     def __setattr__(self, name, value):
         if name == "teacher":  # bypasses the tracking of Keras and TensorFlow, so that no file contains the teacher
-            is_new = value is not vars(self).get(name)
+            before = vars(self).get(name)
+            is_new = value is not before
             if is_new:
                 teachers = value if isinstance(value, (list, tuple)) else () if value is None else (value,)
                 self._check_teachers(teachers)
@@ -189,6 +190,16 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, CompilationMixin, Step
             if is_new and getattr(self, "compiled", False):
                 self._build_optimizer()
                 self._make_step_functions()  # the traced ones contain the previous teacher
+            if is_new and before is not None and getattr(self, "_radius_argument", "auto") in MEASURED:
+                with restoring():
+                    self.radius.assign(0.0)  # it was the norm of the previous teacher's logits
+        elif name == "student" and vars(self).get(name, value) is not value:
+            raise input_error(
+                "The student cannot change in a Distiller",
+                expected="Distiller(student, teacher)",
+                received="distiller.student = another model",
+                remedy="Make another Distiller",
+            )
         elif not self._assigned(name, value):
             super().__setattr__(name, value)
 
@@ -323,7 +334,7 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, CompilationMixin, Step
             kwargs["validation_data"] = self._checked_validation(kwargs["validation_data"])
         if class_weight:
             batches.check_class_weight(class_weight, self._num_classes)
-        if self._radius_argument in ("teacher_mean", "teacher_sample") and self._radius_is_missing():
+        if self._radius_argument in MEASURED and self._radius_is_missing():
             if hasattr(x, "__next__"):
                 raise batches.readable_once()
             self.adapt(x)
@@ -433,7 +444,8 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, CompilationMixin, Step
     def adapt(self, data: Any) -> "Distiller":
         """Sets the radius to the mean norm of the teachers' logits, for "teacher_mean" and "teacher_sample".
 
-        The norm is that of the centred logits if `center`. With "teacher_sample", evaluation and export use this mean.
+        The norm is that of the centred logits if `center`. With "teacher_sample", probabilities and exports use this mean,
+        and the losses each image's own norm.
 
         Args:
           data: un-augmented training images in a fixed order: an array, (x, y) of arrays, or batches of (x, y) or x. At
@@ -555,4 +567,4 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, CompilationMixin, Step
 
     def _assign_schedules(self):
         for name, schedule in self.schedules.items():
-            getattr(self, name).assign(schedule(self.optimizer.iterations))
+            getattr(self, name).assign(schedule(compat.batches_seen(optimizers.updating(self.optimizer))))

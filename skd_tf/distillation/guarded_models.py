@@ -40,12 +40,15 @@ class GuardedModelsMixin:
         interface.require_model(student, "student")
         interface.require_one_input(student, "student")
         classes = interface.classes_of(student, "student")
-        heads.require_raw_logits(interface.with_logits(student, "student"), "student", softmax=False)
+        self._require_raw_logits(student)
         shape = getattr(student, "output_shape", None)
         if shape and isinstance(shape, tuple) and len(shape) > 2:
             warnings.warn(f"The student's output {shape} is treated as logits [batch, {classes}].", stacklevel=3)
         _require_two_classes(classes)
         return classes
+
+    def _require_raw_logits(self, student):
+        heads.require_raw_logits(interface.with_logits(student, "student"), "student", softmax=False)
 
     @property
     def teachers(self) -> tuple:
@@ -137,11 +140,17 @@ class GuardedModelsMixin:
         self._inspected = True
 
     def _inspect_student(self, x):
-        """Refuses a student of unknown layers that returns probabilities."""
-        if self._student_inspected or interface.graph_of(self.student) is not None:
+        """Refuses a student that returns probabilities: its graph says so once it is built, or else its first logits."""
+        if self._student_inspected:
             return
+        self._require_raw_logits(self.student)
         outputs = forward(self.student, inputs.image_of(x)[:_PROBED_IMAGES])
         self._student_inspected = bool(len(outputs))
+        bounded = interface.graph_of(self.student) is None and bool(tf.reduce_all((outputs >= 0) & (outputs <= 1)))
+        if (
+            bounded and len(outputs) and not bool(tf.reduce_all(outputs == outputs[0, 0]))
+        ):  # not the zeros of a new head
+            warnings.warn("All outputs of the student are in [0, 1]: are they its raw logits?", stacklevel=2)
         if len(outputs) > 1 and are_probabilities(outputs):
             raise input_error(
                 "The student returns probabilities",

@@ -21,6 +21,8 @@ _FIXED = (
     *("feature_pairs", "feature_loss", "feature_seed", "feature_weight"),
 )
 
+MEASURED = ("teacher_mean", "teacher_sample")  # radii that need the teacher's norms
+
 _restoring = contextvars.ContextVar("restoring", default=False)
 
 
@@ -108,6 +110,8 @@ class HyperparametersMixin:
         """Sets a radius that is not known yet, unless it waits for adapt() or for the number of classes (None)."""
         if self.objective.loss.readout == "sphere":
             sphere_geometry.reject_two_classes(num_classes, self.objective.center)
+        if self.objective.facts.standardizes:
+            sphere_geometry.reject_standardized_pair(num_classes)
         waits = self._radius_argument == "auto" and num_classes is None
         radius = "auto" if waits else losses.resolve_radius(self._radius_argument, num_classes)
         if not isinstance(radius, str) and not float(self.radius.numpy()):

@@ -9,11 +9,11 @@ import tensorflow as tf
 from skd_tf import losses
 from skd_tf.config import grammar
 from skd_tf.distillation import loss_function
-from skd_tf.distillation.hyperparameters import finite_number
+from skd_tf.distillation.hyperparameters import finite_number, number_in_range
 from skd_tf.distillation.labels import as_numbers
 from skd_tf.distillation.loss_function import LossLike
 from skd_tf.errors import InputError, input_error
-from skd_tf.losses.names import OF_SEVERAL_TEACHERS
+from skd_tf.losses.names import OF_SEVERAL_TEACHERS, LossFacts, facts_of
 from skd_tf.losses.teacher_shares import teacher_shares
 from skd_tf.losses.terms import Scalar, Tensor, over_teachers, softened
 
@@ -77,6 +77,9 @@ class Objective:
             )
         settings = grammar.parse_loss_settings(settings) if isinstance(settings, str) else settings or {}
         self.settings = {name: finite_number(name, value) for name, value in settings.items()}
+        for setting in set(self.settings) & set(self.facts.settings if self._name else ()):
+            low = {"above": 0.0} if setting in self.facts.positive else {}
+            number_in_range(setting, self.settings[setting], **low)
         self.accepted = loss_function.accepted_arguments(self.loss.function, self.settings)
         if isinstance(teacher_weights, str):
             teacher_weights = grammar.parse_teacher_weights(teacher_weights) or None
@@ -85,9 +88,18 @@ class Objective:
             self.teacher_weights = tuple(finite_number("teacher_weights", weight) for weight in teacher_weights)
             self.require_teachers(len(self.teacher_weights))
 
+    @property
+    def _name(self):
+        return next((name for name, loss in losses.LOSSES.items() if loss is self.loss), None)
+
+    @property
+    def facts(self) -> LossFacts:
+        """What is known about the loss."""
+        return facts_of(self._name or "")
+
     def get_config(self) -> dict[str, Any]:
         """The Distiller's arguments that make this objective; your own loss function must be registered with Keras."""
-        name = next((name for name, loss in losses.LOSSES.items() if loss is self.loss), None)
+        name = self._name
         own = (
             {} if name else self.loss._asdict() | {"function": keras.saving.serialize_keras_object(self.loss.function)}
         )
@@ -215,9 +227,10 @@ class Objective:
         """
         distills = self.needs_teacher and teacher_logits is not None
         several = False
-        if teacher_logits is not None and len(teacher_logits.shape) > 2:
-            self.require_teachers(teacher_logits.shape[1])
-            several = distills
+        if teacher_logits is not None:
+            is_several = len(teacher_logits.shape) > 2
+            self.require_teachers(teacher_logits.shape[1] if is_several else 1)
+            several = distills and is_several
         targets = self._smooth(labels, student_logits)
         if self.needs_teacher and teacher_logits is None:
             logits = losses.readout(student_logits, self.loss.readout, readout_radius, self.center)

@@ -55,7 +55,7 @@ def apply(
     if flat and not factors and _has_flat_rule(optimizer, weights):
         _apply_flat(optimizer, gradients, weights, finite, largest)
         return
-    with undone_unless(finite, [*weights, *optimizer.variables]), compat.scaled_rates(optimizer, factors):
+    with undone_unless(finite, [*weights, *optimizer.variables]), compat.scaled_rates(optimizer, weights, factors):
         optimizer.apply(replicas.unpack(gradients, weights, largest), weights)
 
 

@@ -16,12 +16,17 @@ class LossFacts(NamedTuple):
         of its logits on the "sphere".
       needs_teacher: whether the loss uses a teacher.
       needs_one_class: whether each label must be a single class; label smoothing is then refused.
+      standardizes: whether the distill term sees standardized logits. With two classes these are one of two points,
+        without a gradient.
+      positive: settings that must be above 0; the others may be 0.
     """
 
     arguments: tuple[str, ...]
     probabilities: str = "raw"
     needs_teacher: bool = True
     needs_one_class: bool = False
+    standardizes: bool = False
+    positive: tuple[str, ...] = ()
 
     @property
     def settings(self) -> tuple[str, ...]:
@@ -38,11 +43,15 @@ LOSS_FACTS = {
     "spherical": LossFacts(RUN_SETTINGS, probabilities="sphere"),
     "kd": LossFacts(("temperature", "teacher_weights")),
     "cross_entropy": LossFacts((), needs_teacher=False),
-    "logit_standardization": LossFacts(("temperature", "teacher_weights")),
+    "logit_standardization": LossFacts(("temperature", "teacher_weights"), standardizes=True),
     "dkd": LossFacts(("temperature", "alpha", "beta", "teacher_weights"), needs_one_class=True),
     "dist": LossFacts(("temperature", "teacher_weights")),
-    "rld": LossFacts(("temperature", "alpha", "beta", "confidence_temperature"), needs_one_class=True),
-    "wttm": LossFacts(("exponent", "weighted")),
+    "rld": LossFacts(
+        ("temperature", "alpha", "beta", "confidence_temperature"),
+        needs_one_class=True,
+        positive=("confidence_temperature",),
+    ),
+    "wttm": LossFacts(("exponent", "weighted"), positive=("exponent",)),
 }
 LOSS_NAMES = tuple(LOSS_FACTS)
 OF_SEVERAL_TEACHERS = tuple(name for name, facts in LOSS_FACTS.items() if facts.takes_several_teachers)

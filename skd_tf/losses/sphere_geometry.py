@@ -24,6 +24,21 @@ def reject_two_classes(num_classes: int | None, center: bool) -> None:
         )
 
 
+def reject_standardized_pair(num_classes: int | None) -> None:
+    """Refuses two classes for a loss between standardized logits, which are then one of two points.
+
+    Raises:
+      InputError: two classes.
+    """
+    if num_classes == 2:
+        raise input_error(
+            "Two standardized logits are one of two points, so the distill term has no gradient",
+            expected="at least three classes",
+            received="two classes and --loss=logit_standardization",
+            remedy="Use --loss=kd",
+        )
+
+
 def auto_radius(num_classes: int) -> float:
     """The authors' radius, R = 2 sqrt(C): their code scales standardized logits by m = 2 (arXiv:2010.07485).
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import keras
 
-from skd_tf.errors import input_error
+from skd_tf.errors import InputError, input_error
 from skd_tf.models import interface, precision
 from skd_tf.models.graph import graph_of, rebuilt, replace_layers
 from skd_tf.networks.batch_norm import FusedBatchNormalization
@@ -76,24 +76,41 @@ def deployable(student: keras.Model, readout: str, *, radius: Any, center: bool)
             received=f"student={type(student).__name__}",
             remedy="Export it with its own export()",
         )
-    copy = stock_copy(student)
-    images = keras.Input(_image_shape(student), name="images")
+    try:
+        copy = stock_copy(student)
+    except (TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise input_error(
+            "The student cannot be written in stock layers",
+            expected="layers that Keras can build again from their settings, so no Lambda",
+            received=" ".join(str(error).split())[:200],
+            remedy="Export it with its own export(): distiller.student.export(...)",
+        ) from error
+    images = keras.Input(_image_shape(student), dtype=_image_dtype(student), name="images")
     # Augmentation layers default to training=True. Without this, a call that does not say would augment its images.
     logits = interface.logits_in(interface.call(copy, images, training=False), "student")
     if readout == "sphere":
         if center:
             # epsilon only keeps the result finite if all logits are equal. It must be far below any real variance.
-            unit = keras.layers.LayerNormalization(center=False, scale=False, epsilon=1e-12, name="sphere_unit")
+            unit = keras.layers.LayerNormalization(
+                center=False, scale=False, epsilon=1e-12, name="sphere_unit", dtype="float32"
+            )
             scale = radius / math.sqrt(logits.shape[-1])
         else:
-            unit, scale = keras.layers.UnitNormalization(name="sphere_unit"), radius
-        logits = keras.layers.Rescaling(scale, name="sphere_radius")(unit(logits))
+            unit, scale = keras.layers.UnitNormalization(name="sphere_unit", dtype="float32"), radius
+        logits = keras.layers.Rescaling(scale, name="sphere_radius", dtype="float32")(unit(logits))
     return keras.Model(images, logits, name=student.name)
 
 
 def _image_shape(student):
     graph = graph_of(student)
     return (student.input_shape if graph is None else graph.inputs[0].shape)[1:]
+
+
+def _image_dtype(student):
+    graph = graph_of(student)
+    return "float32" if graph is None else keras.backend.standardize_dtype(graph.inputs[0].dtype)
 
 
 def at_inference(model: keras.Model) -> keras.Model:
@@ -114,7 +131,7 @@ def _trains_by_default(layer):
 
 def with_temperature(model: keras.Model, temperature: float) -> keras.Model:
     """A deployable model whose logits are divided by a temperature, in one more stock layer."""
-    divide = keras.layers.Rescaling(1 / temperature, name=_CALIBRATION)
+    divide = keras.layers.Rescaling(1 / temperature, name=_CALIBRATION, dtype="float32")
     return keras.Model(model.input, divide(model.output), name=model.name)
 
 

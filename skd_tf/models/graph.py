@@ -85,7 +85,9 @@ def _copy_state(layer, copy):
             variable.assign(theirs.pop(variable.path))
         assert not theirs, theirs.keys()
         return
-    for one, other in zip(compat.layers_of(layer), compat.layers_of(copy), strict=True):
+    # An activation that is a layer may be left out of the copy.
+    parts = ([part for part in compat.layers_of(which) if part.variables] for which in (layer, copy))
+    for one, other in zip(*parts, strict=True):
         store = {}
         one.save_own_variables(store)
         other.load_own_variables(store)

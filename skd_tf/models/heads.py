@@ -59,7 +59,10 @@ def _activation_name(operation):
         if isinstance(operation, kinds):
             return type(operation).__name__.lower()
         activation = getattr(operation, "activation", None)
-        return "linear" if activation is None else getattr(activation, "__name__", type(activation).__name__)
+        if isinstance(activation, keras.layers.Layer):
+            return _activation_name(activation)
+        name = "linear" if activation is None else getattr(activation, "__name__", type(activation).__name__)
+        return name.removesuffix("_v2")  # tf.nn.softmax
     # A bare operation of keras.ops: its class HardSigmoid is the function hard_sigmoid.
     name = re.sub("(?<=[a-z0-9])(?=[A-Z])", "_", type(operation).__name__).lower()
     return name if hasattr(keras.activations, name) else "linear"
@@ -82,8 +85,10 @@ def require_raw_logits(model: Any, who: str, *, softmax: bool = True) -> bool:
     name = last_activation(model)
     if name in _LINEAR or (softmax and name == "softmax"):
         return name == "softmax"
-    if name == "softmax":
+    if name == "softmax" and without_softmax(model)[1]:
         remedy = "Build it without (classifier_activation=None), or pass skd_tf.models.heads.without_softmax(model)[0]"
+    elif name == "softmax":
+        remedy = "Build it without: keras.Model(model.input, the tensor before the softmax)"
     else:
         remedy = "Remove it; skd_tf has no loss for several labels per image (multi-label)"
     raise input_error(
@@ -139,8 +144,7 @@ def with_new_head(model: keras.Model, num_classes: int, seed: int) -> tuple[kera
 
 
 def _is_softmax(layer):
-    softmax = keras.activations.softmax
-    return isinstance(layer, keras.layers.Softmax) or getattr(layer, "activation", None) is softmax
+    return _activation_name(layer) == "softmax"
 
 
 def last_layers(model: keras.Model) -> list[keras.layers.Layer]:

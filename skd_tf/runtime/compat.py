@@ -123,6 +123,12 @@ def variable_index(optimizer: Any, variable: Any) -> int:
     return optimizer._get_variable_index(variable)
 
 
+def batches_seen(optimizer: Any) -> Any:
+    """How many batches an optimizer was given; `iterations` counts updates, one for several accumulated batches."""
+    # keras 3.15.1; tests/distillation/test_keras_fit.py
+    return optimizer._iterations
+
+
 def learning_rate_schedule(optimizer: Any) -> Any:
     """The object given to an optimizer as its learning rate; `optimizer.learning_rate` is its value."""
     # keras 3.15.1; tests/search/test_trial_runner.py
@@ -174,14 +180,15 @@ def own_copies(variables: Sequence[Any], optimizer: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def scaled_rates(optimizer: Any, factors: Sequence[float]) -> Iterator[None]:
+def scaled_rates(optimizer: Any, variables: Sequence[Any], factors: Sequence[float]) -> Iterator[None]:
     """Inside this context, `optimizer.apply` multiplies the learning rate of each variable by its factor.
 
     This also scales a decoupled weight decay, which is a multiple of the rate.
 
     Args:
       optimizer: any Keras optimizer, but no LossScaleOptimizer.
-      factors: one per variable, in the order of `optimizer.build`; none leave it as it is.
+      variables: those that are updated. The optimizer may know more.
+      factors: one for each of them; none leave the rate as it is.
     """
     # keras 3.15.1; tests/distillation/test_layer_rates.py
     if not factors:
@@ -192,13 +199,15 @@ def scaled_rates(optimizer: Any, factors: Sequence[float]) -> Iterator[None]:
     rate, known = tf.convert_to_tensor(optimizer.learning_rate), vars(optimizer)["_learning_rate"]
     update_step, decay = optimizer.update_step, optimizer._apply_weight_decay
 
+    factor_of = {variable_index(optimizer, v): factor for v, factor in zip(variables, factors, strict=True)}
+
     def scaled_step(gradient, variable, learning_rate):
-        factor = factors[variable_index(optimizer, variable)]
+        factor = factor_of[variable_index(optimizer, variable)]
         update_step(gradient, variable, learning_rate * tf.cast(factor, learning_rate.dtype))
 
     def scaled_decay(variables):
         for variable in variables:
-            scaled = rate * tf.cast(factors[variable_index(optimizer, variable)], rate.dtype)
+            scaled = rate * tf.cast(factor_of[variable_index(optimizer, variable)], rate.dtype)
             object.__setattr__(optimizer, "_learning_rate", lambda scaled=scaled: scaled)
             decay([variable])
         object.__setattr__(optimizer, "_learning_rate", lambda: rate)

@@ -211,9 +211,11 @@ def check_dataset(config: Config, data_dir: str | os.PathLike | None) -> None:
 
 
 def check_classes(config: Config, sizes: Sizes | None) -> None:
-    """Refuses a loss on the sphere for two classes: their centred sphere has only two points. See `sphere_geometry`."""
+    """Refuses losses that have no gradient on two classes. See `sphere_geometry`."""
     if sizes and facts_of(config.loss).probabilities == "sphere":
         sphere_geometry.reject_two_classes(sizes.num_classes, config.center)
+    if sizes and facts_of(config.loss).standardizes:
+        sphere_geometry.reject_standardized_pair(sizes.num_classes)
     if sizes:
         check_top(config.teacher_cache_top, sizes.num_classes)
 

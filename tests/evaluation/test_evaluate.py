@@ -217,7 +217,9 @@ def test_calibration_is_fitted_on_what_the_run_held_out(workdir, tmp_path, monke
     images = held_out.images[:7].astype("float32")
     np.testing.assert_allclose(calibrated(images), logits[:7] / temperature, atol=1e-5)
     assert {type(layer).__module__.partition(".")[0] for layer in calibrated._flatten_layers()} == {"keras"}
-    assert exit_code(evaluate.cli_main, *flags[::2], f"--output={output}", "--bootstrap=0") == 0  # as predict and export
+    assert (
+        exit_code(evaluate.cli_main, *flags[::2], f"--output={output}", "--bootstrap=0") == 0
+    )  # as predict and export
     (row,) = read_json(output)["models"]
     assert [row["calibrated"][name] for name in ("temperature", "nll")] == [fitted["temperature"], fitted["nll"]]
 
