@@ -60,6 +60,7 @@ def test_the_fields_protocol_on_digits(tmp_path, monkeypatch, capsys):
     flags += ["--methods=dkd", "--seeds=2", "--noreport", "--dataset=digits", "--epochs=1", "--batch_size=128"]
     protocol = example("field_protocol")
     main = functools.partial(app.run, protocol.main, description="", define=protocol.define)
+    assert exit_code(main, *flags, "--dry_run") == 2  # it would train the teacher
     assert exit_code(main, *flags, "--lr_schedule=cosine") == 0
     rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if line.startswith("| dkd")]
     runs = [tmp_path / "runs" / f"dkd{seed}" for seed in (0, 1)]

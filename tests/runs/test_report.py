@@ -1,5 +1,6 @@
 """The report: what it shows of one run and of several."""
 
+import json
 import re
 import warnings
 
@@ -58,6 +59,14 @@ def test_the_first_lines_answer_three_questions(tmp_path):
     worst = int(np.argmin(accuracies))
     assert f"Least accurate classes: {CLASSES[worst]} ({accuracies[worst]:.0%} right)" in fails
     assert "<code><span>python</span> <span>-m</span>" in part(text, "What next?")
+
+
+def test_a_run_that_held_out_nothing_is_not_told_to_calibrate(tmp_path):
+    path = make_run(tmp_path, calibrate="none", validation_fraction=0)
+    epochs = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    text = "".join(json.dumps({k: v for k, v in epoch.items() if not k.startswith("val_")}) + "\n" for epoch in epochs)
+    (path / "metrics.jsonl").write_text(text)
+    assert "--calibrate" not in text_of(part(page(path)[0], "What next?"))
 
 
 def test_the_commands_of_a_report_name_the_run(tmp_path):

@@ -128,6 +128,9 @@ def test_an_unfit_teacher_is_found_before_training(path, tmp_path):
         with pytest.raises(InputError, match=words):
             train(tmp_path / dtype, DISTILLING, teacher_checkpoint=str(path), teacher_precision=dtype)
         assert not (tmp_path / dtype / "metrics.jsonl").exists()
+    with pytest.raises(InputError, match=not_finite):
+        cached = {"teacher_precision": "float16", "teacher_cache_dir": str(tmp_path)}
+        train(tmp_path / "cached", DISTILLING, teacher_checkpoint=str(path), **cached)
 
 
 def test_classes_in_another_order_are_found():
