@@ -51,7 +51,7 @@ def test_a_student_that_returns_probabilities_is_found_once_it_is_built():
     image = keras.Input([4, 4, 2])
     own = keras.Model(image, Softmax()(net()(image)))
     for student in (net("softmax", has_input=False), net("sigmoid", has_input=False), own):
-        with pytest.raises(InputError, match="activation=s|returns probabilities"):
+        with pytest.raises(InputError, match=r"activation=s|returns probabilities"):
             fit(compiled(student, net()))
     with pytest.warns(UserWarning, match=r"outputs of the student are in \[0, 1\]"):
         fit(compiled(Scores(), net()))
@@ -63,7 +63,7 @@ def test_softmaxes_are_known_in_every_spelling():
     for spelling in spellings:
         with pytest.warns(UserWarning, match="softmax"):
             skd_tf.Distiller(net(), net(spelling))
-        with pytest.raises(InputError, match="activation=softmax.*without_softmax"):
+        with pytest.raises(InputError, match=r"activation=softmax.*without_softmax"):
             skd_tf.Distiller(net(spelling), net())
         raw, found = heads.without_softmax(net(spelling))
         assert found and heads.last_activation(raw) == "linear"
@@ -156,7 +156,7 @@ def test_settings_of_a_loss_have_a_range_and_weights_are_those_of_several_teache
     for loss, name in (("rld", "confidence_temperature"), ("wttm", "exponent")):
         with pytest.raises(InputError, match=f"{name}.*> 0"):
             skd_tf.Distiller(net(), net(), loss, loss_settings={name: 0})
-    with pytest.raises(InputError, match="beta.*>= 0"):
+    with pytest.raises(InputError, match=r"beta.*>= 0"):
         skd_tf.Distiller(net(), net(), "dkd", loss_settings={"beta": -1})
     distiller = compiled(net(), teacher_weights=[2, 1])
     with pytest.raises(InputError, match="teacher_weights"):
