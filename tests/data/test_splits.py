@@ -270,7 +270,7 @@ def test_a_model_with_other_groups_has_seen_the_test_images(tmp_path, monkeypatc
     with pytest.raises(SystemExit) as ended:
         evaluate.cli_main()
     error = capsys.readouterr().err
-    assert ended.value.code == 2 and r"--data_seed=0 --group=^(\w+)_. Received" in error and "test images" in error
+    assert ended.value.code == 2 and r"--data_seed=0 '--group=^(\w+)_'. Received" in error and "test images" in error
 
 
 def test_earlier_runs_keep_uniform_and_a_teacher_shares_the_split():

@@ -28,7 +28,6 @@ CASES = {
         ("--model={run} --output=.", "The output is a folder"),
         ("--model={run} --output=full", "The output is a folder"),
         ("--model={run} --output=/dev/null", "The output is a device or a pipe"),
-        ("--model={run} --predictions=/dev/stdout", "The output is a device or a pipe"),
         ("--model={run} --output={run}/result.json", "The output is a file of the run"),
         ("--model={run} --output=gs://bucket/x.json", "is a URL"),
         ("--model=gs://bucket/run", "is a URL"),

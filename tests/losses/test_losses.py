@@ -191,7 +191,7 @@ def test_each_loss_has_a_flagfile_with_its_authors_settings(name):
 
 
 def test_settings_of_a_loss_reach_only_that_loss():
-    assert Config(loss="dkd", loss_settings="BETA = 2,alpha=1.0").loss_settings == "alpha=1, beta=2"
+    assert Config(loss="dkd", loss_settings="beta = 2,alpha=1.0").loss_settings == "alpha=1, beta=2"
     for wrong in ({"loss": "kd", "loss_settings": "beta=2"}, {"loss": "dkd", "loss_settings": "gamma=2"}):
         with pytest.raises(InputError, match="does not take"):
             Config(**wrong)
