@@ -225,6 +225,7 @@ SPECS = {
             f"{m}, {name}": f"{m}, skd_tf"
             for m, name in (("KD", "PyTorch"), ("KD", "keras.distillation"), ("SKD", "PyTorch"))
         },
+        contrasts={f"SKD - KD, {name}": {f"SKD, {name}": 1, f"KD, {name}": -1} for name in ("PyTorch", "skd_tf")},
         measures=("rate", "CPU minutes"),
     ),
     "top_logits": Table(
