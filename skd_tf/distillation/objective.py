@@ -78,8 +78,8 @@ class Objective:
         settings = grammar.parse_loss_settings(settings) if isinstance(settings, str) else settings or {}
         self.settings = {name: finite_number(name, value) for name, value in settings.items()}
         for setting in set(self.settings) & set(self.facts.settings if self._name else ()):
-            low = {"above": 0.0} if setting in self.facts.positive else {}
-            number_in_range(setting, self.settings[setting], **low)
+            above = 0.0 if setting in self.facts.positive else None
+            number_in_range(setting, self.settings[setting], above=above)
         self.accepted = loss_function.accepted_arguments(self.loss.function, self.settings)
         if isinstance(teacher_weights, str):
             teacher_weights = grammar.parse_teacher_weights(teacher_weights) or None
