@@ -118,7 +118,7 @@ class GuardedModelsMixin:
             if found:
                 self._teacher_probabilities[i] = True
                 _warn_of_softmax()
-            elif interface.graph_of(teacher) is None and bool(tf.reduce_all((outputs >= 0) & (outputs <= 1))):
+            elif interface.graph_of(teacher) is None and _between_0_and_1(outputs):
                 warnings.warn(f"All outputs of the {who} are in [0, 1]: are they its raw logits?", stacklevel=2)
         self._teacher_inspected = True
 
@@ -146,10 +146,8 @@ class GuardedModelsMixin:
         self._require_raw_logits(self.student)
         outputs = forward(self.student, inputs.image_of(x)[:_PROBED_IMAGES])
         self._student_inspected = bool(len(outputs))
-        bounded = interface.graph_of(self.student) is None and bool(tf.reduce_all((outputs >= 0) & (outputs <= 1)))
-        if (
-            bounded and len(outputs) and not bool(tf.reduce_all(outputs == outputs[0, 0]))
-        ):  # not the zeros of a new head
+        is_new_head = bool(tf.reduce_all(outputs == outputs[:1, :1]))  # its logits are all 0
+        if interface.graph_of(self.student) is None and _between_0_and_1(outputs) and not is_new_head:
             warnings.warn("All outputs of the student are in [0, 1]: are they its raw logits?", stacklevel=2)
         if len(outputs) > 1 and are_probabilities(outputs):
             raise input_error(
@@ -201,6 +199,10 @@ class GuardedModelsMixin:
             if clear is None:
                 raise
             raise clear from None
+
+
+def _between_0_and_1(outputs):
+    return bool(tf.reduce_all((outputs >= 0) & (outputs <= 1)))
 
 
 def _named(teachers):

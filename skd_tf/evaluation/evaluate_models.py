@@ -19,7 +19,6 @@ from skd_tf.evaluation.temperature_scaling import Calibration
 from skd_tf.models import deployable, loading
 from skd_tf.models.paths import file_of, require
 from skd_tf.runs import class_names, predictions, provenance, result_tables, run_files, verdict
-from skd_tf.runs.run_record import run_behind, workdir_of
 from skd_tf.runs.workdir import require_output
 from skd_tf.runtime import user_code
 from skd_tf.runtime.console import say, warn
@@ -163,7 +162,7 @@ def evaluate_models(
 
     def entry(path, model, logits, summary, teacher):
         raw, fitted = deployable.without_sphere(model), (temperatures or {}).get(path)
-        stored = temperature_scaling.stored(workdir_of(path)) if fitted is None and run_behind(path) else None
+        stored = temperature_scaling.of_run_behind(path) if fitted is None else None
         own = stored["temperature"] if stored else model.calibration_temperature
         fitted = fitted or (Calibration(own) if own else None)
         measured = final_measurements.ModelLogits(

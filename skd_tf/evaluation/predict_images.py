@@ -226,9 +226,8 @@ def _rules(path) -> image_files.PixelRules:
 
 def _temperature(path, own) -> float:
     """That of evaluate --calibrate, or else the model's own; 1 without any."""
-    workdir = workdir_of(path)
-    record = temperature_scaling.stored(workdir) if run_behind(path) else None
+    record = temperature_scaling.of_run_behind(path)
     if not record:
         return own or 1.0
-    say(f"Temperature {record['temperature']:.4f}, from {workdir / run_files.CALIBRATION}.")
+    say(f"Temperature {record['temperature']:.4f}, from {workdir_of(path) / run_files.CALIBRATION}.")
     return record["temperature"]

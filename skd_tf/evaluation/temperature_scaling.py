@@ -14,6 +14,7 @@ from skd_tf.errors import InputError, counted, input_error
 from skd_tf.evaluation import metrics
 from skd_tf.models import paths
 from skd_tf.runs import run_files
+from skd_tf.runs.run_record import run_behind, workdir_of
 from skd_tf.runtime.files import read_json, write_json
 
 LEAST_IMAGES = 80  # from which a run calibrates its students without being asked
@@ -121,6 +122,15 @@ def store(
     record = {"temperature": temperature, "student": paths.file_fingerprint(workdir), "validation_examples": examples}
     record |= {when: {name: quality[name] for name in ("nll", "ece")} for when, quality in qualities.items()}
     write_json(pathlib.Path(workdir) / run_files.CALIBRATION, record)
+
+
+def of_run_behind(model: str | os.PathLike) -> dict[str, Any] | None:
+    """What `store` wrote for the run behind a model; None without such a run, or if it wrote nothing.
+
+    Raises:
+      InputError: as `stored`.
+    """
+    return stored(workdir_of(model)) if run_behind(model) else None
 
 
 def stored(workdir: str | os.PathLike) -> dict[str, Any] | None:

@@ -50,6 +50,11 @@ def again(
     return f"{start} --workdir=RUN_{name}" + (f" {flags}" if flags else "")
 
 
+def own_alone(config: Mapping[str, Any]) -> str:
+    """The flag that trains the student alone again, if it is another run's: that one has this run's seed and epochs."""
+    return "" if config.get("student_alone", "none") in run_files.TRAINED else "--student_alone=train"
+
+
 def _data_dir(path):
     return f" {shlex.quote(f'--data_dir={path}')}" if path else ""
 
@@ -102,12 +107,7 @@ def steps(
     tips = tips[:3]
     if any("--" in tip and "python -m" not in tip for tip in tips):
         keeps = has_teacher and not (weak_teacher and any("--teacher_flagfile" in tip for tip in tips))
-        # The student alone in another run's folder was trained for as many epochs as this run.
-        alone = (
-            "--student_alone=train"
-            if few_steps and config.get("student_alone") not in (None, *run_files.TRAINED)
-            else ""
-        )
+        alone = own_alone(config) if few_steps else ""
         start = again("next", alone, config, has_teacher=keeps, data_dir=data_dir)
         tips.append(f"other settings need a new workdir, so add such flags to: {start}")
     return tips

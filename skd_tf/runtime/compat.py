@@ -125,7 +125,7 @@ def variable_index(optimizer: Any, variable: Any) -> int:
 
 def batches_seen(optimizer: Any) -> Any:
     """How many batches an optimizer was given; `iterations` counts updates, one for several accumulated batches."""
-    # keras 3.15.1; tests/distillation/test_keras_fit.py
+    # keras 3.15.1; tests/distillation/test_mistakes.py
     return optimizer._iterations
 
 

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from skd_tf.errors import counted
-from skd_tf.runs import next_steps, run_files, verdict
+from skd_tf.runs import next_steps, verdict
 from skd_tf.runs.report import failures, several_runs
 from skd_tf.runs.report.run_data import Run
 from skd_tf.runs.report.sentences import Answer, Headline, score_text, warnings_of
@@ -159,8 +159,8 @@ def _next(run):
     if run.verdict["word"] == "unknown" and has_teacher and run.has_labels:
         tips.insert(0, f"see whether distilling helped: {again('with_alone', '--student_alone=train')}")
     if run.verdict["word"] in ("ahead", "level"):
-        seed, alone = config.get("seed", 0) + 1, config.get("student_alone", "none")
-        flags = f"--seed={seed}" + " --student_alone=train" * (alone not in run_files.TRAINED)  # that one has this seed
+        seed = config.get("seed", 0) + 1
+        flags = f"--seed={seed} {next_steps.own_alone(config)}".rstrip()
         tips.append(f"repeat it, because one seed is one draw: {again(f'seed_{seed}', flags)}")
     if not run.has_labels:
         tips.append("measure it on labelled images: python -m skd_tf.evaluate --model=RUN --dataset=folder:PATH")
