@@ -74,7 +74,7 @@ def require_same_order(path: str | os.PathLike, expected: Sequence[str], other: 
             f"A model numbers its classes in another order than {other}",
             expected=f"class {number} to be {expected[number]}, as in {other}",
             received=f"class {number} is {names[number]} in {path}",
-            remedy="Use models and data of one order; folders sort by name",
+            remedy="Use models and data that number the classes alike; folders are sorted by name",
         )
     warn(
         f"{path} and {other} name class {number} differently ({names[number]}, {expected[number]}). Classes are compared by "

@@ -115,8 +115,8 @@ def _each_network_and_loss(plan):
 def _require_final_run(config, data_dir):
     """Refuses a final run that needs validation images, since it trains on all of them, or a student of other settings."""
     if config.student_alone not in run_files.TRAINED:
-        problem = "is a run whose settings may not be those of the best trial"
-        raise flag_error("student_alone", config.student_alone, problem, "train, with --final_run", "Change it")
+        problem = "names a run whose settings may not be those of the best trial"
+        raise flag_error("student_alone", config.student_alone, problem, "train", "Use --student_alone=train")
     waits = {"early_stopping_patience": config.early_stopping_patience, "ship": config.ship == "best"}
     needs = [name for name, needed in waits.items() if needed]
     if not needs:

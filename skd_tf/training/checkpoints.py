@@ -201,7 +201,7 @@ class Checkpoints:
             try:
                 _read(best)
             except _Damaged as error:
-                warn(f"{_set_aside(best, error)} Without a better epoch after it, the best one cannot ship.")
+                warn(f"{_set_aside(best, error)} Unless a later epoch is better, the run cannot ship its best one.")
         return newest and newest.name
 
 

@@ -244,7 +244,7 @@ def test_a_final_run_takes_no_student_alone_of_other_settings(tmp_path):
     for name in ("teacher.keras", "student.keras"):
         (tmp_path / name).touch()
     config = CONFIG.replace(teacher_checkpoint=str(tmp_path / "teacher.keras"), student_alone=str(tmp_path))
-    with pytest.raises(InputError, match="--student_alone is a run whose settings may not be those of the best"):
+    with pytest.raises(InputError, match="--student_alone names a run whose settings may not be those of the best"):
         run_search(Plan(config, (TEMPERATURES,)), tmp_path / "search", final_run=True)
 
 

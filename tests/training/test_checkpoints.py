@@ -125,7 +125,9 @@ def test_a_damaged_best_is_named_and_no_other_epoch_ships_in_its_place(tmp_path)
     path.write_bytes(path.read_bytes()[:-9])
     again, said = Checkpoints(tmp_path), []
     assert again.restore(distiller, said.append)[0] == 20
-    assert len(said) == 1 and "best-000000020.ckpt is damaged" in said[0] and "the best one cannot ship" in said[0]
+    assert (
+        len(said) == 1 and "best-000000020.ckpt is damaged" in said[0] and "the run cannot ship its best one" in said[0]
+    )
     again.save_best(distiller, 30, 0.6)  # better than what is left, worse than the lost one
     with pytest.raises(EnvironmentFailure, match=r"best validation accuracy.*best-000000020\.ckpt.*no such file"):
         again.restore_best(distiller, 20)
