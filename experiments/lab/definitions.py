@@ -14,7 +14,12 @@ def _taught_by(teacher):
     return f"--teacher_checkpoint=teachers/{teacher}", "--teacher_cache_dir=runs/studies/teacher_cache"
 
 
+def _adamw(rate):
+    return "--optimizer=adamw", "--weight_decay=0.05", f"--learning_rate={rate:g}"
+
+
 RATES = (0.1, 0.2, 0.4)
+_FLOAT32 = ("--precision=float32", "--teacher_precision=float32")
 TEMPERATURES = (1, 2, 4, 8, 16)
 _THREE, _FIVE = (0, 1, 2), (0, 1, 2, 3, 4)
 _SKD, _KD = "rows/skd.flags", "rows/kd.flags"
@@ -59,9 +64,8 @@ _TRAINING = {  # what is added to SKD
     "two_teachers": ("--teacher_checkpoint=teachers/cifar100_resnet56.keras,released:cifar100_resnet20",),
 }
 _ADAMW = {"adamw": 0.008, "adamw_slower": 0.002, "adamw_faster": 0.032, "adamw_fastest": 0.128}  # rates
-_TRAINING |= {
-    row: ("--optimizer=adamw", "--weight_decay=0.05", f"--learning_rate={rate:g}") for row, rate in _ADAMW.items()
-}
+_TRAINING |= {row: _adamw(rate) for row, rate in _ADAMW.items()}
+_ADAMW_ROWS = {f"{row}_{rate:g}": rate for row in ("none", "kd", "skd") for rate in (0.008, 0.032, 0.128)}
 PILOT_SCHEDULES = {  # from rate 0.1 without a warm-up, one step at a time
     "": (),
     "_linear": ("--lr_schedule=linear",),
@@ -207,10 +211,28 @@ _ALL = (
         base="base_cifar100.flags",
         rows=dict.fromkeys(_TRAINING, "rows/cifar100/skd.flags") | _files("rows/training", "rld", "wttm"),
         pairs=_PAIR100,
-        further={"cifar100_resnet56": ("--precision=float32", "--teacher_precision=float32")}
+        further={"cifar100_resnet56": _FLOAT32}
         | {(row, "cifar100_resnet56"): changes for row, changes in _TRAINING.items()},
         seeds=_THREE,
         seeds_of={(row, "cifar100_resnet56"): (0,) for row in ("adamw_slower", "adamw_fastest")},
+    ),
+    Study(
+        "adamw",
+        "How much of SKD's lead is left with AdamW, over 12 epochs on CIFAR-100?",
+        base="base_cifar100.flags",
+        alone={row: "rows/cifar100/none.flags" for row in _ADAMW_ROWS if row.startswith("none")},
+        rows={
+            row: f"rows/cifar100/{row.partition('_')[0]}.flags" for row in _ADAMW_ROWS if not row.startswith("none")
+        },
+        pairs=_PAIR100,
+        further={
+            (row, NO_PAIR if row.startswith("none") else "cifar100_resnet56"): (*_FLOAT32, *_adamw(rate))
+            for row, rate in _ADAMW_ROWS.items()
+        },
+        seeds_of={
+            (row, NO_PAIR if row.startswith("none") else "cifar100_resnet56"): _THREE
+            for row in ("none_0.032", "kd_0.032", "skd_0.032")
+        },
     ),
     Study(
         "cifar100_full",
