@@ -221,9 +221,7 @@ _ALL = (
         "How much of SKD's lead is left with AdamW, over 12 epochs on CIFAR-100?",
         base="base_cifar100.flags",
         alone={row: "rows/cifar100/none.flags" for row in _ADAMW_ROWS if row.startswith("none")},
-        rows={
-            row: f"rows/cifar100/{row.partition('_')[0]}.flags" for row in _ADAMW_ROWS if not row.startswith("none")
-        },
+        rows={row: f"rows/cifar100/{row.partition('_')[0]}.flags" for row in _ADAMW_ROWS if not row.startswith("none")},
         pairs=_PAIR100,
         further={
             (row, NO_PAIR if row.startswith("none") else "cifar100_resnet56"): (*_FLOAT32, *_adamw(rate))

@@ -52,7 +52,9 @@ Leave it out for the default, 30.
         heading="Data",
         affects_result=local_paths.without_slash,
     )
-    download: bool = setting(False, "let TFDS and Keras download data and weights they lack", affects_result=False)
+    download: bool = setting(
+        False, "let TFDS, Keras and KerasHub download the data and weights that are missing", affects_result=False
+    )
     data_seed: int = setting(
         0,
         "seed of the validation split, of a test split that is drawn from a folder, and of the augmentation",
@@ -321,8 +323,8 @@ Leave it out for the default, 30.
     jit_compile: str = setting("auto", "compile with XLA; auto: on a GPU", choices=("auto", "true", "false"))
     deterministic: str = setting(
         "auto",
-        "whether a GPU repeats a run bit for bit, which is slower: no TF32, no autotuning, deterministic kernels; auto: no, "
-        "and a CPU repeats it anyway",
+        "whether a GPU uses deterministic kernels, without TF32 and autotuning, which is slower; auto: no. A CPU repeats a run "
+        "bit for bit anyway",
         choices=("auto", "true", "false"),
     )
     micro_batches: int = setting(
@@ -353,8 +355,8 @@ Leave it out for the default, 30.
     )
     verbosity: str = setting(
         "normal",
-        "how much is printed. normal: a line per stage, updated on a terminal, in a log one per tenth; full: every epoch, and "
-        "what the run does",
+        "how much is printed. normal: one line per stage, which a terminal updates in place and a log repeats after each "
+        "tenth; full: every epoch, and what the run does",
         choices=("normal", "full"),
         affects_result=False,
     )
