@@ -116,8 +116,18 @@ def reason(message: str) -> str:
     return re.sub(r"Error in user-defined function passed to \S+ transformation with iterator: \S+: ", "", text)  # 2.20
 
 
+_overwritten = {"done": False}
+
+
+def note_overwritten() -> None:
+    """Notes that --overwrite has removed what was in the workdir: with it, the same command would restart from scratch."""
+    _overwritten["done"] = True
+
+
 def command_line() -> str:
-    """This process's command as a user would type it to resume: without --overwrite, which would restart from scratch."""
+    """This process's command as a user would type it to resume: without --overwrite, if that has done its work."""
+    if not _overwritten["done"]:
+        return f"{_program_name()} {shlex.join(sys.argv[1:])}"
     arguments = [argument for argument in sys.argv[1:] if argument.lstrip("-").partition("=")[0] != "overwrite"]
     with contextlib.suppress(InputError):  # a flagfile may be gone by now
         if any(argument.lstrip("-").partition("=")[0] == "overwrite" for argument, _ in flagfile.expand(arguments)):

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from skd_tf.data.dataset import Dataset, Split, evenly_spaced
     from skd_tf.data.disk_images import digest_of
     from skd_tf.data.loading import load, shared_loads
+    from skd_tf.data.memory_budget import as_decided
     from skd_tf.data.settings import DataSettings, StreamSettings
     from skd_tf.data.training_stream import AugmentedImages, train_stream
 
@@ -58,6 +59,7 @@ __all__ = [
     "Dataset",
     "Split",
     "StreamSettings",
+    "as_decided",
     "digest_of",
     "evenly_spaced",
     "load",
@@ -70,6 +72,7 @@ __getattr__, __dir__ = lazy(
         "dataset": ["Dataset", "Split", "evenly_spaced"],
         "disk_images": ["digest_of"],
         "loading": ["load", "shared_loads"],
+        "memory_budget": ["as_decided"],
         "settings": ["DataSettings", "StreamSettings"],
         "training_stream": ["AugmentedImages", "train_stream"],
     },

@@ -23,6 +23,8 @@ _WITHOUT_CLASS_FOLDERS = {  # what else a user may do with such a part
     "test": ", or pass the training part as the folder: a fifth of each class is then the test split",
 }
 _last_walk: list[typing.Any] = []  # a run asks for its folder several times: root, walk, parts, found
+_found: dict[tuple, tuple] = {}  # {arguments of find: (walk, ImageFolder)} of the last folders
+_MOST_FOUND = 4
 
 
 class ImageFolder(typing.NamedTuple):
@@ -75,8 +77,20 @@ def find(dataset: str, data_seed: int, data_rules: int = 2, group: str = "") -> 
             received=f"--dataset={dataset}",
             remedy=f"Check the path{elsewhere if path.strip() and not root.is_absolute() else ''}",
         )
-    if not has_labels(dataset):
-        return _without_labels(root, data_seed, group)
+    arguments = dataset, root, data_seed, data_rules, group
+    if arguments in _found and _found[arguments][0].is_current():
+        return _found[arguments][1]
+    walk, folder = (_with_labels if has_labels(dataset) else _without_labels)(root, data_seed, data_rules, group)
+    if walk:
+        while len(_found) >= _MOST_FOUND:
+            del _found[next(iter(_found))]
+        _found[arguments] = walk, folder
+    return folder
+
+
+def _with_labels(root, data_seed, data_rules, group):
+    """(the walk, the `ImageFolder`) of a folder with classes; no walk by the rules of earlier versions."""
+    walk = None
     if data_rules == 1:
         parts = folder_parts.find_parts_of_earlier_versions(root)
         others: Counter[str] = Counter()
@@ -106,7 +120,7 @@ def find(dataset: str, data_seed: int, data_rules: int = 2, group: str = "") -> 
         below = [_below_class(places[part], path) for part, paths in zip(splits, every, strict=True) for path in paths]
         names = iter(grouping.group_names(below, group))
         groups = {part: list(itertools.islice(names, len(paths))) for part, paths in zip(splits, every, strict=True)}
-    return ImageFolder(root, tuple(map(printable, class_names)), splits, tuple(notes), groups)
+    return walk, ImageFolder(root, tuple(map(printable, class_names)), splits, tuple(notes), groups)
 
 
 def unlabelled_paths(dataset: str) -> list[str]:
@@ -116,7 +130,8 @@ def unlabelled_paths(dataset: str) -> list[str]:
     return sorted(path for path, _ in splits["train"] + drawn)
 
 
-def _without_labels(root, data_seed, group):
+def _without_labels(root, data_seed, data_rules, group):
+    """(the walk, the `ImageFolder`) of a folder without classes, which has the same rules in all versions."""
     found, walk = picture_index.find(root)
     if "test" not in found:
         found["train"], found["test"] = picture_index.split(root, found["train"], _TEST_FRACTION, data_seed, group)
@@ -126,7 +141,7 @@ def _without_labels(root, data_seed, group):
     parts = picture_index.parts_of(root)
     notes = _parts_notes(root, parts) + (_loose_note(root, "outside the parts") if parts else [])
     notes += _others_note(walk.others, walk.first_other) + _links_note(walk.links)
-    return ImageFolder(root, (), splits, tuple(notes), groups)
+    return walk, ImageFolder(root, (), splits, tuple(notes), groups)
 
 
 def _walked(root):
@@ -151,7 +166,7 @@ def _split_groups(root, classes, class_names, data_seed, group):
     """Moves about a fifth of each class to a test split, whole groups only."""
     files = [(path, label) for label, name in enumerate(class_names) for path in classes[name]]
     files += [(path, -1) for path in classes.get(_UNLABELLED, ())]
-    names = grouping.group_names((_below_class(root, path) for path, _ in files), group)
+    names = grouping.group_names((_below_class(root, path) for path, _ in files), group, says=False)
     random = np.random.Generator(np.random.Philox(np.random.SeedSequence((data_seed, 1))))
     labels, groups = np.array([label for _, label in files]), grouping.numbered({"train": names})["train"]
     rows = hold_out.held_out_rows(labels, _TEST_FRACTION, random, groups=groups)

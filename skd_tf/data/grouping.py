@@ -17,7 +17,7 @@ def check(dataset: str, group: str) -> None:
         raise flag_error("group", group, problem, "--dataset=folder:PATH or MODULE:FUNCTION with it", "Omit it")
 
 
-def group_names(names: Iterable[str], group: str) -> list[str]:
+def group_names(names: Iterable[str], group: str, *, says: bool = True) -> list[str]:
     """The group of each file: what the pattern's groups match in its name, or the whole match if it has none.
 
     A file that does not match is a group of its own.
@@ -25,6 +25,7 @@ def group_names(names: Iterable[str], group: str) -> list[str]:
     Args:
       names: of the files; in a dataset folder, the path below the class folder.
       group: a regular expression, which is searched.
+      says: whether it warns of files that do not match.
 
     Raises:
       InputError: no name matches.
@@ -45,7 +46,7 @@ def group_names(names: Iterable[str], group: str) -> list[str]:
         raise flag_error(
             "group", group, "matches no file name", f"a pattern found in names such as {unmatched[0]}", "Correct it"
         )
-    if unmatched:
+    if unmatched and says:
         warn(
             f"--group={group} does not match {len(unmatched)} of {counted(len(found), 'file')}, such as {unmatched[0]}: "
             "each is its own group."

@@ -133,6 +133,7 @@ class LogitShards:
 
         Raises:
           DamagedError: the file is missing, or another one, or has changed.
+          OSError: the file cannot be read, which does not say that it has changed.
         """
         path, body = self.path(shard), self._body(shard.number)
         try:
@@ -143,8 +144,10 @@ class LogitShards:
                 header, table = file.read(HEADER_BYTES), file.read(body - HEADER_BYTES)
                 content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             digest = json.loads(header)["sha256"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DamagedError(f"cannot be read ({getattr(error, 'strerror', None) or error})") from error
+        except FileNotFoundError as error:
+            raise DamagedError("is missing") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise DamagedError(f"is damaged ({error})") from error
         if header != self._header(shard, digest):
             raise DamagedError("has another key")
         if hashlib.sha256(table).hexdigest() != digest:
@@ -242,8 +245,10 @@ class OldEpoch:
                 return OpenOldEpoch(
                     memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))[HEADER_BYTES:], self
                 )
-        except (OSError, ValueError) as error:
-            raise DamagedError(f"cannot be read ({getattr(error, 'strerror', None) or error})") from error
+        except FileNotFoundError as error:
+            raise DamagedError("is missing") from error
+        except ValueError as error:  # an empty file
+            raise DamagedError(f"is damaged ({error})") from error
 
 
 @dataclasses.dataclass(frozen=True)

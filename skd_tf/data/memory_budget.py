@@ -4,7 +4,7 @@ import contextlib
 import math
 import os
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
@@ -13,17 +13,38 @@ from skd_tf.data.settings import DataSettings
 from skd_tf.errors import flag_error, input_error
 from skd_tf.runtime.console import say
 
-_SHARE = 0.5  # of the free memory; loading takes up to 1.3 times the images, and the training needs the rest
+_SHARE = 0.5  # of the free memory, as the training needs memory too
+_LOADING = 1.3  # times the images' bytes are in use while they are loaded
 _ALIGNMENT = 64  # bytes: TensorFlow reads an array in place only if it starts at a multiple of this
 _WITHOUT_SYSCONF = 4 << 30  # bytes
 _UNITS = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
 _CGROUPS = pathlib.Path("/sys/fs/cgroup")
 
 
+_decided: dict[str, bool] = {}
+
+
+@contextlib.contextmanager
+def as_decided(in_memory: Mapping[str, bool]) -> Iterator[None]:
+    """Inside, `--cache_dataset=auto` keeps a named dataset in memory or on disk as it says, however much memory is free.
+
+    A run that resumes compares its images with those it began with, and can only do so in the same place.
+    """
+    before = dict(_decided)
+    _decided.update(in_memory)
+    try:
+        yield
+    finally:
+        _decided.clear()
+        _decided.update(before)
+
+
 def keeps_in_memory(
     settings: DataSettings, counts: Iterable[int], shape: tuple[int, int, int], most: float | None = None
 ) -> bool:
     """Whether a dataset is decoded once into memory: if it takes at most half of what is free, or as --cache_dataset says.
+
+    With --cache_dataset=memory it may take all that is free, less what loading needs.
 
     Args:
       settings: `cache_dataset` and `augmentation` decide.
@@ -34,23 +55,27 @@ def keeps_in_memory(
     Raises:
       InputError: --cache_dataset=memory with resized crops, or with a dataset that is too large.
     """
-    if settings.cache_dataset == "none":
+    resumes = most is None and settings.cache_dataset == "auto" and settings.dataset in _decided
+    if settings.cache_dataset == "none" or (resumes and not _decided[settings.dataset]):
         return False
     if crops_originals(settings):  # each window comes from the original, at its full resolution
         if settings.cache_dataset == "memory":
             problem = "cannot serve resized crops: they need the original images, which are not kept in memory"
             raise flag_error("cache_dataset", "memory", problem, "auto or none", "Omit it")
         return False
-    needed, most = sum(counts) * math.prod(shape), budget() if most is None else most
+    must = resumes or settings.cache_dataset == "memory"
+    if most is None:
+        most = budget() / _SHARE / _LOADING if must else budget()
+    needed = sum(counts) * math.prod(shape)
     if needed <= most:
         return True
     size, limit = f"{_shown(needed)} at image size {shape[0]}x{shape[1]}", _shown(most)
-    if settings.cache_dataset == "memory":
+    if must:
         raise input_error(
-            f"{settings.dataset} does not fit in memory",
-            expected=f"at most {limit} decoded, half of the free memory",
+            f"{settings.dataset} does not fit in memory{', where this run began with it' * resumes}",
+            expected=f"at most {limit} decoded, as loading takes up to {_LOADING} times as much",
             received=size,
-            remedy="Lower --image_size, or omit --cache_dataset",
+            remedy="Free memory" if resumes else "Lower --image_size, or use --cache_dataset=none",
         )
     say(f"{settings.dataset} takes {size}, more than half of the free memory ({limit}): its images are read from disk.")
     return False

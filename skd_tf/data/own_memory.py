@@ -76,5 +76,5 @@ def _is_alone(holder):
     else:
         return False
     begins = holder[0].__array_interface__["data"][0] == owner.__array_interface__["data"][0]
-    whole = owner.base is None and owner.nbytes == holder[0].nbytes and begins
+    whole = owner.base is None and owner.nbytes == holder[0].nbytes and owner.dtype == holder[0].dtype and begins
     return alone and whole and owner.flags.owndata and holder[0].strides[0] == size and size > 0

@@ -57,15 +57,17 @@ def split(
       data_seed: decides the draws.
       group: as the flag of that name.
     """
-    groups = grouping.numbered({"all": group_names(root, paths, group)})["all"] if group else None
+    groups = grouping.numbered({"all": group_names(root, paths, group, says=False)})["all"] if group else None
     random = np.random.Generator(np.random.Philox(np.random.SeedSequence((data_seed, 1))))
     rows = {*hold_out.held_out_rows(np.zeros(len(paths), int), fraction, random, groups=groups).tolist()}
     return [p for i, p in enumerate(paths) if i not in rows], [p for i, p in enumerate(paths) if i in rows]
 
 
-def group_names(root: pathlib.Path, paths: list[str], group: str) -> list[str]:
+def group_names(root: pathlib.Path, paths: list[str], group: str, says: bool = True) -> list[str]:
     """The group of each image, searched in its path below `root`."""
-    return grouping.group_names((pathlib.Path(os.path.relpath(path, root)).as_posix() for path in paths), group)
+    return grouping.group_names(
+        (pathlib.Path(os.path.relpath(path, root)).as_posix() for path in paths), group, says=says
+    )
 
 
 def require_batch(images: int, batch: int, name: str) -> None:

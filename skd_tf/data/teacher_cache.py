@@ -112,7 +112,11 @@ class TeacherCache:
         return json.dumps(facts).encode().ljust(HEADER_BYTES)
 
     def problem(self, path: pathlib.Path, key: str, shape: tuple[int, int]) -> str | None:
-        """What is wrong with a file, in words; None if nothing is. Reads all of it, in small pieces."""
+        """What is wrong with a file, in words; None if nothing is. Reads all of it, in small pieces.
+
+        Raises:
+          OSError: the file cannot be read, which does not say that anything is wrong with it.
+        """
         try:
             with open(path, "rb") as file:
                 size = os.fstat(file.fileno()).st_size
@@ -125,8 +129,10 @@ class TeacherCache:
                 digest = hashlib.sha256(self._header(key, shape, _NO_CHECKSUM))
                 while piece := file.read(_PIECE):
                     digest.update(piece)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            return f"cannot be read ({error})"
+        except FileNotFoundError:
+            return "is missing"
+        except (ValueError, KeyError, TypeError) as error:
+            return f"is damaged ({error})"
         return None if digest.hexdigest() == checksum else "is damaged: its checksum does not match"
 
 

@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from skd_tf import data
+from skd_tf.config import Config
 from skd_tf.data.augmentation import key_of
 from skd_tf.errors import input_error
 
@@ -23,12 +25,18 @@ def data_facts(dataset: data.Dataset) -> dict[str, Any]:
     labels = data.digest_of(dataset.train.labels)
     more = dataset.unlabelled
     unlabelled = [[str(more.version), len(more.train)]] if more else []
-    kinds = ["memory" if isinstance(part.train.images, np.ndarray) else "none" for part in (dataset, more) if part]
     return {
         "data": [dataset.key_name, str(dataset.version), len(dataset.train), labels, *unlabelled],
         "images": _digest_of_images(dataset),
-        "images_in": kinds[0] if len({*kinds}) == 1 else f"{kinds[0]}, but {kinds[1]} for --unlabelled",
+        "images_in": images_in(dataset),
     }
+
+
+def images_in(dataset: data.Dataset) -> str:
+    """ "memory" or "none", as --cache_dataset names where the images are; both if --unlabelled has others."""
+    parts = [part for part in (dataset, dataset.unlabelled) if part]
+    kinds = ["memory" if isinstance(part.train.images, np.ndarray) else "none" for part in parts]
+    return kinds[0] if len({*kinds}) == 1 else f"{kinds[0]}, but {kinds[1]} for --unlabelled"
 
 
 def _digest_of_images(dataset):
@@ -39,6 +47,15 @@ def _digest_of_images(dataset):
     facts = [dataset.train.images_digest, numbers, augmentation]
     facts += [dataset.unlabelled.train.images_digest] if dataset.unlabelled else []
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def places_of(where: str, config: Config) -> dict[str, bool]:
+    """{dataset: whether its images were in memory} from a recorded `images_in`, for `data.as_decided`."""
+    kinds = re.findall(r"\b(memory|none)\b", where)
+    names = [config.dataset, *([config.unlabelled] if config.unlabelled else [])]
+    if len(kinds) == 1:
+        kinds *= len(names)
+    return {name: kind == "memory" for name, kind in zip(names, kinds, strict=False)}
 
 
 def require_same_data(what: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
@@ -65,7 +82,7 @@ def require_same_data(what: str, before: Mapping[str, Any], now: Mapping[str, An
             f"The images are not kept where they were when this {what} began, so they cannot be compared",
             expected=f"--cache_dataset={kept}",
             received=f"--cache_dataset={now['images_in']}",
-            remedy=f"Add --cache_dataset={kept}",
+            remedy="Omit --cache_dataset" if "," in kept else f"Add --cache_dataset={kept}",
         )
     if before.get("images", now["images"]) != now["images"]:
         expected = "the same training images, mean, std and augmentation"

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 from typing import Any
 
-from skd_tf.config import Config
+from skd_tf.config import Config, app
 from skd_tf.errors import InputError, input_error
 from skd_tf.runs import run_files
 from skd_tf.runs.run_record import holds_run, read_result, recorded_config, settings_record
@@ -65,6 +65,7 @@ class Workdir:
         """Records the run's settings in the folder; returns them."""
         if config.overwrite:
             self._clear()
+            app.note_overwritten()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             before = self._recorded()

@@ -14,6 +14,11 @@ from typing import Any
 
 import filelock
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
 from skd_tf.errors import input_error
 from skd_tf.runtime import atomic_files, cluster
 from skd_tf.runtime.console import warn
@@ -34,6 +39,12 @@ def write_text(path: str | os.PathLike, text: str) -> None:
     """Writes a text file whole or not at all. Only the chief writes."""
     with atomic_files.writing(path) as file:
         file.write(text.encode())
+
+
+def most_open() -> int:
+    """How many files this process may have open; at most 2^15, as Linux maps at most 2^16 into memory."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0] if resource else 512
+    return limit if 0 <= limit < 1 << 15 else 1 << 15  # no limit is -1, or a very large number
 
 
 def printable(name: str) -> str:

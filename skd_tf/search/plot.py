@@ -127,13 +127,15 @@ def _prepare_x_axis(axes, across, ranked):
 def _curves(ranked, plan, across):
     """{name: trials that share all other listed values}, in the order of the space."""
     listed = [d for d in plan.space if d is not across and d.values]
-    groups = {}
-    for combination in itertools.product(*(d.values for d in listed)):
-        pairs = list(zip(listed, combination, strict=True))
-        members = [r for r in ranked if all(r["values"][d.name] == value for d, value in pairs)]
-        if members:
-            groups[", ".join(f"{d.name} {short(value)}" for d, value in pairs) or plan.config.loss] = members
-    return groups
+    groups: dict[tuple, list] = {}
+    for record in ranked:  # of the trials, not of all combinations, which may be millions
+        groups.setdefault(tuple(d.values.index(record["values"][d.name]) for d in listed), []).append(record)
+
+    def name(places):
+        shown = [f"{d.name} {short(d.values[place])}" for d, place in zip(listed, places, strict=True)]
+        return ", ".join(shown) or plan.config.loss
+
+    return {name(places): groups[places] for places in sorted(groups)}
 
 
 def _styles():

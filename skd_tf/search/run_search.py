@@ -88,8 +88,8 @@ def _check(plan, workdir, data_dir, final_run):
     """Checks what needs neither TensorFlow nor keras-tuner; returns the role of this process."""
     role = process_role()
     require_folder(workdir, "workdir")
-    unlabelled.check(plan.shared)
     for config in _each_network_and_loss(plan):
+        unlabelled.check(config)
         preflight.check_files(config)
     preflight.check_dataset(plan.shared, data_dir)
     preflight.check_sizes(plan.config, data_dir, searched=plan.names)

@@ -6,7 +6,7 @@ import pathlib
 import shutil
 from typing import Any
 
-from skd_tf.config import Config
+from skd_tf.config import Config, app
 from skd_tf.errors import input_error
 from skd_tf.runs import run_files
 from skd_tf.runtime.files import read_json, write_json
@@ -52,8 +52,10 @@ class TrialRecords:
         self.require_own()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            if self.plan.config.overwrite and self._plan_file.is_file():
-                self._clear()
+            if self.plan.config.overwrite:
+                if self._plan_file.is_file():
+                    self._clear()
+                app.note_overwritten()
             if not self._plan_file.is_file():
                 write_json(self._plan_file, self.plan.to_json())
         except OSError as error:
@@ -116,6 +118,10 @@ class TrialRecords:
         inputs = {"facts": facts} | ({"teacher": teacher} if teacher else {})
         if inputs.keys() - recorded.keys():
             write_json(self._plan_file, inputs | recorded)
+
+    def images_were_in(self) -> str:
+        """`skd_tf.runs.data_identity.images_in` of the data of earlier trials; "" if there are none."""
+        return (_recorded_plan(self._plan_file).get("facts") or {}).get("images_in", "")
 
     def trial_folder(self, number: int) -> pathlib.Path:
         """The folder of a trial."""

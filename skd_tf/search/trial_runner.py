@@ -12,6 +12,7 @@ import time
 
 import tensorflow as tf
 
+from skd_tf import data
 from skd_tf.config import app
 from skd_tf.config.groups import SAME_GRAPH
 from skd_tf.data.settings import DataSettings
@@ -142,7 +143,8 @@ class TrialRunner:
         if self._resources is None:
             self._records.require_same()
             shared = self._plan.shared
-            with _teacher_lock(self._records.folder):
+            places = data_identity.places_of(self._records.images_were_in(), shared)
+            with _teacher_lock(self._records.folder), data.as_decided(places):
                 self._resources = experiment.prepare(shared, self._records.folder, self._data_dir, test=False)
             teacher, dataset = self._resources.teacher, self._resources.dataset
             if dataset.validation is None:

@@ -16,7 +16,7 @@ from skd_tf.data.catalog import has_labels
 from skd_tf.data.unlabelled import with_unlabelled
 from skd_tf.errors import InputError, counted, input_error
 from skd_tf.runs import class_names, lineage, run_files
-from skd_tf.runs.data_identity import data_facts
+from skd_tf.runs.data_identity import data_facts, places_of
 from skd_tf.runs.run_record import read_result, recorded_config, settings_record, with_recorded_rules
 from skd_tf.runs.workdir import Workdir, locked
 from skd_tf.runtime import cluster, devices, keras_state, replicas, user_code
@@ -109,7 +109,7 @@ def _run(
     config: Config, folder: Workdir, data_dir, strategy: tf.distribute.Strategy, track: Trackers
 ) -> dict[str, Any]:
     watch = Stopwatch()
-    with watch("data and teacher"):
+    with watch("data and teacher"), data.as_decided(places_of(_images_were_in(folder), config)):
         resources = prepare(config, folder.path, data_dir, strategy=strategy)
     write_text(folder / run_files.FLAGS, write_flags(config))  # a command that was refused leaves what is there
     with watch("student alone"):
@@ -144,6 +144,13 @@ def _run(
     result = cluster.agree(finish)
     track(result)
     return result
+
+
+def _images_were_in(folder):
+    """Where an interrupted run, or the student alone that it began with, had its images; "" for a new run."""
+    folders = [folder.path, *(folder / name for name in (run_files.STUDENT_ALONE, run_files.STUDENT_MATCHED))]
+    resolved = [(settings_record(path) or {}).get("resolved") or {} for path in folders]
+    return next((found["images_in"] for found in resolved if "images_in" in found), "")
 
 
 def prepare(

@@ -59,8 +59,8 @@ def student_matched_config(config: Config, *, student_flops: int, teacher_flops:
     """`student_alone_config` with as much computation as distilling takes: the teacher's passes become more epochs.
 
     A training step costs three forward passes, since the backward pass costs two (Kaplan et al. 2020, arXiv:2001.08361).
-    So epochs = E (3 F_s + F_t) / (3 F_s), with F_t only for the epochs that a teacher cache holds. The epochs of a
-    learning rate schedule are stretched alike. An epoch of distilling has the images of --unlabelled as well.
+    So epochs = E (3 F_s + F_t) / (3 F_s), with F_t only for the epochs that a teacher cache holds. Settings in epochs are
+    stretched alike: those of the learning rate schedule, the warm-up and the patience of early stopping. An epoch of distilling has the images of --unlabelled as well.
 
     Args:
       config: of the run that distils.
@@ -72,7 +72,12 @@ def student_matched_config(config: Config, *, student_flops: int, teacher_flops:
     epochs = min(round(config.epochs * stretch), MOST_EPOCHS)
     schedule = grammar.parse_lr_schedule(config.lr_schedule)
     schedule = schedule._replace(epochs=tuple(epoch * epochs / config.epochs for epoch in schedule.epochs))
-    return student_alone_config(config).replace(epochs=epochs, lr_schedule=schedule.text)
+    return student_alone_config(config).replace(
+        epochs=epochs,
+        lr_schedule=schedule.text,
+        warmup_epochs=config.warmup_epochs and config.warmup_epochs * epochs / config.epochs,
+        early_stopping_patience=round(config.early_stopping_patience * epochs / config.epochs),
+    )
 
 
 def check_student_alone(config: Config) -> None:

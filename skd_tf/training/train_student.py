@@ -21,6 +21,7 @@ from skd_tf.models import frozen_layers, precision
 from skd_tf.models.student import StudentSettings, make_student
 from skd_tf.models.sync_batch_norm import synchronized
 from skd_tf.runs import run_files
+from skd_tf.runs.data_identity import images_in
 from skd_tf.runtime import cluster, devices, replicas, user_code
 from skd_tf.runtime.console import detail, warn
 from skd_tf.runtime.files import write_json
@@ -78,6 +79,7 @@ def train_student(
         "xla_reason": distiller.xla_reason,
         "deterministic": replicas.determinism(),
         "replicas": resources.strategy.num_replicas_in_sync,
+        "images_in": images_in(resources.dataset),
         "teacher": teacher and teacher.fingerprint,
         "loss": user_code.fingerprint_if_own(config.loss),
     }
@@ -243,7 +245,7 @@ def _train(config, resources, folder, distiller, steps_per_epoch, teacher_logits
     callbacks = RunCallbacks(
         config, resources, folder, distiller, steps_per_epoch, make_stream, keep_best=keep_best, track=track
     )
-    with contextlib.closing(callbacks):
+    with contextlib.closing(callbacks), _raising_errors_of(teacher_logits.values()):
         if callbacks.first_step < callbacks.last_step:
             loop.train(
                 distiller,
@@ -257,6 +259,18 @@ def _train(config, resources, folder, distiller, steps_per_epoch, teacher_logits
                 profile=_profile(config, folder, callbacks.first_step),
             )
         return callbacks.finish()
+
+
+@contextlib.contextmanager
+def _raising_errors_of(logits):
+    """Raises what ended the reading of cached logits, in place of TensorFlow's error that has only its text."""
+    try:
+        yield
+    except tf.errors.OpError:
+        for found in logits:
+            if found.error:
+                raise found.error from None
+        raise
 
 
 def _profile(config: Config, folder: pathlib.Path, first_step: int) -> loop.Profile:

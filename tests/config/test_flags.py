@@ -24,6 +24,7 @@ from skd_tf.config.flags import (
     write_flags,
 )
 from skd_tf.errors import InputError
+from skd_tf.runs.workdir import Workdir
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 CONTRACT = [
@@ -244,10 +245,14 @@ def test_the_command_to_resume_does_not_restart_from_scratch(tmp_path, monkeypat
     """Nor if a flagfile holds --overwrite."""
     file = tmp_path / "some.flags"
     file.write_text("--epochs=2\n")
-    monkeypatch.setattr(sys, "argv", ["skd-train", f"--flagfile={file}", "--overwrite", "--workdir=w"])
-    assert app.command_line() == f"skd-train --flagfile={file} --workdir=w"
+    monkeypatch.setattr(sys, "argv", ["skd-train", f"--flagfile={file}", "--overwrite", f"--workdir={tmp_path / 'w'}"])
+    monkeypatch.setitem(app._overwritten, "done", False)
+    unchanged = app.command_line()
+    assert "--overwrite" in unchanged  # the earlier run is still there
+    Workdir(tmp_path / "w", Config(overwrite=True))
+    assert app.command_line() == unchanged.replace(" --overwrite", "")
     file.write_text("--epochs=2\n--overwrite\n")
-    assert app.command_line() == f"skd-train --flagfile={file} --workdir=w --nooverwrite"
+    assert app.command_line() == unchanged.replace(" --overwrite", "") + " --nooverwrite"
 
 
 def test_a_flag_of_a_command_may_share_the_name_of_a_setting():

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from skd_tf.config import Config
-from skd_tf.data import memory_budget, training_stream
+from skd_tf.data import as_decided, memory_budget, training_stream
 from skd_tf.data.dataset import Split
 from skd_tf.errors import InputError
+from skd_tf.runs.data_identity import places_of
+from tests.helpers import runs
 from tests.helpers.images import equal, load, make_folder, stream
 
 GIB = 2**30
@@ -45,8 +47,48 @@ def test_what_does_not_fit_is_read_from_disk_and_said(tmp_path, monkeypatch, cap
     needed = sum(len(split) for split in (dataset.train, dataset.validation, dataset.test)) * 8 * 8 * 3 / 1024
     said = f"takes {needed:.3g} KiB at image size 8x8, more than half of the free memory (4.88 KiB)"
     assert said in capsys.readouterr().out
-    with pytest.raises(InputError, match=r"does not fit in memory.*half of the free memory"):
+    with pytest.raises(InputError, match=r"does not fit in memory\..*loading takes up to 1\.3.*--cache_dataset=none"):
         load(tmp_path, cache_dataset="memory")
+
+
+def test_images_stay_where_a_run_began_with_them(tmp_path, monkeypatch):
+    """Whatever memory is free when it resumes, and however much that is less than half."""
+    name = f"folder:{make_folder(tmp_path, size=lambda i: (8, 8))}"
+    whole = load(tmp_path)
+    images = len(whole.train) + len(whole.validation) + len(whole.test)
+    monkeypatch.setattr(memory_budget, "_free_on_machine", lambda: images * 8 * 8 * 3 * 1.4)  # more than half of it
+    for decided, in_memory in (
+        ({}, False),
+        ({name: True}, True),
+        ({name: False}, False),
+        ({"folder:other": True}, False),
+    ):
+        with as_decided(decided):
+            assert isinstance(load(tmp_path).train.images, np.ndarray) == in_memory
+    assert isinstance(load(tmp_path, cache_dataset="memory").train.images, np.ndarray)
+    monkeypatch.setattr(memory_budget, "_free_on_machine", lambda: 10_000)
+    with as_decided({name: True}), pytest.raises(InputError, match=r"where this run began with it.*Free memory"):
+        load(tmp_path)
+    monkeypatch.undo()
+    with as_decided({name: False}):
+        assert not isinstance(load(tmp_path).train.images, np.ndarray)
+    unlabelled = Config(dataset=name, unlabelled="images:more", teacher_checkpoint="t")
+    for where, places in (
+        ("", {}),
+        ("memory", {name: True, "images:more": True}),
+        ("none, but memory for --unlabelled", {name: False, "images:more": True}),
+    ):
+        assert places_of(where, unlabelled) == places
+
+
+@pytest.mark.slow
+def test_a_run_resumes_with_less_free_memory(tmp_path, monkeypatch):
+    folder, settings = make_folder(tmp_path / "images", size=lambda i: (8, 8)), {"student": "cnn_2", "batch_size": 4}
+    settings |= {"dataset": f"folder:{folder}", "epochs": 2, "report": False}
+    expected = runs.train(tmp_path / "run", **settings)["student"]
+    (tmp_path / "run" / "result.json").unlink()
+    monkeypatch.setattr(memory_budget, "budget", lambda: 1000.0 if not memory_budget._decided else 1e9)
+    assert runs.train(tmp_path / "run", **settings)["student"]["accuracy"] == expected["accuracy"]
 
 
 def test_a_validation_split_is_taken_out_in_place():

@@ -45,6 +45,18 @@ def test_an_array_of_nobody_else_is_moved_piece_by_piece(kind, piece, monkeypatc
     assert own and not holder and memory_budget.is_aligned(images) and np.array_equal(images, expected)
 
 
+@pytest.mark.parametrize("type_of_memory", ["uint32", "S192"])
+def test_the_bytes_of_another_type_are_read_as_bytes(type_of_memory):
+    packed = np.frombuffer(numbers().tobytes(), type_of_memory).copy()  # copy: of its own memory
+    expected = packed.view(np.uint8).reshape(SHAPE).copy()
+    for take in (
+        lambda holder: own_memory.taken_over(holder)[0],
+        lambda holder: own_memory.converted(holder, SHAPE[1:], 7, lambda images: images),
+    ):
+        holder = [packed.copy().view(np.uint8).reshape(SHAPE)]
+        assert np.array_equal(take(holder), expected) and not holder
+
+
 @pytest.mark.parametrize("kind", MADE)
 @pytest.mark.parametrize("step", [1, 7, 1000])
 def test_an_array_is_converted_piece_by_piece_and_a_kept_one_stays(kind, step):

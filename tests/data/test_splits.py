@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import importlib.machinery
+import os
 import pathlib
 import sys
 import types
@@ -123,6 +124,24 @@ def test_names_give_groups(capsys):
         grouping.group_names(names, "z")
     with pytest.raises(InputError, match="--group does not parse"):
         Config(group="(")
+
+
+def test_what_a_folder_says_of_its_groups_is_said_once(tmp_path, capsys):
+    """A run asks for its folder several times."""
+    for number in range(10):
+        for name in "ab":
+            write_image(tmp_path / name / f"{number}{'_x' * (number > 4)}.png", random_image(number, 8, 8))
+    for folder in (tmp_path, tmp_path / "a", tmp_path / "b"):
+        os.utime(folder, ns=(10**18, 10**18))  # a folder that has just changed is read again
+    for name in (f"folder:{tmp_path}", f"images:{tmp_path}"):
+        first = folder_index.find(name, 0, group=r"^(.*)_x")
+        assert folder_index.find(name, 0, group=r"^(.*)_x") is first
+        warned = capsys.readouterr().err.splitlines()
+        assert len(warned) == (1 if name.startswith("folder") else 2)  # images: one for each part
+        assert folder_index.find(name, 1, group=r"^(.*)_x").splits != first.splits
+        capsys.readouterr()
+    write_image(tmp_path / "a" / "new.png", random_image(7, 8, 8))
+    assert folder_index.find(f"images:{tmp_path}", 0, group=r"^(.*)_x") is not first
 
 
 def clips(root, parts=("",), videos=10, frames=3, nested=False):

@@ -1,8 +1,11 @@
 """The teacher cache: each image gets its own logits, computed once; damaged shards are reported and computed again."""
 
 import dataclasses
+import errno
+import os
 import shutil
 import time
+import weakref
 from concurrent import futures
 
 import numpy as np
@@ -242,6 +245,60 @@ def test_the_thread_verifies_the_pass_that_is_read_and_the_next(open_teacher):
         assert time.monotonic() < deadline
         time.sleep(0.01)
     assert 0 not in files._passes
+
+
+def test_files_that_cannot_be_read_are_not_damaged(tmp_path, monkeypatch):
+    """They stay, and nothing is computed again."""
+    shards = small_shards(tmp_path)
+    for number in range(2):
+        shards.write(Shard(0, number), np.zeros([len(shards.images_in(number)), 2], np.uint8))
+    before = [path.read_bytes() for path in sorted(tmp_path.iterdir())]
+    logits = epoch_logits.EpochLogits(shards, 1, {}, pytest.fail, pytest.fail)
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="Too many open files"):
+        patched.setattr(logit_shards.mmap, "mmap", out_of_files)
+        logits.records(0, np.array([0]))
+    assert isinstance(logits.error, OSError)
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="Too many open files"):
+        patched.setattr(teacher_cache, "open", out_of_files, raising=False)
+        (tmp_path / "key.logits").touch()
+        open_cache(tmp_path).has("key", (1, 2))
+    assert [path.read_bytes() for path in sorted(tmp_path.iterdir()) if path.name != "key.logits"] == before
+
+
+def out_of_files(*_, **__):
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+
+def test_as_many_files_are_kept_open_as_the_process_may(tmp_path, monkeypatch):
+    shards = small_shards(tmp_path, images=256 * 9)
+    records = np.arange(2 * shards.images, dtype=np.uint16).astype("<u2").view(np.uint8).reshape(-1, 2) & 0x3F
+    for number in range(9):
+        shards.write(Shard(0, number), records[number * 256 : (number + 1) * 256].copy())
+    monkeypatch.setattr(epoch_logits.EpochLogits, "_verify_ahead", lambda self: None)
+    monkeypatch.setattr(epoch_logits._OpenFiles, "_instances", weakref.WeakSet())
+    monkeypatch.setattr(epoch_logits.open_files, "most_open", lambda: 8)
+    one, other = (epoch_logits.EpochLogits(shards, 1, {}, pytest.fail, pytest.fail) for _ in range(2))
+    order = np.random.default_rng(0).permutation(shards.images)
+    for logits in (one, other):
+        np.testing.assert_array_equal(logits.records(0, order), records[order])
+        assert len(logits._open._files) == 2  # half of 8, for two
+
+
+@pytest.mark.slow
+def test_a_repair_that_fails_ends_the_run_with_its_own_error(open_teacher, digits, monkeypatch):
+    config, teacher = open_teacher(epochs=1)
+    files = teacher.epoch_logits(1)
+    for path in paths_of(files):
+        path.write_bytes(flipped(path.read_bytes(), path.stat().st_size - 3, 4))
+    files = open_teacher(epochs=1)[1].epoch_logits(1)
+
+    def full_disk(self, shard, records):
+        raise teacher_cache.unwritable(self.folder, OSError(errno.ENOSPC, "No space left on device"))
+
+    monkeypatch.setattr(logit_shards.LogitShards, "write", full_disk)
+    own_error = pytest.raises(InputError, match=r"cannot be written \(No space left on device")
+    with own_error, train_student._raising_errors_of([files]):
+        stream(config, digits, files)
 
 
 @pytest.mark.slow

@@ -205,7 +205,9 @@ def test_a_search_goes_on_with_its_own_teacher_and_data_only(tmp_path):
     records = TrialRecords(tmp_path, SEARCHES["random"])
     records.claim()
     facts = {"data": ["folder:x", "1", 90, "a"], "images": "b", "images_in": "memory"}
+    assert records.images_were_in() == ""
     records.require_same_inputs("teacher", facts)
+    assert records.images_were_in() == "memory"
     records.require_same_inputs("teacher", dict(facts))
     records.require_same_inputs(None, facts)  # a trial without a teacher changes nothing
     records.claim()
@@ -238,6 +240,22 @@ def test_a_final_run_that_needs_validation_images_is_refused_before_the_search(t
         for start in (run_search, describe):
             with pytest.raises(InputError, match="The final run has no validation images"):
                 start(plan, tmp_path, final_run=True)
+
+
+@pytest.mark.parametrize(
+    "settings, losses, words",
+    [
+        ({"dataset": "images:pictures", "kd_weight": 1}, "kd,dkd", "--loss needs the class of each image"),
+        ({"unlabelled": "images:more"}, "kd,cross_entropy", "--loss learns nothing from the images of --unlabelled"),
+    ],
+)
+def test_a_searched_loss_fits_images_without_labels(tmp_path, settings, losses, words):
+    (tmp_path / "teacher.keras").touch()
+    config = CONFIG.replace(teacher_checkpoint=str(tmp_path / "teacher.keras"), **settings)
+    objective = "val_kl_to_teacher" if "dataset" in settings else "val_accuracy"
+    for start in (run_search, describe):
+        with pytest.raises(InputError, match=words):
+            start(Plan(config, (f"loss:choice:{losses}",), objective=objective), tmp_path / "search")
 
 
 def test_a_final_run_takes_no_student_alone_of_other_settings(tmp_path):

@@ -30,7 +30,18 @@ def fake_records(folder, plan, objectives, spreads=None):
 
 def _combinations(plan):
     points = [d.values or [d.ends[0] + (d.ends[1] - d.ends[0]) * i / 4 for i in range(5)] for d in plan.space]
-    return [dict(zip(plan.names, values, strict=True)) for values in itertools.product(*points)]
+    return (dict(zip(plan.names, values, strict=True)) for values in itertools.product(*points))
+
+
+def test_a_picture_of_few_trials_in_a_large_space(tmp_path):
+    """Its time grows with the trials, and not with the 10^8 combinations."""
+    names = ("temperature", "learning_rate", "weight_decay", "momentum", "kd_weight", "label_smoothing")
+    grids = [f"{name}:choice:{','.join(f'0.{digit}1' for digit in range(1, 10))}" for name in names]
+    plan = Plan(CONFIG, (*grids, "batch_size:choice:8,16,32,64", "epochs:choice:1,2,3,4"), tuner="random", max_trials=3)
+    ranked = fake_records(tmp_path, plan, [0.8, 0.9, 0.7]).ranked()
+    curves = plot._curves(ranked, plan, plot._x_dimension(plan))
+    assert [len(trials) for trials in curves.values()] == [1, 1, 1]
+    assert [name[-1] for name in curves] == ["1", "2", "3"] and all("batch_size 8, epochs" in name for name in curves)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,9 @@ def test_epochs_follow_from_the_operations():
     assert matched.epochs == 90 and matched.lr_schedule == "multistep:30,60:0.5"  # 30 (3 * 10 + 60) / (3 * 10)
     alone = nested_runs.student_alone_config(config)
     assert {line.split(":")[0] for line in alone.differences(matched)} == {"--epochs", "--lr_schedule"}
+    waits = config.replace(warmup_epochs=1.5, early_stopping_patience=5)
+    waits = nested_runs.student_matched_config(waits, **FLOPS)
+    assert (waits.warmup_epochs, waits.early_stopping_patience) == (4.5, 15)
     cached = config.replace(teacher_cache_dir="cache", teacher_cache_epochs=15)
     assert nested_runs.student_matched_config(cached, **FLOPS).epochs == 60  # half of the teacher's passes
     more = cached.replace(teacher_cache_epochs=100)
