@@ -66,6 +66,8 @@ _TRAINING = {  # what is added to SKD
 _ADAMW = {"adamw": 0.008, "adamw_slower": 0.002, "adamw_faster": 0.032, "adamw_fastest": 0.128}  # rates
 _TRAINING |= {row: _adamw(rate) for row, rate in _ADAMW.items()}
 _ADAMW_ROWS = {f"{row}_{rate:g}": rate for row in ("none", "kd", "skd") for rate in (0.008, 0.032, 0.128)}
+BUDGETS = (12, 30, 60)  # epochs
+_BUDGET_ROWS = {f"{row}_{n}": n for row in ("none", "kd", "skd", "dist_authors") for n in BUDGETS}
 PILOT_SCHEDULES = {  # from rate 0.1 without a warm-up, one step at a time
     "": (),
     "_linear": ("--lr_schedule=linear",),
@@ -230,6 +232,23 @@ _ALL = (
         seeds_of={
             (row, NO_PAIR if row.startswith("none") else "cifar100_resnet56"): _THREE
             for row in ("none_0.032", "kd_0.032", "skd_0.032")
+        },
+    ),
+    Study(
+        "budget",
+        "Where does SKD's lead go in longer training? A small student on CIFAR-100.",
+        base="base_cifar100.flags",
+        alone={row: "rows/cifar100/none.flags" for row in _BUDGET_ROWS if row.startswith("none")},
+        rows={row: f"rows/cifar100/{row[:-3]}.flags" for row in _BUDGET_ROWS if not row.startswith("none")},
+        pairs=_PAIR100,
+        further={
+            (row, NO_PAIR if row.startswith("none") else "cifar100_resnet56"): (*_FLOAT32, f"--epochs={epochs}")
+            for row, epochs in _BUDGET_ROWS.items()
+        },
+        seeds_of={
+            (row, NO_PAIR if row.startswith("none") else "cifar100_resnet56"): _THREE
+            for row, epochs in _BUDGET_ROWS.items()
+            if epochs < 60
         },
     ),
     Study(

@@ -59,6 +59,7 @@ def test_every_study_has_its_cells():
         "top_logits": 30,
         "training": 32,
         "adamw": 15,
+        "budget": 28,
         "cifar100_full": 186,
         "imagenet": 12,
     }
@@ -180,8 +181,9 @@ def test_the_schedule_is_one_for_all():
             assert config.validation_fraction == (0 if "_all" in cell.row else 0.1)
         if cell.study == "top_logits":
             first, may = f"top_logits/cifar100_resnet56/kd/seed{cell.seed}", free | {"teacher_cache_top"}
-        if cell.study in ("training", "adamw"):
-            first, may = f"training/cifar100_resnet56/plain/seed{cell.seed}", free | TRAINED_WITH
+        if cell.study in ("training", "adamw", "budget"):
+            own = {"epochs"} if cell.study == "budget" else TRAINED_WITH
+            first, may = f"training/cifar100_resnet56/plain/seed{cell.seed}", free | own
         if cell.study.startswith("precision"):
             first = f"{cell.study}/resnet20/bfloat16_cached/seed0"
             may = {"seed", "precision", "teacher_precision", "teacher_cache_dir"}
