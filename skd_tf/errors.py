@@ -1,7 +1,11 @@
 """Exceptions, and the form of every message about bad input: what is wrong, expected, received, what to do."""
 
 import difflib
+import re
 from collections.abc import Iterable
+
+# What TensorFlow adds to the message of an error in a graph.
+_NOISE = ("Graph execution error", "Detected at node", "<stack traces", 'File "', "[[", "Hint:", "[Op:")
 
 
 class InputError(ValueError):
@@ -68,3 +72,10 @@ def did_you_mean(name: object, names: Iterable[str], otherwise: str) -> str:
     folded = {known.lower(): known for known in names}
     near = difflib.get_close_matches(str(name).lower(), folded, n=1)
     return f"Did you mean {folded[near[0]]}?" if near else otherwise
+
+
+def reason(message: str) -> str:
+    """TensorFlow's message of an error, without the place in the graph."""
+    lines = [line.strip() for line in message.splitlines()]
+    text = " ".join([line for line in lines if line and not line.startswith(_NOISE)] or lines)
+    return re.sub(r"Error in user-defined function passed to \S+ transformation with iterator: \S+: ", "", text)  # 2.20

@@ -4,7 +4,6 @@ import contextlib
 import errno
 import os
 import pathlib
-import re
 import shlex
 import sys
 import textwrap
@@ -17,13 +16,11 @@ from skd_tf.config import flagfile, recipes
 from skd_tf.config.config import FIELDS
 from skd_tf.config.fields import expectation, kinds_of, rules_of, validate
 from skd_tf.config.flags import LOOKS, PLACES, define_flags, is_setting, parse
-from skd_tf.errors import InputError, as_text, input_error
+from skd_tf.errors import InputError, as_text, input_error, reason
 from skd_tf.runtime import console, devices, keras_state, signals
 
 _LIST = {"--list_recipes", "-list_recipes"}
 _HELP = {"--help", "-help", "-h", "--helpfull", "--helpshort"}
-# What TensorFlow adds to the message of an error in a graph.
-_NOISE = ("Graph execution error", "Detected at node", "<stack traces", 'File "', "[[", "Hint:", "[Op:")
 
 
 def run(
@@ -107,13 +104,6 @@ def _open_standard_streams():
             os.fstat(descriptor)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # gets the lowest free number
-
-
-def reason(message: str) -> str:
-    """TensorFlow's message of an error, without the place in the graph."""
-    lines = [line.strip() for line in message.splitlines()]
-    text = " ".join([line for line in lines if line and not line.startswith(_NOISE)] or lines)
-    return re.sub(r"Error in user-defined function passed to \S+ transformation with iterator: \S+: ", "", text)  # 2.20
 
 
 _overwritten = {"done": False}

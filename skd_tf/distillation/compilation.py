@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from skd_tf.errors import input_error
+from skd_tf.errors import input_error, reason
 from skd_tf.models.sync_batch_norm import is_synchronized
 from skd_tf.runtime import compat, devices, replicas
 
@@ -24,6 +24,7 @@ class CompilationMixin:
     distribute_strategy: Any
     _jit_compile: str | bool
     _train_steps: Any
+    _stepped_variables: Callable[[], list]
 
     def _choose_xla(self) -> None:
         """Decides whether XLA compiles the step, from the setting, the device and the layers of both networks."""
@@ -66,8 +67,11 @@ class CompilationMixin:
         if self._tried or not self.xla:
             run()
             return
-        local = self.distribute_strategy.experimental_local_results
-        copies = [copy for variable in self.student.non_trainable_variables for copy in local(variable.value)]
+        strategy = self.distribute_strategy
+        # With several replicas, one may have made the whole step before another one fails to compile.
+        whole = strategy.num_replicas_in_sync > 1
+        variables = self._stepped_variables() if whole else self.student.non_trainable_variables
+        copies = [copy for variable in variables for copy in strategy.experimental_local_results(variable.value)]
         before = [tf.identity(copy) for copy in copies]
         while not self._tried:
             try:
@@ -76,27 +80,31 @@ class CompilationMixin:
             except tf.errors.OpError as error:
                 if not self.xla or isinstance(error, (tf.errors.ResourceExhaustedError, tf.errors.OutOfRangeError)):
                     raise
-                self._compile_less(error)
+                self._compile_less(_reason_in(error))
+                if not self.xla and str(self._jit_compile).lower() == "true":
+                    run()  # raises what is no fault of XLA's
+                    raise input_error(
+                        "XLA cannot compile this training step",
+                        expected="operations that XLA has kernels for",
+                        received=f"jit_compile=true; {_reason_in(error)}",
+                        remedy="Use jit_compile=auto, or replace the layer",
+                    ) from error
                 for copy, value in zip(copies, before, strict=True):
                     copy.assign(value)
+                metrics = compat.compiled_metrics(self)
+                if whole and metrics is not None and len(self._stepped_variables()) > len(variables):
+                    metrics.reset_state()  # it was built in this step
+        if not self.xla:
+            warnings.warn(f"Training without XLA. {self.xla_reason}.", stacklevel=2)
 
-    def _compile_less(self, error):
-        reason = _reason_in(error)
+    def _compile_less(self, reason):
         self._forget_traces()
         self._train_steps.forget_traces()
         if self._compiles_metrics and compat.compiled_metrics(self) is not None:
             self._compiles_metrics = False
             self.xla_reason += f"; the compiled metrics are computed outside, since {reason}"
             return
-        if str(self._jit_compile).lower() == "true":
-            raise input_error(
-                "XLA cannot compile this training step",
-                expected="operations that XLA has kernels for",
-                received=f"jit_compile=true; {reason}",
-                remedy="Use jit_compile=auto, or replace the layer",
-            ) from error
         self.xla, self.xla_reason = False, f"XLA cannot compile this training step: {reason}"
-        warnings.warn(f"Training without XLA. {self.xla_reason}.", stacklevel=2)
 
 
 def _unsupported_layer(model, who):
@@ -108,4 +116,4 @@ def _unsupported_layer(model, who):
 def _reason_in(error):
     text = " ".join(str(error).split())
     missing = sorted({*_NO_KERNEL.findall(text)})
-    return f"it has no kernel for {', '.join(missing)}" if missing else text[:_LONGEST_REASON]
+    return f"it has no kernel for {', '.join(missing)}" if missing else reason(str(error))[:_LONGEST_REASON]

@@ -50,7 +50,7 @@ class StepModel(keras.Model):
             summed = tf.nest.pack_sequence_as(local, summed)
             finite = self._compiled(self._update)(summed, before, batch, logits)
         if not self._compiles_metrics:
-            self._update_compiled_metrics(finite, batch, logits)
+            self._update_compiled_metrics(finite, self._measured(batch, logits))
         return self.means.result()
 
     def _whole_step(self, batch, batch_size):
@@ -89,6 +89,7 @@ class StepModel(keras.Model):
         gradients = self.objective.scaled(summed["gradients"], *totals, self.radius.value)
         if replica_count > 1:
             statistics = [vector / replica_count for vector in statistics]
+        measured = self._measured(batch, student_logits) if self._compiles_metrics else None
         with compat.own_copies(self._stepped_variables(), optimizer):
             finite = self.guard.check(summed["sums"], gradients, statistics, self.optimizer, in_loop=in_loop)
             options = {"flat": not self.xla, "largest": self._largest, "factors": self._rate_factors}
@@ -104,8 +105,7 @@ class StepModel(keras.Model):
             if finite is not True:
                 for variable, value in zip(self._moved.others, before[1], strict=True):
                     variable.assign(keep(variable.value, value))
-            if self._compiles_metrics:
-                self._update_compiled_metrics(finite, batch, student_logits)
+            self._update_compiled_metrics(finite, measured)
         return tf.convert_to_tensor(finite)
 
     @property
@@ -139,7 +139,7 @@ class StepModel(keras.Model):
         feature = None if teacher_logits is None else self._feature_term(mine, its, student_logits)
         _, sums, counts = self._objective(student_logits, teacher_logits, y, sample_weight, feature)
         self.means.update_state(*replicas.sum_over_replicas([sums, counts]))
-        self._update_compiled_metrics(True, (None, None, y, sample_weight), student_logits)
+        self._update_compiled_metrics(True, self._measured((None, None, y, sample_weight), student_logits))
         return self.means.result()
 
     def _in_pieces(self, batch, batch_size):
@@ -234,13 +234,19 @@ class StepModel(keras.Model):
             logits = tf.stop_gradient(self._teacher_forward(image_of(x)))
         return logits
 
-    def _update_compiled_metrics(self, finite, batch, student_logits):
+    def _measured(self, batch, student_logits):
+        """What the compiled metrics are of: the labelled examples' (labels, logits, weights). None without metrics."""
+        if compat.compiled_metrics(self) is None:
+            return None
+        _, _, y, sample_weight = batch
+        labelled = class_numbers(y) >= 0
+        parts = y, self.probability_logits(student_logits), sample_weight
+        return [None if part is None else part[labelled] for part in parts]
+
+    def _update_compiled_metrics(self, finite, measured):
         metrics = compat.compiled_metrics(self)
-        if metrics is not None:
-            _, _, y, sample_weight = batch
-            labelled = class_numbers(y) >= 0
-            parts = y, self.probability_logits(student_logits), sample_weight
+        if measured is not None:
             # Steps that loss scaling skips count: its forward pass was an ordinary one.
             finite = finite if self._train_steps.in_loop and not optimizers.may_skip(self.optimizer) else True
             with update.undone_unless(finite, metrics.variables):
-                metrics.update_state(*(None if part is None else part[labelled] for part in parts))
+                metrics.update_state(*measured)

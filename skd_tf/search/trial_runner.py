@@ -13,10 +13,9 @@ import time
 import tensorflow as tf
 
 from skd_tf import data
-from skd_tf.config import app
 from skd_tf.config.groups import SAME_GRAPH
 from skd_tf.data.settings import DataSettings
-from skd_tf.errors import DivergedError, EnvironmentFailure, InputError, flag_error, input_error, message
+from skd_tf.errors import DivergedError, EnvironmentFailure, InputError, flag_error, input_error, message, reason
 from skd_tf.runs import data_identity, lineage, run_files
 from skd_tf.runs.workdir import Workdir, locked
 from skd_tf.runtime.console import say
@@ -195,7 +194,7 @@ def _graph_of(values):
 
 
 def _out_of_memory(what, error):
-    received, remedy = app.reason(error.message)[:200], "End the other programs that use the device"
+    received, remedy = reason(error.message)[:200], "End the other programs that use the device"
     return EnvironmentFailure(
         message("Memory has run out", expected=f"enough for {what}", received=received, remedy=remedy)
     )
@@ -203,5 +202,5 @@ def _out_of_memory(what, error):
 
 def _reason(error, folder):
     """The message of a failure on one line, without sentences on files in the trial's folder, which are removed."""
-    sentences = " ".join(app.reason(str(error)).split()).split(". ")
+    sentences = " ".join(reason(str(error)).split()).split(". ")
     return ". ".join(sentence for sentence in sentences if str(folder) not in sentence)[:500]

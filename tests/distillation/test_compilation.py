@@ -66,6 +66,18 @@ def test_a_step_that_does_not_compile_runs_without_xla_and_loses_no_batch(on_a_g
     assert all(np.array_equal(*pair) for pair in zip(*students, strict=True))
 
 
+def test_an_error_that_is_not_of_xla_is_not_blamed_on_it():
+    """One-hot labels with a metric of class numbers."""
+    for setting in (True, False):
+        distiller = compiled(
+            net(), net(), jit_compile=setting, metrics=[keras.metrics.SparseTopKCategoricalAccuracy(2)]
+        )
+        ((images, labels),) = batches(1)
+        with pytest.raises(Exception) as caught:
+            distiller.fit(images, np.eye(CLASSES, dtype="float32")[labels], batch_size=4, verbose=0)
+        assert "XLA" not in str(caught.value)
+
+
 def test_asking_for_xla_that_cannot_be_is_one_line():
     distiller = compiled(net(keras.layers.Resizing(4, 4, antialias=True)), net(), jit_compile=True)
     with pytest.raises(InputError, match=r"XLA cannot compile this training step.*ScaleAndTranslate") as caught:
@@ -79,6 +91,23 @@ class Digits(keras.metrics.Mean):
     def update_state(self, y, logits, sample_weight=None):
         digits = tf.strings.length(tf.strings.as_string(tf.argmax(logits, axis=-1)))
         return super().update_state(tf.cast(digits, tf.float32))
+
+
+@pytest.mark.parametrize("metric", ["accuracy", Digits])
+def test_replicas_stay_equal_with_compiled_metrics(metric, two_replicas):
+    """Also if only one of them fails to compile after the other has made its step."""
+    with two_replicas.scope():
+        distiller = Distiller(net(keras.layers.BatchNormalization()), net(), "spherical")
+        metrics = [metric if isinstance(metric, str) else metric(name="own")]
+        distiller.compile(keras.optimizers.SGD(0.1, momentum=0.9), jit_compile=True, metrics=metrics)
+    images, labels = (np.concatenate(parts) for parts in zip(*batches(3), strict=True))
+    distiller.fit(images, labels, batch_size=len(images) // 3, epochs=1, verbose=0, shuffle=False)
+    assert distiller.xla and ("outside" in distiller.xla_reason) == (metric != "accuracy")
+    copies = two_replicas.experimental_local_results
+    assert [int(copy) for copy in copies(distiller.optimizer.iterations.value)] == [3, 3]
+    for variable in [*distiller.student.variables, *distiller.optimizer.variables]:
+        one, other = (copy.numpy() for copy in copies(variable.value))
+        assert np.array_equal(one, other)
 
 
 @pytest.mark.slow
