@@ -89,15 +89,17 @@ def global_batch_size(image: tf.Tensor, replica_count: int, *, equal_parts: bool
 def piece_size(examples: int | None, pieces: int) -> int:
     """The number of examples in each piece of a replica's part of a batch, except in a smaller last one.
 
+    A batch of fewer examples than pieces, as the last one of an epoch may be, has pieces of one example.
+
     Raises:
-      InputError: the number of examples is not known before the step, or there are fewer of them than pieces.
+      InputError: the number of examples is not known before the step.
     """
-    if examples is None or 0 < examples < pieces:
+    if examples is None:
         raise input_error(
             "The batch cannot be divided into micro-batches",
-            expected=f"batches of a fixed size, at least {pieces} examples on each replica",
-            received=f"micro_batches={pieces} with {'an unknown number of' if examples is None else examples} examples",
-            remedy="Lower micro_batches, or batch the data with drop_remainder=True",
+            expected="batches of a fixed size",
+            received=f"micro_batches={pieces} with an unknown number of examples",
+            remedy="Batch the data with drop_remainder=True, or use micro_batches=1",
         )
     return max(-(-examples // pieces), 1)
 

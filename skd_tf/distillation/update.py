@@ -60,12 +60,15 @@ def apply(
 
 
 def _adjust_scale(optimizer, finite):
-    """Doubles the scale after `dynamic_growth_steps` finite steps in a row, and halves it after one that is not."""
+    """Doubles the scale after `dynamic_growth_steps` finite steps in a row, and halves it after one that is not.
+
+    It stays at 1 or more: an image that overflows in each epoch would otherwise lower it until no gradient is left.
+    """
     counter, scale = optimizer.step_counter, optimizer.dynamic_scale
     grows = tf.equal(counter.value, optimizer.dynamic_growth_steps - 1)
     counts = tf.logical_and(finite, tf.logical_not(grows))
     factor = tf.where(finite, tf.where(grows, 2.0, 1.0), 0.5)
-    scale.assign(scale.value * factor)
+    scale.assign(tf.maximum(scale.value * factor, tf.minimum(scale.value, 1.0)))
     counter.assign(tf.where(counts, counter.value + 1, 0))
 
 

@@ -31,11 +31,13 @@ def flops(model: Any, image_shape: tuple[int, ...]) -> int | None:
       image_shape: (h, w, c).
 
     Returns:
-      The number of operations; None if the graph does not show it, as with compiled functions inside a SavedModel.
+      The number of operations; None if the graph does not show it, as with compiled functions inside a SavedModel, or loops.
     """
     graph = _graph_of(model, image_shape) if isinstance(model, keras.Model) else _inlined_graph_of(model, image_shape)
+    if any(op.type in _UNKNOWN for op in graph.get_operations()):
+        return None
     counted = [op for op in graph.get_operations() if op.type in _MULTIPLY_ADDS]
-    known = all(op.outputs[0].shape.is_fully_defined() for op in counted)
+    known = all(tensor.shape.is_fully_defined() for op in counted for tensor in (*op.inputs, *op.outputs))
     return (2 * sum(_MULTIPLY_ADDS[op.type](op) for op in counted) or None) if known else None
 
 
@@ -58,8 +60,13 @@ def _inlined_graph_of(model, image_shape):
 
 
 def _convolution(op):
-    height, width, channels, _ = op.inputs[1].shape  # for a grouped convolution: channels of one group
-    return _size(op.outputs[0]) * height * width * channels
+    *window, channels, _ = op.inputs[1].shape  # for a grouped convolution: channels of one group
+    return _size(op.outputs[0]) * math.prod(window) * channels
+
+
+def _transposed_convolution(op):
+    *window, channels, _ = op.inputs[1].shape
+    return _size(op.inputs[2]) * math.prod(window) * channels
 
 
 def _depthwise(op):
@@ -72,17 +79,34 @@ def _product(op):
     return _size(op.outputs[0]) * op.inputs[0].shape[-2 if transposed else -1]
 
 
+def _einsum(op):
+    """The sizes of all indices, as each product of two tensors has a multiply-add for every combination of them."""
+    operands, sizes = op.get_attr("equation").decode().partition("->")[0].split(","), {}
+    for letters, tensor in zip(operands, op.inputs, strict=True):
+        before, dots, after = letters.partition("...")
+        missing = len(tensor.shape) - len(before) - len(after)
+        # The axes of "..." end alike in all operands.
+        names = [*before, *(f"...{place}" for place in range(missing, 0, -1) if dots), *after]
+        sizes |= {name: max(size, sizes.get(name, 1)) for name, size in zip(names, tensor.shape, strict=True)}
+    return math.prod(sizes.values()) if len(operands) > 1 else 0
+
+
 def _size(tensor):
     return math.prod(tensor.shape)
 
 
 _MULTIPLY_ADDS = {
     "Conv2D": _convolution,
+    "Conv3D": _convolution,
+    "Conv2DBackpropInput": _transposed_convolution,
+    "Conv3DBackpropInputV2": _transposed_convolution,
+    "Einsum": _einsum,
     "DepthwiseConv2dNative": _depthwise,
     "MatMul": _product,
     "BatchMatMul": _product,
     "BatchMatMulV2": _product,
 }
+_UNKNOWN = {"While", "StatelessWhile", "Enter"}  # how often a loop runs is not in the graph
 
 
 def file_bytes(path: str | os.PathLike) -> int:

@@ -1,18 +1,22 @@
 """The parts of every loss: float32 logits, target probabilities, the label term and the distill term."""
 
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-import tensorflow as tf
 from keras import ops
 
 from skd_tf.errors import input_error
 from skd_tf.losses.teacher_shares import teacher_shares
 
-Tensor: TypeAlias = tf.Tensor
-Scalar: TypeAlias = float | tf.Tensor
-Terms: TypeAlias = dict[str, tf.Tensor]  # each [batch]: "label" and, with a teacher, "distill"
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+    Tensor: TypeAlias = tf.Tensor
+else:
+    Tensor = object  # the losses compute on any backend of Keras, as in experiments/lab/jax
+Scalar: TypeAlias = float | Tensor
+Terms: TypeAlias = dict[str, Tensor]  # each [batch]: "label" and, with a teacher, "distill"
 Weights: TypeAlias = Sequence[float] | None  # of several teachers; None: equal
 
 

@@ -66,6 +66,11 @@ def pin() -> None:
         warn(f"Keras is set for this command: {', '.join(changed)}.")
 
 
+def accept_backend(name: str) -> None:
+    """Lets this process use networks and losses on another backend, as experiments/lab/jax does; nothing else works there."""
+    _NEEDED["backend"] = name
+
+
 def require_backend() -> None:
     """Raises `InputError` if Keras has another backend than TensorFlow, or would have it once it is imported."""
     if _legacy():

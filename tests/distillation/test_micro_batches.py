@@ -43,19 +43,20 @@ def trained(strategy, micro_batches, *, steps, dtype, cached=False, jit_compile=
 
 
 @pytest.mark.parametrize(
-    ("mirrored", "cached"),
+    ("mirrored", "cached", "divided"),
     [
-        (False, False),
-        pytest.param(True, True, marks=pytest.mark.slow),
-        pytest.param(False, True, marks=pytest.mark.slow),
-        pytest.param(True, False, marks=pytest.mark.slow),
+        (False, False, (3,)),  # it leaves a smaller last piece
+        pytest.param(False, False, (4, 3), marks=pytest.mark.slow),
+        pytest.param(True, True, (4, 3), marks=pytest.mark.slow),
+        pytest.param(False, True, (4, 3), marks=pytest.mark.slow),
+        pytest.param(True, False, (4, 3), marks=pytest.mark.slow),
     ],
 )
-def test_twenty_steps_in_float64_agree_to_rounding(mirrored, cached, two_replicas):
+def test_twenty_steps_in_float64_agree_to_rounding(mirrored, cached, divided, two_replicas):
     strategy = two_replicas if mirrored else None
     settings = {"steps": 20, "dtype": "float64", "cached": cached}
     whole = trained(strategy, 1, **settings)
-    for pieces in (4, 3):  # 3 leaves a smaller last piece
+    for pieces in divided:
         weights, average, (means, accuracy) = trained(strategy, pieces, **settings)
         assert distance(whole[0], weights) < 1e-10 and distance(whole[1], average) < 1e-10
         assert means == pytest.approx(whole[2][0], rel=1e-6) and accuracy == pytest.approx(whole[2][1])
@@ -66,6 +67,18 @@ def test_twenty_steps_in_float64_agree_to_rounding(mirrored, cached, two_replica
 def test_a_step_in_float32_agrees_to_rounding(jit_compile):
     whole, pieces = (trained(None, m, steps=1, dtype="float32", jit_compile=jit_compile)[0] for m in (1, 4))
     assert distance(whole, pieces) < 1e-5
+
+
+def test_a_last_batch_of_few_images_has_fewer_pieces():
+    """As that of fit over an array; and a batch of fewer images than pieces."""
+    images, labels = (np.concatenate(parts) for parts in zip(*batches(1, 17, dtype="float64"), strict=True))
+    students = []
+    for pieces in (1, 4, 32):
+        distiller = Distiller(conv_net(1, dtype="float64"), conv_net(2, dtype="float64"), "kd")
+        distiller.compile(keras.optimizers.SGD(0.1), jit_compile=False, micro_batches=pieces)
+        distiller.fit(images, labels, batch_size=16, shuffle=False, verbose=0)
+        students.append(weights_of(distiller.student))
+    assert all(distance(students[0], other) < 1e-10 for other in students[1:])
 
 
 @pytest.mark.slow

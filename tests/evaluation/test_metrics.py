@@ -191,6 +191,27 @@ def test_operations_against_the_layers_by_hand():
     assert cost.flops(grouped, (8, 8, 4)) == 2 * expected
 
 
+def test_operations_of_attention_transposed_and_volume_convolutions_by_hand():
+    layers, images = keras.layers, keras.Input([8, 8, 4])
+
+    def counted(features):
+        return cost.flops(keras.Model(images, layers.Dense(3)(layers.Flatten()(features))), (8, 8, 4))
+
+    tokens, width, heads = layers.Reshape([64, 4])(images), 8, 2
+    attention = layers.MultiHeadAttention(heads, width)(tokens, tokens)
+    projections, products = 4 * 64 * 4 * heads * width, 2 * 64 * 64 * heads * width
+    assert counted(attention) == 2 * (projections + products + 64 * 4 * 3)
+    mixed = layers.EinsumDense("abcd,de->abce", output_shape=(8, 8, 5))(images)
+    assert counted(mixed) == 2 * (64 * 4 * 5 + 320 * 3)
+    assert counted(layers.Conv2DTranspose(5, 3, padding="same")(images)) == 2 * (64 * 4 * 9 * 5 + 320 * 3)
+    volume = layers.Conv3D(2, 3, padding="same")(layers.Reshape([8, 8, 4, 1])(images))
+    assert counted(volume) == 2 * (256 * 27 * 2 + 512 * 3)
+    assert counted(layers.LSTM(2)(tokens)) is None  # a loop
+    with tf.Graph().as_default():
+        operands = tf.zeros([2, 8, 4]), tf.zeros([4, 5])
+        assert cost._einsum(tf.raw_ops.Einsum(inputs=operands, equation="...d,de->...e").op) == 2 * 8 * 4 * 5
+
+
 def test_operations_agree_with_tensorflow_and_the_literature():
     net = networks.build("resnet20", input_shape=(32, 32, 3), num_classes=10)
     counted = cost.flops(net, (32, 32, 3))

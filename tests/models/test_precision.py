@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from skd_tf.distillation import update
 from skd_tf.distillation.distiller import Distiller
 from skd_tf.models import precision
 from tests.helpers.nets import batches, conv_net, distance, run, weights_of
@@ -97,6 +98,17 @@ def test_a_bad_float16_step_is_skipped_by_all_replicas_alike(two_replicas, bad_h
     changed, scales = state()
     assert scales == [scale / 2] * 2 and not any(np.array_equal(*pair) for pair in zip(before, changed, strict=True))
     assert all(np.isfinite(value).all() for value in changed)
+
+
+def test_the_loss_scale_stays_at_1_or_more():
+    """Or an image that overflows in each epoch would lower it until no gradient is left."""
+    optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(), initial_scale=4.0)
+    optimizer.build([keras.Variable(0.0)])
+    scales = []
+    for finite in (False, False, False, True, False):
+        update._adjust_scale(optimizer, tf.constant(finite))
+        scales.append(float(optimizer.dynamic_scale.numpy()))
+    assert scales == [2, 1, 1, 1, 1]
 
 
 def test_a_float16_student_gets_a_loss_scale_unless_compile_is_told_not_to():

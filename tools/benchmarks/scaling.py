@@ -13,8 +13,8 @@ from skd_tf import data
 from skd_tf.config import Config
 from skd_tf.errors import input_error
 from skd_tf.runtime import devices
-from skd_tf.runtime.replicas import make_strategy
 from skd_tf.training import train_student
+from skd_tf.training.experiment import make_strategy
 from skd_tf.training.teacher import Teacher
 from tools.benchmarks import interleaved, results
 from tools.benchmarks.contenders import IMAGES, make_dataset, make_net
@@ -84,6 +84,7 @@ def prepare(
         jit_compile=jit_compile,
     )
     strategy, dataset = make_strategy(config), make_dataset()
+    assert strategy.num_replicas_in_sync == replicas
     opened, steps_per_epoch = None, IMAGES // batch_size
     if teacher != "none":
         path = pathlib.Path(tempfile.mkdtemp()) / "teacher.keras"

@@ -15,7 +15,7 @@ import numpy as np
 
 from skd_tf.data.catalog import KNOWN_DATASETS
 from skd_tf.errors import input_error
-from skd_tf.runtime import atomic_files
+from skd_tf.runtime import atomic_files, keras_state
 
 _MOMENTUM, _WARMUP, _PAD = 0.9, 0.05, 4
 
@@ -32,10 +32,11 @@ def network(name: str, dataset: str, seed: int = 0):
 
 
 def do_without_tensorflow() -> None:
-    """On another backend, makes networks use Keras' own BatchNorm, which computes the same as ours."""
+    """On another backend, accepts it, and makes networks use Keras' own BatchNorm, which computes the same as ours."""
     import keras
 
     if keras.backend.backend() != "tensorflow":
+        keras_state.accept_backend(keras.backend.backend())
         stand_in = types.ModuleType("skd_tf.networks.batch_norm")
         stand_in.FusedBatchNormalization = keras.layers.BatchNormalization
         sys.modules["skd_tf.networks.batch_norm"] = stand_in
