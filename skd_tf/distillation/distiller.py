@@ -179,13 +179,15 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, CompilationMixin, Step
             is_new = value is not before
             if is_new:
                 teachers = value if isinstance(value, (list, tuple)) else () if value is None else (value,)
-                self._check_teachers(teachers)
+                probabilities = self._check_teachers(teachers)
                 # A calibrated student teaches what it was trained to say.
                 raw = tuple(deploy.without_temperature(teacher)[0] for teacher in teachers)
                 value = raw if len(raw) > 1 else next(iter(raw), None)
             if is_new and self.features is not None:
                 with self.distribute_strategy.scope():
                     self.features.connect(self.student, value)
+            if is_new:  # a teacher that is refused above changes nothing
+                self._teacher_inspected, self._teacher_probabilities = False, probabilities
             object.__setattr__(self, name, value)
             if is_new and getattr(self, "compiled", False):
                 self._build_optimizer()

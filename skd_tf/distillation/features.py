@@ -89,16 +89,20 @@ class Features(keras.layers.Layer):
                 received=f"{len(teacher)} teachers",
                 remedy="Drop feature_pairs, or all teachers but one",
             )
+        layers_of: dict[str, Any] = {"student": (), "teacher": ()}
         for who, model, place in (("student", student, 1), ("teacher", teacher, 0)):
             names = [pair[place] for pair in self.pairs]
-            self._layers_of[who] = () if model is None else [layer_outputs.layer_called(model, n, who) for n in names]
+            if model is not None:
+                layers_of[who] = [layer_outputs.layer_called(model, n, who) for n in names]
         if teacher is None:
+            self._layers_of.update(layers_of)
             return
         mine, its = layer_outputs.output_shapes(student), layer_outputs.output_shapes(teacher)
         shapes = [(mine[of_student], its[of_teacher]) for of_teacher, of_student in self.pairs]
         for pair, (s, t) in zip(self.pairs, shapes, strict=True):
             _require_comparable(pair, s, t)
         self.make([(s[-1] or 0, t[-1] or 0) for s, t in shapes])
+        self._layers_of.update(layers_of)
 
     def make(self, channels: Sequence[tuple[int, int]]) -> None:
         """Builds the projectors, unless they are.

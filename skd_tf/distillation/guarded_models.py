@@ -57,8 +57,8 @@ class GuardedModelsMixin:
         return self.teacher if several else () if self.teacher is None else (self.teacher,)
 
     def _check_teachers(self, teachers):
-        """Checks the teachers as far as that is possible without calling them."""
-        probabilities = []  # the attributes change only if all checks pass
+        """Checks the teachers as far as that is possible without calling them; whether each returns probabilities."""
+        probabilities = []
         if teachers:
             self.objective.require_teachers(len(teachers))
         for teacher, who in _named(teachers):
@@ -75,7 +75,7 @@ class GuardedModelsMixin:
             probabilities.append(found)
             if found:
                 _warn_of_softmax()
-        self._teacher_inspected, self._teacher_probabilities = False, probabilities
+        return probabilities
 
     def _require_teacher_classes(self, classes):
         if None not in (classes, self._num_classes) and classes != self._num_classes:

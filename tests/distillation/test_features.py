@@ -129,6 +129,24 @@ def history():
     return distiller, seen
 
 
+def test_a_teacher_that_is_refused_changes_nothing():
+    """Neither what is known of the outputs, nor the layers that are compared."""
+    distiller = Distiller(student_net(), conv_net(2), "kd", feature_pairs=PAIRS, feature_weight=0.5)
+    distiller.compile("sgd", jit_compile=False)
+    ((images, labels),) = batches(1, 16)
+    teacher, before = distiller.teacher, distiller.evaluate(images, labels, verbose=0, return_dict=True)
+    small = keras.Sequential([keras.Input([6, 6, 2]), keras.layers.Flatten(), keras.layers.Dense(CLASSES, "softmax")])
+    convolutions = [part for w in (4, 7) for part in (keras.layers.Conv2D(w, 3, padding="same"), keras.layers.ReLU())]
+    head = keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(CLASSES)
+    wide = keras.Sequential([keras.Input([6, 6, 2]), *convolutions, *head])  # 7 channels in place of 6
+    for refused in (small, wide):
+        with pytest.raises(InputError):
+            distiller.teacher = refused
+        assert distiller.teacher is teacher
+        assert distiller.evaluate(images, labels, verbose=0, return_dict=True) == before
+    distiller.train_on_batch(images, labels)
+
+
 def test_a_step_compares_what_the_layers_return(history):
     start, wanted = trained(steps=0, dtype="float64"), []
     (images, _), *_ = batches(4, 16, dtype="float64")
