@@ -77,5 +77,5 @@ def digits_run(once, digits_teacher):
     """The workdir of a finished run: a small student distilled on the sphere from `digits_teacher`."""
     from tests.helpers import runs
 
-    settings = {"student": "cnn_4", "epochs": 25, "batch_size": 32, "teacher_checkpoint": str(digits_teacher)}
+    settings = {"student": "cnn_4", "epochs": 18, "batch_size": 32, "teacher_checkpoint": str(digits_teacher)}
     return once("run", lambda folder: runs.train(folder, runs.SMALL, **settings))

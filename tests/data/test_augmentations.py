@@ -71,7 +71,7 @@ def test_the_names_of_before_are_short_for_lists():
     assert load(augmentation="crop:3, mirror").augmentation == Augmentation(3, True)
     assert load(augmentation="mirror").augmentation == Augmentation(0, True)
     for names in (("pad_crop", "crop"), ("none", "crop:1")):
-        streams = [stream(*digits_with(name)) for name in names]
+        streams = [stream(*digits_with(name), last_step=2) for name in names]
         assert equal(*streams) == (names[0] == "pad_crop")
 
 
@@ -97,9 +97,9 @@ def test_a_crop_has_a_range_and_need_not_mirror(tmp_path):
 def test_streams_are_equal_for_any_start_replicas_order_and_batch(text):
     dataset, config = digits_with(text)
     whole = stream(dataset, config)
-    assert equal(stream(dataset, config, first_step=STEPS + 7), whole[STEPS + 7 :])
-    parts = stream(dataset, config, last_step=5, shards=4)
-    for step, batch in enumerate(whole[:5]):
+    assert equal(stream(dataset, config, first_step=STEPS + 7, last_step=STEPS + 9), whole[STEPS + 7 : STEPS + 9])
+    parts = stream(dataset, config, last_step=2, shards=4)
+    for step, batch in enumerate(whole[:2]):
         mine = parts[4 * step : 4 * step + 4]
         assert equal([np.concatenate(part) for part in zip(*mine, strict=True)], batch)
 
@@ -110,7 +110,7 @@ def test_streams_are_equal_for_any_start_replicas_order_and_batch(text):
     other = stream(dataset, config.replace(seed=5, batch_size=16), steps=50, last_step=50)
     assert len(examples(whole[:STEPS]) & examples(other)) >= 770
     assert len(examples(whole[:STEPS]) & examples(whole[STEPS:])) < 400
-    assert not equal(stream(dataset, config.replace(data_seed=1), last_step=STEPS), whole[:STEPS])
+    assert not equal(stream(dataset, config.replace(data_seed=1), last_step=1), whole[:1])
     # What a teacher's logits are computed of, epoch by epoch.
     seen = {image.tobytes() for image in data.AugmentedImages(dataset, 0, 1)[np.arange(len(dataset.train))]}
     assert {image.tobytes() for x, _ in whole[STEPS:] for image in x} <= seen

@@ -169,8 +169,8 @@ def video_of(split, root):
 @pytest.mark.parametrize(
     "nested, group, cache",
     [
-        (False, r"^(\w+)_", "memory"),
         (True, r"^([^/]+)/", "none"),
+        pytest.param(False, r"^(\w+)_", "memory", marks=pytest.mark.slow),
         pytest.param(False, r"^(\w+)_", "none", marks=pytest.mark.slow),
         pytest.param(True, r"^([^/]+)/", "memory", marks=pytest.mark.slow),
     ],

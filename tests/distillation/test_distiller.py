@@ -115,12 +115,17 @@ def test_xla_and_plain_steps_agree():
 
 
 @pytest.mark.parametrize(
-    ("replicas", "jit_compile"),
-    [(1, False), pytest.param(1, True, marks=pytest.mark.slow), pytest.param(2, False, marks=pytest.mark.slow)],
+    ("replicas", "jit_compile", "calls"),
+    [
+        (1, False, (1, 3)),  # 3 leaves a single step at the end
+        pytest.param(1, False, (1, 3, 8), marks=pytest.mark.slow),
+        pytest.param(1, True, (1, 3, 8), marks=pytest.mark.slow),
+        pytest.param(2, False, (1, 3, 8), marks=pytest.mark.slow),
+    ],
 )
-def test_the_number_of_steps_per_call_changes_no_bit(replicas, jit_compile, two_replicas):
+def test_the_number_of_steps_per_call_changes_no_bit(replicas, jit_compile, calls, two_replicas):
     data, results = batches(7), []
-    for steps_per_call in (1, 3, 8):
+    for steps_per_call in calls:
         distiller = make_distiller(two_replicas if replicas == 2 else None, batch_norm=True, jit_compile=jit_compile)
         run(distiller, data, steps_per_call=steps_per_call)
         results.append(weights_of(distiller.student))
@@ -186,6 +191,7 @@ def test_the_teacher_never_changes_and_is_invisible(tmp_path):
         loaded.compile("sgd")
         loaded.fit(*batches(1)[0], verbose=0)
     loaded.teacher = teacher
+    loaded.compile("sgd", run_eagerly=True)
     loaded.fit(*batches(1)[0], verbose=0)
 
 

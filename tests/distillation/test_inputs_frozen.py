@@ -47,7 +47,10 @@ def trained(strategy, *, jit_compile, eager=False, monkeypatch=None):
 
 @pytest.mark.parametrize(
     ("mirrored", "jit_compile"),
-    [(False, False), (True, False), *(pytest.param(two, True, marks=pytest.mark.slow) for two in (False, True))],
+    [
+        (True, False),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in ((False, False), (False, True), (True, True))),
+    ],
 )
 def test_frozen_weights_stay_and_only_moving_statistics_are_summed(mirrored, jit_compile, two_replicas, monkeypatch):
     strategy = two_replicas if mirrored else None

@@ -37,6 +37,12 @@ def dataset(*parts):
 
 
 @pytest.fixture(scope="module")
+def refusing():
+    """A Distiller for data that it refuses before any step."""
+    return untrained()
+
+
+@pytest.fixture(scope="module")
 def expected():
     """The weights after a fit to images and class numbers."""
     return fit(untrained(), IMAGES, LABELS)
@@ -98,10 +104,9 @@ def test_inputs_and_logits_by_name_train_alike(expected):
     ],
 )
 @pytest.mark.parametrize("method", ["fit", "evaluate"])
-def test_wrong_structures_are_refused_in_one_line(data, message, method):
-    distiller = untrained()
+def test_wrong_structures_are_refused_in_one_line(data, message, method, refusing):
     with pytest.raises(InputError, match=message) as caught:
-        getattr(distiller, method)(*data(), verbose=0)
+        getattr(refusing, method)(*data(), verbose=0)
     assert len(str(caught.value).splitlines()) == 1
 
 
@@ -126,9 +131,9 @@ BAD_LABELS = {
 
 
 @pytest.mark.parametrize("kind", BAD_LABELS)
-def test_labels_that_do_not_exist_are_refused_before_a_step(kind):
+def test_labels_that_do_not_exist_are_refused_before_a_step(kind, refusing):
     y, message = BAD_LABELS[kind]
-    distiller = untrained()
+    distiller = refusing
     before = weights_of(distiller.student)
     with pytest.raises(InputError, match=message):
         distiller.fit(IMAGES, y, verbose=0)
@@ -164,10 +169,10 @@ def test_good_labels_pass_and_do_not_change_the_data():
             assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-def test_class_weight_of_a_class_that_does_not_exist_is_refused():
+def test_class_weight_of_a_class_that_does_not_exist_is_refused(refusing):
     for weights, message in (({7: 2.0}, r"class_weight\[7\]=2"), ({"cat": 1.0}, "cat"), ({0: -1.0}, "out of range")):
         with pytest.raises(InputError, match=message):
-            untrained().fit(IMAGES, LABELS, class_weight=weights, verbose=0)
+            refusing.fit(IMAGES, LABELS, class_weight=weights, verbose=0)
 
 
 def test_one_logit_is_refused():
@@ -175,15 +180,15 @@ def test_one_logit_is_refused():
         Distiller(keras.Sequential([keras.Input([4]), keras.layers.Dense(1)]), None, "cross_entropy")
 
 
-def test_given_teacher_logits_are_checked():
-    logits = untrained().teacher(IMAGES).numpy()
+def test_given_teacher_logits_are_checked(refusing):
+    logits = refusing.teacher(IMAGES).numpy()
     for given, message in (
         (keras.ops.softmax(logits).numpy(), "are probabilities"),
         (logits[:, :3], "another shape"),
         (np.where(logits == logits.max(), -np.inf, logits), r"not finite.*Received teacher_logits=-inf.*maximum"),
     ):
         with pytest.raises(InputError, match=message):
-            untrained().fit({"image": IMAGES, "teacher_logits": given}, LABELS, verbose=0)
+            refusing.fit({"image": IMAGES, "teacher_logits": given}, LABELS, verbose=0)
 
 
 def test_text_labels_of_a_generator_are_one_line():

@@ -99,7 +99,7 @@ def test_steps_need_a_known_radius():
     with pytest.raises(InputError, match="Call adapt"):
         distiller.probability_logits(distiller.student(images))
     expected = make_distiller(radius=float(distiller.adapt(images).radius.numpy()))
-    for step in ("evaluate", "test_on_batch", "train_on_batch"):
+    for step in ("test_on_batch", "train_on_batch"):
         found, wanted = (floats(getattr(one, step)(images, labels)) for one in (distiller, expected))
         assert found == pytest.approx(wanted), step
     # A loss that does not use the radius needs no measurement.

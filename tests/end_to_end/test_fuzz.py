@@ -58,12 +58,17 @@ SANE = st.fixed_dictionaries(
 ODD = st.dictionaries(st.sampled_from(sorted(FIELDS)), JUNK, min_size=1, max_size=2)
 
 
+def few_or_many(few, many):
+    """Tests with `few` examples; with `many` only if slow tests are asked for."""
+    return pytest.mark.parametrize("examples", [few, pytest.param(many, marks=pytest.mark.slow)])
+
+
 def one_line(error):
     text = str(error)
     assert "Expected" in text and "Received" in text and "\n" not in text, text
 
 
-@pytest.mark.parametrize("examples", [150, pytest.param(600, marks=pytest.mark.slow)])
+@few_or_many(80, 600)
 def test_any_settings_dry_run_or_are_one_line(examples):
     outcomes = {"valid": 0, "refused": 0}
 
@@ -87,16 +92,21 @@ FLAGS = st.builds("--{}={}".format, st.sampled_from(sorted(FIELDS)), JUNK)
 LINES = st.one_of(st.sampled_from(TEXTS), FLAGS, st.text(max_size=30))
 
 
-@settings(max_examples=300, **QUICK)
-@given(st.lists(LINES, max_size=5))
-@example(["--flagfile=fuzzed.flags"])
-def test_any_flagfile_is_read_or_is_one_line(tmp_path_factory, lines):
-    path = tmp_path_factory.getbasetemp() / "fuzzed.flags"
-    path.write_bytes("\n".join(lines).encode("utf-8", "surrogatepass"))
-    try:
-        assert isinstance(flags.read_flagfile(path)[0], Config)
-    except InputError as error:
-        assert str(error) and "\n" not in str(error)
+@few_or_many(80, 300)
+def test_any_flagfile_is_read_or_is_one_line(tmp_path, examples):
+    path = tmp_path / "fuzzed.flags"
+
+    @settings(max_examples=examples, **QUICK)
+    @given(st.lists(LINES, max_size=5))
+    @example(["--flagfile=fuzzed.flags"])
+    def read_or_refuse(lines):
+        path.write_bytes("\n".join(lines).encode("utf-8", "surrogatepass"))
+        try:
+            assert isinstance(flags.read_flagfile(path)[0], Config)
+        except InputError as error:
+            assert str(error) and "\n" not in str(error)
+
+    read_or_refuse()
 
 
 ARRAYS = {"student/0000": np.arange(9.0, dtype=np.float32), "optimizer/0000": np.int64(7)}
@@ -130,30 +140,40 @@ def checkpoint(tmp_path_factory):
     return kept, kept.paths()[0].read_bytes()
 
 
-@settings(max_examples=500, **QUICK)
-@given(HARM)
-def test_a_harmed_cache_file_is_never_used(cached, harm):
+@few_or_many(150, 500)
+def test_a_harmed_cache_file_is_never_used(cached, examples):
     cache, key, whole = cached
-    assume(harmed(whole, harm) != whole)
-    cache.path(key).write_bytes(harmed(whole, harm))
-    seen = []
-    assert not teacher_cache.TeacherCache(cache.folder, "float16", seen.append).has(key, (6, 2)) and len(seen) == 1
+
+    @settings(max_examples=examples, **QUICK)
+    @given(HARM)
+    def never_used(harm):
+        assume(harmed(whole, harm) != whole)
+        cache.path(key).write_bytes(harmed(whole, harm))
+        seen = []
+        assert not teacher_cache.TeacherCache(cache.folder, "float16", seen.append).has(key, (6, 2)) and len(seen) == 1
+
+    never_used()
 
 
-@settings(max_examples=500, **QUICK)
-@given(HARM)
-def test_a_harmed_checkpoint_is_named_or_complete(checkpoint, harm):
+@few_or_many(150, 500)
+def test_a_harmed_checkpoint_is_named_or_complete(checkpoint, examples):
     """Some bytes of a zip say nothing of its content: a flipped date leaves the same numbers."""
     kept, whole = checkpoint
     path = kept.folder / "step-000000007.ckpt"
-    path.write_bytes(harmed(whole, harm))
-    seen = []
-    if kept._newest(seen.append) is None:
-        assert len(seen) == 1 and path.name in seen[0]
-    else:
-        arrays, facts = _read(path)
-        assert facts["step"] == 7 and facts["extra"] == {"seconds": 1.5}
-        np.testing.assert_equal(arrays, ARRAYS)
+
+    @settings(max_examples=examples, **QUICK)
+    @given(HARM)
+    def named_or_complete(harm):
+        path.write_bytes(harmed(whole, harm))
+        seen = []
+        if kept._newest(seen.append) is None:
+            assert len(seen) == 1 and path.name in seen[0]
+        else:
+            arrays, facts = _read(path)
+            assert facts["step"] == 7 and facts["extra"] == {"seconds": 1.5}
+            np.testing.assert_equal(arrays, ARRAYS)
+
+    named_or_complete()
 
 
 SCALES = st.floats(-6, 6)
@@ -211,29 +231,34 @@ STATE_HARMS = {
 }
 
 
-@settings(max_examples=300, **QUICK)
-@given(st.lists(st.tuples(st.integers(0, 10**6), st.sampled_from(sorted(STATE_HARMS))), min_size=1, max_size=3))
-def test_any_harmed_state_dict_is_one_line(state, built_once, harms):
-    harmed = dict(state)
-    for place, harm in harms:
-        names = sorted(name for name in harmed if not name.endswith("num_batches_tracked"))
-        name = names[place % len(names)]
-        harmed |= STATE_HARMS[harm](name, harmed.pop(name))
-    assume(any(np.shape(harmed.get(name)) != np.shape(state.get(name)) for name in harmed.keys() | state.keys()))
-    try:  # a head of other classes, weight and bias alike, is a network too
-        assert converted(harmed).output_shape[-1] == len(harmed["fc.bias"]) != len(state["fc.bias"])
-    except InputError as error:
-        one_line(error)
+@few_or_many(80, 300)
+def test_any_harmed_state_dict_is_one_line(state, built_once, examples):
+    @settings(max_examples=examples, **QUICK)
+    @given(st.lists(st.tuples(st.integers(0, 10**6), st.sampled_from(sorted(STATE_HARMS))), min_size=1, max_size=3))
+    def convert_or_refuse(harms):
+        harmed = dict(state)
+        for place, harm in harms:
+            names = sorted(name for name in harmed if not name.endswith("num_batches_tracked"))
+            name = names[place % len(names)]
+            harmed |= STATE_HARMS[harm](name, harmed.pop(name))
+        assume(any(np.shape(harmed.get(name)) != np.shape(state.get(name)) for name in harmed.keys() | state.keys()))
+        try:  # a head of other classes, weight and bias alike, is a network too
+            assert converted(harmed).output_shape[-1] == len(harmed["fc.bias"]) != len(state["fc.bias"])
+        except InputError as error:
+            one_line(error)
+
+    convert_or_refuse()
 
 
 @pytest.mark.parametrize(
-    "dtype", ["float32", *(pytest.param(dtype, marks=pytest.mark.slow) for dtype in ("float64", "float16"))]
+    ("dtype", "examples"),
+    [("float32", 8), *(pytest.param(dtype, 35, marks=pytest.mark.slow) for dtype in ("float32", "float64", "float16"))],
 )
-def test_any_order_and_layout_of_a_state_dict_is_the_same_network(state, built_once, dtype):
+def test_any_order_and_layout_of_a_state_dict_is_the_same_network(state, built_once, dtype, examples):
     given_state = {name: tensor.astype(dtype) for name, tensor in state.items() if "num_batches" not in name}
     names, expected = list(given_state), converted(given_state).get_weights()
 
-    @settings(max_examples=35, **QUICK)
+    @settings(max_examples=examples, **QUICK)
     @given(st.permutations(names), st.sampled_from("CF"))
     def same(shuffled, layout):
         weights = converted({name: np.asarray(given_state[name], order=layout) for name in shuffled}).get_weights()

@@ -15,7 +15,7 @@ from skd_tf import data, evaluate, losses, networks
 from skd_tf.config import Config
 from skd_tf.data.catalog import size_and_resize
 from skd_tf.errors import InputError
-from skd_tf.evaluation import evaluate_models, measured_runs, metrics, predictor, temperature_scaling
+from skd_tf.evaluation import cost, evaluate_models, measured_runs, metrics, predictor, temperature_scaling
 from skd_tf.models import deployable, loading, paths
 from skd_tf.runs import predictions, run_files
 from skd_tf.runtime.files import write_json
@@ -53,7 +53,8 @@ def require_same(row, expected, names=NAMES):
         assert row[name] == pytest.approx(expected[name], abs=1e-5), name
 
 
-def test_every_kind_of_model_gives_the_numbers_of_the_run(workdir, tmp_path, capsys):
+def test_every_kind_of_model_gives_the_numbers_of_the_run(workdir, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(cost, "timing", functools.partial(cost.timing, seconds=0.05))
     result, before, output = read_json(workdir / "result.json"), files_of(workdir), tmp_path / "out.json"
     paths = [workdir, workdir / "student.keras", workdir / "saved_model"]
     flags = [f"--teacher={result['config']['teacher_checkpoint']}", f"--output={output}", "--bootstrap=200"]

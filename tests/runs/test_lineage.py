@@ -139,20 +139,20 @@ def flags_of(root, workdir):
     return [*settings, "--noreport", f"--dataset=folder:{root}", f"--workdir={workdir}"]
 
 
-def test_start_weights_that_have_seen_measured_images_are_refused(first, tmp_path, capsys):
+@pytest.mark.parametrize("pairs", ["some", pytest.param("all", marks=pytest.mark.slow)])
+def test_start_weights_that_have_seen_measured_images_are_refused(first, tmp_path, capsys, pairs):
     root, workdir = first
     flags = flags_of(root, tmp_path / "second")
     copy = shutil.copy(workdir / "student.keras", tmp_path / "copy.keras")
     moved = shutil.copytree(root, tmp_path / "elsewhere")
-    for start in (f"--student_checkpoint={workdir}", f"--student={copy}", f"--student_checkpoint={copy}"):
-        for other in ("--data_seed=1", "--validation_fraction=0.3", f"--dataset=folder:{moved} --data_seed=1"):
-            assert exit_code(train.cli_main, *flags, start, *other.split()) == 2
-            error = capsys.readouterr().err
-            assert "has trained on" in error and "validation images" in error and error.count("error: ") == 1
-            assert (
-                "--data_seed=0 --validation_fraction=0.1" in error
-                and not (tmp_path / "second" / "metrics.jsonl").exists()
-            )
+    starts = f"--student_checkpoint={workdir}", f"--student={copy}", f"--student_checkpoint={copy}"
+    others = "--data_seed=1", "--validation_fraction=0.3", f"--dataset=folder:{moved} --data_seed=1"
+    for start, other in itertools.product(starts, others) if pairs == "all" else zip(starts, others, strict=True):
+        assert exit_code(train.cli_main, *flags, start, *other.split()) == 2
+        error = capsys.readouterr().err
+        assert "has trained on" in error and "validation images" in error and error.count("error: ") == 1
+        assert "--data_seed=0 --validation_fraction=0.1" in error
+        assert not (tmp_path / "second" / "metrics.jsonl").exists()
     tuned = [*flags, f"--student_checkpoint={workdir}", "--data_seed=1", "--search=learning_rate:choice:0.1,0.01"]
     assert exit_code(tune.cli_main, *tuned, f"--workdir={tmp_path / 'search'}") == 2
     assert "has trained on" in capsys.readouterr().err

@@ -12,7 +12,7 @@ from skd_tf import schedules
 from skd_tf.config import Config
 from skd_tf.errors import EnvironmentFailure, InputError
 from skd_tf.runs import metrics_log
-from skd_tf.training import experiment, run_callbacks
+from skd_tf.training import experiment, run_callbacks, train_student
 from tests.helpers.runs import ALONE
 
 CONFIG = Config(**ALONE)
@@ -97,7 +97,8 @@ def test_the_recorded_rate_is_that_of_the_last_update(tmp_path, monkeypatch):
         original(self, *arguments)
 
     monkeypatch.setattr(run_callbacks.RunCallbacks, "on_epoch_end", spy)
-    experiment.run(CONFIG.replace(precision="float16"), tmp_path)
+    config = CONFIG.replace(precision="float16")
+    train_student.train_student(config, experiment.prepare(config, tmp_path), tmp_path)
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert 0 < updates[0] < 8 and [row["step"] for row in rows] == [8, 16, 24]
     rates = schedules.learning_rate(CONFIG, 8)

@@ -132,7 +132,7 @@ def test_a_search_stopped_anywhere_draws_what_an_uninterrupted_one_draws(tuner, 
     """Stopped before a trial, or after its end and before the oracle has seen it; then after each of two more trials."""
     if tuner == "bayesian":
         pytest.importorskip("sklearn", reason="the extra skd_tf[bayesian] is not installed")
-    plan, straight, step = SEARCHES[tuner], tmp_path / "straight", 3 if tuner == "bayesian" else 1
+    plan, straight, step = SEARCHES[tuner], tmp_path / "straight", 1 if tuner == "random" else 3
     every = list(range(plan.trials))
     assert fake_search(straight, plan, fail=(2,)) == every
     expected = drawn(straight, plan)

@@ -29,7 +29,7 @@ def draw(folder, search, trials, seed=0, config=CONFIG, tuner="random"):
     return [record["values"] for record in records.all()]
 
 
-@pytest.mark.parametrize("trials", [4, 5, 10, 20])
+@pytest.mark.parametrize("trials", [4, 5, 10, pytest.param(20, marks=pytest.mark.slow)])
 def test_one_range_is_spread_and_starts_at_the_default(trials, tmp_path):
     drawn = []
     for seed in range(8):

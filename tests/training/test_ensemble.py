@@ -101,9 +101,14 @@ def test_each_teacher_has_the_cache_key_that_it_has_alone(settings, digits, tmp_
     assert [each.teacher_precision for each in half] == ["float32", "bfloat16"]
 
 
-def test_a_run_measures_each_teacher_and_their_mean(settings, digits, tmp_path, capsys):
-    cache = {"teacher_cache_dir": str(tmp_path / "cache"), "loss": "kd", "report": True, "report_images": 4}
-    result = train(tmp_path / "run", settings, **cache)
+@pytest.fixture
+def cache(tmp_path):
+    """Settings of runs that keep the teachers' logits."""
+    return {"teacher_cache_dir": str(tmp_path / "cache"), "loss": "kd"}
+
+
+def test_a_run_measures_each_teacher_and_their_mean(settings, digits, cache, tmp_path, capsys):
+    result = train(tmp_path / "run", settings, **cache, epochs=1, report=True, report_images=4)
     printed = capsys.readouterr().out
     images, labels = digits.test.images, digits.test.labels
     each = [
@@ -129,7 +134,12 @@ def test_a_run_measures_each_teacher_and_their_mean(settings, digits, tmp_path, 
     assert f"{result['teachers'][1]['student_agreement']:.1%} with teacher 2" in printed
     report = (tmp_path / "run" / "report.html").read_text()
     assert "teacher 1, good, weight 0.75" in report and "with teacher 2" in report and "good + small" in report
-    copy = shutil.copytree(tmp_path / "run", tmp_path / "killed")  # between the epochs
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_between_its_epochs_resumes(settings, cache, tmp_path):
+    train(tmp_path / "run", settings, **cache)
+    copy = shutil.copytree(tmp_path / "run", tmp_path / "killed")
     for path in (copy / "result.json", copy / "measurements.json", Checkpoints(copy / "checkpoints").paths()[-1]):
         path.unlink()
     train(copy, settings, **cache)

@@ -13,10 +13,11 @@ import pytest
 from skd_tf import data
 from skd_tf.config import Config
 from skd_tf.errors import EnvironmentFailure, InputError
+from skd_tf.runs.report import charts
 from skd_tf.runs.result_tables import epochs_of, result_table
 from skd_tf.training import experiment
 from skd_tf.training.checkpoints import Checkpoints
-from tests.helpers.runs import ALONE, assert_same_run, numbers, read_json, student_of, train
+from tests.helpers.runs import ALONE, assert_same_run, blank_chart, numbers, read_json, student_of, train
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # Without momentum and with a constant rate, the accuracy on 90 validation images rises and falls.
@@ -36,7 +37,9 @@ SETTINGS |= {
 def stopped(tmp_path_factory):
     """A run that stops early and ships its best epoch: (workdir, what its tracker was given)."""
     folder, seen = tmp_path_factory.mktemp("stopped") / "run", []
-    experiment.run(Config(**SETTINGS), folder, callbacks=[seen.append])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(charts, "chart", blank_chart)
+        experiment.run(Config(**SETTINGS), folder, callbacks=[seen.append])
     return folder, seen
 
 
