@@ -65,7 +65,8 @@ _TRAINING = {  # what is added to SKD
 }
 _ADAMW = {"adamw": 0.008, "adamw_slower": 0.002, "adamw_faster": 0.032, "adamw_fastest": 0.128}  # rates
 _TRAINING |= {row: _adamw(rate) for row, rate in _ADAMW.items()}
-_ADAMW_ROWS = {f"{row}_{rate:g}": rate for row in ("none", "kd", "skd") for rate in (0.008, 0.032, 0.128)}
+ADAMW_RATES = (0.008, 0.032, 0.128)
+_ADAMW_ROWS = {f"{row}_{rate:g}": rate for row in ("none", "kd", "skd") for rate in ADAMW_RATES}
 BUDGETS = (12, 30, 60)  # epochs
 _BUDGET_ROWS = {f"{row}_{n}": n for row in ("none", "kd", "skd", "dist_authors") for n in BUDGETS}
 PILOT_SCHEDULES = {  # from rate 0.1 without a warm-up, one step at a time

@@ -20,6 +20,7 @@ SOURCES = {  # figure: the studies whose runs it shows
     "sphere": ("sphere", "capacity_gap"),
     "radius": ("radius",),
     "schedule": ("rates", "cifar100_rates"),
+    "adamw": ("adamw", "head_to_head", "training"),
     "cifar100": ("cifar100",),
     "longer": ("gpu_students", "gpu_students_seeds"),
     "calibration": ("capacity_gap", "temperature", "cifar100"),

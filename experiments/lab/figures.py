@@ -153,6 +153,15 @@ def _schedule(figure, runs):
         )
 
 
+def _adamw(figure, runs):
+    figure.set_size_inches(9, 4)
+    ticks = [f"{rate:g}" for rate in definitions.ADAMW_RATES]
+    for axes, measure in zip(figure.subplots(1, 2, sharey=True), (TEST, HELD_OUT), strict=True):
+        places = {method: [f"{method}, rate {tick}" for tick in ticks] for method in ("alone", "KD", "SKD")}
+        curves = {m: (m, "-", _curve(runs, "adamw", measure, places[m])) for m in places}
+        lines(axes, curves, ticks, "peak learning rate of AdamW", f"{measure} images")
+
+
 def _calibration(figure, runs):
     spec = SPECS["calibration"]
     figure.set_size_inches(10, 1.2 + 0.26 * len(spec.entries))
@@ -185,6 +194,7 @@ FIGURES = {
     "sphere": lambda figure, runs: forest(figure, _differences(runs, "sphere"), "points, minus SKD's default"),
     "radius": lambda figure, runs: forest(figure, _differences(runs, "radius"), "points, minus the entry it changes"),
     "schedule": _schedule,
+    "adamw": _adamw,
     "cifar100": lambda figure, runs: forest(figure, _differences(runs, "cifar100"), "points, minus SKD"),
     "longer": lambda figure, runs: forest(figure, _leads(runs, *_LONGER), _AHEAD),
     "calibration": _calibration,

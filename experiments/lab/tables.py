@@ -64,6 +64,8 @@ _TRAINING = {
     "AdamW, rate 0.032": "adamw_faster",
     "AdamW, rate 0.128": "adamw_fastest",
 }
+_ADAMW = {"alone": "adamw/none/none", "KD": "adamw/cifar100_resnet56/kd", "SKD": "adamw/cifar100_resnet56/skd"}
+_SGD = {"KD, SGD": "head_to_head/skd_tf/kd", "SKD, SGD": "training/cifar100_resnet56/plain"}
 _FRAMEWORKS = {"PyTorch": "pytorch", "keras.distillation": "keras", "skd_tf": "skd_tf"}
 _SPHERES = {"KD": "kd", "SKD": "skd", "SKD, R = 22": "skd_teacher_mean"}
 _LARGE = tuple(f"SKD, R = 22, T = {t}" for t in definitions.TEMPERATURES)
@@ -213,6 +215,22 @@ SPECS = {
         {label: f"training/cifar100_resnet56/{row}" for label, row in _TRAINING.items()},
         against=dict.fromkeys([*_TRAINING][1:], "SKD"),
         measures=("rate", "NLL", "ECE", "NLL, fitted", "ECE, fitted"),
+    ),
+    "adamw": Table(
+        {
+            f"{label}, rate {rate:g}": f"{key}_{rate:g}"
+            for label, key in _ADAMW.items()
+            for rate in definitions.ADAMW_RATES
+        }
+        | _SGD,
+        against={f"KD, rate {rate:g}": f"alone, rate {rate:g}" for rate in definitions.ADAMW_RATES}
+        | {f"SKD, rate {rate:g}": f"KD, rate {rate:g}" for rate in definitions.ADAMW_RATES},
+        contrasts={
+            "SKD - alone, rate 0.032": {"SKD, rate 0.032": 1, "alone, rate 0.032": -1},
+            "KD, rate 0.032, minus KD, SGD": {"KD, rate 0.032": 1, "KD, SGD": -1},
+            "SKD, rate 0.032, minus SKD, SGD": {"SKD, rate 0.032": 1, "SKD, SGD": -1},
+        },
+        measures=("NLL", "ECE", "NLL, fitted", "ECE, fitted"),
     ),
     "head_to_head": Table(
         {
