@@ -53,7 +53,7 @@ def test_the_comparison_with_keras_is_its_records():
     assert table["training step, cached teacher logits"] == ["no cache", ms["ours cached bfloat16"]]
     assert table["a saved file holds"] == [
         f"{keras['saved']:,} parameters, the teacher's too",
-        f"{ours['saved']}, the student's",
+        f"{ours['saved']}: the student's and 4 hyperparameters",
     ]
     assert f"in PyTorch, takes {ms['PyTorch channels_last bfloat16']}." in TEXT
 
