@@ -93,7 +93,7 @@ class Digits(keras.metrics.Mean):
         return super().update_state(tf.cast(digits, tf.float32))
 
 
-@pytest.mark.parametrize("metric", ["accuracy", Digits])
+@pytest.mark.parametrize("metric", [pytest.param("accuracy", marks=pytest.mark.slow), Digits])
 def test_replicas_stay_equal_with_compiled_metrics(metric, two_replicas):
     """Also if only one of them fails to compile after the other has made its step."""
     with two_replicas.scope():

@@ -186,7 +186,7 @@ def test_the_student_is_called_once_and_without_weight_it_learns_as_without_feat
     "how",
     [
         pytest.param({"jit_compile": True}, marks=pytest.mark.slow),
-        {"two": True, "micro_batches": 4},
+        pytest.param({"two": True, "micro_batches": 4}, marks=pytest.mark.slow),
         pytest.param({"two": True}, marks=pytest.mark.slow),
         pytest.param({"micro_batches": 3}, marks=pytest.mark.slow),
         pytest.param({"two": True, "jit_compile": True}, marks=pytest.mark.slow),

@@ -97,9 +97,10 @@ def test_a_disk_too_small_for_the_cache_fails_no_trial_and_with_room_the_same_co
     [
         ("temperature:choice:1,4", None, 1, TRAINING, False),  # all trials need the same memory
         ("batch_size:choice:50,100", None, 100, TRAINING, True),
-        ("batch_size:choice:50,100", 50, 100, TRAINING, True),
-        ("batch_size:choice:50,100", 100, 50, TRAINING, False),  # a batch twice as large has fitted
-        ("student:choice:cnn_2,cnn_4", "cnn_2", "cnn_4", TRAINING, True),
+        pytest.param("batch_size:choice:50,100", 50, 100, TRAINING, True, marks=pytest.mark.slow),
+        # a batch twice as large has fitted
+        pytest.param("batch_size:choice:50,100", 100, 50, TRAINING, False, marks=pytest.mark.slow),
+        pytest.param("student:choice:cnn_2,cnn_4", "cnn_2", "cnn_4", TRAINING, True, marks=pytest.mark.slow),
         ("student:choice:cnn_2,cnn_4", "cnn_2", "cnn_4", TEACHER, False),  # its batches do not depend on the search
     ],
 )

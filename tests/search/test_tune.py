@@ -119,6 +119,7 @@ def test_the_same_command_again_runs_nothing_and_says_the_same(finished, resourc
         _final_run(TrialRecords(folder, plan), better, None)
 
 
+@pytest.mark.slow
 def test_stopped_in_mid_trial_the_same_search_ends_with_the_same_numbers(finished, resources, tmp_path, capsys):
     plan, folder, _, _ = finished
     calls, run_steps = itertools.count(1), Distiller.run_steps
