@@ -38,6 +38,22 @@ def _at_rates(name, question, base, alone, rows, pair):
     return Study(name, question, base=base, alone=alone, rows=at_rates, pairs=pair, further=further)
 
 
+def _in_float32(name, question, rows, three_seeds):
+    """A study on CIFAR-100 of {row: (method, further flags)}; most rows have one seed."""
+    pairs = {row: NO_PAIR if method == "none" else "cifar100_resnet56" for row, (method, _) in rows.items()}
+    files = {row: f"rows/cifar100/{method}.flags" for row, (method, _) in rows.items()}
+    return Study(
+        name,
+        question,
+        base="base_cifar100.flags",
+        alone={row: file for row, file in files.items() if pairs[row] == NO_PAIR},
+        rows={row: file for row, file in files.items() if pairs[row] != NO_PAIR},
+        pairs=_PAIR100,
+        further={(row, pairs[row]): (*_FLOAT32, *flags) for row, (_, flags) in rows.items()},
+        seeds_of={(row, pairs[row]): _THREE for row in three_seeds},
+    )
+
+
 _RATED_ROWS = {"kd": _KD, "kd_half": _KD, "skd": _SKD, "skd_half": _SKD}
 _RATED_ROWS |= {"skd_teacher_mean": "rows/sphere/teacher_mean.flags"}
 _RATED_ROWS |= _files("rows/sphere", "no_distillation")
@@ -66,9 +82,8 @@ _TRAINING = {  # what is added to SKD
 _ADAMW = {"adamw": 0.008, "adamw_slower": 0.002, "adamw_faster": 0.032, "adamw_fastest": 0.128}  # rates
 _TRAINING |= {row: _adamw(rate) for row, rate in _ADAMW.items()}
 ADAMW_RATES = (0.008, 0.032, 0.128)
-_ADAMW_ROWS = {f"{row}_{rate:g}": rate for row in ("none", "kd", "skd") for rate in ADAMW_RATES}
 BUDGETS = (12, 30, 60)  # epochs
-_BUDGET_ROWS = {f"{row}_{n}": n for row in ("none", "kd", "skd", "dist_authors") for n in BUDGETS}
+_BUDGET_METHODS = ("none", "kd", "skd", "dist_authors")
 PILOT_SCHEDULES = {  # from rate 0.1 without a warm-up, one step at a time
     "": (),
     "_linear": ("--lr_schedule=linear",),
@@ -219,38 +234,17 @@ _ALL = (
         seeds=_THREE,
         seeds_of={(row, "cifar100_resnet56"): (0,) for row in ("adamw_slower", "adamw_fastest")},
     ),
-    Study(
+    _in_float32(
         "adamw",
         "How much of SKD's lead is left with AdamW, over 12 epochs on CIFAR-100?",
-        base="base_cifar100.flags",
-        alone={row: "rows/cifar100/none.flags" for row in _ADAMW_ROWS if row.startswith("none")},
-        rows={row: f"rows/cifar100/{row.partition('_')[0]}.flags" for row in _ADAMW_ROWS if not row.startswith("none")},
-        pairs=_PAIR100,
-        further={
-            (row, NO_PAIR if row.startswith("none") else "cifar100_resnet56"): (*_FLOAT32, *_adamw(rate))
-            for row, rate in _ADAMW_ROWS.items()
-        },
-        seeds_of={
-            (row, NO_PAIR if row.startswith("none") else "cifar100_resnet56"): _THREE
-            for row in ("none_0.032", "kd_0.032", "skd_0.032")
-        },
+        {f"{m}_{rate:g}": (m, _adamw(rate)) for m in ("none", "kd", "skd") for rate in ADAMW_RATES},
+        three_seeds=("none_0.032", "kd_0.032", "skd_0.032"),
     ),
-    Study(
+    _in_float32(
         "budget",
         "Where does SKD's lead go in longer training? A small student on CIFAR-100.",
-        base="base_cifar100.flags",
-        alone={row: "rows/cifar100/none.flags" for row in _BUDGET_ROWS if row.startswith("none")},
-        rows={row: f"rows/cifar100/{row[:-3]}.flags" for row in _BUDGET_ROWS if not row.startswith("none")},
-        pairs=_PAIR100,
-        further={
-            (row, NO_PAIR if row.startswith("none") else "cifar100_resnet56"): (*_FLOAT32, f"--epochs={epochs}")
-            for row, epochs in _BUDGET_ROWS.items()
-        },
-        seeds_of={
-            (row, NO_PAIR if row.startswith("none") else "cifar100_resnet56"): _THREE
-            for row, epochs in _BUDGET_ROWS.items()
-            if epochs < 60
-        },
+        {f"{m}_{epochs}": (m, (f"--epochs={epochs}",)) for m in _BUDGET_METHODS for epochs in BUDGETS},
+        three_seeds=[f"{m}_{epochs}" for m in _BUDGET_METHODS for epochs in BUDGETS[:2]],
     ),
     Study(
         "cifar100_full",
