@@ -72,7 +72,7 @@ def keeps_in_memory(
     size, limit = f"{_shown(needed)} at image size {shape[0]}x{shape[1]}", _shown(most)
     if must:
         raise input_error(
-            f"{settings.dataset} does not fit in memory{', where this run began with it' * resumes}",
+            f"{settings.dataset} does not fit in memory{', where this run keeps its images' * resumes}",
             expected=f"at most {limit} decoded, as loading takes up to {_LOADING} times as much",
             received=size,
             remedy="Free memory" if resumes else "Lower --image_size, or use --cache_dataset=none",

@@ -67,7 +67,7 @@ def test_images_stay_where_a_run_began_with_them(tmp_path, monkeypatch):
             assert isinstance(load(tmp_path).train.images, np.ndarray) == in_memory
     assert isinstance(load(tmp_path, cache_dataset="memory").train.images, np.ndarray)
     monkeypatch.setattr(memory_budget, "_free_on_machine", lambda: 10_000)
-    with as_decided({name: True}), pytest.raises(InputError, match=r"where this run began with it.*Free memory"):
+    with as_decided({name: True}), pytest.raises(InputError, match=r"where this run keeps its images.*Free memory"):
         load(tmp_path)
     monkeypatch.undo()
     with as_decided({name: False}):
