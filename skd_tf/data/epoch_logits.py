@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from skd_tf.data.logit_shards import DamagedError, LogitShards, OldEpoch, OpenOldEpoch, OpenShard, Shard
-from skd_tf.runtime import files as open_files
+from skd_tf.runtime.files import most_open
 
 _KNOWN_PASSES = 3  # the one that is read, the one before it, and the one that is verified ahead
 _REPAIRS = 2  # of one file; a disk that damages it more often is not repaired
@@ -194,7 +194,7 @@ class _OpenFiles:
         file = opened()
         with self._lock:
             self._files[key] = file
-            while len(self._files) > max(1, open_files.most_open() // 2 // len(self._instances)):
+            while len(self._files) > max(1, most_open() // 2 // len(self._instances)):
                 self._files.popitem(last=False)
         return file
 

@@ -277,7 +277,7 @@ def test_as_many_files_are_kept_open_as_the_process_may(tmp_path, monkeypatch):
         shards.write(Shard(0, number), records[number * 256 : (number + 1) * 256].copy())
     monkeypatch.setattr(epoch_logits.EpochLogits, "_verify_ahead", lambda self: None)
     monkeypatch.setattr(epoch_logits._OpenFiles, "_instances", weakref.WeakSet())
-    monkeypatch.setattr(epoch_logits.open_files, "most_open", lambda: 8)
+    monkeypatch.setattr(epoch_logits, "most_open", lambda: 8)
     one, other = (epoch_logits.EpochLogits(shards, 1, {}, pytest.fail, pytest.fail) for _ in range(2))
     order = np.random.default_rng(0).permutation(shards.images)
     for logits in (one, other):
