@@ -205,7 +205,7 @@ def test_logits_in_x_are_used_instead_of_the_teachers():
     assert distance(weights_of(live.student), weights_of(given.student)) < 1e-7
 
 
-def test_teacher_mean_radius_is_measured_once_over_the_first_ten_thousand():
+def test_teacher_mean_radius_is_measured_once_over_the_first_examples(monkeypatch):
     ((images, _),) = batches(1, size=300)
     distiller = make_distiller(radius="teacher_mean")
     logits = distiller.teacher(images).numpy().astype(np.float64)
@@ -219,6 +219,9 @@ def test_teacher_mean_radius_is_measured_once_over_the_first_ten_thousand():
     fitted = make_distiller(radius="teacher_sample")
     fitted.fit(images, np.zeros(300, int), verbose=0)
     assert float(fitted.radius.numpy()) == pytest.approx(norms.mean(), rel=1e-5)
+    monkeypatch.setattr("skd_tf.distillation.batches._ADAPT_EXAMPLES", 100)
+    first = make_distiller(radius="teacher_mean").adapt(tf.data.Dataset.from_tensor_slices(images).batch(64))
+    assert float(first.radius.numpy()) == pytest.approx(norms[:100].mean(), rel=1e-5)
 
 
 def test_sample_weights_and_unlabelled_examples():
