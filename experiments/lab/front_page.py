@@ -25,8 +25,10 @@ class Lead:
 
 
 _DIST = "DIST, authors' weights"
+_KEPT = [f", {k} largest" if k else "" for k in definitions.TOP_LOGITS]
 _AT_RATES = [f"rate {rate:g}" for rate in definitions.RATES]
-LEADS = {  # heading: every SKD - KD and SKD - DIST on record, each once
+# heading: every SKD - KD and SKD - DIST with the default weights on record, each once; first_day has its own page.
+LEADS = {
     "SKD - KD, CIFAR-10, resnet8, 12 epochs": [
         *(Lead(f"from {t}", "capacity_gap", f"SKD from {t}", f"KD from {t}") for t in TEACHERS),
         *(Lead(f"from resnet56, T = {t}", "temperature", f"SKD, T = {t}", f"KD, T = {t}") for t in (1, 2, 8, 16)),
@@ -43,6 +45,17 @@ LEADS = {  # heading: every SKD - KD and SKD - DIST on record, each once
             for t in (2, 8)
             for rate in (0.2, 0.4)
         ),
+        *(
+            Lead(f"float32, AdamW, {rate}", "adamw", f"SKD, {rate}", f"KD, {rate}")
+            for rate in (f"rate {rate:g}" for rate in definitions.ADAMW_RATES)
+        ),
+        *(
+            Lead(f"float32, {name}, each at its chosen rate", "head_to_head", f"SKD, {name}", f"KD, {name}")
+            for name in ("skd_tf", "PyTorch")
+        ),
+    ],
+    "SKD - KD, CIFAR-100, resnet8 from resnet56, 6 epochs, float32": [
+        Lead(f"cache{kept or ', all'} logits", "top_logits", f"SKD{kept}", f"KD{kept}") for kept in _KEPT
     ],
     "SKD - KD, CIFAR-100, resnet20 from resnet56, 50 epochs": [
         *(Lead(f"first run, {rate}", "longer_rates", f"SKD, {rate}", f"KD, {rate}") for rate in _AT_RATES),

@@ -48,7 +48,7 @@ def main(flag_values: flags.FlagValues) -> None:
     results = [
         experiment.run(config.replace(seed=seed), folder / f"seed{seed}", data_dir) for seed in range(flag_values.seeds)
     ]
-    columns = [name for name in _COLUMNS if all(_value(results[0], who, name) is not None for who in _PAIR)]
+    columns = [n for n in _COLUMNS if all(_value(result, who, n) is not None for result in results for who in _PAIR)]
     record = {name: _summary(results, name) for name in columns}
     print(json.dumps(record, indent=1))
     record |= {

@@ -71,6 +71,8 @@ def read(path) -> dict:
         record = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
         if not isinstance(record["config"], dict) or not isinstance(record["student"]["accuracy"], float):
             raise TypeError("config or student has another form")
+        if record["teacher"] is not None and not isinstance(record["teacher"]["fingerprint"], str):
+            raise TypeError("teacher has another form")
         return record
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise input_error(
@@ -170,9 +172,16 @@ def from_workdir(cell: Cell, workdir, results) -> dict:
             json.loads((workdir / name).read_text()) for name in ("result.json", "measurements.json", "config.json")
         )
         epochs = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    except (OSError, ValueError) as error:
+        student, calibrated, teacher = details["models"]["student"], workdir / CALIBRATED, None
+        if "teacher" in result:
+            teacher = {
+                "name": details["teacher"]["name"],
+                "fingerprint": began["resolved"]["teacher"],
+                **result["teacher"],
+            }
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise input_error(
-            f"The run left no result ({error})",
+            f"The run left no result ({error!r})",
             expected="result.json, measurements.json and metrics.jsonl",
             received=f"workdir={workdir}",
             remedy="See its log, and start the same command again",
@@ -186,9 +195,6 @@ def from_workdir(cell: Cell, workdir, results) -> dict:
             received=f"{'; '.join(other)} in {workdir}",
             remedy="Remove that folder; the cell then restarts from scratch",
         )
-    student, calibrated, teacher = details["models"]["student"], workdir / CALIBRATED, None
-    if "teacher" in result:
-        teacher = {"name": details["teacher"]["name"], "fingerprint": began["resolved"]["teacher"], **result["teacher"]}
     record = {
         "flagfiles": list(cell.flagfiles),
         "config": config,

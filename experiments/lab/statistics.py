@@ -36,7 +36,11 @@ class Estimate:
 
 
 def pool(columns: Columns) -> Pool | None:
-    """The `Pool` of a table's entries by least squares; None where no degree of freedom is left."""
+    """The `Pool` of a table's entries by least squares; None where no degree of freedom is left.
+
+    Bartlett's test looks at the entries' own spread. An effect that a seed has on all entries is in each of them, and makes
+    its p too large.
+    """
     entries, seeds = list(columns), sorted({seed for column in columns.values() for seed in column})
     points = [(entries.index(e), seeds.index(s), y) for e, column in columns.items() for s, y in column.items()]
     design = np.zeros((len(points), len(entries) + len(seeds)))

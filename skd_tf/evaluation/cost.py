@@ -106,7 +106,8 @@ _MULTIPLY_ADDS = {
     "BatchMatMul": _product,
     "BatchMatMulV2": _product,
 }
-_UNKNOWN = {"While", "StatelessWhile", "Enter"}  # how often a loop runs is not in the graph
+# How often a loop runs is not in the graph, and neither is what a function that could not be inlined computes.
+_UNKNOWN = {"While", "StatelessWhile", "Enter", "PartitionedCall", "StatefulPartitionedCall"}
 
 
 def file_bytes(path: str | os.PathLike) -> int:

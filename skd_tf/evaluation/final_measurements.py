@@ -97,7 +97,7 @@ def measure(models: Mapping[str, ModelLogits], labels: np.ndarray) -> tuple[dict
         found = measure_model(model._replace(raw=None), labels, summary=summary, teacher=teacher)
         results[name] = {key: value for key, value in found.items() if key not in _DETAILS}
         results[name] |= {"logit_norm": float(norms[name].mean()), "parameters": model.parameters}
-        histogram = {"edges": edges.tolist(), "counts": np.histogram(norms[name], edges)[0].tolist()}
+        histogram = {"edges": edges.tolist(), "counts": np.histogram(_finite(norms[name]), edges)[0].tolist()}
         kept = ("per_class_accuracy", "intervals", "predictions")
         details[name] = {"norms": histogram} | {key: found[key] for key in kept if key in found}
         if name in raw:
@@ -113,8 +113,14 @@ def measure(models: Mapping[str, ModelLogits], labels: np.ndarray) -> tuple[dict
 
 def _shared_edges(norms: Sequence[np.ndarray]):
     """Edges of one histogram for all models, evenly spaced on a log axis: norms of two networks can differ 100-fold."""
-    every = np.concatenate(norms)
-    low, high = max(every.min(), 1e-6), max(every.max(), 2e-6)
+    every = _finite(np.concatenate(norms))
+    least, most = every.min(initial=np.inf), every.max(initial=0.0)
+    low, high = max(min(least, most), 1e-6), max(most, 2e-6)
     edges = np.geomspace(low * 0.98, high * 1.02, _NORM_BINS + 1)
-    edges[0] = min(edges[0], every.min())
+    edges[0] = min(edges[0], least)
     return edges
+
+
+def _finite(norms: np.ndarray):
+    """Without those of images whose logits are not finite."""
+    return norms[np.isfinite(norms)]

@@ -235,9 +235,11 @@ def own_seeds(model: Any, replica: int) -> Iterator[None]:
     states = {id(generator.state): generator.state for generator in generators if replica}.values()
     for state in states:
         state.assign(state.value + tf.constant([replica, 0], state.dtype))
-    yield
-    for state in states:
-        state.assign(state.value - tf.constant([replica, 0], state.dtype))
+    try:
+        yield
+    finally:
+        for state in states:
+            state.assign(state.value - tf.constant([replica, 0], state.dtype))
 
 
 @contextlib.contextmanager

@@ -50,7 +50,7 @@ def stage(name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def silence() -> Iterator[None]:
-    """Inside this context, no line and no warning is printed: of what is built here only to be looked at."""
+    """Inside this context, no line, no warning and no progress is printed: of what is built here only to be looked at."""
     token = _silent.set(True)
     try:
         yield
@@ -171,6 +171,8 @@ def _on_terminal():
 @chief_only
 def _show(text, terminal, measures="", end=""):
     """Shows a progress line. On a terminal that is too narrow, the last measures are left out: a line that wraps stays."""
+    if _silent.get():
+        return
     width = shutil.get_terminal_size().columns - 1 if terminal else sys.maxsize
     while measures and len(text + measures + end) > width:
         measures = measures.rpartition("  ")[0]

@@ -175,7 +175,9 @@ def half_precision_warning(precisions: Iterable[str], cpuinfo: pathlib.Path = pa
     halves = sorted({*precisions} & _HALF_ARITHMETIC.keys())
     if not halves or gpu_count() or not cpuinfo.is_file():
         return ""
-    flags = next((line.split() for line in cpuinfo.read_text().splitlines() if line.startswith("flags")), [])
+    flags = next((line.split() for line in cpuinfo.read_text().splitlines() if line.startswith("flags")), None)
+    if flags is None:  # not an x86 CPU: what it can compute is not known
+        return ""
     missing = [half for half in halves if not _HALF_ARITHMETIC[half] & {*flags}]
     if not missing:
         return ""

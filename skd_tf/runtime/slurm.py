@@ -8,7 +8,8 @@ from skd_tf.errors import input_error
 
 _NODES, _TASKS = ("SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST"), ("SLURM_STEP_TASKS_PER_NODE", "SLURM_TASKS_PER_NODE")
 _FIRST_PORT, _PORTS = 20_000, 12_000  # below those that Linux gives to outgoing connections
-_OF_JOB, _OF_STEP = 64, 16  # ports from one job to the next, and from one of its steps to the next
+_OF_STEP = 16  # ports from one step of a job to the next
+_STEPS_APART = 463  # from one job to the next, modulo all 750: the golden ratio keeps the steps of close jobs apart
 
 
 def addresses(environment: Mapping[str, str]) -> tuple[tuple[str, ...], int] | None:
@@ -26,7 +27,7 @@ def addresses(environment: Mapping[str, str]) -> tuple[tuple[str, ...], int] | N
     Examples:
       >>> step = {"SLURM_STEP_NODELIST": "gpu[08-10,2],login", "SLURM_STEP_TASKS_PER_NODE": "2,1(x4)"}
       >>> addresses(step | {"SLURM_PROCID": "1", "SLURM_JOB_ID": "7"})
-      (('gpu08:20448', 'gpu08:20449', 'gpu09:20448', 'gpu10:20448', 'gpu2:20448', 'login:20448'), 1)
+      (('gpu08:23856', 'gpu08:23857', 'gpu09:23856', 'gpu10:23856', 'gpu2:23856', 'login:23856'), 1)
     """
     if "SLURM_PROCID" not in environment:
         return None
@@ -37,7 +38,7 @@ def addresses(environment: Mapping[str, str]) -> tuple[tuple[str, ...], int] | N
         hosts, counts = expand_nodes(nodes), _expand_counts(tasks)
         rank = int(environment["SLURM_PROCID"])
         job, step = (int(environment.get(name, 0)) for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
-        first = _FIRST_PORT + (job * _OF_JOB + step * _OF_STEP) % _PORTS
+        first = _FIRST_PORT + (job * _STEPS_APART + step) * _OF_STEP % _PORTS
         if len(hosts) != len(counts):
             raise ValueError(f"{len(hosts)} nodes, but tasks for {len(counts)}")
         found = tuple(f"{host}:{first + i}" for host, count in zip(hosts, counts, strict=True) for i in range(count))

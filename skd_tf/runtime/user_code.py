@@ -127,11 +127,15 @@ def fingerprint(text: str) -> str:
 
 
 def _sets(statement):
-    """The names that a statement of a module sets."""
+    """The names that a statement of a module sets, or whose objects it can change, as `TABLE["t"] = 4` does."""
     functions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
     nodes = [statement] if isinstance(statement, functions) else list(ast.walk(statement))
     names = {node.name for node in nodes if isinstance(node, functions)}
     names |= {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    changed = [
+        node for node in nodes if isinstance(getattr(node, "ctx", None), ast.Store) or isinstance(node, ast.Expr)
+    ]
+    names |= {part.id for node in changed for part in ast.walk(node) if isinstance(part, ast.Name)}
     return names | {(node.asname or node.name).partition(".")[0] for node in nodes if isinstance(node, ast.alias)}
 
 

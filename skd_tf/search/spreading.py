@@ -43,13 +43,14 @@ def starts(plan: Plan) -> list[float]:
 
 
 def value_at(dimension: Dimension, place: float) -> object:
-    """The value of a dimension at a place in [0, 1), as `Config` holds it: four significant digits of a range."""
+    """The value of a dimension at a place in [0, 1), as `Config` holds it: four significant digits, or more if the range is narrow."""
     listed = points(dimension)
     if listed:
         return listed[min(int(place * len(listed)), len(listed) - 1)]
     low, high = dimension.ends
     value = low * (high / low) ** place if dimension.kind == "log" else low + (high - low) * place
-    rounded = float(f"{value:.4g}")
+    narrow = math.log10(max(abs(low), abs(high)) / (high - low))
+    rounded = float(f"{value:.{4 + max(0, math.floor(narrow))}g}")
     return min(max(rounded, low), high)
 
 

@@ -93,7 +93,7 @@ class TrialRecords:
             )
 
     def _clear(self):
-        for name in _OUTPUTS:
+        for name in reversed(_OUTPUTS):  # search.json last: without it the folder is no search's
             path = self.folder / name
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
 

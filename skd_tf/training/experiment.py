@@ -15,11 +15,11 @@ from skd_tf.config.flags import write_flags
 from skd_tf.data.catalog import has_labels
 from skd_tf.data.unlabelled import with_unlabelled
 from skd_tf.errors import InputError, counted, input_error
-from skd_tf.runs import class_names, lineage, run_files
+from skd_tf.runs import class_names, lineage, report, run_files
 from skd_tf.runs.data_identity import data_facts, places_of
 from skd_tf.runs.run_record import read_result, recorded_config, settings_record, with_recorded_rules
 from skd_tf.runs.workdir import Workdir, locked
-from skd_tf.runtime import cluster, devices, keras_state, replicas, user_code
+from skd_tf.runtime import cluster, devices, keras_state, replicas, signals, user_code
 from skd_tf.runtime.console import Stopwatch, detail, say, say_of_part, set_verbosity, stage, warn
 from skd_tf.runtime.files import write_json, write_text
 from skd_tf.runtime.local_paths import require_folder
@@ -85,6 +85,8 @@ def run(
         folder = Workdir(workdir, config)
         if folder.result is not None:
             _warn_of_other_loss(config, folder)
+            if config.report and not (folder / run_files.REPORT).is_file():
+                report.write([folder.path], folder / run_files.REPORT)
             said = "\n\n".join(run_outputs.closing(folder.result, folder.path))
             say_of_part(f"{folder.path} is finished:\n\n{said}\n\nResult: {folder / run_files.RESULT}")
             return folder.result
@@ -139,11 +141,15 @@ def _run(
         facts |= {"lineage": ancestry.to_json(), "warnings": [*resources.warnings, *track.warnings]}
         found = run_outputs.details_of(resources, details, watch, data_dir)
         write_json(folder / run_files.MEASUREMENTS, found)
-        return run_outputs.write_result(config, folder, measured, facts, found)
+        # With result.json the run counts as finished, so a signal waits for the report and the callbacks.
+        with signals.deferred() as interrupted:
+            result = run_outputs.write_result(config, folder, measured, facts, found)
+            track(result)
+        if interrupted():
+            raise signals.Interrupted(interrupted(), "The run is finished.")
+        return result
 
-    result = cluster.agree(finish)
-    track(result)
-    return result
+    return cluster.agree(finish)
 
 
 def _images_were_in(folder):

@@ -191,6 +191,26 @@ def test_operations_against_the_layers_by_hand():
     assert cost.flops(grouped, (8, 8, 4)) == 2 * expected
 
 
+def test_an_answer_that_is_not_finite_leaves_the_histograms_of_norms_whole():
+    logits = np.random.default_rng(0).normal(size=[20, 7])
+    broken = logits.copy()
+    broken[3] = math.nan
+    models = {name: final_measurements.ModelLogits(found) for name, found in (("teacher", logits), ("student", broken))}
+    _, details = final_measurements.measure(models, np.zeros(20, int))
+    assert [sum(details[name]["norms"]["counts"]) for name in models] == [20, 19]
+    assert np.isfinite(details["student"]["norms"]["edges"]).all()
+
+
+def test_operations_in_a_compiled_function_of_a_saved_model_are_unknown():
+    kernels = tf.random.normal([3, 3, 4, 4]), tf.random.normal([3, 3, 4, 2])
+    compiled = tf.function(lambda x: tf.nn.conv2d(x, kernels[1], 1, "SAME"), jit_compile=True)
+
+    def model(images, training):
+        return compiled(tf.nn.conv2d(images, kernels[0], 1, "SAME"))
+
+    assert cost.flops(model, (8, 8, 4)) is None
+
+
 def test_operations_of_attention_transposed_and_volume_convolutions_by_hand():
     layers, images = keras.layers, keras.Input([8, 8, 4])
 

@@ -196,6 +196,7 @@ def test_a_broken_marker_is_refused(broken, words):
         (lambda made: made["teacher"].update(fingerprint="other"), "has other weights"),
         (lambda made: made.update(same_training_as="capacity_gap/x/seed9"), "it differs from capacity_gap/x/seed9"),
         (lambda made: made.pop("student"), "damaged"),
+        (lambda made: made.pop("teacher"), "damaged"),
     ],
 )
 def test_check_refuses_a_record_that_is_not_what_it_says(written, edit, words):

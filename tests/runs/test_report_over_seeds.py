@@ -103,6 +103,18 @@ def test_the_best_is_that_over_common_seeds(tmp_path):
     assert "b is ahead Every other method is behind it" in words and "a: -9.5 points" in words
 
 
+def test_what_another_is_ahead_of_is_not_called_the_best(tmp_path):
+    """The only seed that all three have is the one in which a is lucky."""
+    paths = [run(tmp_path / "a", seed, value) for seed, value in enumerate((0.6, 0.5, 0.5, 0.5, 0.5))]
+    paths += [
+        run(tmp_path / "b", seed, value, loss="kd") for seed, value in enumerate((0.599, 0.52, 0.521, 0.52, 0.521))
+    ]
+    paths += [run(tmp_path / "c", seed, 0.59, loss="dist") for seed in (0, 9)]
+    assert seeds.ranked(seeds.methods(run_data.read_all(paths)), "accuracy")[0].name == "b"
+    found = several_runs.headline(run_data.read_all(paths))
+    assert found.word == "b has the highest mean top-1" and found.text.startswith("c cannot be told apart from it.")
+
+
 def test_settings_that_change_no_result_make_no_method(tmp_path):
     settings = {"student_checkpoint": "start"}, {"student_checkpoint": "start/", "verbosity": "full"}
     paths = [run(tmp_path / "kd", seed, KD[seed], **own) for seed, own in enumerate(settings)]

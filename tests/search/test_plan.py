@@ -201,6 +201,24 @@ def test_a_missing_or_damaged_record_is_seen(tmp_path):
         TrialRecords(tmp_path, plan).all()
 
 
+def test_a_search_killed_while_it_clears_can_be_overwritten_again(tmp_path, monkeypatch):
+    plan = SEARCHES["random"]
+    records = TrialRecords(tmp_path, plan)
+    records.claim()
+    (tmp_path / "trials/0000").mkdir(parents=True)
+    (tmp_path / "best.flags").write_text("")
+    fresh = TrialRecords(tmp_path, dataclasses.replace(plan, config=plan.config.replace(overwrite=True)))
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("shutil.rmtree", killed)
+        fresh.claim()
+    fresh.claim()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["search.json"]
+
+
 def test_a_search_goes_on_with_its_own_teacher_and_data_only(tmp_path):
     records = TrialRecords(tmp_path, SEARCHES["random"])
     records.claim()

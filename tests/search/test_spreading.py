@@ -42,6 +42,11 @@ def test_one_range_is_spread_and_starts_at_the_default(trials, tmp_path):
     assert len(set(drawn)) == 8
 
 
+def test_a_narrow_range_has_as_many_values_as_trials(tmp_path):
+    drawn = {values["momentum"] for values in draw(tmp_path, ["momentum:linear:0.99901:0.99909"], 6)}
+    assert len(drawn) == 6 and all(0.99901 <= value <= 0.99909 for value in drawn)
+
+
 def test_two_ranges_fill_the_square(tmp_path):
     search = ["temperature:log:1:16", "kd_weight:linear:0:1"]
     values = draw(tmp_path, search, 16)

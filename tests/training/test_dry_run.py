@@ -261,6 +261,8 @@ def test_half_precision_that_a_cpu_only_emulates_is_a_warning(tmp_path):
         cpuinfo.write_text(f"processor : 0\nflags : fpu {flags}\n")
         found = devices.half_precision_warning(precisions, cpuinfo)
         assert warning in found and bool(warning) == bool(found)
+    cpuinfo.write_text("processor : 0\nFeatures : fp asimd bf16\n")
+    assert devices.half_precision_warning(["bfloat16"], cpuinfo) == ""  # ARM: not known
 
 
 def test_a_student_alone_of_other_settings_is_refused_here_too(digits_run):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+import signal
 
 import keras
 import numpy as np
@@ -12,7 +13,8 @@ from skd_tf.config import Config
 from skd_tf.errors import InputError
 from skd_tf.evaluation.evaluate_models import evaluate_models
 from skd_tf.evaluation.predictor import Predictor
-from skd_tf.runs import predictions, verdict
+from skd_tf.runs import predictions, report, verdict
+from skd_tf.runtime import signals
 from skd_tf.training import experiment, train_student
 from tests.helpers.runs import ALONE, SMALL, checkpoint_arrays, numbers, read_json, train
 
@@ -64,6 +66,24 @@ def test_the_student_alone_is_the_same_code_weights_data_and_order(finished, tmp
     train_student.train_student(distilled, experiment.prepare(distilled, tmp_path), tmp_path)
     alone, mine = checkpoint_arrays(folder / "student_alone"), checkpoint_arrays(tmp_path)
     assert all(np.array_equal(alone[name], mine[name]) for name in alone if name.startswith("student"))
+
+
+def test_a_stop_after_the_result_costs_neither_the_report_nor_the_callback(small, tmp_path, monkeypatch):
+    told, real = [], report.write
+
+    def stopped(*arguments):
+        signal.raise_signal(signal.SIGTERM)
+        return real(*arguments)
+
+    monkeypatch.setattr(report, "write", stopped)
+    config = Config(**small | {"report": True, "epochs": 1})
+    with signals.raised(), pytest.raises(signals.Interrupted, match="finished"):
+        experiment.run(config, tmp_path / "run", callbacks=[told.append])
+    assert (tmp_path / "run/report.html").is_file() and told[-1] == read_json(tmp_path / "run/result.json")
+    monkeypatch.setattr(report, "write", real)
+    (tmp_path / "run/report.html").unlink()  # as after a kill
+    experiment.run(config, tmp_path / "run")
+    assert (tmp_path / "run/report.html").is_file()
 
 
 def test_the_finished_run_says_so_and_other_settings_are_refused(finished, capsys):

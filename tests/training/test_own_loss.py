@@ -122,6 +122,7 @@ def test_a_fingerprint_is_of_the_function_and_what_it_uses(tmp_path):
         ("SCALE = 2", "SCALE = 3", False),
         ("return x * SCALE", "return x + SCALE", False),
         ("return helper(x)", "return -helper(x)", False),
+        ("SCALE = 2\n", "SCALE = 2\nOTHER = [1]\nOTHER[0] = 2\n", True),
     ):
         assert (fingerprint(code.replace(old, new)) == first) == same, new
     assert user_code.fingerprint("builtins:len") == ""
@@ -129,6 +130,9 @@ def test_a_fingerprint_is_of_the_function_and_what_it_uses(tmp_path):
     for kind in ("make(2.0)", "lambda x: 2.0 * x", "functools.partial(make, 2.0)"):
         one, other = (fingerprint(f"{made}used = {text}\n") for text in (kind, kind.replace("2.0", "3.0")))
         assert one and other and one != other, kind
+    table = "T = {}\nL = []\nT['t'] = 4\nL.append(1)\ndef used(x):\n    return x * T['t'] * L[0]\n"
+    changes = ("= 4", "= 8"), ("append(1)", "append(2)"), ("L.append(1)", "for i in (1,):\n    L.append(i)")
+    assert len({fingerprint(text) for text in (table, *(table.replace(*change) for change in changes))}) == 4
     found = set()
     for number in (1, 2):  # the function of another module
         (tmp_path / "elsewhere.py").write_text(f"def used(x):\n    return {number} * x\n")

@@ -143,14 +143,21 @@ def above_alone(method: Method, measure: str) -> Gain | None:
 
 
 def ranked(found: Sequence[Method], measure: str) -> list[Method]:
-    """The methods, the best first: by the mean over the seeds that all have, or over its own seeds if there is none."""
+    """The methods, the best first: by the mean over the seeds that all have, or over its own seeds if there is none.
+
+    Those that another method is ahead of over the seeds of both come after the others.
+    """
     common = set.intersection(*(set(method.values(measure)) for method in found))
 
     def mean(method):
         values = method.values(measure)
         return float(np.mean([values[seed] for seed in common])) if common else method.mean(measure)
 
-    return sorted(found, key=mean, reverse=True)
+    def is_behind(method):
+        gains = (gain(other.values(measure), method.values(measure)) for other in found if other is not method)
+        return any(one is not None and one.word == "ahead" for one in gains)
+
+    return sorted(found, key=lambda method: (is_behind(method), -mean(method)))
 
 
 def student_t(degrees: int) -> float:
