@@ -14,6 +14,7 @@ SOURCES = {  # figure: the studies whose runs it shows
     "forest": (
         *("capacity_gap", "temperature", "rates", "pilot_schedule", "cifar100", "cifar100_rates"),
         *("cifar100_temperature", "gpu_students", "gpu_students_seeds"),
+        *("adamw", "head_to_head", "training", "top_logits", "budget"),
     ),
     "capacity_gap": ("capacity_gap",),
     "temperature": ("temperature", "cifar100_temperature"),
@@ -21,6 +22,7 @@ SOURCES = {  # figure: the studies whose runs it shows
     "radius": ("radius",),
     "schedule": ("rates", "cifar100_rates"),
     "adamw": ("adamw", "head_to_head", "training"),
+    "budget": ("budget", "head_to_head", "training"),
     "cifar100": ("cifar100",),
     "longer": ("gpu_students", "gpu_students_seeds"),
     "calibration": ("capacity_gap", "temperature", "cifar100"),

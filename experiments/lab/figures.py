@@ -17,7 +17,7 @@ from experiments.lab import definitions, figure_files, records
 from experiments.lab.front_page import LEADS
 from experiments.lab.statistics import Estimate
 from experiments.lab.summaries import HELD_OUT, TEST, Runs, Table, runs_of
-from experiments.lab.tables import SPECS, TEACHERS
+from experiments.lab.tables import BUDGETS, SPECS, TEACHERS
 from skd_tf.errors import did_you_mean, input_error
 from skd_tf.runtime.console import say
 
@@ -26,7 +26,7 @@ POSITIONAL = "figure"
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#777777"
 STYLES = {"KD": (ORANGE, "s"), "SKD": (BLUE, "o"), "SKD, R = 22": (GREEN, "D"), "alone": (GREY, "v")}
-STYLES["DIST, authors' weights"] = (PURPLE, "^")
+STYLES["DIST"] = STYLES["DIST, authors' weights"] = (PURPLE, "^")
 _AHEAD = "points, right of 0: SKD is ahead"
 _LEGEND = "Bars: 95% intervals over students. Filled: mean over seeds. Open: one seed."
 Rows = list[tuple[str, dict[str, Estimate | None] | None]]  # (label, {panel: estimate}); None for a heading
@@ -162,6 +162,16 @@ def _adamw(figure, runs):
         lines(axes, curves, ticks, "peak learning rate of AdamW", f"{measure} images")
 
 
+def _budget(figure, runs):
+    figure.set_size_inches(9, 4)
+    for axes, measure in zip(figure.subplots(1, 2, sharey=True), (TEST, HELD_OUT), strict=True):
+        curves = {}
+        for method in ("alone", "KD", "SKD", "DIST"):
+            places = [f"{method}, {epochs} epochs" for epochs in BUDGETS]
+            curves[method] = method, "-", _curve(runs, "budget", measure, places)
+        lines(axes, curves, [str(epochs) for epochs in BUDGETS], "epochs", f"{measure} images")
+
+
 def _calibration(figure, runs):
     spec = SPECS["calibration"]
     figure.set_size_inches(10, 1.2 + 0.26 * len(spec.entries))
@@ -195,6 +205,7 @@ FIGURES = {
     "radius": lambda figure, runs: forest(figure, _differences(runs, "radius"), "points, minus the entry it changes"),
     "schedule": _schedule,
     "adamw": _adamw,
+    "budget": _budget,
     "cifar100": lambda figure, runs: forest(figure, _differences(runs, "cifar100"), "points, minus SKD"),
     "longer": lambda figure, runs: forest(figure, _leads(runs, *_LONGER), _AHEAD),
     "calibration": _calibration,

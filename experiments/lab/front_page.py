@@ -57,6 +57,9 @@ LEADS = {
     "SKD - KD, CIFAR-100, resnet8 from resnet56, 6 epochs, float32": [
         Lead(f"cache{kept or ', all'} logits", "top_logits", f"SKD{kept}", f"KD{kept}") for kept in _KEPT
     ],
+    "SKD - KD, CIFAR-100, resnet8 from resnet56, 30 epochs, float32": [
+        Lead("each at its chosen rate", "budget", "SKD, 30 epochs", "KD, 30 epochs")
+    ],
     "SKD - KD, CIFAR-100, resnet20 from resnet56, 50 epochs": [
         *(Lead(f"first run, {rate}", "longer_rates", f"SKD, {rate}", f"KD, {rate}") for rate in _AT_RATES),
         Lead("second run, rate 0.2", "longer", "SKD", "KD"),
@@ -66,6 +69,10 @@ LEADS = {
         Lead("authors' weights, each at its chosen rate", "cifar100", "SKD", _DIST),
         *(Lead(f"authors' weights, {rate}", "cifar100_rates", "SKD", _DIST, rate) for rate in _AT_RATES),
         Lead("authors' weights, each at its own best rate", "cifar100_rates", "SKD", _DIST, OWN_BEST),
+        Lead("authors' weights, float32, each at its chosen rate", "budget", "SKD, 12 epochs", "DIST, 12 epochs"),
+    ],
+    "SKD - DIST, CIFAR-100, resnet8 from resnet56, 30 epochs, float32": [
+        Lead("authors' weights, each at its chosen rate", "budget", "SKD, 30 epochs", "DIST, 30 epochs")
     ],
     "SKD - DIST, CIFAR-100, resnet20 from resnet56, 50 epochs": [
         Lead("authors' weights, second run, rate 0.2", "longer", "SKD", _DIST)

@@ -65,7 +65,19 @@ _TRAINING = {
     "AdamW, rate 0.128": "adamw_fastest",
 }
 _ADAMW = {"alone": "adamw/none/none", "KD": "adamw/cifar100_resnet56/kd", "SKD": "adamw/cifar100_resnet56/skd"}
-_SGD = {"KD, SGD": "head_to_head/skd_tf/kd", "SKD, SGD": "training/cifar100_resnet56/plain"}
+_SGD = {f"{label}, SGD": definitions.IN_12_EPOCHS[label.lower()] for label in ("KD", "SKD")}
+BUDGETS = definitions.BUDGETS[:2]  # those that have run
+_BUDGET = {
+    f"{label}, {epochs} epochs": f"budget/{key}_{epochs}"
+    for epochs in BUDGETS
+    for label, key in {
+        "alone": "none/none",
+        "KD": "cifar100_resnet56/kd",
+        "SKD": "cifar100_resnet56/skd",
+        "DIST": "cifar100_resnet56/dist_authors",
+    }.items()
+}
+_BUDGET |= {f"{label}, 12 epochs": definitions.IN_12_EPOCHS[label.lower()] for label in ("KD", "SKD")}
 _FRAMEWORKS = {"PyTorch": "pytorch", "keras.distillation": "keras", "skd_tf": "skd_tf"}
 _SPHERES = {"KD": "kd", "SKD": "skd", "SKD, R = 22": "skd_teacher_mean"}
 _LARGE = tuple(f"SKD, R = 22, T = {t}" for t in definitions.TEMPERATURES)
@@ -231,6 +243,22 @@ SPECS = {
             "SKD, rate 0.032, minus SKD, SGD": {"SKD, rate 0.032": 1, "SKD, SGD": -1},
         },
         measures=("NLL", "ECE", "NLL, fitted", "ECE, fitted"),
+    ),
+    "budget": Table(
+        _BUDGET,
+        against={
+            f"{label}, {epochs} epochs": f"{other}, {epochs} epochs"
+            for epochs in BUDGETS
+            for label, other in (("KD", "alone"), ("SKD", "KD"), ("DIST", "SKD"))
+        },
+        contrasts={
+            "SKD - KD, 30 epochs minus 12": {
+                f"{label}, {epochs} epochs": sign * (1 if epochs == 30 else -1)
+                for epochs in BUDGETS
+                for label, sign in (("SKD", 1), ("KD", -1))
+            }
+        },
+        measures=("rate", "NLL", "ECE"),
     ),
     "head_to_head": Table(
         {

@@ -87,9 +87,10 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, CompilationMixin, Step
       loss_settings: {name: number} for the loss function's own arguments, such as {"beta": 2.0} or "beta=2" for "dkd".
       teacher_weights: a number > 0 for each of several teachers, or as in "2,1"; None: all are equal. Losses that take
         several teachers have the argument teacher_weights: "spherical", "kd", "logit_standardization", "dkd" and "dist".
-      feature_pairs: (teacher's layer, student's layer), each by name, or as in "stage3_relu:stage2_relu": adds
+      feature_pairs: (teacher's layer, student's layer), each by its `name`, or as in "stage3_relu:stage2_relu": adds
         feature_weight * feature to the loss, as `skd_tf.distillation.features.Features` defines it. Its projectors are
-        trained, saved and loaded with the Distiller, and are in no export. The teacher must be live.
+        trained, saved and loaded with the Distiller, and are in no export. The teacher must be live. A layer without a
+        name of its own may also be named by its number within the model, as --list_layers does.
       feature_weight: weight of the feature term, >= 0; `.feature_weight` is a variable like the others.
       feature_loss: "mse" or "cosine".
       feature_seed: of the projectors' initial weights.
@@ -252,7 +253,7 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, CompilationMixin, Step
             its statistics over a piece, and Dropout and a loss that compares images draw or compare within a piece.
           layer_rates: {regular expression: factor >= 0}, or as in "^logits: 10, ^stage1_: 0.1": factors of the learning
             rate, and of a weight decay that is decoupled from the gradient, for the student's layers whose names contain
-            a match. The first match counts; other layers have 1.
+            a match. The first match counts; other layers have 1. Names are those of `feature_pairs`.
           **kwargs: the other arguments of keras.Model.compile. With run_eagerly=True nothing is compiled.
 
         Raises:

@@ -33,7 +33,7 @@ class Features(keras.layers.Layer):
     It computes in float32 or float64, whatever the networks compute in. The teacher has no gradient.
 
     Args:
-      pairs: (teacher's layer, student's layer), each by name (`skd_tf.models.frozen_layers.layer_names`).
+      pairs: (teacher's layer, student's layer), each by name (`skd_tf.models.frozen_layers.layers_meant`).
       loss: "mse" or "cosine".
       seed: of the projectors' initial weights, U(+-1 / sqrt(student's channels)).
       dtype: "float32" or "float64".
@@ -90,18 +90,16 @@ class Features(keras.layers.Layer):
                 remedy="Drop feature_pairs, or all teachers but one",
             )
         layers_of: dict[str, Any] = {"student": (), "teacher": ()}
+        shapes = {}
         for who, model, place in (("student", student, 1), ("teacher", teacher, 0)):
-            names = [pair[place] for pair in self.pairs]
             if model is not None:
-                layers_of[who] = [layer_outputs.layer_called(model, n, who) for n in names]
-        if teacher is None:
-            self._layers_of.update(layers_of)
-            return
-        mine, its = layer_outputs.output_shapes(student), layer_outputs.output_shapes(teacher)
-        shapes = [(mine[of_student], its[of_teacher]) for of_teacher, of_student in self.pairs]
-        for pair, (s, t) in zip(self.pairs, shapes, strict=True):
-            _require_comparable(pair, s, t)
-        self.make([(s[-1] or 0, t[-1] or 0) for s, t in shapes])
+                found = [layer_outputs.layer_called(model, pair[place], who) for pair in self.pairs]
+                layers_of[who], shapes[who] = zip(*found, strict=True)
+        if teacher is not None:
+            both = [*zip(shapes["student"], shapes["teacher"], strict=True)]
+            for pair, (s, t) in zip(self.pairs, both, strict=True):
+                _require_comparable(pair, s, t)
+            self.make([(s[-1] or 0, t[-1] or 0) for s, t in both])
         self._layers_of.update(layers_of)
 
     def make(self, channels: Sequence[tuple[int, int]]) -> None:

@@ -7,7 +7,7 @@ import keras
 
 from skd_tf.config import grammar
 from skd_tf.errors import as_text, flag_error
-from skd_tf.models.frozen_layers import layer_names
+from skd_tf.models.frozen_layers import layer_names, layers_meant
 
 
 def as_rates(rates: str | Mapping[str, float]) -> dict[str, float]:
@@ -24,7 +24,7 @@ def as_rates(rates: str | Mapping[str, float]) -> dict[str, float]:
 def factors_of(student: keras.Model, rates: Mapping[str, float]) -> tuple[float, ...]:
     """The factor of each trainable weight of a student, in the order of `trainable_variables`.
 
-    The first expression that occurs in the name of a weight's layer (`skd_tf.models.frozen_layers.layer_names`) says
+    The first expression that occurs in the name of a weight's layer (`skd_tf.models.frozen_layers.layers_meant`) says
     which; without any it is 1.
 
     Args:
@@ -35,21 +35,20 @@ def factors_of(student: keras.Model, rates: Mapping[str, float]) -> tuple[float,
       One number per weight; () if all are 1.
 
     Raises:
-      InputError: an expression gives no trained weight its factor.
+      InputError: an expression gives no trained weight its factor, or is ambiguous.
     """
     chosen: dict[int, float] = {}
     used: set[str] = set()
-    for name, layer in layer_names(student).items():
-        pattern = next((pattern for pattern in rates if re.search(pattern, name)), None)
-        own = [variable for variable in layer._trainable_variables if layer.trainable]
-        if pattern is not None and own:
-            used.add(pattern)
-            chosen |= {id(variable): rates[pattern] for variable in own}
+    for pattern, factor in rates.items():
+        for layer in layers_meant(student, re.compile(pattern).search, f"layer_rates with {pattern!r}"):
+            left = [v for v in layer._trainable_variables if layer.trainable and id(v) not in chosen]
+            used |= {pattern} if left else set()
+            chosen |= {id(variable): factor for variable in left}
     for pattern in rates:
         if pattern not in used:
             problem = "has an expression that matches no trained layer of the student, or only those of an earlier one"
             expected = f"some of {', '.join([*layer_names(student)][:8])}, ..."
-            remedy = "See --list_layers for all names"
+            remedy = "See model.summary(), or --list_layers, for all names"
             raise flag_error("layer_rates", f"{pattern}: {as_text(rates[pattern])}", problem, expected, remedy)
     factors = tuple(chosen.get(id(variable), 1.0) for variable in student.trainable_variables)
     return factors if any(factor != 1.0 for factor in factors) else ()

@@ -1,12 +1,18 @@
 """The names of a model's layers, and layers that training leaves as they are."""
 
 import collections
+import contextlib
+import contextvars
 import re
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import keras
 
-from skd_tf.errors import flag_error
+from skd_tf.errors import flag_error, input_error
 from skd_tf.runtime import compat
+
+_numbered_only = contextvars.ContextVar("numbered_only", default=False)
 
 
 def layer_names(model: keras.Model, *, weightless: bool = False) -> dict[str, keras.layers.Layer]:
@@ -39,6 +45,45 @@ def layer_names(model: keras.Model, *, weightless: bool = False) -> dict[str, ke
         for name, layer in found.items()
         if weightless or layer._trainable_variables or layer._non_trainable_variables
     }
+
+
+@contextlib.contextmanager
+def numbered_in_the_model() -> Iterator[None]:
+    """Inside this context, `layers_meant` knows the names of `layer_names` alone, as settings of a run have them."""
+    before = _numbered_only.set(True)
+    try:
+        yield
+    finally:
+        _numbered_only.reset(before)
+
+
+def layers_meant(
+    model: keras.Model, matches: Callable[[str], Any], what: str, *, weightless: bool = False
+) -> list[keras.layers.Layer]:
+    """The layers of a model whose names match, by `layer_names` or by Keras' own names.
+
+    Args:
+      model: any model.
+      matches: whether a name does.
+      what: the setting with the name, for the message.
+      weightless: whether layers without weights count too.
+
+    Raises:
+      InputError: the names of `layer_names` mean other layers than Keras' own.
+    """
+    named = layer_names(model, weightless=weightless)
+    meant = [layer for name, layer in named.items() if matches(name)]
+    own = [] if _numbered_only.get() else [layer for layer in named.values() if matches(layer.name)]
+    if meant and own and {*map(id, meant)} != {*map(id, own)}:
+        by_id = {id(layer): name for name, layer in named.items()}
+        here, there = (", ".join(by_id[id(layer)] for layer in found) for found in (meant, own))
+        raise input_error(
+            "The name means different layers: Keras numbers layers by what the process has built, and skd_tf within the model",
+            expected="layers with names of your own, such as Conv2D(..., name='block1')",
+            received=f"{what}, which is {here} counted within the model, but {there} by Keras' names",
+            remedy="Name the layers, or call keras.utils.clear_session() before each model is built",
+        )
+    return meant or own
 
 
 def thaw(model: keras.Model, pattern: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from skd_tf.errors import did_you_mean, input_error
-from skd_tf.models.frozen_layers import layer_names
+from skd_tf.models.frozen_layers import layer_names, layers_meant
 from skd_tf.models.graph import calls_in
 
 _here = threading.local()  # each replica is traced in its own thread
@@ -39,8 +39,8 @@ def output_shapes(model: Any) -> dict[str, tuple[int | None, ...]]:
     }
 
 
-def layer_called(model: Any, name: str, who: str) -> Any:
-    """The layer of a name; see `output_shapes`.
+def layer_called(model: Any, name: str, who: str) -> tuple[Any, tuple[int | None, ...]]:
+    """The layer of a name, and the shape of its output; see `output_shapes`. Keras' own names count too.
 
     Args:
       model: any model.
@@ -48,17 +48,27 @@ def layer_called(model: Any, name: str, who: str) -> Any:
       who: names the model in the message.
 
     Raises:
-      InputError: there is no such layer.
+      InputError: there is no such layer, or the name is ambiguous.
     """
-    shapes = output_shapes(model)
-    if name in shapes:
-        return layer_names(network_of(model), weightless=True)[name]
+    shapes, network = output_shapes(model), network_of(model)
+    by_id = {id(layer): listed for listed, layer in layer_names(network, weightless=True).items()} if shapes else {}
+    what = f"feature_pairs with the {who}'s layer {name}"
+    for layer in layers_meant(network, name.__eq__, what, weightless=True) if shapes else ():
+        if by_id[id(layer)] in shapes:
+            return layer, shapes[by_id[id(layer)]]
     raise input_error(
         f"The {who} has no layer of this name that is called once and returns one tensor",
         expected=f"one of {', '.join([*shapes][:8])}, ..." if shapes else "a Functional or Sequential model",
-        received=f"feature_pairs with the {who}'s layer {name}",
-        remedy=did_you_mean(name, shapes, "See --list_layers for all names") if shapes else "Use its .keras file",
+        received=what,
+        remedy=_remedy(name, shapes, network),
     )
+
+
+def _remedy(name, shapes, network):
+    if shapes:
+        return did_you_mean(name, shapes, "See model.summary(), or --list_layers, for all names")
+    subclassed = isinstance(network, keras.Model)
+    return "Make it with keras.Model(inputs, outputs)" if subclassed else "Use its .keras file"
 
 
 @contextlib.contextmanager

@@ -26,7 +26,8 @@ def check_feature_pairs(config: Config, dataset: Dataset) -> None:
     if pairs:
         with console.silence():
             model, teacher = _networks(config, dataset).values()
-        Features.of(model, pairs, config.feature_loss, config.seed).connect(model, teacher)
+        with frozen_layers.numbered_in_the_model():
+            Features.of(model, pairs, config.feature_loss, config.seed).connect(model, teacher)
 
 
 def check_student(config: Config, dataset: Dataset, replicas: int) -> None:
@@ -37,7 +38,8 @@ def check_student(config: Config, dataset: Dataset, replicas: int) -> None:
         model = synchronized(model)
     if config.freeze:
         frozen_layers.freeze(model, config.freeze)
-    layer_rates.factors_of(model, grammar.parse_layer_rates(config.layer_rates))
+    with frozen_layers.numbered_in_the_model():
+        layer_rates.factors_of(model, grammar.parse_layer_rates(config.layer_rates))
 
 
 def kept(config: Config) -> tuple[str, ...]:

@@ -96,7 +96,7 @@ def train_student(
 
 def build_distiller(config: Config, resources: SharedResources, steps_per_epoch: int) -> Distiller:
     """The compiled Distiller of a Config, in the strategy's scope, with its radius measured if need be."""
-    with resources.strategy.scope():
+    with resources.strategy.scope(), frozen_layers.numbered_in_the_model():
         rates = schedules.learning_rate(config, steps_per_epoch)
         starts, tables = loss_weight_tables(config, steps_per_epoch, len(rates))
         teacher = resources.teacher if config.feature_pairs else None  # the projectors need its layers

@@ -12,13 +12,16 @@ from skd_tf.distillation import optimizers
 from skd_tf.distillation.distiller import Distiller
 from skd_tf.distillation.features import Features
 from skd_tf.errors import InputError
-from skd_tf.models import layer_outputs
+from skd_tf.models import frozen_layers, layer_outputs
 from skd_tf.models.fold_batch_norm import fold_batch_norm
 from skd_tf.training.checkpoints import Checkpoints, state_of
 from tests.helpers.nets import CLASSES, batches, conv_net, distance, weights_of
 
 # Teacher and student are `conv_net`s of other widths; the teacher's features are larger, then as large, then vectors.
 PAIRS = "re_lu:average_pooling2d, conv2d_1:re_lu_1, global_average_pooling2d:dense"
+
+
+pytestmark = pytest.mark.usefixtures("fresh_layer_numbers")
 
 
 def student_net(dtype="float32"):
@@ -154,7 +157,7 @@ def test_a_step_compares_what_the_layers_return(history):
     student, teacher = start.student, start.teacher
     features = []
     for model, wanted_names, training in ((teacher, names[0], False), (student, names[1], True)):
-        layers = [layer_outputs.layer_called(model, name, "model") for name in wanted_names]
+        layers = [layer_outputs.layer_called(model, name, "model")[0] for name in wanted_names]
         inside = keras.Model(model.inputs[0], [layer.output for layer in layers])
         features.append([np.asarray(f, float) for f in inside(images, training=training)])
     for s, t, projector in zip(*features[::-1], start.features.projectors, strict=True):
@@ -269,10 +272,30 @@ def test_a_layer_that_is_kept_is_not_folded_into_and_names_survive_folding():
     for name in ("conv2d_1", "batch_normalization", "batch_normalization_1"):
         found = []
         for net in (model, folded):
-            with layer_outputs.recorded([layer_outputs.layer_called(net, name, "teacher")]) as outputs:
+            with layer_outputs.recorded([layer_outputs.layer_called(net, name, "teacher")[0]]) as outputs:
                 net(images)
             found.append(outputs[0])
         np.testing.assert_allclose(*found, atol=1e-5)
+
+
+def test_a_layer_may_have_keras_own_name():
+    keras.layers.ReLU()  # takes the name re_lu, as a teacher that is built first does
+    student, teacher = student_net(), conv_net(2)
+    names = [layer.name for layer in student.layers if isinstance(layer, keras.layers.ReLU)]
+    assert names == ["re_lu_1", "re_lu_2"]
+    distiller = Distiller(student, teacher, "kd", feature_pairs=[("re_lu", "re_lu_2")])
+    assert distiller.features.channels == [(5, 4)]
+    with pytest.raises(InputError, match="means different layers.*student's layer re_lu_1, which is re_lu_1 .* but re_lu by"):
+        Distiller(student, teacher, "kd", feature_pairs=[("re_lu", "re_lu_1")])
+    distiller.compile("sgd", layer_rates={"^conv2d_1$": 0.5})
+    keras.layers.Conv2D(1, 1)
+    distiller = Distiller(student_net(), teacher, "kd")
+    second = distiller.student.layers[4].name
+    assert second != "conv2d_1"
+    distiller.compile("sgd", layer_rates={f"^{second}$": 0.5})
+    assert distiller._rate_factors == (1, 1, 1, 1, 0.5, 0.5, 1, 1)
+    with frozen_layers.numbered_in_the_model():
+        assert layer_outputs.layer_called(student, "re_lu_1", "student")[1] == (None, 2, 2, 5)
 
 
 def test_what_cannot_be_compared_is_one_line():
@@ -282,7 +305,7 @@ def test_what_cannot_be_compared_is_one_line():
         assert "\n" not in str(caught.value)
 
     refused(r"teacher has no layer.*re_luu.*Did you mean re_lu\?", feature_pairs="re_luu:dense")
-    refused(r"student has no layer.*See --list_layers", feature_pairs=[("re_lu", "qqq")])
+    refused(r"student has no layer.*See model.summary", feature_pairs=[("re_lu", "qqq")])
     refused("not a list of pairs", feature_pairs="re_lu")
     refused("has a pair twice", feature_pairs="re_lu:re_lu,re_lu : re_lu")
     refused("Unknown feature loss.*mean mse", feature_loss="msr")

@@ -15,6 +15,7 @@ from skd_tf.training.checkpoints import Checkpoints
 from tests.helpers.nets import batches, conv_net, distance, run, weights_of
 from tests.helpers.runs import ALONE, assert_same_run, train
 
+pytestmark = pytest.mark.usefixtures("fresh_layer_numbers")
 RATES = "^conv2d_1$: 0.5, ^dense: 4"
 FACTORS = [1, 1, 0.5, 0.5, 4, 4]  # kernel and bias of three layers
 OPTIMIZERS = {

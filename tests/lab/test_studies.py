@@ -59,7 +59,7 @@ def test_every_study_has_its_cells():
         "top_logits": 30,
         "training": 32,
         "adamw": 15,
-        "budget": 28,
+        "budget": 22,
         "cifar100_full": 186,
         "imagenet": 12,
     }
