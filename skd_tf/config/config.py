@@ -50,7 +50,7 @@ Leave it out for the default, 30.
         "images:PATH with images without labels, whose classes are the teacher's; or MODULE:FUNCTION",
         check=checks.not_empty,
         heading="Data",
-        affects_result=local_paths.without_slash,
+        affects_result=local_paths.same_place,
     )
     download: bool = setting(
         False, "let TFDS, Keras and KerasHub download the data and weights that are missing", affects_result=False
@@ -81,7 +81,7 @@ Leave it out for the default, 30.
         "more training images, whose labels are unknown or not used; the student learns the teacher's answers to them",
         grammar="images:PATH or folder:PATH, or nothing",
         check=checks.unlabelled,
-        affects_result=local_paths.without_slash,
+        affects_result=local_paths.same_place,
     )
     unlabelled_share: float = setting(0.5, "fraction of each batch taken from --unlabelled", above=0, below=1)
     image_size: int = setting(0, "side to resize images to; 0: the dataset's own size", low=0, unit="pixels")

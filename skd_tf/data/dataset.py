@@ -105,6 +105,7 @@ class Dataset:
       set_version: as `version`, but independent of how a folder is split.
       key_name: stands for the name in the identity of the data; without the path of a folder, which may be a copy.
       png_bits: bits that hold the brightest value of the set's 16-bit PNGs; None without such files.
+      warnings: what a run's records say about the pictures, as that one is in two splits.
     """
 
     name: str
@@ -118,6 +119,7 @@ class Dataset:
     test: Split | None
     key_name: str = ""
     png_bits: int | None = None
+    warnings: tuple[str, ...] = ()
     extra: Extra = NO_EXTRA
     drawn_from: DrawnFrom | None = None
     set_version: str = ""
@@ -164,5 +166,6 @@ class Source:
     flip: bool | None = None
     key_name: str = ""
     png_bits: int | None = None
+    warnings: tuple[str, ...] = ()
     groups: dict[str, np.ndarray] | None = None
     set_version: str = ""

@@ -64,14 +64,15 @@ def report_unreadable(
 
 def report_equal_content(
     paths: Mapping[str, Sequence[str]], facts: Mapping[str, FileFacts], labels: Mapping[str, np.ndarray]
-) -> None:
-    """Warns of pictures that are in two splits, or under two labels of one.
+) -> list[str]:
+    """Warns of pictures that are in two splits, or under two labels of one; returns the warnings.
 
     Args:
       paths: {split: paths of its files}.
       facts: {split: facts of its files}.
       labels: {split: int32 `[n]`} of the splits whose labels are compared.
     """
+    texts = []
     hashes = {name: of_split.hashes() for name, of_split in facts.items()}
     names = [name for name in ("train", "validation", "test") if name in hashes]
     for place, one in enumerate(names):
@@ -83,7 +84,7 @@ def report_equal_content(
                 if found and found in known
             ]
             if pairs:
-                warn(
+                texts.append(
                     f"The {one} split contains {counted(len(pairs), 'file')} of the {other} split, by content "
                     f"({pairs[0][1]} is {pairs[0][0]}), so what is measured there is too good."
                 )
@@ -93,4 +94,7 @@ def report_equal_content(
         several = [found for found, count in Counter(found for found, _ in twice).items() if count > 1]
         if several:
             count = counted(len(several), "picture")
-            warn(f"The {one} split has {count} in several classes, such as {known[several[0]]}.")
+            texts.append(f"The {one} split has {count} in several classes, such as {known[several[0]]}.")
+    for text in texts:
+        warn(text)
+    return texts

@@ -42,6 +42,7 @@ class FileSplits:
     Attributes:
       png_bits: bits that hold the brightest value of the training part's 16-bit PNGs; None if no file that was read is
         one.
+      warnings: of what was read, for the run's records.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class FileSplits:
     ) -> None:
         self._channels = channels
         self._settings, self._root, self._paths, self._class_names = settings, root, paths, class_names
-        self.png_bits = png_bits
+        self.png_bits, self.warnings = png_bits, tuple[str, ...]()
         self._facts: dict[str, FileFacts] = {}
 
     def read(self, labels: Mapping[str, np.ndarray]) -> dict[str, Split]:
@@ -89,7 +90,7 @@ class FileSplits:
             # Names are for people who look at answers. The training split, the largest, needs none.
             files = None if name == "train" else self._names(name)[rows]
             splits[name] = Split(images, labels[name][rows], rows.astype(np.int64), in_memory, files)
-        file_problems.report_equal_content(self._paths, self._facts, labels)
+        self.warnings = tuple(file_problems.report_equal_content(self._paths, self._facts, labels))
         return splits
 
     def hashes(self, name: str) -> list[bytes]:

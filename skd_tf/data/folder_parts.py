@@ -61,6 +61,9 @@ def find_parts(root: pathlib.Path, folders: Sequence[pathlib.Path]) -> dict[str,
         raise _error(
             "The folder has several training parts", "one train/ and one test/ with a folder per class", folders
         )
+    doubled = next((places for places in groups.get((), {}).values() if len(places) > 1), None) if only_parts else None
+    if not whole and doubled:
+        raise _error("Two folders are the same part", "one folder for each of train, validation and test", doubled)
     if not whole:
         _refuse_one_part(root, groups.get((), {}), only_parts and len(spelled) > 0)
         return {}

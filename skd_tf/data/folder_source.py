@@ -41,6 +41,7 @@ def read(settings: DataSettings, data_dir: str | None, names: Sequence[str]) -> 
         png_bits=files.png_bits,
         groups=groups,
         set_version=set_version,
+        warnings=files.warnings,
     )
 
 

@@ -8,6 +8,7 @@ import operator
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -77,13 +78,15 @@ def read(settings: DataSettings, data_dir: str | None, names: Sequence[str]) -> 
         root = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for part in images.values() for path in part])
         files = FileSplits(settings, root, images, class_names)
         splits, png_bits = files.read({name: labels[name] for name in names}), files.png_bits
+        warnings = files.warnings
     else:
         splits = {name: _array_split(settings, name, [images.pop(name)], labels[name]) for name in names}
-        png_bits, shapes = None, {name: split.images.shape[1:] for name, split in splits.items()}
+        warnings, png_bits, shapes = (), None, {name: split.images.shape[1:] for name, split in splits.items()}
         if len(set(shapes.values())) > 1:
             raise _error(settings, "test split", f"images {shapes['train']} as in train", shapes["test"])
     facts = _checked_facts(settings, spec, splits[names[0]].images.shape[-1])
-    return Source(str(spec.get("version", "1")), class_names, splits, **facts, png_bits=png_bits, groups=groups)
+    kept: dict[str, Any] = {"png_bits": png_bits, "groups": groups, "warnings": warnings}
+    return Source(str(spec.get("version", "1")), class_names, splits, **facts, **kept)
 
 
 def _groups(settings, spec, images):

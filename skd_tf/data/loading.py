@@ -126,6 +126,7 @@ def _load(settings, data_dir, train, test, class_names):
         test_split,
         key_name=source.key_name,
         png_bits=source.png_bits,
+        warnings=source.warnings,
         drawn_from=drawn_from,
         set_version=source.set_version,
         extra=extra,

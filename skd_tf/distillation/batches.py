@@ -1,7 +1,7 @@
 """From what a Distiller is given to what a step computes with: logits, batch sizes, weights, the teacher's mean norm."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -104,8 +104,28 @@ def piece_size(examples: int | None, pieces: int) -> int:
     return max(-(-examples // pieces), 1)
 
 
+def check_metric_names(metrics: Any, own: Sequence[str]) -> None:
+    """Raises `InputError` if a metric would replace a value of the Distiller's own. An accuracy may."""
+    for metric in keras.tree.flatten(metrics):
+        name = getattr(metric, "name", metric)
+        if name in own and name != "accuracy":
+            raise input_error(
+                "A metric has the name of a value that a Distiller measures itself",
+                expected=f"another name than {', '.join(own)}",
+                received=f"metrics with {name!r}",
+                remedy="Rename it, or leave it out",
+            )
+
+
 def check_class_weight(class_weight: dict[int, float], num_classes: int | None) -> None:
     """Raises `InputError` if a key is not a class, or a weight is not a number >= 0."""
+    if not isinstance(class_weight, Mapping):
+        raise input_error(
+            "class_weight is not a dict",
+            expected="{class number: weight}",
+            received=f"class_weight={class_weight!r:.60}",
+            remedy="Use dict(enumerate(weights))",
+        )
     for key, weight in class_weight.items():
         whole = isinstance(key, (int, np.integer)) and key >= 0
         if not whole or (num_classes is not None and key >= num_classes):
@@ -271,8 +291,10 @@ def mean_logit_norm(
 
 def _batches_of_x(data) -> Iterator[Any]:
     arrays = (np.ndarray, tf.Tensor, dict)
-    is_one = isinstance(data, tuple) and data and isinstance(data[0], arrays)  # (x, y), not batches
-    data = data[0] if is_one or (isinstance(data, list) and len(data) == 1) else data
+    if isinstance(data, list) and len(data) == 1:
+        (data,) = data
+    if isinstance(data, tuple) and data and isinstance(data[0], arrays):  # (x, y), not batches
+        data = data[0]
     if isinstance(data, arrays):
         for start in range(0, len(image_of(data)), _SLICE):
             part = slice(start, start + _SLICE)

@@ -153,8 +153,7 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, CompilationMixin, Step
         super().__init__(name=name, autocast=False)
         self._num_classes = self._checked_student(student)
         self.student = student
-        pairs = features.as_pairs(feature_pairs)
-        self.features = features.Features.of(student, pairs, feature_loss, feature_seed) if pairs else None
+        self.features = features.of_arguments(student, feature_pairs, feature_loss, feature_weight, feature_seed)
         self.objective = Objective(
             loss,
             center=center,
@@ -272,6 +271,11 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, CompilationMixin, Step
                     remedy=f"Construct Distiller(..., {arguments})",
                 )
         pieces = whole_number("micro_batches", micro_batches, low=1, remedy="Use 1 for whole batches")
+        whole_number("steps_per_execution", kwargs.get("steps_per_execution", 1), low=1, remedy="Leave it out")
+        if optimizer is None:
+            remedy = "Try keras.optimizers.SGD(0.1, momentum=0.9)"
+            raise input_error("No optimizer", expected="an optimizer", received="optimizer=None", remedy=remedy)
+        batches.check_metric_names(metrics, self.means.names)
         super().compile(optimizer=optimizer, metrics=metrics, jit_compile=False, **kwargs)
         scales = kwargs.get("auto_scale_loss", True) and precision.computes_in_float16(self.student)
         if scales and not optimizers.may_skip(self.optimizer):
@@ -397,11 +401,11 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, CompilationMixin, Step
             the comparison; with others, the model is compared before it is written.
 
         Raises:
-          InputError: as for `deployable`.
+          InputError: as for `deployable`; or `images` are not images that the student takes.
           ExportError: the export differs from the live student, or from itself in a second call.
         """
         model, bound = self.deployable(), live_check.bound_of(self.student)
-        images = live_check.generated_images(model) if images is None else images
+        images = live_check.generated_images(model) if images is None else live_check.as_images(images, model)
 
         def live(images):
             return self.probability_logits(self(tf.constant(images)))
@@ -458,8 +462,15 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, CompilationMixin, Step
           The Distiller itself.
 
         Raises:
-          InputError: there is no teacher, or no data.
+          InputError: the radius is not one of these two, or there is no teacher or no data.
         """
+        if self._radius_argument not in MEASURED:
+            raise input_error(
+                "The radius is not one that is measured",
+                expected=" or ".join(f"radius={name!r}" for name in MEASURED),
+                received=f"radius={self._radius_argument!r}",
+                remedy="Leave out adapt()",
+            )
 
         def logits_of(x):
             self._inspect_teacher(x)

@@ -165,11 +165,26 @@ class Features(keras.layers.Layer):
         return [tuple(projector.kernel.shape) for projector in self.projectors]
 
 
+def of_arguments(student: Any, pairs: Any, loss: Any, weight: Any, seed: Any) -> Features | None:
+    """The features that a Distiller's arguments ask for; None without pairs. `InputError` for settings without pairs."""
+    pairs = as_pairs(pairs)
+    if not pairs and (loss, weight) != ("mse", 1.0):
+        raise input_error(
+            "Without feature_pairs there is no feature term",
+            expected="feature_pairs too",
+            received=f"feature_loss={loss!r}, feature_weight={weight!r}",
+            remedy="Give feature_pairs, or leave these out",
+        )
+    return Features.of(student, pairs, loss, seed) if pairs else None
+
+
 def as_pairs(pairs: str | Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
     """Pairs of layer names, also from the text of --feature_pairs; `InputError` if they are something else."""
     if isinstance(pairs, str):
         return grammar.parse_feature_pairs(pairs)
-    if not all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in pairs):
+    pairs = () if pairs is None else pairs
+    listed = isinstance(pairs, (list, tuple))
+    if not listed or not all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in pairs):
         raise input_error(
             "feature_pairs are not pairs of layer names",
             expected='[("TEACHER_LAYER", "STUDENT_LAYER"), ...] or "TEACHER_LAYER:STUDENT_LAYER, ..."',

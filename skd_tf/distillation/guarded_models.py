@@ -112,6 +112,14 @@ class GuardedModelsMixin:
             except (ValueError, tf.errors.InvalidArgumentError) as error:
                 raise _other_images(teacher, who, images) or error from None
             self._require_teacher_classes(outputs.shape[-1])
+            if not bool(tf.reduce_all(tf.math.is_finite(outputs))):
+                raise input_error(
+                    f"The logits of the {who} are not finite",
+                    expected="finite numbers for the first images",
+                    received=f"x from {float(tf.reduce_min(tf.cast(images, tf.float32))):g} to "
+                    f"{float(tf.reduce_max(tf.cast(images, tf.float32))):g}",
+                    remedy="Check its weights, its precision, and the range of the images",
+                )
             found = returns_probabilities(raw, images, who)
             if self._teacher_probabilities[i]:
                 continue
@@ -192,7 +200,7 @@ class GuardedModelsMixin:
         try:
             yield
         except tf.errors.InvalidArgumentError as error:
-            clear = labels.translated(error, self._num_classes)
+            clear = labels.translated(error, self._num_classes) or inputs.translated(error)
             raise (error if clear is None else clear) from None
         except ValueError as error:  # Keras' own, about what a generator or PyDataset yields
             clear = labels.translated_dtype(error, self._num_classes)
@@ -220,7 +228,9 @@ def _other_images(teacher, who, images):
         f"{'The teacher' if who == 'teacher' else who.capitalize()} takes other images than the student",
         expected=f"{expected}",
         received=f"x of {shape}",
-        remedy="Put layers before it that make its images from these, such as keras.layers.Resizing",
+        remedy="Batch the images: dataset.batch(32)"
+        if len(images.shape) == len(expected)
+        else "Put layers before it that make its images from these, such as keras.layers.Resizing",
     )
 
 

@@ -4,7 +4,7 @@ import contextlib
 import contextvars
 import math
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
@@ -21,6 +21,7 @@ _FIXED = (
     *("feature_pairs", "feature_loss", "feature_seed", "feature_weight"),
 )
 
+UNKNOWN = object()  # the number of a ScalarVariable that is set later
 MEASURED = ("teacher_mean", "teacher_sample")  # radii that need the teacher's norms
 
 _restoring = contextvars.ContextVar("restoring", default=False)
@@ -44,7 +45,7 @@ class ScalarVariable(keras.Variable):
 
     Args:
       name: of the hyperparameter.
-      value: its number. None: not known yet, which is stored as 0.
+      value: its number. UNKNOWN is stored as 0.
       above: the number must be greater than this. None: it must be at least 0.
       complement: another ScalarVariable that is kept at 1 minus this one, or None.
     """
@@ -53,7 +54,7 @@ class ScalarVariable(keras.Variable):
         self, name: str, value: Any, *, above: float | None = None, complement: "ScalarVariable | None" = None
     ):
         self._above, self._complement = above, complement
-        value = 0.0 if value is None else self._checked(name, value)
+        value = 0.0 if value is UNKNOWN else self._checked(name, value)
         super().__init__(value, dtype="float32", trainable=False, name=name)
 
     def _checked(self, name, value):
@@ -103,7 +104,7 @@ class HyperparametersMixin:
         self.label_weight = ScalarVariable("label_weight", label_weight)
         follower = self.label_weight if self._label_follows else None
         self.kd_weight = ScalarVariable("kd_weight", kd_weight, complement=follower)
-        self.radius = ScalarVariable("radius", None, above=0.0)
+        self.radius = ScalarVariable("radius", UNKNOWN, above=0.0)
         self._set_radius(self._num_classes)
 
     def _set_radius(self, num_classes):
@@ -155,6 +156,13 @@ class HyperparametersMixin:
     def _checked_schedules(self, schedules):
         """The schedules that compile() is given, {name: function of the step}; `InputError` if one of them is not valid."""
         scalars = [*self._hyperparameters_config()]
+        if not isinstance(schedules, Mapping):
+            raise input_error(
+                "schedules is not a dict",
+                expected="{name: function of the step}",
+                received=f"schedules={schedules!r:.60}",
+                remedy=f"Name the scalar: one of {', '.join(scalars)}",
+            )
         for name, schedule in schedules.items():
             if name not in scalars:
                 raise input_error(
@@ -216,6 +224,7 @@ def resolve_loss_weights(kd_weight: float, label_weight: float | None, *, needs_
     if not needs_teacher:
         return 0.0, 1.0
     if label_weight is None:
+        number_in_range("kd_weight", kd_weight)
         label_weight = 1.0 - number_in_range("kd_weight", kd_weight, high=1.0, remedy="Give label_weight as well")
     return number_in_range("kd_weight", kd_weight), number_in_range("label_weight", label_weight)
 

@@ -13,6 +13,7 @@ from skd_tf.models.adapter import are_probabilities
 
 IMAGE, TEACHER_LOGITS = "image", "teacher_logits"
 _ARRAYS = (np.ndarray, tf.Tensor)
+_MARK = "skd_tf teacher_logits:"  # in TensorFlow's error, whose other lines are about the graph
 
 
 def image_of(x: Any) -> Any:
@@ -107,7 +108,11 @@ def checked(
             sample_weights.checked(weights_spec, None, where[1])
         known = num_classes is not None and y_spec.shape.rank is not None
         checks = known or weights_spec is not None
+        if isinstance(x_spec, Mapping) and TEACHER_LOGITS in x_spec:
+            x = x.map(_with_finite_logits)
         return (labels.checked(x, num_classes if known else None) if checks else x), y, weights
+    if x is None:
+        raise input_error("There is no data", expected="x and y", received="x=None", remedy="Pass images and labels")
     if not isinstance(x, (*_ARRAYS, Mapping, list, tuple)):
         return x, y, weights
     if isinstance(x, (list, tuple)) and len(x) == 1:
@@ -122,6 +127,8 @@ def checked(
     if isinstance(y, Mapping):
         raise _structured_labels(y, where[0])
     labels.check(y, num_classes, where[0])
+    if isinstance(x, Mapping) and TEACHER_LOGITS in x:
+        _require_finite(np.asarray(x[TEACHER_LOGITS]))
     return x, y, sample_weights.checked(weights, len(y), where[1])
 
 
@@ -154,13 +161,7 @@ def check_batch(x: Any, y: Any, weights: Any = None, *, names: Sequence[str], nu
                 received=f"teacher_logits.shape={logits.shape}",
                 remedy="Use the student's classes",
             )
-        if not np.isfinite(logits).all():
-            raise input_error(
-                "The teacher's logits are not finite",
-                expected="finite numbers",
-                received=f"teacher_logits={logits[~np.isfinite(logits)][0]}",
-                remedy="Of probabilities, take np.log(np.maximum(p, 1e-37))",
-            )
+        _require_finite(logits)
         each = np.reshape(logits, (len(logits), -1, logits.shape[-1]))  # of several teachers, or of one
         if len(logits) > 1 and any(are_probabilities(each[:, i]) for i in range(each.shape[1])):
             raise input_error(
@@ -169,3 +170,31 @@ def check_batch(x: Any, y: Any, weights: Any = None, *, names: Sequence[str], nu
                 received="teacher_logits >= 0 that sum to 1 for each image",
                 remedy="Give the values before the softmax, or np.log(np.maximum(p, 1e-37)) of these",
             )
+
+
+def _with_finite_logits(x, *others):
+    logits = x[TEACHER_LOGITS]
+    bad = tf.boolean_mask(logits, ~tf.math.is_finite(logits))
+    with tf.control_dependencies([tf.debugging.Assert(tf.size(bad) == 0, [_MARK, bad[:1], ";"], summarize=1)]):
+        return {**x, TEACHER_LOGITS: tf.identity(logits)}, *others
+
+
+def translated(error: tf.errors.InvalidArgumentError) -> InputError | None:
+    """The `InputError` of teacher logits in a dataset that are not finite; None for any other error of TensorFlow."""
+    if _MARK not in str(error):
+        return None
+    return _not_finite(str(error).split(_MARK, 1)[1].split(";", 1)[0].strip("' []\n"))
+
+
+def _require_finite(logits):
+    if not np.isfinite(logits).all():
+        raise _not_finite(logits[~np.isfinite(logits)][0])
+
+
+def _not_finite(value):
+    return input_error(
+        "The teacher's logits are not finite",
+        expected="finite numbers",
+        received=f"teacher_logits={value}",
+        remedy="Of probabilities, take np.log(np.maximum(p, 1e-37))",
+    )

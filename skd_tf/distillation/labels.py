@@ -62,7 +62,7 @@ def check_form(dtype: Any, shape: Any, num_classes: int | None, where: str = "y"
         raise input_error(
             "The labels are not numbers",
             expected=f"class numbers [n], or rows {rows}",
-            received=f"{where}.dtype={getattr(dtype, 'name', dtype)}",
+            received=f"{where} of {_kind(dtype)}",
             remedy="Number the classes from 0: np.unique(y, return_inverse=True)[1]",
         )
     shape = None if getattr(shape, "rank", 0) is None else tuple(shape)
@@ -74,8 +74,13 @@ def check_form(dtype: Any, shape: Any, num_classes: int | None, where: str = "y"
             "The labels have another shape",
             expected=f"class numbers [n], or rows {rows}",
             received=f"{where}.shape={shape}",
-            remedy="Take one label per image",
+            remedy="Take one label per image" if shape else "Batch the dataset: dataset.batch(32)",
         )
+
+
+def _kind(dtype):
+    name = getattr(dtype, "name", str(dtype))
+    return "text" if name.startswith(("str", "bytes")) else f"the dtype {name}"
 
 
 def checked(dataset: tf.data.Dataset, num_classes: int | None) -> tf.data.Dataset:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import keras
 
 from skd_tf.config import grammar
-from skd_tf.errors import as_text, flag_error
+from skd_tf.errors import as_text, flag_error, input_error
 from skd_tf.models.frozen_layers import layer_names, layers_meant
 
 
@@ -16,6 +16,14 @@ def as_rates(rates: str | Mapping[str, float]) -> dict[str, float]:
     Raises:
       InputError: the text does not follow the grammar, an expression does not parse, or a factor is not a number >= 0.
     """
+    rates = "" if rates is None else rates
+    if not isinstance(rates, (str, Mapping)):
+        raise input_error(
+            "layer_rates is not a dict",
+            expected='{regular expression: factor >= 0}, or text as in "^logits: 10"',
+            received=f"layer_rates={rates!r:.60}",
+            remedy="Name the layers of each factor",
+        )
     if not isinstance(rates, str):
         rates = ", ".join(f"{pattern}: {as_text(factor)}" for pattern, factor in rates.items())
     return grammar.parse_layer_rates(rates)

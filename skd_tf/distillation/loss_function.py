@@ -107,7 +107,16 @@ def checked_terms(terms: Any, names: set[str], logits: tf.Tensor) -> dict[str, t
             received=keys,
             remedy="Return a dict with exactly these keys and one value per example",
         )
-    tensors = {name: tf.convert_to_tensor(term) for name, term in terms.items()}
+    if empty := [name for name, term in terms.items() if term is None]:
+        raise input_error(
+            "A term of the loss function is None",
+            expected="one value per example of each term",
+            received=f'"{empty[0]}": None',
+            remedy="Return tf.zeros([batch]) for a term that the loss does not have",
+        )
+    # Of one dtype, so that the terms can be added.
+    dtype = tf.float64 if logits.dtype == tf.float64 else tf.float32
+    tensors = {name: tf.cast(term, dtype) for name, term in terms.items()}
     for name, term in tensors.items():
         if not term.shape.is_compatible_with(logits.shape[:1]):
             raise input_error(

@@ -1,9 +1,10 @@
 """Objective: from logits and labels to the loss of each example, and to the values whose epoch means are logged."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from skd_tf import losses
@@ -51,6 +52,11 @@ class Objective:
         features: bool = False,
     ):
         self.loss, self.features = loss_function.as_loss(loss), features
+        if not isinstance(center, (bool, np.bool_)):
+            received = f"center={center!r}"
+            raise input_error(
+                "center is not valid", expected="True or False", received=received, remedy="Give one of them"
+            )
         self.center, self.label_smoothing = bool(center), finite_number("label_smoothing", label_smoothing)
         if not 0 <= self.label_smoothing < 1:
             raise input_error(
@@ -58,6 +64,13 @@ class Objective:
                 expected="a number in [0, 1)",
                 received=f"label_smoothing={label_smoothing}",
                 remedy="Try 0.1",
+            )
+        if self.label_smoothing and self.facts.needs_one_class:
+            raise input_error(
+                f"The loss {self._name} needs a single class per image, which label smoothing spreads",
+                expected="label_smoothing=0",
+                received=f"label_smoothing={label_smoothing}",
+                remedy="Leave it out, or use another loss",
             )
         self.gradient_scale = gradient_scale
         allowed = ("none", "student_norm") if self.loss.readout == "sphere" else ("none",)
@@ -76,6 +89,13 @@ class Objective:
                 remedy='Use loss="kd", kd_weight=0 for labels and features alone',
             )
         settings = grammar.parse_loss_settings(settings) if isinstance(settings, str) else settings or {}
+        if not isinstance(settings, Mapping):
+            raise input_error(
+                "loss_settings is not a dict",
+                expected='{name: number}, such as {"beta": 2.0}',
+                received=f"loss_settings={settings!r:.60}",
+                remedy="Name each setting",
+            )
         self.settings = {name: finite_number(name, value) for name, value in settings.items()}
         for setting in set(self.settings) & set(self.facts.settings if self._name else ()):
             above = 0.0 if setting in self.facts.positive else None
@@ -85,6 +105,13 @@ class Objective:
             teacher_weights = grammar.parse_teacher_weights(teacher_weights) or None
         self.teacher_weights = None
         if teacher_weights is not None:
+            if not isinstance(teacher_weights, Sequence):
+                raise input_error(
+                    "teacher_weights are not a list",
+                    expected="a number > 0 for each teacher",
+                    received=f"teacher_weights={teacher_weights!r:.60}",
+                    remedy="Give a list, or None for equal weights",
+                )
             self.teacher_weights = tuple(finite_number("teacher_weights", weight) for weight in teacher_weights)
             self.require_teachers(len(self.teacher_weights))
 
@@ -257,7 +284,9 @@ class Objective:
         classes = class_numbers(labels)
         labelled = tf.cast(classes >= 0, dtype)
         everyone = tf.ones_like(labelled)
-        prediction = tf.argmax(student_logits, axis=-1)
+        # An answer that is not finite is wrong, and agrees with none.
+        answers = tf.reduce_all(tf.math.is_finite(student_logits), axis=-1)
+        prediction = tf.where(answers, tf.argmax(student_logits, axis=-1), -2)
         values = {  # name -> (value, weight in the mean), each [batch]
             "label_loss": (terms["label"], labelled),
             "accuracy": (tf.cast(prediction == classes, dtype) * labelled, labelled),

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from skd_tf import data
+from skd_tf.data import redraw
 from skd_tf.data.catalog import has_labels
 from skd_tf.data.dataset import Dataset
 from skd_tf.data.settings import DataSettings
@@ -76,7 +77,13 @@ def evaluate_and_print(
         fraction = {"validation_fraction": run.validation_fraction, "validation_split": run.validation_split}
         trained_on = data.load(dataclasses.replace(settings, **fraction), data_dir, test=False)
         dataset = dataclasses.replace(dataset, mean=trained_on.mean, std=trained_on.std)
-    warnings = measured_runs.require_unseen(everyone, dataset, settings)
+    if dataset.test is not None and redraw.is_drawn("test", dataset, settings):
+        say(
+            f"The folder has no test part: {counted(len(dataset.test), 'image')} of it, drawn with "
+            f"--data_seed={settings.data_seed}, are measured, and the others are not. "
+            "docs/evaluate.md says how to measure all."
+        )
+    warnings = [*dataset.warnings, *measured_runs.require_unseen(everyone, dataset, settings)]
     if not names or source:
         for path in everyone:
             class_names.require_same_order(path, dataset.class_names, source or settings.dataset)

@@ -17,7 +17,8 @@ from skd_tf.runtime.local_paths import require_local
 from skd_tf.runtime.streams import untuned
 
 # Files that are images to a user. Those that TensorFlow cannot decode are listed as unreadable.
-_IMAGES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".jxl", ".tif", ".tiff", ".heic", ".heif")
+_READ = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp")
+_IMAGES = (*_READ, ".jxl", ".tif", ".tiff", ".heic", ".heif")
 
 
 def find(place: str | os.PathLike) -> tuple[pathlib.Path, list[str], Counter[str]]:
@@ -40,7 +41,10 @@ def find(place: str | os.PathLike) -> tuple[pathlib.Path, list[str], Counter[str
         return root.parent, [root.name], Counter()
     if not root.is_dir():
         raise input_error(
-            "There is no such folder", expected="a folder of images", received=f"--images={place}", remedy="Check it"
+            "There is no such file or folder",
+            expected="a folder of images, or one image",
+            received=f"--images={place}",
+            remedy="Check it",
         )
     images, seen = [], {os.path.realpath(root)}
     others: Counter[str] = Counter()
@@ -58,7 +62,7 @@ def find(place: str | os.PathLike) -> tuple[pathlib.Path, list[str], Counter[str
         found = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(3))
         raise input_error(
             "The folder has no images",
-            expected=f"files that end in {', '.join(_IMAGES[:9])}",
+            expected=f"files that end in {', '.join(_READ)}",
             received=f"--images={place} with {found or 'no files'}",
             remedy="Check the path",
         )

@@ -46,8 +46,21 @@ def measuring_settings(
     path, run = first_run(models, dataset)
     if run:
         config = trusted_config(run, path, dataset=dataset, download=config.download).replace(**given)
+    elif "image_size" not in given and catalog.is_folder(config.dataset):
+        config = config.replace(image_size=_side_of(models))
     preprocessing = _preprocessing(config, path, teacher, is_given="teacher_preprocessing" in given)
     return dataclasses.replace(config.pick(DataSettings), validation_fraction=0.0), preprocessing
+
+
+def _side_of(models):
+    """The side of the images that the first model with a run takes, as far as the run says it; 0: not known."""
+    for path in models:
+        run = run_behind(path)
+        if run:
+            side = size_and_resize(run.pick(DataSettings))[0]
+            known = catalog.known_of(run.dataset)
+            return side or (known.image_shape[0] if known else 0)
+    return 0
 
 
 def first_run(models, dataset):

@@ -269,6 +269,7 @@ def resolve_radius(radius: float | str, num_classes: int) -> float | str:
         number = sphere_geometry.auto_radius(num_classes) if radius == "auto" else float(radius)
     except (TypeError, ValueError):
         number = math.nan
+    number = math.nan if isinstance(radius, bool) else number
     if not 0.0 < number < math.inf:
         raise input_error(
             "The radius is not valid",

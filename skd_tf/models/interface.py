@@ -4,6 +4,7 @@ A model may take its images in a dict or list of one entry. It may return its lo
 the entry `logits` of a dict, or as `[batch, 1, 1, classes]`. Everything else is refused.
 """
 
+import inspect
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -26,7 +27,8 @@ def require_model(model: Any, who: str) -> None:
         raise _not_a_model(
             who, f"a {type(model).__name__} of {len(model)}", "Join them in one model: keras.layers.Average"
         )
-    if (who == "student" and not isinstance(model, keras.Model)) or not callable(model):
+    is_function = inspect.isroutine(model) and "training" not in inspect.signature(model).parameters
+    if (who == "student" and not isinstance(model, keras.Model)) or not callable(model) or is_function:
         raise _not_a_model(who, type(model).__name__, "Pass a keras.Model")
 
 

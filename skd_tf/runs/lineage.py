@@ -229,14 +229,14 @@ def require_unseen(
                     f"{who} was trained on {seen.text} of {dataset.name}, so what it says about them is too good{own}."
                 )
                 continue
+            rules = {name: value for name, value in redraw.rule_of(settings).items() if value != ""}
+            given = rules if seen.remedy else {"dataset": settings.dataset}
             raise input_error(
                 f"--{flag}={path} has trained on {seen.text}, so no number measured on them would be true",
                 expected=f"the split of its own run: {seen.remedy}"
                 if seen.remedy
                 else "images that it was not trained on",
-                received=" ".join(
-                    shlex.quote(f"--{name}={value}") for name, value in redraw.rule_of(settings).items() if value != ""
-                ),
+                received=" ".join(shlex.quote(f"--{name}={value}") for name, value in given.items()),
                 remedy="Give these flags, or other weights; a folder with train/ and test/ has one test part for all"
                 if seen.remedy
                 else "Measure on other images, or use other weights",

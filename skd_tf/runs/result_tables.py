@@ -106,7 +106,10 @@ def export_table(files: Sequence[Mapping[str, Any]], student_values: int) -> str
     """
     lines = [list(_EXPORT), *([cell(file) for cell in _EXPORT.values()] for file in files)]
     has_labels = all("accuracy" in file for file in files)
-    cells = {heading: cell for heading, cell in _AFTER_EXPORT.items() if has_labels or heading.startswith("ms")}
+    timed = any(file.get("latency_ms") for file in files)
+    cells = {
+        heading: cell for heading, cell in _AFTER_EXPORT.items() if (timed if heading.startswith("ms") else has_labels)
+    }
     measured = [["measured from the file", *cells]]
     measured += [[file["file"], *(cell(file) for cell in cells.values())] for file in files]
     return f"{aligned(lines)}\nThe student consists of {student_values:,} numbers.\n\n{aligned(measured)}"

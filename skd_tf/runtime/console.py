@@ -21,7 +21,7 @@ _SHOWN = (
     ("train", "accuracy"),
     ("validation", "val_accuracy"),
     ("validation agreement", "val_agreement"),
-    ("agreement", "agreement"),
+    ("train agreement", "agreement"),
 )
 _SECONDS_BETWEEN_LINES = 20.0  # in a log
 _SECONDS_BETWEEN_UPDATES = 0.5  # on a terminal

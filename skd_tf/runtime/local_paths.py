@@ -70,6 +70,17 @@ def without_slash(text: str) -> str:
     return re.sub(r"(?<=[^/:,])/+(?=,|$)", "", text)
 
 
+def same_place(name: str) -> str:
+    """The name of a dataset, with the real path where it is folder:PATH or images:PATH.
+
+    Example:
+      >>> same_place("cifar10"), same_place("folder:a/../b/") == same_place(f"folder:{os.path.abspath('b')}")
+      ('cifar10', True)
+    """
+    kind, colon, path = name.partition(":")
+    return kind + colon + os.path.realpath(os.path.expanduser(path)) if kind in ("folder", "images") and path else name
+
+
 def require_folder(path: str | os.PathLike, name: str) -> None:
     """Refuses what cannot become a folder: a URL, a file, a place inside a file, or a link that leads nowhere.
 

@@ -1,11 +1,14 @@
 """SIGTERM and SIGINT stop a run where nothing is lost, with exit code 143 or 130."""
 
 import contextlib
+import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+_SENT_AGAIN = 0.05  # seconds later, when the object is gone
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -29,13 +32,28 @@ class Interrupted(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def raised() -> Iterator[None]:
-    """Inside this context, both signals raise `Interrupted` wherever the program is."""
+    """Inside this context, both signals raise `Interrupted` wherever the program is.
+
+    Python drops an exception that is raised while it deletes an object. The signal is then sent again.
+    """
 
     def handle(number, frame):
         raise Interrupted(number)
 
-    with _handled_by(handle):
-        yield
+    def dropped(unraisable):
+        if isinstance(unraisable.exc_value, Interrupted):
+            again = threading.Timer(_SENT_AGAIN, os.kill, (os.getpid(), unraisable.exc_value.signal))
+            again.daemon = True
+            again.start()
+        else:
+            before(unraisable)
+
+    before, sys.unraisablehook = sys.unraisablehook, dropped
+    try:
+        with _handled_by(handle):
+            yield
+    finally:
+        sys.unraisablehook = before
 
 
 @contextlib.contextmanager

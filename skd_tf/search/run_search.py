@@ -88,6 +88,7 @@ def _check(plan, workdir, data_dir, final_run):
     """Checks what needs neither TensorFlow nor keras-tuner; returns the role of this process."""
     role = process_role()
     require_folder(workdir, "workdir")
+    preflight.check_workdir(plan.config, workdir)
     for config in _each_network_and_loss(plan):
         unlabelled.check(config)
         preflight.check_files(config)

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from skd_tf.errors import input_error
 from skd_tf.runtime import compat
 from skd_tf.serving.parity_check import ExportError
 
@@ -27,6 +28,25 @@ def generated_images(model: keras.Model) -> np.ndarray:
     kind = np.dtype(keras.backend.standardize_dtype(model.inputs[0].dtype).replace("bfloat16", "float32"))
     high = 2 if kind.kind in "iu" and kind != np.uint8 else 256
     return np.random.default_rng(0).integers(0, high, [_IMAGES, *shape]).astype(kind)
+
+
+def as_images(images: Any, model: keras.Model) -> np.ndarray:
+    """Images `[n, h, w, c]` in the dtype that the model takes; `InputError` for anything else."""
+    kind = np.dtype(keras.backend.standardize_dtype(model.inputs[0].dtype).replace("bfloat16", "float32"))
+    try:
+        found = np.asarray(images).astype(kind)
+    except (TypeError, ValueError):  # a tf.data.Dataset, or images of several sizes
+        found = np.empty([0])
+    shape = model.input_shape[1:]
+    fits = len(found) > 0 and found.ndim == 1 + len(shape)
+    if not fits or any(size not in (None, its) for size, its in zip(shape, found.shape[1:], strict=True)):
+        raise input_error(
+            "These are not images that the student takes",
+            expected=f"an array [n, {', '.join(str(size or 'any') for size in shape)}] of at least one image",
+            received=f"images of the type {type(images).__name__} and the shape {np.shape(found)}",
+            remedy="Give a few images, or leave them out",
+        )
+    return found
 
 
 def require_same_answers(

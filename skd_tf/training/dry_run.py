@@ -36,6 +36,8 @@ def describe(
         replicas do not divide the global batch, or it is larger than the training split; TF_CONFIG is malformed.
     """
     unlabelled.check(config)
+    if workdir:
+        preflight.check_workdir(config, workdir)
     preflight.check_files(config)
     nested_runs.check_student_alone(config)
     config = with_recorded_rules(config, lambda: recorded_config(workdir) if workdir else None)

@@ -77,6 +77,7 @@ def run(
     with contextlib.ExitStack() as held:
         held.enter_context(data.shared_loads())
         require_folder(workdir, "workdir")
+        preflight.check_workdir(config, workdir)
         if config.overwrite or read_result(workdir) is None:
             preflight.check_before_loading(config, data_dir)
             check_loss(config)
@@ -145,8 +146,8 @@ def _run(
         with signals.deferred() as interrupted:
             result = run_outputs.write_result(config, folder, measured, facts, found)
             track(result)
-        if interrupted():
-            raise signals.Interrupted(interrupted(), "The run is finished.")
+        if number := interrupted():
+            raise signals.Interrupted(number, "The run is finished.")
         return result
 
     return cluster.agree(finish)
@@ -215,6 +216,7 @@ def prepare(
     if unknown:
         _say_unknown(unknown)
     opened = open_teachers(teacher, config, dataset, strategy) if teacher else None
+    warnings = [*dataset.warnings, *warnings]
     return SharedResources(dataset, strategy, opened, tuple(warnings), not seen and not of_teachers.unknown)
 
 

@@ -210,6 +210,22 @@ def check_dataset(config: Config, data_dir: str | os.PathLike | None) -> None:
         )
 
 
+def check_workdir(config: Config, workdir: str | os.PathLike) -> None:
+    """Raises `InputError` for a new workdir that is a folder of the run's pictures, or inside one."""
+    if any((pathlib.Path(workdir) / name).is_file() for name in (run_files.CONFIG, "search.json")):  # it has begun
+        return
+    for name in ("dataset", "unlabelled"):
+        kind, _, folder = getattr(config, name).partition(":")
+        pictures = os.path.realpath(os.path.expanduser(folder))
+        if kind in ("folder", "images") and pathlib.Path(os.path.realpath(workdir)).is_relative_to(pictures):
+            raise input_error(
+                "The workdir is in the folder of the pictures, where its files would count as data",
+                expected=f"a folder outside of {folder}",
+                received=f"--workdir={os.fspath(workdir)} with --{name}={getattr(config, name)}",
+                remedy="Choose another --workdir",
+            )
+
+
 def check_classes(config: Config, sizes: Sizes | None) -> None:
     """Refuses losses that have no gradient on two classes. See `sphere_geometry`."""
     if sizes and facts_of(config.loss).probabilities == "sphere":

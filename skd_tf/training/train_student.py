@@ -115,7 +115,7 @@ def build_distiller(config: Config, resources: SharedResources, steps_per_epoch:
             teacher_weights=grammar.parse_teacher_weights(config.teacher_weights) or None,
             feature_pairs=config.feature_pairs,
             feature_weight=starts.get("feature_weight", 1.0),
-            feature_loss=config.feature_loss,
+            feature_loss=config.feature_loss if config.feature_pairs else "mse",
             feature_seed=config.seed,
         )
         scheduled = {name: schedules.Table(values) for name, values in tables.items()}

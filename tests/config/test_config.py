@@ -178,6 +178,16 @@ def test_replace_checks_as_construction_does():
         config.epochs = 5
 
 
+def test_one_folder_has_many_paths(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "link").symlink_to("pictures")
+    run = Config(dataset="folder:pictures", unlabelled="images:pictures")
+    for path in ("./pictures/", tmp_path / "pictures", "link"):
+        assert run.differences(Config(dataset=f"folder:{path}", unlabelled=f"images:{path}")) == []
+    assert len(run.differences(run.replace(dataset="folder:other"))) == 1
+
+
 def test_differences_list_only_what_could_change_a_number():
     this = Config(epochs=5, label_weight=0.1)
     assert this.differences(this.replace()) == []

@@ -77,6 +77,7 @@ def test_classes_may_be_called_like_parts(tmp_path):
     [
         (lambda r: [classes(r, part) for part in ("train_cats", "test_cats", "train_dogs", "test_dogs")], "several"),
         (lambda r: [classes(r, part) for part in ("train", "Training", "test")], "Two folders are the same part"),
+        (lambda r: [classes(r, part) for part in ("Train", "TRAINING")], "Two folders are the same part"),
         (lambda r: [classes(r, part) for part in ("val", "test")], "one part only"),
         (
             lambda r: [classes(r, "train"), put(r, "test/1.png", "test/2.png")],

@@ -223,13 +223,14 @@ def test_equal_pictures_on_both_sides_are_counted(tmp_path, capsys):
     for i in range(20):
         write_image(tmp_path / "train" / "ab"[i % 2] / f"{i}.png", random_image(i))
         write_image(tmp_path / "test" / "ab"[i % 2] / f"other{i}.png", random_image(100 + i))
-    load(tmp_path)
+    assert load(tmp_path).warnings == ()
     assert "by content" not in capsys.readouterr().err
     for i in range(3):
         shutil.copy(tmp_path / "train" / "a" / f"{2 * i}.png", tmp_path / "test" / "a" / f"copy{i}.png")
     shutil.copy(tmp_path / "train" / "a" / "0.png", tmp_path / "train" / "b" / "x.png")
-    load(tmp_path)
+    kept = load(tmp_path).warnings  # for result.json
     printed = capsys.readouterr().err
+    assert len(kept) == 2 and all(text in printed for text in kept)
     assert "The train split contains 3 files of the test split, by content" in printed and "copy" in printed
     assert "The train split has 1 picture in several classes" in printed
 

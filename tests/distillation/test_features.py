@@ -180,7 +180,7 @@ def test_the_student_is_called_once_and_without_weight_it_learns_as_without_feat
     with_features = trained(feature_weight=0.0, eager=True, steps=1)
     head = with_features.student.layers[-1]
     assert calls.count(head) == 1 and "call" not in vars(head)
-    without = trained(feature_pairs=(), eager=True, steps=1)
+    without = trained(feature_pairs=(), feature_weight=1.0, eager=True, steps=1)
     assert np.array_equal(weights_of(with_features.student), weights_of(without.student))
     assert not any(name.startswith("feature") for name in [*state_of(without), *without.means.result()])
 
@@ -285,7 +285,9 @@ def test_a_layer_may_have_keras_own_name():
     assert names == ["re_lu_1", "re_lu_2"]
     distiller = Distiller(student, teacher, "kd", feature_pairs=[("re_lu", "re_lu_2")])
     assert distiller.features.channels == [(5, 4)]
-    with pytest.raises(InputError, match="means different layers.*student's layer re_lu_1, which is re_lu_1 .* but re_lu by"):
+    with pytest.raises(
+        InputError, match=r"means different layers.*student's layer re_lu_1, which is re_lu_1 .* but re_lu by"
+    ):
         Distiller(student, teacher, "kd", feature_pairs=[("re_lu", "re_lu_1")])
     distiller.compile("sgd", layer_rates={"^conv2d_1$": 0.5})
     keras.layers.Conv2D(1, 1)

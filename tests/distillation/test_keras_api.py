@@ -74,6 +74,8 @@ def test_a_loaded_distiller_has_the_saved_arguments(loss, tmp_path):
 def test_a_measured_radius_survives_saving(tmp_path):
     ((images, labels),) = batches(1)
     distiller = make_distiller(radius="teacher_mean").adapt((images, labels))
+    one = make_distiller(radius="teacher_mean").adapt([(images, labels)])  # a list of one batch
+    assert float(distiller.radius.numpy()) == float(one.radius.numpy())
     assert float(distiller.radius.numpy()) == float(make_distiller(radius="teacher_mean").adapt(images).radius.numpy())
     distiller.save(tmp_path / "d.keras")
     loaded = keras.models.load_model(tmp_path / "d.keras")

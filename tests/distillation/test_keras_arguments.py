@@ -36,12 +36,77 @@ def test_a_schedule_is_a_function(schedule):
         ),
         ({"loss": "dkd", "loss_settings": "beta"}, "not a list of loss settings"),
         ({"teacher_weights": ["2"]}, "teacher_weights is not a number"),
+        ({"teacher_weights": 2}, "teacher_weights are not a list"),
+        ({"loss_settings": [("beta", 2)]}, "loss_settings is not a dict"),
+        ({"temperature": None}, "temperature is not a number"),
+        ({"feature_pairs": 5}, "not pairs of layer names"),
+        ({"feature_weight": 3}, "there is no feature term.*feature_weight=3"),
+        ({"center": "no"}, "center is not valid.*True or False"),
+        ({"loss": "spherical", "radius": True}, "radius is not valid"),
+        ({"kd_weight": -1}, "Expected a number >= 0. Received kd_weight=-1.0. Give a number in range"),
+        ({"loss": "dkd", "label_smoothing": 0.1}, "which label smoothing spreads"),
+        ({"teacher": lambda images: images}, "The teacher is not a model"),
     ],
 )
 def test_wrong_arguments_of_a_distiller_are_refused_in_one_line(arguments, message):
     with pytest.raises(InputError, match=message) as caught:
-        Distiller(conv_net(1), conv_net(2), **arguments)
+        Distiller(conv_net(1), **{"teacher": conv_net(2)} | arguments)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_wrong_arguments_of_its_methods_are_refused_in_one_line(tmp_path):
+    ((images, labels),) = batches(1)
+    distiller, logits = make_distiller(), np.zeros([8, CLASSES], "float32")
+    logits[6] = np.nan
+    given = {"image": images, "teacher_logits": logits}
+    dataset = tf.data.Dataset.from_tensor_slices((given, labels)).batch(4)
+    single = tf.data.Dataset.from_tensor_slices((images, labels))
+    clash = keras.metrics.SparseCategoricalAccuracy(name="loss")
+    for words, call in {
+        "finite numbers. Received teacher_logits=nan": lambda: distiller.fit(given, labels, batch_size=4, verbose=0),
+        "logits are not finite.* Received teacher_logits=nan": lambda: distiller.fit(dataset, verbose=0),
+        "labels have another shape.*Batch the dataset": lambda: distiller.fit(single, verbose=0),
+        "labels are not numbers.*y of text": lambda: distiller.fit(images, labels.astype(str), verbose=0),
+        "There is no data": lambda: distiller.fit(None, labels, verbose=0),
+        "class_weight is not a dict": lambda: distiller.fit(images, labels, class_weight=[1.0, 2.0], verbose=0),
+        "The radius is not one that is measured": lambda: distiller.adapt(images),
+        "not images that the student takes": lambda: distiller.export(tmp_path / "a", images=images[:0], verbose=False),
+        "takes other images.*Batch the images": lambda: make_distiller(radius="teacher_mean").adapt(single),
+        "layer_rates is not a dict": lambda: distiller.compile("sgd", layer_rates=[1]),
+        "schedules is not a dict": lambda: distiller.compile("sgd", schedules="linear"),
+        "steps_per_execution is not valid": lambda: distiller.compile("sgd", steps_per_execution=0),
+        "No optimizer": lambda: distiller.compile(None),
+        "metric has the name of a value": lambda: distiller.compile("sgd", metrics=[clash]),
+    }.items():
+        with pytest.raises(InputError, match=words) as caught:
+            call()
+        assert len(str(caught.value).splitlines()) == 1
+    assert np.isfinite(weights_of(distiller.student)).all() and not (tmp_path / "a").exists()
+    distiller.export(tmp_path / "b", images=(100 * images).astype("int8"), verbose=False)
+
+
+def test_the_logits_of_a_teacher_must_be_finite_and_an_answer_that_is_not_is_wrong():
+    ((images, _),) = batches(1)
+    teacher, distiller = conv_net(2), make_distiller()
+    teacher.layers[-1].bias.assign(np.full(CLASSES, np.nan))
+    distiller.evaluate(images, np.zeros(8, int), verbose=0)
+    distiller.student.layers[-1].bias.assign(np.full(CLASSES, np.nan))
+    found = distiller.evaluate(images, np.zeros(8, int), verbose=0, return_dict=True)
+    assert found["agreement"] == found["accuracy"] == 0
+    distiller.teacher = teacher
+    with pytest.raises(InputError, match="logits of the teacher are not finite"):
+        distiller.evaluate(images, np.zeros(8, int), verbose=0)
+
+
+def test_a_loss_may_return_terms_of_two_dtypes_and_not_none():
+    ((images, labels),) = batches(1)
+
+    def mixed(student, teacher, labels, share=0.0):
+        return {"label": tf.zeros([8], tf.float64), "distill": None if share else tf.reduce_sum(student - teacher, 1)}
+
+    assert np.isfinite(make_distiller(loss=mixed).train_on_batch(images, labels)).all()
+    with pytest.raises(InputError, match="term of the loss function is None"):
+        make_distiller(loss=mixed, loss_settings={"share": 1}).train_on_batch(images, labels)
 
 
 def test_settings_may_be_written_as_in_the_flags():

@@ -62,6 +62,19 @@ def test_a_run_s_preprocessing_is_that_of_its_own_teacher(tmp_path, monkeypatch)
     assert preprocessing(other, moved, teacher_preprocessing="caffe") == "caffe"  # no run is known
 
 
+def test_pictures_of_another_folder_get_the_size_of_the_run(tmp_path):
+    run = workdir(tmp_path / "run", dataset="folder:mine", image_size=8)
+    known = workdir(tmp_path / "known", dataset="cifar10")
+    for models, given, size in (
+        ([run], {"dataset": "folder:other"}, 8),
+        ([tmp_path / "run" / "student.keras"], {"dataset": "folder:other"}, 8),
+        ([known], {"dataset": "folder:other"}, 32),
+        ([run], {"dataset": "folder:other", "image_size": 16}, 16),
+        ([run], {"dataset": "digits"}, 0),
+    ):
+        assert measured_runs.measuring_settings(models, given)[0].image_size == size
+
+
 def test_each_of_several_teachers_has_its_own_preprocessing(tmp_path):
     one, two, third = (saved(tmp_path / f"{name}.keras", seed) for seed, name in enumerate("abc"))
     settings = {"teacher_checkpoint": f"{one},{two}", "teacher_preprocessing": "unit,torch"}
@@ -73,18 +86,18 @@ def test_each_of_several_teachers_has_its_own_preprocessing(tmp_path):
 
 def test_another_path_of_a_run_s_folder_keeps_its_settings(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    run = workdir(tmp_path / "run", dataset="folder:photos", image_size=12)
+    run = workdir(tmp_path / "run", dataset="folder:photos", data_seed=12)
 
-    def size(dataset):
-        return measured_runs.measuring_settings([run], {"dataset": dataset})[0].image_size
+    def seed(dataset):
+        return measured_runs.measuring_settings([run], {"dataset": dataset})[0].data_seed
 
-    assert [size(f"folder:{path}") for path in ("photos", tmp_path / "photos", "./photos/", "others")] == [
+    assert [seed(f"folder:{path}") for path in ("photos", tmp_path / "photos", "./photos/", "others")] == [
         12,
         12,
         12,
         0,
     ]
-    assert size(f"images:{tmp_path}/photos") == 0
+    assert seed(f"images:{tmp_path}/photos") == 0
 
 
 @pytest.fixture

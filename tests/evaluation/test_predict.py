@@ -286,7 +286,7 @@ def test_the_pixels_are_those_of_the_run(tmp_path):
     "arguments, message",
     [
         (("nowhere.keras", "pictures"), "No model there"),
-        ((OLD_RUN, "nowhere"), "There is no such folder"),
+        ((OLD_RUN, "nowhere"), "There is no such file or folder"),
         ((OLD_RUN, "empty"), "The folder has no images"),
         ((OLD_RUN, "broken"), "No image can be read"),
         ((OLD_RUN, "pictures", "--image_size=9"), "--image_size is not the size that the model takes"),

@@ -89,6 +89,8 @@ REFUSALS = [
     ("--teacher_cache_top is too large", {"teacher_cache_dir": "cache", "teacher_cache_top": 9}),
     ("is a file", {"workdir": "file"}),
     ("is inside the file", {"workdir": "file/run"}),
+    ("workdir is in the folder of the pictures", {"dataset": "folder:pictures", "workdir": "pictures/runs/a"}),
+    ("workdir is in the folder.*--unlabelled=images:runs", {"unlabelled": "images:runs", "workdir": "runs"}),
 ]
 
 

@@ -66,6 +66,7 @@ def page(runs: Sequence[Run]) -> str:
         first_table=first_table,
         more_table=more_table,
         exported=tables.exported(runs),
+        exported_timed=any(file.get("latency_ms") for run in runs for file in run.exports),
         has_intervals=any("models" in run.details for run in runs),
         matrix=failures.matrix(one) if one else [],
         pairs=failures.pairs(one) if one else [],

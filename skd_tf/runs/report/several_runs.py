@@ -99,10 +99,13 @@ def same_images(runs: Sequence[Run]) -> bool:
 
 def _versions(runs):
     """What to know of runs whose data has other versions: it may have other test images."""
-    found = {run.details["dataset"]["version"]: run.name for run in runs if "version" in run.details.get("dataset", {})}
+    found: dict[str, list[str]] = {}
+    for run in runs:
+        if "version" in run.details.get("dataset", {}):
+            found.setdefault(run.details["dataset"]["version"], []).append(run.name)
     if len(found) < 2:
         return []
-    each = " and ".join(f"{version} ({name})" for version, name in [*found.items()][:2])
+    each = listed([f"{version} ({listed(names)})" for version, names in found.items()])
     return [f"The data of these runs has the versions {each}. Compare them only if the test images are the same."]
 
 
