@@ -77,7 +77,7 @@ def evaluate_and_print(
         fraction = {"validation_fraction": run.validation_fraction, "validation_split": run.validation_split}
         trained_on = data.load(dataclasses.replace(settings, **fraction), data_dir, test=False)
         dataset = dataclasses.replace(dataset, mean=trained_on.mean, std=trained_on.std)
-    if dataset.test is not None and redraw.is_drawn("test", dataset, settings):
+    if dataset.test and redraw.is_drawn("test", dataset, settings):
         say(
             f"The folder has no test part: {counted(len(dataset.test), 'image')} of it, drawn with "
             f"--data_seed={settings.data_seed}, are measured, and the others are not. "

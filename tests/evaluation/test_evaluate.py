@@ -144,7 +144,7 @@ def test_a_run_is_measured_on_the_pixels_of_its_own_test_and_a_warning_names_the
     def load(config, *_, **__):
         shape = (config.image_size, config.image_size, 3)
         return types.SimpleNamespace(
-            config=config, image_shape=shape, png_bits=None, test=None, class_names=(), warnings=()
+            config=config, image_shape=shape, png_bits=None, test=(), class_names=(), warnings=()
         )
 
     measure = unittest.mock.Mock(side_effect=RuntimeError("measured"))
