@@ -58,6 +58,8 @@ def lines(axes: Axes, curves: dict, ticks: list[str], xlabel: str, title: str) -
         colour, marker = STYLES[style]
         shift = 0.07 * (number - (len(curves) - 1) / 2)
         found = {place + shift: estimate for place, estimate in points.items() if estimate is not None}
+        if not found:  # not run
+            continue
         axes.plot([], [], line, color=colour, marker=marker, label=label)
         axes.plot(list(found), [estimate.mean for estimate in found.values()], line, color=colour, linewidth=1.4)
         for place, estimate in found.items():
