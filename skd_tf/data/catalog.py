@@ -1,6 +1,5 @@
 """Dataset names, the reader each belongs to, and the datasets whose numbers are known in advance."""
 
-import os
 import re
 import typing
 from collections.abc import Sequence
@@ -8,6 +7,7 @@ from collections.abc import Sequence
 from skd_tf.config.augmentations import AugmentationList, parse_augmentation
 from skd_tf.data.settings import DataSettings
 from skd_tf.errors import flag_error
+from skd_tf.runtime.local_paths import same_place
 
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _VERSION = re.compile(r":[\d.*]+$")
@@ -97,10 +97,7 @@ def are_same(name: str, other: str) -> bool:
       >>> are_same("folder:photos", f"folder:{os.path.abspath('photos')}/"), are_same("folder:photos", "images:photos")
       (True, False)
     """
-    if not (is_folder(name) and is_folder(other)):
-        return without_version(name) == without_version(other)
-    (kind, _, path), (other_kind, _, other_path) = name.partition(":"), other.partition(":")
-    return kind == other_kind and os.path.realpath(path) == os.path.realpath(other_path)
+    return same_place(without_version(name)) == same_place(without_version(other))
 
 
 def without_version(name: str) -> str:

@@ -61,15 +61,12 @@ def find_parts(root: pathlib.Path, folders: Sequence[pathlib.Path]) -> dict[str,
         raise _error(
             "The folder has several training parts", "one train/ and one test/ with a folder per class", folders
         )
-    doubled = next((places for places in groups.get((), {}).values() if len(places) > 1), None) if only_parts else None
-    if not whole and doubled:
-        raise _error("Two folders are the same part", "one folder for each of train, validation and test", doubled)
     if not whole:
+        if only_parts:
+            _refuse_doubled(groups.get((), {}))
         _refuse_one_part(root, groups.get((), {}), only_parts and len(spelled) > 0)
         return {}
-    doubled = next((places for places in whole[0].values() if len(places) > 1), None)
-    if doubled:
-        raise _error("Two folders are the same part", "one folder for each of train, validation and test", doubled)
+    _refuse_doubled(whole[0])
     parts = {part: places[0] for part, places in whole[0].items()}
     if "test" not in parts:
         parts["test"] = parts.pop("validation")
@@ -111,6 +108,12 @@ def shown(names: Iterable[object], most: int = 8) -> str:
     """Up to `most` names, and how many more there are."""
     texts = [str(name) for name in names]
     return ", ".join(texts[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "")
+
+
+def _refuse_doubled(parts):
+    doubled = next((places for places in parts.values() if len(places) > 1), None)
+    if doubled:
+        raise _error("Two folders are the same part", "one folder for each of train, validation and test", doubled)
 
 
 def _refuse_one_part(root, parts, only_parts):

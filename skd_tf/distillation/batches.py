@@ -107,7 +107,7 @@ def piece_size(examples: int | None, pieces: int) -> int:
 def check_metric_names(metrics: Any, own: Sequence[str]) -> None:
     """Raises `InputError` if a metric would replace a value of the Distiller's own. An accuracy may."""
     for metric in keras.tree.flatten(metrics):
-        name = getattr(metric, "name", metric)
+        name = getattr(metric, "name", getattr(metric, "__name__", metric))
         if name in own and name != "accuracy":
             raise input_error(
                 "A metric has the name of a value that a Distiller measures itself",

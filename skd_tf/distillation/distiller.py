@@ -24,7 +24,7 @@ from skd_tf.distillation.train_step import StepModel
 from skd_tf.errors import input_error
 from skd_tf.losses.terms import Tensor
 from skd_tf.models import deployable as deploy
-from skd_tf.models import interface, precision
+from skd_tf.models import frozen_layers, interface, precision
 from skd_tf.runtime import compat, keras_state
 from skd_tf.serving import live_check
 
@@ -271,11 +271,12 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, CompilationMixin, Step
                     remedy=f"Construct Distiller(..., {arguments})",
                 )
         pieces = whole_number("micro_batches", micro_batches, low=1, remedy="Use 1 for whole batches")
-        whole_number("steps_per_execution", kwargs.get("steps_per_execution", 1), low=1, remedy="Leave it out")
+        if kwargs.get("steps_per_execution") is not None:
+            whole_number("steps_per_execution", kwargs["steps_per_execution"], low=1, remedy="Leave it out")
         if optimizer is None:
             remedy = "Try keras.optimizers.SGD(0.1, momentum=0.9)"
             raise input_error("No optimizer", expected="an optimizer", received="optimizer=None", remedy=remedy)
-        batches.check_metric_names(metrics, self.means.names)
+        batches.check_metric_names([metrics, kwargs.get("weighted_metrics")], self.means.names)
         super().compile(optimizer=optimizer, metrics=metrics, jit_compile=False, **kwargs)
         scales = kwargs.get("auto_scale_loss", True) and precision.computes_in_float16(self.student)
         if scales and not optimizers.may_skip(self.optimizer):
@@ -283,14 +284,17 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, CompilationMixin, Step
         self._jit_compile = jit_compile
         self.schedules = schedules
         self.micro_batches = pieces
-        object.__setattr__(self, "_layer_rates", rates.as_rates(layer_rates))  # Keras would track a dict
+        for name, value in (("_layer_rates", rates.as_rates(layer_rates)), ("_rate_layers", None)):
+            object.__setattr__(self, name, value)  # Keras would track a dict
         self._build_optimizer()
         self._make_step_functions()
 
     def _build_optimizer(self):
         waits = self.features is not None and not self.features.projectors  # for a teacher
         if self.student.built and not waits:
-            factors = rates.factors_of(self.student, self._layer_rates)
+            if self._rate_layers is None:  # their names are read once, when the student is built
+                object.__setattr__(self, "_rate_layers", rates.layers_of(self.student, self._layer_rates))
+            factors = rates.factors_of(self.student, self._rate_layers)
             projectors = len(self.trained_variables) - len(self.student.trainable_variables)
             object.__setattr__(self, "_rate_factors", factors + (1.0,) * projectors if factors else ())
             optimizers.require_own(self.optimizer, self.trained_variables)
@@ -344,7 +348,8 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, CompilationMixin, Step
         if self._radius_argument in MEASURED and self._radius_is_missing():
             if hasattr(x, "__next__"):
                 raise batches.readable_once()
-            self.adapt(x)
+            with self._clear_label_errors():
+                self.adapt(x)
         if class_weight:
             x, y, kwargs = batches.with_class_weight(x, y, class_weight, kwargs)
         callbacks = fit_display.with_display(callbacks, self.means.names, verbose)
@@ -505,7 +510,8 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, CompilationMixin, Step
         objects = {k: v for k, v in config.items() if isinstance(v, dict)}
         arguments = config | {k: keras.saving.deserialize_keras_object(v, custom_objects) for k, v in objects.items()}
         channels = arguments.pop("feature_channels", ())
-        distiller = cls(**arguments)
+        with frozen_layers.numbered_in_the_model():  # as saved, since Keras numbers layers otherwise in each process
+            distiller = cls(**arguments)
         if channels:  # a saved file has no teacher to tell them
             distiller.features.make(channels)
         return distiller

@@ -1,5 +1,6 @@
 """Features: the term of the loss that compares outputs of layers inside the student with those inside the teacher."""
 
+import contextlib
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +13,7 @@ from skd_tf.config import grammar
 from skd_tf.distillation.hyperparameters import whole_number
 from skd_tf.errors import InputError, did_you_mean, input_error
 from skd_tf.losses.terms import Tensor
-from skd_tf.models import layer_outputs
+from skd_tf.models import frozen_layers, layer_outputs
 
 LOSSES = ("mse", "cosine")
 
@@ -57,6 +58,8 @@ class Features(keras.layers.Layer):
         self.projectors: list[keras.layers.Dense] = []
         # Not an attribute of Keras': neither network is a part of this layer.
         object.__setattr__(self, "_layers_of", {"student": (), "teacher": ()})
+        # Whether `pairs` has the names of `frozen_layers.layer_names`, which are the same in every process.
+        object.__setattr__(self, "_has_stable_names", {"student": False, "teacher": False})
 
     @classmethod
     def of(cls, student: Any, pairs: Sequence[tuple[str, str]], loss: str, seed: int) -> "Features":
@@ -90,16 +93,23 @@ class Features(keras.layers.Layer):
                 remedy="Drop feature_pairs, or all teachers but one",
             )
         layers_of: dict[str, Any] = {"student": (), "teacher": ()}
-        shapes = {}
+        shapes: dict[str, Any] = {}
+        names: list[Any] = [[pair[place] for pair in self.pairs] for place in (0, 1)]
         for who, model, place in (("student", student, 1), ("teacher", teacher, 0)):
             if model is not None:
-                found = [layer_outputs.layer_called(model, pair[place], who) for pair in self.pairs]
-                layers_of[who], shapes[who] = zip(*found, strict=True)
+                stable = (
+                    frozen_layers.numbered_in_the_model() if self._has_stable_names[who] else contextlib.nullcontext()
+                )
+                with stable:
+                    found = [layer_outputs.layer_called(model, pair[place], who) for pair in self.pairs]
+                layers_of[who], shapes[who], names[place] = zip(*found, strict=True)
         if teacher is not None:
             both = [*zip(shapes["student"], shapes["teacher"], strict=True)]
             for pair, (s, t) in zip(self.pairs, both, strict=True):
                 _require_comparable(pair, s, t)
             self.make([(s[-1] or 0, t[-1] or 0) for s, t in both])
+        self.pairs = tuple(zip(*names, strict=True))
+        self._has_stable_names.update(dict.fromkeys(shapes, True))
         self._layers_of.update(layers_of)
 
     def make(self, channels: Sequence[tuple[int, int]]) -> None:
@@ -182,16 +192,18 @@ def as_pairs(pairs: str | Sequence[tuple[str, str]]) -> tuple[tuple[str, str], .
     """Pairs of layer names, also from the text of --feature_pairs; `InputError` if they are something else."""
     if isinstance(pairs, str):
         return grammar.parse_feature_pairs(pairs)
-    pairs = () if pairs is None else pairs
-    listed = isinstance(pairs, (list, tuple))
-    if not listed or not all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in pairs):
+    try:
+        listed: tuple[Any, ...] = tuple(pairs or ())
+    except TypeError:
+        listed = (pairs,)
+    if not all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in listed):
         raise input_error(
             "feature_pairs are not pairs of layer names",
             expected='[("TEACHER_LAYER", "STUDENT_LAYER"), ...] or "TEACHER_LAYER:STUDENT_LAYER, ..."',
             received=f"feature_pairs={pairs!r}",
             remedy="Give a list of pairs, also for one pair",
         )
-    return tuple((one, other) for one, other in pairs)
+    return tuple((one, other) for one, other in listed)
 
 
 def not_live() -> InputError:

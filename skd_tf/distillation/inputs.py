@@ -174,7 +174,10 @@ def check_batch(x: Any, y: Any, weights: Any = None, *, names: Sequence[str], nu
 
 def _with_finite_logits(x, *others):
     logits = x[TEACHER_LOGITS]
-    bad = tf.boolean_mask(logits, ~tf.math.is_finite(logits))
+    if not logits.dtype.is_floating:
+        return x, *others
+    flat = tf.reshape(logits, [-1])
+    bad = tf.boolean_mask(flat, ~tf.math.is_finite(flat))
     with tf.control_dependencies([tf.debugging.Assert(tf.size(bad) == 0, [_MARK, bad[:1], ";"], summarize=1)]):
         return {**x, TEACHER_LOGITS: tf.identity(logits)}, *others
 

@@ -1,7 +1,7 @@
 """Learning rates of layers: factors of the optimizer's rate, by the layers' names."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import keras
 
@@ -29,34 +29,38 @@ def as_rates(rates: str | Mapping[str, float]) -> dict[str, float]:
     return grammar.parse_layer_rates(rates)
 
 
-def factors_of(student: keras.Model, rates: Mapping[str, float]) -> tuple[float, ...]:
-    """The factor of each trainable weight of a student, in the order of `trainable_variables`.
+def layers_of(student: keras.Model, rates: Mapping[str, float]) -> list[tuple[keras.layers.Layer, float]]:
+    """(layer, factor) of the layers of a student that an expression names.
 
-    The first expression that occurs in the name of a weight's layer (`skd_tf.models.frozen_layers.layers_meant`) says
-    which; without any it is 1.
+    The first expression that occurs in a layer's name (`skd_tf.models.frozen_layers.layers_meant`) says its factor.
 
     Args:
       student: a built model.
       rates: {regular expression: factor}, from `as_rates`.
 
-    Returns:
-      One number per weight; () if all are 1.
-
     Raises:
       InputError: an expression gives no trained weight its factor, or is ambiguous.
     """
-    chosen: dict[int, float] = {}
-    used: set[str] = set()
+    chosen: dict[int, tuple[keras.layers.Layer, float]] = {}
     for pattern, factor in rates.items():
-        for layer in layers_meant(student, re.compile(pattern).search, f"layer_rates with {pattern!r}"):
-            left = [v for v in layer._trainable_variables if layer.trainable and id(v) not in chosen]
-            used |= {pattern} if left else set()
-            chosen |= {id(variable): factor for variable in left}
-    for pattern in rates:
-        if pattern not in used:
+        meant = layers_meant(student, re.compile(pattern).search, f"layer_rates with {pattern!r}")
+        new = {id(layer): (layer, factor) for layer in meant if id(layer) not in chosen}
+        if not any(layer.trainable and layer._trainable_variables for layer, _ in new.values()):
             problem = "has an expression that matches no trained layer of the student, or only those of an earlier one"
             expected = f"some of {', '.join([*layer_names(student)][:8])}, ..."
             remedy = "See model.summary(), or --list_layers, for all names"
-            raise flag_error("layer_rates", f"{pattern}: {as_text(rates[pattern])}", problem, expected, remedy)
+            raise flag_error("layer_rates", f"{pattern}: {as_text(factor)}", problem, expected, remedy)
+        chosen |= new
+    return list(chosen.values())
+
+
+def factors_of(student: keras.Model, layers: Sequence[tuple[keras.layers.Layer, float]]) -> tuple[float, ...]:
+    """The factor of each trainable weight of a student, in the order of `trainable_variables`; () if all are 1.
+
+    Args:
+      student: a built model.
+      layers: from `layers_of`. Weights of other layers have the factor 1.
+    """
+    chosen = {id(variable): factor for layer, factor in layers for variable in layer._trainable_variables}
     factors = tuple(chosen.get(id(variable), 1.0) for variable in student.trainable_variables)
     return factors if any(factor != 1.0 for factor in factors) else ()

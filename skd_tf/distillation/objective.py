@@ -105,7 +105,7 @@ class Objective:
             teacher_weights = grammar.parse_teacher_weights(teacher_weights) or None
         self.teacher_weights = None
         if teacher_weights is not None:
-            if not isinstance(teacher_weights, Sequence):
+            if not hasattr(teacher_weights, "__len__"):
                 raise input_error(
                     "teacher_weights are not a list",
                     expected="a number > 0 for each teacher",

@@ -47,20 +47,18 @@ def measuring_settings(
     if run:
         config = trusted_config(run, path, dataset=dataset, download=config.download).replace(**given)
     elif "image_size" not in given and catalog.is_folder(config.dataset):
-        config = config.replace(image_size=_side_of(models))
+        config = config.replace(**_pixels_of(models) | given)
     preprocessing = _preprocessing(config, path, teacher, is_given="teacher_preprocessing" in given)
     return dataclasses.replace(config.pick(DataSettings), validation_fraction=0.0), preprocessing
 
 
-def _side_of(models):
-    """The side of the images that the first model with a run takes, as far as the run says it; 0: not known."""
-    for path in models:
-        run = run_behind(path)
-        if run:
-            side = size_and_resize(run.pick(DataSettings))[0]
-            known = catalog.known_of(run.dataset)
-            return side or (known.image_shape[0] if known else 0)
-    return 0
+def _pixels_of(models):
+    """{setting: value} of the size of the images that the first model with a run takes, as far as the run says it."""
+    run = next(filter(None, map(run_behind, models)), None)
+    settings = run and run.pick(DataSettings)
+    known = run and catalog.known_of(run.dataset)
+    size = settings and (size_and_resize(settings)[0] or (known.image_shape[0] if known else 0))
+    return {"image_size": size, "augmentation": catalog.augmentation_of(settings)} if size else {}
 
 
 def first_run(models, dataset):

@@ -60,7 +60,7 @@ def numbered_in_the_model() -> Iterator[None]:
 def layers_meant(
     model: keras.Model, matches: Callable[[str], Any], what: str, *, weightless: bool = False
 ) -> list[keras.layers.Layer]:
-    """The layers of a model whose names match, by `layer_names` or by Keras' own names.
+    """The layers of a model whose names match, by `layer_names`; or by Keras' own names of those numbered otherwise there.
 
     Args:
       model: any model.
@@ -73,8 +73,9 @@ def layers_meant(
     """
     named = layer_names(model, weightless=weightless)
     meant = [layer for name, layer in named.items() if matches(name)]
-    own = [] if _numbered_only.get() else [layer for layer in named.values() if matches(layer.name)]
-    if meant and own and {*map(id, meant)} != {*map(id, own)}:
+    renumbered = {name: layer for name, layer in named.items() if name.rstrip("'") != layer.name}
+    own = [] if _numbered_only.get() else [layer for layer in renumbered.values() if matches(layer.name)]
+    if meant and not {*map(id, own)} <= {*map(id, meant)}:
         by_id = {id(layer): name for name, layer in named.items()}
         here, there = (", ".join(by_id[id(layer)] for layer in found) for found in (meant, own))
         raise input_error(

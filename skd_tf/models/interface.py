@@ -27,9 +27,16 @@ def require_model(model: Any, who: str) -> None:
         raise _not_a_model(
             who, f"a {type(model).__name__} of {len(model)}", "Join them in one model: keras.layers.Average"
         )
-    is_function = inspect.isroutine(model) and "training" not in inspect.signature(model).parameters
-    if (who == "student" and not isinstance(model, keras.Model)) or not callable(model) or is_function:
+    if (who == "student" and not isinstance(model, keras.Model)) or not callable(model) or not _takes_training(model):
         raise _not_a_model(who, type(model).__name__, "Pass a keras.Model")
+
+
+def _takes_training(model):
+    """Whether a plain function can be called as a model is, with `training`; anything else can."""
+    if not inspect.isroutine(model):
+        return True
+    parameters = inspect.signature(model).parameters
+    return "training" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
 def _not_a_model(who, received, remedy):

@@ -39,8 +39,8 @@ def output_shapes(model: Any) -> dict[str, tuple[int | None, ...]]:
     }
 
 
-def layer_called(model: Any, name: str, who: str) -> tuple[Any, tuple[int | None, ...]]:
-    """The layer of a name, and the shape of its output; see `output_shapes`. Keras' own names count too.
+def layer_called(model: Any, name: str, who: str) -> tuple[Any, tuple[int | None, ...], str]:
+    """(layer, shape of its output, its name in `output_shapes`) of a name there, or of one of Keras' own.
 
     Args:
       model: any model.
@@ -55,7 +55,7 @@ def layer_called(model: Any, name: str, who: str) -> tuple[Any, tuple[int | None
     what = f"feature_pairs with the {who}'s layer {name}"
     for layer in layers_meant(network, name.__eq__, what, weightless=True) if shapes else ():
         if by_id[id(layer)] in shapes:
-            return layer, shapes[by_id[id(layer)]]
+            return layer, shapes[by_id[id(layer)]], by_id[id(layer)]
     raise input_error(
         f"The {who} has no layer of this name that is called once and returns one tensor",
         expected=f"one of {', '.join([*shapes][:8])}, ..." if shapes else "a Functional or Sequential model",

@@ -2,6 +2,7 @@
 
 from skd_tf.models.paths import STUDENT_FILE
 
+SEARCH = "search.json"  # the plan of a search; this file marks the folder as a search's
 CONFIG = "config.json"  # the settings; this file marks the folder as a run's
 FLAGS = "flags.txt"  # the settings as a flagfile that repeats the run
 METRICS = "metrics.jsonl"  # one line per epoch

@@ -40,11 +40,13 @@ def raised() -> Iterator[None]:
     def handle(number, frame):
         raise Interrupted(number)
 
+    pending: list[threading.Timer] = []
+
     def dropped(unraisable):
         if isinstance(unraisable.exc_value, Interrupted):
-            again = threading.Timer(_SENT_AGAIN, os.kill, (os.getpid(), unraisable.exc_value.signal))
-            again.daemon = True
-            again.start()
+            pending.append(threading.Timer(_SENT_AGAIN, os.kill, (os.getpid(), unraisable.exc_value.signal)))
+            pending[-1].daemon = True
+            pending[-1].start()
         else:
             before(unraisable)
 
@@ -52,6 +54,8 @@ def raised() -> Iterator[None]:
     try:
         with _handled_by(handle):
             yield
+            for timer in pending:
+                timer.join()  # the signal comes before this context ends
     finally:
         sys.unraisablehook = before
 

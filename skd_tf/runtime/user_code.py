@@ -118,25 +118,50 @@ def fingerprint(text: str) -> str:
         tree = ast.parse(inspect.getsource(sys.modules[module]))
     except (OSError, TypeError, KeyError, SyntaxError):
         return ""
+    assigned = {node.id for part in tree.body for node in _nodes(part) if _is_stored_name(node)}
     used, wanted = set(), {name}
     while wanted:
         used |= wanted
-        parts = [part for part in tree.body if used & _sets(part)]
+        parts = [part for part in tree.body if used & _sets(part, assigned)]
         wanted = {node.id for part in parts for node in ast.walk(part) if isinstance(node, ast.Name)} - used
     return hashlib.sha256("\n".join(map(ast.unparse, parts)).encode()).hexdigest() if parts else ""
 
 
-def _sets(statement):
-    """The names that a statement of a module sets, or whose objects it can change, as `TABLE["t"] = 4` does."""
-    functions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-    nodes = [statement] if isinstance(statement, functions) else list(ast.walk(statement))
-    names = {node.name for node in nodes if isinstance(node, functions)}
-    names |= {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
-    changed = [
-        node for node in nodes if isinstance(getattr(node, "ctx", None), ast.Store) or isinstance(node, ast.Expr)
-    ]
-    names |= {part.id for node in changed for part in ast.walk(node) if isinstance(part, ast.Name)}
+_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+
+
+def _nodes(statement):
+    """A statement of a module and its parts, without the insides of functions and of what runs as a script alone."""
+    is_script = isinstance(statement, ast.If) and "__name__" in ast.unparse(statement.test)
+    return [statement] if isinstance(statement, _FUNCTIONS) or is_script else list(ast.walk(statement))
+
+
+def _is_stored_name(node):
+    return isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+
+
+def _sets(statement, assigned):
+    """The names that a statement of a module sets, or whose objects it changes: `TABLE["t"] = 4`, `LIST.append(1)`.
+
+    Args:
+      statement: of a module.
+      assigned: names that the module assigns. A call changes no other, such as a module that it imports.
+    """
+    nodes = _nodes(statement)
+    names = {node.name for node in nodes if isinstance(node, _FUNCTIONS)}
+    names |= {node.id for node in nodes if _is_stored_name(node)}
+    parts = (ast.Subscript, ast.Attribute)
+    names |= {_root(node) for node in nodes if isinstance(node, parts) and isinstance(node.ctx, ast.Store)}
+    calls = [node.value.func for node in nodes if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)]
+    names |= {_root(call) for call in calls if isinstance(call, ast.Attribute)} & assigned
     return names | {(node.asname or node.name).partition(".")[0] for node in nodes if isinstance(node, ast.alias)}
+
+
+def _root(node):
+    """The name at the start of `name.a["b"].c`; "" without one."""
+    while isinstance(node, (ast.Subscript, ast.Attribute, ast.Call)):
+        node = node.func if isinstance(node, ast.Call) else node.value
+    return node.id if isinstance(node, ast.Name) else ""
 
 
 def _find(module, text, flag):

@@ -18,7 +18,7 @@ from skd_tf.search.plan import Plan
 # over the executions), "spread" (their standard deviation), "reason" (of a failure), "validation_examples".
 TrialRecord = dict[str, Any]
 RUNNING, FINISHED, FAILED = "running", "finished", "failed"
-_PLAN = "search.json"
+_PLAN = run_files.SEARCH
 _OUTPUTS = (_PLAN, "trials.csv", "trials.jsonl", "search.png", "best.flags", "trials", "tensorboard", "final")
 _OTHER_WORKDIR = "Choose another --workdir, or add --overwrite to restart from scratch"
 _RESTORE = "Put back a copy, or add --overwrite to restart from scratch"

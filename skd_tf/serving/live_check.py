@@ -25,25 +25,28 @@ def generated_images(model: keras.Model) -> np.ndarray:
     Other integers than uint8 are 0 or 1: they may be indices into a table of any size.
     """
     shape = [size or _ANY_SIZE for size in model.input_shape[1:]]
-    kind = np.dtype(keras.backend.standardize_dtype(model.inputs[0].dtype).replace("bfloat16", "float32"))
+    kind = _kind_of(model)
     high = 2 if kind.kind in "iu" and kind != np.uint8 else 256
     return np.random.default_rng(0).integers(0, high, [_IMAGES, *shape]).astype(kind)
 
 
+def _kind_of(model):
+    return np.dtype(keras.backend.standardize_dtype(model.inputs[0].dtype).replace("bfloat16", "float32"))
+
+
 def as_images(images: Any, model: keras.Model) -> np.ndarray:
     """Images `[n, h, w, c]` in the dtype that the model takes; `InputError` for anything else."""
-    kind = np.dtype(keras.backend.standardize_dtype(model.inputs[0].dtype).replace("bfloat16", "float32"))
     try:
-        found = np.asarray(images).astype(kind)
+        found = np.asarray(images).astype(_kind_of(model))
     except (TypeError, ValueError):  # a tf.data.Dataset, or images of several sizes
-        found = np.empty([0])
+        found = np.empty([])
     shape = model.input_shape[1:]
-    fits = len(found) > 0 and found.ndim == 1 + len(shape)
+    fits = found.ndim == 1 + len(shape) and len(found) > 0
     if not fits or any(size not in (None, its) for size, its in zip(shape, found.shape[1:], strict=True)):
         raise input_error(
             "These are not images that the student takes",
             expected=f"an array [n, {', '.join(str(size or 'any') for size in shape)}] of at least one image",
-            received=f"images of the type {type(images).__name__} and the shape {np.shape(found)}",
+            received=f"images of the type {type(images).__name__}" + f" and the shape {found.shape}" * bool(found.ndim),
             remedy="Give a few images, or leave them out",
         )
     return found

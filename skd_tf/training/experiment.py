@@ -87,7 +87,10 @@ def run(
         if folder.result is not None:
             _warn_of_other_loss(config, folder)
             if config.report and not (folder / run_files.REPORT).is_file():
-                report.write([folder.path], folder / run_files.REPORT)
+                try:
+                    report.write([folder.path], folder / run_files.REPORT)
+                except InputError as error:
+                    warn(f"The report cannot be written: {error}")
             said = "\n\n".join(run_outputs.closing(folder.result, folder.path))
             say_of_part(f"{folder.path} is finished:\n\n{said}\n\nResult: {folder / run_files.RESULT}")
             return folder.result
@@ -147,7 +150,7 @@ def _run(
             result = run_outputs.write_result(config, folder, measured, facts, found)
             track(result)
         if number := interrupted():
-            raise signals.Interrupted(number, "The run is finished.")
+            raise signals.Interrupted(number, f"The run in {folder.path} is finished.")
         return result
 
     return cluster.agree(finish)

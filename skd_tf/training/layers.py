@@ -39,7 +39,7 @@ def check_student(config: Config, dataset: Dataset, replicas: int) -> None:
     if config.freeze:
         frozen_layers.freeze(model, config.freeze)
     with frozen_layers.numbered_in_the_model():
-        layer_rates.factors_of(model, grammar.parse_layer_rates(config.layer_rates))
+        layer_rates.layers_of(model, grammar.parse_layer_rates(config.layer_rates))
 
 
 def kept(config: Config) -> tuple[str, ...]:

@@ -284,7 +284,14 @@ def test_a_layer_may_have_keras_own_name():
     names = [layer.name for layer in student.layers if isinstance(layer, keras.layers.ReLU)]
     assert names == ["re_lu_1", "re_lu_2"]
     distiller = Distiller(student, teacher, "kd", feature_pairs=[("re_lu", "re_lu_2")])
-    assert distiller.features.channels == [(5, 4)]
+    assert distiller.features.channels == [(5, 4)] and distiller.get_config()["feature_pairs"] == [["re_lu", "re_lu_1"]]
+    keras.layers.ReLU()
+    loaded = Distiller.from_config(distiller.get_config())
+    loaded.teacher = teacher
+    assert loaded.features.channels == [(5, 4)]
+    twins = [keras.Sequential([keras.layers.Dense(2, name="twin")], name=name) for name in "ab"]
+    nested = keras.Sequential([keras.Input([6, 6, 2]), *twins, keras.layers.Flatten(), keras.layers.Dense(CLASSES)])
+    assert frozen_layers.layers_meant(nested, "twin".__eq__, "a name") == [twins[0].layers[0]]
     with pytest.raises(
         InputError, match=r"means different layers.*student's layer re_lu_1, which is re_lu_1 .* but re_lu by"
     ):
@@ -295,6 +302,8 @@ def test_a_layer_may_have_keras_own_name():
     second = distiller.student.layers[4].name
     assert second != "conv2d_1"
     distiller.compile("sgd", layer_rates={f"^{second}$": 0.5})
+    assert distiller._rate_factors == (1, 1, 1, 1, 0.5, 0.5, 1, 1)
+    distiller.teacher = conv_net(3)  # the names are not read again
     assert distiller._rate_factors == (1, 1, 1, 1, 0.5, 0.5, 1, 1)
     with frozen_layers.numbered_in_the_model():
         assert layer_outputs.layer_called(student, "re_lu_1", "student")[1] == (None, 2, 2, 5)

@@ -109,6 +109,23 @@ def test_a_loss_may_return_terms_of_two_dtypes_and_not_none():
         make_distiller(loss=mixed, loss_settings={"share": 1}).train_on_batch(images, labels)
 
 
+def test_more_forms_of_arguments_are_right():
+    ((images, labels),) = batches(1)
+    teacher, rows = conv_net(2), np.zeros([8, CLASSES], "int8")
+    for one in (lambda x, **options: teacher(x), teacher.__call__):
+        Distiller(conv_net(1), one)
+    assert Distiller(conv_net(1), None, teacher_weights=np.array([2.0, 1.0])).objective.teacher_weights == (2, 1)
+    dataset = tf.data.Dataset.from_tensor_slices(({"image": images, "teacher_logits": rows}, labels)).batch(4)
+    make_distiller().fit(dataset, verbose=0)
+    distiller = make_distiller(radius="teacher_mean")
+    logits = np.where(np.arange(8)[:, None] == 6, np.nan, rows.astype("float32"))
+    dataset = tf.data.Dataset.from_tensor_slices(({"image": images, "teacher_logits": logits}, labels)).batch(4)
+    with pytest.raises(InputError, match="teacher's logits are not finite"):
+        distiller.fit(dataset, verbose=0)
+    with pytest.raises(InputError, match="metric has the name"):
+        distiller.compile("sgd", weighted_metrics=[keras.metrics.MeanSquaredError(name="loss")])
+
+
 def test_settings_may_be_written_as_in_the_flags():
     one = Distiller(conv_net(1), None, "dkd", loss_settings="beta=2", teacher_weights="2,1")
     other = Distiller(conv_net(1), None, "dkd", loss_settings={"beta": 2.0}, teacher_weights=(2, 1))

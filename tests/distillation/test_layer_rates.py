@@ -25,6 +25,10 @@ OPTIMIZERS = {
 }
 
 
+def factors(student, rates):
+    return layer_rates.factors_of(student, layer_rates.layers_of(student, rates))
+
+
 def trained(rates, *, optimizer="sgd", steps=3, dtype="float64", strategy=None, jit_compile=False, micro_batches=1):
     """(the weights before and after each step, the Distiller)."""
     with strategy.scope() if strategy else contextlib.nullcontext():
@@ -98,11 +102,11 @@ def test_every_way_of_a_step_agrees(way, optimizer, two_replicas):
 def test_the_first_match_counts_and_frozen_layers_have_no_rate():
     student = conv_net(1)
     student.layers[0].trainable = False
-    assert layer_rates.factors_of(student, {"_1$": 0.5, "conv|dense": 2}) == (0.5, 0.5, 2, 2)
-    assert layer_rates.factors_of(student, {"conv": 1}) == layer_rates.factors_of(student, {}) == ()
+    assert factors(student, {"_1$": 0.5, "conv|dense": 2}) == (0.5, 0.5, 2, 2)
+    assert factors(student, {"conv": 1}) == factors(student, {}) == ()
     for rates in ({"^conv2d$": 3}, {"conv": 2, "_1$": 3}, {"nothing": 2}):
         with pytest.raises(InputError, match=r"--layer_rates has an expression that matches no trained.*--list_layers"):
-            layer_rates.factors_of(student, rates)
+            factors(student, rates)
 
 
 def test_projectors_of_features_have_the_optimizers_rate():

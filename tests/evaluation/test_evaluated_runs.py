@@ -8,6 +8,7 @@ import pytest
 
 from skd_tf import data, evaluate, networks
 from skd_tf.config import Config
+from skd_tf.data.catalog import size_and_resize
 from skd_tf.evaluation import evaluate_models, measured_runs, temperature_scaling
 from skd_tf.models import loading
 from skd_tf.runs import result_tables
@@ -65,14 +66,18 @@ def test_a_run_s_preprocessing_is_that_of_its_own_teacher(tmp_path, monkeypatch)
 def test_pictures_of_another_folder_get_the_size_of_the_run(tmp_path):
     run = workdir(tmp_path / "run", dataset="folder:mine", image_size=8)
     known = workdir(tmp_path / "known", dataset="cifar10")
+    cropped = workdir(tmp_path / "crop", dataset="folder:mine", image_size=12, augmentation="resized_crop")
     for models, given, size in (
         ([run], {"dataset": "folder:other"}, 8),
         ([tmp_path / "run" / "student.keras"], {"dataset": "folder:other"}, 8),
         ([known], {"dataset": "folder:other"}, 32),
         ([run], {"dataset": "folder:other", "image_size": 16}, 16),
         ([run], {"dataset": "digits"}, 0),
+        ([cropped], {"dataset": "folder:other"}, 12),
     ):
-        assert measured_runs.measuring_settings(models, given)[0].image_size == size
+        found = measured_runs.measuring_settings(models, given)[0]
+        assert found.image_size == size
+    assert size_and_resize(found) == (12, 14)
 
 
 def test_each_of_several_teachers_has_its_own_preprocessing(tmp_path):

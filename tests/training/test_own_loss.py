@@ -132,6 +132,8 @@ def test_a_fingerprint_is_of_the_function_and_what_it_uses(tmp_path):
         assert one and other and one != other, kind
     table = "T = {}\nL = []\nT['t'] = 4\nL.append(1)\ndef used(x):\n    return x * T['t'] * L[0]\n"
     changes = ("= 4", "= 8"), ("append(1)", "append(2)"), ("L.append(1)", "for i in (1,):\n    L.append(i)")
+    idle = "import random\nrandom.seed(0)\nprint(random.random())\nif __name__ == '__main__':\n    L.append(2)\n"
+    assert fingerprint(table + idle) == fingerprint(table)
     assert len({fingerprint(text) for text in (table, *(table.replace(*change) for change in changes))}) == 4
     found = set()
     for number in (1, 2):  # the function of another module

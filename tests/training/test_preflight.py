@@ -89,8 +89,8 @@ REFUSALS = [
     ("--teacher_cache_top is too large", {"teacher_cache_dir": "cache", "teacher_cache_top": 9}),
     ("is a file", {"workdir": "file"}),
     ("is inside the file", {"workdir": "file/run"}),
-    ("workdir is in the folder of the pictures", {"dataset": "folder:pictures", "workdir": "pictures/runs/a"}),
-    ("workdir is in the folder.*--unlabelled=images:runs", {"unlabelled": "images:runs", "workdir": "runs"}),
+    ("workdir is in the folder of the pictures", {"dataset": "folder:.", "workdir": "runs/a"}),
+    ("workdir is in the folder.*--unlabelled=images:.", {"unlabelled": "images:.", "workdir": "runs"}),
 ]
 
 
@@ -131,6 +131,25 @@ def test_the_dry_run_and_a_search_refuse_the_same(place):
         with pytest.raises(InputError, match=words):
             run_search(Plan(Config(**settings), ("temperature:choice:1,2",)), workdir)
     assert not (place / "runs").exists()
+
+
+def test_a_workdir_beside_the_parts_of_a_folder_is_none_of_its_pictures(tmp_path):
+    for part in ("train/cat", "train/dog", "test/cat", "flat/cat", "old"):
+        (tmp_path / part).mkdir(parents=True)
+    (tmp_path / "flat" / "begun").mkdir()
+    (tmp_path / "flat" / "begun" / "config.json").write_text("{}")
+    for folder, workdir, refused in (
+        (".", "runs/a", False),
+        (".", ".", True),
+        (".", "train/a", True),
+        ("flat", "flat/a", True),
+        ("flat", "flat/.runs/a", False),
+        ("flat", "flat/begun/student_alone", False),
+        ("flat", "elsewhere", False),
+    ):
+        found = pytest.raises(InputError, match="among the data") if refused else contextlib.nullcontext()
+        with found:
+            preflight.check_workdir(Config(dataset=f"folder:{tmp_path / folder}"), tmp_path / workdir)
 
 
 def test_names_that_code_defines_in_any_way_are_found_without_running_it_if_possible(place):

@@ -142,22 +142,24 @@ def above_alone(method: Method, measure: str) -> Gain | None:
     return found._replace(interval=None) if found and len({*elsewhere}) < len(elsewhere) else found
 
 
+def common_mean(method: Method, found: Sequence[Method], measure: str) -> float:
+    """A method's mean over the seeds that all methods `found` have, or over its own seeds if there is none."""
+    common = set.intersection(*(set(one.values(measure)) for one in found))
+    values = method.values(measure)
+    return float(np.mean([values[seed] for seed in common])) if common else method.mean(measure)
+
+
 def ranked(found: Sequence[Method], measure: str) -> list[Method]:
-    """The methods, the best first: by the mean over the seeds that all have, or over its own seeds if there is none.
+    """The methods, the best first, by `common_mean`.
 
     Those that another method is ahead of over the seeds of both come after the others.
     """
-    common = set.intersection(*(set(method.values(measure)) for method in found))
-
-    def mean(method):
-        values = method.values(measure)
-        return float(np.mean([values[seed] for seed in common])) if common else method.mean(measure)
 
     def is_behind(method):
         gains = (gain(other.values(measure), method.values(measure)) for other in found if other is not method)
         return any(one is not None and one.word == "ahead" for one in gains)
 
-    return sorted(found, key=lambda method: (is_behind(method), -mean(method)))
+    return sorted(found, key=lambda method: (is_behind(method), -common_mean(method, found, measure)))
 
 
 def student_t(degrees: int) -> float:

@@ -77,7 +77,9 @@ def _headline_of_methods(methods, measure):
     }
     level = [name for name, found in gains.items() if found and found.word != "ahead"]
     apart = [name for name, found in gains.items() if not found]
-    word = f"{best.name} has the highest mean {noun}" if level or apart else f"{best.name} is ahead"
+    highest = max(methods, key=lambda method: seeds.common_mean(method, methods, measure))
+    word = f"{best.name} has the highest mean {noun}" if best is highest else f"No method is ahead of {best.name}"
+    word = word if level or apart else f"{best.name} is ahead"
     text = f"{listed(level)} cannot be told apart from it." if level else ""
     text += f" It has no seed in common with {listed(apart)}, so their difference is not judged." if apart else ""
     text = text.strip() or "Every other method is behind it."
