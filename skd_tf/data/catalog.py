@@ -92,6 +92,7 @@ def are_same(name: str, other: str) -> bool:
     """Whether two names stand for one dataset, of any version: they are equal, or paths of the same folder.
 
     Example:
+      >>> import os
       >>> are_same("cifar10", "cifar10:3.0.2")
       True
       >>> are_same("folder:photos", f"folder:{os.path.abspath('photos')}/"), are_same("folder:photos", "images:photos")
