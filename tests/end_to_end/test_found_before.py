@@ -53,7 +53,7 @@ CASES = {
     predict: [
         ("nowhere pictures --output=a.csv", "No model there.*nowhere"),
         ("old.h5 pictures --output=a.csv", r"Not a model that skd_tf reads.*load_model\('old.h5'"),
-        ("{run} nowhere --output=a.csv", "There is no such folder"),
+        ("{run} nowhere --output=a.csv", "There is no such file or folder"),
         ("{run} full --output=a.csv", "The folder has no images"),
         ("{run} s3://bucket/photos --output=a.csv", "is a URL"),
         ("{run} pictures --output=no/a.csv", "The output has no folder"),
