@@ -19,7 +19,7 @@ from skd_tf.runtime.local_paths import require_folder
 from skd_tf.search import plot, results, trial_records
 from skd_tf.search.plan import Plan
 from skd_tf.search.trial_records import RUNNING, TrialRecord, TrialRecords, is_disk_full
-from skd_tf.training import dry_run, preflight, unlabelled
+from skd_tf.training import dry_run, preflight, unlabelled, workdir_place
 
 if TYPE_CHECKING:
     from skd_tf.training.train_student import SharedResources
@@ -88,7 +88,7 @@ def _check(plan, workdir, data_dir, final_run):
     """Checks what needs neither TensorFlow nor keras-tuner; returns the role of this process."""
     role = process_role()
     require_folder(workdir, "workdir")
-    preflight.check_workdir(plan.config, workdir)
+    workdir_place.check(plan.config, workdir)
     for config in _each_network_and_loss(plan):
         unlabelled.check(config)
         preflight.check_files(config)

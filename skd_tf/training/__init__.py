@@ -2,6 +2,7 @@
 
 experiment     run(): data, teacher, student, training, measurement, export, one step after the other
 preflight      what can be checked before anything is loaded; without TensorFlow
+workdir_place  whether a workdir lies among the pictures of its run
 dry_run        what a run would do, as text; without TensorFlow
 look           --show_augmentation and --list_layers: augmented images, the layers of the networks
 layers         these layers, as --list_layers prints and --feature_pairs names them

@@ -17,7 +17,7 @@ from skd_tf.runs.workdir import refuse_differences
 from skd_tf.runtime import cluster, devices
 from skd_tf.runtime.console import counted
 from skd_tf.runtime.local_paths import require_folder
-from skd_tf.training import nested_runs, no_effect, preflight, short_runs, unlabelled
+from skd_tf.training import nested_runs, no_effect, preflight, short_runs, unlabelled, workdir_place
 from skd_tf.training.preflight import Sizes
 
 
@@ -37,7 +37,7 @@ def describe(
     """
     unlabelled.check(config)
     if workdir:
-        preflight.check_workdir(config, workdir)
+        workdir_place.check(config, workdir)
     preflight.check_files(config)
     nested_runs.check_student_alone(config)
     config = with_recorded_rules(config, lambda: recorded_config(workdir) if workdir else None)

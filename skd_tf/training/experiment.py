@@ -23,7 +23,7 @@ from skd_tf.runtime import cluster, devices, keras_state, replicas, signals, use
 from skd_tf.runtime.console import Stopwatch, detail, say, say_of_part, set_verbosity, stage, warn
 from skd_tf.runtime.files import write_json, write_text
 from skd_tf.runtime.local_paths import require_folder
-from skd_tf.training import layers, measuring, nested_runs, preflight, run_outputs, unlabelled
+from skd_tf.training import layers, measuring, nested_runs, preflight, run_outputs, unlabelled, workdir_place
 from skd_tf.training.ensemble import open_teachers
 from skd_tf.training.resources import SharedResources
 from skd_tf.training.trackers import Tracker, Trackers
@@ -77,7 +77,7 @@ def run(
     with contextlib.ExitStack() as held:
         held.enter_context(data.shared_loads())
         require_folder(workdir, "workdir")
-        preflight.check_workdir(config, workdir)
+        workdir_place.check(config, workdir)
         if config.overwrite or read_result(workdir) is None:
             preflight.check_before_loading(config, data_dir)
             check_loss(config)

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from skd_tf.config import Config, grammar, recipes
-from skd_tf.data import folder_index, folder_parts, grouping, hold_out, picture_index
+from skd_tf.data import folder_index, grouping, hold_out, picture_index
 from skd_tf.data.catalog import FOLDER, KNOWN_DATASETS, PACKAGED, is_folder, known_of, source_kind
 from skd_tf.data.settings import DataSettings
-from skd_tf.errors import InputError, did_you_mean, flag_error, input_error
+from skd_tf.errors import did_you_mean, flag_error, input_error
 from skd_tf.losses import sphere_geometry
 from skd_tf.losses.names import LOSS_NAMES, facts_of
 from skd_tf.models import paths
@@ -208,37 +208,6 @@ def check_dataset(config: Config, data_dir: str | os.PathLike | None) -> None:
             received="none",
             remedy=f"Point --data_dir at a prepared TFDS folder, or add --download.{hint}",
         )
-
-
-def check_workdir(config: Config, workdir: str | os.PathLike) -> None:
-    """Raises `InputError` for a new workdir whose files would count as the run's pictures."""
-    for name in ("dataset", "unlabelled"):
-        kind, _, folder = getattr(config, name).partition(":")
-        if kind in ("folder", "images") and _is_walked(pathlib.Path(os.path.expanduser(folder)), kind, workdir):
-            raise input_error(
-                "The workdir is in the folder of the pictures, where its files would be among the data",
-                expected=f"a folder outside of {folder}",
-                received=f"--workdir={os.fspath(workdir)} with --{name}={getattr(config, name)}",
-                remedy="Choose another --workdir",
-            )
-
-
-def _is_walked(pictures, kind, workdir):
-    """Whether a new folder there is read as a part of the data."""
-    root, place = (pathlib.Path(os.path.realpath(path)) for path in (pictures, workdir))
-    if not place.is_relative_to(root) or not root.is_dir():
-        return False
-    between = [folder for folder in (place, *place.parents) if folder.is_relative_to(root)]
-    if any((folder / name).is_file() for folder in between for name in (run_files.CONFIG, run_files.SEARCH)):
-        return False  # it has begun
-    inside = place.relative_to(root).parts
-    if any(map(folder_parts.is_leaving, inside)):
-        return False
-    try:
-        parts = folder_parts.find_parts(root, folder_parts.visible_folders(root)) if kind == "folder" else {}
-    except InputError:  # said where the data is checked
-        return False
-    return not inside or not parts or any(place.is_relative_to(os.path.realpath(part)) for part in parts.values())
 
 
 def check_classes(config: Config, sizes: Sizes | None) -> None:

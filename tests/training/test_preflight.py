@@ -14,7 +14,7 @@ from skd_tf.errors import InputError
 from skd_tf.runtime import user_code
 from skd_tf.search.plan import Plan
 from skd_tf.search.run_search import run_search
-from skd_tf.training import dry_run, experiment, preflight, unlabelled
+from skd_tf.training import dry_run, experiment, preflight, unlabelled, workdir_place
 from tests.helpers import runs
 from tests.helpers.images import make_folder
 
@@ -149,7 +149,7 @@ def test_a_workdir_beside_the_parts_of_a_folder_is_none_of_its_pictures(tmp_path
     ):
         found = pytest.raises(InputError, match="among the data") if refused else contextlib.nullcontext()
         with found:
-            preflight.check_workdir(Config(dataset=f"folder:{tmp_path / folder}"), tmp_path / workdir)
+            workdir_place.check(Config(dataset=f"folder:{tmp_path / folder}"), tmp_path / workdir)
 
 
 def test_names_that_code_defines_in_any_way_are_found_without_running_it_if_possible(place):
