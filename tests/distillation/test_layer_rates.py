@@ -11,6 +11,7 @@ from skd_tf.config.grammar import parse_layer_rates
 from skd_tf.distillation import layer_rates, optimizers
 from skd_tf.distillation.distiller import Distiller
 from skd_tf.errors import InputError
+from skd_tf.models import frozen_layers
 from skd_tf.training.checkpoints import Checkpoints
 from tests.helpers.nets import batches, conv_net, distance, run, weights_of
 from tests.helpers.runs import ALONE, assert_same_run, train
@@ -158,3 +159,12 @@ def test_a_run_resumes_exactly(tmp_path):
     train(tmp_path / "plain", settings, layer_rates="")
     with pytest.raises(AssertionError):
         assert_same_run(resumed, tmp_path / "plain")
+
+
+def test_names_are_read_once_as_those_of_a_run():
+    keras.layers.Conv2D(1, 1)  # takes the name conv2d: Keras' conv2d_1 is the first convolution of the student
+    distiller = Distiller(conv_net(1), None, "kd")
+    with frozen_layers.numbered_in_the_model():
+        distiller.compile("sgd", layer_rates="^conv2d_1$: 0.5")
+    distiller.teacher = conv_net(2)
+    assert distiller._rate_factors == (1, 1, 0.5, 0.5, 1, 1)
