@@ -20,6 +20,7 @@ def _adamw(rate):
 
 RATES = (0.1, 0.2, 0.4)
 _FLOAT32 = ("--precision=float32", "--teacher_precision=float32")
+_BFLOAT16 = ("--precision=bfloat16", "--teacher_precision=bfloat16")
 TEMPERATURES = (1, 2, 4, 8, 16)
 _THREE, _FIVE = (0, 1, 2), (0, 1, 2, 3, 4)
 _SKD, _KD = "rows/skd.flags", "rows/kd.flags"
@@ -247,6 +248,22 @@ _ALL = (
         "Where does SKD's lead go in longer training? A small student on CIFAR-100.",
         {f"{m}_{epochs}": (m, (f"--epochs={epochs}",)) for m, epochs in _BUDGETED},
         three_seeds=[f"{m}_{epochs}" for m, epochs in _BUDGETED if epochs < 60],
+    ),
+    Study(
+        "anchor",
+        "The field's protocol once, resnet56 -> resnet20 on CIFAR-100: does KD reach the published 70.66%?",
+        folder="skd_tf/recipes/cifar100",
+        rows=_files("methods", "kd", "skd"),
+        pairs={"resnet56_resnet20": "resnet56_resnet20.flags"},
+        further={
+            "resnet56_resnet20": (
+                "--teacher_flagfile=",
+                "--teacher_checkpoint=teachers/cifar100_resnet56.keras",
+                *_BFLOAT16,
+                "--noreport",
+                "--calibrate=none",
+            )
+        },
     ),
     Study(
         "cifar100_full",

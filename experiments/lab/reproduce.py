@@ -113,7 +113,7 @@ def seconds_by_operations(cell: Cell, records: dict) -> float | None:
         its = record["config"]
         teacher = "" if its["teacher_cache_dir"] or record["teacher"] is None else its["teacher_checkpoint"]
         operations = _operations(its["student"], its["dataset"], teacher)
-        rates += [operations * record["examples_per_second"]] * (operations is not None)
+        rates += [] if operations is None else [operations * record["examples_per_second"]]
     live = config.needs_teacher and not config.teacher_cache_dir
     operations = _operations(config.student, config.dataset, config.teacher if live else "")
     if not rates or operations is None:
