@@ -12,7 +12,7 @@ _MODEL = (
     "a finished workdir, a .keras file, a SavedModel folder, keras.applications:NAME or keras_hub:PRESET; --model= may be "
     "left out"
 )
-_IMAGES = "folder of images, at any depth, or one image; --images= may be left out"
+_IMAGES = "folder of images, at any depth, or one image; the prefix --images= may be left out"
 _OUTPUT = "CSV file to write: a line per image file, with its class and the probability of every class"
 _CALIBRATED = "apply the temperature of evaluate --calibrate, or else the one inside the model"
 _IMAGE_SIZE = "side of the images, in pixels, for a model that takes any size and is not in a workdir"

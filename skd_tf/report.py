@@ -10,12 +10,13 @@ from skd_tf.runs.report import run_data
 from skd_tf.runtime.console import say
 
 _OUTPUT = f"HTML file to write; by default {run_files.REPORT} in the run's workdir, or in this folder for several runs"
+_RUN = "workdir of a finished run; the prefix --run= may be left out"
 _MOST = 48
 _IMAGES = "number of test images to show, of those that the run recorded; 0: none"
 
 
 def define(flag_values: flags.FlagValues) -> None:
-    flags.DEFINE_multi_string("run", None, "workdir of a finished run; --run= may be left out", flag_values=flag_values)
+    flags.DEFINE_multi_string("run", None, _RUN, flag_values=flag_values)
     flags.DEFINE_string("output", None, _OUTPUT, flag_values=flag_values)
     flags.DEFINE_integer("report_images", _MOST, _IMAGES, lower_bound=0, upper_bound=_MOST, flag_values=flag_values)
 

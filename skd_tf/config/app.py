@@ -133,7 +133,7 @@ def help_text(flag_values: flags.FlagValues, description: str, required: Sequenc
         "--flagfile=FILE", "reads flags from a file, at this place: a later flag overrides an earlier one"
     )
     lines += _help_lines("--recipe=NAME", "reads flags from a flagfile in the package, as --flagfile does")
-    lines += _help_lines("--list_recipes", "prints the names of the recipes, and stops")
+    lines += _help_lines("--list_recipes", "prints the recipes, each with a line on it, and stops")
     places = [name for name in PLACES if name in flag_values]
     own = [name for name in flag_values if not is_setting(name, flag_values) and name not in PLACES]
     for name in places + own:
@@ -141,7 +141,7 @@ def help_text(flag_values: flags.FlagValues, description: str, required: Sequenc
         text, _, repeated = " ".join(flag.help.split()).partition("; repeat this option")  # absl's words
         label = _label(name, None if repeated else flag.default, boolean=flag.boolean)
         text += "; can be repeated" * bool(repeated)
-        text += f"; by default {' and '.join(flag.default)}" if repeated and flag.default else ""
+        text += f"; by default {' and '.join(map(str, flag.default))}" if repeated and flag.default else ""
         lines += _help_lines(label, text)
     heading = ""
     for name, field in FIELDS.items():

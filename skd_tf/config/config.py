@@ -109,7 +109,7 @@ Leave it out for the default, 30.
 
     data_rules: int = setting(
         2,
-        "rules by which files become splits and pixels. 2: docs/data.md; 1: those of skd_tf 0.1, which its runs keep",
+        "rules by which files become splits and pixels. 2: the current ones (docs/data.md); 1: those of skd_tf 0.1, for runs that it started",
         low=1,
         high=2,
         affects_result=False,
@@ -123,8 +123,8 @@ Leave it out for the default, 30.
     )
     student_checkpoint: str = setting(
         "",
-        "initial weights: a workdir, a .keras file, released:NAME, keras.applications:NAME or keras_hub:PRESET; a head of another size starts from "
-        "scratch",
+        "initial weights: a workdir, a .keras file, released:NAME, keras.applications:NAME or keras_hub:PRESET; for another number of "
+        "classes a new head is drawn",
         affects_result=local_paths.without_slash,
     )
     student_preprocessing: str = setting(
@@ -199,7 +199,7 @@ Leave it out for the default, 30.
     )
     teacher_cache_top: int = setting(
         0,
-        "largest logits of each image to cache, with mean and norm of all; the rest is made up, which can cost accuracy "
+        "largest logits of each image to cache, with mean and norm of all; the rest is filled in to match these, which can cost accuracy "
         "(docs/top_logits.md); 0: all",
         low=0,
     )

@@ -214,6 +214,9 @@ def test_cells_without_records_alike_are_estimated_by_operations(tmp_path):
     cells = study_cases.by_path()
     twelve, teacher = cells["capacity_gap/resnet56/kd/seed0"], cells["cifar100_full/none/cifar100_full_resnet56/seed0"]
     alike = {twelve: study_cases.record(twelve, 0.8, examples_per_second=10.0)}  # 100 images
+    foreign = cells["cifar100/cifar100_resnet56/kd/seed0"]  # a live teacher from a file: its operations are not known
+    unknown = study_cases.record(foreign, 0.5, examples_per_second=1.0)
+    unknown["config"]["teacher_cache_dir"] = False
     for path, seconds in (
         ("cifar100/cifar100_resnet56/skd/seed1", 120),
         ("precision/resnet20/bfloat16_cached/seed0", 60),
@@ -222,6 +225,7 @@ def test_cells_without_records_alike_are_estimated_by_operations(tmp_path):
     assert reproduce.measured_seconds(teacher, alike) is None and reproduce.seconds_by_operations(teacher, {}) is None
     small, large = (reproduce._forward(*name) for name in (("resnet8", "cifar10"), ("resnet56", "cifar100")))
     seconds = reproduce.seconds_by_operations(teacher, alike)
+    assert reproduce.seconds_by_operations(teacher, alike | {foreign: unknown}) == seconds
     assert 9 < large / small < 11 and seconds == pytest.approx(240 * 50_000 / 10 * large / small)
     none, live = (cells[f"imagenet/resnet34_resnet18/{row}/seed0"] for row in ("none", "skd"))
     ratio = reproduce.seconds_by_operations(live, alike) / reproduce.seconds_by_operations(none, alike)

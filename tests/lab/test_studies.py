@@ -60,6 +60,7 @@ def test_every_study_has_its_cells():
         "training": 32,
         "adamw": 15,
         "budget": 22,
+        "anchor": 2,
         "cifar100_full": 186,
         "imagenet": 12,
     }
@@ -172,7 +173,7 @@ def test_the_schedule_is_one_for_all():
     free = {"loss", "loss_settings", "temperature", "radius", "center", "seed", "teacher_checkpoint", *_BOTH, *_RATE}
     for path, cell in CELLS.items():
         first, may = "cifar100/none/none/seed0" if "cifar100" in cell.study else "capacity_gap/none/none/seed0", free
-        if cell.study in FULL:
+        if cell.study in (*FULL, "anchor"):
             continue
         if cell.study == "pilot_schedule":
             may, config = free | {"warmup_epochs", "lr_schedule", "validation_fraction"}, CONFIGS[path]
@@ -205,6 +206,15 @@ def test_methods_of_a_full_protocol_share_its_schedule(name):
         assert teacher.suffix == ".keras" or teacher.name in study.teachers
     for teacher in study.teachers:
         assert CONFIGS[f"{name}/none/{teacher}/seed0"].student == teacher.removeprefix(f"{name}_")
+
+
+def test_the_anchor_is_a_cell_of_the_full_protocol_with_a_teacher_that_exists():
+    may = {"teacher", "teacher_checkpoint", "teacher_flagfile", "teacher_cache_dir", "precision", "teacher_precision"}
+    may.add("calibrate")
+    for row in ("kd", "skd"):
+        path = f"anchor/resnet56_resnet20/{row}/seed0"
+        assert changed(f"cifar100_full{path.removeprefix('anchor')}", path) <= may
+        assert CONFIGS[path].teacher_checkpoint == CONFIGS["cifar100/cifar100_resnet56/kd/seed0"].teacher_checkpoint
 
 
 def test_betas_of_dkd_are_its_authors():

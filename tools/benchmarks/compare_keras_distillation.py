@@ -33,7 +33,7 @@ COLUMNS = {
     "distance": ("weights after one epoch, distance from skd_tf's", "{:.0e}"),
     "shift": ("change of the loss when all logits rise by 3", "{:.0%}"),
     "blind": ("student logits without gradient", "{:.0%}"),
-    "saved": ("parameters in the saved file", "{:,}"),
+    "saved": ("numbers in the saved file", "{:,}"),
 }
 _cross_entropy = partial(keras.losses.SparseCategoricalCrossentropy, from_logits=True)
 
