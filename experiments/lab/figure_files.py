@@ -8,7 +8,7 @@ from experiments.lab import definitions
 from experiments.lab.summaries import Runs
 
 FOLDER = definitions.ROOT / "docs/studies/figures"
-VERSION = 2  # add 1 when the drawing changes, so that every figure is drawn again
+VERSION = 3  # add 1 when the drawing changes, so that every figure is drawn again
 KEY = "Records"
 SOURCES = {  # figure: the studies whose runs it shows
     "forest": (
@@ -53,7 +53,13 @@ def problems(runs: Runs, folder=FOLDER) -> list[str]:
         if not path.is_file():
             lines.append(f"{path}: missing. {draw} {name}.")
             continue
-        with Image.open(path) as image:
-            if image.info.get(KEY) != digest(name, runs):
-                lines.append(f"{path}: stale, its records or its drawing have changed. {draw} {name}.")
+        try:
+            with Image.open(path) as image:
+                image.load()
+                drawn_from = image.info.get(KEY)
+        except OSError as error:
+            lines.append(f"{path}: damaged ({error}). {draw} {name}.")
+            continue
+        if drawn_from != digest(name, runs):
+            lines.append(f"{path}: stale, its records or its drawing have changed. {draw} {name}.")
     return lines

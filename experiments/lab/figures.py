@@ -237,7 +237,7 @@ def define(flag_values: flags.FlagValues) -> None:
 
 def main(flag_values: flags.FlagValues) -> None:
     """Draws the figures that are named."""
-    runs = runs_of(records.read_all(flag_values.results_dir))
+    runs = runs_of(records.read_all(flag_values.results_dir), flag_values.results_dir)
     for name in flag_values.figure or FIGURES:
         if name not in FIGURES:
             remedy = did_you_mean(name, FIGURES, "Name one of them")

@@ -20,8 +20,8 @@ from skd_tf.runtime.console import say
 
 DESCRIPTION = "Writes the studies' tables from their records."
 POSITIONAL = "page"
-_OPENING = re.compile(r"<!-- table: (\w+) -->")
-_BLOCK = re.compile(r"(<!-- table: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+_OPENING = re.compile(r"<!--\s*table:\s*(.*?)\s*-->")
+_BLOCK = re.compile(rf"({_OPENING.pattern}\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 
 def define(flag_values: flags.FlagValues) -> None:
@@ -69,7 +69,7 @@ def main(flag_values: flags.FlagValues) -> int | None:
     problems = records.all_problems(flag_values.results_dir) if flag_values.check else []
     if not problems:
         found = records.read_all(flag_values.results_dir)
-        runs = runs_of(found)
+        runs = runs_of(found, flag_values.results_dir)
         for page in pages:
             try:
                 text = page.read_text(encoding="utf-8")

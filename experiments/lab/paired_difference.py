@@ -31,12 +31,14 @@ def define(flag_values: flags.FlagValues) -> None:
 
 def main(flag_values: flags.FlagValues) -> None:
     """Trains both students with every seed, prints the differences and writes the record."""
+    from skd_tf.runs.workdir import require_output
     from skd_tf.runtime.files import write_json
     from skd_tf.training import experiment
 
     folder, seeds, data_dir = pathlib.Path(flag_values.workdir), flag_values.seeds, flag_values.data_dir
     config = config_from(flag_values).replace(student_alone="train")
     config.require_teacher()
+    output = require_output(flag_values.output) if flag_values.output else None
     if config.seed:
         received = f"--seed={config.seed}"
         raise input_error(
@@ -58,8 +60,8 @@ def main(flag_values: flags.FlagValues) -> None:
         "config": config.replace(teacher_checkpoint="").to_json(),
         **{name: results[0][name] for name in ("radius", "versions", "device")},
     }
-    if flag_values.output:
-        write_json(flag_values.output, record)
+    if output:
+        write_json(output, record)
 
 
 def _value(result, who, name):

@@ -34,7 +34,8 @@ def settings(config: Config) -> dict:
     A teacher that the loss does not use does not count.
     """
     values = {name: _counted(name, getattr(config, name)) for name in _FIELDS}
-    values["teacher_checkpoint"] = ",".join(pathlib.PurePath(p).stem for p in config.teachers if config.needs_teacher)
+    names = [pathlib.PurePath(path).name.removesuffix(".keras") for path in config.teachers]
+    values["teacher_checkpoint"] = ",".join(names) if config.needs_teacher else ""
     if config.teacher_checkpoint or not config.needs_teacher:
         values["teacher_flagfile"] = ""  # it trains no teacher
     if not config.needs_teacher:
@@ -172,17 +173,19 @@ def from_workdir(cell: Cell, workdir, results) -> dict:
             json.loads((workdir / name).read_text()) for name in ("result.json", "measurements.json", "config.json")
         )
         epochs = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-        student, calibrated, teacher = details["models"]["student"], workdir / CALIBRATED, None
+        student, teacher = details["models"]["student"], None
+        calibrated = _calibrated(workdir / CALIBRATED) if (workdir / CALIBRATED).is_file() else None
+        by_epoch = {name: [row.get(name) for row in epochs] for name in _BY_EPOCH if name in epochs[-1]}
         if "teacher" in result:
             teacher = {
                 "name": details["teacher"]["name"],
                 "fingerprint": began["resolved"]["teacher"],
                 **result["teacher"],
             }
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise input_error(
             f"The run left no result ({error!r})",
-            expected="result.json, measurements.json and metrics.jsonl",
+            expected=f"result.json, measurements.json, metrics.jsonl and, if there, a whole {CALIBRATED}",
             received=f"workdir={workdir}",
             remedy="See its log, and start the same command again",
         ) from error
@@ -201,13 +204,13 @@ def from_workdir(cell: Cell, workdir, results) -> dict:
         "teacher": teacher,
         "student": {name: value for name, value in result["student"].items() if name != "val_accuracy"},
         "raw_softmax": student.get("raw"),
-        "calibrated": _calibrated(calibrated) if calibrated.is_file() else None,
+        "calibrated": calibrated,
         "radius": result["radius"],
         "reliability": {
             "as_shipped": _columns(student["reliability"]),
             "raw_softmax": _columns(student.get("raw_reliability")),
         },
-        "by_epoch": {name: [row.get(name) for row in epochs] for name in _BY_EPOCH if name in epochs[-1]},
+        "by_epoch": by_epoch,
         "best_epoch": _best_epoch(epochs),
         "seconds": result["seconds"],
         "seconds_by_part": details["seconds"],

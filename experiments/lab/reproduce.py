@@ -19,7 +19,7 @@ from absl import flags
 
 from experiments.lab import definitions
 from experiments.lab.definitions import Cell
-from experiments.lab.records import file_of, read_all, same_cell, settings, training_seconds
+from experiments.lab.records import read_all, same_cell, settings, training_seconds
 from experiments.lab.runner import Runner
 from skd_tf.config.flags import define_flags
 from skd_tf.data.catalog import KNOWN_DATASETS
@@ -57,14 +57,15 @@ def define(flag_values: flags.FlagValues) -> None:
         flags.DEFINE_boolean(name, False, help_text, flag_values=flag_values)
 
 
-def plan_text(cells: list[Cell], runner: Runner, records: dict, results: str, jobs: int = 1) -> str:
+def plan_text(cells: list[Cell], runner: Runner, records: dict, jobs: int = 1) -> str:
     """The dry run's list: every cell with its state and its command, then the total time."""
     lines, known, by_operations, to_run, firsts = [], [], 0, 0, {}  # firsts: {settings: the first cell with them}
+    left = set(runner.left(cells))
     for cell in cells:
         first = firsts.setdefault(json.dumps(settings(definitions.config_of(cell))), cell.path)
-        if file_of(cell, results).is_file():
+        if cell not in left:
             state = f"done, test top-1 {records[cell]['student']['accuracy']:.4f}"
-        elif other := same_cell(cell, records):
+        elif not cell.is_teacher and (other := same_cell(cell, records)):
             state = f"would be copied from {other.path}"
         elif first != cell.path:
             state = f"the same training as {first}"
@@ -87,7 +88,7 @@ def plan_text(cells: list[Cell], runner: Runner, records: dict, results: str, jo
 
 
 def measured_seconds(cell: Cell, records: dict) -> float | None:
-    """Training seconds at the median pace of records with the same student and arithmetic; None without any.
+    """Training seconds at the median pace of records with the same student, live teacher and arithmetic; None without any.
 
     Records of the same data set come first. CIFAR-10 and CIFAR-100 stand in for each other, since the number of classes
     costs a student almost nothing. The pace is that of the cores that the records had.
@@ -95,6 +96,7 @@ def measured_seconds(cell: Cell, records: dict) -> float | None:
     config = definitions.config_of(cell)
     wanted, family = settings(config), config.dataset.rstrip("0123456789")
     alike = [r for r in records.values() if all(r["config"].get(key) == wanted[key] for key in _ALIKE)]
+    alike = [r for r in alike if _live_teacher(r["config"]) == _live_teacher(wanted)]
     alike = [r for r in alike if r["config"]["dataset"].rstrip("0123456789") == family]
     alike = [r for r in alike if r["config"]["dataset"] == config.dataset] or alike
     paces = [training_seconds(r) / r["config"]["epochs"] for r in alike]
@@ -111,15 +113,18 @@ def seconds_by_operations(cell: Cell, records: dict) -> float | None:
     config, rates = definitions.config_of(cell), []
     for record in records.values():
         its = record["config"]
-        teacher = "" if its["teacher_cache_dir"] or record["teacher"] is None else its["teacher_checkpoint"]
-        operations = _operations(its["student"], its["dataset"], teacher)
+        operations = _operations(its["student"], its["dataset"], _live_teacher(its))
         rates += [] if operations is None else [operations * record["examples_per_second"]]
-    live = config.needs_teacher and not config.teacher_cache_dir
-    operations = _operations(config.student, config.dataset, config.teacher if live else "")
+    operations = _operations(config.student, config.dataset, _live_teacher(settings(config)))
     if not rates or operations is None:
         return None
     images = KNOWN_DATASETS[config.dataset].train * (1 - config.validation_fraction) * config.epochs
     return images * operations / statistics.median(rates)
+
+
+def _live_teacher(its):
+    """The name of the teacher that runs in each step of a training with these `settings`, or ""."""
+    return "" if its["teacher_cache_dir"] else its["teacher_checkpoint"] or its["teacher"]
 
 
 def _operations(student, dataset, live_teacher):
@@ -137,9 +142,10 @@ def _forward(name, dataset):
     from skd_tf.evaluation import cost
 
     known = KNOWN_DATASETS.get(dataset)
-    if known is None or name not in networks.NETWORKS:
+    named = [net for net in networks.NETWORKS if f"_{name}".endswith(f"_{net}")]  # cifar100_resnet56 is a resnet56
+    if known is None or not named:
         return None
-    net = networks.build(name, input_shape=known.image_shape, num_classes=known.num_classes)
+    net = networks.build(max(named, key=len), input_shape=known.image_shape, num_classes=known.num_classes)
     return cost.flops(net, known.image_shape)
 
 
@@ -180,11 +186,11 @@ def main(flag_values: flags.FlagValues) -> int | None:
     cells = chosen(definitions.cells(*studies), flag_values.only)
     runner = Runner(places, flag_values.jobs, flag_values.keep_runs, flag_values.commit)
     if flag_values.dry_run:
-        say(plan_text(cells, runner, read_all(results), results, flag_values.jobs))
+        say(plan_text(cells, runner, read_all(results), flag_values.jobs))
         return None
     with locked(places["runs_dir"]):
         if flag_values.commit:
             runner.commit_left(read_all(results))
-        left = [cell for cell in cells if not file_of(cell, results).is_file()]
-        say(f"{len(cells)} cells, {len(cells) - len(left)} have a record.")
+        left = runner.left(cells)
+        say(f"{len(cells)} cells, {len(left)} to run.")
         return 1 if runner.run(left[: flag_values.limit]) else None

@@ -14,7 +14,8 @@ import time
 from experiments.lab import definitions
 from experiments.lab.definitions import Cell
 from experiments.lab.records import CALIBRATED, file_of, from_workdir, read_all, same_cell, settings, take_over
-from skd_tf.errors import InputError
+from skd_tf.errors import InputError, counted
+from skd_tf.runs import run_files
 from skd_tf.runtime import devices, signals
 from skd_tf.runtime.console import duration, say
 from skd_tf.runtime.files import LockedError, file_lock
@@ -46,7 +47,8 @@ class Runner:
 
     def __init__(self, places: dict, jobs: int = 1, keep_runs: bool = False, commit: bool = False):
         self._places, self._jobs, self._keep_runs, self._commit = places, jobs, keep_runs, commit
-        self._gpus, self._waits_for = devices.gpu_count(), None
+        self._gpus = devices.gpu_count()
+        self._announced: set[Cell] = set()  # cells whose workdir another process holds
 
     def workdir(self, cell: Cell) -> pathlib.Path:
         """The folder of a cell's run."""
@@ -96,7 +98,7 @@ class Runner:
                         cell = None if interrupted() else self._next(waiting, [job.cell for job in jobs])
                         if cell is not None:
                             waiting.remove(cell)
-                            if not self._take_over(cell):
+                            if cell.is_teacher or not self._take_over(cell):  # a copied record has no weights
                                 jobs.append(self._begin(cell, slot))
                     time.sleep(_POLL_SECONDS)
                     for job in [job for job in jobs if job.process.poll() is not None]:
@@ -104,7 +106,8 @@ class Runner:
                             self._start(job)
                         else:
                             jobs.remove(job)
-                            failed += not self._ended(job, interrupted())
+                            if not self._ended(job, interrupted()):
+                                failed += 1 + (0 if interrupted() else self._drop_taught_by(job.cell, waiting))
                     if interrupted():
                         self._pass_on(jobs, interrupted())
                         raise signals.Interrupted(interrupted(), "The running cells have saved their state.")
@@ -116,10 +119,29 @@ class Runner:
     def _next(self, waiting, running):
         """The first cell whose teachers are trained, whose twin is not running and whose workdir is free; or None."""
         begun = [settings(definitions.config_of(cell)) for cell in running]
-        untaught = {cell.study for cell in (*waiting, *running) if cell.is_teacher}
-        ready = (cell for cell in waiting if cell.is_teacher or cell.study not in untaught)
+        untrained = {cell.row for cell in (*waiting, *running) if cell.is_teacher}
+        ready = (cell for cell in waiting if untrained.isdisjoint(teachers_of(cell)))
         alone = (cell for cell in ready if settings(definitions.config_of(cell)) not in begun)
         return next((cell for cell in alone if self._free(cell)), None)
+
+    def _drop_taught_by(self, cell, waiting):
+        """Removes the students of a teacher that failed from `waiting`, and returns their number."""
+        dropped = [student for student in waiting if cell.is_teacher and cell.row in teachers_of(student)]
+        for student in dropped:
+            waiting.remove(student)
+        if dropped:
+            say(f"{cell.path}: {counted(len(dropped), 'cell')} that it teaches will not start.")
+        return len(dropped)
+
+    def left(self, cells: list[Cell]) -> list[Cell]:
+        """The cells without a record, and the teachers of such cells whose weights are not there."""
+        new = [cell for cell in cells if not file_of(cell, self._places["results_dir"]).is_file()]
+        teaching = {name for cell in new for name in teachers_of(cell)}
+        gone = [cell for cell in cells if cell.is_teacher and cell.row in teaching and not self._has_weights(cell)]
+        return [cell for cell in cells if cell in new or cell in gone]
+
+    def _has_weights(self, teacher):
+        return (self.workdir(teacher) / run_files.STUDENT).is_file()
 
     def _take_over(self, cell):
         records = read_all(self._places["results_dir"])
@@ -139,9 +161,9 @@ class Runner:
             with file_lock(lock, wait=False, without_locks="run one study at a time."):
                 return True
         except LockedError as error:
-            if self._waits_for != cell:
+            if cell not in self._announced:
                 say(f"{cell.path}: waits for the {error.owner}, which has its workdir.")
-            self._waits_for = cell
+            self._announced.add(cell)
             return False
 
     def _begin(self, cell, slot):
@@ -201,12 +223,14 @@ class Runner:
         for words in (["add"], ["commit", "--quiet", message]):
             git = _git(*words, "--", path)
             if git.returncode:
-                say(f"{cell.path}: recorded, not committed: {(git.stderr or git.stdout).strip().splitlines()[-1]}")
+                said = (git.stderr or git.stdout).strip().splitlines() or [f"git ended with exit code {git.returncode}"]
+                say(f"{cell.path}: recorded, not committed: {said[-1]}")
                 return
 
     def commit_left(self, records: dict) -> None:
         """Commits those of {cell: record} that an earlier run left uncommitted."""
-        changed = {line[3:] for line in _git("status", "--porcelain", "--untracked-files=all").stdout.splitlines()}
+        status = _git("status", "--porcelain", "--untracked-files=all", "-z").stdout
+        changed = {entry[3:] for entry in status.split("\0")}  # without -z git quotes names with spaces
         for cell, record in records.items():
             path = file_of(cell, self._places["results_dir"])
             if path.relative_to(definitions.ROOT).as_posix() in changed:
@@ -219,6 +243,11 @@ class Runner:
             job.process.wait()
             self._ended(job, True)  # a cell that finished before the signal is recorded
         jobs.clear()
+
+
+def teachers_of(cell: Cell) -> set[str]:
+    """The names of the teachers that a cell names, without folder and suffix."""
+    return {pathlib.PurePath(path).name.removesuffix(".keras") for path in definitions.config_of(cell).teachers}
 
 
 def _git(*words):

@@ -18,11 +18,13 @@ class Pool:
     Attributes:
       spread: standard deviation of e.
       degrees: degrees of freedom of `spread`.
+      seeds: standard deviation of b, from what the entries' own spread has beyond that of e; 0 where it has none.
       equal: p value of Bartlett's test that all entries have one variance; None with fewer than two such entries.
     """
 
     spread: float
     degrees: int
+    seeds: float
     equal: float | None
 
 
@@ -38,8 +40,8 @@ class Estimate:
 def pool(columns: Columns) -> Pool | None:
     """The `Pool` of a table's entries by least squares; None where no degree of freedom is left.
 
-    Bartlett's test looks at the entries' own spread. An effect that a seed has on all entries is in each of them, and makes
-    its p too large.
+    Bartlett's test looks at the entries' own spread, without entries whose values are all equal. An effect that a seed has
+    on all entries is in each of them, and makes its p too large.
     """
     entries, seeds = list(columns), sorted({seed for column in columns.values() for seed in column})
     points = [(entries.index(e), seeds.index(s), y) for e, column in columns.items() for s, y in column.items()]
@@ -53,7 +55,10 @@ def pool(columns: Columns) -> Pool | None:
         return None
     several = [list(column.values()) for column in columns.values() if len(set(column.values())) > 1]
     equal = float(stats.bartlett(*several).pvalue) if len(several) > 1 else None
-    return Pool(float(np.sqrt(np.sum((y - design @ solution) ** 2) / degrees)), degrees, equal)
+    rest = float(np.sum((y - design @ solution) ** 2)) / degrees
+    own = sum(float(np.var(list(column.values()))) * len(column) for column in columns.values() if column)
+    own /= len(points) - sum(map(bool, columns.values()))
+    return Pool(math.sqrt(rest), degrees, math.sqrt(max(own - rest, 0.0)), equal)
 
 
 @functools.cache
@@ -88,6 +93,10 @@ def contrast(
 ) -> Estimate | None:
     """sum of weight x entry, seed by seed, averaged over the seeds that all weighted entries have; None without any.
 
+        variance of one seed's sum = spread^2 sum(w^2) + seeds^2 sum(w)^2        of `Pool`
+
+    What the seeds share cancels in a difference, whose weights sum to 0, and stays in a mean.
+
     Args:
       columns: every entry's values.
       weights: {entry: weight}, such as {"SKD": 1, "KD": -1}.
@@ -100,6 +109,8 @@ def contrast(
         return None
     spread, degrees = (float(np.std(values, ddof=1)), len(values) - 1) if len(values) > 1 else (None, 0)
     if pooled:
-        spread, degrees = pooled.spread * math.sqrt(sum(w * w for w in weights.values())), pooled.degrees
+        variance = pooled.spread**2 * sum(w * w for w in weights.values())
+        spread = math.sqrt(variance + (pooled.seeds * sum(weights.values())) ** 2)
+        degrees = pooled.degrees
     half = None if spread is None else critical(degrees, comparisons, shared) * spread / math.sqrt(len(values))
     return Estimate(float(np.mean(values)), half, len(values))

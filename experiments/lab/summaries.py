@@ -11,6 +11,7 @@ import pathlib
 import statistics
 
 from experiments.lab import definitions
+from experiments.lab.jax.train_students import name_of
 from experiments.lab.records import training_seconds
 from experiments.lab.statistics import Columns, Estimate, Pool, contrast, pool
 
@@ -80,10 +81,11 @@ class Table:
         return contrast(columns, weights, None if own else self.pooled(columns), 1 if own else comparisons, shared)
 
     def difference(self, runs: Runs, measure: str, label: str, other: str) -> Estimate | None:
-        """label - other in points, one of the pairs in `against` or its reverse, with a simultaneous interval."""
+        """label - other in points; simultaneous if it is one of the pairs in `against` or its reverse, else alone."""
         pairs = [pair for pair in self.against.items() if not set(pair) & set(self.apart)]
         shared = len({other for _, other in pairs}) == 1
-        return self.estimate(self.columns(runs, measure), {label: 1, other: -1}, len(pairs), shared)
+        together = len(pairs) if {(label, other), (other, label)} & set(pairs) else 1
+        return self.estimate(self.columns(runs, measure), {label: 1, other: -1}, together, shared)
 
     def text(self, runs: Runs) -> str:
         """The table in Markdown, with a line about its intervals."""
@@ -202,20 +204,20 @@ def markdown(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *rows])
 
 
-def runs_of(records: dict) -> Runs:
+def runs_of(records: dict, results=definitions.ROOT / definitions.RESULTS) -> Runs:
     """All runs by entry and seed: {cell: record}, and in the form of records what was trained in other ways.
 
-    These are the students of experiments/lab/jax and of experiments/studies/head_to_head.
+    These are the students of experiments/lab/jax and of experiments/studies/head_to_head, in the folder `results`.
     """
     found: Runs = collections.defaultdict(dict)
     for cell, record in records.items():
         found[cell.path.rpartition("/")[0]][cell.seed] = record
     for folder in ("gpu_students", "gpu_students_seeds"):
-        for student, measured in _jax_students(definitions.ROOT / definitions.RESULTS / folder):
-            key = f"{folder}/{student['teacher_arch']}/{student['row']}_{student['learning_rate']:g}"
+        for student, measured in _jax_students(pathlib.Path(results, folder)):
+            key = f"{folder}/{student['teacher_arch']}/{name_of(student).rpartition('_seed')[0]}"
             by_epoch = {"val_accuracy": [student["held_out_accuracy"]]}
             found[key][student["seed"]] = {"student": measured, "by_epoch": by_epoch, "config": student}
-    for record in _head_to_head(definitions.ROOT / definitions.RESULTS / "head_to_head"):
+    for record in _head_to_head(pathlib.Path(results, "head_to_head")):
         measured = {
             "student": {"accuracy": record["accuracy"]},
             "by_epoch": {"val_accuracy": [record["held_out_accuracy"]]},
@@ -233,7 +235,9 @@ def _head_to_head(folder: pathlib.Path):
 
 @functools.cache
 def _jax_students(folder: pathlib.Path):
-    """(what trained it, what `skd_tf.evaluate` measured) for each student of a folder."""
+    """(what trained it, what `skd_tf.evaluate` measured) for each student of a folder; none without the folder."""
+    if not folder.is_dir():
+        return []
     students, tests = (json.loads((folder / f"{name}.json").read_text()) for name in ("students", "evaluate"))
     models = {pathlib.PurePath(model["path"]).stem: model for model in tests["models"]}
-    return [(s, models[f"{s['row']}_{s['learning_rate']:g}_seed{s['seed']}"]) for s in students]
+    return [(student, models[pathlib.PurePath(name_of(student)).name.removesuffix(".npz")]) for student in students]

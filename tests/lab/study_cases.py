@@ -64,7 +64,11 @@ def workdir_files(cell, accuracy=0.5):
     if config.loss == "spherical":
         student |= {"raw": {"accuracy": accuracy, "ece": 0.3}, "raw_reliability": student["reliability"]}
         result["radius"] = 6.0
-    details = {"models": {"student": student}, "seconds": {"training": 60.0}, "dataset": {"name": "digits"}}
+    details = {
+        "models": {"student": student},
+        "seconds": {"training": 60.0},
+        "dataset": {"name": "digits", "train": 100},
+    }
     details["labels"] = predictions.encode(np.array([2, 1, 1]))
     if config.needs_teacher:
         result["teacher"] = quality | {"accuracy": 0.9, "parameters": 1000}

@@ -36,6 +36,9 @@ def test_a_figure_is_drawn_and_found_stale(name, tmp_path, monkeypatch):
     monkeypatch.setattr(figure_files, "VERSION", figure_files.VERSION + 1)
     (tmp_path / "stray.txt").touch()
     assert words(runs) == ["no such figure is drawn", "stale"]
+    picture = tmp_path / f"{name}.png"
+    picture.write_bytes(picture.read_bytes()[:-2000])
+    assert words(runs)[1].startswith("damaged")
     figures.FIGURES[name](Figure(), {})  # nothing to show
 
 

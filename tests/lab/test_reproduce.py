@@ -106,16 +106,41 @@ def test_the_same_training_does_not_run_twice_at_a_time(small, add, tmp_path, ca
     assert (tmp_path / "results_dir/twin/a/kd/seed0.json").is_file()
 
 
-def test_a_studys_cells_wait_for_its_teacher_and_others_do_not(small, add, tmp_path, capsys):
+def test_cells_wait_for_their_teacher_and_others_do_not(small, add, tmp_path, capsys):
     (tmp_path / "flags/teacher.flags").write_text(f"--flagfile={small.base}\n--loss=cross_entropy\n--epochs=3\n")
     taught = add("taught", teachers={"a": str(tmp_path / "flags/teacher.flags")})
     cells = definitions.cells(taught, add("other", seeds=(7,), pairs={}))
     assert PretendRunner(tmp_path, cells, 2, a="sleeps").run(cells) == 0
     lines = capsys.readouterr().out.splitlines()
     starts = [line.split(":")[0] for line in lines if ": starts" in line]
-    assert starts[:2] == ["taught/none/a/seed0", "other/none/none/seed7"]  # beside the teacher, which sleeps
+    assert starts[:2] == ["taught/none/a/seed0", "taught/none/none/seed0"]  # beside the teacher, which sleeps
     end = next(n for n, line in enumerate(lines) if line.startswith("taught/none/a/seed0: test top-1"))
-    assert sum(": starts" in line for line in lines[:end]) == 2
+    early = [line.split(":")[0] for line in lines[:end] if ": starts" in line]
+    assert "other/none/none/seed7" in early and not any(path.startswith("taught/a/") for path in early)
+
+
+def test_students_start_only_with_a_teacher_that_is_trained(small, add, tmp_path, capsys):
+    (tmp_path / "flags/teacher.flags").write_text(f"--flagfile={small.base}\n--loss=cross_entropy\n--epochs=3\n")
+    taught = add("taught", teachers={"a": str(tmp_path / "flags/teacher.flags")})
+    cells = definitions.cells(taught)
+    assert PretendRunner(tmp_path, cells, 2, a="fails").run(cells) == 3  # with both students of teacher a
+    assert "taught/none/a/seed0: 2 cells that it teaches will not start." in capsys.readouterr().out
+    assert not any((tmp_path / "runs_dir/taught/a").rglob("*")) and (tmp_path / "runs_dir/taught/b").is_dir()
+    runner = PretendRunner(tmp_path, cells)
+    assert runner.run(cells) == 0 and runner.left(cells) == []
+    records.file_of(cells[-1], runner.results).unlink()  # of pair b
+    assert runner.left(cells) == [cells[-1]]
+    student = next(cell for cell in cells if cell.pair == "a")
+    records.file_of(student, runner.results).unlink()
+    assert runner.left(cells) == [cells[0], student, cells[-1]]  # the teacher has a record, and no weights
+    assert "taught/none/a/seed0: started, at most 0:30" in reproduce.plan_text(
+        cells, runner, records.read_all(runner.results)
+    )
+    (runner.workdir(cells[0]) / "student.keras").touch()
+    assert runner.left(cells) == [student, cells[-1]]
+    twin = add("twin", teachers={"twin": taught.teachers["a"]}, alone={}, rows={})
+    assert PretendRunner(tmp_path, definitions.cells(twin)).run(definitions.cells(twin)) == 0
+    assert "twin/none/twin/seed0: starts" in capsys.readouterr().out  # a copied record would leave no weights
 
 
 def test_only_names_cells(small):
@@ -148,6 +173,13 @@ def test_records_are_committed_alone(small, tmp_path, monkeypatch, capsys):
     runner = PretendRunner(tmp_path, more, commit=True)
     assert runner.run(more) == 0 and "recorded, not committed: " in capsys.readouterr().out
     (tmp_path / ".git/index.lock").unlink()
+    hook = tmp_path / ".git/hooks/pre-commit"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text("#!/bin/sh\nexit 1\n")
+    hook.chmod(0o755)
+    runner.commit_left(records.read_all(runner.results))
+    assert "recorded, not committed: git ended with exit code 1" in capsys.readouterr().out
+    hook.unlink()
     runner.commit_left(records.read_all(runner.results))  # the next run
     subjects = git("log", "--format=%s").splitlines()
     assert subjects[0] == "Record: small/none/none/seed0, test top-1 0.5000" and len(subjects) == 3
@@ -160,6 +192,16 @@ def test_a_workdir_in_use_is_waited_for(small, tmp_path, capsys):
     with locked(runner.workdir(cell)):
         assert not runner._free(cell)
     assert f"waits for the process {os.getpid()}" in capsys.readouterr().out and runner._free(cell)
+
+
+def test_each_workdir_in_use_is_announced_once(small, tmp_path, capsys):
+    first, second, *_ = definitions.cells(small)
+    runner = PretendRunner(tmp_path, [first, second])
+    for cell in (first, second):
+        runner.workdir(cell).mkdir(parents=True)
+    with locked(runner.workdir(first)), locked(runner.workdir(second)):
+        assert not any(runner._free(cell) for cell in (first, second) * 3)
+    assert capsys.readouterr().out.count("waits for the process") == 2
 
 
 def test_a_student_is_calibrated_after_its_training(small, tmp_path, capsys):
@@ -198,14 +240,14 @@ def test_the_command_names_the_places_only_where_they_differ(tmp_path):
 
 
 def test_the_dry_run_estimates_from_records_alike(small, add, tmp_path):
-    cells, results = definitions.cells(small), tmp_path / "results"
-    study_cases.write({cells[0]: study_cases.record(cells[0], 0.5, examples_per_second=2 * 100 / 90)}, results)
-    found, runner = records.read_all(results), PretendRunner(tmp_path, [])
-    text = reproduce.plan_text(cells, runner, found, results, jobs=2)
+    cells, runner = definitions.cells(small), PretendRunner(tmp_path, [])
+    study_cases.write({cells[0]: study_cases.record(cells[0], 0.5, examples_per_second=2 * 100 / 90)}, runner.results)
+    found = records.read_all(runner.results)
+    text = reproduce.plan_text(cells, runner, found, jobs=2)
     assert "small/none/none/seed0: done, test top-1 0.5000" in text and "small/a/kd/seed0: 1:30\n" in text
     total = "5 cells, 4 to run: about 3:00 for 4 of them, and the passes of teachers whose logits are not cached yet."
     assert text.endswith(total)
-    text = reproduce.plan_text(definitions.cells(small, add("twin", alone={})), runner, found, results)
+    text = reproduce.plan_text(definitions.cells(small, add("twin", alone={})), runner, found)
     assert "twin/a/kd/seed0: the same training as small/a/kd/seed0" in text and "9 cells, 4 to run" in text
 
 
@@ -230,7 +272,7 @@ def test_cells_without_records_alike_are_estimated_by_operations(tmp_path):
     none, live = (cells[f"imagenet/resnet34_resnet18/{row}/seed0"] for row in ("none", "skd"))
     ratio = reproduce.seconds_by_operations(live, alike) / reproduce.seconds_by_operations(none, alike)
     assert 1.6 < ratio < 1.7  # 1 + 7.3 / (3 * 3.6)
-    text = reproduce.plan_text([teacher, twelve], PretendRunner(tmp_path, []), alike, tmp_path)
+    text = reproduce.plan_text([teacher, twelve], PretendRunner(tmp_path, []), alike)
     assert "cifar100_full_resnet56/seed0: roughly " in text and "(1 by operations)" in text
 
 

@@ -14,6 +14,7 @@ def test_the_pooled_spread_is_what_entries_and_seeds_leave_over():
     single = columns | {"one seed": {0: 99.0}, "empty": {}}  # neither adds a degree of freedom
     for found in (pool(columns), pool(single)):
         assert (found.spread, found.degrees) == (pytest.approx((np.sum(rest**2) / 8) ** 0.5), 8)
+        assert found.spread**2 + found.seeds**2 == pytest.approx(np.mean(np.var(values, axis=1, ddof=1)))
         assert found.equal == pytest.approx(scipy.stats.bartlett(*values).pvalue)
     ragged = {"a": {0: 1.0, 1: 2.0, 2: 6.0}, "b": {0: 2.0, 2: 4.0}}  # a seed that one entry has does not count
     assert (pool(ragged).spread, pool(ragged).degrees) == (pytest.approx(1.5), 1)  # differences -1 and 2
@@ -40,9 +41,13 @@ def test_a_contrast_is_paired_by_seed():
     low, high = scipy.stats.t.interval(0.95, 2, 2, scipy.stats.sem([2, 1, 3]))
     own = contrast(columns, {"skd": 1, "kd": -1}, None)
     assert (own.mean, own.seeds) == (2, 3) and own.half == pytest.approx((high - low) / 2)
-    pooled = contrast(columns, {"skd": 1, "kd": -1}, Pool(0.5, 7, None), comparisons=4)
+    pooled = contrast(columns, {"skd": 1, "kd": -1}, Pool(0.5, 7, 3.0, None), comparisons=4)  # the seeds cancel
     assert pooled.half == pytest.approx(critical(7, 4) * 0.5 * (2 / 3) ** 0.5)
-    mean = contrast(columns, {"skd": 0.5, "kd": 0.5}, Pool(0.5, 7, None))
+    mean = contrast(columns, {"skd": 0.5, "kd": 0.5}, Pool(0.5, 7, 0.0, None))
     assert mean.mean == 4 and mean.half == pytest.approx(critical(7) * 0.5 * (0.5 / 3) ** 0.5)
+    shared = contrast(columns, {"skd": 0.5, "kd": 0.5}, Pool(0.5, 7, 2.0, None))  # the seeds do not cancel in a mean
+    assert shared.half == pytest.approx(critical(7) * ((0.5**2 / 2 + 2.0**2) / 3) ** 0.5)
     assert contrast(columns, {"skd": 1, "none": -1}, None) is None
-    assert contrast(columns, {"none": 1}, None).half is None and contrast(columns, {"none": 1}, Pool(1, 5, None)).half
+    assert (
+        contrast(columns, {"none": 1}, None).half is None and contrast(columns, {"none": 1}, Pool(1, 5, 0, None)).half
+    )

@@ -320,6 +320,15 @@ def test_a_record_holds_what_the_run_left_and_no_path(tmp_path):
     assert "/somewhere" not in json.dumps(record) and study_records.problems(cell, record) == []
     with pytest.raises(InputError, match=r"other settings.*--seed: 1 -> 0"):
         study_records.from_workdir(cells["small/a/skd/seed0"], tmp_path, tmp_path)
-    (tmp_path / "result.json").unlink()
+    for name, text in (("calibrated.json", "{"), ("calibrated.json", '{"models": []}'), ("metrics.jsonl", "")):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(InputError, match="left no result"):
+            study_records.from_workdir(cell, tmp_path, tmp_path)
+        (tmp_path / name).unlink()
     with pytest.raises(InputError, match="left no result"):
         study_records.from_workdir(cell, tmp_path, tmp_path)
+    dotted = [
+        study_records.settings(definitions.config_of(cell).replace(teacher_checkpoint=f"teachers/net_0.{n}"))
+        for n in (1, 2)
+    ]
+    assert dotted[0] != dotted[1]

@@ -9,7 +9,8 @@ import sys
 import numpy as np
 import pytest
 
-from experiments.lab import front_page, pages, records
+from experiments.lab import definitions, front_page, pages, records
+from experiments.lab.jax import train_students
 from experiments.lab.statistics import critical
 from experiments.lab.summaries import HELD_OUT, TEST, Grid, Table, difference_text, runs_of
 from experiments.lab.tables import SPECS
@@ -140,6 +141,34 @@ def test_the_first_page_has_the_studies_numbers(made, runs):
     assert rows["resnet56 -> resnet8, CIFAR-100"][7].endswith(f"({max(held_out, key=held_out.get)})")
 
 
+def test_a_pair_outside_the_tables_family_has_an_interval_of_its_own(runs):
+    spec = SPECS["head_to_head"]
+    own = spec.estimate(spec.columns(runs, TEST), {"SKD, skd_tf": 1, "KD, skd_tf": -1})
+    assert spec.difference(runs, TEST, "SKD, skd_tf", "KD, skd_tf").half == pytest.approx(own.half)
+    label, other = next(iter(spec.against.items()))
+    together = spec.difference(runs, TEST, label, other)
+    assert together.half > spec.estimate(spec.columns(runs, TEST), {label: 1, other: -1}).half
+    assert spec.difference(runs, TEST, other, label).half == together.half
+
+
+def test_students_of_the_jax_route_are_told_apart_by_their_temperature(tmp_path):
+    students = json.loads((definitions.ROOT / "experiments/results/gpu_students/students.json").read_text())
+    first = next(student for student in students if student["row"] == "kd")
+    warmer = first | {"temperature": 2.0, "held_out_accuracy": 0.25}
+    folder = tmp_path / "gpu_students"
+    folder.mkdir()
+    names = [pathlib.Path(train_students.name_of(student)).stem for student in (first, warmer)]
+    models = [{"path": f"{name}.keras", "accuracy": 0.5 + n / 10} for n, name in enumerate(names)]
+    (folder / "students.json").write_text(json.dumps([first, warmer]))
+    (folder / "evaluate.json").write_text(json.dumps({"models": models}))
+    found = runs_of({}, tmp_path)
+    key = f"gpu_students/resnet56/kd_{first['learning_rate']:g}"
+    assert found[key][0]["student"]["accuracy"] == 0.5
+    taught = found[key.replace("kd_", "kd_t2_")][0]
+    assert taught["student"]["accuracy"] == 0.6 and taught["by_epoch"]["val_accuracy"] == [0.25]
+    assert runs_of({}, tmp_path / "empty") == {}
+
+
 @pytest.mark.parametrize("name", front_page.TABLES)
 def test_a_table_without_records_says_so(name):
     text = front_page.TABLES[name]({})
@@ -174,6 +203,7 @@ def test_a_page_is_filled_once_and_for_all(written):
     "broken, words",
     [
         ("<!-- table: kd -->\n<!-- end -->", "No such table"),
+        ("<!--table: head-to-head-->\n<!-- end -->", "No such table.*head-to-head"),
         ("<!-- table: temperature -->\n", "no end"),
         ("<!-- table: temperature -->\n<!-- table: sphere -->\n<!-- end -->", "no end"),
     ],

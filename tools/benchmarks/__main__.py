@@ -14,6 +14,7 @@ from typing import NamedTuple
 from absl import flags
 
 from skd_tf.config import app
+from skd_tf.runs.workdir import require_output
 from skd_tf.runtime import tf_logging
 
 _text, _texts, _list = flags.DEFINE_string, flags.DEFINE_multi_string, flags.DEFINE_list
@@ -132,7 +133,9 @@ def define(name: str, flag_values: flags.FlagValues) -> None:
 
 
 def run(name: str, flag_values: flags.FlagValues) -> None:
-    """Calls `main` of the command's module with the values of its flags."""
+    """Calls `main` of the command's module with the values of its flags, once it is known where the record goes."""
+    if flag_values.output:
+        require_output(flag_values.output)
     if name == "gpu":  # runs where TensorFlow is not installed
         os.environ["KERAS_BACKEND"] = "jax"
     else:

@@ -40,6 +40,8 @@ _cross_entropy = partial(keras.losses.SparseCategoricalCrossentropy, from_logits
 
 def main(*, seeds: int, epochs: int, page: str | None, output: str | None) -> None:
     """Trains every contender with every seed."""
+    if page:
+        _around_table(pathlib.Path(page).read_text(encoding="utf-8"))  # refused before anything is trained
     digits = data.load(data.DataSettings(dataset="digits", validation_fraction=0))
     net = {"input_shape": digits.image_shape, "num_classes": digits.num_classes, "mean": digits.mean, "std": digits.std}
     steps = len(digits.train) // BATCH
@@ -190,6 +192,12 @@ def table(record: dict) -> str:
 
 def with_table(page: str, record: dict) -> str:
     """The text of a page with its table, between the markers, replaced."""
+    before, after = _around_table(page)
+    return f"{before}{MARKERS[0]}\n\n{table(record)}\n\n{MARKERS[1]}{after}"
+
+
+def _around_table(page):
+    """What stands before and after a page's markers."""
     before, begin, rest = page.partition(MARKERS[0])
     _, end, after = rest.partition(MARKERS[1])
     if not begin or not end:
@@ -199,4 +207,4 @@ def with_table(page: str, record: dict) -> str:
             received="a page without them",
             remedy="Add both lines, or change --page",
         )
-    return f"{before}{begin}\n\n{table(record)}\n\n{end}{after}"
+    return before, after

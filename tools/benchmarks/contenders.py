@@ -114,12 +114,22 @@ def keras_distillation(job: Job, *, precision: str = "float32") -> Contender:
             if batch % STEPS == STEPS - 1:
                 done.release()
 
-    options = {"callbacks": [Pause()], "verbose": 0, "steps_per_epoch": 10**6}
-    threading.Thread(target=distiller.fit, args=(_stream(dataset, job),), kwargs=options, daemon=True).start()
+    failed = []
+
+    def fit():
+        try:
+            distiller.fit(_stream(dataset, job), callbacks=[Pause()], verbose=0, steps_per_epoch=10**6)
+        except Exception as error:
+            failed.append(error)
+        done.release()
+
+    threading.Thread(target=fit, daemon=True).start()
 
     def run():
         go.release()
         done.acquire()
+        if failed:
+            raise failed[0]
 
     return Contender(run, STEPS)
 

@@ -7,8 +7,6 @@ live or its logits are given. There is no input pipeline: the speed is an upper 
 experiments/README.md converts into hours.
 """
 
-import json
-import pathlib
 import statistics
 import time
 
@@ -20,6 +18,7 @@ from experiments.lab.jax import epochs
 from skd_tf import losses, networks
 from skd_tf.errors import input_error
 from skd_tf.networks.names import NETWORK_NAMES
+from skd_tf.runtime.files import write_json
 
 _CLASSES = {32: 100, 224: 1000}  # by image size: CIFAR-100's and ImageNet's
 _REPEATS = 3
@@ -36,7 +35,7 @@ def main(*, lines: list[str], steps: int, output: str | None) -> None:
         found["steps"].append(line)
         print(f"{text}: {line['milliseconds']:.2f} ms per step, {line['images_per_second']:,} images/s", flush=True)
         if output:
-            pathlib.Path(output).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+            write_json(output, found)
 
 
 def _line(text):

@@ -25,6 +25,7 @@ from skd_tf.data.epoch_logits import EpochLogits
 from skd_tf.data.logit_records import LogitRecord
 from skd_tf.data.logit_shards import LogitShards, Shard, shard_rows
 from skd_tf.data.memory_budget import aligned_empty
+from skd_tf.errors import input_error
 from skd_tf.evaluation.predictor import Predictor
 from skd_tf.runtime import tf_logging
 from skd_tf.training import teacher_pass
@@ -36,6 +37,10 @@ _WAITS = 64  # steps around the change of epochs
 
 def main(*, records: list[int], classes: int, top: int, step_ms: int, output: str | None) -> None:
     """Measures each number of records in a process of its own."""
+    least = BATCH * _WAITS
+    if not records or min(records) < least:
+        received, remedy = f"records={records}", "Correct --records"
+        raise input_error("Too few images to wait for", expected=f"{least} or more", received=received, remedy=remedy)
     context, quiet = multiprocessing.get_context("spawn"), tf_logging.import_tensorflow
     with concurrent.futures.ProcessPoolExecutor(1, context, quiet, max_tasks_per_child=1) as pool:
         found = {str(count): pool.submit(measure, count, classes, top, step_ms / 1e3).result() for count in records}

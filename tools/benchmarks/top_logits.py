@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from skd_tf import data
 from skd_tf.data.logit_records import LogitRecord
+from skd_tf.errors import input_error
 from skd_tf.evaluation.predictor import Predictor
 from skd_tf.models import loading
 from tools.benchmarks import results
@@ -27,6 +28,14 @@ def main(*, kept: list[int], model: str, dataset: str, data_dir: str, output: st
     sets = {f"made up, {classes} classes": made_up(classes, norm, top) for classes, norm, top in _STATISTICS}
     if model:
         sets = {f"{pathlib.Path(model).stem} on {dataset}": taught(model, dataset, data_dir)} | sets
+    fewest = min(logits.shape[1] for logits in sets.values()) - 2
+    if not kept or not 1 <= min(kept) <= fewest:
+        raise input_error(
+            "Not a number of logits to keep that fits all sets",
+            expected=f"numbers of 1 to {fewest}, at least one",
+            received=f"kept={kept}",
+            remedy="Correct --kept",
+        )
     found = {name: [_row(logits, k) for k in kept if k <= logits.shape[1] - 2] for name, logits in sets.items()}
     for name, rows in found.items():
         print(

@@ -63,7 +63,13 @@ def main(flag_values: flags.FlagValues) -> None:
         bench = _Bench(flag_values, seed, next(iter(missing.values())))
         for file, student in group:
             bench.train(file, student)
-            write_json(folder / "students.json", [_about(file) for file in sorted(folder.glob("*.npz"))])
+            _list_students(folder)
+    _list_students(folder)  # an earlier run may have been killed between a student and the list
+
+
+def _list_students(folder):
+    """Writes students.json, of all students in a folder."""
+    write_json(folder / "students.json", [_about(file) for file in sorted(folder.glob("*_seed*.npz"))])
 
 
 def name_of(student: dict) -> str:
