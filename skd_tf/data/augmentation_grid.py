@@ -36,6 +36,7 @@ def write_grid(dataset: Dataset, data_seed: int, path: str | os.PathLike, *, ima
     cells = cells.repeat(scale, axis=2).repeat(scale, axis=3)
     cells = np.pad(cells, [(0, 0), (0, 0), (0, _GAP), (0, _GAP), (0, 0)], constant_values=255)
     picture = np.concatenate(np.concatenate(cells, axis=1), axis=1)[:-_GAP, :-_GAP]
+    picture = picture[..., : 3 if picture.shape[-1] >= 3 else 1]  # a PNG has no more channels
     with atomic_files.writing(path) as file:
         file.write(tf.io.encode_png(picture).numpy())
     return len(rows)

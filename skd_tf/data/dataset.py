@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -153,8 +154,9 @@ class Dataset:
 class Source:
     """What a reader returns: the splits by name, and mean, std, pad and flip if the source itself knows them.
 
-    `groups` are {split: int `[n]`} by the position in the source's split, which `Split.index` holds. `key_name`, `png_bits`
-    and `set_version` are as in `Dataset`. A "validation" split is there only if the source has one of its own.
+    `groups` are {split: int `[n]`} by the position in the source's split, which `Split.index` holds. `hashes` gives the content
+    hash of each file of a split by the same position, b"" where there is none. `key_name`, `png_bits` and `set_version` are as
+    in `Dataset`. A "validation" split is there only if the source has one of its own.
     """
 
     version: str
@@ -168,4 +170,5 @@ class Source:
     png_bits: int | None = None
     warnings: tuple[str, ...] = ()
     groups: dict[str, np.ndarray] | None = None
+    hashes: Callable[[str], list[bytes]] | None = None
     set_version: str = ""

@@ -18,7 +18,7 @@ from skd_tf.data import kept_arrays
 from skd_tf.data.image_header import read_header
 from skd_tf.runtime.console import Progress
 
-_FORMAT = 2  # of the kept files; raise it when a field changes its meaning, or more files decode
+_FORMAT = 3  # of the kept files; raise it when a field changes its meaning, or more files decode
 _CLOCK_NS = 2_000_000_000  # the coarsest clock of a file system
 _READERS = 16  # threads
 UNREADABLE, UNTRIED, DECODES, DAMAGED = range(4)  # values of "state"
@@ -26,6 +26,7 @@ FACTS = np.dtype(
     [
         ("size", np.int64),
         ("mtime_ns", np.int64),
+        ("ctime_ns", np.int64),  # also changes where a copy keeps the other time
         ("read_ns", np.int64),  # when the file was read
         ("sha256", "V32"),
         ("height", np.int32),  # as stored, before the orientation is applied
@@ -135,8 +136,9 @@ def unopened(path: str | os.PathLike, error: OSError) -> str:
 
 
 def _unchanged(kept, status):
-    """Whether size and time are the same. The time of a file that was new when it was read proves nothing."""
+    """Whether size and times are the same. The time of a file that was new when it was read proves nothing."""
     same = kept["size"] == status.st_size and kept["mtime_ns"] == status.st_mtime_ns
+    same = same and kept["ctime_ns"] == status.st_ctime_ns
     return same and status.st_mtime_ns < kept["read_ns"] - _CLOCK_NS
 
 
@@ -148,7 +150,7 @@ def _facts_of(path):
         with open(path, "rb") as file:
             status = os.fstat(file.fileno())
             content = file.read()
-        facts["size"], facts["mtime_ns"] = status.st_size, status.st_mtime_ns
+        facts["size"], facts["mtime_ns"], facts["ctime_ns"] = status.st_size, status.st_mtime_ns, status.st_ctime_ns
         facts["sha256"] = np.void(hashlib.sha256(content).digest())
         header = read_header(content) if content else None
         if header is None:

@@ -62,6 +62,25 @@ def report_unreadable(
         warn(f"Could not decode {more} of the {name} split, and skipped them.")
 
 
+def report_equal_drawn(hashes: Sequence[bytes], training: np.ndarray, validation: np.ndarray) -> tuple[str, ...]:
+    """Warns of validation pictures, drawn from the training files, that are also among the others; returns the warnings.
+
+    Args:
+      hashes: content of each training file.
+      training, validation: int `[n]`, the files of the two.
+    """
+    known = {hashes[row] for row in training.tolist()} - {b""}
+    count = sum(hashes[row] in known for row in validation.tolist())
+    if not count:
+        return ()
+    text = (
+        f"{count} of {counted(len(validation), 'validation image')}, drawn from the training images, are also among those to "
+        "train on, by content, so what is measured there is too good. Remove the copies."
+    )
+    warn(text)
+    return (text,)
+
+
 def report_equal_content(
     paths: Mapping[str, Sequence[str]], facts: Mapping[str, FileFacts], labels: Mapping[str, np.ndarray]
 ) -> list[str]:

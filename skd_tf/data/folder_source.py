@@ -42,6 +42,7 @@ def read(settings: DataSettings, data_dir: str | None, names: Sequence[str]) -> 
         groups=groups,
         set_version=set_version,
         warnings=files.warnings,
+        hashes=files.hashes,
     )
 
 

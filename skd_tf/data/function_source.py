@@ -78,14 +78,19 @@ def read(settings: DataSettings, data_dir: str | None, names: Sequence[str]) -> 
         root = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for part in images.values() for path in part])
         files = FileSplits(settings, root, images, class_names)
         splits, png_bits = files.read({name: labels[name] for name in names}), files.png_bits
-        warnings = files.warnings
+        warnings, hashes = files.warnings, files.hashes
     else:
         splits = {name: _array_split(settings, name, [images.pop(name)], labels[name]) for name in names}
-        warnings, png_bits, shapes = (), None, {name: split.images.shape[1:] for name, split in splits.items()}
+        warnings, hashes, png_bits, shapes = (
+            (),
+            None,
+            None,
+            {name: split.images.shape[1:] for name, split in splits.items()},
+        )
         if len(set(shapes.values())) > 1:
             raise _error(settings, "test split", f"images {shapes['train']} as in train", shapes["test"])
     facts = _checked_facts(settings, spec, splits[names[0]].images.shape[-1])
-    kept: dict[str, Any] = {"png_bits": png_bits, "groups": groups, "warnings": warnings}
+    kept: dict[str, Any] = {"png_bits": png_bits, "groups": groups, "warnings": warnings, "hashes": hashes}
     return Source(str(spec.get("version", "1")), class_names, splits, **facts, **kept)
 
 
@@ -102,6 +107,11 @@ def _groups(settings, spec, images):
     if settings.group:
         raise _error(settings, "groups entry", "no --group with it", f"--group={settings.group}")
     groups = np.asarray(spec["groups"])
+    if groups.dtype.kind in "SO":
+        names = [
+            name.decode("utf-8", "replace") if isinstance(name, bytes) else name for name in groups.ravel().tolist()
+        ]
+        groups = np.array(names, object).reshape(groups.shape)
     if groups.shape != (len(images["train"]),) or groups.dtype.kind not in "iuUSO":
         expected = f"{len(images['train'])} integers or texts, one per training example"
         raise _error(settings, "groups entry", expected, f"{groups.dtype} of shape {groups.shape}")

@@ -99,6 +99,8 @@ def _bmp(content):
     # TensorFlow takes the numbers of a palette's entries for grey levels.
     if compression not in (0, 3) or bits not in (8, 24, 32) or (bits == 8 and not (palette and ramp)):
         raise ValueError("its kind of BMP is not read: it has a palette or is compressed")
+    if compression == 3 and struct.unpack_from("<3I", content, 54) != (0xFF0000, 0xFF00, 0xFF):
+        raise ValueError("its kind of BMP is not read: its channels are not in the usual order")
     return ImageHeader("bmp", abs(height), abs(width), bits == 8)
 
 

@@ -40,7 +40,13 @@ def decode_file(encoded: tf.Tensor, channels: int, orientation: tf.Tensor, deep:
 
 
 def _decode_jpeg(encoded, channels):
-    return tf.io.decode_jpeg(encoded, channels=channels, dct_method="INTEGER_ACCURATE")
+    def decoded(channels):
+        return tf.io.decode_jpeg(encoded, channels=channels, dct_method="INTEGER_ACCURATE")
+
+    if channels != 1:
+        return decoded(channels)
+    is_cmyk = tf.io.extract_jpeg_shape(encoded)[2] == 4  # which libjpeg does not make grey
+    return tf.cond(is_cmyk, lambda: _grey(decoded(3)), lambda: decoded(1))
 
 
 def _decode_deep(encoded, channels, bits):

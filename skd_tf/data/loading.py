@@ -8,7 +8,16 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from skd_tf.data import folder_source, function_source, grouping, hold_out, packaged, tfds_source
+from skd_tf.data import (
+    file_problems,
+    folder_source,
+    function_source,
+    grouping,
+    hold_out,
+    memory_budget,
+    packaged,
+    tfds_source,
+)
 from skd_tf.data.augmentation import Augmentation, Extra, ResizedCrop
 from skd_tf.data.catalog import augmentations, has_labels, source_kind
 from skd_tf.data.dataset import Dataset, DrawnFrom, Split, evenly_spaced
@@ -69,7 +78,11 @@ def load(
       >>> digits.image_shape, len(digits.train), len(digits.validation), len(digits.test)
       ((8, 8, 1), 808, 90, 899)
     """
-    last, key = _last_load.get(), (dataclasses.replace(settings, download=False), data_dir, train, test, *class_names)
+    place = memory_budget.decided(settings.dataset)
+    last, key = (
+        _last_load.get(),
+        (dataclasses.replace(settings, download=False), data_dir, train, test, place, *class_names),
+    )
     if last is None:
         return _load(settings, data_dir, train, test, class_names)
     if key not in last:
@@ -91,13 +104,15 @@ def _load(settings, data_dir, train, test, class_names):
             received=f"{counted(len(source.splits['test']), 'unlabelled image')} from {settings.dataset}",
             remedy="Add a test split with labels",
         )
-    drawn_from = None
+    drawn_from, warnings = None, source.warnings
     if train:
         training, validation = source.splits["train"], source.splits.get("validation")
         if validation is None:
             groups = source.groups and source.groups["train"][training.index]
             drawn_from = DrawnFrom(training.labels, training.index, groups)
             training, validation = _hold_out(training, settings, source.groups, measured)
+            if validation is not None and source.hashes:
+                warnings += file_problems.report_equal_drawn(source.hashes("train"), training.index, validation.index)
         else:
             validation = measured(validation)
             validation = validation if len(validation) else None
@@ -126,7 +141,7 @@ def _load(settings, data_dir, train, test, class_names):
         test_split,
         key_name=source.key_name,
         png_bits=source.png_bits,
-        warnings=source.warnings,
+        warnings=warnings,
         drawn_from=drawn_from,
         set_version=source.set_version,
         extra=extra,

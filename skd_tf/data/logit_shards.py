@@ -4,6 +4,7 @@ A file is a header, a table of checksums, and fixed-length records. The records 
 with a CRC-32 in the table; the header holds the SHA-256 of the table. So a reader checks what it reads, and no more.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -90,11 +91,11 @@ class LogitShards:
 
     def missing(self, shards: Iterable[Shard], say: Callable[[str], object] = lambda line: None) -> list[Shard]:
         """The shards without a file of the right size, after one look into the folder; says each wrong size."""
-        try:
-            sizes = {entry.name: entry.stat().st_size for entry in os.scandir(self.folder)}
-        except FileNotFoundError:
-            sizes = {}
-        found = []
+        sizes, found = {}, []
+        with contextlib.suppress(FileNotFoundError), os.scandir(self.folder) as entries:
+            for entry in entries:
+                with contextlib.suppress(FileNotFoundError):  # another process has moved its unfinished file
+                    sizes[entry.name] = entry.stat().st_size
         for shard in shards:
             name, right = self.path(shard).name, self.file_bytes(shard.number)
             size = sizes.get(name)

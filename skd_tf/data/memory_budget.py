@@ -39,6 +39,11 @@ def as_decided(in_memory: Mapping[str, bool]) -> Iterator[None]:
         _decided.update(before)
 
 
+def decided(dataset: str) -> bool | None:
+    """Where `as_decided` keeps a dataset: True in memory, False on disk, None if it says nothing."""
+    return _decided.get(dataset)
+
+
 def keeps_in_memory(
     settings: DataSettings, counts: Iterable[int], shape: tuple[int, int, int], most: float | None = None
 ) -> bool:

@@ -1,6 +1,7 @@
 """A user's own function, given on the command line as MODULE:FUNCTION."""
 
 import ast
+import contextlib
 import hashlib
 import importlib
 import importlib.util
@@ -10,6 +11,7 @@ import re
 import symtable
 import sys
 import traceback
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -81,6 +83,7 @@ def resolve(text: str, flag: str) -> Callable[..., Any]:
             received=f"--{flag}={text}",
             remedy="Check the name",
         )
+    fingerprint(text)  # while the file is still what was imported
     try:
         signature = inspect.signature(function)
     except ValueError:  # some built-in functions have none
@@ -106,10 +109,22 @@ def fingerprint_if_own(text: str) -> str | None:
 def fingerprint(text: str) -> str:
     """SHA-256 of the code of MODULE:FUNCTION and of what it uses of its own module; comments and layout do not count.
 
-    "" for a function without source.
+    "" for a function without source. A function keeps the fingerprint that it had when `resolve` imported it, though its file
+    may change while it is in use.
     """
     module, _, name = text.partition(":")
     function = inspect.unwrap(getattr(importlib.import_module(module), name))
+    with contextlib.suppress(TypeError):  # a callable that has no hash, or no weak references
+        if function not in _fingerprints:
+            _fingerprints[function] = _fingerprint(function, module, name)
+        return _fingerprints[function]
+    return _fingerprint(function, module, name)
+
+
+_fingerprints: weakref.WeakKeyDictionary[Callable, str] = weakref.WeakKeyDictionary()
+
+
+def _fingerprint(function, module, name):
     own = getattr(function, "__module__", ""), getattr(function, "__name__", "")
     # Not of what a factory, a lambda or functools.partial made: its own name leads nowhere.
     if getattr(sys.modules.get(own[0]), own[1], None) is function:

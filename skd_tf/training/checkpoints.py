@@ -127,6 +127,11 @@ class Checkpoints:
             reached = [best for best in self._bests() if _step_of(best) <= oldest]
             for old in reached[:-1]:
                 old.unlink()
+        else:  # a run that resumes trains again what is after the newest checkpoint
+            newest = max((_step_of(kept) for kept in self.paths()), default=-1)
+            ahead = [best for best in self._bests() if _step_of(best) > newest]
+            for old in ahead[:-1]:
+                old.unlink()
 
     def _bests(self):
         """The files of the best, each better than the one before it."""

@@ -159,8 +159,9 @@ def train(
             step_before, step = step, step + steps
             epoch_ends = steps == to_epoch_end
             means = distiller.means.result() if epoch_ends else {}  # waits for the device, so the time is right
-            signal = cluster.max_over_workers(interrupted() or 0)
-            saves = interval.due(step, epoch_ends) or step == last_step or signal
+            # One answer for all workers, whose clocks differ: a signal, and whether a checkpoint is due.
+            signal, due = divmod(cluster.max_over_workers(2 * (interrupted() or 0) + interval.due(step, epoch_ends)), 2)
+            saves = due or step == last_step or signal
             # Asking after every call would wait for the device. Waiting is safe: after a step that is not finite
             # nothing changes any more.
             names = distiller.guard.found() if epoch_ends or saves else ()

@@ -268,18 +268,21 @@ def dataset_sizes(config: Config, data_dir: str | os.PathLike | None = None) -> 
         labelled = {name: len(found) - (found.count(-1) if kind == "folder" else 0) for name, found in labels.items()}
         unlabelled = len(labels["train"]) - labelled["train"]
         groups = grouping.numbered(folder.groups)["train"] if folder.groups else None
-        drawn = hold_out.validation_rows(np.array(labels["train"]), config.pick(DataSettings), groups)
+        drawn = None
+        if "validation" not in labelled:
+            drawn = len(hold_out.validation_rows(np.array(labels["train"]), config.pick(DataSettings), groups))
         return Sizes(
             train=len(labels["train"]),
             test=labelled["test"],
             num_classes=len(folder.class_names or class_names.recorded(next(iter(config.teachers), ""))) or None,
             unlabelled=unlabelled,
             validation=labelled.get("validation"),
-            drawn=None if "validation" in labelled else len(drawn),
+            drawn=drawn,
         )
     known = known_of(config.dataset)
     records = tfds_records(config.dataset, data_dir) if kind == "tfds" else []
-    if not records:
+    several_configs = len({record.parent.parent for record in records}) > 1  # TFDS knows which one is the default
+    if not records or several_configs:
         return Sizes(known.train, known.test, known.num_classes) if known else None
     try:
         record = json.loads(records[-1].read_text(encoding="utf-8"))

@@ -10,7 +10,7 @@ import pytest
 
 from skd_tf import data
 from skd_tf.config import Config
-from skd_tf.data import file_splits, folder_index, folder_walk, loading
+from skd_tf.data import file_splits, folder_index, folder_walk, loading, memory_budget
 from skd_tf.errors import InputError
 from skd_tf.evaluation import evaluate_models
 from skd_tf.training import experiment
@@ -87,6 +87,16 @@ def test_a_folder_is_listed_again_when_it_has_changed(tmp_path, listed):
         write_image(folder / "1.png", random_image(2, 8, 8))
         write_image(folder / "2.png", random_image(3, 8, 8))
         assert folder.name in find().class_names
+
+
+def test_a_load_on_disk_does_not_serve_a_run_that_keeps_its_images_in_memory(tmp_path):
+    make_folder(tmp_path / "set", per_class=6, size=lambda i: (8, 8), formats=(".png",))
+    settings = data.DataSettings(dataset=f"folder:{tmp_path / 'set'}")
+    with loading.shared_loads():
+        with memory_budget.as_decided({settings.dataset: False}):
+            assert not isinstance(data.load(settings).train.images, np.ndarray)
+        with memory_budget.as_decided({settings.dataset: True}):  # as the run decided that trains the teacher
+            assert isinstance(data.load(settings).train.images, np.ndarray)
 
 
 def test_loads_are_shared_inside_the_context_only():

@@ -3,6 +3,7 @@
 import os
 import pathlib
 import shutil
+import struct
 
 import numpy as np
 import pytest
@@ -157,12 +158,14 @@ def test_every_kind_gives_the_channels_that_are_asked_for(tmp_path, channels):
     for image in (picture, faint):
         kinds += [(image, "bmp"), (image, "webp")]
     kinds += [(picture.convert("L"), kind) for kind in ("png", "bmp", "webp")]
+    if channels == 1:
+        kinds.append((picture.convert("CMYK"), "jpeg"))
     for place, (image, kind) in enumerate(kinds):
         path = tmp_path / f"{place}.{kind}"
         image.save(path, **({"lossless": True} if kind == "webp" else {}))
         found = image_ops.decode_file(path.read_bytes(), channels, tf.constant(1), tf.constant(False), 16)
         expected = np.asarray(Image.open(path).convert(mode)).reshape(found.shape)
-        assert np.abs(found.numpy().astype(int) - expected).max() <= (kind == "png"), path
+        assert np.abs(found.numpy().astype(int) - expected).max() <= {"png": 1, "jpeg": 2}.get(kind, 0), path
 
 
 def test_files_that_would_be_read_wrongly_are_named_instead(tmp_path, capsys):
@@ -173,9 +176,13 @@ def test_files_that_would_be_read_wrongly_are_named_instead(tmp_path, capsys):
     Image.fromarray(photo(1)).convert("P").save(tmp_path / "a" / "palette.bmp")
     frames = [Image.fromarray(photo(i)) for i in range(3)]
     frames[0].save(tmp_path / "a" / "moving.webp", save_all=True, append_images=frames[1:], lossless=True)
+    header = struct.pack("<2sIHHIIiiHHIIIIII", b"BM", 66 + 4 * 32 * 24, 0, 0, 66, 40, 32, 24, 1, 32, 3, *[0] * 5)
+    for name, masks in (("usual", (0xFF0000, 0xFF00, 0xFF)), ("reversed", (0xFF, 0xFF00, 0xFF0000))):
+        (tmp_path / "a" / f"{name}.bmp").write_bytes(header + struct.pack("<3I", *masks) + bytes(4 * 32 * 24))
     dataset = load(tmp_path, validation_fraction=0)
     printed = capsys.readouterr().err
-    assert len(dataset.train) + len(dataset.test) == 12
+    assert len(dataset.train) + len(dataset.test) == 13
+    assert "reversed.bmp: its kind of BMP is not read: its channels" in printed and "usual.bmp" not in printed
     assert "palette.bmp: its kind of BMP" in printed and "moving.webp: an animated WebP is not read" in printed
 
 
@@ -233,6 +240,24 @@ def test_equal_pictures_on_both_sides_are_counted(tmp_path, capsys):
     assert len(kept) == 2 and all(text in printed for text in kept)
     assert "The train split contains 3 files of the test split, by content" in printed and "copy" in printed
     assert "The train split has 1 picture in several classes" in printed
+
+
+def test_copies_of_training_pictures_among_the_validation_images_are_counted(tmp_path, capsys):
+    for i in range(40):
+        path = tmp_path / "train" / "ab"[i % 2] / f"{i}.png"
+        write_image(path, random_image(i))
+        write_image(tmp_path / "test" / "ab"[i % 2] / f"{i}.png", random_image(100 + i))
+    assert load(tmp_path).warnings == ()
+    for path in list((tmp_path / "train").rglob("*.png")):
+        shutil.copy(path, path.with_name(f"copy{path.name}"))
+    dataset = load(tmp_path)
+    train = {image.tobytes() for image in dataset.train.images}
+    count = sum(image.tobytes() in train for image in dataset.validation.images)
+    (warning,) = dataset.warnings
+    assert count > 0 and warning in capsys.readouterr().err
+    assert warning.startswith(
+        f"{count} of {len(dataset.validation)} validation images, drawn from the training images, are"
+    )
 
 
 @pytest.mark.parametrize("content", [b"no image", b"damaged"])
@@ -300,6 +325,13 @@ def test_facts_are_kept_and_read_again_only_when_files_change(tmp_path, monkeypa
     os.utime(paths[3], ns=(10**18, 10**18 + 1))
     again = file_facts.FileFacts(tmp_path / "set", paths)
     assert again.read == 1 and again.identity() == first.identity()
+    other = bytearray(pathlib.Path(paths[3]).read_bytes())
+    other[-13] ^= 1
+    pathlib.Path(paths[3]).write_bytes(other)
+    os.utime(paths[3], ns=(10**18, 10**18 + 1))  # as cp -p does
+    changed = file_facts.FileFacts(tmp_path / "set", paths)
+    assert changed.read == 1 and changed.identity() != first.identity()
+    first = changed
     kept = next(pathlib.Path(os.environ["XDG_CACHE_HOME"]).rglob("*.npz"))
     kept.write_bytes(kept.read_bytes()[:100])
     assert file_facts.FileFacts(tmp_path / "set", paths).identity() == first.identity()

@@ -1,8 +1,10 @@
 """The teacher cache: each image gets its own logits, computed once; damaged shards are reported and computed again."""
 
+import contextlib
 import dataclasses
 import errno
 import os
+import pathlib
 import shutil
 import time
 import weakref
@@ -16,7 +18,8 @@ from skd_tf import data, networks
 from skd_tf.config import Config
 from skd_tf.data import augmentation, epoch_logits, logit_records, logit_shards, teacher_cache
 from skd_tf.data.augmentation import NO_EXTRA
-from skd_tf.data.logit_shards import Shard
+from skd_tf.data.logit_records import LogitRecord
+from skd_tf.data.logit_shards import LogitShards, Shard
 from skd_tf.errors import EnvironmentFailure, InputError
 from skd_tf.models import deployable, loading
 from skd_tf.runtime import console
@@ -385,6 +388,25 @@ def test_no_space_no_permission_and_overflow_are_input_errors(tmp_path):
         open_cache(tmp_path / "file" / "sub")
     with pytest.raises(InputError, match="teacher_cache_dir"):
         Config(teacher_cache_epochs=3)
+
+
+def test_a_file_that_goes_while_the_folder_is_listed_hides_no_other(tmp_path, monkeypatch):
+    shards = LogitShards(tmp_path, "key", 6, LogitRecord(3, "float32", 0), 2)
+    for shard in (wanted := [Shard(0, number) for number in range(3)]):
+        shards.write(shard, np.zeros((2, 12), np.uint8))
+    scandir = os.scandir
+
+    @contextlib.contextmanager
+    def with_one_that_goes(folder):
+        gone = pathlib.Path(folder, "0000-00000.logits.0123.tmp")
+        gone.touch()
+        with scandir(folder) as entries:
+            listed = sorted(entries, key=lambda entry: entry.name != gone.name)
+            gone.unlink()
+            yield listed
+
+    monkeypatch.setattr(os, "scandir", with_one_that_goes)
+    assert shards.missing(wanted) == []
 
 
 def test_two_writers_can_share_one_folder(tmp_path):

@@ -111,6 +111,9 @@ def test_a_best_that_no_checkpoint_has_reached_does_not_count(tmp_path):
     assert bests() == [3, 9]  # if the checkpoint of step 9 is damaged, that of step 3 is restored
     save(again, distiller, 12)
     assert bests() == [9]
+    for step, score in ((15, 0.7), (18, 0.8), (21, 0.9)):  # a resumed run begins at 12, and trains them again
+        save_best(again, step, score)
+        assert bests() == [9, step]
     for path in again.paths():
         path.unlink()
     assert Checkpoints(tmp_path).restore(distiller, pytest.fail) is None and bests() == []

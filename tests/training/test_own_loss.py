@@ -1,5 +1,6 @@
 """A loss of one's own by command: trained, resumed and searched like the others; never called from a record."""
 
+import importlib
 import sys
 import textwrap
 
@@ -135,6 +136,13 @@ def test_a_fingerprint_is_of_the_function_and_what_it_uses(tmp_path):
     idle = "import random\nrandom.seed(0)\nprint(random.random())\nif __name__ == '__main__':\n    L.append(2)\n"
     assert fingerprint(table + idle) == fingerprint(table)
     assert len({fingerprint(text) for text in (table, *(table.replace(*change) for change in changes))}) == 4
+    (tmp_path / "edited.py").write_text("def used(student_logits, teacher_logits, labels):\n    return 1\n")
+    user_code.resolve("edited:used", "loss")
+    imported = user_code.fingerprint("edited:used")
+    (tmp_path / "edited.py").write_text("def used(student_logits, teacher_logits, labels):\n    return 2\n")
+    assert user_code.fingerprint("edited:used") == imported  # the code that is in use
+    importlib.reload(sys.modules["edited"])
+    assert user_code.fingerprint("edited:used") != imported
     found = set()
     for number in (1, 2):  # the function of another module
         (tmp_path / "elsewhere.py").write_text(f"def used(x):\n    return {number} * x\n")

@@ -1,6 +1,7 @@
 """What a run refuses before it loads anything, and that it then leaves no workdir."""
 
 import contextlib
+import json
 import os
 import pathlib
 import sys
@@ -209,6 +210,27 @@ def test_a_search_may_hold_nothing_out_of_a_folder_with_its_own_validation_part(
         config = Config(dataset=f"folder:{folder}", validation_fraction=0.0)
         with pytest.raises(InputError, match="never sees") if is_refused else contextlib.nullcontext():
             preflight.require_search_validation(config, None)
+
+
+def test_a_folder_with_its_own_validation_part_holds_out_no_groups(tmp_path):
+    folder = make_folder(tmp_path, parts=("train", "val", "test"), per_class=4, formats=(".png",))
+    for path in list(folder.rglob("*.png")):
+        path.rename(path.with_name(f"{path.parent.name}_{path.name}"))  # one group per class: none can be held out
+    config = Config(dataset=f"folder:{folder}", group="^(.*)_")
+    sizes = preflight.dataset_sizes(config)
+    assert (sizes.train, sizes.validation, sizes.drawn) == (12, 12, None)
+
+
+def test_the_default_of_several_configs_of_a_set_is_not_guessed(tmp_path):
+    features = {"featuresDict": {"features": {"label": {"classLabel": {"numClasses": "3"}}}}}
+    record = {"supervisedKeys": {"tuple": {"items": [{"featureKey": "image"}, {"featureKey": "label"}]}}}
+    for place, count in (("a/1.0.0", "5000"), ("b/1.0.0", "50"), ("b/2.0.0", "60")):
+        (tmp_path / "foo" / place).mkdir(parents=True)
+        splits = [{"name": name, "shardLengths": [count]} for name in ("train", "test")]
+        (tmp_path / "foo" / place / "dataset_info.json").write_text(json.dumps(record | {"splits": splits}))
+        (tmp_path / "foo" / place / "features.json").write_text(json.dumps(features))
+    sizes = {name: preflight.dataset_sizes(Config(dataset=name), tmp_path) for name in ("foo", "foo/a", "foo/b")}
+    assert sizes["foo"] is None and (sizes["foo/a"].train, sizes["foo/b"].train) == (5000, 60)
 
 
 def test_micro_batches_are_those_of_a_replica_and_of_the_student_alone():
