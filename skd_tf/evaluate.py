@@ -18,7 +18,8 @@ from skd_tf.runtime import tf_logging
 _MODEL = "a workdir, a .keras file, a SavedModel folder, keras.applications:NAME or keras_hub:PRESET"
 _TEACHER = "a model to compare with (agreement, KL, confidence gap); takes what --model takes"
 _PREDICTIONS = "CSV file to write: a line per model, teacher included, and test image: file, label, answer, probability"
-_CALIBRATE = "fit one temperature to each model, a workdir, on the images that its run held out; export applies it"
+_CALIBRATE = "fit one temperature to each model, which must be a workdir, on the images that its run held out; export and predict use it"
+_FEWEST_DRAWS = 100
 
 
 def define(flag_values: flags.FlagValues) -> None:
@@ -28,7 +29,9 @@ def define(flag_values: flags.FlagValues) -> None:
     flags.DEFINE_string("predictions", None, _PREDICTIONS, flag_values=flag_values)
     flags.DEFINE_bool("calibrate", False, _CALIBRATE, flag_values=flag_values)
     flags.DEFINE_bool("timing", True, "measure latency and throughput on this machine", flag_values=flag_values)
-    flags.DEFINE_integer("bootstrap", 1000, "resampled test splits for intervals; 0: none", 0, flag_values=flag_values)
+    flags.DEFINE_integer(
+        "bootstrap", 1000, "resampled test splits for intervals, at least 100; 0: none", 0, flag_values=flag_values
+    )
     flags.DEFINE_integer("bootstrap_seed", 0, "seed of the resampling", 0, flag_values=flag_values)
     unread = ("validation_fraction", "validation_split")
     names = [field.name for field in dataclasses.fields(DataSettings) if field.name not in unread]
@@ -41,6 +44,9 @@ def main(flag_values: flags.FlagValues) -> None:
     if output and output == predictions:
         problem, remedy = "is also the file of --output", "Name another file"
         raise flag_error("predictions", predictions, problem, "a file of its own", remedy)
+    if 0 < flag_values.bootstrap < _FEWEST_DRAWS:
+        problem, expected = "gives no 95% interval", f"0 or at least {_FEWEST_DRAWS}"
+        raise flag_error("bootstrap", flag_values.bootstrap, problem, expected, "Leave it out")
     config = config_from(flag_values)
     for path in (*flag_values.model, *filter(None, [flag_values.teacher])):
         paths.require(path)  # before TensorFlow is loaded

@@ -1,7 +1,8 @@
 """How many of a dataset's validation and test images another split rule trains on: the other split is drawn again."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +18,13 @@ _RULE = ("data_rules", "data_seed", "validation_fraction", "validation_split", "
 def rule_of(settings: DataSettings) -> dict[str, object]:
     """The settings that decide which images of a dataset are trained on, as JSON."""
     return {name: getattr(settings, name) for name in _RULE}
+
+
+def rule_from(rule: Mapping[str, Any], dataset: str = "") -> DataSettings:
+    """The settings that `rule_of` wrote down, for a dataset; TypeError for any others."""
+    if not rule.keys() <= set(_RULE):
+        raise TypeError(f"a split by {', '.join(rule.keys() - set(_RULE))}")
+    return DataSettings(**rule, dataset=dataset)
 
 
 def is_drawn(part: str, dataset: Dataset, settings: DataSettings) -> bool:

@@ -106,8 +106,10 @@ _MULTIPLY_ADDS = {
     "BatchMatMul": _product,
     "BatchMatMulV2": _product,
 }
-# How often a loop runs is not in the graph, and neither is what a function that could not be inlined computes.
+# How often a loop runs and which branch is taken are not in the graph, and neither is what a function that could not be
+# inlined computes.
 _UNKNOWN = {"While", "StatelessWhile", "Enter", "PartitionedCall", "StatefulPartitionedCall"}
+_UNKNOWN |= {"If", "StatelessIf", "Case", "StatelessCase", "Switch", "RefSwitch", "_SwitchN"}
 
 
 def file_bytes(path: str | os.PathLike) -> int:

@@ -170,7 +170,9 @@ def evaluate_models(
     def entry(path, model, logits, summary, teacher):
         raw, fitted = deployable.without_sphere(model), (temperatures or {}).get(path)
         stored = temperature_scaling.of_run_behind(path) if fitted is None else None
-        own = stored["temperature"] if stored else model.calibration_temperature
+        own = model.calibration_temperature
+        if stored:
+            fitted = Calibration(stored["temperature"], stored.get("validation_examples"))
         fitted = fitted or (Calibration(own) if own else None)
         measured = final_measurements.ModelLogits(
             logits, None if raw is None else predict(raw, f"{path}, raw logits"), calibration=fitted

@@ -156,4 +156,4 @@ def stored(workdir: str | os.PathLike) -> dict[str, Any] | None:
             received=file,
             remedy=remedy,
         )
-    return record
+    return record | {"temperature": temperature}

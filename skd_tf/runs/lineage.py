@@ -190,7 +190,7 @@ def images_seen(lineage: Lineage, dataset: Dataset, settings: DataSettings) -> l
         if not exact:
             counts = {name: len(split) * redraw.is_drawn(name, dataset, settings) for name, split in splits.items()}
         else:
-            rule, whole = DataSettings(**training["split"], dataset=name), training.get("whole", False)
+            rule, whole = redraw.rule_from(training["split"], name), training.get("whole", False)
             try:
                 counts = redraw.trained_on(rule, dataset, settings, whole=whole)
             except InputError:
@@ -299,6 +299,9 @@ def _recorded_in_file(model):
                 text = archive.read(paths.LINEAGE).decode()
         record = json.loads(text)
         found = Lineage(tuple(record["trainings"]), tuple(record["unknown"]))
+        for training in found.trainings:  # another version's may have more
+            redraw.rule_from(training["split"])
+            _ = training["set"], training["dataset"], training["via"]
         return found if record["format"] == _FORMAT and record["digest"] == _digest(file, found) else None
     except (InputError, OSError, KeyError, ValueError, TypeError, zipfile.BadZipFile):
         return None

@@ -109,11 +109,18 @@ def workdir_of(model: str | os.PathLike) -> pathlib.Path:
 
 
 def run_behind(model: str | os.PathLike) -> Config | None:
-    """The `Config` of the run that trained a model; None if no run did, or its record cannot be read."""
+    """The `Config` of the run that trained a model; None if no run did.
+
+    Raises:
+      InputError: the record beside a run's student is damaged, or of a newer version.
+    """
+    workdir = workdir_of(model)
     try:
-        return recorded_config(workdir_of(model))
+        return recorded_config(workdir)
     except InputError:
-        return None
+        if (workdir / run_files.STUDENT).is_file():
+            raise
+        return None  # the settings of something else, in a file of the same name
 
 
 def recorded_png_bits(model: str | os.PathLike) -> int | None:

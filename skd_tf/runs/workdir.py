@@ -109,7 +109,8 @@ def require_output(output: str | os.PathLike, *, flag: str = "output", replaceab
       replaceable: the name of a run's file that the command may replace.
 
     Raises:
-      InputError: the folder does not exist, or the file is a device, or another one that a run keeps in its workdir.
+      InputError: the folder does not exist, or the file is a device, one that holds no text, or another one that a run keeps
+        in its workdir.
     """
     require_local(output, flag)
     output = pathlib.Path(output)
@@ -141,7 +142,21 @@ def require_output(output: str | os.PathLike, *, flag: str = "output", replaceab
             received=f"--{flag}={output}",
             remedy=f"Write for example {output.parent / 'evaluation.json'}",
         )
+    if output.is_file() and b"\0" in _begin_of(output):
+        raise input_error(
+            "The output is a file that holds no text, such as a picture or a model",
+            expected="a new file, or a text file, which is replaced",
+            received=f"--{flag}={output}",
+            remedy="Choose another name",
+        )
     return output
+
+
+def _begin_of(file):
+    """The first bytes of a file; none if it cannot be read."""
+    with contextlib.suppress(OSError), open(file, "rb") as opened:
+        return opened.read(4096)
+    return b""
 
 
 def refuse_differences(path: str | os.PathLike, before: Config, config: Config) -> None:

@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -71,6 +71,17 @@ def set_determinism(setting: str) -> None:
     os.environ["TF_CUDNN_USE_AUTOTUNE"] = "0"
     flags = os.environ.get("XLA_FLAGS", "").split()
     os.environ["XLA_FLAGS"] = " ".join([*flags, *(flag for flag in _XLA_FLAGS if flag not in flags)])
+
+
+@contextlib.contextmanager
+def without_tensor_float_32() -> Iterator[None]:
+    """Inside, a GPU computes float32 products in float32, which it may otherwise round to 10 bits (TF32)."""
+    before = tf.config.experimental.tensor_float_32_execution_enabled()
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+    try:
+        yield
+    finally:
+        tf.config.experimental.enable_tensor_float_32_execution(before)
 
 
 def determinism() -> str:

@@ -9,13 +9,14 @@ from typing import Any
 from skd_tf.config import Config, flags
 from skd_tf.errors import as_text, counted
 from skd_tf.runs import result_tables, run_files
+from skd_tf.runs.report.seeds import student_t
 from skd_tf.runtime.files import write_text
 from skd_tf.search.plan import Plan
 from skd_tf.search.trial_records import FAILED, TrialRecord, TrialRecords
 
 METRICS = ("val_accuracy", "val_nll", "val_ece", "accuracy", "loss", "agreement")  # shown beside the objective
 _SHOWN_TRIALS = 5
-_STANDARD_ERRORS = 2.0  # a smaller difference may be noise
+_STANDARD_ERRORS = 2.0  # a smaller difference may be noise, if the standard error is known well
 
 
 def write(records: TrialRecords) -> list[TrialRecord]:
@@ -88,20 +89,20 @@ def verdict(records: TrialRecords, ranked: list[TrialRecord]) -> str:
     if default is best:
         level, source = 0, ""
         for other in ranked[1:]:
-            error, words = _standard_error(best, other, plan)
+            error, words, least = _standard_error(best, other, plan)
             source = words or source
-            level += error is not None and abs(best["objective"] - other["objective"]) <= _STANDARD_ERRORS * error
+            level += error is not None and abs(best["objective"] - other["objective"]) <= least * error
         others = counted(len(ranked) - 1, "other")
         apart = f" {level} of {others} cannot be told apart from it with {source}." if level else ""
         return f"The best is the default ({settings}).{apart}"
     gain = abs(best["objective"] - default["objective"])
     if not gain:
         return f"The best is no better than the default ({settings})."
-    error, source = _standard_error(best, default, plan)
+    error, source, least = _standard_error(best, default, plan)
     reference = f"the default's {default['objective']:.4f} ({settings})"
     if error is None:
         return f"The best is {gain:.4f} better than {reference}. To see if that is noise, use --executions_per_trial=3."
-    if gain <= _STANDARD_ERRORS * error:
+    if gain <= least * error:
         return (
             f"Best and default cannot be told apart with {source}: the best is {gain:.4f} better than {reference}, with a "
             f"standard error of {error:.4f}."
@@ -109,7 +110,7 @@ def verdict(records: TrialRecords, ranked: list[TrialRecord]) -> str:
     selection = f", not counting that it is the best of {len(ranked)}" if len(ranked) > 2 else ""
     return (
         f"The best is {gain:.4f} better than {reference}: {gain / error:.1f} standard errors of {error:.4f} "
-        f"with {source}{selection}."
+        f"with {source}, more than {least:.1f}{selection}."
     )
 
 
@@ -125,20 +126,21 @@ def standard_error(record: TrialRecord) -> float:
 
 
 def _standard_error(one, other, plan):
-    """(standard error of the difference of two trials, what it comes from); (None, "") if it is unknown.
+    """(standard error of the difference of two trials, what it comes from, how many of it are no noise); (None, "", 0) if
+    it is unknown.
 
-    Several executions give sqrt((s1^2 + s2^2) / n) over n seeds. If there is one, or all seeds agree, a validation
+    Several executions give sqrt((s1^2 + s2^2) / n) over n seeds, and Student's t with 2 (n - 1) degrees of freedom. If there is one, or all seeds agree, a validation
     accuracy has sqrt(e1^2 + e2^2) of the binomial `standard_error`s. That is too large rather than too small, because
     both students find the same images hard.
     """
     runs = plan.executions_per_trial
     over_seeds = math.hypot(one["spread"], other["spread"]) / math.sqrt(runs) if runs > 1 else 0.0
     if over_seeds:
-        return over_seeds, f"{runs} seeds each"
+        return over_seeds, f"{runs} seeds each", student_t(2 * (runs - 1))
     if plan.goal.name != "val_accuracy":
-        return None, ""
+        return None, "", 0.0
     over_images = math.hypot(standard_error(one), standard_error(other))
-    return over_images or None, counted(one["validation_examples"], "validation image")
+    return over_images or None, counted(one["validation_examples"], "validation image"), _STANDARD_ERRORS
 
 
 def short(value: Any) -> str:

@@ -67,6 +67,8 @@ def run_search(
     runner, oracle = TrialRunner(records, data_dir, resources), make_oracle(records.plan)
     try:
         if role == "worker":
+            name, address, port = (os.environ[variable] for variable in _VARIABLES)
+            say(f"Worker {name} takes trials from the chief at {address}:{port}, and waits for it if it is not there.")
             Tuner(oracle, records, runner).search()
             say("This worker is done. The chief writes the results.")
             return None

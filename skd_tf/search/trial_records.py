@@ -159,7 +159,8 @@ class TrialRecords:
 
     def all(self) -> list[TrialRecord]:
         """All records by number; InputError if a number is missing."""
-        numbers = sorted(int(file.parent.name) for file in (self.folder / "trials").glob("[0-9]*/record.json"))
+        names = [file.parent.name for file in (self.folder / "trials").glob("*/record.json")]
+        numbers = sorted(int(name) for name in names if name.isdecimal())
         if numbers != list(range(len(numbers))):
             missing = next(i for i, number in enumerate([*numbers, -1]) if i != number)
             raise input_error(

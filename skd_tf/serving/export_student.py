@@ -17,7 +17,7 @@ from skd_tf.evaluation import predictor, temperature_scaling
 from skd_tf.models import deployable, loading, paths
 from skd_tf.runs import lineage, provenance, report, result_tables, run_files
 from skd_tf.runs.run_record import finished_result, trusted_config
-from skd_tf.runtime import atomic_files
+from skd_tf.runtime import atomic_files, replicas
 from skd_tf.runtime.console import say, warn
 from skd_tf.runtime.files import read_json, write_json
 from skd_tf.runtime.local_paths import require_local
@@ -91,7 +91,8 @@ def export_student(
     assert loaded.test is not None  # for mypy: data.load reads it
     compared = loaded.test.take(data.evenly_spaced(len(loaded.test), check_images))
     images, values = compared.images[:], student.count_params()
-    live_logits = predictor.Predictor(student)(images)
+    with replicas.without_tensor_float_32():  # the files are run on a CPU
+        live_logits = predictor.Predictor(student)(images)
 
     ancestry = lineage.read(workdir)
     output.parent.mkdir(parents=True, exist_ok=True)

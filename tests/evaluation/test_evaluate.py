@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 import pathlib
 import shutil
 import types
@@ -18,6 +19,7 @@ from skd_tf.errors import InputError
 from skd_tf.evaluation import cost, evaluate_models, measured_runs, metrics, predictor, temperature_scaling
 from skd_tf.models import deployable, loading, paths
 from skd_tf.runs import predictions, run_files
+from skd_tf.runs.workdir import require_output
 from skd_tf.runtime.files import write_json
 from skd_tf.training import experiment
 from tests.helpers.commands import exit_code
@@ -116,6 +118,17 @@ def test_an_output_that_is_a_folder_is_refused_before_anything_is_measured(workd
     for name in ("output", "predictions_file"):
         with pytest.raises(InputError, match=f"The output is a folder.*--{name.partition('_')[0]}="):
             evaluate_models.evaluate_and_print(workdir, {}, **{name: tmp_path})
+
+
+@pytest.mark.parametrize("name", ["model.keras", "photo.png", "saved_model.pb"])
+def test_a_picture_or_a_model_is_never_replaced_by_an_output(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(b"\x89PNG\r\n\x00 what it was")
+    for flag in ("output", "predictions"):
+        with pytest.raises(InputError, match=f"holds no text.*--{flag}="):
+            require_output(path, flag=flag)
+    (tmp_path / "table.csv").write_text("file,class\n")
+    assert require_output(tmp_path / "table.csv") == tmp_path / "table.csv"
 
 
 @pytest.mark.slow
@@ -234,6 +247,14 @@ def test_a_calibration_belongs_to_one_student_and_needs_held_out_images(workdir,
     zeros = {"nll": 0.0, "ece": 0.0}
     temperature_scaling.store(workdir, 2.0, examples=1, before=zeros, after=zeros)
     assert temperature_scaling.stored(workdir)["temperature"] == 2.0
+    record = read_json(workdir / run_files.CALIBRATION)
+    (workdir / run_files.CALIBRATION).write_text(json.dumps(record | {"temperature": "2.0"}))
+    assert temperature_scaling.stored(workdir)["temperature"] == 2.0  # a number, as predict prints it
+    settings = (workdir / run_files.CONFIG).read_text()
+    (workdir / run_files.CONFIG).write_text(settings[:-40])
+    with pytest.raises(InputError):  # without a word another temperature would be used
+        temperature_scaling.of_run_behind(workdir)
+    (workdir / run_files.CONFIG).write_text(settings)
     keras.models.clone_model(keras.models.load_model(workdir / "student.keras")).save(workdir / "student.keras")
     with pytest.raises(InputError, match=f"another student.*--model={workdir} --calibrate"):
         temperature_scaling.stored(workdir)
@@ -248,6 +269,7 @@ def test_wrong_flags_are_one_line_and_nothing_is_measured(workdir, tmp_path, cap
         (["--calibrate", f"--model={workdir}", "--dataset=mnist"], "the run's own data"),
         ([f"--model={workdir}", f"--output={tmp_path / 'no' / 'x.json'}"], "no folder"),
         ([f"--model={workdir}", f"--teacher={tmp_path}"], "No model there"),
+        ([f"--model={workdir}", "--bootstrap=1"], "gives no 95% interval"),
         ([], "--model is missing"),
     ):
         assert exit_code(evaluate.cli_main, *flags) == 2

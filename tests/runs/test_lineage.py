@@ -121,7 +121,11 @@ def test_it_survives_copying_and_not_editing(first, tmp_path):
                 name, content.replace(b'"data_seed": 0', b'"data_seed": 7') if name == paths.LINEAGE else content
             )
     assert zipfile.ZipFile(forged).read(paths.LINEAGE) != zipfile.ZipFile(keras_copy).read(paths.LINEAGE)
-    for file in (tmp_path / "resaved.keras", edited, forged):
+    newer = tmp_path / "newer.keras"  # a whole record of a later version, with another rule of a split
+    shutil.copy(tmp_path / "resaved.keras", newer)
+    training = own | {"split": own["split"] | {"by_colour": True}}
+    lineage.write(newer, lineage.Lineage((training,)))
+    for file in (tmp_path / "resaved.keras", edited, forged, newer):
         assert lineage.read(file) == lineage.Lineage(unknown=(str(file),))
     (saved_copy / "variables" / "variables.index").write_bytes(b"other")
     assert lineage.read(saved_copy).unknown

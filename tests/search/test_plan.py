@@ -6,6 +6,7 @@ import importlib.util
 import itertools
 import json
 import math
+import shutil
 
 import pytest
 
@@ -193,6 +194,8 @@ def test_another_search_is_refused(tmp_path):
 def test_a_missing_or_damaged_record_is_seen(tmp_path):
     plan, record = SEARCHES["random"], tmp_path / "trials" / "0001" / "record.json"
     fake_search(tmp_path, plan, executions=3)
+    shutil.copytree(record.parent, record.parent.with_name("0001_backup"))
+    assert len(TrialRecords(tmp_path, plan).all()) == 4
     record.unlink()
     with pytest.raises(InputError, match="0001"):
         TrialRecords(tmp_path, plan).all()
