@@ -75,12 +75,14 @@ def wait(processes: Sequence[subprocess.Popen], write: Callable[[str], object]) 
             _sleep_while(lambda: _running(processes), _GRACE_SECONDS)
     except KeyboardInterrupt:
         failed = [-signal.SIGINT]
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not leave workers behind
+    here = threading.current_thread() is threading.main_thread()  # no other may set it
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if here else None  # a second Ctrl-C must not leave workers behind
     for end in (subprocess.Popen.terminate, subprocess.Popen.kill):
         for process in _running(processes):
             end(process)
         _sleep_while(lambda: _running(processes), _GRACE_SECONDS)
-    signal.signal(signal.SIGINT, handler)
+    if here:
+        signal.signal(signal.SIGINT, handler)
     for thread in threads:
         thread.join(_GRACE_SECONDS)
     return next((code if code > 0 else 128 - code for code in failed), 0)

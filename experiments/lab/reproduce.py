@@ -71,7 +71,8 @@ def plan_text(cells: list[Cell], runner: Runner, records: dict, jobs: int = 1) -
             state = f"the same training as {first}"
         else:
             to_run += 1
-            state = "started, at most " if (runner.workdir(cell) / "config.json").is_file() else ""
+            state = "its weights are gone: " if cell in records else ""
+            state += "started, at most " if (runner.workdir(cell) / "config.json").is_file() else ""
             measured = measured_seconds(cell, records)
             seconds = seconds_by_operations(cell, records) if measured is None else measured
             by_operations += measured is None and seconds is not None
@@ -191,6 +192,9 @@ def main(flag_values: flags.FlagValues) -> int | None:
     with locked(places["runs_dir"]):
         if flag_values.commit:
             runner.commit_left(read_all(results))
-        left = runner.left(cells)
+        left, found = runner.left(cells), read_all(results)
         say(f"{len(cells)} cells, {len(left)} to run.")
+        for cell in left:
+            if cell in found:  # its students on record learned from weights that are gone
+                say(f"{cell.path}: has a record, but no weights in {runner.workdir(cell)}. It is trained again.")
         return 1 if runner.run(left[: flag_values.limit]) else None

@@ -19,12 +19,14 @@ class Pool:
       spread: standard deviation of e.
       degrees: degrees of freedom of `spread`.
       seeds: standard deviation of b, from what the entries' own spread has beyond that of e; 0 where it has none.
+      seed_degrees: degrees of freedom of `seeds`.
       equal: p value of Bartlett's test that all entries have one variance; None with fewer than two such entries.
     """
 
     spread: float
     degrees: int
     seeds: float
+    seed_degrees: int
     equal: float | None
 
 
@@ -58,11 +60,11 @@ def pool(columns: Columns) -> Pool | None:
     rest = float(np.sum((y - design @ solution) ** 2)) / degrees
     own = sum(float(np.var(list(column.values()))) * len(column) for column in columns.values() if column)
     own /= len(points) - sum(map(bool, columns.values()))
-    return Pool(math.sqrt(rest), degrees, math.sqrt(max(own - rest, 0.0)), equal)
+    return Pool(math.sqrt(rest), degrees, math.sqrt(max(own - rest, 0.0)), max(len(seeds) - 1, 1), equal)
 
 
 @functools.cache
-def critical(degrees: int, comparisons: int = 1, shared: bool = True) -> float:
+def critical(degrees: float, comparisons: int = 1, shared: bool = True) -> float:
     """Two-sided 95% critical value for `comparisons` simultaneous differences of means with one pooled spread.
 
         P(max |T_i| <= c) = 0.95        T_i = (Z_i - Z_0) / (sqrt(2) S)   shared: Dunnett's, all against one entry
@@ -95,7 +97,8 @@ def contrast(
 
         variance of one seed's sum = spread^2 sum(w^2) + seeds^2 sum(w)^2        of `Pool`
 
-    What the seeds share cancels in a difference, whose weights sum to 0, and stays in a mean.
+    What the seeds share cancels in a difference, whose weights sum to 0, and stays in a mean. There the degrees of freedom are
+    those of the sum of both variances (Satterthwaite 1946, Biometrics Bulletin 2).
 
     Args:
       columns: every entry's values.
@@ -109,8 +112,13 @@ def contrast(
         return None
     spread, degrees = (float(np.std(values, ddof=1)), len(values) - 1) if len(values) > 1 else (None, 0)
     if pooled:
-        variance = pooled.spread**2 * sum(w * w for w in weights.values())
-        spread = math.sqrt(variance + (pooled.seeds * sum(weights.values())) ** 2)
-        degrees = pooled.degrees
+        parts = (
+            (pooled.spread**2 * sum(w * w for w in weights.values()), pooled.degrees),
+            ((pooled.seeds * sum(weights.values())) ** 2, pooled.seed_degrees),
+        )
+        variance = sum(part for part, _ in parts)
+        spread, degrees = math.sqrt(variance), pooled.degrees
+        if parts[1][0]:
+            degrees = variance**2 / sum(part**2 / its for part, its in parts)
     half = None if spread is None else critical(degrees, comparisons, shared) * spread / math.sqrt(len(values))
     return Estimate(float(np.mean(values)), half, len(values))

@@ -1,7 +1,7 @@
 """What is known of each image file: size, content hash, shape, orientation. Read once and kept; without TensorFlow.
 
 The facts of a folder's files are kept in the user's cache folder ($XDG_CACHE_HOME or ~/.cache, in skd_tf/files). A file's
-facts are used again while its size and modification time are the same; otherwise the file is read and hashed again.
+facts are used again while its size, modification time and change time are the same; otherwise the file is read and hashed again.
 """
 
 import contextlib

@@ -74,8 +74,8 @@ def report_equal_drawn(hashes: Sequence[bytes], training: np.ndarray, validation
     if not count:
         return ()
     text = (
-        f"{count} of {counted(len(validation), 'validation image')}, drawn from the training images, are also among those to "
-        "train on, by content, so what is measured there is too good. Remove the copies."
+        f"{count} of {counted(len(validation), 'validation image')}, drawn from the training images, {'is' if count == 1 else 'are'} "
+        "also among the images to train on, by content, so what is measured there is too good. Remove the copies."
     )
     warn(text)
     return (text,)

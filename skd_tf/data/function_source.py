@@ -109,7 +109,8 @@ def _groups(settings, spec, images):
     groups = np.asarray(spec["groups"])
     if groups.dtype.kind in "SO":
         names = [
-            name.decode("utf-8", "replace") if isinstance(name, bytes) else name for name in groups.ravel().tolist()
+            name.decode("utf-8", "backslashreplace") if isinstance(name, bytes) else name
+            for name in groups.ravel().tolist()
         ]
         groups = np.array(names, object).reshape(groups.shape)
     if groups.shape != (len(images["train"]),) or groups.dtype.kind not in "iuUSO":

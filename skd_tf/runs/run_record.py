@@ -1,5 +1,6 @@
 """What a run recorded in its workdir, read back: its settings and its result."""
 
+import json
 import os
 import pathlib
 from collections.abc import Callable, Collection
@@ -118,9 +119,19 @@ def run_behind(model: str | os.PathLike) -> Config | None:
     try:
         return recorded_config(workdir)
     except InputError:
-        if (workdir / run_files.STUDENT).is_file():
+        students = workdir / run_files.STUDENT, workdir / run_files.SAVED_MODEL
+        if any(student.exists() for student in students) and not _is_of_another_program(workdir):
             raise
-        return None  # the settings of something else, in a file of the same name
+        return None
+
+
+def _is_of_another_program(workdir):
+    """Whether config.json is whole, but has no settings of a run."""
+    try:
+        record = json.loads((workdir / run_files.CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return not isinstance(record, dict) or not record.keys() >= _SETTINGS
 
 
 def recorded_png_bits(model: str | os.PathLike) -> int | None:

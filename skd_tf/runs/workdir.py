@@ -1,5 +1,6 @@
 """Workdir: the folder of one run. It is claimed for the run's settings, and another run's folder is refused."""
 
+import codecs
 import contextlib
 import os
 import pathlib
@@ -142,7 +143,7 @@ def require_output(output: str | os.PathLike, *, flag: str = "output", replaceab
             received=f"--{flag}={output}",
             remedy=f"Write for example {output.parent / 'evaluation.json'}",
         )
-    if output.is_file() and b"\0" in _begin_of(output):
+    if output.is_file() and not _is_text(output):
         raise input_error(
             "The output is a file that holds no text, such as a picture or a model",
             expected="a new file, or a text file, which is replaced",
@@ -152,11 +153,18 @@ def require_output(output: str | os.PathLike, *, flag: str = "output", replaceab
     return output
 
 
-def _begin_of(file):
-    """The first bytes of a file; none if it cannot be read."""
-    with contextlib.suppress(OSError), open(file, "rb") as opened:
-        return opened.read(4096)
-    return b""
+def _is_text(file):
+    """Whether a file begins as text in UTF-8 or UTF-16; True for one that cannot be read."""
+    try:
+        with open(file, "rb") as opened:
+            begin = opened.read(4096)
+        if begin.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            return True
+        return "\0" not in codecs.getincrementaldecoder("utf-8")().decode(begin)  # the last character may be cut
+    except UnicodeDecodeError:
+        return False
+    except OSError:
+        return True
 
 
 def refuse_differences(path: str | os.PathLike, before: Config, config: Config) -> None:

@@ -114,14 +114,15 @@ def fingerprint(text: str) -> str:
     """
     module, _, name = text.partition(":")
     function = inspect.unwrap(getattr(importlib.import_module(module), name))
+    code = getattr(function, "__code__", None)  # IPython's autoreload replaces it in place
     with contextlib.suppress(TypeError):  # a callable that has no hash, or no weak references
-        if function not in _fingerprints:
-            _fingerprints[function] = _fingerprint(function, module, name)
-        return _fingerprints[function]
+        if _fingerprints.get(function, (None, ""))[0] is not code or function not in _fingerprints:
+            _fingerprints[function] = code, _fingerprint(function, module, name)
+        return _fingerprints[function][1]
     return _fingerprint(function, module, name)
 
 
-_fingerprints: weakref.WeakKeyDictionary[Callable, str] = weakref.WeakKeyDictionary()
+_fingerprints: weakref.WeakKeyDictionary[Callable, tuple] = weakref.WeakKeyDictionary()
 
 
 def _fingerprint(function, module, name):

@@ -109,8 +109,8 @@ def verdict(records: TrialRecords, ranked: list[TrialRecord]) -> str:
         )
     selection = f", not counting that it is the best of {len(ranked)}" if len(ranked) > 2 else ""
     return (
-        f"The best is {gain:.4f} better than {reference}: {gain / error:.1f} standard errors of {error:.4f} "
-        f"with {source}, more than {least:.1f}{selection}."
+        f"The best is {gain:.4f} better than {reference}: {gain / error:.2f} standard errors of {error:.4f} "
+        f"with {source} ({least:.2f} are needed){selection}."
     )
 
 
@@ -126,10 +126,10 @@ def standard_error(record: TrialRecord) -> float:
 
 
 def _standard_error(one, other, plan):
-    """(standard error of the difference of two trials, what it comes from, how many of it are no noise); (None, "", 0) if
-    it is unknown.
+    """(standard error of the difference of two trials, what it comes from, how many of it a gain needs to be no noise).
 
-    Several executions give sqrt((s1^2 + s2^2) / n) over n seeds, and Student's t with 2 (n - 1) degrees of freedom. If there is one, or all seeds agree, a validation
+    It is (None, "", 0) if the error is unknown. Several executions give sqrt((s1^2 + s2^2) / n) over n seeds, and Student's t
+    with 2 (n - 1) degrees of freedom. If there is one, or all seeds agree, a validation
     accuracy has sqrt(e1^2 + e2^2) of the binomial `standard_error`s. That is too large rather than too small, because
     both students find the same images hard.
     """

@@ -120,15 +120,16 @@ def test_an_output_that_is_a_folder_is_refused_before_anything_is_measured(workd
             evaluate_models.evaluate_and_print(workdir, {}, **{name: tmp_path})
 
 
-@pytest.mark.parametrize("name", ["model.keras", "photo.png", "saved_model.pb"])
-def test_a_picture_or_a_model_is_never_replaced_by_an_output(tmp_path, name):
-    path = tmp_path / name
-    path.write_bytes(b"\x89PNG\r\n\x00 what it was")
+@pytest.mark.parametrize("content", [b"\x89PNG\r\n\x00 what it was", b"\x1f\x8b of gzip", b"PK\3\4\0\0 of a .keras"])
+def test_a_picture_or_a_model_is_never_replaced_by_an_output(tmp_path, content):
+    path = tmp_path / "what.it.was"
+    path.write_bytes(content)
     for flag in ("output", "predictions"):
         with pytest.raises(InputError, match=f"holds no text.*--{flag}="):
             require_output(path, flag=flag)
-    (tmp_path / "table.csv").write_text("file,class\n")
-    assert require_output(tmp_path / "table.csv") == tmp_path / "table.csv"
+    for encoding in ("utf-8", "utf-16"):
+        (tmp_path / "table.csv").write_text("file,class\nä.png,ö\n" * 300, encoding=encoding)
+        assert require_output(tmp_path / "table.csv") == tmp_path / "table.csv"
 
 
 @pytest.mark.slow
@@ -238,6 +239,7 @@ def test_calibration_is_fitted_on_what_the_run_held_out(workdir, tmp_path, monke
     )  # as predict and export
     (row,) = read_json(output)["models"]
     assert [row["calibrated"][name] for name in ("temperature", "nll")] == [fitted["temperature"], fitted["nll"]]
+    assert row["calibrated"]["validation_examples"] == 90
 
 
 def test_a_calibration_belongs_to_one_student_and_needs_held_out_images(workdir, digits):
@@ -252,8 +254,11 @@ def test_a_calibration_belongs_to_one_student_and_needs_held_out_images(workdir,
     assert temperature_scaling.stored(workdir)["temperature"] == 2.0  # a number, as predict prints it
     settings = (workdir / run_files.CONFIG).read_text()
     (workdir / run_files.CONFIG).write_text(settings[:-40])
-    with pytest.raises(InputError):  # without a word another temperature would be used
-        temperature_scaling.of_run_behind(workdir)
+    for model in (workdir, workdir / "student.keras", workdir / "saved_model"):
+        with pytest.raises(InputError):  # without a word another temperature would be used
+            temperature_scaling.of_run_behind(model)
+    (workdir / run_files.CONFIG).write_text('{"model_type": "of another program"}')
+    assert temperature_scaling.of_run_behind(workdir) is None
     (workdir / run_files.CONFIG).write_text(settings)
     keras.models.clone_model(keras.models.load_model(workdir / "student.keras")).save(workdir / "student.keras")
     with pytest.raises(InputError, match=f"another student.*--model={workdir} --calibrate"):

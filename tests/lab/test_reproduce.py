@@ -133,7 +133,7 @@ def test_students_start_only_with_a_teacher_that_is_trained(small, add, tmp_path
     student = next(cell for cell in cells if cell.pair == "a")
     records.file_of(student, runner.results).unlink()
     assert runner.left(cells) == [cells[0], student, cells[-1]]  # the teacher has a record, and no weights
-    assert "taught/none/a/seed0: started, at most 0:30" in reproduce.plan_text(
+    assert "taught/none/a/seed0: its weights are gone: started, at most 0:30" in reproduce.plan_text(
         cells, runner, records.read_all(runner.results)
     )
     (runner.workdir(cells[0]) / "student.keras").touch()

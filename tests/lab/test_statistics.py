@@ -41,13 +41,26 @@ def test_a_contrast_is_paired_by_seed():
     low, high = scipy.stats.t.interval(0.95, 2, 2, scipy.stats.sem([2, 1, 3]))
     own = contrast(columns, {"skd": 1, "kd": -1}, None)
     assert (own.mean, own.seeds) == (2, 3) and own.half == pytest.approx((high - low) / 2)
-    pooled = contrast(columns, {"skd": 1, "kd": -1}, Pool(0.5, 7, 3.0, None), comparisons=4)  # the seeds cancel
+    pooled = contrast(columns, {"skd": 1, "kd": -1}, Pool(0.5, 7, 3.0, 2, None), comparisons=4)  # the seeds cancel
     assert pooled.half == pytest.approx(critical(7, 4) * 0.5 * (2 / 3) ** 0.5)
-    mean = contrast(columns, {"skd": 0.5, "kd": 0.5}, Pool(0.5, 7, 0.0, None))
+    mean = contrast(columns, {"skd": 0.5, "kd": 0.5}, Pool(0.5, 7, 0.0, 2, None))
     assert mean.mean == 4 and mean.half == pytest.approx(critical(7) * 0.5 * (0.5 / 3) ** 0.5)
-    shared = contrast(columns, {"skd": 0.5, "kd": 0.5}, Pool(0.5, 7, 2.0, None))  # the seeds do not cancel in a mean
-    assert shared.half == pytest.approx(critical(7) * ((0.5**2 / 2 + 2.0**2) / 3) ** 0.5)
+    shared = contrast(columns, {"skd": 0.5, "kd": 0.5}, Pool(0.5, 7, 2.0, 2, None))  # the seeds do not cancel in a mean
+    degrees = (0.5**2 / 2 + 2.0**2) ** 2 / ((0.5**2 / 2) ** 2 / 7 + 2.0**4 / 2)
+    assert shared.half == pytest.approx(critical(degrees) * ((0.5**2 / 2 + 2.0**2) / 3) ** 0.5)
     assert contrast(columns, {"skd": 1, "none": -1}, None) is None
     assert (
-        contrast(columns, {"none": 1}, None).half is None and contrast(columns, {"none": 1}, Pool(1, 5, 0, None)).half
+        contrast(columns, {"none": 1}, None).half is None
+        and contrast(columns, {"none": 1}, Pool(1, 5, 0, 2, None)).half
     )
+
+
+@pytest.mark.parametrize("seeds_spread", [0.0, 0.1, 0.3, 1.0])
+def test_intervals_of_means_cover_what_seeds_share(seeds_spread):
+    random, covered = np.random.default_rng(0), 0
+    for _ in range(300):
+        values = random.normal(0, 0.3, (6, 3)) + random.normal(0, seeds_spread, 3)
+        columns = {str(entry): dict(enumerate(row)) for entry, row in enumerate(values)}
+        found = contrast(columns, {"0": 1}, pool(columns))
+        covered += abs(found.mean) <= found.half
+    assert covered / 300 > 0.9

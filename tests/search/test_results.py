@@ -58,7 +58,7 @@ def test_a_picture_of_few_trials_in_a_large_space(tmp_path):
         ([0.80, 0.81, None, 0.83, 0.80], None, "is not among the finished trials"),
         ([0.80, 0.81, 0.82, 0.83, 0.80], [0.001] * 5, "standard errors of 0.0008"),
         ([0.80, 0.81, 0.82, 0.83, 0.80], [0.01] * 5, "Best and default cannot be told apart with 3 seeds each"),
-        ([0.80, 0.81, 0.82, 0.83, 0.80], [0.0043] * 5, "with 3 seeds each, more than 2.8"),  # 2.78 of Student's t
+        ([0.80, 0.81, 0.82, 0.83, 0.80], [0.0043] * 5, "with 3 seeds each (2.78 are needed)"),
         ([0.80, 0.81, 0.82, 0.83, 0.80], [0.0046] * 5, "Best and default cannot be told apart with 3 seeds each"),
         ([0.80, 0.81, 0.82, 0.83, 0.80], [0.0] * 5, "cannot be told apart with 1,000 validation images"),
         ([1.0, 1.0, 0.0, 1.0, 1.0], [0.0] * 5, "To see if that is noise"),

@@ -141,6 +141,9 @@ def test_a_fingerprint_is_of_the_function_and_what_it_uses(tmp_path):
     imported = user_code.fingerprint("edited:used")
     (tmp_path / "edited.py").write_text("def used(student_logits, teacher_logits, labels):\n    return 2\n")
     assert user_code.fingerprint("edited:used") == imported  # the code that is in use
+    used = sys.modules["edited"].used
+    used.__code__ = (lambda student_logits, teacher_logits, labels: 2).__code__  # as IPython's autoreload
+    assert user_code.fingerprint("edited:used") != imported
     importlib.reload(sys.modules["edited"])
     assert user_code.fingerprint("edited:used") != imported
     found = set()
