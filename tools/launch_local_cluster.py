@@ -76,7 +76,9 @@ def wait(processes: Sequence[subprocess.Popen], write: Callable[[str], object]) 
     except KeyboardInterrupt:
         failed = [-signal.SIGINT]
     here = threading.current_thread() is threading.main_thread()  # no other may set it
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if here else None  # a second Ctrl-C must not leave workers behind
+    handler = (
+        signal.signal(signal.SIGINT, signal.SIG_IGN) if here else None
+    )  # a second Ctrl-C must not leave workers behind
     for end in (subprocess.Popen.terminate, subprocess.Popen.kill):
         for process in _running(processes):
             end(process)

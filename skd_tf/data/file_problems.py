@@ -81,6 +81,21 @@ def report_equal_drawn(hashes: Sequence[bytes], training: np.ndarray, validation
     return (text,)
 
 
+def report_equal_images(hashes: Mapping[str, Sequence[bytes]]) -> tuple[str, ...]:
+    """Warns of images of the test split that are also in the train split; returns the warnings.
+
+    Args:
+      hashes: {split: content of each of its images}.
+    """
+    known = set(hashes.get("train", ()))
+    count = sum(content in known for content in hashes.get("test", ()))
+    if not count:
+        return ()
+    text = f"The train split contains {counted(count, 'image')} of the test split, by content, so what is measured there is too good."
+    warn(text)
+    return (text,)
+
+
 def report_equal_content(
     paths: Mapping[str, Sequence[str]], facts: Mapping[str, FileFacts], labels: Mapping[str, np.ndarray]
 ) -> list[str]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import itertools
 import math
 import operator
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from skd_tf.data import grouping, image_ops, own_memory
+from skd_tf.data import file_problems, grouping, image_ops, own_memory
 from skd_tf.data.catalog import crops_originals, fixed_shape
 from skd_tf.data.dataset import Source, Split
 from skd_tf.data.file_splits import FileSplits
@@ -81,14 +82,14 @@ def read(settings: DataSettings, data_dir: str | None, names: Sequence[str]) -> 
         warnings, hashes = files.warnings, files.hashes
     else:
         splits = {name: _array_split(settings, name, [images.pop(name)], labels[name]) for name in names}
-        warnings, hashes, png_bits, shapes = (
-            (),
-            None,
-            None,
-            {name: split.images.shape[1:] for name, split in splits.items()},
-        )
+        png_bits, shapes = None, {name: split.images.shape[1:] for name, split in splits.items()}
         if len(set(shapes.values())) > 1:
             raise _error(settings, "test split", f"images {shapes['train']} as in train", shapes["test"])
+        found = {
+            name: [hashlib.sha256(np.ascontiguousarray(image)).digest() for image in split.images]
+            for name, split in splits.items()
+        }
+        warnings, hashes = file_problems.report_equal_images(found), found.__getitem__
     facts = _checked_facts(settings, spec, splits[names[0]].images.shape[-1])
     kept: dict[str, Any] = {"png_bits": png_bits, "groups": groups, "warnings": warnings, "hashes": hashes}
     return Source(str(spec.get("version", "1")), class_names, splits, **facts, **kept)

@@ -134,7 +134,10 @@ def _problem_of(error):
 
 def _remedy_of(error):
     if "Could not locate" in error:  # a class or function that Keras does not know
-        return "Export it in a program that defines these layers, model.export(FOLDER), and give the folder"
+        return (
+            "Call skd_tf's function for this command in a program that imports the module of these layers, or give the "
+            "saved_model folder of its run, or what model.export(FOLDER) wrote"
+        )
     return "Save it again"
 
 

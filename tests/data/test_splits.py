@@ -242,6 +242,19 @@ def test_the_groups_of_a_function(function, kind):
     assert not sides[0] & sides[1] and len(sides[0] | sides[1]) == 20 and len(dataset.validation) == 16
 
 
+def test_copies_in_the_arrays_of_a_function_are_counted(function, capsys):
+    images, labels = arrays(80)
+    assert data.load(function(train=(images, labels), test=arrays(6, seed=1))).warnings == ()
+    images[40:] = images[:40]
+    drawn, parts = sorted(data.load(function(train=(images, labels), test=(images[:3], labels[:3]))).warnings)
+    assert " of 16 validation images, drawn from the training images, are also among" in drawn
+    assert (
+        parts
+        == "The train split contains 3 images of the test split, by content, so what is measured there is too good."
+    )
+    assert parts in capsys.readouterr().err
+
+
 def test_bad_groups_of_a_function(function):
     for groups in (range(79), [[1]] * 80, np.zeros(80)):
         with pytest.raises(InputError, match=r"groups entry.*one per training example"):
