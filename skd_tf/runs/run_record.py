@@ -170,8 +170,11 @@ def read_result(path: str | os.PathLike) -> dict[str, Any] | None:
 
 
 def finished_result(workdir: str | os.PathLike) -> dict[str, Any]:
-    """As `read_result`; raises `InputError` if the run is not finished."""
+    """As `read_result`; raises `InputError` if there is no run, or it is not finished."""
     result = read_result(workdir)
+    if result is None and not pathlib.Path(workdir).is_dir():
+        expected, remedy = "the workdir of a finished run", "Correct the path"
+        raise input_error("No such folder", expected=expected, received=f"--workdir={workdir}", remedy=remedy)
     if result is None:
         raise input_error(
             "The run is not finished",

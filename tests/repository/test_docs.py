@@ -21,6 +21,7 @@ RESULTS = ROOT / "experiments" / "results"
 FENCED = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 # Flags of pip, docker, mkdocs, saved_model_cli, TensorFlow Serving and TensorBoard.
 OTHERS = {
+    "saved-model",
     *("editable", "quiet", "help", "no-cache-dir", "strict", "rm", "dir"),
     *("tag_set", "signature_def", "inputs", "logdir", "model_base_path", "model_name", "rest_api_port"),
 }

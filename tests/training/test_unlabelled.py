@@ -103,7 +103,7 @@ def test_a_resumed_run_without_labels_ends_alike(without_labels, tmp_path):
 
 def test_evaluate_gives_agreement_and_divergence(without_labels, digits_teacher, tmp_path, capsys):
     _, workdir = without_labels
-    flags = [f"--model={workdir}", "--notiming", "--bootstrap=20"]
+    flags = [f"--model={workdir}", "--notiming", "--bootstrap=100"]
     assert exit_code(evaluate.cli_main, *flags, f"--teacher={digits_teacher}", f"--output={tmp_path / 'out.json'}") == 0
     (entry,), student = read_json(tmp_path / "out.json")["models"], student_of(workdir)
     assert entry["agreement"] == student["agreement"] and "accuracy" not in entry
