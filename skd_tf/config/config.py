@@ -5,7 +5,7 @@ The flags (`skd_tf.config.flags`), the JSON record and the comparison of two run
 
 import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from skd_tf.config import augmentations, checks, grammar, recipes, versions
 from skd_tf.config.conflicts import conflicts
@@ -42,6 +42,8 @@ class Config:
       skd_tf.errors.InputError: --epochs is out of range. Expected a whole number >= 1 and <= 10000. Received --epochs=0. \
 Leave it out for the default, 30.
     """
+
+    recorded_version: ClassVar[int] = versions.VERSION  # of the record that `from_json` read
 
     dataset: str = setting(
         "digits",
@@ -497,7 +499,9 @@ Leave it out for the default, 30.
                 received=f"unknown={','.join(unknown) or 'none'} missing={','.join(missing) or 'none'}",
                 remedy="Run it again from its flags, or with the version that wrote it",
             )
-        return cls(**settings)
+        config = cls(**settings)
+        object.__setattr__(config, "recorded_version", record.get("version", 1))
+        return config
 
     def differences(self, other: "Config") -> list[str]:
         """Lines "--flag: this -> other", one for each setting whose values could lead to other results."""

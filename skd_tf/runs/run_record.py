@@ -65,8 +65,8 @@ def with_recorded_rules(
 ) -> Config:
     """The settings with which a run or search goes on: earlier versions' rules stay those that it started with.
 
-    A setting that is newer than the run, or whose default is, keeps the value that reproduces what was done then, unless
-    the user gives another value than the default. It prints the loss that it keeps.
+    A setting that is newer than the version which began the run, or whose default is, keeps the value that reproduces what
+    was done then, unless the user gives another value than the default. It prints the loss that it keeps.
 
     Args:
       config: the settings of today's command.
@@ -83,11 +83,11 @@ def with_recorded_rules(
     defaults = Config()
     kept = {
         name: value
-        for name, (_, value) in versions.BEFORE.items()
-        if getattr(before, name) == value and getattr(config, name) == getattr(defaults, name) != value
+        for name, (introduced, value) in versions.BEFORE.items()
+        if introduced > before.recorded_version
+        and getattr(before, name) == value
+        and getattr(config, name) == getattr(defaults, name) != value
     }
-    if before.min_warmup_steps:  # version 3 began the run, so it was given its loss
-        kept.pop("loss", None)
     named = {f"--{name}" for name in kept if name in explicit}
     changed = [line for line in before.differences(config) if line.partition(":")[0] in named]
     if changed:
@@ -101,6 +101,12 @@ def with_recorded_rules(
     if "loss" in kept:
         say(f"This run started with --loss={kept['loss']} and keeps it. A new run has --loss={config.loss}.")
     return config.replace(**kept)
+
+
+def to_json(config: Config, path: str | os.PathLike) -> dict[str, Any]:
+    """The settings as JSON for a workdir's config.json, with the version that began the run there."""
+    record = settings_record(path)
+    return config.to_json() | ({} if record is None else {"version": record.get("version", 1)})
 
 
 def workdir_of(model: str | os.PathLike) -> pathlib.Path:

@@ -11,7 +11,7 @@ from typing import Any
 from skd_tf.config import Config, app
 from skd_tf.errors import InputError, input_error
 from skd_tf.runs import run_files
-from skd_tf.runs.run_record import holds_run, read_result, recorded_config, settings_record
+from skd_tf.runs.run_record import holds_run, read_result, recorded_config, settings_record, to_json
 from skd_tf.runtime import cluster
 from skd_tf.runtime.files import LockedError, file_lock, write_json
 from skd_tf.runtime.local_paths import require_folder, require_local
@@ -73,7 +73,8 @@ class Workdir:
             if before is not None:
                 refuse_differences(self.path, before, config)
             resolved = (settings_record(self.path) or {}).get("resolved")  # what "auto" settings became in training
-            write_json(self / run_files.CONFIG, config.to_json() | ({"resolved": resolved} if resolved else {}))
+            recorded = to_json(config, self.path) | ({"resolved": resolved} if resolved else {})
+            write_json(self / run_files.CONFIG, recorded)
             return config.to_json()
         except OSError as error:
             raise _unwritable(self.path, error) from error

@@ -22,6 +22,7 @@ from skd_tf.models.student import StudentSettings, make_student
 from skd_tf.models.sync_batch_norm import synchronized
 from skd_tf.runs import run_files
 from skd_tf.runs.data_identity import images_in
+from skd_tf.runs.run_record import to_json
 from skd_tf.runtime import cluster, devices, replicas, user_code
 from skd_tf.runtime.console import detail, warn
 from skd_tf.runtime.files import write_json
@@ -83,11 +84,11 @@ def train_student(
         "teacher": teacher and teacher.fingerprint,
         "loss": user_code.fingerprint_if_own(config.loss),
     }
-    write_json(folder / run_files.CONFIG, config.to_json() | {"resolved": resolved})
+    write_json(folder / run_files.CONFIG, to_json(config, folder) | {"resolved": resolved})
     history = _train(config, resources, folder, distiller, steps_per_epoch, teacher_logits, keep_best, track)
     if distiller.xla != resolved["xla"]:  # XLA could not compile the first step
         resolved |= {"xla": distiller.xla, "xla_reason": distiller.xla_reason}
-        write_json(folder / run_files.CONFIG, config.to_json() | {"resolved": resolved})
+        write_json(folder / run_files.CONFIG, to_json(config, folder) | {"resolved": resolved})
     optimizers.take_average(distiller)
     if config.freeze:
         frozen_layers.thaw(distiller.student, config.freeze)

@@ -38,7 +38,7 @@ CASES = {
         ("--model=code", "The run's data comes from code"),
     ],
     export: [
-        ("--workdir=nowhere --output=out", "The run is not finished"),
+        ("--workdir=nowhere --output=out", "No such folder"),
         ("--workdir={run} --output=full", "The output is not empty"),
         ("--workdir={run} --output=file", "The output is not empty"),
         ("--workdir={run} --output=.", "The output has no name"),

@@ -2,12 +2,13 @@
 
 import json
 import pathlib
+import shutil
 
 import pytest
 
 from skd_tf.config import Config, versions
 from skd_tf.errors import InputError
-from skd_tf.runs.run_record import recorded_config, with_recorded_rules
+from skd_tf.runs.run_record import recorded_config, to_json, with_recorded_rules
 
 OLD = pathlib.Path(__file__).parents[1] / "old_runs" / "0.1.0" / "interrupted"
 
@@ -18,9 +19,17 @@ def test_rules_of_a_record_win_over_the_default_only(tmp_path):
     assert with_recorded_rules(Config(), lambda: None) == Config()
     continued = with_recorded_rules(Config(), lambda: old)
     assert continued.data_rules == 1
-    # The next version 2 record of that run holds rules 1, and so does the run after it.
-    again = Config.from_json(json.loads(json.dumps(continued.to_json())))
-    assert with_recorded_rules(Config(), lambda: again).data_rules == 1
+    # The next record of that run still says which version began it, and so does the one after it.
+    shutil.copytree(OLD, tmp_path / "run")
+    for _ in range(2):
+        record = to_json(continued, tmp_path / "run")
+        assert (record["version"], record["data_rules"]) == (1, 1)
+        (tmp_path / "run" / "config.json").write_text(json.dumps(record))
+        assert with_recorded_rules(Config(), lambda: recorded_config(tmp_path / "run")).data_rules == 1
+    assert to_json(Config(), tmp_path)["version"] == versions.VERSION
+    # What a user has set today is another run's without the flag: it is refused, not kept.
+    today = Config.from_json(Config(data_rules=1, calibrate="none", min_warmup_steps=0).to_json())
+    assert with_recorded_rules(Config(), lambda: today) == Config()
     assert with_recorded_rules(Config(overwrite=True), lambda: old).data_rules == 2
     assert with_recorded_rules(Config(), Config) == Config()
 

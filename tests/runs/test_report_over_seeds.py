@@ -121,6 +121,16 @@ def test_settings_that_change_no_result_make_no_method(tmp_path):
     assert len(seeds.methods(run_data.read_all(paths))) == 1
 
 
+def test_a_loss_whose_code_has_changed_is_another_method(tmp_path):
+    paths = [run(tmp_path / "own", seed, KD[seed], loss="my_losses:js") for seed in range(3)]
+    for path, code in zip(paths, ("aaaa", "aaaa", "bbbb"), strict=True):
+        record = read_json(path / "config.json") if (path / "config.json").is_file() else {}
+        write_json(path / "config.json", record | {"resolved": {"loss": code}})
+    found = seeds.methods(run_data.read_all(paths))
+    assert sorted(len(method.runs) for method in found) == [1, 2]
+    assert {"aaaa", "bbbb"} <= {word for method in found for word in method.name.split()}
+
+
 def test_a_run_with_the_teacher_that_another_run_trained_is_a_seed_of_it(tmp_path):
     """As in the command that a report gives for another seed."""
     first = run(tmp_path / "runs", 0, KD[0])

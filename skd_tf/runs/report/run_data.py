@@ -50,6 +50,7 @@ class Run:
       verdict: see `skd_tf.runs.verdict.judge`.
       exports: what the last export measured of each file, [] without one.
       path: its folder, as it was given.
+      loss_code: fingerprint of the code of its own loss, "" without one.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Run:
     verdict: dict[str, Any]
     exports: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     path: pathlib.Path = pathlib.Path("RUN")
+    loss_code: str = ""
 
     @property
     def title(self) -> str:
@@ -164,6 +166,7 @@ def read(path: str | os.PathLike, images: int | None = None) -> Run:
             _verdict(result, measured, labels, epochs[-1]["step"]),
             json.loads(exports.read_text())["files"] if exports.is_file() else [],
             path,
+            _loss_code(path / run_files.CONFIG),
         )
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise input_error(
@@ -172,6 +175,11 @@ def read(path: str | os.PathLike, images: int | None = None) -> Run:
             received=f"run={path}",
             remedy="Choose another run",
         ) from error
+
+
+def _loss_code(file):
+    resolved = json.loads(file.read_text()).get("resolved") if file.is_file() else None
+    return str((resolved or {}).get("loss") or "")
 
 
 def _verdict(result, measured, labels, steps):

@@ -77,7 +77,8 @@ class Gain(NamedTuple):
 def key(run: Run, runs: Sequence[Run]) -> tuple[tuple[tuple[str, str], ...], int]:
     """What two runs of one method and one seed have in common: (the settings of the method, the seed).
 
-    A teacher that another of the `runs` has trained for itself counts as the run's own.
+    A teacher that another of the `runs` has trained for itself counts as the run's own. Losses of one name are one method
+    only if their code is the same.
     """
     config = {name: field.default for name, field in FIELDS.items()} | run.result["config"]
     if os.path.realpath(config["teacher_checkpoint"]) in {
@@ -85,7 +86,7 @@ def key(run: Run, runs: Sequence[Run]) -> tuple[tuple[tuple[str, str], ...], int
     }:
         config["teacher_checkpoint"] = ""
     found = {name: as_text(effect_of(field, config[name])) for name, field in FIELDS.items() if name not in _OWN}
-    return tuple(found.items()), config["seed"]
+    return (*found.items(), ("code of the loss", run.loss_code[:8])), config["seed"]
 
 
 def methods(runs: Sequence[Run]) -> list[Method]:
