@@ -256,9 +256,9 @@ def test_cells_without_records_alike_are_estimated_by_operations(tmp_path):
     cells = study_cases.by_path()
     twelve, teacher = cells["capacity_gap/resnet56/kd/seed0"], cells["cifar100_full/none/cifar100_full_resnet56/seed0"]
     alike = {twelve: study_cases.record(twelve, 0.8, examples_per_second=10.0)}  # 100 images
-    foreign = cells["cifar100/cifar100_resnet56/kd/seed0"]  # a live teacher from a file: its operations are not known
+    foreign = cells["cifar100/cifar100_resnet56/kd/seed0"]
     unknown = study_cases.record(foreign, 0.5, examples_per_second=1.0)
-    unknown["config"]["teacher_cache_dir"] = False
+    unknown["config"] |= {"teacher_cache_dir": False, "teacher_checkpoint": "mine"}  # live, of unknown operations
     for path, seconds in (
         ("cifar100/cifar100_resnet56/skd/seed1", 120),
         ("precision/resnet20/bfloat16_cached/seed0", 60),
