@@ -53,9 +53,8 @@ class FileImages(EncodedImages):
     def __init__(self, paths: Iterable[str], facts: Any) -> None:
         self.facts = facts
         with tf.device("CPU"):
-            self._paths = tf.constant(
-                [os.fsencode(path) for path in paths], tf.string
-            )  # as bytes: a name need not be UTF-8
+            names = [os.fsencode(path) for path in paths]  # as bytes: a name need not be UTF-8
+            self._paths = tf.constant(names, tf.string)
 
     def encoded(self, row: tf.Tensor) -> tf.Tensor:
         """The bytes of the image at one row, a scalar int64 tensor."""

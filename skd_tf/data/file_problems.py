@@ -69,16 +69,12 @@ def report_equal_drawn(hashes: Sequence[bytes], training: np.ndarray, validation
       hashes: content of each training file.
       training, validation: int `[n]`, the files of the two.
     """
-    known = {hashes[row] for row in training.tolist()} - {b""}
-    count = sum(hashes[row] in known for row in validation.tolist())
-    if not count:
-        return ()
-    text = (
+    count = _copies((hashes[row] for row in validation.tolist()), (hashes[row] for row in training.tolist()))
+    return _said(
         f"{count} of {counted(len(validation), 'validation image')}, drawn from the training images, {'is' if count == 1 else 'are'} "
-        "also among the images to train on, by content, so what is measured there is too good. Remove the copies."
+        "also among the images to train on, by content, so what is measured there is too good. Remove the copies.",
+        count,
     )
-    warn(text)
-    return (text,)
 
 
 def report_equal_images(hashes: Mapping[str, Sequence[bytes]]) -> tuple[str, ...]:
@@ -87,11 +83,23 @@ def report_equal_images(hashes: Mapping[str, Sequence[bytes]]) -> tuple[str, ...
     Args:
       hashes: {split: content of each of its images}.
     """
-    known = set(hashes.get("train", ()))
-    count = sum(content in known for content in hashes.get("test", ()))
+    count = _copies(hashes.get("test", ()), hashes.get("train", ()))
+    found = counted(count, "image")
+    return _said(
+        f"The train split contains {found} of the test split, by content, so what is measured there is too good.", count
+    )
+
+
+def _copies(measured, trained_on):
+    """How many measured images are also trained on, by the hashes of their content; b"" is none."""
+    known = {*trained_on} - {b""}
+    return sum(content in known for content in measured)
+
+
+def _said(text, count):
+    """Warns, and returns the text for the records; nothing without a count."""
     if not count:
         return ()
-    text = f"The train split contains {counted(count, 'image')} of the test split, by content, so what is measured there is too good."
     warn(text)
     return (text,)
 

@@ -78,11 +78,8 @@ def load(
       >>> digits.image_shape, len(digits.train), len(digits.validation), len(digits.test)
       ((8, 8, 1), 808, 90, 899)
     """
-    place = memory_budget.decided(settings.dataset)
-    last, key = (
-        _last_load.get(),
-        (dataclasses.replace(settings, download=False), data_dir, train, test, place, *class_names),
-    )
+    asked = dataclasses.replace(settings, download=False), data_dir, train, test, *class_names
+    last, key = _last_load.get(), (memory_budget.decided(settings.dataset), *asked)
     if last is None:
         return _load(settings, data_dir, train, test, class_names)
     if key not in last:
