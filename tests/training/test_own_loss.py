@@ -136,9 +136,10 @@ def test_a_fingerprint_is_of_the_function_and_what_it_uses(tmp_path):
     idle = "import random\nrandom.seed(0)\nprint(random.random())\nif __name__ == '__main__':\n    L.append(2)\n"
     assert fingerprint(table + idle) == fingerprint(table)
     assert len({fingerprint(text) for text in (table, *(table.replace(*change) for change in changes))}) == 4
-    (tmp_path / "edited.py").write_text("def used(student_logits, teacher_logits, labels):\n    return 1\n")
+    for name in ("edited", "twin"):
+        (tmp_path / f"{name}.py").write_text("def used(student_logits, teacher_logits, labels):\n    return 1\n")
     user_code.resolve("edited:used", "loss")
-    imported = user_code.fingerprint("edited:used")
+    imported = user_code.fingerprint("twin:used")  # of the same code
     (tmp_path / "edited.py").write_text("def used(student_logits, teacher_logits, labels):\n    return 2\n")
     assert user_code.fingerprint("edited:used") == imported  # the code that is in use
     used = sys.modules["edited"].used
