@@ -71,27 +71,23 @@ def read(settings: DataSettings, data_dir: str | None, names: Sequence[str]) -> 
         if len(images[name]) != len(labels[name]):
             received = f"{counted(len(images[name]), 'image')} and {counted(len(labels[name]), 'label')}"
             raise _error(settings, f"{name} split", "one label per image", received)
-    groups = _groups(settings, spec, images) if "train" in names else None
+    kept: dict[str, Any] = {"groups": _groups(settings, spec, images) if "train" in names else None}
     streams = any(isinstance(part, tf.data.Dataset) for part in spec.values())  # that are not read
     if streams and any(isinstance(part, list) for part in images.values()):
         raise _error(settings, "splits", "paths of files in all of them, or in none", "paths and a tf.data.Dataset")
     if all(isinstance(part, list) for part in images.values()):
         root = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for part in images.values() for path in part])
         files = FileSplits(settings, root, images, class_names)
-        splits, png_bits = files.read({name: labels[name] for name in names}), files.png_bits
-        warnings, hashes = files.warnings, files.hashes
+        splits = files.read({name: labels[name] for name in names})
+        kept |= {"png_bits": files.png_bits, "warnings": files.warnings, "hashes": files.hashes}
     else:
         splits = {name: _array_split(settings, name, [images.pop(name)], labels[name]) for name in names}
-        png_bits, shapes = None, {name: split.images.shape[1:] for name, split in splits.items()}
+        shapes = {name: split.images.shape[1:] for name, split in splits.items()}
         if len(set(shapes.values())) > 1:
             raise _error(settings, "test split", f"images {shapes['train']} as in train", shapes["test"])
-        found = {
-            name: [hashlib.sha256(np.ascontiguousarray(image)).digest() for image in split.images]
-            for name, split in splits.items()
-        }
-        warnings, hashes = file_problems.report_equal_images(found), found.__getitem__
+        found = {name: _hashes(split.images) for name, split in splits.items()}
+        kept |= {"warnings": file_problems.report_equal_images(found), "hashes": found.__getitem__}
     facts = _checked_facts(settings, spec, splits[names[0]].images.shape[-1])
-    kept: dict[str, Any] = {"png_bits": png_bits, "groups": groups, "warnings": warnings, "hashes": hashes}
     return Source(str(spec.get("version", "1")), class_names, splits, **facts, **kept)
 
 
@@ -280,6 +276,10 @@ def _array_split(settings, name, holder, labels):
             holder, shape, _batch_size(given[1:]), lambda rows: fit(tf.constant(rows)).numpy()
         )
     return Split(resized, labels, index, own_memory=True)
+
+
+def _hashes(images):
+    return [hashlib.sha256(np.ascontiguousarray(image)).digest() for image in images]
 
 
 def _batch_size(shape):
