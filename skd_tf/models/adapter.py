@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from skd_tf.errors import input_error
-from skd_tf.models.preprocessing import preprocess
+from skd_tf.models.preprocessing import preprocess, repeat_grey, takes_rgb_for_grey
 
 if TYPE_CHECKING:
     from skd_tf.data import Dataset
@@ -22,7 +22,8 @@ class ModelAdapter:
 
         logits = log max(p, tiny) if the model returns probabilities p, otherwise the model's output
 
-    Images are resized to the model's size if it differs: bilinear, with antialiasing when they shrink.
+    Images are resized to the model's size if it differs: bilinear, with antialiasing when they shrink. A model for RGB
+    images gets a grey image as equal red, green and blue.
 
     Args:
       model: keras.Model or `SavedModel`.
@@ -32,6 +33,7 @@ class ModelAdapter:
 
     Attributes:
       size: (height, width) that images are resized to, or None.
+      from_grey: whether the images are grey and the model is for RGB.
       network: the model itself.
     """
 
@@ -40,11 +42,14 @@ class ModelAdapter:
         image_shape, size = dataset.image_shape, tuple(model.input_shape[1:3])
         self.size = None if None in size or size == image_shape[:2] else size
         self._resize = self.size and [_resizing(*pair) for pair in zip(image_shape, size, strict=False)]
+        self.from_grey = takes_rgb_for_grey(model, dataset)
         self._preprocess = None
-        if preprocessing != "raw":
+        if preprocessing != "raw" or self.from_grey:
             images = keras.Input((*(self.size or image_shape[:2]), image_shape[2]))
-            outputs = preprocess(images, preprocessing, mean=dataset.mean, std=dataset.std)
-            self._preprocess = keras.Model(images, outputs)
+            pixels, mean, std = images, dataset.mean, dataset.std
+            if self.from_grey:
+                pixels, mean, std = repeat_grey(images), mean * 3, std * 3
+            self._preprocess = keras.Model(images, preprocess(pixels, preprocessing, mean=mean, std=std))
         self.name, self.output_shape = model.name, model.output_shape
         self.input_shape = (None, *image_shape)
         self.trainable_variables = model.trainable_variables

@@ -19,6 +19,7 @@ from skd_tf.models import deployable, heads, interface, precision, published
 from skd_tf.models.adapter import ModelAdapter, returns_probabilities
 from skd_tf.models.fold_batch_norm import fold_batch_norm
 from skd_tf.models.paths import is_saved_model, keras_file
+from skd_tf.models.preprocessing import takes_rgb_for_grey
 from skd_tf.runtime import user_code
 from skd_tf.runtime.console import detail, say, warn
 
@@ -201,7 +202,7 @@ def load_teacher(
             received=f"{model.name} in {path}",
             remedy="Leave out --teacher",
         )
-    check_fits(model, dataset, path, resizable=True)
+    check_fits(model, dataset, path, resizable=True, from_grey=True)
     if isinstance(model, SavedModel):
         if teacher_precision != "float32":
             raise input_error(
@@ -246,7 +247,7 @@ def load_measured(
       InputError: it has other classes than the dataset or takes other images.
     """
     model, temperature = deployable.without_temperature(load(path, download=download))
-    check_fits(model, dataset, path, resizable=resizable, several=several)
+    check_fits(model, dataset, path, resizable=resizable, from_grey=True, several=several)
     if not isinstance(model, SavedModel):
         model = without_softmax(model, path)
     model = _adapt(model, dataset, path, preprocessing)
@@ -269,6 +270,8 @@ def _adapt(model, dataset, path, kind):
     adapted = ModelAdapter(model, dataset, kind)
     if adapted.size:
         say(f"{path} takes images of {adapted.size[0]}x{adapted.size[1]}: those of {dataset.name} are resized.")
+    if adapted.from_grey:
+        say(f"{path} takes RGB images: it gets the grey ones of {dataset.name} as equal red, green and blue.")
     images = tf.constant(dataset.first_images(_PROBED_IMAGES))
     try:
         has_softmax = returns_probabilities(adapted, images, f"model {path}")
@@ -282,10 +285,18 @@ def _adapt(model, dataset, path, kind):
     if has_softmax:
         warn(f"The outputs of {path} sum to 1: they are treated as probabilities, and their logarithms as logits.")
         return ModelAdapter(model, dataset, kind, probabilities=True)
-    return adapted if adapted.size or kind != "raw" else model
+    return adapted if adapted.size or adapted.from_grey or kind != "raw" else model
 
 
-def check_fits(model: Any, dataset: "Dataset", path: object, *, resizable: bool = False, several: bool = False) -> None:
+def check_fits(
+    model: Any,
+    dataset: "Dataset",
+    path: object,
+    *,
+    resizable: bool = False,
+    from_grey: bool = False,
+    several: bool = False,
+) -> None:
     """Checks that a model fits a dataset.
 
     Args:
@@ -293,6 +304,7 @@ def check_fits(model: Any, dataset: "Dataset", path: object, *, resizable: bool 
       dataset: a `Dataset`.
       path: of the model, for the message.
       resizable: whether images may be resized to what the model takes.
+      from_grey: whether a model for RGB images may get grey ones.
       several: whether other models take the same images in the same command.
 
     Raises:
@@ -307,9 +319,10 @@ def check_fits(model: Any, dataset: "Dataset", path: object, *, resizable: bool 
             remedy=f"Choose a model trained on {dataset.name}",
         )
     first = 2 if resizable else 0
-    pairs = zip(shape[first:], dataset.image_shape[first:], strict=False)
+    wanted = (*dataset.image_shape[:2], 3) if from_grey and takes_rgb_for_grey(model, dataset) else dataset.image_shape
+    pairs = zip(shape[first:], wanted[first:], strict=False)
     if len(shape) != 3 or any(mine not in (None, its) for mine, its in pairs):
-        same_channels = len(shape) == 3 and shape[2] in (None, dataset.image_shape[2])
+        same_channels = len(shape) == 3 and shape[2] in (None, wanted[2])
         remedy = f"Choose a model for these images{', or set --image_size' * same_channels}"
         if several and same_channels:
             remedy += "; evaluate models for images of different sizes with one command each"

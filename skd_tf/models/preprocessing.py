@@ -1,7 +1,7 @@
 """Preprocessing as stock layers in front of a network, so that every model takes raw pixels."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
@@ -9,6 +9,9 @@ import numpy as np
 from skd_tf.errors import InputError, input_error
 from skd_tf.networks.layers import channels
 from skd_tf.runtime import compat
+
+if TYPE_CHECKING:
+    from skd_tf.data import Dataset
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _CAFFE_MEAN = (123.68, 116.779, 103.939)  # of red, green and blue, in pixels
@@ -64,6 +67,22 @@ def preprocess(images: Any, kind: str, *, mean: PerChannel = None, std: PerChann
         parts = [channels(outputs, c, c + 1, name=f"preprocessing_channel{c}") for c in reversed(range(count))]
         outputs = keras.layers.Concatenate(name="preprocessing_reversed")(parts)
     return outputs
+
+
+def takes_rgb_for_grey(model: Any, dataset: "Dataset") -> bool:
+    """Whether a model is for RGB images and the dataset's are grey."""
+    return model.input_shape[-1] == 3 and dataset.image_shape[-1] == 1
+
+
+def repeat_grey(images: Any) -> Any:
+    """Grey images, a Keras tensor `[batch, h, w, 1]`, as equal red, green and blue `[batch, h, w, 3]`, by a stock layer."""
+    return keras.layers.Concatenate(name="grey_to_rgb")([images] * 3)
+
+
+def for_grey_images(model: keras.Model) -> keras.Model:
+    """A model for RGB images that takes grey ones `[batch, h, w, 1]`, each as equal red, green and blue."""
+    images = keras.Input((*model.input_shape[1:3], 1), name="images")
+    return keras.Model(images, model(repeat_grey(images)), name=model.name)
 
 
 def preprocessing_kind(preprocess_input: Callable[[np.ndarray], Any]) -> str:

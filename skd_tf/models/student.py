@@ -61,8 +61,11 @@ def _network(settings, dataset):
         )
     if user_code.published(name):
         keras.utils.set_random_seed(settings.seed)
-        model = published.build(name, input_shape=shape, num_classes=classes, download=settings.download)
-        return heads.without_softmax(interface.with_logits(model, f"student {name}"))[0]
+        is_grey = shape[2] == 1
+        taken = (*shape[:2], 3) if is_grey else shape  # these networks are made for RGB images
+        model = published.build(name, input_shape=taken, num_classes=classes, download=settings.download)
+        model = heads.without_softmax(interface.with_logits(model, f"student {name}"))[0]
+        return _for_grey(model, f"--student={name}", dataset) if is_grey else model
     if not user_code.is_reference(name):
         model, _ = deployable.without_temperature(loading.load(name))
         return _fit_to_dataset(deployable.without_sphere(model) or model, settings, dataset)
@@ -159,7 +162,7 @@ def _fit_to_dataset(model, settings, dataset):
             )
         model, head = replaced
         say(f"The head {head} of {name} is new: {classes} classes there, {dataset.num_classes} in {dataset.name}.")
-    loading.check_fits(model, dataset, flag)
+    loading.check_fits(model, dataset, flag, from_grey=True)
     kind = settings.student_preprocessing
     if kind == "auto":
         # A file has its preprocessing inside. A new network without any would see pixels up to 255.
@@ -167,7 +170,15 @@ def _fit_to_dataset(model, settings, dataset):
         kind = "standard" if unscaled else "raw"
         if unscaled:
             say(f"{flag} has no layer that scales pixels: it is given {dataset.name}'s mean and std.")
-    return preprocessing.with_preprocessing(model, kind, mean=dataset.mean, std=dataset.std)
+    mean, std = dataset.mean, dataset.std
+    if not preprocessing.takes_rgb_for_grey(model, dataset):
+        return preprocessing.with_preprocessing(model, kind, mean=mean, std=std)
+    return _for_grey(preprocessing.with_preprocessing(model, kind, mean=mean * 3, std=std * 3), flag, dataset)
+
+
+def _for_grey(model, flag, dataset):
+    say(f"{flag} takes RGB images: it gets the grey ones of {dataset.name} as equal red, green and blue.")
+    return preprocessing.for_grey_images(model)
 
 
 def _load_start_weights(model, settings):

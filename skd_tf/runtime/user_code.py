@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from skd_tf.errors import input_error
+from skd_tf.errors import did_you_mean, input_error
 
 _REFERENCE = re.compile(r"([A-Za-z_][\w.]*):([A-Za-z_]\w*)")
 APPLICATIONS, HUB = "keras.applications", "keras_hub"
@@ -199,7 +199,7 @@ def _find(module, text, flag):
             f"There is no module {module}",
             expected="MODULE:FUNCTION with a module in the current folder or installed",
             received=f"--{flag}={text}",
-            remedy="Check the name and the folder, or set PYTHONPATH",
+            remedy=did_you_mean(module, [APPLICATIONS], "Check the name and the folder, or set PYTHONPATH"),
         )
     return found
 

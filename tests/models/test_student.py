@@ -146,7 +146,8 @@ def test_a_softmax_is_removed(my_nets, digits, capsys):
         # Otherwise found only after training, when the student is saved and measured.
         ("my_nets:unknown", "cannot be saved and loaded again.*register_keras_serializable"),
         ("my_nets:lambda_", "cannot be saved and loaded again.*Lambda"),
-        ("unknown_nets:small", "no module"),
+        ("unknown_nets:small", "no module.*Check the name and the folder"),
+        ("keras_applications:MobileNet", "no module.*Did you mean keras.applications"),
         ("nowhere.keras", "No model there"),
     ],
 )
