@@ -5,6 +5,7 @@ import dataclasses
 from absl import flags
 
 from skd_tf.config import app
+from skd_tf.config.config import PREPROCESSINGS
 from skd_tf.config.flags import config_from, define_flags, explicit_names
 from skd_tf.data.catalog import known_of, size_and_resize
 from skd_tf.data.settings import DataSettings
@@ -19,11 +20,15 @@ _MODEL = "a workdir, a .keras file, a SavedModel folder, keras.applications:NAME
 _TEACHER = "a model to compare with (agreement, KL, confidence gap); takes what --model takes"
 _PREDICTIONS = "CSV file to write: a line per model, teacher included, and test image: file, label, answer, probability"
 _CALIBRATE = "fit one temperature to each model, which must be a workdir, on the images that its run held out; export and predict use it"
+_PREPROCESSING = (
+    "what goes in front of each --model that is not a run's student, if it does not contain it; as in training"
+)
 _FEWEST_DRAWS = 100
 
 
 def define(flag_values: flags.FlagValues) -> None:
     flags.DEFINE_multi_string("model", None, _MODEL, flag_values=flag_values)
+    flags.DEFINE_enum("preprocessing", "auto", ("auto", *PREPROCESSINGS), _PREPROCESSING, flag_values=flag_values)
     flags.DEFINE_string("teacher", None, _TEACHER, flag_values=flag_values)
     flags.DEFINE_string("output", None, "JSON file to write", flag_values=flag_values)
     flags.DEFINE_string("predictions", None, _PREDICTIONS, flag_values=flag_values)
@@ -58,6 +63,7 @@ def main(flag_values: flags.FlagValues) -> None:
         flag_values.model,
         {name: getattr(config, name) for name in explicit_names(flag_values)},
         data_dir=flag_values.data_dir,
+        preprocessing=flag_values.preprocessing,
         teacher=flag_values.teacher,
         output=output,
         predictions_file=predictions,

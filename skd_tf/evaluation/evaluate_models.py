@@ -32,6 +32,7 @@ def evaluate_and_print(
     *,
     data_dir: str | None = None,
     teacher: ModelPath | None = None,
+    preprocessing: str = "auto",
     output: pathlib.Path | None = None,
     predictions_file: pathlib.Path | None = None,
     calibrated: bool = False,
@@ -44,6 +45,7 @@ def evaluate_and_print(
       given: the settings of the dataset, and "teacher_preprocessing", that the user gave; see `measured_runs.measuring_settings`.
       data_dir: TFDS data directory.
       teacher: path of a model to compare with, or None.
+      preprocessing: as in `evaluate_models`.
       output: JSON file to write, or None.
       predictions_file: CSV file to write with every answer to every test image, or None; see `image_answers`.
       calibrated: whether to fit a temperature to each model first; each must then be a workdir.
@@ -62,14 +64,15 @@ def evaluate_and_print(
             require_output(file, flag=flag)
     for path in everyone:
         require(path)
-    settings, preprocessing = measured_runs.measuring_settings(models, given, teacher)
+    measured_runs.require_preprocessed(models, preprocessing)
+    settings, of_teacher = measured_runs.measuring_settings(models, given, teacher)
     measured_runs.require_teacher(models, teacher, settings)
     runs = {str(path): measured_runs.run_to_calibrate(path, settings) for path in models} if calibrated else {}
     say(f"Test split of {settings.dataset}")
     names, source = (
         ([], "") if has_labels(settings.dataset) else class_names.of_models(everyone, download=settings.download)
     )
-    standard = preprocessing == "standard" and teacher is not None
+    standard = preprocessing == "standard" or (of_teacher == "standard" and teacher is not None)
     dataset = data.load(settings, data_dir, train=standard, class_names=names)
     _, run = measured_runs.first_run(models, settings.dataset)
     if standard and run and run.validation_fraction:
@@ -95,7 +98,7 @@ def evaluate_and_print(
         calibrated_on = data.load(held_out, data_dir, test=False)
         warnings += measured_runs.require_unseen([path], calibrated_on, held_out)
         temperatures[path] = calibrate(path, calibrated_on)
-    measuring |= {"teacher_preprocessing": preprocessing, "download": settings.download}
+    measuring |= {"teacher_preprocessing": of_teacher, "preprocessing": preprocessing, "download": settings.download}
     assert dataset.test is not None
     answers = ImageAnswers(dataset.test, dataset.class_names) if predictions_file else None
     result = evaluate_models(models, dataset, teacher=teacher, temperatures=temperatures, answers=answers, **measuring)
@@ -114,6 +117,7 @@ def evaluate_models(
     paths: ModelPath | Sequence[ModelPath],
     dataset: Dataset,
     *,
+    preprocessing: str = "auto",
     teacher: ModelPath | None = None,
     teacher_preprocessing: str = "auto",
     download: bool = False,
@@ -131,6 +135,8 @@ def evaluate_models(
     Args:
       paths: workdirs, `.keras` files or SavedModel folders, or a single one.
       dataset: a `Dataset` with a test split.
+      preprocessing: what the models that contain no preprocessing need; a run's student and a network of a library contain
+        theirs.
       teacher: path of a model to compare with, or None; the images are resized if it takes another size.
       teacher_preprocessing: the preprocessing that the teacher does not contain, as in training.
       download: whether weights that are not cached may be downloaded.
@@ -153,11 +159,25 @@ def evaluate_models(
     paths = [paths] if isinstance(paths, (str, os.PathLike)) else paths
     # Open all of them before measuring any: a bad path costs no time.
     several = len(paths) > 1
-    opened = {str(path): loading.load_measured(path, dataset, several=several, download=download) for path in paths}
+    opened = {
+        str(path): loading.load_measured(
+            path,
+            dataset,
+            preprocessing=preprocessing if measured_runs.may_lack_preprocessing(path) else "raw",
+            several=several,
+            download=download,
+        )
+        for path in paths
+    }
     rival = None
     if teacher:
         rival = loading.load_measured(
-            teacher, dataset, preprocessing=teacher_preprocessing, resizable=True, download=download
+            teacher,
+            dataset,
+            preprocessing=teacher_preprocessing,
+            flag="--teacher_preprocessing",
+            resizable=True,
+            download=download,
         )
     assert dataset.test is not None
     images, labels = dataset.test.images, dataset.test.labels

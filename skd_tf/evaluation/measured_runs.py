@@ -10,7 +10,7 @@ from skd_tf.config import Config
 from skd_tf.data import catalog, redraw
 from skd_tf.data.catalog import has_labels, size_and_resize
 from skd_tf.data.settings import DataSettings
-from skd_tf.errors import input_error
+from skd_tf.errors import flag_error, input_error
 from skd_tf.models.paths import file_fingerprint
 from skd_tf.runs import lineage
 from skd_tf.runs.run_record import (
@@ -21,6 +21,7 @@ from skd_tf.runs.run_record import (
     trusted_config,
     workdir_of,
 )
+from skd_tf.runtime import user_code
 from skd_tf.runtime.console import say, warn
 
 ModelPath = str | os.PathLike
@@ -108,6 +109,18 @@ def require_unseen(models, dataset, settings):
     if unknown and (dataset.drawn_from or redraw.is_drawn("test", dataset, settings)):
         say(f"What {', '.join(unknown)} was trained on is not recorded: it may have seen these images.")
     return warnings
+
+
+def may_lack_preprocessing(path: ModelPath) -> bool:
+    """Whether a model may need preprocessing: a run's student and a network of a library contain theirs."""
+    return run_behind(path) is None and not user_code.published(str(path))
+
+
+def require_preprocessed(models: Sequence[ModelPath], kind: str) -> None:
+    """Refuses --preprocessing if every model contains its own."""
+    if kind != "auto" and not any(map(may_lack_preprocessing, models)):
+        problem, expected = "has no effect", "a --model without a run, because a run's student contains its own"
+        raise flag_error("preprocessing", kind, problem, expected, "Leave it out")
 
 
 def warn_of_other_pixels(models, settings, image_size):

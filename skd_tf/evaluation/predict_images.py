@@ -11,9 +11,10 @@ import numpy as np
 from skd_tf.data.catalog import size_and_resize, source_kind
 from skd_tf.data.settings import DataSettings
 from skd_tf.errors import counted, flag_error, input_error
-from skd_tf.evaluation import image_files, metrics, temperature_scaling
+from skd_tf.evaluation import image_files, measured_runs, metrics, temperature_scaling
 from skd_tf.evaluation.predictor import BATCH_SIZE, Predictor, accelerators
 from skd_tf.models import deployable, loading, paths
+from skd_tf.models.adapter import ModelAdapter
 from skd_tf.runs import run_files
 from skd_tf.runs.class_names import of_models as class_names_of
 from skd_tf.runs.run_record import recorded_png_bits, run_behind, workdir_of
@@ -42,6 +43,7 @@ def predict_images(
     output: str | os.PathLike,
     *,
     calibrated: bool = True,
+    preprocessing: str = "auto",
     image_size: int = 0,
     resize: int = 0,
     download: bool = False,
@@ -59,6 +61,8 @@ def predict_images(
       output: the CSV file. It appears complete or not at all.
       calibrated: whether to apply the temperature that evaluate --calibrate left in the model's workdir, or else the
         temperature inside the model.
+      preprocessing: a kind of `skd_tf.models.preprocessing.with_preprocessing` for a model that does not contain its own; a
+        run's student and a network of a library contain theirs.
       image_size: side of the images, for a model that takes any size and is not in a workdir.
       resize: shorter side before the centre crop; 0: as in the model's run, or the size that the model takes.
       download: whether weights that are not cached may be downloaded.
@@ -70,6 +74,7 @@ def predict_images(
       InputError: there is no model or no image, no image can be read, or the images' size is not known.
     """
     require_output(output)
+    measured_runs.require_preprocessed([model], preprocessing)
     require_local(images, "images")
     paths.require(model)  # before a folder is searched, which may be large
     root, names, others = image_files.find(images)
@@ -84,6 +89,10 @@ def predict_images(
             remedy="Give it a softmax of two outputs in place of a sigmoid",
         )
     shape, side = _pixels(model, loaded, image_size, resize)
+    if measured_runs.may_lack_preprocessing(model):
+        loading.note_scaling(loaded, model, preprocessing, "--preprocessing")
+    if preprocessing not in ("auto", "raw"):
+        loaded = ModelAdapter(loaded, shape, preprocessing)
     class_names, _ = class_names_of([model], loaded.output_shape[-1])
     temperature, rules = _temperature(model, own_temperature) if calibrated else 1.0, _rules(model)
     if others:

@@ -1,7 +1,7 @@
 """Adapts a model that takes other images than the dataset's, or returns probabilities: raw pixels in, logits out."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import keras
 import numpy as np
@@ -9,9 +9,6 @@ import tensorflow as tf
 
 from skd_tf.errors import input_error
 from skd_tf.models.preprocessing import preprocess, repeat_grey, takes_rgb_for_grey
-
-if TYPE_CHECKING:
-    from skd_tf.data import Dataset
 
 _REPEATS = 0.01  # of the largest output; accelerators do not always repeat a result exactly
 _TINY = np.finfo(np.float32).tiny
@@ -27,8 +24,9 @@ class ModelAdapter:
 
     Args:
       model: keras.Model or `SavedModel`.
-      dataset: the `Dataset` whose images it is given.
+      image_shape: (height, width, channels) of the images that it is given.
       preprocessing: a kind of `skd_tf.models.preprocessing.with_preprocessing`.
+      mean, std: per channel of these images, of pixels scaled to [0, 1]; for "standard".
       probabilities: whether the model returns probabilities.
 
     Attributes:
@@ -37,21 +35,30 @@ class ModelAdapter:
       network: the model itself.
     """
 
-    def __init__(self, model: Any, dataset: "Dataset", preprocessing: str, *, probabilities: bool = False) -> None:
+    def __init__(
+        self,
+        model: Any,
+        image_shape: tuple[int, int, int],
+        preprocessing: str,
+        *,
+        mean: tuple[float, ...] = (),
+        std: tuple[float, ...] = (),
+        probabilities: bool = False,
+    ) -> None:
         self.network, self._probabilities = model, probabilities
-        image_shape, size = dataset.image_shape, tuple(model.input_shape[1:3])
+        size = tuple(model.input_shape[1:3])
         self.size = None if None in size or size == image_shape[:2] else size
         self._resize = self.size and [_resizing(*pair) for pair in zip(image_shape, size, strict=False)]
-        self.from_grey = takes_rgb_for_grey(model, dataset)
+        self.from_grey = takes_rgb_for_grey(model, image_shape)
         self._preprocess = None
         if preprocessing != "raw" or self.from_grey:
             images = keras.Input((*(self.size or image_shape[:2]), image_shape[2]))
-            pixels, mean, std = images, dataset.mean, dataset.std
+            pixels = images
             if self.from_grey:
                 pixels, mean, std = repeat_grey(images), mean * 3, std * 3
             self._preprocess = keras.Model(images, preprocess(pixels, preprocessing, mean=mean, std=std))
         self.name, self.output_shape = model.name, model.output_shape
-        self.input_shape = (None, *image_shape)
+        self.input_shape = (model.input_shape[0], *image_shape)
         self.trainable_variables = model.trainable_variables
         if hasattr(model, "unfolded_parameters"):
             self.unfolded_parameters = model.unfolded_parameters

@@ -19,7 +19,7 @@ from skd_tf.models import deployable, heads, interface, precision, published
 from skd_tf.models.adapter import ModelAdapter, returns_probabilities
 from skd_tf.models.fold_batch_norm import fold_batch_norm
 from skd_tf.models.paths import is_saved_model, keras_file
-from skd_tf.models.preprocessing import takes_rgb_for_grey
+from skd_tf.models.preprocessing import scales_pixels, takes_rgb_for_grey
 from skd_tf.runtime import user_code
 from skd_tf.runtime.console import detail, say, warn
 
@@ -220,7 +220,7 @@ def load_teacher(
             count, batch_norms = folded.folding
             detail(f"Teacher {model.name}: {count} of {batch_norms} BatchNorms folded into the layers before them.")
         model = precision.set_precision(folded, teacher_precision)
-    return _adapt(model, dataset, path, teacher_preprocessing)
+    return _adapt(model, dataset, path, teacher_preprocessing, "--teacher_preprocessing")
 
 
 def load_measured(
@@ -228,6 +228,7 @@ def load_measured(
     dataset: "Dataset",
     *,
     preprocessing: str = "auto",
+    flag: str = "--preprocessing",
     resizable: bool = False,
     several: bool = False,
     download: bool = False,
@@ -240,6 +241,7 @@ def load_measured(
       path, download: as in `load`.
       dataset: a `Dataset`.
       preprocessing: as `teacher_preprocessing` of `load_teacher`.
+      flag: that gives it, for the message.
       resizable: whether images may be resized to what the model takes, as for a teacher.
       several: whether other models are measured on the same images.
 
@@ -250,7 +252,7 @@ def load_measured(
     check_fits(model, dataset, path, resizable=resizable, from_grey=True, several=several)
     if not isinstance(model, SavedModel):
         model = without_softmax(model, path)
-    model = _adapt(model, dataset, path, preprocessing)
+    model = _adapt(model, dataset, path, preprocessing, flag)
     model.calibration_temperature = temperature
     return model
 
@@ -264,10 +266,12 @@ def without_softmax(model: keras.Model, path: object) -> keras.Model:
     return model
 
 
-def _adapt(model, dataset, path, kind):
+def _adapt(model, dataset, path, kind, flag):
     """The model behind a `ModelAdapter` if its images or outputs are not the dataset's, else the model itself."""
+    note_scaling(model, path, kind, flag)
     kind = "raw" if kind == "auto" else kind
-    adapted = ModelAdapter(model, dataset, kind)
+    adapt = functools.partial(ModelAdapter, model, dataset.image_shape, kind, mean=dataset.mean, std=dataset.std)
+    adapted = adapt()
     if adapted.size:
         say(f"{path} takes images of {adapted.size[0]}x{adapted.size[1]}: those of {dataset.name} are resized.")
     if adapted.from_grey:
@@ -284,8 +288,28 @@ def _adapt(model, dataset, path, kind):
         ) from error
     if has_softmax:
         warn(f"The outputs of {path} sum to 1: they are treated as probabilities, and their logarithms as logits.")
-        return ModelAdapter(model, dataset, kind, probabilities=True)
+        return adapt(probabilities=True)
     return adapted if adapted.size or adapted.from_grey or kind != "raw" else model
+
+
+def note_scaling(model: Any, path: object, kind: str, flag: str) -> None:
+    """Says that a model gets raw pixels if nothing scales them, and warns if they are scaled twice.
+
+    Args:
+      model, path: the model and where it is from.
+      kind: the preprocessing in front of it, or "auto".
+      flag: that gives it.
+    """
+    if isinstance(model, SavedModel):  # its layers are not known
+        return
+    scales = scales_pixels(model)
+    if kind == "auto" and not scales:
+        say(
+            f"{path} has no layer that scales pixels: it gets them from 0 to 255. If it was trained on other values, set "
+            f"{flag} (unit, tf, torch or caffe)."
+        )
+    elif kind not in ("auto", "raw") and scales:
+        warn(f"{path} has a layer that scales pixels, and {flag}={kind} scales them before.")
 
 
 def check_fits(
@@ -319,7 +343,11 @@ def check_fits(
             remedy=f"Choose a model trained on {dataset.name}",
         )
     first = 2 if resizable else 0
-    wanted = (*dataset.image_shape[:2], 3) if from_grey and takes_rgb_for_grey(model, dataset) else dataset.image_shape
+    wanted = (
+        (*dataset.image_shape[:2], 3)
+        if from_grey and takes_rgb_for_grey(model, dataset.image_shape)
+        else dataset.image_shape
+    )
     pairs = zip(shape[first:], wanted[first:], strict=False)
     if len(shape) != 3 or any(mine not in (None, its) for mine, its in pairs):
         same_channels = len(shape) == 3 and shape[2] in (None, wanted[2])

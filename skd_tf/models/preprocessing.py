@@ -1,7 +1,7 @@
 """Preprocessing as stock layers in front of a network, so that every model takes raw pixels."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import keras
 import numpy as np
@@ -9,9 +9,6 @@ import numpy as np
 from skd_tf.errors import InputError, input_error
 from skd_tf.networks.layers import channels
 from skd_tf.runtime import compat
-
-if TYPE_CHECKING:
-    from skd_tf.data import Dataset
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _CAFFE_MEAN = (123.68, 116.779, 103.939)  # of red, green and blue, in pixels
@@ -69,9 +66,9 @@ def preprocess(images: Any, kind: str, *, mean: PerChannel = None, std: PerChann
     return outputs
 
 
-def takes_rgb_for_grey(model: Any, dataset: "Dataset") -> bool:
-    """Whether a model is for RGB images and the dataset's are grey."""
-    return model.input_shape[-1] == 3 and dataset.image_shape[-1] == 1
+def takes_rgb_for_grey(model: Any, image_shape: Sequence[int]) -> bool:
+    """Whether a model is for RGB images and images `[height, width, channels]` are grey."""
+    return model.input_shape[-1] == 3 and image_shape[-1] == 1
 
 
 def repeat_grey(images: Any) -> Any:

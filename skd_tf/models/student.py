@@ -171,7 +171,7 @@ def _fit_to_dataset(model, settings, dataset):
         if unscaled:
             say(f"{flag} has no layer that scales pixels: it is given {dataset.name}'s mean and std.")
     mean, std = dataset.mean, dataset.std
-    if not preprocessing.takes_rgb_for_grey(model, dataset):
+    if not preprocessing.takes_rgb_for_grey(model, dataset.image_shape):
         return preprocessing.with_preprocessing(model, kind, mean=mean, std=std)
     return _for_grey(preprocessing.with_preprocessing(model, kind, mean=mean * 3, std=std * 3), flag, dataset)
 
