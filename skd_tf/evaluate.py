@@ -14,7 +14,7 @@ from skd_tf.models import paths
 from skd_tf.networks.names import NETWORK_NAMES
 from skd_tf.runs.run_record import run_behind
 from skd_tf.runs.workdir import require_output
-from skd_tf.runtime import tf_logging
+from skd_tf.runtime import tf_logging, user_code
 
 _MODEL = "a workdir, a .keras file, a SavedModel folder, keras.applications:NAME or keras_hub:PRESET"
 _TEACHER = "a model to compare with (agreement, KL, confidence gap); takes what --model takes"
@@ -40,7 +40,7 @@ def define(flag_values: flags.FlagValues) -> None:
     flags.DEFINE_integer("bootstrap_seed", 0, "seed of the resampling", 0, flag_values=flag_values)
     unread = ("validation_fraction", "validation_split")
     names = [field.name for field in dataclasses.fields(DataSettings) if field.name not in unread]
-    define_flags(flag_values, ("data_dir", *names, "teacher_preprocessing"))
+    define_flags(flag_values, ("data_dir", *names, "teacher_preprocessing", "custom_layers"))
 
 
 def main(flag_values: flags.FlagValues) -> None:
@@ -57,6 +57,7 @@ def main(flag_values: flags.FlagValues) -> None:
         paths.require(path)  # before TensorFlow is loaded
     _require_one_size(flag_values.model)
     tf_logging.import_tensorflow()
+    user_code.import_modules(config.custom_layers)
     from skd_tf.evaluation.evaluate_models import evaluate_and_print
 
     evaluate_and_print(

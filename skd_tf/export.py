@@ -7,7 +7,7 @@ from absl import flags
 from skd_tf.config import app
 from skd_tf.config.flags import config_from, define_flags
 from skd_tf.runs.run_record import finished_result
-from skd_tf.runtime import console, tf_logging
+from skd_tf.runtime import console, tf_logging, user_code
 
 _FORMAT = "what to write: saved_model, keras, litert (float32, float16 and int8) or onnx"
 _CHECK_IMAGES = "number of test images to compare each file on, at most"
@@ -25,12 +25,14 @@ def define(flag_values: flags.FlagValues) -> None:
     flags.DEFINE_integer("check_images", 1000, _CHECK_IMAGES, 1, flag_values=flag_values)
     flags.DEFINE_bool("calibrated", True, _CALIBRATED, flag_values=flag_values)
     flags.DEFINE_string("dataset", None, _DATASET, flag_values=flag_values)
-    define_flags(flag_values, ("data_dir", "download"))
+    define_flags(flag_values, ("data_dir", "download", "custom_layers"))
 
 
 def main(flag_values: flags.FlagValues) -> int | None:
+    config = config_from(flag_values)
     finished_result(flag_values.workdir)  # reports another folder before TensorFlow is loaded
     tf_logging.import_tensorflow()
+    user_code.import_modules(config.custom_layers)
     from skd_tf.serving.export_student import export_student
     from skd_tf.serving.parity_check import ExportError
 
@@ -43,7 +45,7 @@ def main(flag_values: flags.FlagValues) -> int | None:
             check_images=flag_values.check_images,
             calibrated=flag_values.calibrated,
             dataset=flag_values.dataset,
-            download=config_from(flag_values).download,
+            download=config.download,
         )
     except ExportError as error:
         console.write(f"error: {error} Nothing was written.", sys.stderr)

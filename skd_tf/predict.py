@@ -7,7 +7,7 @@ from skd_tf.config.config import PREPROCESSINGS
 from skd_tf.config.flags import config_from, define_flags
 from skd_tf.models import paths
 from skd_tf.runs.workdir import require_output
-from skd_tf.runtime import tf_logging
+from skd_tf.runtime import tf_logging, user_code
 
 _MODEL = (
     "a finished workdir, a .keras file, a SavedModel folder, keras.applications:NAME or keras_hub:PRESET; --model= may be "
@@ -30,13 +30,14 @@ def define(flag_values: flags.FlagValues) -> None:
     flags.DEFINE_enum("preprocessing", "auto", _KINDS, _PREPROCESSING, flag_values=flag_values)
     flags.DEFINE_integer("image_size", 0, _IMAGE_SIZE, 0, flag_values=flag_values)
     flags.DEFINE_integer("resize", 0, _RESIZE, 0, flag_values=flag_values)
-    define_flags(flag_values, ("download",))
+    define_flags(flag_values, ("download", "custom_layers"))
 
 
 def main(flag_values: flags.FlagValues) -> None:
     output = require_output(flag_values.output)
     paths.require(flag_values.model)  # before TensorFlow is loaded
     tf_logging.import_tensorflow()
+    user_code.import_modules(config_from(flag_values).custom_layers)
     from skd_tf.evaluation.predict_images import predict_images
 
     predict_images(

@@ -91,6 +91,14 @@ def function(name, value):
     return value
 
 
+def modules(name, value):
+    parts = [part.strip() for part in value.split(",")]
+    if value and not all(re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", part) for part in parts):
+        expected = "MODULE, or several as A,B"
+        raise flag_error(name, value, "is not a module", expected, "Write it as in `import my_layers`")
+    return ",".join(parts)
+
+
 def pattern(name, value):
     try:
         re.compile(value)

@@ -136,6 +136,13 @@ Leave it out for the default, 30.
         "without a scaling layer, else raw",
         choices=("auto", *PREPROCESSINGS),
     )
+    custom_layers: str = setting(
+        "",
+        "modules of your own layers, with commas between: they are imported before models are loaded that have such layers. "
+        "The modules of --student and --teacher are imported in any case",
+        check=checks.modules,
+        affects_result=False,
+    )
     freeze: str = setting(
         "",
         "regular expression for names of the student's layers (--list_layers) that are not trained; BatchNorm among them keeps "

@@ -4,7 +4,7 @@
 DATA_AND_MACHINE = (
     *("dataset", "download", "data_seed", "validation_fraction", "validation_split", "group", "data_rules"),
     *("image_size", "augmentation", "cache_dataset", "calibrate"),
-    *("strategy", "virtual_devices", "jit_compile", "deterministic", "steps_per_call"),
+    *("custom_layers", "strategy", "virtual_devices", "jit_compile", "deterministic", "steps_per_call"),
     *("checkpoint_every", "keep_checkpoints", "overwrite", "verbosity", "report", "report_images"),
 )
 # How a network is trained: that teacher and the student alone have the run's value.

@@ -41,6 +41,13 @@ def from_keras_hub(model: Any) -> bool:
     return type(model).__module__.startswith("keras_hub.") and graph_of(model) is not None
 
 
+def own_modules(model: keras.Model) -> str:
+    """The modules of a model's layers that are not of Keras, with commas between; "" for none, or without a module."""
+    modules = {type(layer).__module__ for layer in compat.layers_of(model)}
+    others = ("keras", "keras_hub", "__main__")
+    return ",".join(sorted(name for name in modules if name.partition(".")[0] not in others))
+
+
 def deployable(student: keras.Model, readout: str, *, radius: Any, center: bool) -> keras.Model:
     """A stock copy of the student; the softmax of its output is the student's probability.
 

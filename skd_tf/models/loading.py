@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 
 # Part of the teacher cache's key. Raise it whenever loading changes a teacher's logits.
 FOLDING_VERSION = 3
+# What Keras says of a class or function that is not registered: its kind and name, and the module that a file names.
+_UNKNOWN = re.compile(
+    r"Could not locate ((?:class|function) '[^']+')(?:.*?Full object config: \{'module': '([\w.]+)')?", re.DOTALL
+)
 _PROBED_IMAGES = 8  # enough to tell whether outputs are probabilities
 
 
@@ -128,16 +132,22 @@ def load(path: str | os.PathLike, *, download: bool = False) -> Any:
 
 
 def _problem_of(error):
+    unknown = _UNKNOWN.search(str(error))
+    if unknown:
+        return f"Keras does not know its {unknown[1]}"
     return (
         first_line(error).partition(" Make sure custom classes")[0].rstrip(".")
     )  # Keras adds the model's whole config
 
 
 def _remedy_of(error):
-    if "Could not locate" in error:  # a class or function that Keras does not know
+    unknown = _UNKNOWN.search(error)
+    if unknown:
+        known = unknown[2] not in (None, "__main__")
+        module = f"{unknown[2]} if you trust that module" if known else "MODULE with the module that registers it"
         return (
-            "Call skd_tf's function for this command in a program that imports the module of these layers, or give the "
-            "saved_model folder of its run, or what model.export(FOLDER) wrote"
+            f"Add --custom_layers={module}, or give the saved_model folder of its run, or what "
+            "model.export(FOLDER) wrote"
         )
     return "Save it again"
 

@@ -36,7 +36,13 @@ def command(program: str, flags: str, config: Mapping[str, Any], data_dir: str =
     """
     dataset = config.get("dataset", "")
     own = f" --dataset={dataset}" if source_kind(dataset) == "function" else ""
-    return f"python -m skd_tf.{program} {flags}{own}{_data_dir(data_dir)}"
+    return f"python -m skd_tf.{program} {flags}{own}{custom_layers(config)}{_data_dir(data_dir)}"
+
+
+def custom_layers(config: Mapping[str, Any]) -> str:
+    """The flag with which a command reads a model that has layers of the user's own."""
+    modules = config.get("custom_layers")
+    return f" --custom_layers={modules}" if modules else ""
 
 
 def again(

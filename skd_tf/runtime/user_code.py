@@ -101,6 +101,26 @@ def resolve(text: str, flag: str) -> Callable[..., Any]:
     return function
 
 
+def require_modules(names: str) -> None:
+    """Raises `InputError` unless each of the modules of --custom_layers exists. Those that contain them are imported."""
+    for module in filter(None, names.split(",")):
+        _find(module, names, "custom_layers")
+
+
+def import_modules(names: str) -> None:
+    """Imports the modules of --custom_layers, so that their layers are registered with Keras. This runs their code.
+
+    Raises:
+      InputError: there is no such module, or it cannot be imported.
+    """
+    require_modules(names)
+    for module in filter(None, names.split(",")):
+        try:
+            importlib.import_module(module)
+        except Exception as error:  # whatever a user's code raises
+            raise _import_error(module, names, "custom_layers", error) from error
+
+
 def fingerprint_if_own(text: str) -> str | None:
     """`fingerprint` of a setting that is MODULE:FUNCTION; None for any other name."""
     return fingerprint(text) if is_reference(text) else None
@@ -197,7 +217,7 @@ def _find(module, text, flag):
     if found is None:
         raise input_error(
             f"There is no module {module}",
-            expected="MODULE:FUNCTION with a module in the current folder or installed",
+            expected="a module in the current folder or installed",
             received=f"--{flag}={text}",
             remedy=did_you_mean(module, [APPLICATIONS], "Check the name and the folder, or set PYTHONPATH"),
         )

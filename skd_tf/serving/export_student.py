@@ -81,7 +81,7 @@ def export_student(
         raise other
     _require_unchanged(workdir, measurements, loaded, settings)
     student, temperature = deployable.without_temperature(loading.load(workdir))
-    student = deployable.at_inference(student)
+    student, own_modules = deployable.at_inference(student), deployable.own_modules(student)
     loading.check_fits(student, loaded, workdir)
     record = temperature_scaling.stored(workdir) if calibrated else None
     temperature = (record["temperature"] if record else temperature) if calibrated else None
@@ -105,7 +105,7 @@ def export_student(
                 lineage.write(folder / file.name, ancestry)
         lineage.write_beside([folder / file.name for file in files], folder / paths.LINEAGE, ancestry)
         say(f"Running each in a fresh process, on {counted(len(images), 'test image')}")
-        rows = parity_check.check(files, folder, images, compared.labels, live_logits, values)
+        rows = parity_check.check(files, folder, images, compared.labels, live_logits, values, own_modules)
         card = model_card.model_card(
             settings=dataclasses.asdict(config),
             flagfile=write_flags(config),
@@ -121,6 +121,7 @@ def export_student(
             png_bits=loaded.png_bits,
             lineage=ancestry,
             device=provenance.device(),
+            custom_layers=own_modules,
         )
         (folder / "README.md").write_text(card, encoding="utf-8")
         _require_empty(output)

@@ -33,6 +33,7 @@ def model_card(
     device: str,
     held_out: str,
     png_bits: int | None = None,
+    custom_layers: str = "",
 ) -> str:
     """The text of README.md.
 
@@ -51,6 +52,7 @@ def model_card(
       png_bits: bits that hold the brightest value of the data's 16-bit PNGs; None without such files.
       lineage: what the student's weights have seen.
       device: what ran the files.
+      custom_layers: modules of the student's own layers, with commas between.
     """
     template = importlib.resources.files(__package__).joinpath("model_card.md").read_text()
     details = measurements.get("models", {})
@@ -60,6 +62,7 @@ def model_card(
     environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     return environment.from_string(template + "\n").render(
         settings=settings,
+        custom_layers=custom_layers.replace(",", ", "),
         flagfile=flagfile,
         result=result,
         measurements=measurements,

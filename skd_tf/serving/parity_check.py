@@ -33,6 +33,7 @@ def check(
     labels: np.ndarray,
     live_logits: np.ndarray,
     student_values: int,
+    custom_layers: str = "",
 ) -> list[dict[str, Any]]:
     """Compares exported files with the live student.
 
@@ -43,6 +44,7 @@ def check(
       labels: integer `[n]`, all >= 0; or all -1 in a dataset without labels, and what needs them is then left out.
       live_logits: `[n, classes]`; their softmax is the live student's probability.
       student_values: how many numbers the student has, with BatchNorm's statistics.
+      custom_layers: modules of the student's own layers, with commas between, which a Keras file needs.
 
     Returns:
       For each file {"file", "largest_difference" (of a logit), "largest_probability_difference", "agreement",
@@ -57,7 +59,7 @@ def check(
         scratch = pathlib.Path(temporary)
         np.save(scratch / "images.npy", images)
         for file in files:
-            found, facts = _run(file, pathlib.Path(folder) / file.name, scratch)
+            found, facts = _run(file, pathlib.Path(folder) / file.name, scratch, custom_layers)
             rows.append(_compare(file, found, labels, np.asarray(live_logits, np.float64)) | facts)
             rows[-1]["bytes"] = cost.file_bytes(pathlib.Path(folder) / file.name)
             stored = facts["stored_values"]
@@ -84,10 +86,19 @@ def costly(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return [line for one in named if one["word"] == "behind" for line in verdict.comparison_lines([one])]
 
 
-def _run(file, path, scratch):
+def _run(file, path, scratch, custom_layers):
     """The outputs of an exported file in a fresh process, {"stored_values", "latency_ms"} of it."""
     output = scratch / "output.npz"
-    command = [sys.executable, "-P", _RELOAD, file.kind, str(path), str(scratch / "images.npy"), str(output)]
+    command = [
+        sys.executable,
+        "-P",
+        _RELOAD,
+        file.kind,
+        str(path),
+        str(scratch / "images.npy"),
+        str(output),
+        custom_layers,
+    ]
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, env=environment, check=False)

@@ -1,9 +1,13 @@
 """Runs an exported file on images, in a process that cannot import skd_tf.
 
-python -P reload.py KIND PATH IMAGES.npy OUTPUT.npz
+python -P reload.py KIND PATH IMAGES.npy OUTPUT.npz CUSTOM_LAYERS
+
+CUSTOM_LAYERS are modules of a user's own layers, with commas between, which a Keras file needs.
 """
 
+import importlib
 import json
+import os
 import sys
 import time
 
@@ -18,7 +22,7 @@ _WARM_UP_CALLS, _CALLS, _SECONDS = 5, (10, 200), 0.5  # of a timing; at least an
 # the same function on one thread, or None where the runtime does not take the number of threads per file).
 
 
-def saved_model(path):
+def saved_model(path, _):
     import tensorflow as tf
 
     signature = tf.saved_model.load(path).signatures["serving_default"]
@@ -32,13 +36,16 @@ def saved_model(path):
     return run, stored, None
 
 
-def keras(path):
+def keras(path, custom_layers):
     import keras as library
 
+    sys.path.insert(0, os.getcwd())  # the user's modules are there
+    for name in custom_layers:
+        importlib.import_module(name)
     model = library.models.load_model(path, compile=False, safe_mode=True)
     # skd_tf.runtime.compat.layers_of, which this file cannot import.
     modules = {type(layer).__module__.partition(".")[0] for layer in model._flatten_layers()}
-    assert modules <= {"keras", "keras_hub"}, f"layers of {modules}"  # none of skd_tf
+    assert custom_layers or modules <= {"keras", "keras_hub"}, f"layers of {modules}"  # none of skd_tf
 
     def run(images):
         # Without training=False, as a user's program may call it: the model itself must know that it does not train.
@@ -50,7 +57,7 @@ def keras(path):
     return run, model.count_params(), None
 
 
-def litert(path):
+def litert(path, _):
     try:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError:
@@ -65,7 +72,7 @@ def litert(path):
     return opened(), None, opened(num_threads=1)  # parity_check counts its numbers
 
 
-def onnx(path):
+def onnx(path, _):
     import onnx as library
     import onnxruntime
 
@@ -98,9 +105,9 @@ def latency_of(run, image):
     return {"median": median, "quartiles": [low, high], "batch": len(image), "threads": 1, "calls": len(taken)}
 
 
-def main(kind, path, images, output):
+def main(kind, path, images, output, custom_layers):
     images = np.load(images, allow_pickle=False)
-    run, stored, on_one_thread = _OPEN[kind](path)
+    run, stored, on_one_thread = _OPEN[kind](path, [name for name in custom_layers.split(",") if name])
     parts = [run(images[start : start + _BATCH]) for start in range(0, len(images), _BATCH)]
     found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     for count in (1, 7):  # other batch sizes

@@ -15,6 +15,7 @@ from skd_tf.config.flags import write_flags
 from skd_tf.data.catalog import has_labels
 from skd_tf.data.unlabelled import with_unlabelled
 from skd_tf.errors import InputError, counted, input_error
+from skd_tf.models import deployable
 from skd_tf.runs import class_names, lineage, report, run_files
 from skd_tf.runs.data_identity import data_facts, places_of
 from skd_tf.runs.run_record import read_result, recorded_config, settings_record, with_recorded_rules
@@ -147,7 +148,8 @@ def _run(
         write_json(folder / run_files.MEASUREMENTS, found)
         # With result.json the run counts as finished, so a signal waits for the report and the callbacks.
         with signals.deferred() as interrupted:
-            result = run_outputs.write_result(config, folder, measured, facts, found)
+            with_layers = config.replace(custom_layers=config.custom_layers or deployable.own_modules(student))
+            result = run_outputs.write_result(with_layers, folder, measured, facts, found)
             track(result)
         if number := interrupted():
             raise signals.Interrupted(number, f"The run in {folder.path} is finished.")

@@ -130,11 +130,12 @@ def require_search_validation(config: Config, data_dir: str | os.PathLike | None
 
 
 def check_code(config: Config) -> None:
-    """Imports the functions that the settings name, and looks up the networks of keras.applications and KerasHub.
+    """Imports the functions and modules that the settings name, and looks up the networks of keras.applications and KerasHub.
 
     Raises:
-      InputError: there is no such function or network, or its module cannot be imported.
+      InputError: there is no such function, module or network, or a module cannot be imported.
     """
+    user_code.import_modules(config.custom_layers)
     names = {flag: getattr(config, flag) for flag in ("dataset", "student", "student_checkpoint", "loss", "callback")}
     if config.needs_teacher:
         names |= {"teacher": config.teacher} | {f"teacher_checkpoint {i}": t for i, t in enumerate(config.teachers)}
@@ -148,11 +149,12 @@ def check_code(config: Config) -> None:
 
 
 def check_files(config: Config) -> None:
-    """Checks that the networks, the start weights, the teacher and its flagfile exist. Runs none of the user's code.
+    """Checks that the networks, the start weights, the teacher, its flagfile and modules exist. Runs none of the user's code.
 
     Raises:
       InputError: one of them does not.
     """
+    user_code.require_modules(config.custom_layers)
     for flag in ("student", "teacher", "loss", "callback"):
         name = getattr(config, flag)
         if not name or name in (*NETWORK_NAMES, *LOSS_NAMES) or user_code.published(name):

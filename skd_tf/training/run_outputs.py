@@ -85,7 +85,7 @@ def write_result(
     data_dir = details["dataset"].get("data_dir", "")
     shipped = next_steps.command("export", "--workdir=RUN --output=RUN_export", config.to_json(), data_dir)
     written.append(
-        f"Next: python -m skd_tf.predict {path} PICTURES --output=answers.csv, or "
+        f"Next: python -m skd_tf.predict {path} PICTURES --output=answers.csv{next_steps.custom_layers(config.to_json())}, or "
         f"{next_steps.typed(shipped, folder.path)}"
     )
     student = f"Student: {folder / run_files.SAVED_MODEL} and {folder / run_files.STUDENT}"

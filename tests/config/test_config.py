@@ -195,6 +195,7 @@ def test_differences_list_only_what_could_change_a_number():
     assert this.differences(other) == ["--label_weight: 0.1 -> none", "--center: true -> false", "--epochs: 5 -> 6"]
     silent = {
         "download": True,
+        "custom_layers": "my_layers",
         "steps_per_call": 1,
         "checkpoint_every": "5 steps",
         "keep_checkpoints": 5,

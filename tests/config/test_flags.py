@@ -29,7 +29,7 @@ from skd_tf.runs.workdir import Workdir
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 CONTRACT = [
     *("workdir", "data_dir", "dataset", "download", "data_seed", "validation_fraction", "image_size"),
-    *("student", "student_alone", "teacher", "teacher_checkpoint", "teacher_flagfile"),
+    *("student", "student_alone", "custom_layers", "teacher", "teacher_checkpoint", "teacher_flagfile"),
     *("loss", "temperature", "kd_weight", "label_weight", "radius", "center", "loss_settings"),
     *("epochs", "batch_size", "learning_rate", "lr_schedule", "warmup_epochs", "optimizer", "momentum"),
     "min_warmup_steps",

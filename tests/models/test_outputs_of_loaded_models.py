@@ -97,7 +97,9 @@ def test_a_model_with_a_call_of_its_own_is_refused_in_one_line(digits, tmp_path)
     with zipfile.ZipFile(path) as file, zipfile.ZipFile(path_of_unknown, "w") as other:
         for name in file.namelist():
             other.writestr(name, file.read(name).replace(b"tests>Subclassed", b"others>Subclassed"))
-    words = r"does not load: Could not locate class 'Subclassed'\. Expected.*model\.export\(FOLDER\)"
+    words = (
+        r"does not load: Keras does not know its class 'Subclassed'\. Expected.*custom_layers=.*model\.export\(FOLDER\)"
+    )
     with pytest.raises(InputError, match=words):
         teacher(path_of_unknown, digits)
 
