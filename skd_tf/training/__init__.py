@@ -14,6 +14,9 @@ teacher_pass   computes its logits of augmented images, shard by shard, shared b
 resources      what several students can share: data, replicas, teacher
 train_student  one student: built, compiled, trained to its last step
 announcement   what a run prints before its first step
+short_runs     warnings of runs that are too short for their settings
+sphere_limits  warnings of spheres that are too small or too large
+no_effect      settings that change nothing in a run
 loop           host calls of k steps, cut at epoch ends and checkpoints, resumable at any step
 run_outputs    what a finished run writes and prints
 trackers       the user's functions that are given each epoch's record and the result

@@ -17,7 +17,7 @@ from skd_tf.runs.workdir import refuse_differences
 from skd_tf.runtime import cluster, devices
 from skd_tf.runtime.console import counted
 from skd_tf.runtime.local_paths import require_folder
-from skd_tf.training import nested_runs, no_effect, preflight, short_runs, unlabelled, workdir_place
+from skd_tf.training import nested_runs, no_effect, preflight, short_runs, sphere_limits, unlabelled, workdir_place
 from skd_tf.training.preflight import Sizes
 
 
@@ -62,6 +62,10 @@ def describe(
         sections["Without effect"] = no_effect.lines(config)
     steps = config.epochs * _steps_per_epoch(config, sizes) if sizes else 0
     consider = short_runs.few_steps(config, steps) + short_runs.warnings(config, steps) if sizes else []
+    if sizes and sizes.num_classes:
+        radius = sphere_geometry.auto_radius(sizes.num_classes) if config.radius == "auto" else config.radius
+        if not isinstance(radius, str):  # others are measured on the teacher
+            consider += sphere_limits.warnings(config, radius, sizes.num_classes)
     if consider:
         sections["To consider"] = consider
     looks = config.show_augmentation or config.list_layers

@@ -24,7 +24,16 @@ from skd_tf.runtime import cluster, devices, keras_state, replicas, signals, use
 from skd_tf.runtime.console import Stopwatch, detail, say, say_of_part, set_verbosity, stage, warn
 from skd_tf.runtime.files import write_json, write_text
 from skd_tf.runtime.local_paths import require_folder
-from skd_tf.training import layers, measuring, nested_runs, preflight, run_outputs, unlabelled, workdir_place
+from skd_tf.training import (
+    announcement,
+    layers,
+    measuring,
+    nested_runs,
+    preflight,
+    run_outputs,
+    unlabelled,
+    workdir_place,
+)
 from skd_tf.training.ensemble import open_teachers
 from skd_tf.training.resources import SharedResources
 from skd_tf.training.trackers import Tracker, Trackers
@@ -143,7 +152,9 @@ def _run(
         if pictures:
             write_json(folder / run_files.REPORT_IMAGES, pictures)
         facts = run_outputs.facts_of(config, resources, distiller) | history
-        facts |= {"lineage": ancestry.to_json(), "warnings": [*resources.warnings, *track.warnings]}
+        steps, classes = preflight.steps_per_epoch(config, len(resources.dataset.train)), resources.dataset.num_classes
+        of_settings = announcement.warnings(config, distiller, classes, steps)
+        facts |= {"lineage": ancestry.to_json(), "warnings": [*resources.warnings, *of_settings, *track.warnings]}
         found = run_outputs.details_of(resources, details, watch, data_dir)
         write_json(folder / run_files.MEASUREMENTS, found)
         # With result.json the run counts as finished, so a signal waits for the report and the callbacks.

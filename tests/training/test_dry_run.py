@@ -153,6 +153,13 @@ def test_what_lost_accuracy_in_short_runs_is_said():
         assert ("optimizer steps are few" in text) == (settings["epochs"] == 10)
 
 
+def test_a_sphere_that_is_too_small_or_too_large_is_said():
+    sphere = {"loss": "spherical", "epochs": 70}
+    assert "no class can exceed 0.1" in describe(radius=1.0, **sphere)
+    assert "can get stuck opposite its label" in describe(radius=5000.0, **sphere)
+    assert "To consider" not in describe(**sphere) + describe(radius="teacher_mean", **sphere)
+
+
 def test_replicas_share_the_batch_or_the_run_is_refused(monkeypatch):
     monkeypatch.setattr(devices, "gpu_count", lambda: 0)
     found = lines(virtual_devices=4)

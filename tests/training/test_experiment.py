@@ -57,6 +57,7 @@ def test_a_run_leaves_all_it_promises(finished):
     compared = result["verdict"]["comparisons"]["student against student_alone"]
     assert compared["difference"] == pytest.approx(result["student"]["accuracy"] - result["student_alone"]["accuracy"])
     assert any("24 optimizer steps" in warning for warning in result["verdict"]["warnings"])
+    assert [text.partition(", ")[0] for text in result["warnings"]] == ["In measured runs of under 800 steps"]
 
 
 def test_the_student_alone_is_the_same_code_weights_data_and_order(finished, tmp_path):
