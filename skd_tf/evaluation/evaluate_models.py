@@ -96,6 +96,7 @@ def evaluate_and_print(
     for path, run in runs.items():
         held_out = run.replace(download=settings.download).pick(DataSettings)
         calibrated_on = data.load(held_out, data_dir, test=False)
+        measured_runs.require_own_data(path, calibrated_on, held_out)
         warnings += measured_runs.require_unseen([path], calibrated_on, held_out)
         temperatures[path] = calibrate(path, calibrated_on)
     measuring |= {"teacher_preprocessing": of_teacher, "preprocessing": preprocessing, "download": settings.download}

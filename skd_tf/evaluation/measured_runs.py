@@ -9,11 +9,13 @@ from typing import Any
 from skd_tf.config import Config
 from skd_tf.data import catalog, redraw
 from skd_tf.data.catalog import has_labels, size_and_resize
+from skd_tf.data.dataset import Dataset
 from skd_tf.data.settings import DataSettings
 from skd_tf.errors import flag_error, input_error
 from skd_tf.models.paths import file_fingerprint
 from skd_tf.runs import lineage
 from skd_tf.runs.run_record import (
+    measured_dataset,
     recorded_config,
     recorded_png_bits,
     run_behind,
@@ -155,7 +157,10 @@ def warn_of_other_depths(models, bits):
 
 
 def run_to_calibrate(path, settings):
-    """The `Config` of the run in a workdir; InputError if it held out no images, or has other data."""
+    """The `Config` of the run in a workdir; InputError if it held out no images, or has other data.
+
+    The folder of its pictures may be at another place now: see `require_own_data`.
+    """
     run = recorded_config(path)
     if run is not None and not has_labels(run.dataset):
         raise input_error(
@@ -171,11 +176,27 @@ def run_to_calibrate(path, settings):
             received=f"--model={path}",
             remedy="Leave out --calibrate for this model",
         )
-    if not catalog.are_same(run.dataset, settings.dataset) or run.image_size != settings.image_size:
-        raise input_error(
-            "--calibrate takes the run's own data",
-            expected=f"--dataset={run.dataset} and --image_size={run.image_size}",
-            received=f"--dataset={settings.dataset} and --image_size={settings.image_size} with {path}",
-            remedy="Leave both out",
-        )
-    return run
+    same = catalog.are_same(run.dataset, settings.dataset)
+    moved = not same and catalog.is_folder(run.dataset) and catalog.is_folder(settings.dataset)
+    if not (same or moved) or run.image_size != settings.image_size:
+        raise _other_data(run, path, settings)
+    return run.replace(dataset=settings.dataset) if moved else run
+
+
+def require_own_data(path: ModelPath, dataset: Dataset, settings: DataSettings) -> None:
+    """Refuses to calibrate a run on a folder of another place than in its record, unless it has the same images."""
+    run = recorded_config(path)
+    moved = run and not catalog.are_same(run.dataset, settings.dataset)
+    if moved and measured_dataset(path).get("version") != str(dataset.version):
+        raise _other_data(run, path, settings)
+
+
+def _other_data(run, path, settings):
+    return input_error(
+        "--calibrate takes the run's own data",
+        expected=f"--dataset={run.dataset} and --image_size={run.image_size}",
+        received=f"--dataset={settings.dataset} and --image_size={settings.image_size} with {path}",
+        remedy="Leave both out, or name the folder where its pictures are now"
+        if catalog.is_folder(run.dataset)
+        else "Leave both out",
+    )

@@ -146,11 +146,20 @@ def recorded_png_bits(model: str | os.PathLike) -> int | None:
     Raises:
       InputError: the file of measurements is damaged.
     """
+    return measured_dataset(model).get("png_bits")
+
+
+def measured_dataset(model: str | os.PathLike) -> dict[str, Any]:
+    """What the measurements of the run that trained a model say of its dataset, such as "version"; {} if not known.
+
+    Raises:
+      InputError: the file of measurements is damaged.
+    """
     file = workdir_of(model) / run_files.MEASUREMENTS
     if not file.is_file():
-        return None
+        return {}
     remedy = "Remove it and result.json: the run's command then measures again."
-    return read_json(file, "The file of measurements", remedy).get("dataset", {}).get("png_bits")
+    return read_json(file, "The file of measurements", remedy).get("dataset", {})
 
 
 def read_result(path: str | os.PathLike) -> dict[str, Any] | None:

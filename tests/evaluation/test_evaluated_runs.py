@@ -9,6 +9,7 @@ import pytest
 from skd_tf import data, evaluate, networks
 from skd_tf.config import Config
 from skd_tf.data.catalog import size_and_resize
+from skd_tf.errors import InputError
 from skd_tf.evaluation import evaluate_models, measured_runs, temperature_scaling
 from skd_tf.models import loading
 from skd_tf.runs import result_tables
@@ -159,6 +160,21 @@ def test_a_run_is_calibrated_on_the_validation_part_of_its_folder(tmp_path, fitt
     assert "6 validation images" in warning and "predict and export will use it" in warning
     assert f"Delete {run / 'calibration.json'}" in warning
     assert "--nocalibrated" in warning and "--validation_fraction" in warning
+
+
+def test_a_run_is_calibrated_on_its_folder_at_another_place(tmp_path, fitted):
+    folder = make_folder(tmp_path / "set", ("train", "test"), per_class=9, size=lambda i: (8, 8), formats=(".png",))
+    run = workdir(tmp_path / "run", dataset=f"folder:{folder}", validation_fraction=0.3)
+    version = data.load(data.DataSettings(dataset=f"folder:{folder}")).version
+    write_json(run / "measurements.json", {"dataset": {"version": version}})
+    moved = folder.rename(tmp_path / "moved")
+    quick = {"calibrated": True, "timing": False, "bootstrap_samples": 0}
+    evaluate_models.evaluate_and_print(run, {"dataset": f"folder:{moved}"}, **quick)
+    assert len(fitted) == 1 and len(fitted[0][1]) == 8  # 0.3 of 27
+    write_image(moved / "train" / CLASSES[0] / "new.png", random_image(7, 8, 8))
+    with pytest.raises(InputError, match=r"own data.*set.*moved.*where its pictures are now"):
+        evaluate_models.evaluate_and_print(run, {"dataset": f"folder:{moved}"}, **quick)
+    assert len(fitted) == 1
 
 
 def test_a_run_without_held_out_images_cannot_be_calibrated(tmp_path, measured, fitted, capsys):
