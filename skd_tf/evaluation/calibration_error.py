@@ -17,6 +17,7 @@ LEVEL = 0.95
 # The direction of the observed gaps is noisy too, which costs about 2% of the coverage (experiments/results/intervals).
 _TAIL = 0.015
 _DRAWS = 1000
+_LUCKY = 0.16  # one standard deviation below the median
 _PRIOR = 2.0  # images' worth of Bernoulli variance in each bin: a bin without errors would have almost none
 
 
@@ -91,23 +92,26 @@ def interval(found: BinGaps) -> list[float]:
     """A 95% interval of the true ECE: every l ECE under which the observed estimate is no exception.
 
     The distribution of the estimate, if the true gaps are l gap_b, is simulated with Gaussian noise, the same for all l.
+    An estimate can be lower than even that of a calibrated model would usually be. The upper end then does not shrink to 0:
+    it is at least the one of an estimate at the 16% quantile of a calibrated model's (Cowan et al. 2011, arXiv:1105.3166).
     """
     observed = ece(found)
-    if math.isnan(observed):
+    if not observed > 0:
         return [observed, observed]
     noise = found.noise(_DRAWS)
 
-    def end(quantile):
-        """The smallest true ECE for which this quantile of the estimate reaches the observed one."""
+    def end(quantile, estimate):
+        """The smallest true ECE for which this quantile of the estimates reaches the given one."""
         rank = round(quantile * (_DRAWS - 1))
 
         def above(share):
-            estimates = np.abs(share * np.abs(found.gaps) + noise).sum(axis=1)
-            return np.partition(estimates, rank)[rank] - observed
+            estimates = np.abs(share * found.gaps + noise).sum(axis=1)
+            return np.partition(estimates, rank)[rank] - estimate
 
         return observed * _root(above)
 
-    return [end(1 - _TAIL), end(_TAIL)]
+    usual = float(np.quantile(np.abs(noise).sum(axis=1), _LUCKY))
+    return [end(1 - _TAIL, observed), end(_TAIL, max(observed, usual))]
 
 
 def _expected(gaps, errors):

@@ -58,6 +58,35 @@ def test_the_estimate_and_the_interval_by_their_definitions():
     low, high = (end / calibration_error.ece(found) for end in calibration_error.interval(found))
     tails = [np.quantile(np.abs(end * found.gaps + noise).sum(axis=1), q) for end, q in ((low, 0.985), (high, 0.015))]
     assert low < share < high and tails == pytest.approx([calibration_error.ece(found)] * 2, rel=0.03)
+    one_sided = found._replace(gaps=np.abs(found.gaps))
+    own = one_sided.noise(1000)  # the draws of the interval itself
+    for end, beyond in zip(calibration_error.interval(one_sided), (0.015, 0.985), strict=True):
+        estimates = np.abs(end / calibration_error.ece(found) * one_sided.gaps + own).sum(axis=1)
+        assert (estimates > calibration_error.ece(found)).mean() == pytest.approx(beyond, abs=0.003)
+
+
+def test_gaps_of_both_signs_keep_their_correlations():
+    """Half of the images: confidence 0.95, half of them right. The other half: confidence 0.55, all right."""
+    confidence, correct = np.repeat([0.95, 0.55], 200), np.concatenate([np.tile([1.0, 0.0], 100), np.ones(200)])
+    found = calibration_error.bin_gaps(confidence, correct)
+    rng = np.random.default_rng(0)
+    rows = [rng.integers(0, 400, 400) for _ in range(2000)]
+    spread = np.std([calibration_error.ece(calibration_error.bin_gaps(confidence[row], correct[row])) for row in rows])
+    low, high = calibration_error.interval(found)
+    assert low < calibration_error.ece(found) < high
+    assert high - low == pytest.approx(2 * 2.17 * spread, rel=0.05)  # 97% of a normal distribution
+
+
+def test_an_estimate_that_is_unusually_low_does_not_prove_that_the_model_is_calibrated():
+    confidence = np.linspace(0.4, 0.99, 90)
+    found = calibration_error.bin_gaps(confidence, np.random.default_rng(0).random(90) < confidence)
+    usual = calibration_error.interval(found)
+    low, high = calibration_error.interval(found._replace(gaps=found.gaps / 100))
+    assert low == 0 and 0.2 * usual[1] < high < usual[1]
+
+
+def test_a_bin_holds_its_upper_end():
+    assert calibration_error.bin_of(np.array([1e-9, 0.2, 0.2 + 1e-9, 0.4, 0.6, 1.0])).tolist() == [0, 2, 3, 5, 8, 14]
 
 
 def test_special_cases():
