@@ -16,6 +16,7 @@ from skd_tf.evaluation import bootstrap, cost, final_measurements, measured_runs
 from skd_tf.evaluation.image_answers import ImageAnswers
 from skd_tf.evaluation.measured_runs import ModelPath
 from skd_tf.evaluation.predictor import Predictor, accelerators
+from skd_tf.evaluation.preprocessing_trial import better_preprocessing
 from skd_tf.evaluation.temperature_scaling import Calibration
 from skd_tf.models import deployable, loading
 from skd_tf.models.paths import file_of, require
@@ -188,6 +189,11 @@ def evaluate_models(
             images, what=f"evaluating {name}"
         )
 
+    def warn_of_preprocessing(model, path, flag, given, logits):
+        better = better_preprocessing(lambda: model, given, dataset, dataset.test, logits)
+        if better:
+            warn(f"{path} was probably trained with --{flag}={better.kind}: {better.evidence}.")
+
     def entry(path, model, logits, summary, teacher):
         raw, fitted = deployable.without_sphere(model), (temperatures or {}).get(path)
         stored = temperature_scaling.of_run_behind(path) if fitted is None else None
@@ -216,10 +222,14 @@ def evaluate_models(
     if teacher:
         logits = predict(rival, "the teacher")
         teacher_summary = metrics.summarize(logits, labels)
+        warn_of_preprocessing(rival, teacher, "teacher_preprocessing", teacher_preprocessing, logits)
         teacher_entry = entry(str(teacher), rival, logits, teacher_summary, None)
-    entries = [
-        entry(path, opened[path], predict(opened[path], path), None, teacher_summary) for path in map(str, paths)
-    ]
+    entries = []
+    for path, model in ((path, opened[path]) for path in map(str, paths)):
+        logits = predict(model, path)
+        if measured_runs.may_lack_preprocessing(path):
+            warn_of_preprocessing(model, path, "preprocessing", preprocessing, logits)
+        entries.append(entry(path, model, logits, None, teacher_summary))
     compared = []
     if all("accuracy" in one for one in entries):
         decoded = [(one["path"], predictions.decode(one["predictions"])) for one in entries]

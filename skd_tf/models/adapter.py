@@ -33,6 +33,7 @@ class ModelAdapter:
       size: (height, width) that images are resized to, or None.
       from_grey: whether the images are grey and the model is for RGB.
       network: the model itself.
+      probabilities: whether it returns probabilities.
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class ModelAdapter:
         std: tuple[float, ...] = (),
         probabilities: bool = False,
     ) -> None:
-        self.network, self._probabilities = model, probabilities
+        self.network, self.probabilities = model, probabilities
         size = tuple(model.input_shape[1:3])
         self.size = None if None in size or size == image_shape[:2] else size
         self._resize = self.size and [_resizing(*pair) for pair in zip(image_shape, size, strict=False)]
@@ -72,7 +73,7 @@ class ModelAdapter:
         if self._preprocess is not None:
             images = self._preprocess(images)
         outputs = self.network(images, training=False)
-        return log_probabilities(outputs) if self._probabilities else outputs
+        return log_probabilities(outputs) if self.probabilities else outputs
 
 
 def log_probabilities(probabilities: tf.Tensor) -> tf.Tensor:

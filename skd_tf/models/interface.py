@@ -61,7 +61,7 @@ def logits_in(output: Any, who: str) -> Any:
         return output
     classes = classes_in(shape, who)
     if isinstance(output, keras.KerasTensor):
-        return keras.layers.Reshape((classes,))(output)
+        return keras.layers.Reshape((classes,), name="logits_without_places")(output)  # "reshape" may be taken
     return keras.ops.reshape(output, (-1, classes))
 
 
@@ -110,8 +110,10 @@ def with_logits(model: Any, who: str, *, announce: bool = False) -> Any:
     if plain and len(graph.output.shape) == 2:
         return model
     logits = logits_in(graph.output, who)
-    if announce:
-        say(f"The {who} has its logits {tuple(logits.shape)} in an output of another form: they are taken out of it.")
+    if announce and logits is not graph.output:
+        kind = "a dict" if isinstance(graph.output, Mapping) else "a list"
+        form = f"shape {tuple(graph.output.shape)}" if isinstance(graph.output, keras.KerasTensor) else kind
+        say(f"The {who} returns {form}: its logits {tuple(logits.shape)} are used.")
     return keras.Model(graph.inputs[0], logits, name=model.name)
 
 

@@ -41,23 +41,31 @@ class SavedModel:
     def __init__(self, path: str | os.PathLike) -> None:
         loaded = tf.saved_model.load(str(path))
         if "serving_default" not in loaded.signatures:
-            raise ValueError("it has no signature serving_default")
+            raise self._refusal(path, "a signature serving_default", f"{', '.join(loaded.signatures) or 'none'}")
         self._loaded, self._signature = loaded, loaded.signatures["serving_default"]
         inputs = self._signature.structured_input_signature[1]
         if len(inputs) != 1:
-            raise ValueError(f"its inputs are {', '.join(sorted(inputs))}, and one is expected, the images")
+            raise self._refusal(path, "one input, the images", f"the inputs {', '.join(sorted(inputs))}")
         ((self._input, spec),) = inputs.items()
         if spec.shape.rank is None:
-            raise ValueError("its input has no fixed number of axes, as [batch, height, width, channels]")
+            expected = "an input with a fixed number of axes, as [batch, height, width, channels]"
+            raise self._refusal(path, expected, "one with any number of axes")
         outputs = self._signature.structured_outputs
         if "logits" not in outputs and len(outputs) > 1:
-            raise ValueError(f"its outputs are {', '.join(outputs)}, none of them named logits")
+            raise self._refusal(path, "one output, or one named logits", f"the outputs {', '.join(outputs)}")
         self._output = "logits" if "logits" in outputs else next(iter(outputs))
         self.name = pathlib.Path(path).name
         self.input_shape, self._dtype = tuple(spec.shape), spec.dtype
         shape = outputs[self._output].shape
         self.output_shape = (None, interface.classes_in(shape, f"SavedModel {self.name}"))
         self._scale = 1.0
+
+    @staticmethod
+    def _refusal(path, expected, received):
+        remedy = "Export one with these: keras.Model(model.input, model.output[NAME]).export(FOLDER)"
+        return input_error(
+            "The SavedModel has another form", expected=expected, received=f"{received} from {path}", remedy=remedy
+        )
 
     @property
     def uncalibrated(self) -> "tuple[SavedModel, float | None]":

@@ -12,7 +12,7 @@ from skd_tf.runtime import compat
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _CAFFE_MEAN = (123.68, 116.779, 103.939)  # of red, green and blue, in pixels
-_NEED_RGB = ("torch", "caffe")
+NEED_RGB = ("torch", "caffe")
 PerChannel = Sequence[float] | None
 
 
@@ -50,7 +50,7 @@ def preprocess(images: Any, kind: str, *, mean: PerChannel = None, std: PerChann
     if kind == "raw":
         return images
     count = images.shape[-1]
-    if kind in _NEED_RGB and count != 3:
+    if kind in NEED_RGB and count != 3:
         raise input_error(
             f"Preprocessing {kind} is for RGB images",
             expected="3 channels",

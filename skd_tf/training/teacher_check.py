@@ -11,6 +11,7 @@ from skd_tf.config import Config
 from skd_tf.data.folder_parts import shown
 from skd_tf.errors import counted, input_error
 from skd_tf.evaluation import metrics
+from skd_tf.evaluation.preprocessing_trial import better_preprocessing
 from skd_tf.runtime import cluster
 from skd_tf.runtime.console import detail, warn
 from skd_tf.training.teacher import Teacher
@@ -57,7 +58,12 @@ def open_teacher(
             f"The teacher {path} seems to have its classes in another order than {dataset.name}: on {images}, it mostly "
             f"answers {meant}. The order here is {shown(dataset.class_names)}."
         )
+    kind, better = config.teacher_preprocessing, None
+    if cluster.workers() == 1:
+        better = better_preprocessing(lambda: teacher.model, kind, dataset, split, logits)
     if not is_chance_level(accuracy, dataset.num_classes, len(split)):
+        if better:
+            warn(f"{path} was probably trained with --teacher_preprocessing={better.kind}: {better.evidence}.")
         return teacher
     right = f"{accuracy:.4f} ({round(accuracy * len(split))} of {images})"
     if len(split) < _FEW_EXAMPLES and accuracy > 1 / dataset.num_classes:
@@ -67,7 +73,10 @@ def open_teacher(
         "The teacher is at chance level",
         expected=f"an accuracy well above 1/{dataset.num_classes} on the {what} images",
         received=f"{right} from {path}",
-        remedy=f"Train it longer or on more images, or check that it was trained on {dataset.name} with the same class numbers",
+        remedy=f"Set --teacher_preprocessing={better.kind}: {better.evidence}"
+        if better
+        else f"Train it longer or on more images, or check that it was trained on {dataset.name} with the same class numbers, "
+        f"and with --teacher_preprocessing={kind}",
     )
 
 

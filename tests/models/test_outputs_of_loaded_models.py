@@ -1,6 +1,7 @@
 """Models that the commands load: outputs of other forms, last activations and augmentation inside."""
 
 import json
+import re
 import zipfile
 
 import keras
@@ -28,7 +29,7 @@ def net(kind="plain"):
     outputs = {
         "one entry": lambda: {"scores": z},
         "logits": lambda: {"features": L.Flatten()(images), "logits": z},
-        "spatial": lambda: L.Reshape([1, 1, 10])(z),
+        "spatial": lambda: L.Reshape([1, 1, 10], name="reshape")(z),
         "two": lambda: {"a": z, "b": z},
         "sigmoid": lambda: L.Activation("sigmoid")(z),
     }.get(kind, lambda: z)()
@@ -44,13 +45,14 @@ def test_clear_outputs_are_taken_with_a_word(kind, digits, tmp_path, capsys):
     images = digits.train.images[:4]
     net(kind).save(tmp_path / "net.keras")
     expected = net()(images)
+    keras.utils.clear_session()  # as in a new process, a new layer may be called "reshape" too
     for model in (
         teacher(tmp_path / "net.keras", digits),
         loading.load_measured(tmp_path / "net.keras", digits),
         make_student(StudentSettings(student=str(tmp_path / "net.keras")), digits),
     ):
         np.testing.assert_allclose(model(images), expected, atol=1e-5)
-    assert "has its logits (None, 10) in an output of another form" in capsys.readouterr().out
+    assert re.search(r"returns .*: its logits \(None, 10\) are used", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize(("kind", "message"), [("two", "several outputs"), ("sigmoid", "activation=sigmoid")])
@@ -106,7 +108,7 @@ def test_a_model_with_a_call_of_its_own_is_refused_in_one_line(digits, tmp_path)
 
 @pytest.mark.parametrize(
     ("inputs", "words"),
-    [([[None, 8, 8, 1], []], "its inputs are a, b, and one is expected"), ([None], "no fixed number of axes")],
+    [([[None, 8, 8, 1], []], r"one input, the images.*the inputs a, b from"), ([None], "fixed number of axes")],
 )
 def test_a_saved_model_with_other_inputs_is_refused_in_one_line(inputs, words, tmp_path):
     signature = [tf.TensorSpec(shape, tf.float32, name=name) for shape, name in zip(inputs, "ab", strict=False)]
