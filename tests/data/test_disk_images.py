@@ -128,6 +128,8 @@ def test_windows_are_distributed_as_in_torchvision():
     assert area.mean() == pytest.approx(areas[fits].mean(), abs=0.012)
     assert np.log(ratio).std() == pytest.approx(np.log(ratios[fits]).std(), abs=0.006)
     assert (left / np.maximum(1000 - width, 1)).mean() == pytest.approx(0.5, abs=0.03)
+    height, width = image_ops.random_window(size, rows[0], how._replace(ratio=(2.0, 3.0))).numpy()[2:]
+    assert 1.9 < width / height < 3.1
     narrow = image_ops.random_window(tf.constant([1000, 20]), rows[0], how).numpy()
     assert list(narrow) == [(1000 - 27) // 2, 0, 27, 20]  # nothing fits: the centre, at the nearest ratio
 

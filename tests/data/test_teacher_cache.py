@@ -170,6 +170,9 @@ def test_the_key_contains_everything_that_logits_depend_on(open_teacher, teacher
         key(images.load(validation_fraction=0.2)),
         key(dataclasses.replace(digits, augmentation=augmentation.Augmentation(2, False))),
         key(dataclasses.replace(digits, version="2.0.0")),
+        key(dataclasses.replace(digits, train=dataclasses.replace(digits.train, index=digits.train.index + 1))),
+        key(teacher_preprocessing="standard"),
+        key(dataclasses.replace(digits, mean=(0.7,)), teacher_preprocessing="standard"),
         key(dataclasses.replace(digits, extra=EVERYTHING)),
         key(dataclasses.replace(digits, extra=EVERYTHING._replace(erase=0.5))),
     ]
@@ -219,6 +222,18 @@ def test_any_flipped_byte_of_a_shard_is_detected(tmp_path):
 
 def small_shards(folder, images=300):
     return logit_shards.LogitShards(folder, "key", images, logit_records.LogitRecord(1, "float16"), 256)
+
+
+def test_a_file_in_the_place_of_another_is_detected(tmp_path):
+    shards = LogitShards(tmp_path, "key", 4, LogitRecord(2, "float32"), 2)
+    places = [Shard(epoch, number) for epoch in range(2) for number in range(2)]
+    for place in places:
+        shards.write(place, shards.record.encode(np.ones([2, 2])))
+    whole = {place: shards.path(place).read_bytes() for place in places}
+    for place in places[1:]:
+        shards.path(place).write_bytes(whole[places[0]])
+        with pytest.raises(logit_shards.DamagedError, match="another key"):
+            shards.open(place)
 
 
 def test_a_shard_has_about_16_mb_and_whole_batches(monkeypatch):
@@ -367,7 +382,8 @@ def test_every_flipped_byte_of_a_small_file_is_detected(tmp_path):
 
 
 def test_fewer_epochs_than_the_run_repeat(open_teacher, digits):
-    config, teacher = open_teacher(teacher_cache_epochs=2)
+    digits = dataclasses.replace(digits, extra=augmentation.Extra(mixup=0.2))  # the partners repeat too
+    config, teacher = open_teacher(digits, teacher_cache_epochs=2)
     batches = stream(config, digits, teacher.epoch_logits(2))
     assert mismatch(teacher, batches) < 1e-2
     pixels = [(x["image"], y) for x, y in batches]

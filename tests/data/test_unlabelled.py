@@ -154,6 +154,18 @@ def test_each_image_gets_its_own_cached_logits(mixed, whole):
     assert equal([x["image"] for x, _ in found[:STEPS]], [images for images, _ in whole[:STEPS]])
 
 
+def test_without_cached_logits_the_augmentation_repeats_as_with_them(mixed):
+    """Four epochs of labelled images begin three passes over the others."""
+    logits = {
+        "teacher_logits": RowLogits(4, 0),
+        "unlabelled_logits": RowLogits(passes(mixed, UNLABELLED, 4 * STEPS), 1),
+    }
+    cached = batches(mixed, last_step=6 * STEPS, **logits)
+    config = Config(batch_size=BATCH, teacher_cache_epochs=4, teacher_cache_dir="unused")
+    live = batches(mixed, config, last_step=6 * STEPS)
+    assert equal([x["image"] for x, _ in cached], [images for images, _ in live])
+
+
 def test_measured_images_are_refused_and_few_ones_too(mixed, tree):
     labelled = mixed.name.removeprefix("folder:")
     settings = data.DataSettings(dataset=mixed.name)

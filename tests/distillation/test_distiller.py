@@ -261,6 +261,12 @@ def test_compiled_metrics_get_the_sphere_and_predict_gives_raw_logits():
     assert "distill_loss" not in blind and "loss" not in blind
 
 
+def test_probabilities_on_a_sphere_without_centring():
+    logits = np.random.default_rng(0).normal(size=[6, CLASSES])
+    found = make_distiller(radius=6.0, center=False).probability_logits(tf.constant(logits))
+    np.testing.assert_allclose(found, 6 * logits / np.linalg.norm(logits, axis=1, keepdims=True), rtol=1e-6)
+
+
 def test_evaluation_counts_a_short_last_batch_once_and_changes_no_weight():
     ((images, labels),) = batches(1, size=11)
     distiller = make_distiller(batch_norm=True)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from skd_tf.distillation.batches import with_class_weight
 from skd_tf.distillation.distiller import Distiller
 from skd_tf.errors import InputError
 from skd_tf.losses import Loss, cross_entropy, kd
@@ -110,6 +111,14 @@ def test_compiled_metrics_leave_out_unlabelled_images(one_hot):
     history = distiller.fit(TEST_IMAGES, y, sample_weight=weights, **options).history
     for name in ("accuracy", "nll", "weighted_nll"):
         assert seen[name] == pytest.approx(expected[name], rel=1e-5) == history[name][0], name
+
+
+def test_class_weights_split_off_the_validation_images_that_keras_splits_off():
+    labels = np.arange(11) % 3
+    x, y, arguments = with_class_weight(np.arange(11), labels, {1: 2.0}, {"validation_split": 0.25})
+    assert x.tolist() == [*range(8)] and y.tolist() == labels[:8].tolist()  # math.floor(11 * (1 - 0.25)), as in Keras
+    assert [part.tolist() for part in arguments["validation_data"]] == [[8, 9, 10], labels[8:].tolist()]
+    assert arguments["sample_weight"].tolist() == [1, 2, 1, 1, 2, 1, 1, 2] and arguments["validation_split"] == 0
 
 
 def test_weighted_metrics_are_weighted_and_the_others_are_not():

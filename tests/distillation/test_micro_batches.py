@@ -19,7 +19,7 @@ def trained(strategy, micro_batches, *, steps, dtype, cached=False, jit_compile=
     """A student with clipping, EMA, a scheduled rate and a regularizer."""
     with strategy.scope() if strategy else contextlib.nullcontext():
         student, teacher = (conv_net(seed, dtype=dtype) for seed in (1, 2))
-        student.layers[0].kernel_regularizer = keras.regularizers.L2(regularizer)
+        student.layers[0].kernel.regularizer = keras.regularizers.L2(regularizer)
         distiller = Distiller(student, None if cached else teacher, "kd")
         rates = schedules.Table(np.linspace(0.1, 0.01, 20))
         settings = optimizers.OptimizerSettings(clip_norm=0.5, ema_momentum=0.9)
@@ -72,11 +72,11 @@ def test_a_step_in_float32_agrees_to_rounding(jit_compile):
 def test_a_last_batch_of_few_images_has_fewer_pieces():
     """As that of fit over an array; and a batch of fewer images than pieces."""
     images, labels = (np.concatenate(parts) for parts in zip(*batches(1, 17, dtype="float64"), strict=True))
-    students = []
-    for pieces in (1, 4, 32):
+    students, weights = [], np.arange(17.0) % 5
+    for pieces in (1, 3, 32):  # of the first batch, 3 pieces have 6, 6 and 4 images
         distiller = Distiller(conv_net(1, dtype="float64"), conv_net(2, dtype="float64"), "kd")
         distiller.compile(keras.optimizers.SGD(0.1), jit_compile=False, micro_batches=pieces)
-        distiller.fit(images, labels, batch_size=16, shuffle=False, verbose=0)
+        distiller.fit(images, labels, batch_size=16, sample_weight=weights, shuffle=False, verbose=0)
         students.append(weights_of(distiller.student))
     assert all(distance(students[0], other) < 1e-10 for other in students[1:])
 
@@ -88,7 +88,7 @@ def test_a_regularizer_counts_once():
         for m in (1, 4)
         for factor in (0.0, 0.1)
     }
-    assert distance(results[1, 0.1], results[4, 0.1]) < 1e-10
+    assert distance(results[1, 0.1], results[4, 0.1]) < 1e-10 and distance(results[1, 0.1], results[1, 0.0]) > 1e-4
 
 
 def test_a_batch_that_cannot_be_divided_is_refused():

@@ -52,3 +52,11 @@ def test_adamw_and_clipping_by_global_norm():
     start = np.array([1.0, -2.0])
     expected = start - 0.01 * 0.1 * start - 0.01 * clipped / (np.abs(clipped) + 1e-7)
     np.testing.assert_allclose(variable.numpy(), expected, rtol=1e-4)
+
+
+def test_the_norm_that_is_clipped_is_that_of_all_gradients():
+    settings = optimizers.OptimizerSettings(momentum=0.0, weight_decay=0.0, clip_norm=1.0)
+    variables = [keras.Variable(np.zeros(2)), keras.Variable(np.zeros(1))]
+    optimizer = optimizers.make_optimizer(settings, 0.5)
+    optimizer.apply([tf.constant([3.0, 0.0]), tf.constant([4.0])], variables)  # together of norm 5
+    np.testing.assert_allclose(np.concatenate(variables), [-0.3, 0.0, -0.4], rtol=1e-6)

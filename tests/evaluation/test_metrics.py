@@ -159,6 +159,14 @@ def test_bootstrap_intervals_are_those_of_resampled_splits(sample):
     assert again[0] == again[1] != again[2]
 
 
+def test_intervals_leave_out_unlabelled_images_also_beside_a_teacher(sample):
+    student, teacher, labels = sample
+    rows = np.arange(400) % 4 > 0
+    some = [metrics.summarize(logits, np.where(rows, labels, -1)) for logits in (student, teacher)]
+    alone = [metrics.summarize(logits[rows], labels[rows]) for logits in (student, teacher)]
+    assert bootstrap.intervals(*some, samples=20) == bootstrap.intervals(*alone, samples=20)
+
+
 def test_a_known_temperature_is_recovered(sample):
     random, logits, fit = (
         np.random.default_rng(1),

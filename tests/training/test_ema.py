@@ -8,7 +8,8 @@ import pytest
 
 from skd_tf.config import Config
 from skd_tf.distillation import optimizers
-from skd_tf.evaluation import predictor
+from skd_tf.evaluation import metrics, predictor
+from skd_tf.models import deployable
 from skd_tf.training import experiment, train_student
 from tests.helpers.images import load
 from tests.helpers.nets import batches, distance, make_distiller, run, weights_of
@@ -71,9 +72,11 @@ def test_it_is_what_is_measured_and_shipped_and_the_run_resumes(tmp_path):
     averaged, plain = tmp_path / "averaged", tmp_path / "plain"
     student, digits = train(averaged, ema_momentum=0.9)["student"], load()
     shipped = keras.models.load_model(averaged / "student.keras")
-    logits = predictor.Predictor(shipped)(digits.validation.images)
+    logits = predictor.Predictor(deployable.without_temperature(shipped)[0])(digits.validation.images)
     accuracy = (logits.argmax(axis=1) == digits.validation.labels).mean()
     assert accuracy == pytest.approx(numbers(averaged)[-1]["val_accuracy"]) == student["val_accuracy"]
+    nll = metrics.quality(logits, digits.validation.labels)["nll"]
+    assert nll == pytest.approx(numbers(averaged)[-1]["val_nll"], rel=1e-4)
     # The average lags behind the weights, which are those of a run without it.
     config = Config(**ALONE)
     plain.mkdir()
