@@ -9,7 +9,7 @@ from typing import Any
 
 from skd_tf.errors import input_error
 
-VERSION = 3  # increment it with every entry of BEFORE
+VERSION = 4  # increment it with every entry of BEFORE
 
 # {setting: (version that introduced it or changed its default, value that reproduces what earlier versions did)}.
 # Records of skd_tf 0.1.0 hold no version. They are version 1.
@@ -39,6 +39,7 @@ BEFORE: dict[str, tuple[int, Any]] = {
     "feature_loss": (2, "mse"),
     "loss": (3, "spherical"),
     "min_warmup_steps": (3, 0),
+    "custom_layers": (4, ""),
 }
 
 

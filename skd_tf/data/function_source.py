@@ -58,7 +58,9 @@ def read(settings: DataSettings, data_dir: str | None, names: Sequence[str]) -> 
             "The dataset function does not return the right dict",
             expected=f"a dict with {', '.join(required)}, and optionally {', '.join(n for n in _OPTIONAL if n not in required)}",
             received=f"{sorted(spec) if isinstance(spec, dict) else type(spec).__name__} from {settings.dataset}",
-            remedy="Change what it returns",
+            remedy="Change what it returns"
+            if not isinstance(spec, dict) or not set(spec) & {"val", "valid", "validation"}
+            else "Leave out the validation split, which is drawn from train; a folder may have one of its own in val/",
         )
     spec = dict(spec)  # the function may keep its own dict
     class_names = _checked_names(settings, spec["class_names"])

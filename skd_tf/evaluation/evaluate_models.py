@@ -151,7 +151,8 @@ def evaluate_models(
       answers: takes the answers to each image, or None.
 
     Returns:
-      {"models": [entry of each path], "comparisons" (`runs.verdict.compare_with_best`), "teacher": entry or None, "labels"
+      {"models": [entry of each path], "comparisons" (`runs.verdict.compare_with_best`), "teacher_comparisons" (`compare` of
+      each with the teacher), "teacher": entry or None, "labels"
       (as `runs.predictions` encodes them), "dataset", "class_names", "versions", "device"}. An entry has "path", what
       `final_measurements.measure_model` gives, "parameters", "flops", "file_bytes", "latency_ms", "images_per_second".
 
@@ -230,13 +231,20 @@ def evaluate_models(
         if measured_runs.may_lack_preprocessing(path):
             warn_of_preprocessing(model, path, "preprocessing", preprocessing, logits)
         entries.append(entry(path, model, logits, None, teacher_summary))
-    compared = []
+    compared, against_teacher = [], []
     if all("accuracy" in one for one in entries):
         decoded = [(one["path"], predictions.decode(one["predictions"])) for one in entries]
         compared = verdict.compare_with_best(decoded, labels)
+        if teacher_entry:
+            taught = predictions.decode(teacher_entry["predictions"])
+            against_teacher = [
+                {"first": path, "second": "the teacher"} | verdict.compare(predicted, taught, labels)
+                for path, predicted in decoded
+            ]
     return {
         "models": entries,
         "comparisons": compared,
+        "teacher_comparisons": against_teacher,
         "teacher": teacher_entry,
         "dataset": {"name": dataset.name, "version": dataset.version, "test_examples": len(labels)},
         "labels": predictions.encode(labels),

@@ -109,7 +109,7 @@ def require_unseen(models, dataset, settings):
         warn(text)
     unknown = lineage.joined(map(lineage.read, models)).unknown
     if unknown and (dataset.drawn_from or redraw.is_drawn("test", dataset, settings)):
-        say(f"What {', '.join(unknown)} was trained on is not recorded: it may have seen these images.")
+        say(lineage.unknown_sentence(unknown))
     return warnings
 
 

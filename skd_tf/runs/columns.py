@@ -1,6 +1,6 @@
 """Rows and columns of every table of metrics: result table, evaluation, HTML report, model card."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 # {model of a result.json: what tables call it}, in the order of their rows.
@@ -85,3 +85,12 @@ def columns(*keys: str) -> list[Column]:
     """
     by_key = {column.key: column for column in _COLUMNS}
     return [by_key[key] for key in keys or by_key]
+
+
+def without_top_5(shown: Iterable[Column], classes: int) -> list[Column]:
+    """The columns without those of the five most probable classes, if there are no more classes than these.
+
+    >>> [column.key for column in without_top_5(columns("accuracy", "top5_accuracy"), classes=3)]
+    ['accuracy']
+    """
+    return [column for column in shown if classes > 5 or column.key not in ("top5_accuracy", "agreement_at_5")]

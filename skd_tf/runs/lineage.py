@@ -203,6 +203,14 @@ def images_seen(lineage: Lineage, dataset: Dataset, settings: DataSettings) -> l
     return found
 
 
+def unknown_sentence(names: Sequence[str]) -> str:
+    """What cannot be checked of weights without a record."""
+    have, it = ("has", "it") if len(names) == 1 else ("have", "them")
+    return (
+        f"{', '.join(names)} {have} no record of training: skd_tf cannot tell whether the test images are new to {it}."
+    )
+
+
 def require_unseen(
     models: Mapping[str, str | os.PathLike], dataset: Dataset, settings: DataSettings, *, teachers: Sequence[str] = ()
 ) -> list[str]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from skd_tf.errors import counted
-from skd_tf.runs.columns import columns, role_names
+from skd_tf.runs.columns import columns, role_names, without_top_5
 from skd_tf.runs.verdict import comparison_lines
 
 _RESULT = columns("accuracy", "nll", "ece", "confidence", "agreement", "parameters")
@@ -63,6 +63,7 @@ _COST = {  # heading: cell of a model
 def result_table(result: Mapping[str, Any]) -> str:
     """The table of a result.json: one line per model, measured on the test split; of the student, the epoch that ships."""
     shown = _RESULT if "accuracy" in result["student"] else _WITHOUT_LABELS
+    shown = without_top_5(shown, len(result["class_names"]))
     lines = [["test split", *(column.heading for column in shown)]]
     for key, name in role_names(result).items():
         lines.append([name, *(column.text(result[key]) for column in shown)])
@@ -120,16 +121,20 @@ def evaluation_tables(result: Mapping[str, Any]) -> str:
     models = [(entry["path"], entry) for entry in result["models"]]
     teacher = [("teacher", result["teacher"])] if result["teacher"] else []
     everyone = models + teacher
-    parts = [_with_intervals(counted(result["dataset"]["test_examples"], "image"), everyone, _QUALITY)]
-    if result["comparisons"]:
-        parts.append("\n".join(comparison_lines(result["comparisons"])))
+    classes = len(result["class_names"])
+    quality, beside_teacher = (without_top_5(shown, classes) for shown in (_QUALITY, _BESIDE_TEACHER))
+    parts = [_with_intervals(counted(result["dataset"]["test_examples"], "image"), everyone, quality)]
+    compared = [result["comparisons"], result.get("teacher_comparisons", [])]
+    parts += ["\n".join(comparison_lines(each)) for each in compared if each]
     has_labels = all("accuracy" in entry for _, entry in everyone)
     if has_labels:
         parts.append(_with_intervals("every class counts the same", everyone, _OVER_CLASSES))
     if teacher:
-        parts.append(_with_intervals("compared with the teacher", models, _BESIDE_TEACHER))
-    costs = [[name, *(cell(entry) for cell in _COST.values())] for name, entry in everyone]
-    parts.append(aligned([["cost", *_COST], *costs]))
+        parts.append(_with_intervals("compared with the teacher", models, beside_teacher))
+    columns_of_cost = [(heading, [cell(entry) for _, entry in everyone]) for heading, cell in _COST.items()]
+    known = [(heading, cells) for heading, cells in columns_of_cost if {*cells} != {"-"}]
+    costs = zip([name for name, _ in everyone], *(cells for _, cells in known), strict=True)
+    parts.append(aligned([["cost", *(heading for heading, _ in known)], *([*line] for line in costs)]))
     if has_labels:
         parts.append("\n".join(_worst_classes(name, entry, result["class_names"]) for name, entry in everyone))
     return "\n\n".join(parts)
@@ -152,7 +157,7 @@ def aligned(lines: Sequence[Sequence[str]]) -> str:
 
 def _with_intervals(heading, named, shown):
     """A table of metrics. Each model is followed by its intervals and, for quality, its raw and calibrated softmax."""
-    of_quality = shown is _QUALITY
+    of_quality = shown[0] in _QUALITY
     shown = [column for column in shown if any(column.number(entry) is not None for _, entry in named)]
     lines = [[heading, *(column.heading for column in shown)]]
     for name, entry in named:

@@ -238,10 +238,7 @@ def prepare(
 
 @functools.cache  # once, though the student alone starts from the same weights
 def _say_unknown(names: tuple[str, ...]) -> None:
-    say(
-        f"What {', '.join(names)} was trained on is not recorded: whether it has seen the images that this run measures on "
-        "cannot be checked."
-    )
+    say(lineage.unknown_sentence(names))
 
 
 def make_strategy(config: Config) -> tf.distribute.Strategy:

@@ -11,6 +11,7 @@ from experiments.lab import definitions
 from experiments.lab import records as study_records
 from experiments.lab.summaries import HELD_OUT, runs_of
 from experiments.lab.tables import SPECS
+from skd_tf.config import Config
 from skd_tf.errors import InputError
 from skd_tf.runs import predictions
 from tests.lab import study_cases
@@ -332,3 +333,12 @@ def test_a_record_holds_what_the_run_left_and_no_path(tmp_path):
         for n in (1, 2)
     ]
     assert dotted[0] != dotted[1]
+
+
+def test_unfinished_runs_can_be_continued_by_this_version():
+    """Each config.json beside a checkpoint: a new setting needs an entry in skd_tf.config.versions."""
+    files = [*(pathlib.Path(__file__).parents[2] / "experiments" / "unfinished").rglob("config.json")]
+    for path in files:
+        recorded = Config.from_json(json.loads(path.read_text()))
+        assert recorded.differences(Config.from_json(recorded.to_json())) == []
+        assert [*(path.parent / "checkpoints").glob("step-*.ckpt")], path

@@ -239,7 +239,7 @@ def test_an_unknown_ancestry_is_said_once(first, tmp_path, capsys):
     loading.load(workdir).save(foreign)
     run(tmp_path / "run", TINY, dataset=f"folder:{root}", student_checkpoint=str(foreign))
     out = capsys.readouterr().out
-    assert out.count("is not recorded") == 1 and str(foreign) in out
+    assert out.count("has no record of training") == 1 and str(foreign) in out
     assert read_json(tmp_path / "run" / "result.json")["lineage"]["unknown"] == [str(foreign)]
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from skd_tf.runs.columns import Column, columns
+from skd_tf.runs.columns import Column, columns, without_top_5
 from skd_tf.runs.report.run_data import ChartSeries, Run
 from skd_tf.runs.result_tables import each_teacher
 
@@ -39,6 +39,7 @@ def tables(runs: Sequence[Run], series: Sequence[ChartSeries]) -> tuple[Table, T
     """What to see first, and everything else that was measured."""
     models = list(_models(runs, series))
     shown = [column for column in columns() if any(column.number(model["record"]) is not None for model in models)]
+    shown = without_top_5(shown, max(len(run.result["class_names"]) for run in runs))
     has_labels = any("accuracy" in model["record"] for model in models)
     first = [column for column in shown if column.key in _FIRST or (not has_labels and column.key == "kl_to_teacher")]
     rest = [column for column in shown if column not in first]
