@@ -53,8 +53,12 @@ class Ensemble:
     @property
     def facts(self) -> dict[str, Any]:
         """{"name", "parameters"}: what a result says about the teachers."""
-        names = " + ".join(member.facts["name"] for member in self.members)
-        return {"name": names, "parameters": sum(member.facts["parameters"] for member in self.members)}
+        return {"name": self.shown_name, "parameters": sum(member.facts["parameters"] for member in self.members)}
+
+    @property
+    def shown_name(self) -> str:
+        """Their names in reports."""
+        return " + ".join(member.shown_name for member in self.members)
 
     def logits_of_each(self, images: np.ndarray | DiskImages) -> np.ndarray:
         """Logits of un-augmented images `[n, h, w, c]`, as a loss takes them: float32 `[n, teachers, classes]`."""
@@ -97,7 +101,7 @@ class Ensemble:
         """
         classes = {name: predictions.decode(model["predictions"]) for name, model in details.items()}
         return [
-            {"name": member.facts["name"], "path": str(member.path), "weight": share}
+            {"name": member.shown_name, "path": str(member.path), "weight": share}
             | found
             | {"student_agreement": float((classes["student"] == classes[f"teacher_{i}"]).mean())}
             for i, (member, share, found) in enumerate(zip(self.members, self.shares, results, strict=True), 1)

@@ -63,7 +63,7 @@ def details_of(
     if data_dir:
         details["dataset"]["data_dir"] = os.fspath(data_dir)
     if resources.teacher:
-        details["teacher"] = {"name": resources.teacher.facts["name"], "path": str(resources.teacher.path)}
+        details["teacher"] = {"name": resources.teacher.shown_name, "path": str(resources.teacher.path)}
     return details
 
 

@@ -2,6 +2,8 @@
 
 import functools
 import os
+import pathlib
+import re
 from typing import Any
 
 import keras
@@ -99,6 +101,12 @@ class Teacher:
         if self._cache:
             self._cache.write_facts(key, facts)
         return facts
+
+    @property
+    def shown_name(self) -> str:
+        """Its name in reports: the file's if Keras made up the model's, such as functional_5."""
+        name = self.facts["name"]
+        return pathlib.Path(self.path).name if re.fullmatch(r"(functional|sequential|model)(_\d+)?", name) else name
 
     @property
     def members(self) -> "tuple[Teacher, ...]":

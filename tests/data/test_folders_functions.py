@@ -49,6 +49,13 @@ def test_labels_with_one_meaning_are_read(function, labels):
     assert dataset.train.labels.dtype == np.int32 and np.array_equal(dataset.train.labels, LABELS)
 
 
+def test_a_validation_split_of_a_function_is_refused_with_what_to_do(function):
+    with pytest.raises(
+        InputError, match=r"right dict.*'val'.*drawn from train; a folder may have one of its own in val/"
+    ):
+        function(splits={"val": ([], [])})
+
+
 def test_true_and_false_are_two_classes(function):
     assert function(LABELS == 1, names=("no", "yes")).train.labels.tolist() == (LABELS == 1).astype(int).tolist()
 
