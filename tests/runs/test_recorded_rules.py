@@ -60,7 +60,16 @@ def test_the_loss_and_the_warmup_of_then_are_kept_and_the_loss_is_said(capsys):
 
 def test_every_rule_of_earlier_versions_differs_from_the_default():
     # These were not there, and are off by default.
-    same = {"callback", "deterministic", "early_stopping_patience", "freeze", "gradient_scale", "group", "list_layers"}
+    same = {
+        "callback",
+        "custom_layers",
+        "deterministic",
+        "early_stopping_patience",
+        "freeze",
+        "gradient_scale",
+        "group",
+        "list_layers",
+    }
     same |= {
         "feature_loss",
         "feature_pairs",
