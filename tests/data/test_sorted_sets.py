@@ -3,6 +3,7 @@
 import dataclasses
 import types
 
+import keras
 import numpy as np
 import pytest
 
@@ -57,8 +58,9 @@ def test_a_radius_is_measured_on_all_classes(dataset, monkeypatch):
 
 def test_a_teacher_of_one_class_is_at_chance(dataset, monkeypatch):
     monkeypatch.setattr(teacher_check, "_CHECKED_EXAMPLES", 100)
+    scaled = keras.Sequential([keras.Input(dataset.image_shape), keras.layers.Rescaling(1 / 255)])  # no other is tried
     always_first = types.SimpleNamespace(
-        facts={"name": "t"}, shared_logits=lambda images: np.eye(CLASSES)[[0] * len(images)]
+        facts={"name": "t"}, model=scaled, shared_logits=lambda images: np.eye(CLASSES)[[0] * len(images)]
     )
     monkeypatch.setattr(teacher_check, "Teacher", lambda *_: always_first)
     with pytest.raises(InputError, match=r"chance level.*Received 0\.1000"):

@@ -82,10 +82,10 @@ def test_a_preset_takes_raw_pixels_at_its_own_size(hub):
 
 
 def test_a_preset_as_a_student_has_the_datasets_classes_and_size_and_new_weights(hub):
-    dataset = types.SimpleNamespace(image_shape=(8, 8, 1), num_classes=3)
+    dataset = types.SimpleNamespace(name="grey", image_shape=(8, 8, 1), num_classes=3)
     model = make_student(StudentSettings(student="keras_hub:vit_tiny_imagenet", seed=5), dataset)
-    assert model.output_shape == (None, 3)
-    assert hub.asked["load_weights"] is False and hub.asked["image_shape"] == (8, 8, 1)
+    assert model.input_shape == (None, 8, 8, 1) and model.output_shape == (None, 3)
+    assert hub.asked["load_weights"] is False and hub.asked["image_shape"] == (8, 8, 3)  # for RGB, as its weights
     again = make_student(StudentSettings(student="keras_hub:vit_tiny_imagenet", seed=5), dataset)
     for one, other in zip(model.get_weights(), again.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
