@@ -15,7 +15,8 @@ RECORD = pathlib.Path(__file__).parents[2] / "experiments" / "results" / "interv
 
 def require_coverage(entry):
     assert entry["coverage"] >= 0.9, entry
-    assert entry["coverage"] <= 0.99 or entry["true"] <= 0.02, entry
+    # A true value that so few images hardly tell from 0 is nearly always in the interval: its upper end is kept up.
+    assert entry["coverage"] <= 0.99 or entry["true"] <= 0.05, entry
 
 
 @pytest.mark.parametrize(
