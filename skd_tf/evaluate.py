@@ -53,7 +53,7 @@ def main(flag_values: flags.FlagValues) -> None:
         problem, expected = "gives no 95% interval", f"0 or at least {_FEWEST_DRAWS}"
         raise flag_error("bootstrap", flag_values.bootstrap, problem, expected, "Leave it out")
     config = config_from(flag_values)
-    if flag_values["teacher_preprocessing"].present and not flag_values.teacher:
+    if config.teacher_preprocessing != "auto" and not flag_values.teacher:
         problem, expected = "has no effect without --teacher", "--teacher with it"
         remedy = "For the models of --model, use --preprocessing"
         raise flag_error("teacher_preprocessing", config.teacher_preprocessing, problem, expected, remedy)

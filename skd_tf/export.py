@@ -46,6 +46,7 @@ def main(flag_values: flags.FlagValues) -> int | None:
             calibrated=flag_values.calibrated,
             dataset=flag_values.dataset,
             download=config.download,
+            custom_layers=config.custom_layers,
         )
     except ExportError as error:
         console.write(f"error: {error} Nothing was written.", sys.stderr)

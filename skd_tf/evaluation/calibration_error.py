@@ -89,26 +89,27 @@ def debiased(found: BinGaps) -> float:
 
 
 def interval(found: BinGaps) -> list[float]:
-    """A 95% interval of the true ECE: every l ECE under which the observed estimate is no exception.
+    """A 95% interval of the true ECE: every l under which the observed estimate is no exception.
 
-    The distribution of the estimate, if the true gaps are l gap_b, is simulated with Gaussian noise, the same for all l.
+    The distribution of the estimate, if the true gaps are l gap_b / ECE, is simulated with Gaussian noise, the same for all l.
     An estimate can be lower than even that of a calibrated model would usually be. The upper end then does not shrink to 0:
     it is at least the one of an estimate at the 16% quantile of a calibrated model's (Cowan et al. 2011, arXiv:1105.3166).
     """
-    observed = ece(found)
-    if not observed > 0:
+    observed, errors = ece(found), found.errors
+    if math.isnan(observed) or not observed + errors.sum() > 0:
         return [observed, observed]
     noise = found.noise(_DRAWS)
+    direction = found.gaps / observed if observed > 0 else errors / errors.sum()
 
     def end(quantile, estimate):
         """The smallest true ECE for which this quantile of the estimates reaches the given one."""
         rank = round(quantile * (_DRAWS - 1))
 
-        def above(share):
-            estimates = np.abs(share * found.gaps + noise).sum(axis=1)
+        def above(true):
+            estimates = np.abs(true * direction + noise).sum(axis=1)
             return np.partition(estimates, rank)[rank] - estimate
 
-        return observed * _root(above)
+        return _root(above)
 
     usual = float(np.quantile(np.abs(noise).sum(axis=1), _LUCKY))
     return [end(1 - _TAIL, observed), end(_TAIL, max(observed, usual))]
@@ -128,7 +129,7 @@ def _root(increasing: Callable[[float], float]) -> float:
         return low
     while increasing(high) < 0:
         high *= 2
-    while high - low > 1e-4:
+    while high - low > 1e-5:
         middle = (low + high) / 2
         low, high = (middle, high) if increasing(middle) < 0 else (low, middle)
     return high

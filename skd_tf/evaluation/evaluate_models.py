@@ -20,7 +20,7 @@ from skd_tf.evaluation.preprocessing_trial import better_preprocessing
 from skd_tf.evaluation.temperature_scaling import Calibration
 from skd_tf.models import deployable, loading
 from skd_tf.models.paths import file_of, require
-from skd_tf.runs import class_names, predictions, provenance, result_tables, run_files, verdict
+from skd_tf.runs import class_names, lineage, predictions, provenance, result_tables, run_files, verdict
 from skd_tf.runs.workdir import require_output
 from skd_tf.runtime import user_code
 from skd_tf.runtime.console import say, warn
@@ -66,7 +66,7 @@ def evaluate_and_print(
     for path in everyone:
         require(path)
     measured_runs.require_preprocessed(models, preprocessing)
-    settings, of_teacher = measured_runs.measuring_settings(models, given, teacher)
+    settings, of_teacher = measured_runs.measuring_settings(models, given, teacher, calibrated=calibrated)
     measured_runs.require_teacher(models, teacher, settings)
     runs = {str(path): measured_runs.run_to_calibrate(path, settings) for path in models} if calibrated else {}
     say(f"Test split of {settings.dataset}")
@@ -104,7 +104,7 @@ def evaluate_and_print(
     assert dataset.test is not None
     answers = ImageAnswers(dataset.test, dataset.class_names) if predictions_file else None
     result = evaluate_models(models, dataset, teacher=teacher, temperatures=temperatures, answers=answers, **measuring)
-    result["warnings"] = list(dict.fromkeys(warnings))
+    result["warnings"] = list(dict.fromkeys([*warnings, *result.get("warnings", [])]))
     say(result_tables.evaluation_tables(result))
     if output:
         write_json(output, result)
@@ -151,7 +151,7 @@ def evaluate_models(
       answers: takes the answers to each image, or None.
 
     Returns:
-      {"models": [entry of each path], "comparisons" (`runs.verdict.compare_with_best`), "teacher_comparisons" (`compare` of
+      {"models": [entry of each path], "warnings" (sentences), "comparisons" (`runs.verdict.compare_with_best`), "teacher_comparisons" (`compare` of
       each with the teacher), "teacher": entry or None, "labels"
       (as `runs.predictions` encodes them), "dataset", "class_names", "versions", "device"}. An entry has "path", what
       `final_measurements.measure_model` gives, "parameters", "flops", "file_bytes", "latency_ms", "images_per_second".
@@ -166,7 +166,7 @@ def evaluate_models(
         str(path): loading.load_measured(
             path,
             dataset,
-            preprocessing=preprocessing if measured_runs.may_lack_preprocessing(path) else "raw",
+            preprocessing="raw" if lineage.is_of_skd_tf(path) else preprocessing,
             several=several,
             download=download,
         )
@@ -177,7 +177,9 @@ def evaluate_models(
         rival = loading.load_measured(
             teacher,
             dataset,
-            preprocessing=teacher_preprocessing,
+            preprocessing="raw"
+            if teacher_preprocessing == "auto" and lineage.is_of_skd_tf(teacher)
+            else teacher_preprocessing,
             flag="--teacher_preprocessing",
             resizable=True,
             download=download,
@@ -190,10 +192,13 @@ def evaluate_models(
             images, what=f"evaluating {name}"
         )
 
+    warnings: list[str] = []
+
     def warn_of_preprocessing(model, path, flag, given, logits):
         better = better_preprocessing(lambda: model, given, dataset, dataset.test, logits)
         if better:
-            warn(f"{path} was probably trained with --{flag}={better.kind}: {better.evidence}.")
+            warnings.append(f"{path} answers better with --{flag}={better.kind}: {better.evidence}.")
+            warn(warnings[-1])
 
     def entry(path, model, logits, summary, teacher):
         raw, fitted = deployable.without_sphere(model), (temperatures or {}).get(path)
@@ -223,12 +228,13 @@ def evaluate_models(
     if teacher:
         logits = predict(rival, "the teacher")
         teacher_summary = metrics.summarize(logits, labels)
-        warn_of_preprocessing(rival, teacher, "teacher_preprocessing", teacher_preprocessing, logits)
+        if teacher_preprocessing != "auto" or not lineage.is_of_skd_tf(teacher):
+            warn_of_preprocessing(rival, teacher, "teacher_preprocessing", teacher_preprocessing, logits)
         teacher_entry = entry(str(teacher), rival, logits, teacher_summary, None)
     entries = []
     for path, model in ((path, opened[path]) for path in map(str, paths)):
         logits = predict(model, path)
-        if measured_runs.may_lack_preprocessing(path):
+        if not lineage.is_of_skd_tf(path):
             warn_of_preprocessing(model, path, "preprocessing", preprocessing, logits)
         entries.append(entry(path, model, logits, None, teacher_summary))
     compared, against_teacher = [], []
@@ -245,6 +251,7 @@ def evaluate_models(
         "models": entries,
         "comparisons": compared,
         "teacher_comparisons": against_teacher,
+        "warnings": warnings,
         "teacher": teacher_entry,
         "dataset": {"name": dataset.name, "version": dataset.version, "test_examples": len(labels)},
         "labels": predictions.encode(labels),

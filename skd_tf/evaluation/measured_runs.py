@@ -23,14 +23,13 @@ from skd_tf.runs.run_record import (
     trusted_config,
     workdir_of,
 )
-from skd_tf.runtime import user_code
 from skd_tf.runtime.console import say, warn
 
 ModelPath = str | os.PathLike
 
 
 def measuring_settings(
-    models: Sequence[ModelPath], given: Mapping[str, Any], teacher: ModelPath | None = None
+    models: Sequence[ModelPath], given: Mapping[str, Any], teacher: ModelPath | None = None, *, calibrated: bool = False
 ) -> tuple[DataSettings, str]:
     """The settings to read the test split with, and the teacher's preprocessing.
 
@@ -41,12 +40,17 @@ def measuring_settings(
       models: paths of the models.
       given: {setting: value} that the user gave, of `DataSettings` and "teacher_preprocessing".
       teacher: path of the model to compare with; of a run with several teachers, that of this one counts.
+      calibrated: whether the models are calibrated. A folder is then that of the first run, perhaps at another place now.
 
     Raises:
       InputError: a run's record is damaged, or names code that the user does not.
     """
     config, dataset = Config(**given), given.get("dataset")
     path, run = first_run(models, dataset)
+    if calibrated and not run and dataset and catalog.is_folder(dataset):
+        path, run = first_run(models, None)
+        moved = run is not None and catalog.source_kind(run.dataset) == catalog.source_kind(dataset)
+        run = run.replace(dataset=dataset) if run and moved else None
     if run:
         config = trusted_config(run, path, dataset=dataset, download=config.download).replace(**given)
     elif "image_size" not in given and catalog.is_folder(config.dataset):
@@ -113,15 +117,10 @@ def require_unseen(models, dataset, settings):
     return warnings
 
 
-def may_lack_preprocessing(path: ModelPath) -> bool:
-    """Whether a model may need preprocessing: a run's student and a network of a library contain theirs."""
-    return run_behind(path) is None and not user_code.published(str(path))
-
-
 def require_preprocessed(models: Sequence[ModelPath], kind: str) -> None:
     """Refuses --preprocessing if every model contains its own."""
-    if kind != "auto" and not any(map(may_lack_preprocessing, models)):
-        problem, expected = "has no effect", "a --model without a run, because a run's student contains its own"
+    if kind != "auto" and all(map(lineage.is_of_skd_tf, models)):
+        problem, expected = "has no effect", "a --model that is not of skd_tf, because a student contains its own"
         raise flag_error("preprocessing", kind, problem, expected, "Leave it out")
 
 
@@ -185,9 +184,17 @@ def run_to_calibrate(path, settings):
 
 def require_own_data(path: ModelPath, dataset: Dataset, settings: DataSettings) -> None:
     """Refuses to calibrate a run on a folder of another place than in its record, unless it has the same images."""
-    run = recorded_config(path)
-    moved = run and not catalog.are_same(run.dataset, settings.dataset)
-    if moved and measured_dataset(path).get("version") != str(dataset.version):
+    run, before = recorded_config(path), measured_dataset(path).get("version")
+    if run is None or catalog.are_same(run.dataset, settings.dataset):
+        return
+    if before is None:
+        raise input_error(
+            "Whether this is the run's folder at another place is not known",
+            expected=f"--dataset={run.dataset}, or a run that recorded the version of its data",
+            received=f"--dataset={settings.dataset} with {path}",
+            remedy="Put a link to the folder at its old place",
+        )
+    if before != str(dataset.version):
         raise _other_data(run, path, settings)
 
 

@@ -15,7 +15,7 @@ from skd_tf.evaluation import image_files, measured_runs, metrics, temperature_s
 from skd_tf.evaluation.predictor import BATCH_SIZE, Predictor, accelerators
 from skd_tf.models import deployable, loading, paths
 from skd_tf.models.adapter import ModelAdapter
-from skd_tf.runs import run_files
+from skd_tf.runs import lineage, run_files
 from skd_tf.runs.class_names import of_models as class_names_of
 from skd_tf.runs.run_record import recorded_png_bits, run_behind, workdir_of
 from skd_tf.runs.workdir import require_output
@@ -89,7 +89,7 @@ def predict_images(
             remedy="Give it a softmax of two outputs in place of a sigmoid",
         )
     shape, side = _pixels(model, loaded, image_size, resize)
-    if measured_runs.may_lack_preprocessing(model):
+    if not lineage.is_of_skd_tf(model):
         loading.note_scaling(loaded, model, preprocessing, "--preprocessing")
     if preprocessing not in ("auto", "raw"):
         loaded = ModelAdapter(loaded, shape, preprocessing)

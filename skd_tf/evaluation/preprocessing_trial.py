@@ -10,6 +10,7 @@ from skd_tf.data.dataset import Dataset, Split, evenly_spaced
 from skd_tf.evaluation import metrics
 from skd_tf.evaluation.predictor import Predictor
 from skd_tf.models.adapter import ModelAdapter
+from skd_tf.models.loading import SavedModel
 from skd_tf.models.preprocessing import NEED_RGB, scales_pixels
 
 _IMAGES = 256  # that are tried, evenly spaced
@@ -37,9 +38,9 @@ def better_preprocessing(
 ) -> Better | None:
     """The preprocessing with which a model answers best, if that is clearly better than the given one; else None.
 
-    Clearly better: the mean NLL is lower by three standard errors, paired by image, and below that of equal probabilities,
-    log(classes); and not clearly fewer images are right. A model whose NLL is below log(classes) is not tried: what it was
-    given suits it.
+    Clearly better: the mean NLL is lower by three standard errors, paired by image, and below that of a constant answer, the
+    entropy of the labels; not clearly fewer images are right, and clearly more than the largest class has. A model whose NLL
+    is below log(classes) is not tried: what it was given suits it.
 
     Args:
       opened: returns the model, which takes the dataset's pixels. Behind one that scales them itself only "raw" is tried.
@@ -54,22 +55,29 @@ def better_preprocessing(
     if len(rows) < 2:
         return None
     images, labels = split.images[rows], split.labels[rows]
-    (nll, right), uniform = _facts(logits[rows], labels), np.log(logits.shape[-1])
-    if nll.mean() <= uniform:
+    nll, right = _facts(logits[rows], labels)
+    if nll.mean() <= np.log(logits.shape[-1]):
         return None
     model = opened()
-    network = getattr(model, "network", model)  # of a `ModelAdapter`
+    adapted = isinstance(model, ModelAdapter)
+    network, probabilities = (model.network, model.probabilities) if adapted else (model, False)
+    if isinstance(network, SavedModel) and network.takes_integers:
+        return None
+    shares = np.bincount(labels) / len(labels)
+    entropy = -(shares[shares > 0] * np.log(shares[shares > 0])).sum()
+    enough = shares.max() + 2 * np.sqrt(shares.max() * (1 - shares.max()) / len(labels))
     scales = isinstance(network, keras.Model) and scales_pixels(network)
     kinds = ("raw",) if scales else ("raw", "unit", "tf", "torch", "caffe")
     best = None
     for kind in kinds:
         if kind == given or (kind in NEED_RGB and network.input_shape[-1] != 3):
             continue
-        adapted = ModelAdapter(network, dataset.image_shape, kind, probabilities=getattr(model, "probabilities", False))
-        found, correct = _facts(Predictor(adapted, len(rows), ())(images, what=f"trying {kind}"), labels)
+        tried = ModelAdapter(network, dataset.image_shape, kind, probabilities=probabilities)
+        found, correct = _facts(Predictor(tried, len(rows), ())(images, what=f"trying {kind}"), labels)
         gain = nll - found
         error = gain.std(ddof=1) / np.sqrt(len(gain))
-        is_better = found.mean() < uniform and gain.mean() > _STANDARD_ERRORS * error
+        sensible = found.mean() < entropy and correct.mean() > enough
+        is_better = sensible and gain.mean() > _STANDARD_ERRORS * error
         lost, won = (right & ~correct).sum(), (correct & ~right).sum()
         if is_better and lost - won <= 2 * np.sqrt(lost + won) and (best is None or gain.mean() > best[0]):
             best = gain.mean(), Better(kind, float(correct.mean()), given, float(right.mean()), len(rows))

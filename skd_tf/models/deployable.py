@@ -5,6 +5,7 @@ are scaled to norm R. `deployable` appends that scaling as stock layers, so that
 """
 
 import inspect
+import json
 import math
 from typing import Any
 
@@ -42,10 +43,22 @@ def from_keras_hub(model: Any) -> bool:
 
 
 def own_modules(model: keras.Model) -> str:
-    """The modules of a model's layers that are not of Keras, with commas between; "" for none, or without a module."""
-    modules = {type(layer).__module__ for layer in compat.layers_of(model)}
+    """The modules of a model's registered layers and functions that are not of Keras, with commas between; "" for none."""
+    found = set()
+
+    def search(value):
+        if isinstance(value, list):
+            value = dict(enumerate(value))
+        if isinstance(value, dict):
+            name = value.get("config") if value.get("class_name") == "function" else value.get("registered_name")
+            known = keras.saving.get_registered_object(name) if isinstance(name, str) else None
+            found.add(getattr(known, "__module__", None))
+            for part in value.values():
+                search(part)
+
+    search(json.loads(model.to_json()))
     others = ("keras", "keras_hub", "__main__")
-    return ",".join(sorted(name for name in modules if name.partition(".")[0] not in others))
+    return ",".join(sorted(name for name in found if name and name.partition(".")[0] not in others))
 
 
 def deployable(student: keras.Model, readout: str, *, radius: Any, center: bool) -> keras.Model:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 import tensorflow as tf
 
-from skd_tf.errors import InputError, input_error
+from skd_tf.errors import InputError, flag_error, input_error
 from skd_tf.models import deployable, heads, interface, precision, published
 from skd_tf.models.adapter import ModelAdapter, returns_probabilities
 from skd_tf.models.fold_batch_norm import fold_batch_norm
@@ -59,6 +59,11 @@ class SavedModel:
         shape = outputs[self._output].shape
         self.output_shape = (None, interface.classes_in(shape, f"SavedModel {self.name}"))
         self._scale = 1.0
+
+    @property
+    def takes_integers(self) -> bool:
+        """Whether its images are whole numbers, as pixels from 0 to 255 are."""
+        return bool(self._dtype.is_integer)
 
     @staticmethod
     def _refusal(path, expected, received):
@@ -313,12 +318,23 @@ def _adapt(model, dataset, path, kind, flag):
 def note_scaling(model: Any, path: object, kind: str, flag: str) -> None:
     """Says that a model gets raw pixels if nothing scales them, and warns if they are scaled twice.
 
+    Raises:
+      InputError: the pixels would be scaled for a SavedModel that takes whole numbers.
+
     Args:
       model, path: the model and where it is from.
       kind: the preprocessing in front of it, or "auto".
       flag: that gives it.
     """
     if isinstance(model, SavedModel):  # its layers are not known
+        if model.takes_integers and kind not in ("auto", "raw"):
+            raise flag_error(
+                flag.removeprefix("--"),
+                kind,
+                f"makes fractions, and {path} takes whole numbers",
+                "auto, because such a model scales its pixels itself",
+                "Leave it out",
+            )
         return
     scales = scales_pixels(model)
     if kind == "auto" and not scales:

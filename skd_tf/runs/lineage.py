@@ -130,6 +130,12 @@ def of_run(config: Config, dataset: Dataset, facts: dict[str, Any] | None, *teac
     return joined([Lineage(tuple(owns)), *ancestors, *(read(teacher).as_teacher() for teacher in teachers)])
 
 
+def is_of_skd_tf(model: str | os.PathLike) -> bool:
+    """Whether a model is a student or an export of skd_tf, or a network of a library: it contains its preprocessing."""
+    known = user_code.published(str(model)) or _recorded_in_file(model) is not None
+    return bool(known) or run_behind(model) is not None
+
+
 def read(model: str | os.PathLike, depth: int = 0) -> Lineage:
     """The lineage of the weights behind a path; what is not recorded is in `unknown`.
 

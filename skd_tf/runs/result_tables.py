@@ -123,7 +123,7 @@ def evaluation_tables(result: Mapping[str, Any]) -> str:
     everyone = models + teacher
     classes = len(result["class_names"])
     quality, beside_teacher = (without_top_5(shown, classes) for shown in (_QUALITY, _BESIDE_TEACHER))
-    parts = [_with_intervals(counted(result["dataset"]["test_examples"], "image"), everyone, quality)]
+    parts = [_with_intervals(counted(result["dataset"]["test_examples"], "image"), everyone, quality, of_quality=True)]
     compared = [result["comparisons"], result.get("teacher_comparisons", [])]
     parts += ["\n".join(comparison_lines(each)) for each in compared if each]
     has_labels = all("accuracy" in entry for _, entry in everyone)
@@ -155,9 +155,8 @@ def aligned(lines: Sequence[Sequence[str]]) -> str:
     return "\n".join("  ".join(cells).rstrip() for cells in padded)
 
 
-def _with_intervals(heading, named, shown):
+def _with_intervals(heading, named, shown, *, of_quality=False):
     """A table of metrics. Each model is followed by its intervals and, for quality, its raw and calibrated softmax."""
-    of_quality = shown[0] in _QUALITY
     shown = [column for column in shown if any(column.number(entry) is not None for _, entry in named)]
     lines = [[heading, *(column.heading for column in shown)]]
     for name, entry in named:

@@ -101,6 +101,16 @@ def resolve(text: str, flag: str) -> Callable[..., Any]:
     return function
 
 
+def joined_modules(*names: str) -> str:
+    """The modules in several texts of --custom_layers, each once.
+
+    Example:
+      >>> joined_modules("a,b", "", "b,c")
+      'a,b,c'
+    """
+    return ",".join(dict.fromkeys(filter(None, ",".join(names).split(","))))
+
+
 def require_modules(names: str) -> None:
     """Raises `InputError` unless each of the modules of --custom_layers exists. Those that contain them are imported."""
     for module in filter(None, names.split(",")):
@@ -219,7 +229,11 @@ def _find(module, text, flag):
             f"There is no module {module}",
             expected="a module in the current folder or installed",
             received=f"--{flag}={text}",
-            remedy=did_you_mean(module, [APPLICATIONS], "Check the name and the folder, or set PYTHONPATH"),
+            remedy=did_you_mean(
+                module,
+                [APPLICATIONS] if flag in ("student", "teacher") else [],
+                "Check the name and the folder, or set PYTHONPATH",
+            ),
         )
     return found
 

@@ -17,7 +17,7 @@ from skd_tf.evaluation import predictor, temperature_scaling
 from skd_tf.models import deployable, loading, paths
 from skd_tf.runs import lineage, provenance, report, result_tables, run_files
 from skd_tf.runs.run_record import finished_result, trusted_config
-from skd_tf.runtime import atomic_files, replicas
+from skd_tf.runtime import atomic_files, replicas, user_code
 from skd_tf.runtime.console import say, warn
 from skd_tf.runtime.files import read_json, write_json
 from skd_tf.runtime.local_paths import require_local
@@ -35,6 +35,7 @@ def export_student(
     calibrated: bool = True,
     dataset: str | None = None,
     download: bool = False,
+    custom_layers: str = "",
 ) -> list[dict[str, Any]]:
     """Writes the student of a finished run, runs every file in a fresh process without skd_tf, and adds a model card.
 
@@ -48,6 +49,7 @@ def export_student(
       dataset: the run's dataset; required if it is MODULE:FUNCTION, because a record alone does not make code run. A run's
         folder of images may have another path now.
       download: whether TFDS may download a dataset that is missing.
+      custom_layers: modules of the student's own layers, with commas between; those that the layers name are added.
 
     Returns:
       What `skd_tf.serving.parity_check.check` found, one dict per file.
@@ -81,7 +83,8 @@ def export_student(
         raise other
     _require_unchanged(workdir, measurements, loaded, settings)
     student, temperature = deployable.without_temperature(loading.load(workdir))
-    student, own_modules = deployable.at_inference(student), deployable.own_modules(student)
+    student = deployable.at_inference(student)
+    own_modules = user_code.joined_modules(custom_layers, deployable.own_modules(student))
     loading.check_fits(student, loaded, workdir)
     record = temperature_scaling.stored(workdir) if calibrated else None
     temperature = (record["temperature"] if record else temperature) if calibrated else None

@@ -100,6 +100,8 @@ def _run(file, path, scratch, custom_layers):
         custom_layers,
     ]
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    if custom_layers:  # the modules are found where this process finds them
+        environment["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, env=environment, check=False)
     except subprocess.TimeoutExpired as error:

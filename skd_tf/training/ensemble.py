@@ -56,6 +56,11 @@ class Ensemble:
         return {"name": self.shown_name, "parameters": sum(member.facts["parameters"] for member in self.members)}
 
     @property
+    def warnings(self) -> list[str]:
+        """What the run's result repeats about them."""
+        return [text for member in self.members for text in member.warnings]
+
+    @property
     def shown_name(self) -> str:
         """Their names in reports."""
         return " + ".join(member.shown_name for member in self.members)
@@ -135,7 +140,9 @@ def open_teachers(
         return open_teacher(path, config, dataset, strategy)
     if not dataset.has_labels:
         _require_same_classes(config.teachers, len(dataset.class_names))
-    each = [open_teacher(one.teacher_checkpoint, one, dataset, strategy) for one in config.for_each_teacher]
+    each = [
+        open_teacher(one.teacher_checkpoint, one, dataset, strategy, several=True) for one in config.for_each_teacher
+    ]
     return Ensemble(each, grammar.parse_teacher_weights(config.teacher_weights))
 
 

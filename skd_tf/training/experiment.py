@@ -159,8 +159,8 @@ def _run(
         write_json(folder / run_files.MEASUREMENTS, found)
         # With result.json the run counts as finished, so a signal waits for the report and the callbacks.
         with signals.deferred() as interrupted:
-            with_layers = config.replace(custom_layers=config.custom_layers or deployable.own_modules(student))
-            result = run_outputs.write_result(with_layers, folder, measured, facts, found)
+            modules = user_code.joined_modules(config.custom_layers, deployable.own_modules(student))
+            result = run_outputs.write_result(config, folder, measured, facts, found, modules)
             track(result)
         if number := interrupted():
             raise signals.Interrupted(number, f"The run in {folder.path} is finished.")
@@ -232,7 +232,7 @@ def prepare(
     if unknown:
         _say_unknown(unknown)
     opened = open_teachers(teacher, config, dataset, strategy) if teacher else None
-    warnings = [*dataset.warnings, *warnings]
+    warnings = [*dataset.warnings, *warnings, *(opened.warnings if opened else [])]
     return SharedResources(dataset, strategy, opened, tuple(warnings), not seen and not of_teachers.unknown)
 
 

@@ -6,7 +6,7 @@ from skd_tf.config import Config
 from skd_tf.data.catalog import has_labels
 from skd_tf.errors import flag_error
 from skd_tf.runs import class_names
-from skd_tf.runtime import console, tf_logging
+from skd_tf.runtime import console, tf_logging, user_code
 from skd_tf.training import preflight
 
 
@@ -18,6 +18,7 @@ def show(config: Config, data_dir: str | None) -> None:
         remedy = "Create it, or choose another one"
         raise flag_error("show_augmentation", config.show_augmentation, "is in no folder", "an existing folder", remedy)
     tf_logging.import_tensorflow()
+    user_code.import_modules(config.custom_layers)
     from skd_tf import data
     from skd_tf.data import augmentation_grid
     from skd_tf.training import layers

@@ -68,9 +68,12 @@ def details_of(
 
 
 def write_result(
-    config: Config, folder: Workdir, measured: dict, facts: dict[str, Any], details: dict
+    config: Config, folder: Workdir, measured: dict, facts: dict[str, Any], details: dict, custom_layers: str = ""
 ) -> dict[str, Any]:
-    """Writes result.json and the report, then prints the closing table and the verdict."""
+    """Writes result.json and the report, then prints the closing table, the verdict and the next commands.
+
+    These name `custom_layers`, the modules of the student's own layers.
+    """
     for name in ("val_accuracy", "val_agreement"):
         if name in facts:
             measured["student"][name] = facts.pop(name)
@@ -81,11 +84,11 @@ def write_result(
     written = [f"Result: {folder / run_files.RESULT}"]
     if config.report:
         written.append(f"Report: {report.write([folder.path], folder / run_files.REPORT)}")
-    path = shlex.quote(str(folder.path))
+    path, shown = shlex.quote(str(folder.path)), config.to_json() | {"custom_layers": custom_layers}
     data_dir = details["dataset"].get("data_dir", "")
-    shipped = next_steps.command("export", "--workdir=RUN --output=RUN_export", config.to_json(), data_dir)
+    shipped = next_steps.command("export", "--workdir=RUN --output=RUN_export", shown, data_dir)
     written.append(
-        f"Next: python -m skd_tf.predict {path} PICTURES --output=answers.csv{next_steps.custom_layers(config.to_json())}, or "
+        f"Next: python -m skd_tf.predict {path} PICTURES --output=answers.csv{next_steps.custom_layers(shown)}, or "
         f"{next_steps.typed(shipped, folder.path)}"
     )
     student = f"Student: {folder / run_files.SAVED_MODEL} and {folder / run_files.STUDENT}"

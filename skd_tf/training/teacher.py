@@ -22,6 +22,7 @@ from skd_tf.evaluation import predictor
 from skd_tf.models import loading
 from skd_tf.models.paths import file_fingerprint
 from skd_tf.networks.names import NETWORK_NAMES
+from skd_tf.runs import lineage
 from skd_tf.runtime import cluster, replicas
 from skd_tf.runtime.console import detail, warn
 from skd_tf.runtime.files import sha256_of_json
@@ -43,6 +44,7 @@ class Teacher:
     ):
         self.path, self._config, self._dataset, self._strategy = path, config, dataset, strategy
         self._identity, self._cache = {}, None
+        self.warnings: list[str] = []  # that the run's result repeats
         self._networks: dict[tuple[str, ...], keras.Model] = {}
         self._required = config.teacher if config.teacher in NETWORK_NAMES else ""
         if config.teacher_cache_dir:
@@ -75,7 +77,7 @@ class Teacher:
             dataset=self._dataset,
             download=self._config.download,
             teacher_precision=self._config.teacher_precision,
-            teacher_preprocessing=self._config.teacher_preprocessing,
+            teacher_preprocessing=self.preprocessing,
             keep=keep,
         )
 
@@ -101,6 +103,12 @@ class Teacher:
         if self._cache:
             self._cache.write_facts(key, facts)
         return facts
+
+    @property
+    def preprocessing(self) -> str:
+        """The kind in front of it. A model of skd_tf contains its own, so it is "raw" where nothing else was asked for."""
+        kind = self._config.teacher_preprocessing
+        return "raw" if kind == "auto" and lineage.is_of_skd_tf(self.path) else kind
 
     @property
     def shown_name(self) -> str:

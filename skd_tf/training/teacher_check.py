@@ -21,12 +21,18 @@ _CHECKED_EXAMPLES = 2000  # training images that the teacher's accuracy is measu
 
 
 def open_teacher(
-    path: str | os.PathLike, config: Config, dataset: data.Dataset, strategy: tf.distribute.Strategy
+    path: str | os.PathLike,
+    config: Config,
+    dataset: data.Dataset,
+    strategy: tf.distribute.Strategy,
+    *,
+    several: bool = False,
 ) -> Teacher:
     """Opens a teacher and reports its accuracy on held-out images before a student learns from it.
 
     Args:
       path, config, dataset, strategy: as in `Teacher`.
+      several: whether it is one of several teachers.
 
     Raises:
       InputError: its logits are not finite, or its accuracy is at chance level.
@@ -59,11 +65,14 @@ def open_teacher(
             f"answers {meant}. The order here is {shown(dataset.class_names)}."
         )
     kind, better = config.teacher_preprocessing, None
-    if cluster.workers() == 1:
+    own = kind == "auto" and teacher.preprocessing == "raw"  # it contains its own
+    if cluster.workers() == 1 and not own:
         better = better_preprocessing(lambda: teacher.model, kind, dataset, split, logits)
     if not is_chance_level(accuracy, dataset.num_classes, len(split)):
         if better:
-            warn(f"{path} was probably trained with --teacher_preprocessing={better.kind}: {better.evidence}.")
+            advice = f"--teacher_preprocessing={better.kind}{' for this teacher' * several}"
+            teacher.warnings.append(f"{path} answers better with {advice}: {better.evidence}.")
+            warn(teacher.warnings[-1])
         return teacher
     right = f"{accuracy:.4f} ({round(accuracy * len(split))} of {images})"
     if len(split) < _FEW_EXAMPLES and accuracy > 1 / dataset.num_classes:
@@ -73,7 +82,7 @@ def open_teacher(
         "The teacher is at chance level",
         expected=f"an accuracy well above 1/{dataset.num_classes} on the {what} images",
         received=f"{right} from {path}",
-        remedy=f"Set --teacher_preprocessing={better.kind}: {better.evidence}"
+        remedy=f"Set --teacher_preprocessing={better.kind}{' for this teacher' * several}: {better.evidence}"
         if better
         else f"Train it longer or on more images, or check that it was trained on {dataset.name} with the same class numbers, "
         f"and with --teacher_preprocessing={kind}",

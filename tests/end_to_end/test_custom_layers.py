@@ -8,11 +8,12 @@ import pytest
 
 from skd_tf import evaluate, export, predict, train
 from skd_tf.errors import InputError
-from skd_tf.models import loading
+from skd_tf.models import deployable, loading
 from tests.helpers.images import random_image, write_image
 
 MODULE = """
 import keras
+import skd_tf
 
 @keras.saving.register_keras_serializable("my_layers")
 class Twice(keras.layers.Layer):
@@ -72,6 +73,7 @@ def test_the_end_of_the_run_names_the_module_in_the_next_commands(command, train
         ("predict", "run pictures --output=answers.csv"),
         ("export", "--workdir=run --output=exported --format=keras --check_images=8"),
         ("train", "--student=cnn_2 --teacher_checkpoint=run --epochs=1 --noreport --workdir=taught"),
+        ("train", "--student=cnn_2 --teacher_checkpoint=run --list_layers"),
     ],
 )
 def test_a_command_needs_the_module_and_says_so(command, name, flags):
@@ -106,3 +108,18 @@ def test_a_layer_of_the_main_program_gets_no_module_of_its_name(command, tmp_pat
     keras.saving.get_custom_objects().pop("main>Once")
     with pytest.raises(InputError, match=r"--custom_layers=MODULE with the module that registers it"):
         loading.load(tmp_path / "net.keras")
+
+
+def test_the_modules_of_a_models_own_layers_and_functions_are_found(trained, monkeypatch):
+    monkeypatch.syspath_prepend(trained)
+    (trained / "my_functions.py").write_text(
+        "import keras\n@keras.saving.register_keras_serializable('mine')\ndef double(x):\n    return 2 * x\n"
+    )
+    import my_functions
+    import my_layers
+
+    layers = [keras.Input((4,)), my_layers.Twice(), keras.layers.Dense(2, activation=my_functions.double)]
+    inner = keras.Sequential(layers)
+    assert deployable.own_modules(keras.Sequential([keras.Input((4,)), inner])) == "my_functions,my_layers"
+    assert deployable.own_modules(keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, activation="relu")])) == ""
+    sys.modules.pop("my_functions"), sys.modules.pop("my_layers")

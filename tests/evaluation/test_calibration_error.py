@@ -86,6 +86,14 @@ def test_an_estimate_that_is_unusually_low_does_not_prove_that_the_model_is_cali
     assert low == 0 and 0.2 * usual[1] < high < usual[1]
 
 
+@pytest.mark.parametrize(("confidence", "right"), [(0.1, 0.1), (0.5, 0.5)])
+def test_equal_answers_that_are_right_as_often_as_they_say(confidence, right):
+    """The ECE is 0 or, by rounding, about 1e-17."""
+    correct = np.arange(10_000) < right * 10_000
+    low, high = calibration_error.interval(calibration_error.bin_gaps(np.full(10_000, confidence), correct))
+    assert low < 1e-4 and 0.005 < high < 0.02  # the standard error is 0.003 to 0.005
+
+
 def test_a_bin_holds_its_upper_end():
     assert calibration_error.bin_of(np.array([1e-9, 0.2, 0.2 + 1e-9, 0.4, 0.6, 1.0])).tolist() == [0, 2, 3, 5, 8, 14]
 

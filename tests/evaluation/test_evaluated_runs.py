@@ -163,15 +163,20 @@ def test_a_run_is_calibrated_on_the_validation_part_of_its_folder(tmp_path, fitt
 
 
 def test_a_run_is_calibrated_on_its_folder_at_another_place(tmp_path, fitted):
-    folder = make_folder(tmp_path / "set", ("train", "test"), per_class=9, size=lambda i: (8, 8), formats=(".png",))
-    run = workdir(tmp_path / "run", dataset=f"folder:{folder}", validation_fraction=0.3)
-    version = data.load(data.DataSettings(dataset=f"folder:{folder}")).version
+    folder = make_folder(tmp_path / "set", ("all",), per_class=20, size=lambda i: (8, 8), formats=(".png",)) / "all"
+    settings = {"dataset": f"folder:{folder}", "data_seed": 3}  # the test part is drawn by it
+    run = workdir(tmp_path / "run", validation_fraction=0.3, **settings)
+    version = data.load(data.DataSettings(**settings)).version
+    with pytest.raises(InputError, match="folder at another place is not known"):
+        evaluate_models.measured_runs.require_own_data(
+            run, data.load(data.DataSettings(**settings)), data.DataSettings(dataset="folder:elsewhere")
+        )
     write_json(run / "measurements.json", {"dataset": {"version": version}})
     moved = folder.rename(tmp_path / "moved")
     quick = {"calibrated": True, "timing": False, "bootstrap_samples": 0}
     evaluate_models.evaluate_and_print(run, {"dataset": f"folder:{moved}"}, **quick)
-    assert len(fitted) == 1 and len(fitted[0][1]) == 8  # 0.3 of 27
-    write_image(moved / "train" / CLASSES[0] / "new.png", random_image(7, 8, 8))
+    assert len(fitted) == 1
+    write_image(moved / CLASSES[0] / "new.png", random_image(7, 8, 8))
     with pytest.raises(InputError, match=r"own data.*set.*moved.*where its pictures are now"):
         evaluate_models.evaluate_and_print(run, {"dataset": f"folder:{moved}"}, **quick)
     assert len(fitted) == 1

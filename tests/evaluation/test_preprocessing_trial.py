@@ -83,10 +83,10 @@ def test_a_teacher_says_which_preprocessing_it_needs(digits, tmp_path, capsys):
         return open_teacher(tmp_path / "teacher.keras", config, digits, tf.distribute.get_strategy())
 
     opened("unit")
-    assert "was probably trained" not in capsys.readouterr().err
+    assert "was answers better" not in capsys.readouterr().err
     opened("auto")
     said = capsys.readouterr().err
-    assert re.search(r"teacher\.keras was probably trained with --teacher_preprocessing=unit: with unit, 9\d", said)
+    assert re.search(r"teacher\.keras answers better with --teacher_preprocessing=unit: with unit, 9\d", said)
     net = linear(digits, "tf", inside=True)
     net.layers[-1].bias.assign([1e4] + [0] * 9)  # with pixels from -1 to 1 scaled again, always class 0
     net.save(tmp_path / "teacher.keras")
@@ -100,7 +100,20 @@ def test_evaluate_says_which_preprocessing_a_model_needs(digits, tmp_path, capsy
     options = {"timing": False, "bootstrap_samples": 0}
     evaluate_models(path, digits, teacher=path, **options)
     said = capsys.readouterr().err
-    assert "trained with --preprocessing=unit: with unit" in said
-    assert "trained with --teacher_preprocessing=unit: with unit" in said
+    assert "answers better with --preprocessing=unit: with unit" in said
+    assert "answers better with --teacher_preprocessing=unit: with unit" in said
     evaluate_models(path, digits, teacher=path, preprocessing="unit", teacher_preprocessing="unit", **options)
-    assert "probably trained" not in capsys.readouterr().err
+    assert "answers better" not in capsys.readouterr().err
+
+
+def test_pixels_near_zero_are_no_remedy_where_one_class_is_common(digits):
+    """They make any network answer the most common class, which has a low NLL if nearly all images have that class."""
+    labels = np.where(np.arange(len(digits.validation)) % 10 == 0, digits.validation.labels, 3)
+    common = data.Split(digits.validation.images, labels, digits.validation.index)
+    net = linear(digits, "raw")
+    kernel, _ = net.layers[-1].get_weights()
+    net.layers[-1].set_weights([9 * kernel, 4.0 * np.eye(10)[3]])  # confident, and wrong on most of these labels
+    logits = net(common.images.astype(np.float32)).numpy()
+    constant = net(common.images / np.float32(255 * 100)).numpy()
+    assert metrics.quality(constant, labels)["nll"] < np.log(10) < metrics.quality(logits, labels)["nll"]
+    assert better_preprocessing(lambda: net, "raw", digits, common, logits) is None
