@@ -21,7 +21,7 @@ def warnings(config: Config, radius: float, classes: int) -> list[str]:
       >>> warnings(Config(loss="spherical", temperature=4.0), radius=20.0, classes=100)
       []
       >>> warnings(Config(loss="spherical", temperature=4.0), radius=10.0, classes=100)[0].partition(": ")[2]
-      'no class can exceed 0.108. Lower --temperature or raise --radius.'
+      'no class can exceed 0.111. Lower --temperature or raise --radius.'
     """
     if facts_of(config.loss).probabilities != "sphere":
         return []
