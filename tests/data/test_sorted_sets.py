@@ -60,7 +60,10 @@ def test_a_teacher_of_one_class_is_at_chance(dataset, monkeypatch):
     monkeypatch.setattr(teacher_check, "_CHECKED_EXAMPLES", 100)
     scaled = keras.Sequential([keras.Input(dataset.image_shape), keras.layers.Rescaling(1 / 255)])  # no other is tried
     always_first = types.SimpleNamespace(
-        facts={"name": "t"}, model=scaled, shared_logits=lambda images: np.eye(CLASSES)[[0] * len(images)]
+        facts={"name": "t"},
+        preprocessing="auto",
+        model=scaled,
+        shared_logits=lambda images: np.eye(CLASSES)[[0] * len(images)],
     )
     monkeypatch.setattr(teacher_check, "Teacher", lambda *_: always_first)
     with pytest.raises(InputError, match=r"chance level.*Received 0\.1000"):
