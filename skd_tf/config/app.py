@@ -52,7 +52,7 @@ def run(
     define(flag_values)
     try:
         if _HELP & set(sys.argv[1:]):
-            console.say(help_text(flag_values, description, required))
+            console.say(help_text(flag_values, description, required, positional))
             sys.exit(0)
         if _LIST & set(sys.argv[1:]):
             console.say(recipes.listing())
@@ -125,9 +125,18 @@ def command_line() -> str:
     return f"{_program_name()} {shlex.join(arguments)}"
 
 
-def help_text(flag_values: flags.FlagValues, description: str, required: Sequence[str] = ()) -> str:
+def help_text(
+    flag_values: flags.FlagValues,
+    description: str,
+    required: Sequence[str] = (),
+    positional: str | Sequence[str] | None = None,
+) -> str:
     """The text of --help: sections, and of each flag its default, its unit and what it accepts."""
-    needed = "".join(f" --{name}=..." for name in required)
+    bare = [positional] if isinstance(positional, str) else [*(positional or ())]
+    needed = "".join(f" {name.upper()}" for name in bare)
+    if isinstance(positional, str):  # takes one or more
+        needed += f" [{positional.upper()} ...]"
+    needed += "".join(f" --{name}=..." for name in required if name not in bare)
     lines = [f"usage: {_program_name()}{needed} [--flagfile=FILE] [--flag=value ...]", "", description, ""]
     lines += _help_lines(
         "--flagfile=FILE", "reads flags from a file, at this place: a later flag overrides an earlier one"

@@ -7,7 +7,9 @@ import textwrap
 import time
 
 import pytest
+from absl import flags
 
+from skd_tf.config import app
 from skd_tf.config.flags import FIELDS, PLACES
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
@@ -124,3 +126,16 @@ def test_help_lists_every_flag_quickly(program):
         assert text in finished.stdout
     assert max(map(len, finished.stdout.splitlines()[1:])) <= 110
     assert min(seconds) < 0.5, seconds
+
+
+@pytest.mark.parametrize(
+    ("positional", "usage"),
+    [
+        (("model", "images"), " MODEL IMAGES --output=... ["),
+        ("run", " RUN [RUN ...] --output=... ["),
+        (None, " --model="),
+    ],
+)
+def test_the_usage_line_shows_what_needs_no_flag(positional, usage):
+    required = ("model", "images", "output") if positional != "run" else ("run", "output")
+    assert usage in app.help_text(flags.FlagValues(), "Tries things.", required, positional).splitlines()[0]
