@@ -120,7 +120,7 @@ def require_unseen(models, dataset, settings):
 def require_preprocessed(models: Sequence[ModelPath], kind: str) -> None:
     """Refuses --preprocessing if every model contains its own."""
     if kind != "auto" and all(map(lineage.is_of_skd_tf, models)):
-        problem, expected = "has no effect", "a --model that is not of skd_tf, because a student contains its own"
+        problem, expected = "has no effect", "a --model that skd_tf did not write; its own students scale their pixels"
         raise flag_error("preprocessing", kind, problem, expected, "Leave it out")
 
 
@@ -189,7 +189,7 @@ def require_own_data(path: ModelPath, dataset: Dataset, settings: DataSettings) 
         return
     if before is None:
         raise input_error(
-            "Whether this is the run's folder at another place is not known",
+            "skd_tf cannot tell whether this is the run's own folder, moved",
             expected=f"--dataset={run.dataset}, or a run that recorded the version of its data",
             received=f"--dataset={settings.dataset} with {path}",
             remedy="Put a link to the folder at its old place",

@@ -126,7 +126,7 @@ def require_one_input(model: Any, who: str) -> None:
             f"The {who} takes several inputs",
             expected="one input, the images",
             received=f"inputs={', '.join(names)}",
-            remedy="Fix the others inside the model",
+            remedy="Build a model that takes only the images, with the others as constants inside it",
         )
 
 

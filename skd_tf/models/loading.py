@@ -69,7 +69,7 @@ class SavedModel:
     def _refusal(path, expected, received):
         remedy = "Export one with these: keras.Model(model.input, model.output[NAME]).export(FOLDER)"
         return input_error(
-            "The SavedModel has another form", expected=expected, received=f"{received} from {path}", remedy=remedy
+            "skd_tf cannot use this SavedModel", expected=expected, received=f"{received} from {path}", remedy=remedy
         )
 
     @property
@@ -157,12 +157,12 @@ def _remedy_of(error):
     unknown = _UNKNOWN.search(error)
     if unknown:
         known = unknown[2] not in (None, "__main__")
-        module = f"{unknown[2]} if you trust that module" if known else "MODULE with the module that registers it"
+        module = f"{unknown[2]}, if you trust that module" if known else "MODULE, the Python module that registers it"
         return (
-            f"Add --custom_layers={module}, or give the saved_model folder of its run, or what "
+            f"Add --custom_layers={module}. Or give a SavedModel: the saved_model folder of its run, or the folder that "
             "model.export(FOLDER) wrote"
         )
-    return "Save it again"
+    return "Save it again, without Lambda layers" if "Lambda" in error else "Save it again"
 
 
 def _newer_keras(file):
@@ -307,7 +307,7 @@ def _adapt(model, dataset, path, kind, flag):
             f"The model cannot compute {len(images)} images at once",
             expected="a model for any number of images, with the input [None, height, width, channels]",
             received=f"the input {[*model.input_shape]} of {path}",
-            remedy="Export it again with a free first axis",
+            remedy="Export it again with None as the batch size",
         ) from error
     if has_softmax:
         warn(f"The outputs of {path} sum to 1: they are treated as probabilities, and their logarithms as logits.")
@@ -343,7 +343,10 @@ def note_scaling(model: Any, path: object, kind: str, flag: str) -> None:
             f"{flag} (unit, tf, torch or caffe)."
         )
     elif kind not in ("auto", "raw") and scales:
-        warn(f"{path} has a layer that scales pixels, and {flag}={kind} scales them before.")
+        warn(
+            f"The pixels of {path} are scaled twice: by {flag}={kind}, then by a layer of the model. Leave {flag} out, unless "
+            "the model was trained that way."
+        )
 
 
 def check_fits(

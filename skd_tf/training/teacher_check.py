@@ -62,7 +62,8 @@ def open_teacher(
         meant = shown(f"{dataset.class_names[c]} for {dataset.class_names[true]}" for c, true in order.items())
         warn(
             f"The teacher {path} seems to have its classes in another order than {dataset.name}: on {images}, it mostly "
-            f"answers {meant}. The order here is {shown(dataset.class_names)}."
+            f"answers {meant}. The order here is {shown(dataset.class_names)}. Put the teacher's outputs in this order, or its "
+            "student learns the wrong classes."
         )
     kind, better = config.teacher_preprocessing, None
     own = kind == "auto" and teacher.preprocessing == "raw"  # it contains its own
@@ -84,8 +85,8 @@ def open_teacher(
         received=f"{right} from {path}",
         remedy=f"Set --teacher_preprocessing={better.kind}{' for this teacher' * several}: {better.evidence}"
         if better
-        else f"Train it longer or on more images, or check that it was trained on {dataset.name} with the same class numbers, "
-        f"and with --teacher_preprocessing={kind}",
+        else f"Check that it was trained on {dataset.name}, that its classes have the same numbers, and that its pixels were "
+        f"scaled in training as --teacher_preprocessing={kind} scales them. Otherwise train it longer or on more images",
     )
 
 

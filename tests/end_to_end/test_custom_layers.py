@@ -79,7 +79,7 @@ def test_the_end_of_the_run_names_the_module_in_the_next_commands(command, train
 def test_a_command_needs_the_module_and_says_so(command, name, flags):
     code, said = command(name, flags)
     assert code == 2 and "Keras does not know its class 'Twice'" in said
-    assert "Add --custom_layers=my_layers if you trust that module" in said
+    assert "Add --custom_layers=my_layers, if you trust that module" in said
     code, said = command(name, f"{flags} --custom_layers=my_layers")
     assert code == 0, said
     if name == "export":
@@ -106,7 +106,7 @@ def test_a_layer_of_the_main_program_gets_no_module_of_its_name(command, tmp_pat
     Once.__module__ = "__main__"
     keras.Sequential([keras.Input((8, 8, 1)), Once(), keras.layers.Flatten()]).save(tmp_path / "net.keras")
     keras.saving.get_custom_objects().pop("main>Once")
-    with pytest.raises(InputError, match=r"--custom_layers=MODULE with the module that registers it"):
+    with pytest.raises(InputError, match=r"--custom_layers=MODULE, the Python module that registers it"):
         loading.load(tmp_path / "net.keras")
 
 

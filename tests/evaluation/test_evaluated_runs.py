@@ -167,7 +167,7 @@ def test_a_run_is_calibrated_on_its_folder_at_another_place(tmp_path, fitted):
     settings = {"dataset": f"folder:{folder}", "data_seed": 3}  # the test part is drawn by it
     run = workdir(tmp_path / "run", validation_fraction=0.3, **settings)
     version = data.load(data.DataSettings(**settings)).version
-    with pytest.raises(InputError, match="folder at another place is not known"):
+    with pytest.raises(InputError, match="own folder, moved"):
         evaluate_models.measured_runs.require_own_data(
             run, data.load(data.DataSettings(**settings)), data.DataSettings(dataset="folder:elsewhere")
         )

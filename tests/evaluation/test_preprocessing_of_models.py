@@ -59,8 +59,8 @@ def test_a_models_own_preprocessing_is_not_repeated(nets, digits, digits_run, ca
     alone = evaluate_models(digits_run, digits, **QUICK)["models"][0]
     capsys.readouterr()
     both = evaluate_models([digits_run, nets / "bare.keras"], digits, preprocessing="unit", **QUICK)["models"]
-    assert quality(both[0]) == quality(alone) and "scales pixels" not in "".join(capsys.readouterr())
-    with pytest.raises(InputError, match=r"--preprocessing has no effect..*a student contains its own"):
+    assert quality(both[0]) == quality(alone) and "scale" not in "".join(capsys.readouterr())
+    with pytest.raises(InputError, match=r"--preprocessing has no effect..*own students scale their pixels"):
         evaluate_and_print(digits_run, {}, preprocessing="unit", **QUICK)
     with pytest.raises(InputError, match=r"--preprocessing has no effect"):
         predict_images(digits_run, nets, nets / "answers.csv", preprocessing="unit")
@@ -90,10 +90,10 @@ def test_pixels_that_nothing_scales_or_that_are_scaled_twice_are_said(nets, digi
     loading.load_teacher(nets / "bare.keras", **options)
     assert re.search(r"bare\.keras has no layer .*set --teacher_preprocessing", capsys.readouterr().out)
     loading.load_teacher(nets / "whole.keras", teacher_preprocessing="unit", **options)
-    assert re.search(r"whole\.keras has a layer.*--teacher_preprocessing=unit scales them", capsys.readouterr().err)
+    assert re.search(r"whole\.keras are scaled twice: by --teacher_preprocessing=unit", capsys.readouterr().err)
     for path, kind in (("whole.keras", "auto"), ("bare.keras", "raw"), ("bare.keras", "unit"), ("exported", "auto")):
         loading.load_teacher(nets / path, teacher_preprocessing=kind, **options)
-        assert "scales" not in "".join(capsys.readouterr())
+        assert "scale" not in "".join(capsys.readouterr())
 
 
 @pytest.mark.parametrize("command", [evaluate, predict])
