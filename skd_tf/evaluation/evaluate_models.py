@@ -177,9 +177,7 @@ def evaluate_models(
         rival = loading.load_measured(
             teacher,
             dataset,
-            preprocessing="raw"
-            if teacher_preprocessing == "auto" and lineage.is_of_skd_tf(teacher)
-            else teacher_preprocessing,
+            preprocessing=lineage.preprocessing_of(teacher, teacher_preprocessing),
             flag="--teacher_preprocessing",
             resizable=True,
             download=download,

@@ -136,6 +136,11 @@ def is_of_skd_tf(model: str | os.PathLike) -> bool:
     return bool(known) or run_behind(model) is not None
 
 
+def preprocessing_of(model: str | os.PathLike, kind: str) -> str:
+    """The preprocessing in front of a model: `kind`, or "raw" for "auto" if the model contains its own."""
+    return "raw" if kind == "auto" and is_of_skd_tf(model) else kind
+
+
 def read(model: str | os.PathLike, depth: int = 0) -> Lineage:
     """The lineage of the weights behind a path; what is not recorded is in `unknown`.
 

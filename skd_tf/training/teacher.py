@@ -106,9 +106,8 @@ class Teacher:
 
     @property
     def preprocessing(self) -> str:
-        """The kind in front of it. A model of skd_tf contains its own, so it is "raw" where nothing else was asked for."""
-        kind = self._config.teacher_preprocessing
-        return "raw" if kind == "auto" and lineage.is_of_skd_tf(self.path) else kind
+        """The kind in front of it; "raw" for "auto" if it contains its own."""
+        return lineage.preprocessing_of(self.path, self._config.teacher_preprocessing)
 
     @property
     def shown_name(self) -> str:
