@@ -260,6 +260,7 @@ SPECS = {
         },
         measures=("rate", "NLL", "ECE"),
     ),
+    "anchor": Table({"KD": "anchor/resnet56_resnet20/kd"}, measures=("NLL", "ECE", "logit norm")),
     "head_to_head": Table(
         {
             f"{method}, {name}": f"head_to_head/{folder}/{method.lower()}"
