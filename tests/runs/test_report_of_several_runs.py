@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from skd_tf.config import Config
-from skd_tf.runs.report import run_data
+from skd_tf.runs.report import run_data, several_runs
 from skd_tf.runtime.files import write_json
 from tests.helpers.report_runs import CLASSES, few_charts_but, make_run, page, part, text_of
 from tests.helpers.runs import read_json
@@ -118,3 +118,16 @@ def test_runs_on_other_versions_of_the_data_are_ranked_with_a_warning(tmp_path):
         write_json(path / "measurements.json", details | {"dataset": {"version": f"v{i % 2}", "test": 300}})
     text = text_of(page(*paths)[0])
     assert "the versions v0 (run 0 and run 2) and v1 (run 1)" in text and "cannot be told apart" in text
+
+
+def test_a_run_without_measurements_is_not_called_level(tmp_path):
+    paths = [make_run(tmp_path, seed=seed, name=f"run {seed}", temperature=2.0 + seed) for seed in range(2)]
+    (paths[0] / "measurements.json").unlink()
+    runs = run_data.read_all(paths)
+    found = several_runs.headline(runs)
+    assert found.tone == "unknown" and "cannot be told apart" not in found.text and "not compared" in found.text
+    assert any("not compared, its measurements.json is missing" in answer for answer in lines_of(runs))
+
+
+def lines_of(runs):
+    return [text for answer in several_runs.answers(runs) for text, _ in answer.items]

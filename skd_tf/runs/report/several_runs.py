@@ -24,15 +24,16 @@ def headline(runs: Sequence[Run]) -> Headline:
         text = "Without labels, runs are compared by how often they give their teachers' answers."
         return Headline("unknown", f"{best.name} has the highest agreement", text, None)
     others = [(run, _against(run, best)) for run in runs if run is not best]
-    level = [run.name for run, found in others if found is None or found["word"] == "level"]
-    word = f"{best.name} has the highest top-1" if level else f"{best.name} is ahead"
-    text = (
-        f"{listed(level)} cannot be told apart from it with these test images."
-        if level
-        else "Every other run is behind it."
-    )
-    text += " Intervals are over test images; another seed may differ by more."
-    return Headline("level" if level else "ahead", word, text, None)
+    level = [run.name for run, found in others if found and found["word"] == "level"]
+    unknown = [run.name for run, found in others if not found]
+    text = f"{listed(level)} cannot be told apart from it with these test images." if level else ""
+    if unknown:
+        text += f" {listed(unknown)}: not compared, because the number of test images is not recorded."
+    text = text.strip() or "Every other run is behind it."
+    if len(unknown) < len(others):
+        text += " Intervals are over test images; another seed may differ by more."
+    word = f"{best.name} has the highest top-1" if level or unknown else f"{best.name} is ahead"
+    return Headline("unknown" if unknown else "level" if level else "ahead", word, text, None)
 
 
 def answers(runs: Sequence[Run]) -> list[Answer]:
@@ -160,8 +161,10 @@ def _images_of(run):
 
 
 def _distance(run, found, measure):
-    if found is None or measure == "agreement":
+    if measure == "agreement":
         return f"{run.name}: {score_text(run, measure)}."
+    if found is None:
+        return f"{run.name}: {score_text(run, measure)}; not compared, its measurements.json is missing."
     gain = verdict.points(found["difference"], found["images"])
     word = "undecided, too few test images to tell" if verdict.undecided(found) else found["word"]
     return f"{run.name}: {gain} points ({verdict.interval(found)}): {word}."
