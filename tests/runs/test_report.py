@@ -203,6 +203,15 @@ def test_a_wrong_path_is_an_input_error(tmp_path):
             report.write([run], tmp_path / file)
 
 
+def test_a_damaged_file_of_a_finished_run_is_named(tmp_path):
+    run = make_run(tmp_path)
+    metrics = run / "metrics.jsonl"
+    for content, words in (("", "is empty"), ('{"epoch": 0, "lo', "has a line that is not JSON"), (None, "is missing")):
+        metrics.unlink() if content is None else metrics.write_text(content)
+        with pytest.raises(InputError, match=f"{words}.*metrics.jsonl"):
+            report.write([run], tmp_path / "page.html")
+
+
 @pytest.mark.slow
 def test_the_command_takes_runs_as_arguments_and_needs_no_tensorflow(tmp_path):
     paths = [make_run(tmp_path, seed=i, name=f"run{i}") for i in range(2)]

@@ -140,26 +140,31 @@ def read(path: str | os.PathLike, images: int | None = None) -> Run:
     """
     path = pathlib.Path(path)
     result, metrics = read_result(path), path / run_files.METRICS
-    if result is None or not metrics.is_file():
+    if result is None:
         raise input_error(
             "No finished run there",
-            expected=f"{run_files.RESULT} and {run_files.METRICS}",
+            expected=f"a folder with {run_files.RESULT}",
             received=f"run={path}",
             remedy="Train it to the end first",
         )
+    if not metrics.is_file():
+        raise _damaged(metrics, "is missing")
+    epochs = _lines(metrics)
+    if not epochs:
+        raise _damaged(metrics, "is empty")
     result["config"] = versions.upgrade(result["config"])
     details, exports = path / run_files.MEASUREMENTS, path / run_files.EXPORTS
     alone = {role: path / role / run_files.METRICS for role in ("student_alone", "student_matched") if role in result}
+    epochs_alone: dict[str, Any] = {role: _lines(file) for role, file in alone.items() if file.is_file()}
     try:
         measured = json.loads(details.read_text()) if details.is_file() else {}
-        epochs = _lines(metrics)
         predicted, labels = predictions.of_record(measured)
         return Run(
             path.resolve().name,
             result,
             measured,
             epochs,
-            {role: _lines(file) for role, file in alone.items() if file.is_file()},
+            epochs_alone,
             _pictures(path / run_files.REPORT_IMAGES, images),
             predicted,
             labels,
@@ -251,4 +256,16 @@ def _labels(runs):
 
 
 def _lines(file):
-    return [json.loads(line) for line in file.read_text().splitlines() if line]
+    try:
+        return [json.loads(line) for line in file.read_text().splitlines() if line]
+    except ValueError as error:
+        raise _damaged(file, "has a line that is not JSON") from error
+
+
+def _damaged(file, problem):
+    return input_error(
+        f"A file of a finished run {problem}",
+        expected="a line of JSON for each epoch",
+        received=str(file),
+        remedy="Restore the file, or choose another run",
+    )
