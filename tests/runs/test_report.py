@@ -204,12 +204,20 @@ def test_a_wrong_path_is_an_input_error(tmp_path):
 
 
 def test_a_damaged_file_of_a_finished_run_is_named(tmp_path):
-    run = make_run(tmp_path)
-    metrics = run / "metrics.jsonl"
-    for content, words in (("", "is empty"), ('{"epoch": 0, "lo', "has a line that is not JSON"), (None, "is missing")):
-        metrics.unlink() if content is None else metrics.write_text(content)
-        with pytest.raises(InputError, match=f"{words}.*metrics.jsonl"):
+    run, cut = make_run(tmp_path), '{"epoch": 0, "lo'
+    for name, content, words in (
+        ("measurements.json", cut, "is damaged"),
+        ("exports.json", cut, "is damaged"),
+        ("metrics.jsonl", cut, "is damaged"),
+        ("metrics.jsonl", "", "is missing or empty"),
+        ("metrics.jsonl", None, "is missing or empty"),
+    ):
+        file = run / name
+        before = file.read_text() if file.is_file() else None
+        file.unlink() if content is None else file.write_text(content)
+        with pytest.raises(InputError, match=f"finished run {words}.*Received {file}"):
             report.write([run], tmp_path / "page.html")
+        file.unlink(missing_ok=True) if before is None else file.write_text(before)
 
 
 @pytest.mark.slow

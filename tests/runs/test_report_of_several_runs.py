@@ -120,13 +120,15 @@ def test_runs_on_other_versions_of_the_data_are_ranked_with_a_warning(tmp_path):
     assert "the versions v0 (run 0 and run 2) and v1 (run 1)" in text and "cannot be told apart" in text
 
 
-def test_a_run_without_measurements_is_not_called_level(tmp_path):
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_run_without_measurements_is_not_called_level(tmp_path, number):
     paths = [make_run(tmp_path, seed=seed, name=f"run {seed}", temperature=2.0 + seed) for seed in range(2)]
-    (paths[0] / "measurements.json").unlink()
+    (paths[number] / "measurements.json").unlink()
     runs = run_data.read_all(paths)
     found = several_runs.headline(runs)
-    assert found.tone == "unknown" and "cannot be told apart" not in found.text and "not compared" in found.text
-    assert any("not compared, its measurements.json is missing" in answer for answer in lines_of(runs))
+    reason = f"not compared, because measurements.json of run {number} is missing"
+    assert found.tone == "unknown" and "cannot be told apart" not in found.text and reason in found.text
+    assert any(reason in answer for answer in lines_of(runs))
 
 
 def lines_of(runs):

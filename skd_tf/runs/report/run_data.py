@@ -15,8 +15,10 @@ from skd_tf.errors import as_text, input_error
 from skd_tf.runs import predictions, run_files, verdict
 from skd_tf.runs.columns import role_names
 from skd_tf.runs.run_record import read_result
+from skd_tf.runtime.files import read_json
 
 _LABEL_LENGTH = 20  # characters in a legend
+_RESTORE = "Restore it, or choose another run"
 # Settings that a loss depends on: losses with other values have no common axis.
 _OF_A_LOSS = (
     "loss",
@@ -147,17 +149,20 @@ def read(path: str | os.PathLike, images: int | None = None) -> Run:
             received=f"run={path}",
             remedy="Train it to the end first",
         )
-    if not metrics.is_file():
-        raise _damaged(metrics, "is missing")
-    epochs = _lines(metrics)
+    epochs = _lines(metrics) if metrics.is_file() else []
     if not epochs:
-        raise _damaged(metrics, "is empty")
+        raise input_error(
+            "The log of a finished run is missing or empty",
+            expected="a line for each epoch",
+            received=metrics,
+            remedy=_RESTORE,
+        )
     result["config"] = versions.upgrade(result["config"])
-    details, exports = path / run_files.MEASUREMENTS, path / run_files.EXPORTS
+    measured = _read(path / run_files.MEASUREMENTS)
+    exports, config = _read(path / run_files.EXPORTS), _read(path / run_files.CONFIG)
     alone = {role: path / role / run_files.METRICS for role in ("student_alone", "student_matched") if role in result}
     epochs_alone: dict[str, Any] = {role: _lines(file) for role, file in alone.items() if file.is_file()}
     try:
-        measured = json.loads(details.read_text()) if details.is_file() else {}
         predicted, labels = predictions.of_record(measured)
         return Run(
             path.resolve().name,
@@ -169,9 +174,9 @@ def read(path: str | os.PathLike, images: int | None = None) -> Run:
             predicted,
             labels,
             _verdict(result, measured, labels, epochs[-1]["step"]),
-            json.loads(exports.read_text())["files"] if exports.is_file() else [],
+            exports["files"] if exports else [],
             path,
-            _loss_code(path / run_files.CONFIG),
+            str((config.get("resolved") or {}).get("loss") or ""),
         )
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise input_error(
@@ -182,9 +187,21 @@ def read(path: str | os.PathLike, images: int | None = None) -> Run:
         ) from error
 
 
-def _loss_code(file):
-    resolved = json.loads(file.read_text()).get("resolved") if file.is_file() else None
-    return str((resolved or {}).get("loss") or "")
+def _read(file):
+    """A JSON file of a finished run; {} without it."""
+    return read_json(file, "A file of a finished run", _RESTORE) if file.is_file() else {}
+
+
+def _lines(file):
+    try:
+        return [json.loads(line) for line in file.read_text().splitlines() if line]
+    except ValueError as error:
+        raise input_error(
+            f"The log of a finished run is damaged ({error})",
+            expected="JSON in each line",
+            received=file,
+            remedy=_RESTORE,
+        ) from error
 
 
 def _verdict(result, measured, labels, steps):
@@ -252,20 +269,4 @@ def _labels(runs):
     ends = _LABEL_LENGTH // 2
     return _numbered(
         [run.name if len(run.name) <= _LABEL_LENGTH else f"{run.name[:ends]}…{run.name[-ends:]}" for run in runs]
-    )
-
-
-def _lines(file):
-    try:
-        return [json.loads(line) for line in file.read_text().splitlines() if line]
-    except ValueError as error:
-        raise _damaged(file, "has a line that is not JSON") from error
-
-
-def _damaged(file, problem):
-    return input_error(
-        f"A file of a finished run {problem}",
-        expected="a line of JSON for each epoch",
-        received=str(file),
-        remedy="Restore the file, or choose another run",
     )

@@ -28,7 +28,7 @@ def headline(runs: Sequence[Run]) -> Headline:
     unknown = [run.name for run, found in others if not found]
     text = f"{listed(level)} cannot be told apart from it with these test images." if level else ""
     if unknown:
-        text += f" {listed(unknown)}: not compared, because the number of test images is not recorded."
+        text += f" {listed(unknown)}: {_why_not_compared(runs)}."
     text = text.strip() or "Every other run is behind it."
     if len(unknown) < len(others):
         text += " Intervals are over test images; another seed may differ by more."
@@ -47,7 +47,7 @@ def answers(runs: Sequence[Run]) -> list[Answer]:
         equal = [run.name for run in runs if run is not best and run.result["student"].get(measure) == score]
         most = f"the most, as {listed(equal)}" if equal else "the most"
         items = [(f"{best.name}: {score_text(best, measure)}, {most}.", False)]
-        items += [(_distance(run, _against(run, best), measure), False) for run in runs if run is not best]
+        items += [(_distance(run, best, measure), False) for run in runs if run is not best]
     else:
         items = [(f"{run.name}: {score_text(run, measure)}, on {_images_of(run)}.", False) for run in runs]
     warnings = [(text, True) for text in [*_versions(runs), *(_left_out(runs, methods) if methods else [])]]
@@ -160,11 +160,18 @@ def _images_of(run):
     return f"{count} of {run.result['config']['dataset']}"
 
 
-def _distance(run, found, measure):
+def _why_not_compared(runs):
+    """Why `_against` found nothing between some of these runs."""
+    uncounted = listed([run.name for run in runs if not run.test_images])
+    return f"not compared, because measurements.json of {uncounted} is missing or has no number of test images"
+
+
+def _distance(run, best, measure):
     if measure == "agreement":
         return f"{run.name}: {score_text(run, measure)}."
+    found = _against(run, best)
     if found is None:
-        return f"{run.name}: {score_text(run, measure)}; not compared, its measurements.json is missing."
+        return f"{run.name}: {score_text(run, measure)}; {_why_not_compared([run, best])}."
     gain = verdict.points(found["difference"], found["images"])
     word = "undecided, too few test images to tell" if verdict.undecided(found) else found["word"]
     return f"{run.name}: {gain} points ({verdict.interval(found)}): {word}."
