@@ -12,6 +12,7 @@ from skd_tf.errors import InputError
 from skd_tf.evaluation.evaluate_models import evaluate_and_print, evaluate_models
 from skd_tf.evaluation.predict_images import predict_images
 from skd_tf.models import loading
+from skd_tf.runs import lineage
 from tests.helpers.images import write_image
 
 QUICK = {"timing": False, "bootstrap_samples": 0}
@@ -64,6 +65,13 @@ def test_a_models_own_preprocessing_is_not_repeated(nets, digits, digits_run, ca
         evaluate_and_print(digits_run, {}, preprocessing="unit", **QUICK)
     with pytest.raises(InputError, match=r"--preprocessing has no effect"):
         predict_images(digits_run, nets, nets / "answers.csv", preprocessing="unit")
+
+
+def test_auto_is_raw_for_models_that_contain_their_preprocessing(nets, digits_run):
+    own = (digits_run, digits_run / "student.keras", digits_run / "saved_model", "keras.applications:EfficientNetB0")
+    assert [lineage.preprocessing_of(model, "auto") for model in own] == ["raw"] * 4
+    assert lineage.preprocessing_of(nets / "bare.keras", "auto") == "auto"
+    assert lineage.preprocessing_of(digits_run, "unit") == "unit"
 
 
 def test_standard_takes_the_mean_and_std_of_the_training_images(nets, digits):
