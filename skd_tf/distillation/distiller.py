@@ -36,8 +36,8 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, CompilationMixin, Step
         loss = label_weight * label + kd_weight * distill
 
     Both terms are per example. The loss of a batch is the sum over its examples, divided by the global batch size. The
-    default loss is "kd". With the logits z_s of the student and z_t of the teacher, labels y and temperature T, its terms
-    are:
+    student's regularizers and `add_loss` are added to it. The default loss is "kd". With the logits z_s of the student and
+    z_t of the teacher, labels y and temperature T, its terms are:
 
         label   = CE( softmax(z_s), y )
         distill = T^2 * KL( softmax(z_t / T) || softmax(z_s / T) )
@@ -59,10 +59,12 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, CompilationMixin, Step
     softmax is the student's probability: the raw logits, or with "spherical" the projected ones.
 
     The weights are those of the student and the four scalars `.temperature`, `.kd_weight`, `.label_weight` and
-    `.radius`. Each of them has `.assign(number)`, which checks the number and does not retrace. The teacher is never
-    updated, even if it is trainable. It is not part of the weights, of saved files or of the summary; set `.teacher`
-    after loading. Of several teachers, the target is the weighted mean of their softmaxes at T, with "spherical" of
-    the softmaxes of their projected logits.
+    `.radius`. Each of them has `.assign(number)`, which checks the number and does not retrace.
+
+    The teacher is never updated, even if it is trainable: a student that shares weights with it is refused, unless their
+    layers are frozen. It is not part of the weights, of saved files or of the summary; set `.teacher` after loading. Of
+    several teachers, the target is the weighted mean of their softmaxes at T, with "spherical" of the softmaxes of their
+    projected logits.
 
     Args:
       student: network that returns raw logits `[batch, classes]`, without a softmax. The logits may be the only entry of
@@ -98,8 +100,8 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, CompilationMixin, Step
 
     Raises:
       InputError: an unknown loss, a setting that the loss does not have, a number out of range, a layer that does not
-        exist, a student or teacher that is not a model with raw logits as its output, or several teachers for a loss
-        that takes one.
+        exist, a student or teacher that is not a model with raw logits as its output, common weights of the two, or
+        several teachers for a loss that takes one.
 
     Examples:
       >>> import keras
@@ -305,10 +307,10 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, CompilationMixin, Step
     def _make_step_functions(self):
         strategy, eager = self.distribute_strategy, self.run_eagerly
         self._choose_xla()
-        self._train_steps = MultiStepFunction(
-            strategy, self.train_step, first=self._try_first if self.xla else None, eager=eager
-        )
-        self._test_steps = MultiStepFunction(strategy, self.test_step, eager=eager)
+        first = self._try_first if self.xla else None
+        own = [getattr(type(self), name) is not getattr(StepModel, name) for name in ("train_step", "test_step")]
+        self._train_steps = MultiStepFunction(strategy, self.train_step, first=first, eager=eager, returns=own[0])
+        self._test_steps = MultiStepFunction(strategy, self.test_step, eager=eager, returns=own[1])
         self.train_function = self.test_function = None
 
     def fit(
@@ -340,9 +342,7 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, CompilationMixin, Step
             measured on a generator; a sample weight is not a finite number >= 0; or `class_weight` has a class that does
             not exist, or is given with batches that have sample weights.
         """
-        x, y, kwargs["sample_weight"] = self._checked_data(x, y, kwargs.get("sample_weight"))
-        if kwargs.get("validation_data") is not None:
-            kwargs["validation_data"] = self._checked_validation(kwargs["validation_data"])
+        x, y, kwargs = self._checked_training(x, y, kwargs)
         if class_weight:
             batches.check_class_weight(class_weight, self._num_classes)
         if self._radius_argument in MEASURED and self._radius_is_missing():
@@ -393,6 +393,7 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, CompilationMixin, Step
         """
         if not kwargs.get("_use_cached_eval_dataset"):  # otherwise called by fit, which has checked the data
             x, y, sample_weight = self._checked_data(x, y, sample_weight)
+            self._each_test_batch = not inputs.are_checked_whole(x, self._num_classes)
         with self._clear_label_errors(), compat.untuned_device_iterators():
             return super().evaluate(x, y, batch_size, verbose, sample_weight, *args, **kwargs)
 
@@ -524,9 +525,11 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, CompilationMixin, Step
 
     @property
     def metrics_names(self) -> list[str]:
-        """The names in the order of the values that evaluate() returns: compiled metrics first."""
-        compiled = [metric.name for part in self.metrics[1:] for metric in part.metrics]
-        return compiled + sorted(self.means.result().keys() - set(compiled))
+        """The names in the order of the values that evaluate() returns: the loss, then compiled metrics, then others."""
+        measured = self.means.result().keys()
+        first = [self.means.name] if self.means.name in measured else []
+        first += [metric.name for part in self.metrics[1:] for metric in part.metrics]
+        return first + sorted(measured - set(first))
 
     def run_steps(self, iterator: Iterator, steps: int) -> Tensor | float:
         """Runs several training steps in one call. It stops early if the loss or a gradient is not finite.
@@ -543,20 +546,26 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, CompilationMixin, Step
     def make_train_function(self, force: bool = False) -> None:
         """Makes `train_function`; called by Keras."""
         if self.train_function is None or force:
-            self.train_function = self._keras_function(self._train_steps)
+            self.train_function = self._keras_function(self._train_steps, lambda: self._each_training_batch)
 
     def make_test_function(self, force: bool = False) -> None:
         """Makes `test_function`; called by Keras."""
         if self.test_function is None or force:
-            self.test_function = self._keras_function(self._test_steps)
+            self.test_function = self._keras_function(self._test_steps, lambda: self._each_test_batch)
 
-    def _keras_function(self, steps):
+    def _keras_function(self, steps, checks_each):
         return steps.keras_function(
             self.steps_per_execution,
-            self.get_metrics_result,
-            inspect=self._inspect_once,
-            is_inspected=lambda: self._inspected,
+            lambda: self._logs(steps.outputs),
+            inspect=lambda data: self._inspect_batch(data, each=checks_each()),
+            is_inspected=lambda: self._inspected and not checks_each(),
         )
+
+    def _logs(self, outputs):
+        """The means and compiled metrics, and what a subclass's step returned beside or instead of them."""
+        logs = self.get_metrics_result()
+        own = {name: value for name, value in outputs.items() if name in logs or name not in self.means.names}
+        return logs | own
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         """Builds from a batch what a replica's graph cannot build: a student's weights and the metrics' variables.
@@ -581,7 +590,7 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, CompilationMixin, Step
                 with self.distribute_strategy.scope():
                     metrics.build(y, tf.zeros([len(y), self._num_classes]))
         if data_batch is not None:
-            self._inspect_once(data_batch)
+            self._inspect_batch(data_batch)
         if self._radius_is_missing():
             raise batches.no_radius()
 

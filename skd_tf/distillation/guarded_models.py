@@ -13,9 +13,10 @@ import tensorflow as tf
 from skd_tf.distillation import inputs, labels
 from skd_tf.distillation.batches import forward, given_logits
 from skd_tf.distillation.multi_step import without_optional
-from skd_tf.errors import input_error
+from skd_tf.errors import counted, input_error
 from skd_tf.models import heads, interface
 from skd_tf.models.adapter import are_probabilities, log_probabilities, returns_probabilities
+from skd_tf.runtime import compat
 
 _PROBED_IMAGES = 8  # enough to tell whether outputs are probabilities
 
@@ -30,12 +31,16 @@ class GuardedModelsMixin:
     _num_classes: int | None
     _inspected: bool
     _student_inspected: bool
+    # Whether each batch must be checked when it arrives: it comes from a generator, a PyDataset or the like.
+    _each_training_batch: bool
+    _each_test_batch: bool
     _teacher_probabilities: list[bool]  # whether each teacher returns probabilities in place of logits
     _teacher_inspected: bool
 
     def _checked_student(self, student):
         """The number of classes of a student; None if it is known only from its first logits, as for a subclass."""
         self._inspected = self._student_inspected = False
+        self._each_training_batch = self._each_test_batch = False
         self._teacher_inspected, self._teacher_probabilities = False, []
         interface.require_model(student, "student")
         interface.require_one_input(student, "student")
@@ -75,7 +80,26 @@ class GuardedModelsMixin:
             probabilities.append(found)
             if found:
                 _warn_of_softmax()
+        self._require_own_weights(teachers)
         return probabilities
+
+    def _require_own_weights(self, teachers):
+        """Refuses a teacher that training would change, because it has weights in common with the student.
+
+        Weights of frozen layers may be shared. A subclassed model has its weights only once it is built.
+        """
+        layers = [layer for layer in compat.layers_of(self.student) if layer.trainable]
+        changed = {id(weight): weight.path for layer in layers for weight in compat.own_weights(layer)}
+        for teacher, who in _named(teachers):
+            shared = [changed[id(weight)] for weight in getattr(teacher, "weights", ()) if id(weight) in changed]
+            if shared:
+                raise input_error(
+                    f"The student shares weights with the {who}, so training would change the {who}",
+                    expected="two models without common weights, or whose common layers are frozen",
+                    received=f"{counted(len(shared), 'common weight')}, such as {shared[0]}",
+                    remedy="Build the student from a copy of these layers (keras.models.clone_model, then set_weights), "
+                    "or freeze them: layer.trainable = False",
+                )
 
     def _require_teacher_classes(self, classes):
         if None not in (classes, self._num_classes) and classes != self._num_classes:
@@ -105,6 +129,7 @@ class GuardedModelsMixin:
         images = inputs.image_of(x)[:_PROBED_IMAGES]
         if not len(images):
             return
+        inputs.require_finite_images(images)
         for i, (teacher, who) in enumerate(_named(self.teachers)):
             raw = functools.partial(forward, teacher, who=who)
             try:
@@ -130,9 +155,14 @@ class GuardedModelsMixin:
                 warnings.warn(f"All outputs of the {who} are in [0, 1]: are they its raw logits?", stacklevel=2)
         self._teacher_inspected = True
 
-    def _inspect_once(self, data):
-        """Checks the first batch of a call of fit, evaluate, train_on_batch or test_on_batch, on the host."""
-        if self._inspected:
+    def _inspect_batch(self, data, *, each=False):
+        """Checks, on the host, the first batch of a call of fit, evaluate, train_on_batch or test_on_batch.
+
+        Args:
+          data: (x, y) or (x, y, sample_weight).
+          each: whether to check the later batches too.
+        """
+        if self._inspected and not each:
             return
         parts = keras.utils.unpack_x_y_sample_weight(keras.tree.map_structure(without_optional, data))
         local = self.distribute_strategy.experimental_local_results
@@ -142,9 +172,12 @@ class GuardedModelsMixin:
                 lambda part, i=replica: local(part)[i] if part is not None else None, parts
             )
             inputs.check_batch(x, y, weights, names=interface.input_names(self.student), num_classes=self._num_classes)
+        if self._inspected:
+            return
         self._inspect_student(x)
         if self.objective.needs_teacher:
             self._inspect_teacher(x)
+            self._require_own_weights(self.teachers)  # layers may have been built, or unfrozen, since
         self._inspected = True
 
     def _inspect_student(self, x):
@@ -184,6 +217,17 @@ class GuardedModelsMixin:
                 self._learn_classes(tf.zeros([1, *images.shape[1:]], images.dtype))
         names = interface.input_names(self.student)
         return inputs.checked(x, y, weights, names=names, num_classes=self._num_classes, where=where)
+
+    def _checked_training(self, x, y, kwargs):
+        """(x, y) and the other arguments of `fit`, with all data checked or marked to be checked batch by batch."""
+        x, y, weights = self._checked_data(x, y, kwargs.get("sample_weight"))
+        self._each_training_batch = not inputs.are_checked_whole(x, self._num_classes)
+        self._each_test_batch = False
+        kwargs |= {"sample_weight": weights}
+        if (validation := kwargs.get("validation_data")) is not None:
+            kwargs["validation_data"] = self._checked_validation(validation)
+            self._each_test_batch = not inputs.are_checked_whole(kwargs["validation_data"], self._num_classes)
+        return x, y, kwargs
 
     def _checked_validation(self, data):
         if isinstance(data, tf.data.Dataset):

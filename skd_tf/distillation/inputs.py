@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from skd_tf.distillation import labels, sample_weights
-from skd_tf.errors import InputError, input_error
+from skd_tf.errors import InputError, counted, input_error
 from skd_tf.models.adapter import are_probabilities
 
 IMAGE, TEACHER_LOGITS = "image", "teacher_logits"
@@ -77,8 +77,8 @@ def checked(
 ) -> tuple[Any, Any, Any]:
     """Checks what `fit` and `evaluate` are given, as far as that is possible without reading data twice.
 
-    Arrays are checked whole. A tf.data.Dataset gets a check of each batch's labels and sample weights. Other data is
-    checked when its first batch arrives.
+    Arrays are checked whole. A tf.data.Dataset gets a check of each batch's labels and sample weights. Of other data,
+    `check_batch` checks each batch when it arrives.
 
     Args:
       x, y, weights: as for `Distiller.fit`, whose argument `sample_weight` is `weights`.
@@ -106,7 +106,7 @@ def checked(
             sample_weights.check_form(weights_spec.dtype, weights_spec.shape, where=where[1])
         elif weights_spec is not None:
             sample_weights.checked(weights_spec, None, where[1])
-        known = num_classes is not None and y_spec.shape.rank is not None
+        known = are_checked_whole(x, num_classes)
         checks = known or weights_spec is not None
         if isinstance(x_spec, Mapping) and TEACHER_LOGITS in x_spec:
             x = x.map(_with_finite_logits)
@@ -118,6 +118,13 @@ def checked(
     if isinstance(x, (list, tuple)) and len(x) == 1:
         (x,) = x
     check_structure(x, names)
+    if (shape := getattr(image_of(x), "shape", None)) and shape[0] == 0:
+        raise input_error(
+            "There are no images",
+            expected="at least one",
+            received=f"x.shape={tuple(shape)}",
+            remedy="Look at what selects them",
+        )
     if isinstance(y, (list, tuple)) and len(y) == 1 and isinstance(y[0], _ARRAYS):
         (y,) = y
     elif isinstance(y, (list, tuple)):
@@ -130,6 +137,14 @@ def checked(
     if isinstance(x, Mapping) and TEACHER_LOGITS in x:
         _require_finite(np.asarray(x[TEACHER_LOGITS]))
     return x, y, sample_weights.checked(weights, len(y), where[1])
+
+
+def are_checked_whole(data: Any, num_classes: int | None) -> bool:
+    """Whether `checked` can see to all labels in the data, so that no batch has to be checked when it arrives."""
+    if isinstance(data, tf.data.Dataset):
+        labels_spec = keras.utils.unpack_x_y_sample_weight(data.element_spec)[1]
+        return num_classes is not None and labels_spec.shape.rank is not None
+    return isinstance(data, (*_ARRAYS, Mapping, list, tuple))
 
 
 def _structured_labels(y, where):
@@ -170,6 +185,18 @@ def check_batch(x: Any, y: Any, weights: Any = None, *, names: Sequence[str], nu
                 received="teacher_logits >= 0 that sum to 1 for each image",
                 remedy="Give the values before the softmax, or np.log(np.maximum(p, 1e-37)) of these",
             )
+
+
+def require_finite_images(images: Any) -> None:
+    """Raises `InputError` if a pixel is NaN or infinite."""
+    bad = ~np.isfinite(np.asarray(tf.cast(images, tf.float64)))
+    if bad.any():
+        raise input_error(
+            "The images are not finite",
+            expected="finite pixels",
+            received=f"NaN or infinity in {counted(int(bad.sum()), 'pixel')} of the first {counted(len(bad), 'image')}",
+            remedy="Look for a division by 0 in what makes the images",
+        )
 
 
 def _with_finite_logits(x, *others):

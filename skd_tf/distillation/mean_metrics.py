@@ -31,9 +31,10 @@ class MeanMetrics(_MetricsList):
 
     Args:
       names: of the values, in the order of the vectors given to `update_state`.
+      name: Keras puts the value of this name first in what evaluate() returns.
     """
 
-    def __init__(self, names: Sequence[str], name: str = "step_means"):
+    def __init__(self, names: Sequence[str], name: str = "loss"):
         directions = [compat.with_direction(mean, _DIRECTIONS[mean]) for mean in names if mean in _DIRECTIONS]
         super().__init__(directions, name=name)
         self.names = tuple(names)

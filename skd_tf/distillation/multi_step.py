@@ -23,6 +23,7 @@ class MultiStepFunction:
       first: called with a function that runs the first step, which it may call again; None calls it once. Data that
         this step takes from an iterator passes through Python.
       eager: whether to run without a graph.
+      returns: whether what the step returns, a dict of tensors, is kept in `outputs`. Each step then starts from Python.
     """
 
     def __init__(
@@ -32,8 +33,11 @@ class MultiStepFunction:
         *,
         first: Callable[[Callable[[], Any]], None] | None = None,
         eager: bool = False,
+        returns: bool = False,
     ):
         self._strategy, self._step, self._first, self._eager = strategy, step, first, eager
+        self._returns = returns
+        self.outputs: dict[str, Any] = {}  # what the last step returned on the first replica
         self._begun = first is None  # whether the first step is done
         # Whether the step being traced is part of our own loop, where all replicas have equally many examples.
         self.in_loop = False
@@ -64,10 +68,16 @@ class MultiStepFunction:
         return waited if self._eager else tf.constant(waited, tf.float64)
 
     def _run_single(self, data, in_loop=False):
+        def run():
+            outputs = self._single(data, in_loop)
+            if self._returns:
+                local = self._strategy.experimental_local_results
+                self.outputs = {name: local(value)[0] for name, value in outputs.items()}
+
         if self._begun:
-            self._single(data, in_loop)
+            run()
         else:
-            self._first(lambda: self._single(data, in_loop))
+            self._first(run)
             self._begun = True
 
     def keras_function(
@@ -92,7 +102,7 @@ class MultiStepFunction:
         def function(iterator):
             done = 0
             while done < steps:
-                in_graph = steps > 1 and not self._eager and isinstance(iterator, iterators)
+                in_graph = steps > 1 and not self._eager and not self._returns and isinstance(iterator, iterators)
                 if in_graph and self._begun and is_inspected():
                     done += int(self._to_end(iterator, tf.constant(steps - done, tf.int64)))
                     break
@@ -111,7 +121,8 @@ class MultiStepFunction:
 
     def _one(self, data, in_loop=False):
         self.in_loop = in_loop
-        self._strategy.run(self._step, args=(keras.tree.map_structure(without_optional, data),))
+        outputs = self._strategy.run(self._step, args=(keras.tree.map_structure(without_optional, data),))
+        return outputs if self._returns else None
 
     def _loop_to_end(self, iterator, steps):
         """Runs at most `steps` steps of Keras' data, fewer at its end; returns how many."""

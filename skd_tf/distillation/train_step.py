@@ -138,6 +138,7 @@ class StepModel(keras.Model):
             teacher_logits = self._teacher_logits_of(x) if self.objective.needs_teacher else None
         feature = None if teacher_logits is None else self._feature_term(mine, its, student_logits)
         _, sums, counts = self._objective(student_logits, teacher_logits, y, sample_weight, feature)
+        sums, _ = self._with_penalty(sums, counts)
         self.means.update_state(*replicas.sum_over_replicas([sums, counts]))
         self._update_compiled_metrics(True, self._measured((None, None, y, sample_weight), student_logits))
         return self.means.result()
@@ -190,14 +191,23 @@ class StepModel(keras.Model):
             loss = tf.reduce_sum(per_example) / batch_size
             # This replica's part of the batch. It is not 1 / replicas: replicas may be empty.
             share = tf.cast(tf.shape(per_example)[0], per_example.dtype) / batch_size
-            for regularizer in self.student.losses:
-                loss += tf.cast(regularizer, loss.dtype) * share
+            sums, penalty = self._with_penalty(sums, counts)
+            if penalty is not None:
+                loss += tf.cast(penalty, loss.dtype) * share
             loss = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(loss, weights, unconnected_gradients="zero")
         gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
         for gradient, weight in zip(gradients, weights, strict=True):
             gradient.set_shape(weight.shape)  # that of a broadcast product is lost if the batch size is not known
         return sums, counts, gradients, student_logits
+
+    def _with_penalty(self, sums, counts):
+        """(sums whose "loss" includes the student's regularizers and add_loss, as in Keras; these added up, or None)."""
+        if not self.student.losses:
+            return sums, None
+        penalty = tf.add_n([tf.cast(part, sums.dtype) for part in self.student.losses])
+        is_loss = tf.constant([name == "loss" for name in self.means.names])
+        return sums + tf.where(is_loss, penalty * counts, 0), penalty  # "loss" is a mean over images
 
     def _recorded(self, who):
         """A context in which the features that are compared are recorded; empty without any."""

@@ -1,6 +1,7 @@
 """The classes that a finished model gives to the images of a folder, as a CSV file; what skd_tf.predict does."""
 
 import collections
+import math
 import os
 import pathlib
 from collections.abc import Iterator, Sequence
@@ -103,7 +104,7 @@ def predict_images(
     unreadable = []
     with atomic_files.writing(output) as file:
         file.write(csv_line([*_HEADER, *(f"p_{name}" for name in class_names)]))
-        for answer in _answers(loaded, root, names, shape, side, rules, temperature):
+        for answer in _answers(loaded, root, names, shape, side, rules, temperature, run_behind(model) is not None):
             file.write(csv_line(_row(answer, class_names)))
             if answer.probabilities is None:
                 unreadable.append(answer)
@@ -112,7 +113,7 @@ def predict_images(
     return [answer.file for answer in unreadable]
 
 
-def _answers(loaded, root, names, shape, side, rules, temperature) -> Iterator[Answer]:
+def _answers(loaded, root, names, shape, side, rules, temperature, known_run) -> Iterator[Answer]:
     """The `Answer` of each file, in order."""
     fixed = loaded.input_shape[0]  # of a model that takes batches of one size
     predictor = Predictor(loaded, fixed or min(BATCH_SIZE, len(names)), accelerators())
@@ -140,10 +141,12 @@ def _answers(loaded, root, names, shape, side, rules, temperature) -> Iterator[A
     if others:
         say(f"Images of another size than {shape[0]}x{shape[1]}, which were resized: {others:,}.")
     if deep and rules.upright and rules.bits is None:
-        warn(
-            f"16-bit PNGs: {deep:,} of {counted(len(names), 'image')}, read as value / 256. The model's run, which may have "
-            "read them otherwise, is not known or had none."
+        why = (
+            "The run had no such images."
+            if known_run
+            else "The model's run is not known. Name the run in place of the file to read them as its training did."
         )
+        warn(f"16-bit PNGs: {deep:,} of {counted(len(names), 'image')}, read as value / 256. {why}")
 
 
 def _kind_of(outputs):
@@ -239,4 +242,7 @@ def _temperature(path, own) -> float:
     if not record:
         return own or 1.0
     say(f"Temperature {record['temperature']:.4f}, from {workdir_of(path) / run_files.CALIBRATION}.")
+    if own is None or not math.isclose(own, record["temperature"], rel_tol=1e-4):
+        inside = f"the temperature {own:.4f}" if own else "none"
+        say(f"The model's file has {inside}. Files that python -m skd_tf.export writes have the one above.")
     return record["temperature"]

@@ -83,12 +83,12 @@ def compare_with_best(models: Sequence[tuple[str, np.ndarray]], labels: np.ndarr
 
 
 def undecided(comparison: Mapping[str, Any]) -> bool:
-    """Whether the images are too few to tell: the interval reaches beyond 2 points on both sides.
+    """Whether the images are too few to tell: the interval holds 0, and is wider than 4 points.
 
-    The word of such a comparison is "level", because the interval holds 0.
+    It then contains differences that matter. The word of such a comparison is "level", because the interval holds 0.
     """
     low, high = comparison["interval"]
-    return low < -_CLEAR and high > _CLEAR
+    return low <= 0 <= high and high - low > 2 * _CLEAR
 
 
 def comparison_lines(comparisons: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -26,6 +26,12 @@ def layers_in_order(layer: Any) -> Iterator[Any]:
         yield from layers_in_order(inner)
 
 
+def own_weights(layer: Any) -> list[Any]:
+    """The weights of a layer itself, without those of the layers inside it and without states of random seeds."""
+    # keras 3.15.1; tests/distillation/test_shared_weights.py
+    return [*layer._trainable_variables, *layer._non_trainable_variables]
+
+
 def functional_class() -> type:
     """The class of models that are built from Keras tensors."""
     # keras 3.15.1; tests/models/test_fold_batch_norm.py

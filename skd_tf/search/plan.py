@@ -9,6 +9,7 @@ from skd_tf.config import Config
 from skd_tf.data.catalog import IMAGES, has_labels
 from skd_tf.errors import as_text, did_you_mean, flag_error, input_error
 from skd_tf.losses.names import facts_of
+from skd_tf.runtime import user_code
 from skd_tf.search.space import Dimension, parse_space
 
 TUNERS = ("random", "bayesian", "grid")
@@ -176,9 +177,13 @@ class Plan:
     @property
     def trials(self) -> int:
         """Maximum number of trials."""
-        size = math.prod(len(points(dimension)) for dimension in self.space)  # 0 stands for infinitely many
-        wanted = self.max_trials or (size if self.tuner == "grid" else _TRIALS)
-        return min(wanted, size or wanted)
+        wanted = self.max_trials or (self.size if self.tuner == "grid" else _TRIALS)
+        return min(wanted, self.size or wanted)
+
+    @property
+    def size(self) -> int:
+        """Number of points of the space; 0 stands for infinitely many."""
+        return math.prod(len(points(dimension)) for dimension in self.space)
 
     @property
     def shared(self) -> Config:
@@ -200,6 +205,17 @@ class Plan:
         """`own_values`; None if one of them lies outside the space."""
         values = self.own_values
         return values if all(values[dimension.name] in dimension for dimension in self.space) else None
+
+    @property
+    def own_code(self) -> dict[str, str]:
+        """{"--loss=MODULE:FUNCTION": fingerprint of its code} of each loss and student of a trial that is the user's own."""
+        found = {}
+        for name in ("loss", "student"):
+            searched = next((dimension.values for dimension in self.space if dimension.name == name), ())
+            for value in searched or (getattr(self.config, name),):
+                if code := user_code.fingerprint_if_own(value):
+                    found[f"--{name}={value}"] = code
+        return found
 
     @property
     def of_whole_runs(self) -> tuple[str, ...]:

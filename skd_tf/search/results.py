@@ -84,7 +84,7 @@ def verdict(records: TrialRecords, ranked: list[TrialRecord]) -> str:
     default = default_trial(plan, ranked)
     settings = ", ".join(f"{name} {short(value)}" for name, value in plan.own_values.items())
     if default is None:
-        why = "lies outside the space" if plan.default is None else "is not among the finished trials"
+        why = "is not among the searched values" if plan.default is None else "is not among the finished trials"
         return f"The default ({settings}) {why}, so it is unknown whether the best beats it."
     if default is best:
         level, source = 0, ""

@@ -147,15 +147,16 @@ def describe(plan: Plan, workdir: str | os.PathLike, data_dir: str | None = None
 
 
 def _left_out(plan):
-    """A sentence about the settings that trials leave out, in a list; [] without any."""
-    names = [f"--{name}" for name in plan.of_whole_runs]
-    return (
-        [
-            f"Trials train without {' and '.join(names)}: only best.flags and the final run use {'it' if len(names) == 1 else 'them'}."
-        ]
-        if names
-        else []
-    )
+    """Sentences about the settings that trials leave out, and the points that a grid leaves out; [] without any."""
+    said = []
+    if names := [f"--{name}" for name in plan.of_whole_runs]:
+        these = "it" if len(names) == 1 else "them"
+        said.append(f"Trials train without {' and '.join(names)}: only best.flags and the final run use {these}.")
+    if plan.tuner == "grid" and plan.trials < plan.size:
+        said.append(
+            f"--max_trials={plan.max_trials} tries only the first {plan.trials} of the grid's {plan.size} points."
+        )
+    return said
 
 
 def _continued(plan, workdir):

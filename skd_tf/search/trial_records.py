@@ -98,7 +98,9 @@ class TrialRecords:
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
 
     def require_same_inputs(self, teacher: str | None, facts: dict[str, Any]) -> None:
-        """InputError if earlier trials had another teacher or other data. The first call writes down which they are.
+        """InputError if earlier trials had another teacher, other data or other code of the user's own.
+
+        The first call writes down which they are.
 
         Args:
           teacher: the teacher's fingerprint; None if no trial has a teacher.
@@ -115,7 +117,16 @@ class TrialRecords:
                 remedy=_OTHER_WORKDIR,
             )
         require_same_data("search", recorded.get("facts", facts), facts)
-        inputs = {"facts": facts} | ({"teacher": teacher} if teacher else {})
+        code, before = self.plan.own_code, recorded.get("code", {})
+        for flag in code:
+            if before.get(flag, code[flag]) != code[flag]:
+                raise input_error(
+                    f"The code of {flag} has changed since this search started",
+                    expected="the same code in all trials",
+                    received="other code",
+                    remedy=_OTHER_WORKDIR,
+                )
+        inputs = {"facts": facts, "code": code} | ({"teacher": teacher} if teacher else {})
         if inputs.keys() - recorded.keys():
             write_json(self._plan_file, inputs | recorded)
 

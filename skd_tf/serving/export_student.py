@@ -127,6 +127,7 @@ def export_student(
             custom_layers=own_modules,
         )
         (folder / "README.md").write_text(card, encoding="utf-8")
+        (folder / "labels.txt").write_text("".join(f"{name}\n" for name in result["class_names"]), encoding="utf-8")
         _require_empty(output)
     _keep_for_report(workdir, output, rows)
     say(f"\n{result_tables.export_table(rows, values)}\n")
@@ -174,9 +175,11 @@ def _keep_for_report(workdir, output, rows):
 
 
 def _require_empty(output):
-    if not output.name or (output.exists() and (not output.is_dir() or any(output.iterdir()))):
+    is_file = output.exists() and not output.is_dir()
+    if not output.name or is_file or (output.exists() and any(output.iterdir())):
+        problem = "is a file" if is_file else "is not empty" if output.name else "has no name"
         raise input_error(
-            "The output is not empty" if output.name else "The output has no name",
+            f"The output {problem}",
             expected="a new or empty folder, by its name",
             received=f"--output={output}",
             remedy="Choose another",
@@ -188,3 +191,14 @@ def _require_empty(output):
             received=f"--output={output}",
             remedy=f"Name a folder inside it, for example --output={output / 'student'}",
         )
+    parent = next(folder for folder in output.absolute().parents if folder.exists())
+    for folder in (output, parent):
+        if folder.is_dir() and not os.access(
+            folder, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids
+        ):
+            raise input_error(
+                "The output cannot be written",
+                expected="a folder that you may write to",
+                received=f"--output={output}, and {folder} is read-only",
+                remedy="Choose another, or change its permissions",
+            )

@@ -14,8 +14,8 @@ class InputPixels(NamedTuple):
 
     Attributes:
       text: in words, one paragraph.
-      code: lines that make `image`, uint8 `[height, width, channels]`, from `path`: two, or three if the data have 16-bit
-        PNGs; empty if the data are arrays of the right size.
+      code: two or three lines that make `image`, uint8 `[height, width, channels]`, from `path`; empty if the data are
+        arrays of the right size.
     """
 
     text: str
@@ -28,7 +28,8 @@ def input_pixels(settings: Mapping[str, Any], image_shape: tuple[int, int, int],
     Args:
       settings: of the run, by name.
       image_shape: (height, width, channels) of the student's images.
-      png_bits: bits that hold the brightest value of the data's 16-bit PNGs; None without such files.
+      png_bits: bits that hold the brightest value of the data's 16-bit PNGs; None without such files. Those that come
+        later are then read with 16, as by skd_tf.predict.
     """
     names = [field.name for field in dataclasses.fields(DataSettings)]
     size, resize = size_and_resize(DataSettings(**{name: settings[name] for name in names if name in settings}))
@@ -46,9 +47,10 @@ def input_pixels(settings: Mapping[str, Any], image_shape: tuple[int, int, int],
         "it is black.",
     ]
     opened = "ImageOps.exif_transpose(Image.open(path))" if upright else "Image.open(path)"
-    first = ""
-    if png_bits is not None:
-        values = f"numpy.minimum(numpy.asarray(photo) // {2 ** (png_bits - 8)}, 255)"
+    first, bits = "", png_bits or 16
+    if upright:
+        # Pillow would clip such a grey image at 255, which makes it white.
+        values = f"numpy.minimum(numpy.asarray(photo) // {2 ** (bits - 8)}, 255)"
         first = f"photo = {opened}\n"
         opened = f'(Image.fromarray({values}.astype("uint8")) if photo.mode[0] == "I" else photo)'
     if resize:
@@ -65,9 +67,9 @@ def input_pixels(settings: Mapping[str, Any], image_shape: tuple[int, int, int],
         steps.append(f"All files had {height}x{width} pixels: nothing is resized or cropped.")
         code = f'photo = {opened}.convert("{mode}")\nimage = numpy.asarray(photo)'
     code = first + code + (f".reshape({height}, {width}, 1)" if channels == 1 else "")
-    if png_bits is not None:
-        steps.append(f"A value v of a 16-bit PNG becomes v // {2 ** (png_bits - 8)}, at most 255, before that.")
-        if png_bits < 16 and channels == 3:
+    if upright:
+        steps.append(f"A value v of a 16-bit PNG becomes v // {2 ** (bits - 8)}, at most 255, before that.")
+        if bits < 16 and channels == 3:
             steps.append("For a 16-bit PNG in colour, Pillow gives v // 256, so read such a file with another library.")
     if kind == "function":
         steps.append("An array that the data function returned took the place of the decoded file.")

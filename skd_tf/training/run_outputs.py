@@ -5,6 +5,7 @@ import shlex
 from typing import Any
 
 import keras
+import numpy as np
 
 from skd_tf.config import Config
 from skd_tf.data.dataset import Dataset
@@ -53,7 +54,9 @@ def details_of(
     sizes = {"train": len(dataset.train), "test": len(dataset.test or ())}
     if dataset.unlabelled:
         sizes["unlabelled"] = len(dataset.unlabelled.train)
-    pixels = {} if dataset.png_bits is None else {"png_bits": dataset.png_bits}
+    pixels: dict[str, Any] = {} if dataset.png_bits is None else {"png_bits": dataset.png_bits}
+    if dataset.test and isinstance(dataset.test.images, np.ndarray):
+        pixels["test_pixels"] = dataset.test.images_digest
     details = {
         "models": measured,
         "labels": predictions.encode(dataset.test.labels if dataset.test else []),

@@ -40,7 +40,7 @@ CASES = {
     export: [
         ("--workdir=nowhere --output=out", "No such folder"),
         ("--workdir={run} --output=full", "The output is not empty"),
-        ("--workdir={run} --output=file", "The output is not empty"),
+        ("--workdir={run} --output=file", "The output is a file"),
         ("--workdir={run} --output=.", "The output has no name"),
         ("--workdir={run} --output=out --format=tflite", "Unknown format"),
         ("--workdir={run} --output=s3://bucket/out", "is a URL"),

@@ -252,7 +252,8 @@ def test_a_fitted_temperature_is_applied_unless_refused(digits, tmp_path, comman
     temperature_scaling.store(workdir, 0.25, examples=90, before=quality, after=quality)
     logits = keras.models.load_model(workdir / "student.keras", compile=False).predict(images, verbose=0)
     for more, temperature in (((), 0.25), (("--nocalibrated",), 1.0)):
-        assert command(workdir, folder, f"--output={tmp_path / 'answers.csv'}", *more)[0] == 0
+        code, said, _ = command(workdir, folder, f"--output={tmp_path / 'answers.csv'}", *more)
+        assert code == 0 and ("The model's file has none." in said) == (not more)
         expected = np.exp(metrics.log_softmax(logits / temperature))
         assert probabilities(tmp_path / "answers.csv", range(10)) == pytest.approx(expected, abs=1e-4)
 
@@ -339,5 +340,6 @@ def test_16_bits_without_a_run_and_dead_links_are_named(tmp_path, capsys):
     (folder / "1.png").write_bytes(tf.io.encode_png(np.full([8, 8, 1], 999, np.uint16)).numpy())
     (folder / "2.png").symlink_to(tmp_path / "gone.png")
     assert predict_images(tmp_path / "net.keras", folder, tmp_path / "answers.csv") == ["2.png"]
-    assert "16-bit PNGs: 1 of 3 images, read as value / 256." in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "16-bit PNGs: 1 of 3 images, read as value / 256. The model's run is not known. Name the run" in said
     assert rows(tmp_path / "answers.csv")[2]["problem"] == "the link leads nowhere"

@@ -100,6 +100,16 @@ def test_runs_on_different_test_images_are_not_ranked(tmp_path):
     assert "Measured on different test images" in text_of(page(*paths)[0])
 
 
+def test_other_pixels_under_the_same_labels_are_said(tmp_path):
+    paths = [make_run(tmp_path, name=f"run {i}") for i in range(2)]
+    assert "other pixels" not in text_of(page(*paths)[0])
+    for path, digest in zip(paths, "ab", strict=True):
+        details = read_json(path / "measurements.json")
+        details["dataset"]["test_pixels"] = digest
+        write_json(path / "measurements.json", details)
+    assert "The test images of run 0 and those of run 1 have other pixels" in text_of(page(*paths)[0])
+
+
 def test_without_labels_in_one_run_all_are_compared_by_their_agreement(tmp_path):
     paths = [make_run(tmp_path, name=f"run {i}") for i in range(3)]
     result = read_json(paths[2] / "result.json")

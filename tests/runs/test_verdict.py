@@ -55,8 +55,10 @@ def test_ahead_level_and_behind_are_said_in_words():
         assert ("--temperature=1, with --optimizer=adamw" in tips) == advised
 
 
-def test_only_an_interval_with_clear_gains_and_clear_losses_is_undecided():
-    for low, high, undecided in ((-0.035, 0.355, True), (-0.019, 0.5, False), (-0.5, 0.02, False), (0.01, 0.9, False)):
+def test_a_wide_interval_around_zero_is_undecided():
+    wide = ((-0.035, 0.355), (-0.143, 0.011), (-0.021, 0.021), (0.0, 0.05))
+    narrow = ((-0.019, 0.02), (-0.035, 0.004), (0.01, 0.9), (-0.9, -0.01))
+    for low, high, undecided in (*((*ends, True) for ends in wide), *((*ends, False) for ends in narrow)):
         assert verdict.undecided({"interval": [low, high]}) == undecided
 
 

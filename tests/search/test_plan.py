@@ -12,6 +12,7 @@ import pytest
 
 from skd_tf.config import Config
 from skd_tf.errors import InputError
+from skd_tf.runtime import user_code
 from skd_tf.search import results
 from skd_tf.search import run_search as running
 from skd_tf.search.oracles import ORACLES, make_oracle
@@ -243,6 +244,20 @@ def test_a_search_goes_on_with_its_own_teacher_and_data_only(tmp_path):
             records.require_same_inputs("teacher", facts | change)
 
 
+def test_a_search_goes_on_with_the_code_of_its_losses_only(tmp_path, monkeypatch):
+    plan = Plan(CONFIG, ("loss:choice:kd,my_loss:terms",), max_trials=2)
+    code = {"my_loss:terms": "a"}
+    monkeypatch.setattr(user_code, "fingerprint_if_own", code.get)
+    records = TrialRecords(tmp_path, plan)
+    records.claim()
+    facts = {"data": [], "images": "b", "images_in": "memory"}
+    records.require_same_inputs(None, facts)
+    records.require_same_inputs(None, facts)
+    code["my_loss:terms"] = "b"
+    with pytest.raises(InputError, match="The code of --loss=my_loss:terms has changed since this search started"):
+        records.require_same_inputs(None, facts)
+
+
 def test_a_full_disk_is_known_through_what_came_from_it():
     error = InputError("The workdir cannot be written.")
     error.__cause__ = OSError(28, "No space left on device")
@@ -296,6 +311,9 @@ def test_what_trials_leave_out_is_said_and_stays_in_the_best_settings(tmp_path):
     (said,) = running._left_out(plan)
     assert said == "Trials train without --student_alone and --callback: only best.flags and the final run use them."
     assert running._left_out(Plan(CONFIG, (TEMPERATURES,))) == []
+    grid = Plan(CONFIG, ("temperature:linear:1:4:4", "kd_weight:choice:0.5,0.9"), tuner="grid", max_trials=5)
+    assert running._left_out(grid) == ["--max_trials=5 tries only the first 5 of the grid's 8 points."]
+    assert running._left_out(dataclasses.replace(grid, max_trials=None)) == []
 
 
 def test_steps_to_profile_are_checked_by_each_trial_if_epochs_are_searched(tmp_path):

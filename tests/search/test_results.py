@@ -85,9 +85,12 @@ def test_equal_weights_of_teachers_are_the_default(tmp_path):
 
 def test_the_default_may_lie_outside_or_be_beyond_judgement(tmp_path):
     outside = Plan(CONFIG, ("temperature:choice:1,2",))
+    between = Plan(CONFIG, ("temperature:linear:1:9:3",), tuner="grid")
     by_nll = Plan(CONFIG, ("temperature:choice:1,4",), objective="val_nll")
-    for plan, best, words in ((outside, 0.6, "lies outside the space"), (by_nll, 0.5, "use --executions_per_trial=3")):
-        records = fake_records(tmp_path / words[:4], plan, [0.5, 0.6])
+    unknown = "is not among the searched values"
+    cases = (outside, 0.6, unknown), (between, 0.6, unknown), (by_nll, 0.5, "use --executions_per_trial=3")
+    for number, (plan, best, words) in enumerate(cases):
+        records = fake_records(tmp_path / str(number), plan, [0.5, 0.6])
         assert records.ranked()[0]["objective"] == best
         assert words in results.verdict(records, records.ranked())
 

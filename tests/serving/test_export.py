@@ -25,6 +25,7 @@ from skd_tf.serving import formats, parity_check, saved_model
 from skd_tf.serving.export_student import export_student
 from tests.helpers.commands import python
 from tests.helpers.images import make_folder
+from tests.helpers.permissions import bound_by_permissions
 from tests.helpers.runs import read_json
 
 WITH_ONNX = all(importlib.util.find_spec(name) for name in ("onnx", "tf2onnx", "onnxruntime"))
@@ -124,6 +125,8 @@ def test_the_model_card_says_what_a_stranger_must_know(exported, calibrated_run)
     ]
     words += ["--learning_rate=0.1", "## Intended use", "tensorflow 2", "student_int8.tflite", "predict"]
     words += ["Classes by `class_id`: 0 0, 1 1, 2 2, ", ", 8 8, 9 9."]
+    words += ["Give images of exactly 8x8 pixels.", "`labels.txt` has a class name per line"]
+    assert (exported[0] / "labels.txt").read_text().splitlines() == result["class_names"]
     words += ["ECE debiased", "## Ancestry", "Trained on digits", "Its teacher was trained on digits"]
     assert [word for word in words if word not in card] == []
     fitted = result["student"]["calibrated"]
@@ -338,3 +341,13 @@ def test_saved_model_cli_shows_and_runs_it(exported, tmp_path):
     assert "DT_UINT8" in shown and all(name in shown for name in ("logits", "probabilities", "class_id", "label"))
     ran = python(*tool, "run", *where, "--inputs", f"images={tmp_path / 'images.npy'}")
     assert "Result for output key probabilities" in ran
+
+
+def test_an_output_that_cannot_be_written_is_refused_at_once(digits_run, tmp_path):
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o555)
+    with bound_by_permissions():
+        for output in (locked, locked / "new", locked / "new" / "deeper"):
+            with pytest.raises(InputError, match=f"The output cannot be written.*{locked} is read-only"):
+                export_student(digits_run, output)
+    assert locked.stat().st_mode & 0o777 == 0o555 and not list(locked.iterdir())

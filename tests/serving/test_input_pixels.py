@@ -7,6 +7,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from skd_tf.config import Config
+from skd_tf.evaluation import image_files
 from skd_tf.serving.input_pixels import input_pixels
 from tests.helpers.images import load
 
@@ -57,7 +58,7 @@ def test_the_two_lines_of_pillow(tmp_path, settings, mode, sizes):
     dataset = load(tmp_path, validation_fraction=0, **settings)
     config = dataclasses.asdict(Config(dataset=f"folder:{tmp_path}", **settings))
     code = input_pixels(config, dataset.image_shape, dataset.png_bits).code
-    assert code.count("\n") == 1
+    assert code.count("\n") == 2
     require_same_pixels(tmp_path, code, dataset)
 
 
@@ -90,6 +91,18 @@ def test_the_lines_of_pillow_for_16_bits(tmp_path, colour, bits):
     pixels = input_pixels(config, dataset.image_shape, dataset.png_bits)
     assert pixels.code.count("\n") == 2
     require_same_pixels(tmp_path, pixels.code, dataset)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_a_16_bit_png_that_comes_after_a_training_without_any_is_read_as_predict_reads_it(tmp_path, mode):
+    config = dataclasses.asdict(Config(dataset="folder:x", image_size=24))
+    code = input_pixels(config, (24, 24, 1 if mode == "L" else 3), None).code
+    Image.fromarray(np.asarray(photo(1, 44, 36, "L")).astype(np.uint16) * 256 + 9).save(tmp_path / "deep.png")
+    shape = (24, 24, 1 if mode == "L" else 3)
+    ((_, images, *_),) = image_files.batches(tmp_path, ["deep.png"], shape, 24, 1, image_files.PixelRules())
+    scope = {"path": tmp_path / "deep.png", "numpy": np, "Image": Image, "ImageOps": ImageOps}
+    exec(code, scope)
+    assert np.abs(scope["image"].astype(int) - images[0]).max() <= 1 and images[0].mean() < 250
 
 
 def test_arrays_and_runs_of_earlier_versions():

@@ -61,7 +61,7 @@ class Gain(NamedTuple):
 
     @property
     def undecided(self) -> bool:
-        """Whether the seeds are too few to tell: there is no interval, or it reaches beyond 2 points on both sides."""
+        """Whether the seeds are too few to tell: there is no interval, or it holds 0 and is wider than 4 points."""
         return self.interval is None or verdict.undecided({"interval": self.interval})
 
     @property

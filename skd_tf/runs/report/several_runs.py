@@ -50,7 +50,9 @@ def answers(runs: Sequence[Run]) -> list[Answer]:
         items += [(_distance(run, best, measure), False) for run in runs if run is not best]
     else:
         items = [(f"{run.name}: {score_text(run, measure)}, on {_images_of(run)}.", False) for run in runs]
-    warnings = [(text, True) for text in [*_versions(runs), *(_left_out(runs, methods) if methods else [])]]
+    warnings = [
+        (text, True) for text in [*_versions(runs), *_pixels(runs), *(_left_out(runs, methods) if methods else [])]
+    ]
     said: dict[str, list[str]] = {}
     for run in runs:
         for text in warnings_of(run):
@@ -110,6 +112,21 @@ def _versions(runs):
         return []
     each = listed([f"{version} ({listed(names)})" for version, names in found.items()])
     return [f"The data of these runs has the versions {each}. Compare them only if the test images are the same."]
+
+
+def _pixels(runs):
+    """What to know of runs whose test images have the same labels and other pixels."""
+    found: dict[str, list[str]] = {}
+    for run in runs:
+        if "test_pixels" in run.details.get("dataset", {}):
+            found.setdefault(run.details["dataset"]["test_pixels"], []).append(run.name)
+    if len(found) < 2 or not same_images(runs):
+        return []
+    each = " and those of ".join(listed(names) for names in found.values())
+    return [
+        f"The test images of {each} have other pixels: another size, another preparation, or other pictures with the same "
+        "labels. Compare the runs only if the pictures are the same."
+    ]
 
 
 def _left_out(runs, methods):
