@@ -54,7 +54,7 @@ def main(arguments=None):
     distiller.compile(keras.optimizers.SGD(rate, momentum=0.9, global_clipnorm=5.0))
     distiller.fit(flipped, validation_data=validation, epochs=options.epochs, verbose=2)
 
-    distiller.export(options.output)  # the student alone, in stock layers
+    distiller.export(options.output, verbose=False)  # the student alone, in stock layers
     result = distiller.evaluate(validation, verbose=0, return_dict=True)
     print("On images that the student has not trained on; the teacher may have:")
     print(f"teacher {result['teacher_accuracy']:.4f}, {teacher.count_params():,} parameters")

@@ -275,6 +275,13 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, CompilationMixin, Step
         pieces = whole_number("micro_batches", micro_batches, low=1, remedy="Use 1 for whole batches")
         if kwargs.get("steps_per_execution") is not None:
             whole_number("steps_per_execution", kwargs["steps_per_execution"], low=1, remedy="Leave it out")
+        if type(self).compute_loss is not keras.Model.compute_loss:
+            raise input_error(
+                "A Distiller does not call compute_loss",
+                expected="a subclass without it",
+                received=f"{type(self).__name__}.compute_loss",
+                remedy="Give the function as Distiller(..., loss=function), or override train_step",
+            )
         if optimizer is None:
             remedy = "Try keras.optimizers.SGD(0.1, momentum=0.9)"
             raise input_error("No optimizer", expected="an optimizer", received="optimizer=None", remedy=remedy)
@@ -422,6 +429,21 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, CompilationMixin, Step
             answers = live_check.served(filepath)
             live_check.require_same_answers(answers, live, images, name=str(filepath), bound=bound)
         return result
+
+    def save(self, filepath: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:
+        """As keras.Model.save, to a `.keras` file.
+
+        Raises:
+          InputError: the file has another suffix.
+        """
+        if not os.fspath(filepath).endswith(".keras"):
+            raise input_error(
+                "A Distiller is saved in the format .keras only",
+                expected="a name that ends in .keras",
+                received=f"filepath={os.fspath(filepath)!r}",
+                remedy="Rename it, or call export() for a SavedModel of the student",
+            )
+        return super().save(filepath, *args, **kwargs)
 
     def deployable(self) -> keras.Model:
         """The student as a Keras model of stock layers; the softmax of its output is the student's probability.

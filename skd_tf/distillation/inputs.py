@@ -31,6 +31,13 @@ def image_of(x: Any) -> Any:
 
 def wrong_structure(x: Any, names: Sequence[str]) -> InputError:
     """x has a structure that the Distiller does not take."""
+    if isinstance(x, (list, tuple)) and len({getattr(part, "shape", ()) for part in x}) == 1 and len(x) > 2:
+        return input_error(
+            "The images are a list, which Keras takes for the inputs of several layers",
+            expected="one array [n, height, width, channels]",
+            received=f"x=a {type(x).__name__} of {len(x)}",
+            remedy="Use np.stack(x)",
+        )
     received = f"a {type(x).__name__} of {len(x)}" if isinstance(x, (list, tuple)) else type(x).__name__
     received = f"x with the entries {', '.join(map(str, x)) or 'none'}" if isinstance(x, Mapping) else f"x={received}"
     return input_error(

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
+import keras
 import tensorflow as tf
 
 from skd_tf import losses
@@ -22,13 +23,21 @@ def as_loss(loss: Any) -> losses.Loss:
         return losses.Loss(**loss)
     if isinstance(loss, str):
         if loss not in losses.LOSSES:
+            own = "Pass the function itself; MODULE:FUNCTION is for flags" if ":" in loss else "Choose one of these"
             raise input_error(
                 "Unknown loss",
-                expected=f"one of {', '.join(losses.LOSSES)}",
+                expected=f"one of {', '.join(losses.LOSSES)}, or a function",
                 received=f"loss={loss}",
-                remedy=did_you_mean_loss(loss, "Choose one of these"),
+                remedy=did_you_mean_loss(loss, own),
             )
         return losses.LOSSES[loss]
+    if isinstance(loss, keras.losses.Loss) or (isinstance(loss, type) and issubclass(loss, keras.losses.Loss)):
+        raise input_error(
+            "A loss of Keras compares one model with labels, and a Distiller two models",
+            expected='a name such as "kd", a skd_tf.losses.Loss or a function of student_logits, teacher_logits and labels',
+            received=f"loss={getattr(loss, '__name__', type(loss).__name__)}",
+            remedy="See docs/keras.md, A loss of your own",
+        )
     if callable(loss):
         return losses.Loss(loss, readout="raw", needs_teacher=True, defaults={})
     raise input_error(
@@ -114,6 +123,14 @@ def checked_terms(terms: Any, names: set[str], logits: tf.Tensor) -> dict[str, t
             received=f'"{empty[0]}": None',
             remedy="Return tf.zeros([batch]) for a term that the loss does not have",
         )
+    for name, term in terms.items():
+        if not tf.as_dtype(keras.backend.standardize_dtype(getattr(term, "dtype", "float32"))).is_floating:
+            raise input_error(
+                "A term of the loss function has no gradient, because it holds whole numbers",
+                expected=f'"{name}" of float32 or float64',
+                received=f"dtype={keras.backend.standardize_dtype(term.dtype)}",
+                remedy="Compute it from the logits without argmax, rounding or a comparison",
+            )
     # Of one dtype, so that the terms can be added.
     dtype = tf.float64 if logits.dtype == tf.float64 else tf.float32
     tensors = {name: tf.cast(term, dtype) for name, term in terms.items()}

@@ -59,6 +59,14 @@ def evaluate_and_print(
       InputError: a model has trained on the test images, no model is at a path, or there is nothing to calibrate on.
     """
     models = [models] if isinstance(models, (str, os.PathLike)) else models
+    places = [os.path.realpath(path) for path in models]
+    if twice := [str(path) for path, place in zip(models, places, strict=True) if places.count(place) > 1]:
+        raise input_error(
+            "A model is given twice",
+            expected="different models",
+            received=" ".join(f"--model={path}" for path in twice),
+            remedy="Leave one out",
+        )
     everyone = [*models, *([teacher] if teacher else [])]
     for flag, file in (("output", output), ("predictions", predictions_file)):
         if file:

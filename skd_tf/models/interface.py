@@ -13,6 +13,7 @@ import keras
 
 from skd_tf.errors import InputError, input_error
 from skd_tf.models.graph import graph_of
+from skd_tf.runtime import compat
 from skd_tf.runtime.console import say
 
 LOGITS = "logits"
@@ -136,7 +137,8 @@ def input_names(model: Any) -> tuple[str, ...]:
     if graph is None:
         return ()
     keys = tuple(graph.input) if isinstance(graph.input, Mapping) else ()
-    return tuple(dict.fromkeys([*keys, *(tensor.name for tensor in graph.inputs)]))
+    layers = (compat.producer(tensor)[0].name for tensor in graph.inputs)  # the name in summary()
+    return tuple(dict.fromkeys([*keys, *layers, *(tensor.name for tensor in graph.inputs)]))
 
 
 def call(model: Any, images: Any, **options: Any) -> Any:

@@ -17,6 +17,7 @@ from skd_tf.runs.workdir import refuse_differences
 from skd_tf.runtime import cluster, devices
 from skd_tf.runtime.console import counted
 from skd_tf.runtime.local_paths import require_folder
+from skd_tf.runtime.user_code import is_reference
 from skd_tf.training import nested_runs, no_effect, preflight, short_runs, sphere_limits, unlabelled, workdir_place
 from skd_tf.training.preflight import Sizes
 
@@ -55,9 +56,12 @@ def describe(
         "Workdir": [_workdir(config, workdir)],
     }
     unchecked = [f"--{name}" for name in ("feature_pairs", "freeze", "layer_rates") if getattr(config, name)]
-    if unchecked:
-        when = "whether these layers exist is checked when the run starts, before it trains"
-        sections["Not checked here"] = [f"{', '.join(unchecked)}: {when}"]
+    when = "is checked when the run starts, before it trains"
+    later = [f"{', '.join(unchecked)}: whether these layers exist {when}"] if unchecked else []
+    if is_reference(config.loss):
+        later.append(f"--loss={config.loss}: what the function takes and returns {when}")
+    if later:
+        sections["Not checked here"] = later
     if no_effect.lines(config):
         sections["Without effect"] = no_effect.lines(config)
     steps = config.epochs * _steps_per_epoch(config, sizes) if sizes else 0

@@ -29,6 +29,7 @@ from skd_tf.training.trackers import NO_TRACKERS, Tracker
 
 _MOST_WAITING = 0.10  # share of the time spent waiting for input
 _SECONDS_WORTH_A_WARNING = 300
+_FIRST_STEPS = 3  # too few for a learning rate to make finite numbers diverge
 _MOST_SKIPPED = 0.01  # share of the steps
 
 
@@ -221,13 +222,15 @@ class RunCallbacks:
         except (OSError, tf.errors.OpError) as error:  # the divergence itself must be reported in any case
             left = f"Its state and batch could not be written ({' '.join(str(error).split())})"
         epoch = f"epoch {step // self._steps_per_epoch + 1} of {self._config.epochs}"
+        remedy = "Lower --learning_rate, lengthen --warmup_epochs, or set --clip_norm"
+        if user_code.is_reference(self._config.loss) and step < _FIRST_STEPS:
+            remedy = f"So early, {self._config.loss} may divide by 0 or take the logarithm of 0: call it on that batch"
         raise DivergedError(
             message(
                 f"Training has diverged at step {step + 1} of {self.last_step} ({epoch})",
                 expected="finite values",
                 received=f"others in: {', '.join(names)}; learning_rate={self._rates[step]:.4g}",
-                remedy=f"{left}; the last checkpoint stays. Lower --learning_rate, lengthen --warmup_epochs, or set "
-                "--clip_norm.",
+                remedy=f"{left}; the last checkpoint stays. {remedy}",
             )
         )
 

@@ -161,3 +161,49 @@ def test_settings_of_a_loss_have_a_range_and_weights_are_those_of_several_teache
     distiller = compiled(net(), teacher_weights=[2, 1])
     with pytest.raises(InputError, match="teacher_weights"):
         fit(distiller, {"image": IMAGES, "teacher_logits": RANDOM.normal(size=(16, 5)).astype("float32")})
+
+
+def ranks(student_logits, teacher_logits, labels):
+    """A loss whose distill term counts classes, and so has no gradient."""
+    differ = tf.argmax(student_logits, -1) != tf.argmax(teacher_logits, -1)
+    return {
+        "label": skd_tf.losses.cross_entropy(student_logits, None, labels)["label"],
+        "distill": tf.cast(differ, tf.int32),
+    }
+
+
+class OwnLoss(skd_tf.Distiller):
+    """A subclass as for a plain Keras model."""
+
+    def compute_loss(self, *arguments, **options):
+        raise AssertionError("never called")
+
+
+@pytest.mark.parametrize(
+    ("mistake", "words"),
+    [
+        (
+            lambda: skd_tf.Distiller(net(), net(), loss=keras.losses.KLDivergence()),
+            "A loss of Keras.*loss=KLDivergence",
+        ),
+        (lambda: skd_tf.Distiller(net(), net(), loss=keras.losses.KLDivergence), "A loss of Keras.*loss=KLDivergence"),
+        (lambda: skd_tf.Distiller(net(), net(), loss="my_module:ranks"), "Pass the function itself"),
+        (lambda: fit(compiled(net(), net(), loss=ranks)), "has no gradient.*dtype=int32"),
+        (lambda: OwnLoss(net(), net()).compile("sgd"), "does not call compute_loss"),
+        (lambda: compiled(net(), net()).save("distiller.h5"), r"in the format .keras only.*'distiller.h5'"),
+        (lambda: fit(compiled(net(), net()), list(IMAGES)), r"The images are a list.*np.stack"),
+    ],
+)
+def test_what_would_be_ignored_or_fail_later_is_refused_at_once(mistake, words):
+    with pytest.raises(InputError, match=words):
+        mistake()
+
+
+def test_images_may_be_given_under_the_name_that_the_summary_shows():
+    image = keras.Input([4, 4, 2])
+    student = keras.Model(image, layers.Dense(5)(layers.Flatten()(image)))
+    distiller = compiled(student, net())
+    named = distiller.evaluate({student.layers[0].name: IMAGES}, LABELS, verbose=0)
+    assert named == pytest.approx(distiller.evaluate(IMAGES, LABELS, verbose=0))
+    with pytest.raises(InputError, match=student.layers[0].name):
+        distiller.evaluate({"pictures": IMAGES}, LABELS, verbose=0)

@@ -327,3 +327,9 @@ def test_a_run_writes_its_report_and_measurements(digits_run):
     page = (digits_run / "report.html").read_text()
     assert f"{result['student']['accuracy']:.4f}" in page and page.count("<svg") > 12
     assert experiment.Workdir(digits_run, Config.from_json(result["config"])).result == result
+
+
+def test_a_model_that_is_given_twice_is_not_compared_with_itself(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"A model is given twice.*--model=run --model=.*/run"):
+        evaluate_models.evaluate_and_print(["run", "other", tmp_path / "run"], {})
