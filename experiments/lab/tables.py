@@ -260,7 +260,11 @@ SPECS = {
         },
         measures=("rate", "NLL", "ECE"),
     ),
-    "anchor": Table({"KD": "anchor/resnet56_resnet20/kd"}, measures=("NLL", "ECE", "logit norm")),
+    "anchor": Table(
+        {"KD": "anchor/resnet56_resnet20/kd", "SKD": "anchor/resnet56_resnet20/skd"},
+        against={"SKD": "KD"},
+        measures=("NLL", "ECE", "logit norm"),
+    ),
     "head_to_head": Table(
         {
             f"{method}, {name}": f"head_to_head/{folder}/{method.lower()}"
