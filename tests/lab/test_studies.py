@@ -11,10 +11,8 @@ from experiments.lab import definitions
 from experiments.lab import records as study_records
 from experiments.lab.summaries import HELD_OUT, runs_of
 from experiments.lab.tables import SPECS
-from skd_tf.config import versions
 from skd_tf.errors import InputError
-from skd_tf.runs import predictions
-from skd_tf.runs.run_record import recorded_config
+from skd_tf.runs import predictions, verdict
 from tests.lab import study_cases
 from tests.losses import numpy_reference
 
@@ -336,10 +334,15 @@ def test_a_record_holds_what_the_run_left_and_no_path(tmp_path):
     assert dotted[0] != dotted[1]
 
 
-def test_unfinished_runs_can_be_continued_by_this_version():
-    """Each config.json beside a checkpoint: a new setting needs an entry in skd_tf.config.versions."""
-    files = [*(pathlib.Path(__file__).parents[2] / "experiments" / "unfinished").rglob("config.json")]
-    for path in files:
-        recorded = recorded_config(path.parent)
-        assert recorded is not None and recorded.recorded_version <= versions.VERSION and recorded.epochs == 240
-        assert [*(path.parent / "checkpoints").glob("step-*.ckpt")], path
+def test_the_interval_of_the_anchor_follows_from_its_predictions():
+    folder = definitions.ROOT / definitions.RESULTS / "anchor/resnet56_resnet20"
+    records = [json.loads((folder / name / "seed0.json").read_text()) for name in ("skd", "kd")]
+    predicted = [predictions.decode(record["test_predictions"]["student"]) for record in records]
+    teacher, labels = (
+        predictions.decode(part) for part in (records[0]["test_predictions"]["teacher"], records[0]["test_labels"])
+    )
+    page = (definitions.ROOT / "docs/studies/anchor.md").read_text()
+    for other, name in ((predicted[1], "KD"), (teacher, "teacher")):
+        found = verdict.compare(predicted[0], other, labels)
+        low, high = (f"{100 * end:+.2f}" for end in found["interval"])
+        assert f"| SKD - {name} | {100 * found['difference']:+.2f} | [{low}, {high}] |" in page
