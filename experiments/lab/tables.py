@@ -252,11 +252,12 @@ SPECS = {
             for label, other in (("KD", "alone"), ("SKD", "KD"), ("DIST", "SKD"))
         },
         contrasts={
-            "SKD - KD, 30 epochs minus 12": {
+            f"{high} - {low}, 30 epochs minus 12": {
                 f"{label}, {epochs} epochs": sign * (1 if epochs == 30 else -1)
                 for epochs in BUDGETS
-                for label, sign in (("SKD", 1), ("KD", -1))
+                for label, sign in ((high, 1), (low, -1))
             }
+            for high, low in (("KD", "alone"), ("SKD", "alone"), ("SKD", "KD"))
         },
         measures=("rate", "NLL", "ECE"),
     ),
