@@ -431,17 +431,17 @@ class Distiller(GuardedModelsMixin, HyperparametersMixin, CompilationMixin, Step
         return result
 
     def save(self, filepath: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:
-        """As keras.Model.save, to a `.keras` file.
+        """As keras.Model.save, but not to HDF5, which a Distiller cannot be loaded from.
 
         Raises:
-          InputError: the file has another suffix.
+          InputError: the file ends in .h5 or .hdf5.
         """
-        if not os.fspath(filepath).endswith(".keras"):
+        if str(filepath).endswith((".h5", ".hdf5")):
             raise input_error(
-                "A Distiller is saved in the format .keras only",
-                expected="a name that ends in .keras",
-                received=f"filepath={os.fspath(filepath)!r}",
-                remedy="Rename it, or call export() for a SavedModel of the student",
+                "A Distiller in an HDF5 file cannot be loaded again",
+                expected="a file that ends in .keras",
+                received=f"filepath={str(filepath)!r}",
+                remedy="Rename it; save_weights takes .weights.h5",
             )
         return super().save(filepath, *args, **kwargs)
 
