@@ -16,7 +16,7 @@ from skd_tf.runs.run_record import run_behind
 from skd_tf.runs.workdir import require_output
 from skd_tf.runtime import tf_logging, user_code
 
-_MODEL = "a workdir, a .keras file, a SavedModel folder, keras.applications:NAME or keras_hub:PRESET"
+_MODEL = "a workdir, a .keras, .tflite or .onnx file, a SavedModel folder, keras.applications:NAME or keras_hub:PRESET"
 _TEACHER = "a model to compare with (agreement, KL, confidence gap); takes what --model takes"
 _PREDICTIONS = "CSV file to write: a line per model, teacher included, and test image: file, label, answer, probability"
 _CALIBRATE = "fit one temperature to each model, which must be a workdir, on the images that its run held out; export and predict use it"
@@ -58,7 +58,7 @@ def main(flag_values: flags.FlagValues) -> None:
         remedy = "For the models of --model, use --preprocessing"
         raise flag_error("teacher_preprocessing", config.teacher_preprocessing, problem, expected, remedy)
     for path in (*flag_values.model, *filter(None, [flag_values.teacher])):
-        paths.require(path)  # before TensorFlow is loaded
+        paths.require(path, to_measure=True)  # before TensorFlow is loaded
     _require_one_size(flag_values.model)
     tf_logging.import_tensorflow()
     user_code.import_modules(config.custom_layers)

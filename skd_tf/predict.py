@@ -10,8 +10,8 @@ from skd_tf.runs.workdir import require_output
 from skd_tf.runtime import tf_logging, user_code
 
 _MODEL = (
-    "a finished workdir, a .keras file, a SavedModel folder, keras.applications:NAME or keras_hub:PRESET; --model= may be "
-    "left out"
+    "a finished workdir, a .keras, .tflite or .onnx file, a SavedModel folder, keras.applications:NAME or keras_hub:PRESET; "
+    "--model= may be left out"
 )
 _IMAGES = "folder of images, at any depth, or one image; the prefix --images= may be left out"
 _OUTPUT = "CSV file to write: a line per image file, with its class and the probability of every class"
@@ -35,7 +35,7 @@ def define(flag_values: flags.FlagValues) -> None:
 
 def main(flag_values: flags.FlagValues) -> None:
     output = require_output(flag_values.output)
-    paths.require(flag_values.model)  # before TensorFlow is loaded
+    paths.require(flag_values.model, to_measure=True)  # before TensorFlow is loaded
     tf_logging.import_tensorflow()
     user_code.import_modules(config_from(flag_values).custom_layers)
     from skd_tf.evaluation.predict_images import predict_images

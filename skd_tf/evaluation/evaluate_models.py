@@ -42,7 +42,7 @@ def evaluate_and_print(
     """Evaluates models as the command skd_tf.evaluate does: finds and checks the dataset, measures, prints and writes.
 
     Args:
-      models: workdirs, `.keras` files or SavedModel folders, or a single one.
+      models: workdirs, `.keras`, `.tflite` or `.onnx` files or SavedModel folders, or a single one.
       given: the settings of the dataset, and "teacher_preprocessing", that the user gave; see `measured_runs.measuring_settings`.
       data_dir: TFDS data directory.
       teacher: path of a model to compare with, or None.
@@ -72,7 +72,7 @@ def evaluate_and_print(
         if file:
             require_output(file, flag=flag)
     for path in everyone:
-        require(path)
+        require(path, to_measure=True)
     measured_runs.require_preprocessed(models, preprocessing)
     settings, of_teacher = measured_runs.measuring_settings(models, given, teacher, calibrated=calibrated)
     measured_runs.require_teacher(models, teacher, settings)
@@ -143,7 +143,7 @@ def evaluate_models(
     If a model returns probabilities, their logarithms are taken as its logits.
 
     Args:
-      paths: workdirs, `.keras` files or SavedModel folders, or a single one.
+      paths: workdirs, `.keras`, `.tflite` or `.onnx` files or SavedModel folders, or a single one.
       dataset: a `Dataset` with a test split.
       preprocessing: what the models that contain no preprocessing need; a run's student and a network of a library contain
         theirs.

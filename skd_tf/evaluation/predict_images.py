@@ -57,7 +57,7 @@ def predict_images(
     Images get the size that the model's run gave them: their shorter side is scaled and their centre cut out.
 
     Args:
-      model: a finished workdir, a `.keras` file or a SavedModel folder.
+      model: a finished workdir, a `.keras`, `.tflite` or `.onnx` file, or a SavedModel folder.
       images: a folder, or one image.
       output: the CSV file. It appears complete or not at all.
       calibrated: whether to apply the temperature that evaluate --calibrate left in the model's workdir, or else the
@@ -77,10 +77,18 @@ def predict_images(
     require_output(output)
     measured_runs.require_preprocessed([model], preprocessing)
     require_local(images, "images")
-    paths.require(model)  # before a folder is searched, which may be large
+    paths.require(model, to_measure=True)  # before a folder is searched, which may be large
     root, names, others = image_files.find(images)
     loaded, own_temperature = deployable.without_temperature(loading.load(model, download=download))
-    if not isinstance(loaded, loading.SavedModel):
+    if paths.is_runtime_file(model) and not calibrated:
+        raise flag_error(
+            "calibrated",
+            False,
+            "is not possible: a temperature inside this file cannot be taken out",
+            "--calibrated",
+            "Give the run, or its .keras file",
+        )
+    if not isinstance(loaded, loading.OpaqueModel):
         loaded = loading.without_softmax(loaded, model)
     if loaded.output_shape[-1] < 2:
         raise input_error(

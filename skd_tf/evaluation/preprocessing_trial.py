@@ -10,7 +10,7 @@ from skd_tf.data.dataset import Dataset, Split, evenly_spaced
 from skd_tf.evaluation import metrics
 from skd_tf.evaluation.predictor import Predictor
 from skd_tf.models.adapter import ModelAdapter
-from skd_tf.models.loading import SavedModel
+from skd_tf.models.opaque_model import OpaqueModel
 from skd_tf.models.preprocessing import NEED_RGB, scales_pixels
 
 _IMAGES = 256  # that are tried, evenly spaced
@@ -61,7 +61,7 @@ def better_preprocessing(
     model = opened()
     adapted = isinstance(model, ModelAdapter)
     network, probabilities = (model.network, model.probabilities) if adapted else (model, False)
-    if isinstance(network, SavedModel) and network.takes_integers:
+    if isinstance(network, OpaqueModel) and network.takes_integers:
         return None
     shares = np.bincount(labels) / len(labels)
     entropy = -(shares[shares > 0] * np.log(shares[shares > 0])).sum()

@@ -3,6 +3,8 @@
 paths               which file of a path or workdir holds the model, and its fingerprint; needs no TensorFlow
 loading             load, load_teacher, load_measured: a model from a workdir, a .keras file, a SavedModel or a name
 opened_saved_model  a SavedModel that is called as a model
+opened_runtime_file a LiteRT or ONNX file that is called as a model
+opaque_model        what the models of these two have in common
 student             the student of a run with its initial weights: built from a name or function, or loaded
 interface           which tensor is the image and which the logits, in dicts, lists and [batch, 1, 1, classes]
 heads               find the last activation, remove a softmax at the end, or replace the last layer with one of another size

@@ -1,4 +1,4 @@
-"""Loads trained models: from a workdir, a `.keras` file, a SavedModel or a library; prepares teachers."""
+"""Loads trained models: from a workdir, a file, a SavedModel or a library; prepares teachers."""
 
 import functools
 import json
@@ -16,8 +16,10 @@ from skd_tf.errors import InputError, flag_error, input_error
 from skd_tf.models import deployable, heads, interface, precision, published
 from skd_tf.models.adapter import ModelAdapter, returns_probabilities
 from skd_tf.models.fold_batch_norm import fold_batch_norm
+from skd_tf.models.opaque_model import OpaqueModel
+from skd_tf.models.opened_runtime_file import RuntimeFile
 from skd_tf.models.opened_saved_model import SavedModel
-from skd_tf.models.paths import is_saved_model, keras_file
+from skd_tf.models.paths import is_runtime_file, is_saved_model, keras_file, require
 from skd_tf.models.preprocessing import scales_pixels, takes_rgb_for_grey
 from skd_tf.runtime import user_code
 from skd_tf.runtime.console import detail, say, warn
@@ -40,12 +42,12 @@ def load(path: str | os.PathLike, *, download: bool = False) -> Any:
     Keras' safe mode stays on: a `.keras` file that would run code is refused. A SavedModel's graph is trusted input.
 
     Args:
-      path: workdir of a finished run, `.keras` file, SavedModel folder, keras.applications:NAME, which gets ImageNet's
-        weights, or keras_hub:PRESET, which gets those of the preset.
+      path: workdir of a finished run, `.keras` file, SavedModel folder, `.tflite` or `.onnx` file, keras.applications:NAME,
+        which gets ImageNet's weights, or keras_hub:PRESET, which gets those of the preset.
       download: whether weights that are not cached may be downloaded.
 
     Returns:
-      keras.Model or `SavedModel`, from raw pixels `[batch, h, w, c]` to logits `[batch, classes]`.
+      keras.Model or `OpaqueModel`, from raw pixels `[batch, h, w, c]` to logits `[batch, classes]`.
 
     Raises:
       InputError: there is no model, or it does not load.
@@ -53,7 +55,12 @@ def load(path: str | os.PathLike, *, download: bool = False) -> Any:
     if user_code.published(str(path)):
         return interface.with_logits(published.build(str(path), pretrained=True, download=download), f"model {path}")
     read: Callable[..., Any] = functools.partial(keras.models.load_model, compile=False, safe_mode=True)
-    file, read = (path, SavedModel) if is_saved_model(path) else (keras_file(path), read)
+    if is_saved_model(path):
+        file, read = path, SavedModel
+    elif is_runtime_file(path):
+        file, read = path, RuntimeFile
+    else:
+        file = keras_file(path)
     try:
         model = interface.with_logits(read(file), f"model {path}", announce=True)
         if not hasattr(model, "output_shape"):
@@ -157,6 +164,7 @@ def load_teacher(
     Raises:
       InputError: it has other classes or channels than the dataset, or it is another network than `name`.
     """
+    require(path)
     model, _ = deployable.without_temperature(load(path, download=download))
     if name and model.name != name:
         raise input_error(
@@ -213,8 +221,12 @@ def load_measured(
     """
     model, temperature = deployable.without_temperature(load(path, download=download))
     check_fits(model, dataset, path, resizable=resizable, from_grey=True, several=several)
-    if not isinstance(model, SavedModel):
+    if not isinstance(model, OpaqueModel):
         model = without_softmax(model, path)
+    if isinstance(model, RuntimeFile):
+        say(
+            f"{path} is measured as it answers: if a temperature is inside it, no line shows the model before calibration."
+        )
     model = _adapt(model, dataset, path, preprocessing, flag)
     model.calibration_temperature = temperature
     return model
@@ -266,7 +278,7 @@ def note_scaling(model: Any, path: object, kind: str, flag: str) -> None:
       kind: the preprocessing in front of it, or "auto".
       flag: that gives it.
     """
-    if isinstance(model, SavedModel):  # its layers are not known
+    if isinstance(model, OpaqueModel):
         if model.takes_integers and kind not in ("auto", "raw"):
             raise flag_error(
                 flag.removeprefix("--"),

@@ -9,10 +9,11 @@ import tensorflow as tf
 
 from skd_tf.errors import input_error
 from skd_tf.models import deployable, interface
+from skd_tf.models.opaque_model import OpaqueModel
 
 
-class SavedModel:
-    """A SavedModel with the attributes of a keras.Model that evaluation needs; it calls `serving_default`."""
+class SavedModel(OpaqueModel):
+    """A SavedModel that is called by its signature `serving_default`."""
 
     def __init__(self, path: str | os.PathLike) -> None:
         loaded = tf.saved_model.load(str(path))
@@ -31,15 +32,10 @@ class SavedModel:
             raise self._refusal(path, "one output, or one named logits", f"the outputs {', '.join(outputs)}")
         self._output = "logits" if "logits" in outputs else next(iter(outputs))
         self.name = pathlib.Path(path).name
-        self.input_shape, self._dtype = tuple(spec.shape), spec.dtype
+        self.input_shape, self.dtype = tuple(spec.shape), spec.dtype
         shape = outputs[self._output].shape
         self.output_shape = (None, interface.classes_in(shape, f"SavedModel {self.name}"))
         self._scale = 1.0
-
-    @property
-    def takes_integers(self) -> bool:
-        """Whether its images are whole numbers, as pixels from 0 to 255 are."""
-        return bool(self._dtype.is_integer)
 
     @staticmethod
     def _refusal(path, expected, received):
@@ -59,12 +55,10 @@ class SavedModel:
         return model, model._scale
 
     @property
-    def trainable_variables(self) -> Any:
+    def trainable_variables(self) -> Any:  # type: ignore[override]
         return self._signature.trainable_variables or getattr(self._loaded, "trainable_variables", ())  # or constants
 
     def __call__(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
         del training
-        if self._dtype.is_integer and images.dtype.is_floating:  # a resized image
-            images = tf.clip_by_value(tf.round(images), 0, 255)
-        outputs = self._signature(**{self._input: tf.cast(images, self._dtype)})
+        outputs = self._signature(**{self._input: self.as_pixels(images)})
         return interface.logits_in(outputs[self._output], f"SavedModel {self.name}") * self._scale

@@ -1,4 +1,4 @@
-"""Where trained models are: a workdir, a `.keras` file or a SavedModel folder; found without TensorFlow."""
+"""Where trained models are: a workdir, a `.keras` file, a SavedModel folder or a runtime's file; found without TensorFlow."""
 
 import hashlib
 import importlib.metadata
@@ -11,6 +11,7 @@ from skd_tf.runtime import user_code
 from skd_tf.runtime.local_paths import require_local
 
 STUDENT_FILE = "student.keras"  # in a workdir, and in an export
+RUNTIME_FILES = (".tflite", ".onnx")  # can be measured, and cannot be trained or teach
 RELEASED = "released:"  # before the name of a student in experiments/released/
 LINEAGE = "lineage.json"  # in a .keras file and in a SavedModel folder: what its weights were trained on
 _HDF5 = (
@@ -24,7 +25,8 @@ _SERVED = "It is made for inference by another program; use the model that it wa
 _CONVERT = {  # suffix of a file that is no model here -> what to do
     **dict.fromkeys((".h5", ".hdf5"), _HDF5),
     **dict.fromkeys((".pt", ".pth", ".tar", ".ckpt", ".bin", ".safetensors", ".npz"), _TORCH),
-    **dict.fromkeys((".tflite", ".onnx", ".mlmodel"), _SERVED),
+    **dict.fromkeys(RUNTIME_FILES, "Use the model that it was made from"),
+    ".mlmodel": _SERVED,
     ".pb": "Name the SavedModel's folder, not a file in it",
 }
 
@@ -43,7 +45,8 @@ def keras_file(path: str | os.PathLike) -> pathlib.Path:
     if file.suffix != ".keras" or not file.is_file():
         remedy, what = f"Check the path; a workdir has no {STUDENT_FILE} until its run has finished", "No model there"
         if file.is_file() and file.suffix != ".keras":
-            what = "Not a model that skd_tf reads"
+            measured = file.suffix.lower() in RUNTIME_FILES
+            what = "This file can only be measured" if measured else "Not a model that skd_tf reads"
             remedy = _CONVERT.get(file.suffix.lower(), "Save the model as a .keras file: model.save('model.keras')")
             remedy = remedy.format(file)
         raise input_error(
@@ -81,16 +84,26 @@ def is_saved_model(path: str | os.PathLike) -> bool:
     return (pathlib.Path(path) / "saved_model.pb").is_file()
 
 
+def is_runtime_file(path: str | os.PathLike) -> bool:
+    """Whether a path is a `.tflite` or `.onnx` file."""
+    return pathlib.Path(path).suffix.lower() in RUNTIME_FILES and pathlib.Path(path).is_file()
+
+
 def file_of(path: str | os.PathLike) -> pathlib.Path:
     """The file or folder that holds the model behind a path; `InputError` if there is none."""
-    return pathlib.Path(path) if is_saved_model(path) else keras_file(path)
+    return pathlib.Path(path) if is_saved_model(path) or is_runtime_file(path) else keras_file(path)
 
 
-def require(path: str | os.PathLike) -> None:
+def require(path: str | os.PathLike, *, to_measure: bool = False) -> None:
     """Raises `InputError` if there is no model behind a path; of keras.applications:NAME and keras_hub:PRESET only the form
-    is checked."""
-    if not user_code.published(str(path)):
-        file_of(path)
+    is checked.
+
+    Args:
+      path: of the model.
+      to_measure: whether a `.tflite` or `.onnx` file will do.
+    """
+    if not (user_code.published(str(path)) or is_saved_model(path) or (to_measure and is_runtime_file(path))):
+        keras_file(path)
 
 
 def file_fingerprint(path: str | os.PathLike) -> str:
@@ -107,6 +120,8 @@ def file_fingerprint(path: str | os.PathLike) -> str:
         for file in sorted(files):
             digest.update(str(file.relative_to(path)).encode() + b"\0" + file.read_bytes())
         return digest.hexdigest()
+    if is_runtime_file(path):
+        return hashlib.sha256(path.read_bytes()).hexdigest()
     file = keras_file(path)
     try:
         with zipfile.ZipFile(file) as archive:

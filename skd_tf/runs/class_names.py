@@ -1,14 +1,16 @@
-"""The names of a model's classes: as its run recorded them, or as an exported SavedModel holds them."""
+"""The names of a model's classes: as its run recorded them, or as an export holds them."""
 
 import os
 import pathlib
 from collections.abc import Sequence
 
 from skd_tf.errors import input_error
-from skd_tf.models.paths import STUDENT_FILE, is_saved_model
+from skd_tf.models.paths import STUDENT_FILE, is_runtime_file, is_saved_model
 from skd_tf.runs import run_files
 from skd_tf.runs.run_record import read_result, run_behind, workdir_of
 from skd_tf.runtime.console import say, warn
+
+LABELS = "labels.txt"  # in an export: a class name per line, in the order of the classes' numbers
 
 
 def recorded(path: str | os.PathLike) -> list[str]:
@@ -18,10 +20,13 @@ def recorded(path: str | os.PathLike) -> list[str]:
 
 
 def known(path: str | os.PathLike, count: int) -> list[str]:
-    """The names of a model's `count` classes, of its run, of the SavedModel itself or beside it; [] if none has them."""
+    """The names of a model's `count` classes, of its run, of the export itself or beside it; [] if none has them."""
     names = recorded(path)
     if not names and is_saved_model(path):
         names = _in_saved_model(pathlib.Path(path), count)
+    elif not names and is_runtime_file(path):
+        beside = pathlib.Path(path).with_name(LABELS)
+        names = beside.read_text(encoding="utf-8").split("\n")[:-1] if beside.is_file() else []
     elif not names:
         folder = pathlib.Path(path).parent if pathlib.Path(path).name == STUDENT_FILE else pathlib.Path(path)
         if (folder / STUDENT_FILE).is_file():  # an export, which may hold both

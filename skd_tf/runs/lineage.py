@@ -147,7 +147,7 @@ def read(model: str | os.PathLike, depth: int = 0) -> Lineage:
     A run of an earlier version recorded none: its settings, and those of the runs that they name, say the same.
 
     Args:
-      model: a workdir, a `.keras` file, a SavedModel folder, keras.applications:NAME or keras_hub:PRESET.
+      model: a workdir, a `.keras` file, a SavedModel folder, an exported file, keras.applications:NAME or keras_hub:PRESET.
       depth: how many records led here.
     """
     name = str(model)
@@ -313,6 +313,8 @@ def _recorded_in_file(model):
         file = paths.file_of(model)
         if paths.is_saved_model(file):
             text = (file / paths.LINEAGE).read_text()
+        elif paths.is_runtime_file(file):
+            text = (file.parent / paths.LINEAGE).read_text()
         else:
             with zipfile.ZipFile(file) as archive:
                 text = archive.read(paths.LINEAGE).decode()
@@ -321,7 +323,11 @@ def _recorded_in_file(model):
         for training in found.trainings:  # another version's may have more
             redraw.rule_from(training["split"])
             _ = training["set"], training["dataset"], training["via"]
-        return found if record["format"] == _FORMAT and record["digest"] == _digest(file, found) else None
+        if paths.is_runtime_file(file):
+            is_own = record["sha256"].get(file.name) == paths.file_fingerprint(file)
+        else:
+            is_own = record["digest"] == _digest(file, found)
+        return found if is_own and record["format"] == _FORMAT else None
     except (InputError, OSError, KeyError, ValueError, TypeError, zipfile.BadZipFile):
         return None
 

@@ -52,7 +52,7 @@ _AFTER_EXPORT = {  # heading: cell of a file
 _COST = {  # heading: cell of a model
     "logit norm": lambda entry: f"{entry.get('raw', entry)['logit_norm']:.3f}",
     "on the sphere": lambda entry: f"{entry['logit_norm']:.3f}" if "raw" in entry else "-",
-    "parameters": lambda entry: f"{entry['parameters']:,}",
+    "parameters": lambda entry: "-" if entry["parameters"] is None else f"{entry['parameters']:,}",
     "MFLOPs": lambda entry: f"{entry['flops'] / 1e6:,.3f}" if entry["flops"] else "-",
     "kB": lambda entry: "-" if entry["file_bytes"] is None else f"{entry['file_bytes'] / 1e3:,.0f}",
     "ms at batch 1": lambda entry: _spread(entry.get("latency_ms"), "{:.2f}"),

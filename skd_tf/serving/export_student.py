@@ -15,7 +15,7 @@ from skd_tf.data.catalog import is_folder, source_kind
 from skd_tf.errors import InputError, counted, input_error
 from skd_tf.evaluation import predictor, temperature_scaling
 from skd_tf.models import deployable, loading, paths
-from skd_tf.runs import lineage, provenance, report, result_tables, run_files
+from skd_tf.runs import class_names, lineage, provenance, report, result_tables, run_files
 from skd_tf.runs.run_record import finished_result, trusted_config
 from skd_tf.runtime import atomic_files, replicas, user_code
 from skd_tf.runtime.console import say, warn
@@ -127,7 +127,9 @@ def export_student(
             custom_layers=own_modules,
         )
         (folder / "README.md").write_text(card, encoding="utf-8")
-        (folder / "labels.txt").write_text("".join(f"{name}\n" for name in result["class_names"]), encoding="utf-8")
+        (folder / class_names.LABELS).write_text(
+            "".join(f"{name}\n" for name in result["class_names"]), encoding="utf-8"
+        )
         _require_empty(output)
     _keep_for_report(workdir, output, rows)
     say(f"\n{result_tables.export_table(rows, values)}\n")
