@@ -1,6 +1,7 @@
 """A loss as a Distiller is given it: which function it is, which arguments that takes, and what it returns."""
 
 import inspect
+import traceback
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
@@ -9,7 +10,7 @@ import keras
 import tensorflow as tf
 
 from skd_tf import losses
-from skd_tf.errors import input_error
+from skd_tf.errors import InputError, input_error
 from skd_tf.losses.names import RUN_SETTINGS, did_you_mean_loss
 
 LossLike: TypeAlias = str | losses.Loss | Callable[..., dict]
@@ -109,7 +110,8 @@ def checked_terms(terms: Any, names: set[str], logits: tf.Tensor) -> dict[str, t
       InputError: it is something else.
     """
     if not isinstance(terms, Mapping) or set(terms) != names:
-        keys = ", ".join(sorted(map(str, terms))) or "none" if isinstance(terms, Mapping) else type(terms).__name__
+        kind = "a tensor" if tf.is_tensor(terms) else type(terms).__name__
+        keys = ", ".join(sorted(map(str, terms))) or "none" if isinstance(terms, Mapping) else kind
         raise input_error(
             "The loss function returns the wrong terms",
             expected=f"a dict with the keys {', '.join(sorted(names))}",
@@ -143,3 +145,17 @@ def checked_terms(terms: Any, names: set[str], logits: tf.Tensor) -> dict[str, t
                 remedy="Sum or average over the classes, and not over the batch",
             )
     return tensors
+
+
+def own_error(function: Callable[..., dict], error: Exception) -> InputError:
+    """The `InputError` about an exception that a user's loss function raised: what it says, and in which line of it."""
+    file = inspect.unwrap(function).__code__.co_filename if inspect.isfunction(function) else ""
+    lines = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    place = f" in {file} line {lines[-1].lineno}: {lines[-1].line}" if lines else ""
+    first = next(iter(str(error).splitlines()), "").rstrip(".")
+    return input_error(
+        "The loss function raises an error",
+        expected='{"label": [batch], "distill": [batch]} for logits [batch, classes] and labels',
+        received=f"{type(error).__name__}: {first}{place}",
+        remedy="Correct it",
+    )

@@ -1,5 +1,6 @@
 """Objective: from logits and labels to the loss of each example, and to the values whose epoch means are logged."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -152,27 +153,43 @@ class Objective:
             )
         teacher_shares(self.teacher_weights, count)
 
-    def try_out(self, batch: int, classes: int, teachers: int = 1) -> None:
-        """Calls the loss once on zeros, to find out before hours of computing whether it returns what it must.
+    def try_out(self, batch: int, classes: int, teachers: int = 1) -> bool:
+        """Calls the loss once on random logits and labels, to find out before hours of computing whether it works.
+
+        It is traced, as in training, and run.
+
+        Args:
+          batch: images in a step of each replica.
+          classes, teachers: how many.
+
+        Returns:
+          Whether all its values are finite.
 
         Raises:
-          InputError: it does not. Another error is left to training, since zeros may be the reason.
+          InputError: it raises an error, or returns something else than it must.
         """
-        logits, several = tf.zeros([batch, classes]), tf.zeros([batch, teachers, classes])
-        teacher = (several if teachers > 1 else logits) if self.needs_teacher else None
-        scalars = dict.fromkeys(("temperature", "radius", "readout_radius", "kd_weight", "label_weight"), 1.0)
+        random = np.random.default_rng(0)
+        shape = [batch, classes] if teachers == 1 else [batch, teachers, classes]
+        student, teacher = (tf.constant(random.normal(size=size), tf.float32) for size in ([batch, classes], shape))
+        labels = tf.constant(random.integers(0, classes, batch), tf.int32)
         try:
-            self(logits, teacher, tf.zeros([batch], tf.int32), **scalars)
+            return bool(np.isfinite(self._traced(student, teacher if self.needs_teacher else None, labels)).all())
         except InputError:
             raise
         except Exception as error:
-            if teacher is None and self._runs_with(logits, scalars):
+            if not self.needs_teacher and self._runs_with(student, teacher, labels):
                 raise _needs_a_teacher(error) from None
+            raise loss_function.own_error(self.loss.function, error) from error
 
-    def _runs_with(self, logits, scalars):
+    def _traced(self, student, teacher, labels):
+        """The loss of each example, computed in a graph."""
+        scalars = dict.fromkeys(("temperature", "radius", "readout_radius", "kd_weight", "label_weight"), 1.0)
+        return tf.function(functools.partial(self, **scalars), autograph=False)(student, teacher, labels)[0].numpy()
+
+    def _runs_with(self, student, teacher, labels):
         """Whether the loss function raises no error of its own with a teacher, whatever it returns."""
         try:
-            self(logits, logits, tf.zeros(len(logits), tf.int32), **scalars)
+            self._traced(student, teacher, labels)
         except InputError:  # of a distill term, which is not wanted without a teacher
             return True
         except Exception:

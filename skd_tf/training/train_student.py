@@ -142,7 +142,7 @@ def loss_of(config: Config) -> str | losses.Loss:
 def check_loss(config: Config, classes: int | None = None, batch: int = 1) -> None:
     """Raises InputError if the loss does not take its settings.
 
-    With the number of classes, your own loss is also called once, on zeros.
+    With the number of classes, your own loss is also called once, on random logits.
 
     Args:
       config: a `Config`.
@@ -154,8 +154,10 @@ def check_loss(config: Config, classes: int | None = None, batch: int = 1) -> No
         loss_of(config), center=config.center, label_smoothing=config.label_smoothing, settings=settings
     )
     objective.require_teachers(max(len(config.teachers), 1))
-    if classes and user_code.is_reference(config.loss):
-        objective.try_out(batch, classes, max(len(config.teachers), 1))
+    if not classes or not user_code.is_reference(config.loss):
+        return
+    if not objective.try_out(batch, classes, max(len(config.teachers), 1)):
+        warn(f"--loss={config.loss} is not finite for random logits, so training with it will probably stop.")
 
 
 def build_student(config: Config, resources: SharedResources) -> keras.Model:

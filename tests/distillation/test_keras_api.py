@@ -289,7 +289,7 @@ def test_a_loss_with_unnamed_settings_is_warned_of():
         make_distiller(loss=own, loss_settings={"beta": 2.0})
 
 
-def test_a_loss_is_tried_out_and_what_zeros_cannot_show_is_left_to_training():
+def test_a_loss_is_tried_out_in_a_graph():
     def over_the_batch(student_logits, teacher_logits, labels):
         return {
             name: tf.reduce_mean(term)
@@ -305,7 +305,19 @@ def test_a_loss_is_tried_out_and_what_zeros_cannot_show_is_left_to_training():
 
     with pytest.raises(InputError, match=r"wrong shape.*\[batch\]"):
         Objective(over_the_batch, center=True, label_smoothing=0.0).try_out(8, 5)
-    Objective(needs_images, center=True, label_smoothing=0.0).try_out(2, 5)
+    few = Objective(needs_images, center=True, label_smoothing=0.0)
+    assert few.try_out(4, 5)
+    with pytest.raises(InputError, match=r"raises an error.*InvalidArgumentError|ValueError.*line \d+: return .*top_k"):
+        few.try_out(2, 5)
+    infinite = Objective(lambda s, t, y: {"label": s[:, 0] / 0.0, "distill": s[:, 0]}, center=True, label_smoothing=0.0)
+    assert not infinite.try_out(4, 5)
+    in_python = Objective(
+        lambda s, t, y: {"label": s[:, 0], "distill": s[:, 0] if s[0, 0] > 0 else s[:, 1]},
+        center=True,
+        label_smoothing=0.0,
+    )
+    with pytest.raises(InputError, match=r"raises an error.*OperatorNotAllowedInGraphError"):
+        in_python.try_out(4, 5)
     make_distiller(loss=python_code, optimizer=lambda: keras.optimizers.SGD(0.0)).evaluate(*batches(1)[0], verbose=0)
 
 

@@ -40,6 +40,9 @@ CODE = """
     def number(student_logits, teacher_logits, labels):
         return label_term(student_logits, labels)
 
+    def fails(student_logits, teacher_logits, labels):
+        return {"label": student_logits @ teacher_logits}
+
     def narrow(student_logits, labels):
         return {}
 """
@@ -185,9 +188,14 @@ def test_a_search_compares_it_with_others(tmp_path, digits_teacher):
 
 
 def test_what_it_returns_and_what_it_does_not_take(digits_teacher, tmp_path):
-    for name, received in (("number", "EagerTensor"), ("needs_more", "none")):
+    for name, received in (("number", "a tensor"), ("needs_more", "none")):
         settings = SETTINGS | {"loss": f"my_loss:{name}", "loss_settings": "power=2" * (name == "needs_more")}
         with pytest.raises(InputError, match=rf"a dict with the keys distill, label\. Received {received}\."):
             train(tmp_path / name, settings, teacher_checkpoint=str(digits_teacher))
+    with pytest.raises(
+        InputError, match=r"raises an error.*line \d+: return {\"label\": student_logits @ teacher_logits}"
+    ):
+        train(tmp_path / "fails", SETTINGS, loss="my_loss:fails", teacher="cnn_2")
+    assert not (tmp_path / "fails" / "teacher").exists()
     config = Config(loss="my_loss:like_kd", temperature=2.0, radius="3")
     assert no_effect.lines(config, {"temperature"}) == ["--radius=3.0 has no effect with --loss=my_loss:like_kd"]
