@@ -10,7 +10,7 @@ import typing
 from collections.abc import Callable
 from typing import Any
 
-from skd_tf.errors import as_text, did_you_mean, flag_error
+from skd_tf.errors import InputError, as_text, did_you_mean, flag_error
 from skd_tf.runtime.local_paths import require_local
 
 _BOOLEANS = {"true": True, "false": False}
@@ -94,6 +94,29 @@ def validate(field: dataclasses.Field, value: Any) -> Any:
     Raises:
       InputError: anything else, including NaN and infinities.
     """
+    try:
+        return _validated(field, value)
+    except InputError:
+        if isinstance(value, str) and "," in value and all(_is_valid(field, part) for part in value.split(",")):
+            raise flag_error(
+                field.name,
+                value,
+                "has several values, and a run has one",
+                expectation(field),
+                "Start a run for each, with its own --workdir, or compare them with python -m skd_tf.tune",
+            ) from None
+        raise
+
+
+def _is_valid(field, value):
+    try:
+        _validated(field, value)
+    except InputError:
+        return False
+    return True
+
+
+def _validated(field, value):
     rules, kinds = rules_of(field), kinds_of(field)
     remedy = f"Leave it out for the default, {as_text(field.default) or 'empty'}"
 

@@ -50,6 +50,8 @@ def _refusal(**settings):
         ("radius", 0, "a number > 0, or one of auto, teacher_mean, teacher_sample", "the default, auto"),
         ("radius", "nan", "a number > 0, or one of auto", "the default, auto"),
         ("radius", "teacher_men", "teacher_mean", "Did you mean teacher_mean?"),
+        ("seed", "0,1,2", "a whole number", "Start a run for each, with its own --workdir, or compare them"),
+        ("temperature", "2,x", "a number > 0", "Leave it out for the default, 4.0"),
         ("optimizer", "adam", "one of sgd, adamw", "Did you mean adamw?"),
         ("jit_compile", "on", "one of auto, true, false", "the default, auto"),
         ("kd_weight", -0.1, "a number >= 0", "the default, 0.9"),
