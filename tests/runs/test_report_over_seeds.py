@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from skd_tf.runs.report import run_data, seeds, several_runs
+from skd_tf.runs.report import run_data, seeds, several_runs, tables
 from skd_tf.runtime.files import write_json
 from tests.helpers.report_runs import few_charts_but, make_run, page, part, text_of
 from tests.helpers.runs import read_json
@@ -62,6 +62,9 @@ def test_the_page_compares_methods_and_not_their_seeds(paths):
     assert table.index("0.8517") < table.index("0.8033")  # the best first
     assert f"{100 * np.mean(np.subtract(SKD, ALONE)):+.1f}" in table
     assert words.count("teacher of all runs") == 2 and "0, teacher" not in words  # with its calibrated form
+    each = words[words.index("Each run") : words.index("Settings that differ")]
+    assert "student alone of kd/2 and spherical/2" in each and ", student alone" not in each
+    assert "except of times" in each
 
 
 def test_runs_of_one_method_are_summed_up(paths):
@@ -164,3 +167,15 @@ def test_methods_without_a_common_seed_are_not_called_level(tmp_path):
     headline = several_runs.headline(run_data.read_all(paths))
     assert (headline.word, headline.tone) == ("b has the highest mean top-1", "unknown")
     assert headline.text.startswith("It has no seed in common with a, so their difference is not judged.")
+
+
+def test_times_of_several_runs_are_not_ranked(paths):
+    for chosen, ranked in ((paths[:1], True), (paths, False)):
+        runs = run_data.read_all(chosen)
+        for run, milliseconds in zip(runs, (0.25, 0.5) * 3, strict=False):
+            run.details["models"]["student"]["cost"]["latency_ms"]["median"] = milliseconds
+            run.details["models"]["teacher"]["cost"] = {"latency_ms": {"median": 9.0}}
+        first, _ = tables.tables(runs, [])
+        place = [column.key for column in first.columns].index("latency_ms")
+        assert any(row.cells[place].best for row in first.rows) == ranked
+        assert any(row.cells[0].best for row in first.rows)

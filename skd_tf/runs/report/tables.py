@@ -43,9 +43,8 @@ def tables(runs: Sequence[Run], series: Sequence[ChartSeries]) -> tuple[Table, T
     has_labels = any("accuracy" in model["record"] for model in models)
     first = [column for column in shown if column.key in _FIRST or (not has_labels and column.key == "kl_to_teacher")]
     rest = [column for column in shown if column not in first]
-    return _table(first, models), _table(
-        rest, [m for m in models if any(c.number(m["record"]) is not None for c in rest)]
-    )
+    others = [model for model in models if any(column.number(model["record"]) is not None for column in rest)]
+    return _table(first, models, runs), _table(rest, others, runs)
 
 
 def exported(runs: Sequence[Run]) -> Table | None:
@@ -63,11 +62,13 @@ def exported(runs: Sequence[Run]) -> Table | None:
     ]
     shown = columns("accuracy", "nll", "ece", "ece_debiased", "latency_ms", "file_bytes")
     shown = [column for column in shown if any(column.number(file["record"]) is not None for file in files)]
-    return _table(shown, files) if files else None
+    return _table(shown, files, runs) if files else None
 
 
-def _table(shown, models):
+def _table(shown, models, runs):
     best = {column.key: _best(column, models) for column in shown}
+    if len(runs) > 1:  # their times were measured at other hours, perhaps on other machines
+        best["latency_ms"] = None
     rows = [
         Row(
             model["name"],
@@ -97,18 +98,21 @@ def _best(column, models):
 
 
 def _models(runs: Sequence[Run], series: Sequence[ChartSeries]) -> Iterable[dict[str, Any]]:
-    """All models of all runs, each followed by its calibrated form; those in the charts with their colour."""
+    """All models of all runs, each followed by its calibrated form; those in the charts with their colour.
+
+    A teacher or a student alone that gave the same numbers in several runs is shown once.
+    """
     shown = {id(member.record): member for member in series}
     for run in runs:
         for role, label in run.roles.items():
             record, details = run.result[role], run.of_model(role)
             member = shown.get(id(record))
             name = label if len(runs) == 1 else f"{run.name}, {label}"
-            same = [other for other in runs if role == "teacher" and other.result.get(role) == record]
+            same = [other for other in runs if role != "student" and other.result.get(role) == record]
             if len(same) > 1:
                 if run is not same[0]:
                     continue
-                name = f"{label} of {'all runs' if len(same) == len(runs) else f'{run.name} and {len(same) - 1} more'}"
+                name = f"{label} of {_named(same, runs)}"
             yield {
                 "name": name,
                 "colour": member.colour.replace("_", "-") if member else "",
@@ -129,3 +133,10 @@ def _models(runs: Sequence[Run], series: Sequence[ChartSeries]) -> Iterable[dict
                     "intervals": run.of_model(f"teacher_{i}").get("intervals", {}),
                     "is_student": False,
                 }
+
+
+def _named(some, runs):
+    if len(some) == len(runs):
+        return "all runs"
+    others = some[1].name if len(some) == 2 else f"{len(some) - 1} more"
+    return f"{some[0].name} and {others}"
