@@ -28,13 +28,14 @@ BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", 
 STYLES = {"KD": (ORANGE, "s"), "SKD": (BLUE, "o"), "SKD, R = 22": (GREEN, "D"), "alone": (GREY, "v")}
 STYLES["DIST"] = STYLES["DIST, authors' weights"] = (PURPLE, "^")
 _AHEAD = "points, right of 0: SKD is ahead"
-_LEGEND = "Bars: 95% intervals over students. Filled: mean over seeds. Open: one seed."
+_LEGEND = "Bars: 95% intervals over students, joint within a study. Filled: mean over seeds. Open: one seed."
+_ONE_SEED = "One seed: no intervals."
 Rows = list[tuple[str, dict[str, Estimate | None] | None]]  # (label, {panel: estimate}); None for a heading
 
 
 def forest(figure: Figure, rows: Rows, xlabel: str) -> None:
     """Differences as points with intervals, a line each, test images left and held-out images right."""
-    figure.set_size_inches(10, 1.1 + 0.24 * len(rows))
+    figure.set_size_inches(11, 1.1 + 0.24 * len(rows))
     panels = figure.subplots(1, 2, sharey=True, sharex=True)
     for axes, measure in zip(panels, (TEST, HELD_OUT), strict=True):
         _styled(axes).axvline(0, color=GREY, linewidth=1.2, zorder=1)
@@ -56,11 +57,12 @@ def lines(axes: Axes, curves: dict, ticks: list[str], xlabel: str, title: str) -
     _styled(axes)
     for number, (label, (style, line, points)) in enumerate(curves.items()):
         colour, marker = STYLES[style]
-        shift = 0.07 * (number - (len(curves) - 1) / 2)
+        shift = 0.0175 * (len(ticks) - 1) * (number - (len(curves) - 1) / 2)
         found = {place + shift: estimate for place, estimate in points.items() if estimate is not None}
         if not found:  # not run
             continue
-        axes.plot([], [], line, color=colour, marker=marker, label=label)
+        one = all(estimate.seeds == 1 for estimate in found.values())
+        axes.plot([], [], line, color=colour, marker=marker, markerfacecolor="white" if one else colour, label=label)
         axes.plot(list(found), [estimate.mean for estimate in found.values()], line, color=colour, linewidth=1.4)
         for place, estimate in found.items():
             _point(axes, estimate, place, colour, marker)
@@ -129,12 +131,12 @@ def _temperature(figure, runs):
     for axes, methods in zip(panels, (("KD", "SKD"), ("SKD", "SKD, R = 22")), strict=False):
         places = {method: [f"{method}, T = {t}" for t in temperatures] for method in methods}
         curves = {m: (m, "-", _curve(runs, "temperature", TEST, places[m])) for m in methods}
-        lines(axes, curves, ticks, "temperature", "CIFAR-10, rate 0.2")
+        lines(axes, curves, ticks, "temperature", "CIFAR-10, rate 0.2, test images")
     curves = {}
     for method, rate, line in (("KD", 0.2, "-"), ("KD", 0.4, ":"), ("SKD", 0.2, "-"), ("SKD", 0.4, ":")):
         places = [(f"{method} at rate {rate}", f"T = {t}") for t in temperatures]
         curves[f"{method}, rate {rate}"] = method, line, _curve(runs, "cifar100_temperature", TEST, places)
-    lines(panels[2], curves, ticks, "temperature", "CIFAR-100, one seed")
+    lines(panels[2], curves, ticks, "temperature", "CIFAR-100, one seed, test images")
 
 
 def _schedule(figure, runs):
@@ -147,11 +149,7 @@ def _schedule(figure, runs):
         places = {method: [(method, f"rate {tick}") for tick in ticks] for method in shown}
         curves = {m: (m, "-", _curve(runs, name, TEST, places[m])) for m in shown}
         lines(
-            axes,
-            curves,
-            ticks,
-            "peak learning rate",
-            "CIFAR-10, one seed" if name == "rates" else "CIFAR-100, one seed",
+            axes, curves, ticks, "peak learning rate", f"{'CIFAR-10' if name == 'rates' else 'CIFAR-100'}, test images"
         )
 
 
@@ -178,7 +176,7 @@ def _calibration(figure, runs):
     spec = SPECS["calibration"]
     figure.set_size_inches(10, 1.2 + 0.26 * len(spec.entries))
     kinds = (
-        ("", "as it ships", BLUE, "o"),
+        ("", "without a fitted temperature", BLUE, "o"),
         (", raw logits", "raw logits", GREY, "s"),
         (", fitted", "fitted", ORANGE, "D"),
     )
@@ -220,7 +218,7 @@ def draw(name: str, runs: Runs, folder=figure_files.FOLDER):
     FigureCanvasAgg(figure)  # without pyplot no display is looked for
     FIGURES[name](figure, runs)
     if name != "calibration":
-        figure.supxlabel(_LEGEND, fontsize=8, color="0.4")
+        figure.supxlabel(_ONE_SEED if name in ("radius", "schedule") else _LEGEND, fontsize=8, color="0.4")
     path = figure_files.path_of(name, folder)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={figure_files.KEY: figure_files.digest(name, runs)})

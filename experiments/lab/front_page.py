@@ -64,6 +64,7 @@ LEADS = {
         *(Lead(f"first run, {rate}", "longer_rates", f"SKD, {rate}", f"KD, {rate}") for rate in _AT_RATES),
         Lead("second run, rate 0.2", "longer", "SKD", "KD"),
     ],
+    "SKD - KD, CIFAR-100, resnet20 from resnet56, 240 epochs": [Lead("one run of each", "anchor", "SKD", "KD")],
     "SKD - DIST, CIFAR-100, resnet8 from resnet56, 12 epochs": [
         Lead("matched weights, each at its chosen rate", "cifar100", "SKD", "DIST"),
         Lead("authors' weights, each at its chosen rate", "cifar100", "SKD", _DIST),
@@ -88,10 +89,17 @@ _FRONT = [  # pair, epochs, spec, {column: label}
             "capacity_gap",
             {"alone": "alone", "KD": f"KD from {t}", "SKD": f"SKD from {t}"},
         )
-        for t in TEACHERS
+        for t in (TEACHERS[0], TEACHERS[-1])
     ),
     ("resnet56 -> resnet8, CIFAR-100", 12, "cifar100", _ALL),
+    (
+        "resnet56 -> resnet8, CIFAR-100",
+        30,
+        "budget",
+        {method: f"{method}, 30 epochs" for method in ("alone", "KD", "SKD", "DIST")},
+    ),
     ("resnet56 -> resnet20, CIFAR-100", 50, "longer", {m: _ALL[m] for m in ("alone", "KD", "SKD", "DIST")}),
+    ("resnet56 -> resnet20, CIFAR-100", 240, "anchor", {"KD": "KD", "SKD": "SKD"}),
 ]
 
 
