@@ -21,10 +21,11 @@ from tests.lab.study_cases import made_records
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
-def rows_of(markdown):
-    """{first column: the others} of all tables in a text."""
+def rows_of(markdown, names=1):
+    """{first column: the others} of all tables in a text; of several columns that name a row, {their texts: the others}."""
     lines = [line.strip("| ").split(" | ") for line in markdown.splitlines() if line.startswith("| ")]
-    return {cells[0].strip(): [cell.strip() for cell in cells[1:]] for cells in lines}
+    rows = [[cell.strip() for cell in line] for line in lines]
+    return {" | ".join(cells[:names]): cells[names:] for cells in rows}
 
 
 @pytest.fixture(scope="module")
@@ -119,14 +120,15 @@ def test_every_number_of_a_grid_is_its_cells(name, made, runs):
 
 
 def test_the_first_page_has_the_studies_numbers(made, runs):
-    rows = rows_of(front_page.summary(runs))
+    rows = rows_of(front_page.summary(runs), names=2)
     for pair, name, ours, theirs in (
-        ("resnet44 -> resnet8, CIFAR-10", "capacity_gap", "SKD from resnet44", "KD from resnet44"),
-        ("resnet56 -> resnet8, CIFAR-100", "cifar100", "SKD", "KD"),
+        ("resnet20 -> resnet8, CIFAR-10 | 12", "capacity_gap", "SKD from resnet20", "KD from resnet20"),
+        ("resnet56 -> resnet8, CIFAR-100 | 12", "cifar100", "SKD", "KD"),
+        ("resnet56 -> resnet8, CIFAR-100 | 30", "budget", "SKD, 30 epochs", "KD, 30 epochs"),
     ):
         spec, row = SPECS[name], rows[pair]
-        assert row[3] == rows_of(spec.text(runs))[ours][0]
-        assert row[6] == difference_text(spec.difference(runs, TEST, ours, theirs))
+        assert row[2] == rows_of(spec.text(runs))[ours][0]
+        assert row[5] == difference_text(spec.difference(runs, TEST, ours, theirs))
     spec = SPECS["cifar100"]
     backwards = spec.difference(runs, TEST, "KD", "SKD")
     assert backwards.mean == pytest.approx(-spec.difference(runs, TEST, "SKD", "KD").mean)
@@ -138,7 +140,7 @@ def test_the_first_page_has_the_studies_numbers(made, runs):
             ("Logit Standardization", "Logit Standardization, authors' weights"),
         )
     }
-    assert rows["resnet56 -> resnet8, CIFAR-100"][7].endswith(f"({max(held_out, key=held_out.get)})")
+    assert rows["resnet56 -> resnet8, CIFAR-100 | 12"][6].endswith(f"({max(held_out, key=held_out.get)})")
 
 
 def test_a_pair_outside_the_tables_family_has_an_interval_of_its_own(runs):
