@@ -72,7 +72,7 @@ class MultiStepFunction:
             outputs = self._single(data, in_loop)
             if self._returns:
                 local = self._strategy.experimental_local_results
-                self.outputs = {name: local(value)[0] for name, value in outputs.items()}
+                self.outputs = {name: local(value)[0] for name, value in (outputs or {}).items()}
 
         if self._begun:
             run()

@@ -78,6 +78,16 @@ def test_what_a_subclass_returns_is_in_the_history(settings):
     assert own.keys() == plain.keys()
 
 
+def test_a_subclass_may_return_nothing():
+    class Silent(Distiller):
+        def train_step(self, data):
+            super().train_step(data)
+
+    distiller = Silent(conv_net(1), conv_net(2))
+    distiller.compile(keras.optimizers.SGD(0.25))
+    assert np.isfinite(distiller.fit(IMAGES, LABELS, **FIT).history["loss"]).all()
+
+
 def test_what_a_subclass_returns_comes_from_the_first_replica(two_replicas):
     with two_replicas.scope():
         distiller = Logging(conv_net(1), conv_net(2))
