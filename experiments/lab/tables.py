@@ -257,7 +257,7 @@ SPECS = {
                 for epochs in BUDGETS
                 for label, sign in ((high, 1), (low, -1))
             }
-            for high, low in (("KD", "alone"), ("SKD", "alone"), ("SKD", "KD"))
+            for high, low in (("KD", "alone"), ("SKD", "alone"), ("SKD", "KD"), ("DIST", "SKD"))
         },
         measures=("rate", "NLL", "ECE"),
     ),
