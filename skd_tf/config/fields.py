@@ -97,7 +97,9 @@ def validate(field: dataclasses.Field, value: Any) -> Any:
     try:
         return _validated(field, value)
     except InputError:
-        if isinstance(value, str) and "," in value and all(_is_valid(field, part) for part in value.split(",")):
+        rules, kinds = rules_of(field), kinds_of(field)
+        is_single = kinds - {str, types.NoneType} or rules.choices or field.name == "loss"  # others may hold commas
+        if is_single and isinstance(value, str) and all(_is_valid(field, part) for part in value.split(",")):
             raise flag_error(
                 field.name,
                 value,

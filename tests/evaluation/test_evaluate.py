@@ -166,7 +166,7 @@ def test_a_run_is_measured_on_the_pixels_of_its_own_test_and_a_warning_names_the
     monkeypatch.setattr(evaluate_models, "evaluate_models", measure)
     monkeypatch.setattr(measured_runs, "require_unseen", lambda *_: [])
     for owner in (evaluate_models, paths):
-        monkeypatch.setattr(owner, "require", lambda path: None)  # the folders hold settings alone
+        monkeypatch.setattr(owner, "require", lambda path, **_: None)  # the folders hold settings alone
     own = f"--dataset=folder:{make_folder(tmp_path / 'photos', per_class=1)}"
     cropped, whole = tmp_path / "cropped", tmp_path / "whole"
     for path, augmentation in ((cropped, "resized_crop"), (whole, "pad_crop")):
@@ -284,7 +284,7 @@ def test_wrong_flags_are_one_line_and_nothing_is_measured(workdir, tmp_path, cap
 
 
 def test_runs_of_different_sizes_are_refused_before_tensorflow_is_loaded(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(paths, "require", lambda path: None)  # the folders hold settings alone
+    monkeypatch.setattr(paths, "require", lambda path, **_: None)  # the folders hold settings alone
     load = unittest.mock.Mock(side_effect=RuntimeError("loaded"))
     monkeypatch.setattr(evaluate.tf_logging, "import_tensorflow", load)
     for name, size, student in (("small", 32, "cnn_2"), ("big", 48, "cnn_2"), ("own", 48, "nets:any_size")):

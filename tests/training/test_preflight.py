@@ -99,7 +99,7 @@ REFUSALS = [
 OF_A_RUN = [
     ("needs settings that are not given", {"loss": "my_nets:hungry"}),
     ("is not this training without its teacher", {"student_alone": str(OLD_RUN)}),
-    ("Not a model that skd_tf reads.*another program", {"student_alone": "lite.tflite"}),
+    ("This file can only be measured.*Use the model", {"student_alone": "lite.tflite"}),
     ("needs a teacher", {"teacher": ""}),
 ]
 
