@@ -65,7 +65,15 @@ class Logging(Distiller):
         return logs | {"rate": self.optimizer.learning_rate, "loss": 2 * logs["loss"]}
 
 
-@pytest.mark.parametrize("settings", [{}, {"steps_per_execution": 2}, {"run_eagerly": True}, {"jit_compile": True}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"steps_per_execution": 2},
+        {"run_eagerly": True},
+        pytest.param({"jit_compile": True}, marks=pytest.mark.slow),
+    ],
+)
 def test_what_a_subclass_returns_is_in_the_history(settings):
     histories = []
     for kind in (Distiller, Logging):

@@ -69,6 +69,7 @@ def test_a_step_in_float32_agrees_to_rounding(jit_compile):
     assert distance(whole, pieces) < 1e-5
 
 
+@pytest.mark.slow
 def test_a_last_batch_of_few_images_has_fewer_pieces():
     """As that of fit over an array; and a batch of fewer images than pieces."""
     images, labels = (np.concatenate(parts) for parts in zip(*batches(1, 17, dtype="float64"), strict=True))

@@ -69,6 +69,7 @@ def test_the_student_alone_is_the_same_code_weights_data_and_order(finished, tmp
     assert all(np.array_equal(alone[name], mine[name]) for name in alone if name.startswith("student"))
 
 
+@pytest.mark.slow
 def test_a_stop_after_the_result_costs_neither_the_report_nor_the_callback(small, tmp_path, monkeypatch):
     told, real = [], report.write
 
