@@ -94,6 +94,7 @@ def cells(*studies: Study) -> list[Cell]:
     return sorted(found, key=lambda cell: (not cell.is_teacher, cell.seed))
 
 
+@functools.cache
 def config_of(cell: Cell) -> Config:
     """The Config that a cell's flagfiles and seed give; InputError for a bad flagfile."""
     return _resolved(cell.flagfiles, cell.further).replace(seed=cell.seed)
